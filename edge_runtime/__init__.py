@@ -1,0 +1,85 @@
+"""Light runtime for model cascades: the small model answers here, the rest goes to the cloud.
+
+    from edge_runtime import Cascade
+    cascade = Cascade.open("bundle", cloud="localhost:8001")
+    answer = cascade(image)
+
+Names are imported on first use (PEP 562): `import edge_runtime` costs nothing, and
+`edge_runtime.metrics` costs numpy alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge_runtime.answer import Answer, Source, Timings
+    from edge_runtime.cascade import Cascade
+    from edge_runtime.cloud import CloudModel
+    from edge_runtime.errors import (
+        BundleError,
+        CloudDeadlineError,
+        CloudError,
+        CloudProtocolError,
+        CloudRejectedError,
+        CloudUnavailableError,
+        ContractVersionError,
+        DependencyError,
+        GatekeeperError,
+        InputError,
+        SettingError,
+    )
+    from edge_runtime.model import EdgeModel
+
+_HOMES = {
+    "Answer": "answer",
+    "Source": "answer",
+    "Timings": "answer",
+    "Cascade": "cascade",
+    "CloudModel": "cloud",
+    "EdgeModel": "model",
+    "BundleError": "errors",
+    "CloudDeadlineError": "errors",
+    "CloudError": "errors",
+    "CloudProtocolError": "errors",
+    "CloudRejectedError": "errors",
+    "CloudUnavailableError": "errors",
+    "ContractVersionError": "errors",
+    "DependencyError": "errors",
+    "GatekeeperError": "errors",
+    "InputError": "errors",
+    "SettingError": "errors",
+}
+
+__all__ = [
+    "Answer",
+    "BundleError",
+    "Cascade",
+    "CloudDeadlineError",
+    "CloudError",
+    "CloudModel",
+    "CloudProtocolError",
+    "CloudRejectedError",
+    "CloudUnavailableError",
+    "ContractVersionError",
+    "DependencyError",
+    "EdgeModel",
+    "GatekeeperError",
+    "InputError",
+    "SettingError",
+    "Source",
+    "Timings",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edge_runtime' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"edge_runtime.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

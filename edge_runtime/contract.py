@@ -1,0 +1,168 @@
+"""The gate contract, version 1: what a gated ONNX graph is called, takes, gives and says of itself.
+
+Every name that crosses a package, a file or a language stands here once. A classifier graph has
+
+    inputs   the model's own, or `image` uint8 [batch, height, width, 3] with fused preprocessing
+             `threshold` float32 scalar, an initializer that may be fed
+    outputs  `prediction` int64 [batch], `confidence` float32 [batch], `defer` bool [batch],
+             on request `probabilities` or `logits` float32 [batch, classes]
+
+with `defer = not (confidence >= threshold)`, so that a NaN confidence defers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from edge_runtime.errors import BundleError, ContractVersionError
+
+CONTRACT_VERSION: Final = 1
+
+# Graph inputs and outputs.
+IMAGE: Final = "image"
+TEXT: Final = "text"
+THRESHOLD: Final = "threshold"
+PREDICTION: Final = "prediction"
+CONFIDENCE: Final = "confidence"
+DEFER: Final = "defer"
+PROBABILITIES: Final = "probabilities"
+LOGITS: Final = "logits"
+GATE_OUTPUTS: Final = (PREDICTION, CONFIDENCE, DEFER)
+
+# Where the metadata stands.
+METADATA_KEY: Final = "gatekeeper"  # in the graph's metadata_props
+BUNDLE_FILE: Final = "bundle.json"
+ROLE_CLASSIFIER: Final = "classifier"
+TASK_IMAGE_CLASSIFICATION: Final = "image-classification"
+
+# Confidence kinds this toolkit makes; the runtime takes any other name as an opaque number.
+MAX_SOFTMAX: Final = "max_softmax"
+NEG_ENTROPY: Final = "neg_entropy"
+
+# On the wire, beside the tensors.
+LABEL: Final = "label"
+DEFAULT_MODEL: Final = "large"
+PARAMETER_CONFIDENCE: Final = "gatekeeper_confidence"
+PARAMETER_THRESHOLD: Final = "gatekeeper_threshold"
+
+
+def confidence_range(kind: str, classes: int) -> tuple[float, float]:
+    """Return the least and greatest value a confidence of this kind can take.
+
+    Args:
+        kind: `max_softmax` (paper eq. 6: 1/C to 1) or `neg_entropy` (eq. 8: -log C to 0).
+        classes: Number of classes, C >= 1.
+    """
+    if kind == MAX_SOFTMAX:
+        return 1.0 / classes, 1.0
+    if kind == NEG_ENTROPY:
+        return -math.log(classes), 0.0
+    raise ValueError(f"expected {MAX_SOFTMAX} or {NEG_ENTROPY}, got {kind!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputDescription:
+    """The tensor a graph takes.
+
+    Attributes:
+        name: Graph input name.
+        dtype: numpy type name, e.g. `uint8`.
+        shape: One entry an axis; an int is fixed, a string names a free axis.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateMetadata:
+    """What a gated graph says of itself; the same JSON in the graph and in `bundle.json`.
+
+    Attributes:
+        contract_version: Version of the gate contract.
+        task: E.g. `image-classification`.
+        confidence_kind: How the confidence was made; opaque to the runtime.
+        confidence_range: Its least and greatest value.
+        threshold: The baked default; the confidence at or above which M_S answers.
+        labels: Class names in the order of the logits.
+        input: The graph's input.
+        calibration: How the threshold was chosen (goal, achieved, n, interval, hashes), or None.
+        source_sha256: Hash of the weights that were exported.
+        toolkit_version: Version of gatekeeper-edge that wrote it.
+    """
+
+    contract_version: int
+    task: str
+    confidence_kind: str
+    confidence_range: tuple[float, float]
+    threshold: float
+    labels: tuple[str, ...]
+    input: InputDescription
+    calibration: dict[str, Any] | None = None
+    source_sha256: str = ""
+    toolkit_version: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Serialise with sorted keys, so that equal metadata are equal text."""
+        fields = dataclasses.asdict(self)
+        fields.update(fields.pop("extra"))
+        return json.dumps(fields, sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> GateMetadata:
+        """Parse and validate.
+
+        Raises:
+            ContractVersionError: The version is not the one known here.
+            BundleError: A key is missing or has another type.
+        """
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise BundleError(
+                f"expected gate metadata as JSON, got {text[:40]!r}: {error}"
+            ) from None
+        if not isinstance(fields, dict):
+            raise BundleError(
+                f"expected gate metadata as a JSON object, got {type(fields).__name__}"
+            )
+        # Before anything else: another version may have other keys.
+        if fields.get("contract_version") != CONTRACT_VERSION:
+            raise ContractVersionError(fields.get("contract_version"), CONTRACT_VERSION)
+        return cls._from_fields(fields)
+
+    @classmethod
+    def _from_fields(cls, fields: dict[str, Any]) -> GateMetadata:
+        known = {f.name for f in dataclasses.fields(cls)} - {"extra"}
+        try:
+            described = fields["input"]
+            low, high = fields["confidence_range"]
+            return cls(
+                contract_version=CONTRACT_VERSION,
+                task=str(fields["task"]),
+                confidence_kind=str(fields["confidence_kind"]),
+                confidence_range=(float(low), float(high)),
+                threshold=float(fields["threshold"]),
+                labels=tuple(str(label) for label in fields["labels"]),
+                input=InputDescription(
+                    name=str(described["name"]),
+                    dtype=str(described["dtype"]),
+                    shape=tuple(described["shape"]),
+                ),
+                calibration=fields.get("calibration"),
+                source_sha256=str(fields.get("source_sha256", "")),
+                toolkit_version=str(fields.get("toolkit_version", "")),
+                # Keys of a later minor addition (`second_look`, ...) are carried, not dropped.
+                extra={key: value for key, value in fields.items() if key not in known},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"gate metadata of contract version {CONTRACT_VERSION} is incomplete or malformed "
+                f"({type(error).__name__}: {error}): export the bundle again"
+            ) from None
