@@ -1,0 +1,10 @@
+"""`python -m edge_runtime`."""
+
+import sys
+
+from edge_runtime.cli import main
+from edge_runtime.doctor import DoctorSettings
+from edge_runtime.run import RunSettings
+
+if __name__ == "__main__":
+    sys.exit(main("python -m edge_runtime", {"run": RunSettings, "doctor": DoctorSettings}))

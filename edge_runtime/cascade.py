@@ -1,0 +1,177 @@
+"""The cascade: M_S answers what it is sure of, M_L the rest, M_S again when M_L is out of reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime import contract
+from edge_runtime.answer import Answer, Source, Timings
+from edge_runtime.cloud import CloudAnswers, CloudModel
+from edge_runtime.errors import CloudError, InputError, SettingError
+from edge_runtime.model import EdgeModel, Gated
+
+Forward = Literal["original", "model_input"]
+_NO_CLOUD = "no cloud address was given"
+
+
+class Cascade:
+    """A small model on the device backed by a large one in the cloud.
+
+    Args:
+        edge: The small model.
+        cloud: The large model, or None: every deferred input is then an `EDGE_FALLBACK`.
+    """
+
+    def __init__(self, edge: EdgeModel, cloud: CloudModel | None = None) -> None:
+        self.edge = edge
+        self.cloud = cloud
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Path | str,
+        *,
+        cloud: str | None = None,
+        model: str = contract.DEFAULT_MODEL,
+        deadline_s: float = 0.5,
+        threshold: float | None = None,
+        threads: int | None = None,
+        forward: Forward = "original",
+        **cloud_options: Any,
+    ) -> Cascade:
+        """Open a bundle and, where an address is given, a channel to the cloud.
+
+        Args:
+            bundle: Folder that `python -m export` wrote.
+            cloud: `host:port` of an Open Inference Protocol server; connected on first use.
+            model: The large model's name there.
+            deadline_s: Longest wait for the cloud in one call, in seconds.
+            threshold: Overrides the bundle's threshold.
+            threads: Threads of one edge run.
+            forward: What the cloud gets: the `original` picture, or the graph's own `model_input`
+                (the only one there is when preprocessing is not fused).
+            **cloud_options: Passed to `CloudModel.open` (foreign engines, plaintext beyond
+                loopback).
+
+        Raises:
+            BundleError: The bundle is missing, damaged or of an unknown contract version.
+            SettingError: A setting is out of range or contradicts the bundle.
+        """
+        edge = EdgeModel.open(bundle, threshold=threshold, threads=threads)
+        if cloud is None:
+            return cls(edge)
+        name = edge.metadata.input.name
+        if forward == "original" and name != contract.IMAGE:
+            raise SettingError(
+                f"the bundle takes {name!r}, not {contract.IMAGE!r}, so there is no original "
+                "picture to forward: export with --preprocessing fused, or set "
+                "forward='model_input'"
+            )
+        if forward == "model_input":
+            cloud_options.setdefault("cloud_input", name)
+        return cls(
+            edge,
+            CloudModel.open(
+                cloud, model, labels=edge.labels, deadline_s=deadline_s, **cloud_options
+            ),
+        )
+
+    def __call__(self, image: npt.NDArray[Any]) -> Answer:
+        """Answer one input, e.g. uint8 [height, width, 3]; see `batch` for errors."""
+        return self.batch(np.asarray(image)[None])[0]
+
+    def batch(self, images: npt.NDArray[Any] | Sequence[npt.NDArray[Any]]) -> list[Answer]:
+        """Answer a batch; only the deferred rows are forwarded, in one request.
+
+        Args:
+            images: Inputs of one size, e.g. uint8 [batch, height, width, 3] or a list of pictures.
+
+        Returns:
+            One answer an input, in order. A failed cloud never raises: the row's source is
+            `EDGE_FALLBACK` and its `error` says why.
+
+        Raises:
+            InputError: The inputs do not fit the model.
+        """
+        start = perf_counter()
+        rows = images if isinstance(images, np.ndarray) else _stack(images)
+        gated = self.edge(rows)
+        edge_s = perf_counter() - start
+        if not gated.defer.any():
+            return self._edge_answers(gated, Timings(edge_s, 0.0, perf_counter() - start))
+        deferred = np.flatnonzero(gated.defer)
+        outcome = self._ask_cloud(rows, gated, deferred)
+        total_s = perf_counter() - start
+        answers = self._edge_answers(gated, Timings(edge_s, total_s - edge_s, total_s))
+        for place, row in enumerate(deferred.tolist()):
+            answers[row] = _replace_deferred(answers[row], outcome, place)
+        return answers
+
+    def _edge_answers(self, gated: Gated, timings: Timings) -> list[Answer]:
+        labels = self.edge.labels
+        columns = zip(
+            gated.prediction.tolist(), gated.confidence.tolist(), gated.defer.tolist(), strict=True
+        )
+        return [Answer(p, labels[p], g, d, Source.EDGE, timings) for p, g, d in columns]
+
+    def _ask_cloud(
+        self, rows: npt.NDArray[Any], gated: Gated, deferred: npt.NDArray[np.intp]
+    ) -> CloudAnswers | str:
+        """Return M_L's answers to the deferred rows, or the reason why there are none."""
+        if self.cloud is None:
+            return _NO_CLOUD
+        forwarded = rows if len(deferred) == len(rows) else rows[deferred]
+        try:
+            return self.cloud.infer(
+                forwarded,
+                confidences=gated.confidence[deferred],
+                threshold=self.edge.threshold,
+            )
+        except CloudError as error:
+            return f"{type(error).__name__}: {error}"
+
+    def close(self) -> None:
+        """Close the channel to the cloud."""
+        if self.cloud is not None:
+            self.cloud.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _stack(images: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    sizes = {np.shape(image) for image in images}
+    if len(sizes) != 1:
+        came = "none" if not sizes else ", ".join(str(list(s)) for s in sorted(sizes))
+        raise InputError(f"expected inputs of one size in a batch, got {came}: batch by size")
+    return np.stack(images)
+
+
+def _replace_deferred(answer: Answer, outcome: CloudAnswers | str, place: int) -> Answer:
+    if isinstance(outcome, str):
+        return Answer(
+            answer.prediction,
+            answer.label,
+            answer.confidence,
+            deferred=True,
+            source=Source.EDGE_FALLBACK,
+            timings=answer.timings,
+            error=outcome,
+        )
+    return Answer(
+        int(outcome.prediction[place]),
+        outcome.label[place],
+        answer.confidence,
+        deferred=True,
+        source=Source.CLOUD,
+        timings=answer.timings,
+    )

@@ -1,0 +1,108 @@
+"""The command `python -m edge_runtime doctor`."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime import contract
+from edge_runtime.cli import field
+from edge_runtime.errors import DependencyError, GatekeeperError
+
+_OPTIONAL = {"PIL": ("Pillow", "reading pictures", "image")}
+_REQUIRED = ("numpy", "onnxruntime", "grpc", "google.protobuf")
+
+
+class DoctorError(GatekeeperError):
+    """At least one check failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorSettings:
+    """Check the installation, and a bundle and a cloud where given; say what to do.
+
+    Example: python -m edge_runtime doctor --bundle runs/demo/bundle-tuned --cloud localhost:8001
+    """
+
+    bundle: Path | None = field("bundle folder to load and run once", default=None)
+    cloud: str | None = field("host:port of the large model to ask once", default=None)
+    model: str = field("the large model's name there", default=contract.DEFAULT_MODEL)
+    deadline_s: float = field("longest wait for the cloud, in seconds", default=2.0)
+
+    def run(self) -> None:
+        """Print one line a check; fail when one of them failed."""
+        failed = 0
+        for name, check in self._checks():
+            try:
+                print(f"ok    {name}: {check()}")
+            except GatekeeperError as error:
+                failed += 1
+                print(f"FAIL  {name}: {error}")
+        if failed:
+            raise DoctorError(f"{failed} check(s) failed, see above for what to do")
+
+    def _checks(self) -> Iterator[tuple[str, Callable[[], str]]]:
+        yield "python", platform.python_version
+        for module in _REQUIRED:
+            yield module, lambda module=module: _import(module, *_required(module))
+        for module, reason in _OPTIONAL.items():
+            yield module, lambda module=module, reason=reason: _import(module, *reason)
+        if self.bundle is not None:
+            yield "bundle", self._check_bundle
+        if self.bundle is not None and self.cloud is not None:
+            yield "cloud", self._check_cloud
+
+    def _check_bundle(self) -> str:
+        from edge_runtime.model import EdgeModel
+
+        assert self.bundle is not None  # noqa: S101 - narrows the type
+        model = EdgeModel.open(self.bundle)
+        gated = model(_blank(model.metadata.input))
+        return (
+            f"{len(model.labels)} labels, threshold {model.threshold:.6g}, a blank input gets "
+            f"confidence {float(gated.confidence[0]):.4f}"
+        )
+
+    def _check_cloud(self) -> str:
+        from edge_runtime.cascade import Cascade
+        from edge_runtime.errors import CloudUnavailableError
+
+        assert self.bundle is not None  # noqa: S101 - narrows the type
+        # An infinite threshold defers everything, so the one input goes all the way.
+        with Cascade.open(
+            self.bundle,
+            cloud=self.cloud,
+            model=self.model,
+            deadline_s=self.deadline_s,
+            threshold=float("inf"),
+        ) as cascade:
+            answer = cascade(_blank(cascade.edge.metadata.input)[0])
+        if answer.error:
+            raise CloudUnavailableError(answer.error)
+        return f"answered in {answer.timings.cloud_s * 1e3:.1f} ms"
+
+
+def _required(module: str) -> tuple[str, str, str]:
+    return module, "the edge runtime", "cpu"
+
+
+def _import(module: str, library: str, purpose: str, extra: str) -> str:
+    try:
+        loaded = importlib.import_module(module)
+    except ImportError:
+        raise DependencyError(library, purpose, extra) from None
+    return str(getattr(loaded, "__version__", "present"))
+
+
+def _blank(described: contract.InputDescription) -> npt.NDArray[Any]:
+    # A free axis gets the smallest sensible size: one row, and pictures of 32 x 32.
+    sizes = [1 if i == 0 else 32 for i in range(len(described.shape))]
+    shape = [w if isinstance(w, int) else s for w, s in zip(described.shape, sizes, strict=True)]
+    return np.zeros(shape, described.dtype)
