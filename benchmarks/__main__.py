@@ -1,0 +1,19 @@
+"""`python -m benchmarks`."""
+
+import sys
+
+from benchmarks.check import CheckSettings
+from benchmarks.demo import DemoSettings
+from benchmarks.latency import LatencySettings
+from benchmarks.overhead import OverheadSettings
+from edge_runtime.cli import main
+
+COMMANDS = {
+    "demo": DemoSettings,
+    "latency": LatencySettings,
+    "overhead": OverheadSettings,
+    "check": CheckSettings,
+}
+
+if __name__ == "__main__":
+    sys.exit(main("python -m benchmarks", COMMANDS))

@@ -1,0 +1,147 @@
+"""Drives the chain of `demo`: every link is the product's own command or a real process."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks import environment, pictures, results
+from benchmarks.demo import DemoSettings
+from benchmarks.errors import BenchmarkError
+from benchmarks.field_test import FieldTest
+from benchmarks.samples import Samples, write_samples
+from benchmarks.server import running_server
+from benchmarks.wording import findings, table
+from export.commands.build import BuildSettings
+from train import data
+from train.fit import FitSettings
+from train.tune import TuneSettings
+
+UNTUNED, CONTROL, TUNED = "untuned", "control", "tuned"
+VARIANTS = (UNTUNED, CONTROL, TUNED)
+_FOLDERS = {UNTUNED: "small", CONTROL: "control", TUNED: "tuned"}
+
+
+def run_chain(settings: DemoSettings) -> None:
+    """Train, export, serve, run and report; see `DemoSettings`."""
+    start = time.perf_counter()
+    _clear(settings)
+    steps = _Steps()
+    with steps.step("large model: fit"):
+        large = _fit(settings, settings.large, settings.out / "large", seed=settings.seeds[0])
+    per_seed = [
+        _one_seed(settings, seed, large=large, steps=steps, is_first=seed == settings.seeds[0])
+        for seed in settings.seeds
+    ]
+    variants = {v: Samples.joined([parts[v][0] for parts in per_seed]) for v in VARIANTS}
+    sent = {v: sum(parts[v][1] for parts in per_seed) / len(per_seed) for v in VARIANTS}
+    with steps.step("figures and pictures"):
+        content = _content(settings, variants, sent)
+        content["wall_time_s"] = round(time.perf_counter() - start, 1)
+        _write(settings.out, content, variants)
+    print(f"\n{table(content)}\n")
+    print("\n".join(content["findings"]))
+    print(f"\n{settings.out}: report.md, results.json, samples.csv ({content['wall_time_s']} s)")
+
+
+class _Steps:
+    """Says what is going on, and how long it took."""
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        print(f"== {name}", flush=True)
+        start = time.perf_counter()
+        yield
+        print(f"== {name}: {time.perf_counter() - start:.1f} s", flush=True)
+
+
+def _clear(settings: DemoSettings) -> None:
+    out = settings.out
+    if out.exists() and any(out.iterdir()):
+        if not settings.overwrite:
+            raise BenchmarkError(f"expected no results at {out} yet: --overwrite replaces them")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _fit(settings: DemoSettings, model: str, out: Path, *, seed: int) -> Path:
+    """Fit an architecture, or take the checkpoint folder that was named."""
+    if (Path(model) / "model.safetensors").is_file():
+        return Path(model)
+    FitSettings(
+        model=model, data=settings.dataset, out=out, seed=seed, limit=settings.limit
+    ).run()
+    return out
+
+
+def _one_seed(
+    settings: DemoSettings, seed: int, *, large: Path, steps: _Steps, is_first: bool
+) -> dict[str, tuple[Samples, float]]:
+    folder = settings.out if is_first else settings.out / f"seed-{seed}"
+    with steps.step(f"seed {seed}: small model: fit, control and tune"):
+        checkpoints = _train(settings, folder, seed)
+    with steps.step(f"seed {seed}: export and calibrate"):
+        bundles = {v: _export(settings, checkpoints[v], folder / f"bundle-{v}") for v in VARIANTS}
+    test = data.load(settings.dataset, limit=settings.limit).test
+    serve = ["cloud_stub", "--checkpoint", str(large), "--port", "0"]
+    with steps.step(f"seed {seed}: the test set over gRPC"), running_server(serve) as address:
+        field_test = FieldTest(test, address, seed)
+        return {v: field_test.measure(bundles[v]) for v in VARIANTS}
+
+
+def _train(settings: DemoSettings, folder: Path, seed: int) -> dict[str, Path]:
+    small = _fit(settings, settings.small, folder / "small", seed=seed)
+    paths = {UNTUNED: small}
+    for variant, objective in ((CONTROL, "cross_entropy"), (TUNED, "gatekeeper")):
+        paths[variant] = folder / _FOLDERS[variant]
+        TuneSettings(
+            checkpoint=small,
+            data=settings.dataset,
+            out=paths[variant],
+            objective=objective,
+            alpha=settings.alpha,
+            seed=seed,
+            limit=settings.limit,
+        ).run()
+    return paths
+
+
+def _export(settings: DemoSettings, checkpoint: Path, out: Path) -> Path:
+    BuildSettings(
+        checkpoint=checkpoint,
+        out=out,
+        calibrate=settings.dataset,
+        target_deferral=settings.target_deferral,
+    ).run()
+    return out
+
+
+def _content(
+    settings: DemoSettings, variants: dict[str, Samples], sent: dict[str, float]
+) -> dict[str, Any]:
+    content = {
+        **environment.describe(),
+        "data": settings.dataset,
+        "small": settings.small,
+        "large": settings.large,
+        "alpha": settings.alpha,
+        "target_deferral": settings.target_deferral,
+        "seeds": list(settings.seeds),
+        "test_size": len(variants[TUNED].ids),
+        **results.figures(variants),
+    }
+    for variant, number in sent.items():
+        content["variants"][variant]["bytes_sent"] = number
+    content["findings"] = findings(content)
+    return content
+
+
+def _write(out: Path, content: dict[str, Any], variants: dict[str, Samples]) -> None:
+    write_samples(out / results.SAMPLES, variants)
+    drawn = pictures.draw(variants, out)
+    results.write_report(out, content, drawn)
+    results.write_json(out / results.RESULTS, content)

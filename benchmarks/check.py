@@ -1,0 +1,33 @@
+"""The command `python -m benchmarks check`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.errors import CheckError
+from edge_runtime.cli import field
+
+COMMITTED = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings:
+    """Recompute every printed figure of result folders from their per-sample files.
+
+    Example: python -m benchmarks check runs/demo
+    """
+
+    folders: tuple[Path, ...] = field(
+        "result folders (default: those of the repository)", default=(), positional=True
+    )
+
+    def run(self) -> None:
+        """Fail on the first figure that is not what its samples give."""
+        from benchmarks import results
+
+        folders = self.folders or tuple(sorted(p.parent for p in COMMITTED.glob("*/samples.csv")))
+        if not folders:
+            raise CheckError(f"expected a result folder, found none under {COMMITTED}: name one")
+        for folder in folders:
+            print(f"{folder}: {results.check(folder)} figures recomputed, all as printed")

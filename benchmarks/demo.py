@@ -1,0 +1,42 @@
+"""The command `python -m benchmarks demo`: the whole chain, from training to the table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_runtime.cli import field
+from edge_runtime.errors import SettingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """Train, tune, export, serve and run a cascade, and print what the user gets.
+
+    Example: python -m benchmarks demo --dataset digits --seeds 0,1,2 --out runs/demo
+    """
+
+    dataset: str = field("data set name, folder or file", default="digits")
+    small: str = field("M_S: an architecture, or a checkpoint folder", default="small-cnn")
+    large: str = field("M_L: an architecture, or a checkpoint folder", default="resnet-20")
+    alpha: float = field("weight of the right samples in the Gatekeeper loss", default=0.5)
+    target_deferral: float = field("deferral ratio to calibrate for", default=0.3)
+    seeds: tuple[int, ...] = field("training seeds", default=(0, 1, 2))
+    limit: int | None = field("use at most so many inputs a split", default=None)
+    out: Path = field("result folder", default=Path("runs/demo"))
+    overwrite: bool = field("replace the result folder", default=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise SettingError(f"expected --alpha in [0, 1], got {self.alpha}")
+        if not 0 < self.target_deferral < 1:
+            raise SettingError(f"expected --target-deferral in (0, 1), got {self.target_deferral}")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise SettingError(f"expected different --seeds, got {list(self.seeds)}")
+
+    def run(self) -> None:
+        """Run the chain and write the result folder."""
+        # Torch and transformers take seconds to import; `latency` on a device must not need them.
+        from benchmarks.chain import run_chain
+
+        run_chain(self)

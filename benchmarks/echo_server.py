@@ -1,0 +1,54 @@
+"""A gRPC server that answers every call at once with the same bytes.
+
+It is the yardstick of `overhead`: what a client costs beyond the transport shows best against a
+server that costs nothing. Run as `python -m benchmarks.echo_server CLASSES`.
+"""
+
+from __future__ import annotations
+
+import sys
+from concurrent import futures
+from typing import Any
+
+import grpc
+import numpy as np
+
+from edge_runtime import contract
+from edge_runtime.wire import messages as pb
+from edge_runtime.wire.tensors import encode_array, encode_bytes
+
+
+class _Echo(grpc.GenericRpcHandler):
+    """Answers ModelInfer with one row of class 0, repeating the request's id."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        return grpc.unary_unary_rpc_method_handler(self._answer)
+
+    @staticmethod
+    def _answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        asked = pb.ModelInferRequest.FromString(request)
+        answer = pb.ModelInferResponse(model_name=asked.model_name, id=asked.id)
+        rows = asked.inputs[0].shape[0]
+        tensors = {
+            contract.PREDICTION: ("INT64", encode_array(np.zeros(rows, np.int64))),
+            contract.LABEL: ("BYTES", encode_bytes([b"0"] * rows)),
+            contract.CONFIDENCE: ("FP32", encode_array(np.ones(rows, np.float32))),
+        }
+        for name, (datatype, raw) in tensors.items():
+            answer.outputs.add(name=name, datatype=datatype, shape=[rows])
+            answer.raw_output_contents.append(raw)
+        return bytes(answer.SerializeToString())
+
+
+def serve() -> None:
+    """Serve on a free loopback port until terminated."""
+    server = grpc.server(futures.ThreadPoolExecutor(1), options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers((_Echo(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    print(f"ready on 127.0.0.1:{port}", flush=True)
+    server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    sys.exit(serve())

@@ -1,0 +1,84 @@
+"""Names the hardware, the versions, the revision and the command beside a measurement."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+_LIBRARIES = (
+    "gatekeeper-edge",
+    "numpy",
+    "onnxruntime",
+    "grpcio",
+    "protobuf",
+    "torch",
+    "transformers",
+    "onnx",
+)
+
+
+def describe() -> dict[str, Any]:
+    """Return what another person needs to repeat the measurement."""
+    return {
+        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "git_revision": _revision(),
+        "hardware": hardware(),
+        "python": platform.python_version(),
+        "versions": _versions(),
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """Return processor, usable cores and memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if _has_sysconf() else 0
+    return {
+        "processor": _processor(),
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "system": platform.system(),
+    }
+
+
+def _has_sysconf() -> bool:
+    return hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown"
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # a device has the runtime's libraries only
+    return found
+
+
+def _revision() -> str:
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],  # noqa: S607
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()

@@ -1,0 +1,83 @@
+"""The command `python -m benchmarks latency`; needs the runtime's dependencies alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.environment import describe
+from benchmarks.errors import BenchmarkError
+from benchmarks.timing import percentiles_ms, time_each
+from edge_runtime import contract
+from edge_runtime.cli import field
+from edge_runtime.errors import SettingError
+
+_SIZE = 32  # for a free height or width
+_WARM_UP = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencySettings:
+    """Time a bundle on this device: edge-answered calls, and deferred ones where a cloud is named.
+
+    Example: python -m benchmarks latency --bundle runs/demo/bundle-tuned --cloud localhost:8001
+    """
+
+    bundle: Path = field("bundle folder")
+    cloud: str | None = field("host:port of the large model", default=None)
+    model: str = field("the large model's name there", default=contract.DEFAULT_MODEL)
+    calls: int = field("timed calls of each kind", default=1000)
+    threads: int | None = field("threads of one edge run (default: all cores)", default=None)
+    deadline_s: float = field("longest wait for the cloud, in seconds", default=5.0)
+    seed: int = field("seed of the random picture", default=0)
+    out: Path | None = field("write the result here as JSON", default=None)
+
+    def __post_init__(self) -> None:
+        if self.calls < 1:
+            raise SettingError(f"expected --calls of at least 1, got {self.calls}")
+
+    def run(self) -> None:
+        """Print the percentiles, and write them where asked."""
+        result: dict[str, Any] = {**describe(), "calls": self.calls}
+        # The thresholds force each side, so that the model's mood does not choose what is timed.
+        result["edge"] = self._time(threshold=float("-inf"), cloud=None)
+        if self.cloud is not None:
+            result["deferred"] = self._time(threshold=float("inf"), cloud=self.cloud)
+        hardware = result["hardware"]
+        print(f"{hardware['cores']} cores of {hardware['processor']}, {self.calls} calls each")
+        for side in ("edge", "deferred"):
+            if side in result:
+                print(f"{side:9}" + "".join(f"  {k} {v:.4f}" for k, v in result[side].items()))
+        if self.out is not None:
+            self.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+    def _time(self, *, threshold: float, cloud: str | None) -> dict[str, float]:
+        from edge_runtime import Cascade
+
+        with Cascade.open(
+            self.bundle,
+            cloud=cloud,
+            model=self.model,
+            threshold=threshold,
+            threads=self.threads,
+            deadline_s=self.deadline_s,
+        ) as cascade:
+            picture = random_input(cascade.edge.metadata.input, self.seed)
+            answer = cascade(picture)
+            if cloud is not None and answer.error:
+                raise BenchmarkError(f"the cloud does not answer: {answer.error}")
+            time_each(lambda: cascade(picture), _WARM_UP)
+            times_ns = time_each(lambda: cascade(picture), self.calls)
+        return percentiles_ms(np.array(times_ns) / 1e9)
+
+
+def random_input(described: contract.InputDescription, seed: int) -> npt.NDArray[Any]:
+    """Return one input of the described type and size; a free height or width is 32."""
+    shape = [size if isinstance(size, int) else _SIZE for size in described.shape[1:]]
+    values = np.random.default_rng(seed).integers(0, 256, shape)
+    return values.astype(described.dtype)

@@ -1,0 +1,121 @@
+"""Draws the pictures of a result folder from its per-sample file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+from benchmarks.samples import Samples
+from edge_runtime import metrics
+
+mpl.use("Agg")  # files only: no display is needed
+from matplotlib import pyplot as plt  # noqa: E402 - the backend is chosen before
+
+COLORS = {"untuned": "#7f7f7f", "control": "#1f77b4", "tuned": "#d62728"}
+_BINS = 40
+
+
+def draw(variants: dict[str, Samples], folder: Path) -> list[Path]:
+    """Write deferral.png, densities.png, roc.png and latency.png; the first seed is drawn."""
+    pictures = {
+        "deferral.png": _deferral,
+        "densities.png": _densities,
+        "roc.png": _roc,
+        "latency.png": _latency,
+    }
+    written = []
+    for name, paint in pictures.items():
+        figure = paint(variants)
+        figure.savefig(folder / name, dpi=130, bbox_inches="tight")
+        plt.close(figure)
+        written.append(folder / name)
+    return written
+
+
+def _columns(samples: Samples) -> tuple[Any, Any, Any]:
+    return (
+        samples.confidence[:, 0],
+        samples.small_quality[:, 0],
+        samples.large_quality[:, 0],
+    )
+
+
+def _panels(variants: dict[str, Samples], title: str) -> tuple[Any, Any]:
+    figure, axes = plt.subplots(
+        1, len(variants), figsize=(4.2 * len(variants), 3.6), sharey=True, squeeze=False
+    )
+    figure.suptitle(title)
+    for axis, name in zip(axes[0], variants, strict=True):
+        axis.set_title(name)
+        axis.grid(alpha=0.3)
+    return figure, axes[0]
+
+
+def _deferral(variants: dict[str, Samples]) -> Any:
+    figure, axes = _panels(variants, "Joint accuracy over the share that is deferred")
+    for axis, (name, samples) in zip(axes, variants.items(), strict=True):
+        performance = metrics.deferral_performance(*_columns(samples))
+        ends = (performance.p_s, performance.p_l)
+        axis.plot([0, 1], ends, ":", color="black", label="random")
+        axis.plot(*performance.ideal, "--", color="green", label="ideal")
+        axis.plot(*performance.curve, color=COLORS.get(name), label="real")
+        axis.set_xlabel(f"deferral ratio   (s_d = {performance.s_d:.3f})")
+    axes[0].set_ylabel("joint accuracy")
+    axes[0].legend(loc="lower right")
+    return figure
+
+
+def _densities(variants: dict[str, Samples]) -> Any:
+    figure, axes = _panels(variants, "Confidence where M_S is right and where it is wrong")
+    for axis, samples in zip(axes, variants.values(), strict=True):
+        confidence, right, _ = _columns(samples)
+        bins = np.linspace(np.nanmin(confidence), 1.0, _BINS)
+        for value, color, label in ((1, "green", "right"), (0, "red", "wrong")):
+            chosen = confidence[right == value]
+            text = f"{label} ({len(chosen)})"
+            axis.hist(chosen, bins=bins, density=True, alpha=0.5, color=color, label=text)
+        axis.set_yscale("log")
+        axis.set_xlabel("confidence (max softmax)")
+        axis.legend()
+    axes[0].set_ylabel("density")
+    return figure
+
+
+def _roc(variants: dict[str, Samples]) -> Any:
+    figure, axis = plt.subplots(figsize=(4.6, 4.4))
+    for name, samples in variants.items():
+        confidence, right, _ = _columns(samples)
+        order = np.argsort(-confidence, kind="stable")
+        hits, misses = np.cumsum(right[order]), np.cumsum(1 - right[order])
+        label = f"{name} (AUROC {metrics.auroc(confidence, right):.3f})"
+        axis.plot(
+            np.r_[0, misses / max(misses[-1], 1)],
+            np.r_[0, hits / max(hits[-1], 1)],
+            color=COLORS.get(name),
+            label=label,
+        )
+    axis.plot([0, 1], [0, 1], ":", color="black")
+    axis.set(xlabel="share of the wrong kept", ylabel="share of the right kept")
+    axis.set_title("Does confidence tell right from wrong?")
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right")
+    return figure
+
+
+def _latency(variants: dict[str, Samples]) -> Any:
+    figure, axes = _panels(variants, "Time of a call")
+    for axis, samples in zip(axes, variants.values(), strict=True):
+        times, deferred = samples.total_ms.ravel(), samples.deferred.ravel() > 0
+        for chosen, color, label in ((~deferred, "green", "edge"), (deferred, "orange", "deferred")):
+            values = np.sort(times[chosen])
+            if values.size:
+                share = np.arange(1, values.size + 1) / values.size
+                axis.plot(values, share, color=color, label=f"{label} ({values.size})")
+        axis.set_xscale("log")
+        axis.set_xlabel("milliseconds")
+        axis.legend()
+    axes[0].set_ylabel("share of calls")
+    return figure

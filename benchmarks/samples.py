@@ -1,0 +1,109 @@
+"""The per-sample file of a result folder: one row an input, variant and seed."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.errors import CheckError
+
+Floats = npt.NDArray[np.float64]
+
+_COLUMNS = (
+    "variant",
+    "seed",
+    "id",
+    "confidence",
+    "small_quality",
+    "large_quality",
+    "deferred",
+    "answer_quality",
+    "source",
+    "total_ms",
+)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One variant's test set; rows are inputs, columns are seeds.
+
+    Attributes:
+        ids: Input ids [n].
+        seeds: The training seeds [k].
+        confidence: g(x) of M_S, float64 [n, k].
+        small_quality: 1 where M_S is right, [n, k].
+        large_quality: 1 where M_L is right, [n, k].
+        deferred: 1 where the gate asked for M_L at the calibrated threshold, [n, k].
+        answer_quality: 1 where the cascade's answer was right, [n, k].
+        source: Who answered, text [n, k].
+        total_ms: Time of the call, [n, k].
+    """
+
+    ids: tuple[str, ...]
+    seeds: tuple[int, ...]
+    confidence: Floats
+    small_quality: Floats
+    large_quality: Floats
+    deferred: Floats
+    answer_quality: Floats
+    source: npt.NDArray[np.str_]
+    total_ms: Floats
+
+    @classmethod
+    def joined(cls, parts: list[Samples]) -> Samples:
+        """Put the columns of several seeds beside each other."""
+        arrays = {
+            name: np.concatenate([getattr(part, name) for part in parts], axis=1)
+            for name in _COLUMNS[3:]
+        }
+        return cls(parts[0].ids, tuple(s for part in parts for s in part.seeds), **arrays)
+
+
+def write_samples(path: Path, variants: dict[str, Samples]) -> None:
+    """Write all variants to one CSV file; floats round-trip exactly."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for variant, samples in variants.items():
+            for column, seed in enumerate(samples.seeds):
+                for row, identifier in enumerate(samples.ids):
+                    values = [getattr(samples, name)[row, column] for name in _COLUMNS[3:]]
+                    writer.writerow([variant, seed, identifier, *map(_cell, values)])
+
+
+def _cell(value: object) -> str:
+    return str(value) if isinstance(value, str) else f"{value:.17g}"
+
+
+def read_samples(path: Path) -> dict[str, Samples]:
+    """Read what `write_samples` wrote.
+
+    Raises:
+        CheckError: The file is missing or malformed.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        variants = dict.fromkeys(row["variant"] for row in rows)
+        return {name: _variant([r for r in rows if r["variant"] == name]) for name in variants}
+    except (OSError, KeyError, ValueError) as error:
+        raise CheckError(f"expected the per-sample file {path}: {error}") from None
+
+
+def _variant(rows: list[dict[str, str]]) -> Samples:
+    seeds = list(dict.fromkeys(int(row["seed"]) for row in rows))
+    parts = []
+    for seed in seeds:
+        mine = [row for row in rows if int(row["seed"]) == seed]
+        arrays: dict[str, npt.NDArray[np.float64]] = {
+            name: np.array([float(row[name]) for row in mine])[:, None]
+            for name in _COLUMNS[3:]
+            if name != "source"
+        }
+        source = np.array([row["source"] for row in mine])[:, None]
+        parts.append(Samples(tuple(r["id"] for r in mine), (seed,), source=source, **arrays))
+    return Samples.joined(parts)

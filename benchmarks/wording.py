@@ -1,0 +1,64 @@
+"""Prints results: the table, and in words what it means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Figures = dict[str, dict[str, float]]
+
+_LATENCIES = ("p50_ms", "p90_ms", "p99_ms")
+
+
+def table(results: dict[str, Any]) -> str:
+    """Render the results as a Markdown table, one column a variant."""
+    variants = results["variants"]
+    head = ["", *variants]
+    rows = [head, ["---"] * len(head)]
+    names = next(iter(variants.values()))["figures"]
+    rows += [[name, *(_cell(v["figures"][name]) for v in variants.values())] for name in names]
+    for source in ("edge", "deferred"):
+        cells = [_latency(v["latency"][source]) for v in variants.values()]
+        rows.append([f"{source} latency p50 / p90 / p99, ms", *cells])
+    rows.append(["bytes sent an input", *(f"{v['bytes_sent']:.0f}" for v in variants.values())])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(figure: dict[str, float]) -> str:
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+
+
+def _latency(times: dict[str, float]) -> str:
+    return " / ".join(f"{times[name]:.2f}" for name in _LATENCIES)
+
+
+def findings(results: dict[str, Any]) -> list[str]:
+    """Say in words what was found, win or not."""
+    lines = [
+        _sentence(name, base, figure)
+        for base, figures in results["tuned_minus"].items()
+        for name, figure in figures.items()
+    ]
+    control = results["tuned_minus"]["control"]
+    area, s_d = control["area under joint accuracy"], control["s_d"]
+    if s_d["low"] > 0 and area["high"] < 0:
+        lines.append("s_d rose while the user lost joint accuracy: do not ship this tuning.")
+    elif area["low"] > 0:
+        lines.append("Against the control, the user gains joint accuracy.")
+    elif area["high"] < 0:
+        lines.append("Against the control, the user loses joint accuracy: ship the control.")
+    else:
+        lines.append("Against the control, the user's joint accuracy is the same within the noise.")
+    return lines
+
+
+def _sentence(name: str, base: str, figure: dict[str, float]) -> str:
+    if figure["low"] > 0:
+        verdict = "higher than"
+    elif figure["high"] < 0:
+        verdict = "lower than"
+    else:
+        verdict = "not distinguishable from"
+    return (
+        f"{name}: tuned is {verdict} {base} "
+        f"({figure['value']:+.4f}, 95 % interval {figure['low']:+.4f} to {figure['high']:+.4f})."
+    )

@@ -1,0 +1,32 @@
+"""Every metric of a deferral method; costs numpy alone.
+
+Letters: n samples, C classes or vocabulary size V, T tokens; g confidence (higher is surer), q_S and
+q_L the qualities of the small and the large model (1 right, 0 wrong, or any score in [0, 1]).
+"""
+
+from edge_runtime.metrics.confidence import max_softmax, neg_entropy, unit_neg_entropy
+from edge_runtime.metrics.deferral import (
+    DeferralPerformance,
+    deferral_performance,
+    joint_accuracy_area,
+    joint_accuracy_at,
+    joint_accuracy_at_threshold,
+)
+from edge_runtime.metrics.intervals import Interval, bootstrap_interval
+from edge_runtime.metrics.separation import auroc, distributional_overlap, pearson
+
+__all__ = [
+    "DeferralPerformance",
+    "Interval",
+    "auroc",
+    "bootstrap_interval",
+    "deferral_performance",
+    "distributional_overlap",
+    "joint_accuracy_area",
+    "joint_accuracy_at",
+    "joint_accuracy_at_threshold",
+    "max_softmax",
+    "neg_entropy",
+    "pearson",
+    "unit_neg_entropy",
+]
