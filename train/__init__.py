@@ -1,0 +1,27 @@
+"""Teaches the small model to know when it is wrong: losses, models, data, and the commands.
+
+Names are imported on first use (PEP 562), so that `train.data` does not cost torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from train.linear_loss import linear_gatekeeper_loss
+    from train.loss import GatekeeperLoss, gatekeeper_loss
+
+_HOMES = {
+    "GatekeeperLoss": "loss",
+    "gatekeeper_loss": "loss",
+    "linear_gatekeeper_loss": "linear_loss",
+}
+
+__all__ = ["GatekeeperLoss", "gatekeeper_loss", "linear_gatekeeper_loss"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'train' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"train.{_HOMES[name]}"), name)

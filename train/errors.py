@@ -1,0 +1,32 @@
+"""What can go wrong in training.
+
+TrainError (GatekeeperError)
+├── CheckpointError (ValueError)   a checkpoint folder is missing, damaged or of another kind
+├── DataError (ValueError)         a data set is missing, unreadable or has no usable labels
+├── OutputError (FileExistsError)  the output folder holds something already
+└── TrainingError (ArithmeticError) training left the numbers (NaN loss)
+"""
+
+from __future__ import annotations
+
+from edge_runtime.errors import GatekeeperError
+
+
+class TrainError(GatekeeperError):
+    """Training or its inputs failed in a way the user can mend."""
+
+
+class CheckpointError(TrainError, ValueError):
+    """A checkpoint folder is missing, damaged, or not an image classifier."""
+
+
+class DataError(TrainError, ValueError):
+    """A data set is missing, unreadable, or has no usable labels."""
+
+
+class OutputError(TrainError, FileExistsError):
+    """The output folder holds something already."""
+
+
+class TrainingError(TrainError, ArithmeticError):
+    """The loss left the numbers; the message says where."""

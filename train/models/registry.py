@@ -1,0 +1,68 @@
+"""Builds untrained models by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageClassification, ViTImageProcessor
+
+from train.errors import CheckpointError
+from train.models.checkpoint import Checkpoint
+from train.models.small_cnn import SmallCNN, SmallCNNConfig
+from train.models.small_resnet import SmallResNet, SmallResNetConfig
+
+_RESNETS: dict[str, dict[str, Any]] = {
+    "resnet-20": {"depths": (3, 3, 3)},
+    "resnet-32": {"depths": (5, 5, 5)},
+    "resnet-56": {"depths": (9, 9, 9)},
+    "resnet-18": {
+        "widths": (64, 128, 256, 512),
+        "depths": (2, 2, 2, 2),
+        "shortcut": "projection",
+    },
+}
+NAMES = ("small-cnn", *_RESNETS)
+"""Architectures that `build` knows by name."""
+
+
+def build(
+    name: str, *, labels: Sequence[str], image_size: tuple[int, int] = (32, 32), seed: int = 0
+) -> Checkpoint:
+    """Return an untrained classifier.
+
+    Args:
+        name: One of `NAMES`, or a folder with a transformers image classifier's `config.json`.
+        labels: Class names in the order of the logits.
+        image_size: (height, width) the model works at, in pixels.
+        seed: Seed of the weights.
+
+    Raises:
+        CheckpointError: The name is neither.
+    """
+    names = {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
+    names["label2id"] = {label: i for i, label in enumerate(labels)}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if name == "small-cnn":
+            model: Any = SmallCNN(SmallCNNConfig(image_size=image_size, **names))
+        elif name in _RESNETS:
+            model = SmallResNet(SmallResNetConfig(image_size=image_size, **_RESNETS[name], **names))
+        else:
+            model = _foreign(Path(name), names)
+    height, width = image_size
+    processor = ViTImageProcessor(
+        size={"height": height, "width": width}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    return Checkpoint(model.eval(), processor, tuple(labels), None)
+
+
+def _foreign(path: Path, names: dict[str, Any]) -> Any:
+    if not (path / "config.json").is_file():
+        raise CheckpointError(
+            f"expected one of {', '.join(NAMES)} or a folder with a config.json, got '{path}'"
+        )
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False, **names)
+    return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
