@@ -32,7 +32,13 @@ def run_chain(settings: DemoSettings) -> None:
     _clear(settings)
     steps = _Steps()
     with steps.step("large model: fit"):
-        large = _fit(settings, settings.large, settings.out / "large", seed=settings.seeds[0])
+        large = _fit(
+            settings.large,
+            settings.large_data,
+            settings.out / "large",
+            seed=settings.seeds[0],
+            limit=settings.limit,
+        )
     per_seed = [
         _one_seed(settings, seed, large=large, steps=steps, is_first=seed == settings.seeds[0])
         for seed in settings.seeds
@@ -68,13 +74,11 @@ def _clear(settings: DemoSettings) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
-def _fit(settings: DemoSettings, model: str, out: Path, *, seed: int) -> Path:
+def _fit(model: str, dataset: str, out: Path, *, seed: int, limit: int | None) -> Path:
     """Fit an architecture, or take the checkpoint folder that was named."""
     if (Path(model) / "model.safetensors").is_file():
         return Path(model)
-    FitSettings(
-        model=model, data=settings.dataset, out=out, seed=seed, limit=settings.limit
-    ).run()
+    FitSettings(model=model, data=dataset, out=out, seed=seed, limit=limit).run()
     return out
 
 
@@ -94,7 +98,9 @@ def _one_seed(
 
 
 def _train(settings: DemoSettings, folder: Path, seed: int) -> dict[str, Path]:
-    small = _fit(settings, settings.small, folder / "small", seed=seed)
+    small = _fit(
+        settings.small, settings.dataset, folder / "small", seed=seed, limit=settings.limit
+    )
     paths = {UNTUNED: small}
     for variant, objective in ((CONTROL, "cross_entropy"), (TUNED, "gatekeeper")):
         paths[variant] = folder / _FOLDERS[variant]
@@ -126,6 +132,7 @@ def _content(
     content = {
         **environment.describe(),
         "data": settings.dataset,
+        "large_data": settings.large_data,
         "small": settings.small,
         "large": settings.large,
         "alpha": settings.alpha,

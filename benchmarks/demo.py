@@ -19,6 +19,9 @@ class DemoSettings:
     dataset: str = field("data set name, folder or file", default="digits")
     small: str = field("M_S: an architecture, or a checkpoint folder", default="small-cnn")
     large: str = field("M_L: an architecture, or a checkpoint folder", default="resnet-20")
+    large_dataset: str | None = field(
+        "what M_L is fitted on (default: digits-more for digits, else the data set)", default=None
+    )
     alpha: float = field("weight of the right samples in the Gatekeeper loss", default=0.5)
     target_deferral: float = field("deferral ratio to calibrate for", default=0.3)
     seeds: tuple[int, ...] = field("training seeds", default=(0, 1, 2))
@@ -33,6 +36,11 @@ class DemoSettings:
             raise SettingError(f"expected --target-deferral in (0, 1), got {self.target_deferral}")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise SettingError(f"expected different --seeds, got {list(self.seeds)}")
+
+    @property
+    def large_data(self) -> str:
+        """The data set that M_L is fitted on."""
+        return self.large_dataset or ("digits-more" if self.dataset == "digits" else self.dataset)
 
     def run(self) -> None:
         """Run the chain and write the result folder."""

@@ -1,0 +1,13 @@
+"""`python -m train`."""
+
+import sys
+
+from edge_runtime.cli import main
+from train.evaluate import EvaluateSettings
+from train.fit import FitSettings
+from train.tune import TuneSettings
+
+COMMANDS = {"fit": FitSettings, "tune": TuneSettings, "evaluate": EvaluateSettings}
+
+if __name__ == "__main__":
+    sys.exit(main("python -m train", COMMANDS))

@@ -1,0 +1,115 @@
+"""Labelled pictures and their splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from train.errors import DataError
+
+Picture = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """One split.
+
+    Attributes:
+        images: Pictures uint8 [height, width, 3]; decoded when they are asked for.
+        labels: int64 [n], index into `label_names`.
+        ids: A stable name of each picture.
+        label_names: Class names.
+    """
+
+    images: Sequence[Picture]
+    labels: npt.NDArray[np.int64]
+    ids: tuple[str, ...]
+    label_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.images) == len(self.labels) == len(self.ids) >= 1:
+            raise DataError(f"expected at least one picture with a label, got {len(self.labels)}")
+        if self.labels.min() < 0 or self.labels.max() >= len(self.label_names):
+            raise DataError(
+                f"expected labels from 0 to {len(self.label_names) - 1}, got "
+                f"{int(self.labels.min())} to {int(self.labels.max())}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def array(self) -> Picture:
+        """Return all pictures as uint8 [n, height, width, 3].
+
+        Raises:
+            DataError: Their sizes differ.
+        """
+        pictures = [self.images[i] for i in range(len(self))]
+        sizes = {picture.shape for picture in pictures}
+        if len(sizes) > 1:
+            raise DataError(f"expected pictures of one size, got {sorted(sizes)[:3]} ...")
+        return np.stack(pictures)
+
+    def take(self, rows: npt.NDArray[Any]) -> ImageData:
+        """Return the named rows as a split of its own."""
+        return ImageData(
+            Selection(self.images, rows),
+            self.labels[rows],
+            tuple(self.ids[i] for i in rows),
+            self.label_names,
+        )
+
+
+class Selection(Sequence[Picture]):
+    """Some pictures of a sequence, still decoded late."""
+
+    def __init__(self, images: Sequence[Picture], rows: npt.NDArray[Any]) -> None:
+        self._images = images
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Selection(self._images, self._rows[index])
+        return self._images[int(self._rows[index])]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set: fit on `train`, choose and calibrate on `validation`, report on `test`."""
+
+    train: ImageData
+    validation: ImageData
+    test: ImageData
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Class names in the order of the labels."""
+        return self.train.label_names
+
+    def limited(self, limit: int | None) -> Splits:
+        """Keep at most `limit` pictures of each split."""
+        if limit is None:
+            return self
+        rows = np.arange(limit)
+        parts = (self.train, self.validation, self.test)
+        return Splits(*(part.take(rows[: len(part)]) for part in parts))
+
+
+def split_stratified(
+    labels: npt.NDArray[np.int64], share: float, seed: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return (chosen, rest): `share` of every class at random, both sorted."""
+    draws = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(labels):
+        rows = draws.permutation(np.flatnonzero(labels == label))
+        chosen.append(rows[: max(1, round(share * rows.size))])
+    picked = np.sort(np.concatenate(chosen))
+    return picked, np.setdiff1d(np.arange(labels.size), picked)

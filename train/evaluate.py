@@ -1,0 +1,74 @@
+"""The command `python -m train evaluate`: the metrics of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from edge_runtime.cli import field
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """Print accuracy, s_o and AUROC of a checkpoint, and s_d and joint accuracy beside an M_L.
+
+    Example: python -m train evaluate --checkpoint runs/tuned --data digits --large runs/large
+    """
+
+    checkpoint: Path = field("checkpoint folder of M_S")
+    data: str = field("data set name, folder or file", default="digits")
+    split: Literal["train", "validation", "test"] = field("split to use", default="test")
+    large: Path | None = field("checkpoint folder of M_L", default=None)
+    limit: int | None = field("use at most so many pictures", default=None)
+    out: Path | None = field("where to write the JSON", default=None)
+
+    def run(self) -> None:
+        """Print the metrics, and write them as JSON where asked."""
+        from train import data
+        from train.models import open_checkpoint
+
+        split = getattr(data.load(self.data, limit=self.limit), self.split)
+        figures = _small_figures(open_checkpoint(self.checkpoint), split)
+        if self.large is not None:
+            figures |= _joint_figures(figures, open_checkpoint(self.large), split)
+        confidence, right = figures.pop("confidence"), figures.pop("right")
+        for name, value in figures.items():
+            print(f"{name:28} {value if isinstance(value, str) else f'{value:.4f}'}")
+        if self.out is not None:
+            rows = {"confidence": confidence.tolist(), "small_quality": right.tolist()}
+            text = json.dumps({"figures": figures, "ids": list(split.ids), **rows}, indent=2)
+            self.out.write_text(text + "\n", encoding="utf-8")
+
+
+def _small_figures(checkpoint: Any, split: Any) -> dict[str, Any]:
+    from edge_runtime import metrics
+
+    logits = checkpoint.predict(split.images)
+    # float64: in float32 the confidence saturates at 1 and makes ties.
+    confidence = metrics.max_softmax(logits)
+    right = (logits.argmax(axis=-1) == split.labels).astype(float)
+    return {
+        "confidence": confidence,
+        "right": right,
+        "acc(M_S)": float(right.mean()),
+        "s_o": metrics.distributional_overlap(confidence, right),
+        "AUROC": metrics.auroc(confidence, right),
+    }
+
+
+def _joint_figures(small: dict[str, Any], large: Any, split: Any) -> dict[str, Any]:
+    from edge_runtime import metrics
+
+    quality = (large.predict(split.images).argmax(axis=-1) == split.labels).astype(float)
+    columns = (small["confidence"], small["right"], quality)
+    performance = metrics.deferral_performance(*columns)
+    return {
+        "acc(M_L)": performance.p_l,
+        "s_d": performance.s_d,
+        "s_d_star": performance.s_d_star,
+        "status": performance.status,
+        **{f"joint accuracy at {r:.0%}": metrics.joint_accuracy_at(*columns, r) for r in (0.1, 0.3, 0.5)},
+        "area under joint accuracy": metrics.joint_accuracy_area(*columns),
+    }

@@ -1,0 +1,90 @@
+"""The command `python -m train fit`: stage 1, cross-entropy to a validation plateau."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.cli import field
+from edge_runtime.errors import SettingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """Fit a classifier with cross-entropy until its validation loss stops falling.
+
+    Example: python -m train fit --model small-cnn --data digits --out runs/small
+    """
+
+    model: str = field("architecture, or a folder with a config.json", default="small-cnn")
+    data: str = field("data set name, folder or file", default="digits")
+    out: Path = field("checkpoint folder to write")
+    image_size: int | None = field("side in pixels (default: the data's own)", default=None)
+    epochs: int = field("at most so many epochs", default=60)
+    patience: int = field("epochs without improvement before it stops", default=8)
+    batch_size: int = field("pictures a step", default=32)
+    learning_rate: float = field("peak learning rate", default=3e-3)
+    weight_decay: float = field("weight decay", default=1e-4)
+    precision: str = field("auto, fp32, bf16 or fp16", default="auto")
+    seed: int = field("seed of weights and order", default=0)
+    limit: int | None = field("use at most so many pictures a split", default=None)
+    resume: bool = field("go on from the last epoch of an interrupted run", default=False)
+    overwrite: bool = field("replace the checkpoint folder", default=False)
+
+    def __post_init__(self) -> None:
+        check_training_settings(self)
+
+    def run(self) -> None:
+        """Fit, and write the checkpoint."""
+        from train import data
+        from train.loop import Schedule, train_checkpoint
+        from train.models import build
+        from train.objectives import cross_entropy
+
+        splits = data.load(self.data, limit=self.limit)
+        height, width = splits.train.images[0].shape[:2]
+        size = (self.image_size, self.image_size) if self.image_size else (height, width)
+        train_checkpoint(
+            build(self.model, labels=splits.label_names, image_size=size, seed=self.seed),
+            splits,
+            cross_entropy,
+            Schedule(
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                learning_rate=self.learning_rate,
+                weight_decay=self.weight_decay,
+                scheduler="cosine",
+                patience=self.patience,
+                precision=self.precision,  # type: ignore[arg-type]  # checked on creation
+                seed=self.seed,
+            ),
+            out=self.out,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            record=settings_record("fit", self),
+        )
+
+
+def check_training_settings(settings: Any) -> None:
+    """Raise `SettingError` for a training setting that has no sense."""
+    for name in ("epochs", "batch_size", "patience", "accumulation", "limit", "image_size"):
+        value = getattr(settings, name, None)
+        if value is not None and value < 1:
+            raise SettingError(f"expected --{name.replace('_', '-')} of at least 1, got {value}")
+    if not settings.learning_rate > 0:
+        raise SettingError(f"expected --learning-rate above 0, got {settings.learning_rate}")
+    if settings.precision not in {"auto", "fp32", "bf16", "fp16"}:
+        raise SettingError(
+            f"expected --precision auto, fp32, bf16 or fp16, got {settings.precision!r}"
+        )
+
+
+def settings_record(command: str, settings: Any) -> dict[str, Any]:
+    """Return what `training.json` says of the settings."""
+    values = dataclasses.asdict(settings)
+    return {
+        "command": command,
+        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in values.items()},
+    }

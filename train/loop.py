@@ -1,0 +1,194 @@
+"""The one training loop: the Hugging Face Trainer, set up for resumable, repeatable runs."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+
+from train.data import ImageData, Splits
+from train.errors import OutputError, TrainingError
+from train.models import Checkpoint, save
+
+Loss = Callable[[Tensor, Tensor, "int | Tensor"], Tensor]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        epochs: Passes over the training split.
+        batch_size: Pictures a step.
+        accumulation: Steps whose gradients are summed before an update.
+        learning_rate: Peak rate.
+        weight_decay: Decoupled weight decay of AdamW.
+        scheduler: Shape of the rate over time, a transformers name.
+        patience: Stop after so many epochs without a lower validation loss, and take the best
+            weights; None trains all epochs and takes the last.
+        precision: `auto` is bf16 on CUDA, else fp32.
+        seed: Seed of the order of the pictures.
+    """
+
+    epochs: int
+    batch_size: int
+    accumulation: int = 1
+    learning_rate: float
+    weight_decay: float
+    scheduler: str
+    patience: int | None = None
+    precision: Precision = "auto"
+    seed: int = 0
+
+
+def train_checkpoint(
+    checkpoint: Checkpoint,
+    splits: Splits,
+    loss: Loss,
+    schedule: Schedule,
+    *,
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+    record: dict[str, Any],
+) -> None:
+    """Train and write the checkpoint folder `out`, with `training.json` beside the weights.
+
+    Args:
+        checkpoint: What to start from.
+        splits: Trains on `train`, watches `validation`.
+        loss: (logits, labels, items) -> the summed loss over `items`.
+        schedule: How long and how fast.
+        out: The folder to write; the work is kept beside it until it is done.
+        resume: Go on from the last epoch of an interrupted run.
+        overwrite: Replace an existing folder.
+        record: What else `training.json` says.
+
+    Raises:
+        OutputError: The folder is not empty.
+        TrainingError: The loss became NaN or infinite.
+    """
+    if out.exists() and any(out.iterdir()) and not overwrite:
+        raise OutputError(f"expected nothing at {out} yet: --overwrite replaces it")
+    work = out.parent / f".{out.name}.training"
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    start = time.perf_counter()
+    trainer = _trainer(checkpoint, splits, loss, schedule, work)
+    trainer.train(resume_from_checkpoint=_last_epoch(work) if resume else None)
+    checkpoint.model.to("cpu").eval()
+    extra = {
+        **record,
+        "epochs_run": round(trainer.state.epoch or 0),
+        "validation_accuracy": accuracy(checkpoint, splits.validation),
+        "wall_time_s": round(time.perf_counter() - start, 2),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    save(checkpoint, out, extra=extra)
+    shutil.rmtree(work, ignore_errors=True)
+    print(
+        f"{out}: validation accuracy {extra['validation_accuracy']:.4f} after "
+        f"{extra['epochs_run']} epochs, {extra['wall_time_s']} s",
+        flush=True,
+    )
+
+
+def accuracy(checkpoint: Checkpoint, data: ImageData) -> float:
+    """Return the share of right predictions."""
+    return float((checkpoint.predict(data.images).argmax(axis=-1) == data.labels).mean())
+
+
+def _last_epoch(work: Path) -> str | None:
+    folders = sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
+    return str(folders[-1]) if folders else None
+
+
+def _trainer(
+    checkpoint: Checkpoint, splits: Splits, loss: Loss, schedule: Schedule, work: Path
+) -> Trainer:
+    def compute_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        items = len(labels) if num_items_in_batch is None else num_items_in_batch
+        return loss(outputs.logits, labels, items)
+
+    callbacks: list[TrainerCallback] = [_StopOnNaN()]
+    if schedule.patience is not None:
+        callbacks.append(EarlyStoppingCallback(schedule.patience))
+    return Trainer(
+        model=checkpoint.model,
+        args=_arguments(schedule, work),
+        train_dataset=PixelData(checkpoint, splits.train),
+        eval_dataset=PixelData(checkpoint, splits.validation),
+        compute_loss_func=compute_loss,
+        callbacks=callbacks,
+    )
+
+
+def _arguments(schedule: Schedule, work: Path) -> TrainingArguments:
+    precision = schedule.precision
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() else "fp32"
+    best = schedule.patience is not None
+    return TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=schedule.epochs,
+        per_device_train_batch_size=schedule.batch_size,
+        per_device_eval_batch_size=max(256, schedule.batch_size),
+        gradient_accumulation_steps=schedule.accumulation,
+        learning_rate=schedule.learning_rate,
+        weight_decay=schedule.weight_decay,
+        lr_scheduler_type=schedule.scheduler,
+        eval_strategy="epoch" if best else "no",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=best,
+        metric_for_best_model="eval_loss" if best else None,
+        logging_strategy="epoch",
+        logging_nan_inf_filter=False,
+        log_level="error",
+        report_to=[],
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        seed=schedule.seed,
+        data_seed=schedule.seed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+class PixelData(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """A split as the model takes it; pictures pass the processor once, not once an epoch."""
+
+    def __init__(self, checkpoint: Checkpoint, data: ImageData) -> None:
+        self._pixels = checkpoint.pixel_values([data.images[i] for i in range(len(data))])
+        self._labels = torch.from_numpy(np.asarray(data.labels))
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"pixel_values": self._pixels[index], "labels": self._labels[index]}
+
+
+class _StopOnNaN(TrainerCallback):
+    """Stops before a broken model replaces the last good one."""
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        value = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss became {value} in epoch {state.epoch:.0f}: lower --learning-rate; "
+                f"{args.output_dir} keeps the last good epoch"
+            )

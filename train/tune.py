@@ -1,0 +1,78 @@
+"""The command `python -m train tune`: stage 2, the Gatekeeper loss or its control."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edge_runtime.cli import field
+from edge_runtime.errors import SettingError
+from train.fit import check_training_settings, settings_record
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSettings:
+    """Tune a fitted classifier so that it is sure where it is right and unsure where it is wrong.
+
+    `--objective cross_entropy` is the control: the same start, steps and rates without Gatekeeper.
+
+    Example: python -m train tune --checkpoint runs/small --data digits --out runs/tuned
+    """
+
+    checkpoint: Path = field("checkpoint folder to start from")
+    data: str = field("data set name, folder or file", default="digits")
+    out: Path = field("checkpoint folder to write")
+    objective: Literal["gatekeeper", "cross_entropy"] = field(
+        "gatekeeper, or cross_entropy for the control", default="gatekeeper"
+    )
+    alpha: float = field("weight of the right samples, in [0, 1]", default=0.5)
+    epochs: int = field("epochs, all of them run", default=15)
+    batch_size: int = field("pictures a step", default=32)
+    accumulation: int = field("steps summed before an update", default=1)
+    learning_rate: float = field("peak learning rate", default=1.5e-3)
+    precision: str = field("auto, fp32, bf16 or fp16", default="auto")
+    seed: int = field("seed of the order", default=0)
+    limit: int | None = field("use at most so many pictures a split", default=None)
+    resume: bool = field("go on from the last epoch of an interrupted run", default=False)
+    overwrite: bool = field("replace the checkpoint folder", default=False)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.alpha <= 1.0:
+            raise SettingError(f"expected --alpha in [0, 1], got {self.alpha}")
+        check_training_settings(self)
+
+    def run(self) -> None:
+        """Tune, and write the checkpoint."""
+        from train import data
+        from train.errors import DataError
+        from train.loop import Schedule, train_checkpoint
+        from train.models import open_checkpoint
+        from train.objectives import objective
+
+        checkpoint = open_checkpoint(self.checkpoint)
+        splits = data.load(self.data, limit=self.limit)
+        if splits.label_names != checkpoint.labels:
+            raise DataError(
+                f"expected the labels of {self.checkpoint} ({', '.join(checkpoint.labels[:5])} "
+                f"...), {self.data} has {', '.join(splits.label_names[:5])} ..."
+            )
+        train_checkpoint(
+            checkpoint,
+            splits,
+            objective(self.objective, self.alpha),
+            Schedule(
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                accumulation=self.accumulation,
+                learning_rate=self.learning_rate,
+                weight_decay=0.0,
+                scheduler="cosine",
+                precision=self.precision,  # type: ignore[arg-type]  # checked on creation
+                seed=self.seed,
+            ),
+            out=self.out,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            record=settings_record("tune", self),
+        )
