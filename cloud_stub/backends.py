@@ -1,0 +1,164 @@
+"""What computes the answers: a checkpoint through its library, or an exported bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime import contract
+from edge_runtime.errors import BundleError, DependencyError
+
+Images: TypeAlias = Sequence[npt.NDArray[np.uint8]]
+Predictions: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
+
+
+class Backend(Protocol):
+    """A model that answers batches of images.
+
+    Attributes:
+        labels: Class names in the order of `predict`'s indices.
+        platform: What runs the model, for the metadata call.
+        image_size: Fixed height and width, each None where free.
+    """
+
+    labels: tuple[str, ...]
+    platform: str
+    image_size: tuple[int | None, int | None]
+
+    def predict(self, images: Images) -> Predictions:
+        """Answer n images, each uint8 [h, w, 3] RGB.
+
+        Returns:
+            Class indices int64 [n] and confidences float32 [n].
+        """
+
+
+class CheckpointBackend:
+    """A checkpoint; its own processor resizes, so that pictures may have any size.
+
+    The confidence is the max softmax (paper eq. 6) of M_L.
+
+    Args:
+        path: The checkpoint's folder.
+        threads: Threads of the model; 0 leaves it to the library.
+
+    Raises:
+        GatekeeperError: The folder holds no checkpoint that can be opened.
+    """
+
+    platform = "gatekeeper_checkpoint"
+    image_size: tuple[int | None, int | None] = (None, None)
+
+    def __init__(self, path: Path, threads: int) -> None:
+        try:
+            import torch
+        except ImportError:
+            raise DependencyError("torch", "serving a checkpoint", "cloud") from None
+        from train.models import open_checkpoint
+
+        if threads:
+            torch.set_num_threads(threads)
+        self._checkpoint = open_checkpoint(path)
+        self.labels: tuple[str, ...] = tuple(self._checkpoint.labels)
+
+    def predict(self, images: Images) -> Predictions:
+        """Answer n images; see `Backend.predict`."""
+        from edge_runtime.metrics import max_softmax
+
+        logits = self._checkpoint.predict(images)
+        return np.argmax(logits, axis=1), np.asarray(max_softmax(logits), np.float32)
+
+
+class BundleBackend:
+    """An exported bundle: its classifier graph with fused preprocessing.
+
+    Args:
+        path: The bundle's folder.
+        threads: Threads of the model; 0 leaves it to the library.
+
+    Raises:
+        BundleError: The folder holds no bundle, or one whose graph takes no uint8 images.
+    """
+
+    platform = "gatekeeper_bundle"
+
+    def __init__(self, path: Path, threads: int) -> None:
+        graph, metadata = _read_bundle(path)
+        described = metadata.input
+        if described.dtype != "uint8" or len(described.shape) != 4:  # noqa: PLR2004 - n, h, w, 3
+            raise BundleError(
+                f"expected a graph that takes uint8 [batch, height, width, 3], {path} takes "
+                f"{described.dtype} {list(described.shape)}: export it with fused preprocessing"
+            )
+        height, width = (side if isinstance(side, int) else None for side in described.shape[1:3])
+        self.image_size = (height, width)
+        self.labels = metadata.labels
+        self._input = described.name
+        self._session = _open_session(graph, threads)
+
+    def predict(self, images: Images) -> Predictions:
+        """Answer n images; those of one size go through the graph together."""
+        prediction = np.empty(len(images), np.int64)
+        confidence = np.empty(len(images), np.float32)
+        for rows in _rows_by_size(images):
+            batch = np.stack([images[row] for row in rows])
+            found = self._session.run(
+                [contract.PREDICTION, contract.CONFIDENCE], {self._input: batch}
+            )
+            prediction[rows], confidence[rows] = found
+        return prediction, confidence
+
+
+def _rows_by_size(images: Images) -> list[list[int]]:
+    rows: dict[tuple[int, ...], list[int]] = {}
+    for row, image in enumerate(images):
+        rows.setdefault(image.shape, []).append(row)
+    return list(rows.values())
+
+
+def _read_bundle(path: Path) -> tuple[Path, contract.GateMetadata]:
+    description = path / contract.BUNDLE_FILE
+    try:
+        fields = json.loads(description.read_text(encoding="utf-8"))
+        name = str(fields["graphs"][contract.ROLE_CLASSIFIER])
+        metadata = json.dumps(fields["metadata"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"expected a bundle with a classifier in {path}, reading {contract.BUNDLE_FILE} gave "
+            f"{type(error).__name__}: {error}"
+        ) from None
+    graph = (path / name).resolve()
+    if not graph.is_relative_to(path.resolve()):
+        raise BundleError(f"expected the graph inside {path}, bundle.json names {name!r}")
+    return graph, contract.GateMetadata.from_json(metadata)
+
+
+def _open_session(graph: Path, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise DependencyError("onnxruntime", "serving a bundle", "cpu") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Warnings about the threshold, an initializer that may be fed, are expected.
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(
+            graph, options, providers=onnxruntime.get_available_providers()
+        )
+    except Exception as error:  # noqa: BLE001 - onnxruntime has a class for every failure
+        raise BundleError(f"{graph} cannot be opened: {error}") from None
+
+
+def open_backend(checkpoint: Path | None, bundle: Path | None, threads: int) -> Backend:
+    """Open whichever of the two folders was named."""
+    if checkpoint is not None:
+        return CheckpointBackend(checkpoint, threads)
+    if bundle is None:
+        raise ValueError("expected a checkpoint or a bundle, got neither")
+    return BundleBackend(bundle, threads)

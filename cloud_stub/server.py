@@ -1,0 +1,125 @@
+"""The serving process: listens, says so in one line, and ends calls in order on a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from typing import Any, Final
+
+import grpc
+
+from cloud_stub.backends import Backend, open_backend
+from cloud_stub.errors import ListenError
+from cloud_stub.front import Front
+from cloud_stub.settings import ServeSettings
+from cloud_stub.validation import quiet_pillow
+from edge_runtime.errors import DependencyError
+from edge_runtime.wire import messages as pb
+from edge_runtime.wire.address import is_loopback, join_address
+
+MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # Otherwise a second server on the port takes half of the calls in silence.
+    ("grpc.so_reuseport", 0),
+    # Clients that ping to keep their connection must not be cut off for it.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+def run(settings: ServeSettings) -> None:
+    """Serve until SIGTERM or SIGINT; calls in flight are finished first.
+
+    Raises:
+        ListenError: The address cannot be listened on.
+        GatekeeperError: The model cannot be opened.
+    """
+    _check_free(settings.host, settings.port)
+    if not is_loopback(settings.host):
+        print(
+            f"cloud_stub: warning: {settings.host} is reachable from other machines, in plaintext "
+            "and without authentication: serve only to a network you trust",
+            file=sys.stderr,
+        )
+    quiet_pillow()
+    backend = open_backend(settings.checkpoint, settings.bundle, settings.threads)
+    asyncio.run(_serve(settings, backend))
+
+
+def _check_free(host: str, port: int) -> None:
+    """Refuse an address that cannot be bound, before a model is loaded for it.
+
+    gRPC's own message names neither the port nor the reason.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As gRPC does: a port whose last connections are still closing is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+    except OSError as error:
+        raise ListenError(_cannot_listen(host, port, error.strerror or str(error))) from None
+
+
+def _cannot_listen(host: str, port: int, reason: str) -> str:
+    return (
+        f"cannot listen on {join_address(host, port)} ({reason}): is the port in use? "
+        "stop the other server, or choose another --port (0 takes a free one)"
+    )
+
+
+async def _serve(settings: ServeSettings, backend: Backend) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    front = Front(backend, settings.model)
+    server = grpc.aio.server(options=_OPTIONS)
+    server.add_generic_rpc_handlers((front.handler(),))
+    health = await _add_health(server, settings.model)
+    port = _listen(server, settings)
+    await server.start()
+    print(
+        f"cloud_stub: serving {settings.model} ({len(backend.labels)} labels) "
+        f"on {join_address(settings.host, port)}",
+        flush=True,
+    )
+    await stopping.wait()
+    front.is_ready = False
+    await health.enter_graceful_shutdown()
+    await server.stop(settings.grace)
+    front.close()
+    print(
+        f"cloud_stub: stopped after {front.answered} answered calls, "
+        f"{front.ignored_parameters} unknown parameters ignored",
+        file=sys.stderr,
+    )
+
+
+def _listen(server: grpc.aio.Server, settings: ServeSettings) -> int:
+    try:
+        port = server.add_insecure_port(join_address(settings.host, settings.port))
+    except RuntimeError as error:
+        raise ListenError(_cannot_listen(settings.host, settings.port, str(error))) from None
+    if port == 0:  # how older releases of gRPC say it
+        raise ListenError(_cannot_listen(settings.host, settings.port, "refused"))
+    return port
+
+
+async def _add_health(server: grpc.aio.Server, model: str) -> Any:
+    """Add the standard health service, by which load balancers and orchestrators ask."""
+    try:
+        from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+    except ImportError:
+        raise DependencyError("grpcio-health-checking", "serving", "cloud") from None
+    servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    for service in ("", pb.SERVICE, model):
+        await servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    return servicer

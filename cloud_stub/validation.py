@@ -1,0 +1,140 @@
+"""What a request must be before the model sees it; all else is refused in words."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cloud_stub.errors import BadRequestError, OverloadError
+from edge_runtime import contract
+from edge_runtime.errors import DependencyError
+from edge_runtime.wire import messages as pb
+from edge_runtime.wire import tensors
+
+MAX_REQUEST_PIXELS = 64 * 1024 * 1024
+"""Limit of a request's decoded pictures together: 192 MiB of RGB."""
+PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""What Pillow may decode; some of its other readers start programs."""
+OUTPUTS = (contract.PREDICTION, contract.LABEL, contract.CONFIDENCE)
+KNOWN_PARAMETERS = frozenset({contract.PARAMETER_CONFIDENCE, contract.PARAMETER_THRESHOLD})
+_CHANNELS = 3
+
+
+def requested_outputs(request: pb.ModelInferRequest) -> tuple[str, ...]:
+    """Return the outputs to answer with; all when the request names none.
+
+    Raises:
+        BadRequestError: A name is unknown or came twice.
+    """
+    names = tuple(output.name for output in request.outputs)
+    unknown = [name for name in names if name not in OUTPUTS]
+    if unknown or len(set(names)) != len(names):
+        raise BadRequestError(
+            f"expected requested outputs among {', '.join(OUTPUTS)}, each once, "
+            f"got {', '.join(names)[:200]}"
+        )
+    return names or OUTPUTS
+
+
+def count_unknown_parameters(request: pb.ModelInferRequest) -> int:
+    """Return how many parameters have no meaning here; they are ignored."""
+    count = sum(name not in KNOWN_PARAMETERS for name in request.parameters)
+    count += sum(len(tensor.parameters) for tensor in request.inputs)
+    return count + sum(len(output.parameters) for output in request.outputs)
+
+
+def read_input(request: pb.ModelInferRequest) -> tensors.Array:
+    """Return the request's one tensor, `image`.
+
+    Returns:
+        uint8 [n, h, w, 3], or an object array [n] of encoded pictures.
+
+    Raises:
+        BadRequestError: Another tensor, type or shape came, or no row.
+        WireError: The contents are malformed.
+    """
+    names = [tensor.name for tensor in request.inputs]
+    if names != [contract.IMAGE]:
+        raise BadRequestError(
+            f"expected one input {contract.IMAGE!r}, got {', '.join(names)[:200] or 'none'}"
+        )
+    datatype, shape = request.inputs[0].datatype, list(request.inputs[0].shape)
+    # Before decoding: the message then speaks of the model's input, not of the protocol's.
+    is_array = datatype == "UINT8" and len(shape) == 4 and shape[3] == _CHANNELS  # noqa: PLR2004
+    is_pictures = datatype == tensors.BYTES and len(shape) == 1
+    if not (is_array or is_pictures) or min(shape) < 1:
+        raise BadRequestError(
+            f"expected {contract.IMAGE} as UINT8 [n, height, width, 3] or BYTES [n] with n >= 1, "
+            f"got {datatype[:40]} {shape[:8]}"
+        )
+    return tensors.decode_tensors(request.inputs, request.raw_input_contents)[contract.IMAGE]
+
+
+def check_size(
+    images: Sequence[npt.NDArray[np.uint8]], size: tuple[int | None, int | None]
+) -> None:
+    """Refuse images of a size that the model does not take.
+
+    Raises:
+        BadRequestError: A height or width differs from a fixed one.
+    """
+    for image in images:
+        if any(want not in {None, came} for want, came in zip(size, image.shape[:2], strict=True)):
+            wanted = [side or "any" for side in size]
+            raise BadRequestError(
+                f"expected images of height and width {wanted}, got {list(image.shape[:2])}"
+            )
+
+
+def decode_pictures(pictures: Iterable[bytes]) -> list[npt.NDArray[np.uint8]]:
+    """Decode pictures as they came from a file, each to uint8 [h, w, 3] RGB.
+
+    Raises:
+        BadRequestError: One cannot be decoded.
+        OverloadError: Together they exceed `MAX_REQUEST_PIXELS`.
+        DependencyError: Pillow is not installed.
+    """
+    budget = MAX_REQUEST_PIXELS
+    images = []
+    for row, picture in enumerate(pictures):
+        image = _decode_picture(picture, row, budget)
+        budget -= image.shape[0] * image.shape[1]
+        images.append(image)
+    return images
+
+
+def _decode_picture(picture: bytes, row: int, budget: int) -> npt.NDArray[np.uint8]:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise DependencyError("Pillow", "decoding pictures", "image") from None
+    try:
+        with Image.open(io.BytesIO(picture), formats=PICTURE_FORMATS) as opened:
+            # Only the header was read so far: a bomb is refused before it unfolds.
+            _check_pixels(opened.width, opened.height, row, budget)
+            return np.asarray(opened.convert("RGB"))
+    except OverloadError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise OverloadError(f"picture {row}: {error}") from None
+    except Exception as error:  # noqa: BLE001 - damaged files raise nearly anything in Pillow
+        raise BadRequestError(
+            f"expected picture {row} as {', '.join(PICTURE_FORMATS)}, it cannot be decoded: {error}"
+        ) from None
+
+
+def _check_pixels(width: int, height: int, row: int, budget: int) -> None:
+    if width * height > budget:
+        raise OverloadError(
+            f"picture {row} of {width} x {height} exceeds the {MAX_REQUEST_PIXELS} pixels of a "
+            "request"
+        )
+
+
+def quiet_pillow() -> None:
+    """Leave the pixel limit to this module; Pillow's own warns on stderr at another number."""
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")

@@ -1,0 +1,143 @@
+"""Reading an engine's outputs as the edge model's class names, strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime import contract
+from edge_runtime.errors import CloudProtocolError, SettingError
+from edge_runtime.wire.tensors import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerReader:
+    """How to read an engine's outputs.
+
+    Attributes:
+        output: The output of a foreign engine that holds the answer; None for our own contract.
+        reduce: `argmax` when that output holds scores [n, classes].
+        labels: Class names in the engine's order.
+        index: The edge's class index by name.
+    """
+
+    output: str | None
+    reduce: str | None
+    labels: tuple[str, ...]
+    index: dict[str, int]
+
+    def __post_init__(self) -> None:
+        if len(set(self.labels)) != len(self.labels) or set(self.labels) != set(self.index):
+            odd = sorted(set(self.labels) ^ set(self.index)) or ["(one came twice)"]
+            raise SettingError(
+                "expected cloud_labels to hold the edge model's labels, each once, in the engine's "
+                f"order; they differ in {', '.join(odd[:5])}"
+            )
+        if self.reduce not in {None, "argmax"}:
+            raise SettingError(f"expected cloud_reduce 'argmax' or None, got {self.reduce!r}")
+        if self.reduce and not self.output:
+            raise SettingError("cloud_reduce needs cloud_output: name the output to reduce")
+
+    @classmethod
+    def of(
+        cls,
+        labels: Sequence[str],
+        *,
+        output: str | None,
+        reduce: str | None,
+        foreign_labels: Sequence[str] | None,
+    ) -> Self:
+        """Make a reader for an edge model's labels, or raise a `SettingError`."""
+        index = {name: position for position, name in enumerate(labels)}
+        order = tuple(labels if foreign_labels is None else foreign_labels)
+        return cls(output=output, reduce=reduce, labels=order, index=index)
+
+    def read(
+        self, outputs: dict[str, Array], rows: int
+    ) -> tuple[list[str], npt.NDArray[np.float32]]:
+        """Return label names and confidences of n rows, or raise a `CloudProtocolError`."""
+        if self.output is None:
+            return self._read_contract(outputs, rows)
+        found = _require(outputs, self.output)
+        names = self._reduce(found, rows) if self.reduce else self._name(found, rows)
+        if contract.CONFIDENCE not in outputs:
+            return names, np.full(rows, np.nan, np.float32)
+        return names, _confidence(outputs, rows)
+
+    def _read_contract(
+        self, outputs: dict[str, Array], rows: int
+    ) -> tuple[list[str], npt.NDArray[np.float32]]:
+        unknown = outputs.keys() - {contract.PREDICTION, contract.LABEL, contract.CONFIDENCE}
+        if unknown:
+            raise CloudProtocolError(
+                f"unknown outputs {', '.join(sorted(unknown))[:200]}: a foreign engine needs "
+                "cloud_output= to name the one that answers"
+            )
+        _check(outputs, contract.PREDICTION, np.dtype(np.int64), (rows,))
+        label = _check(outputs, contract.LABEL, np.dtype(object), (rows,))
+        return self._text(label), _confidence(outputs, rows)
+
+    def _reduce(self, scores: Array, rows: int) -> list[str]:
+        expected = (rows, len(self.labels))
+        if scores.dtype.kind != "f" or scores.shape != expected:
+            raise CloudProtocolError(
+                f"expected scores as floats {list(expected)} in {self.output}, "
+                f"got {scores.dtype} {list(scores.shape)}: do cloud_labels fit this model?"
+            )
+        if np.isnan(scores).any():
+            raise CloudProtocolError(f"{self.output} holds NaN: the engine's model failed")
+        return [self.labels[position] for position in np.argmax(scores, axis=1)]
+
+    def _name(self, found: Array, rows: int) -> list[str]:
+        # Some engines keep an axis of one for the single answer.
+        flat = found.reshape(-1)
+        if found.shape not in {(rows,), (rows, 1)} or found.dtype.kind not in "iuO":
+            raise CloudProtocolError(
+                f"expected class indices or names [{rows}] in {self.output}, got {found.dtype} "
+                f"{list(found.shape)}: scores need cloud_reduce='argmax'"
+            )
+        if found.dtype.kind == "O":
+            return self._text(flat)
+        if rows and not (flat.min() >= 0 and flat.max() < len(self.labels)):
+            raise CloudProtocolError(
+                f"expected class indices under {len(self.labels)} in {self.output}, "
+                f"got {flat.min()} to {flat.max()}"
+            )
+        return [self.labels[position] for position in flat]
+
+    def _text(self, values: Array) -> list[str]:
+        names = [value.decode("utf-8", "backslashreplace") for value in values]
+        for name in names:
+            if name not in self.index:
+                raise CloudProtocolError(
+                    f"label {name[:80]!r} is none of the edge model's {len(self.index)}: "
+                    "both models must know the same classes"
+                )
+        return names
+
+
+def _require(outputs: dict[str, Array], name: str) -> Array:
+    if name not in outputs:
+        came = ", ".join(outputs) or "none"
+        raise CloudProtocolError(f"expected an output {name!r}, got {came[:200]}")
+    return outputs[name]
+
+
+def _check(
+    outputs: dict[str, Array], name: str, dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> Array:
+    array = _require(outputs, name)
+    if array.dtype != dtype or array.shape != shape:
+        raise CloudProtocolError(
+            f"expected output {name} as {dtype} {list(shape)}, got {array.dtype} "
+            f"{list(array.shape)}"
+        )
+    return array
+
+
+def _confidence(outputs: dict[str, Array], rows: int) -> npt.NDArray[np.float32]:
+    return _check(outputs, contract.CONFIDENCE, np.dtype(np.float32), (rows,))

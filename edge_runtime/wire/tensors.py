@@ -1,0 +1,305 @@
+"""Tensors of the Open Inference Protocol: numpy arrays to bytes and back, strictly.
+
+Raw contents are row-major, little-endian and unpadded; an element of a BYTES tensor is preceded by
+its length as four little-endian bytes. What arrives is never trusted: every length is checked
+before anything is allocated, and whatever is wrong with it is a `WireError`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import DecodeError, Message
+
+from edge_runtime.errors import GatekeeperError
+from edge_runtime.wire import messages as pb
+
+BYTES: Final = "BYTES"
+BF16: Final = "BF16"
+MAX_RANK: Final = 32
+_MAX_EXTENT: Final = 2**62
+
+Array: TypeAlias = npt.NDArray[Any]
+Tensor: TypeAlias = (
+    "pb.ModelInferRequest.InferInputTensor | pb.ModelInferResponse.InferOutputTensor"
+)
+_M = TypeVar("_M", bound=Message)
+
+DTYPES: Final[dict[str, np.dtype[Any]]] = {
+    "BOOL": np.dtype("?"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+"""numpy type of each datatype that numpy has; BF16 and BYTES are handled apart."""
+_DATATYPES: Final = {(dtype.kind, dtype.itemsize): name for name, dtype in DTYPES.items()}
+
+_CONTENTS_FIELD: Final = {
+    "BOOL": "bool_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    BYTES: "bytes_contents",
+}
+
+
+class WireError(GatekeeperError, ValueError):
+    """A message or tensor does not follow the protocol."""
+
+
+def datatype_of(array: Array) -> str:
+    """Return the protocol's name of a numpy array's type.
+
+    Raises:
+        WireError: The protocol has no such type.
+    """
+    try:
+        return _DATATYPES[array.dtype.kind, array.dtype.itemsize]
+    except KeyError:
+        raise WireError(
+            f"expected an array of {', '.join(sorted(DTYPES))}, got numpy {array.dtype}"
+        ) from None
+
+
+def encode_array(array: Array) -> memoryview:
+    """Return the raw contents of a numeric array.
+
+    Nothing is copied where the array is already C-contiguous and little-endian.
+
+    Args:
+        array: Any shape; type as in `DTYPES`.
+
+    Returns:
+        A flat view of bytes, to be written into a message with `append_raw`.
+
+    Raises:
+        WireError: The protocol has no such type.
+    """
+    wire = np.ascontiguousarray(array, dtype=DTYPES[datatype_of(array)])
+    # Through uint8: a memoryview of an array without elements cannot be cast.
+    return wire.reshape(-1).view(np.uint8).data
+
+
+def decode_array(raw: bytes, datatype: str, shape: Sequence[int]) -> Array:
+    """Return the array behind raw contents, as a read-only view where numpy has the type.
+
+    Args:
+        raw: The contents.
+        datatype: Any but BYTES; BF16 becomes float32.
+        shape: Size of each axis.
+
+    Raises:
+        WireError: Unknown datatype, impossible shape, or a length that does not fit them.
+    """
+    dtype = np.dtype("<u2") if datatype == BF16 else DTYPES.get(datatype)
+    if dtype is None:
+        raise WireError(
+            f"expected a datatype of {', '.join(DTYPES)} or BF16, got {datatype[:40]!r}"
+        )
+    count = element_count(shape)
+    if len(raw) != count * dtype.itemsize:
+        raise WireError(
+            f"expected {count * dtype.itemsize} bytes for {datatype} {list(shape)}, got {len(raw)}"
+        )
+    array = np.frombuffer(raw, dtype).reshape(tuple(shape))
+    return _widen(array) if datatype == BF16 else array
+
+
+def _widen(halves: Array) -> Array:
+    """Make float32 of bfloat16 bit patterns: they are its upper half."""
+    return (halves.astype(np.uint32) << 16).view(np.float32)
+
+
+def encode_bytes(values: Iterable[bytes | str]) -> bytes:
+    """Return the raw contents of a BYTES tensor; text is written as UTF-8."""
+    parts: list[bytes] = []
+    for value in values:
+        data = value.encode() if isinstance(value, str) else value
+        parts += (struct.pack("<I", len(data)), data)
+    return b"".join(parts)
+
+
+def decode_bytes(raw: bytes, count: int) -> list[bytes]:
+    """Return the elements of a BYTES tensor.
+
+    Args:
+        raw: The contents.
+        count: How many elements the tensor's shape promises.
+
+    Raises:
+        WireError: A length points past the end, or fewer or more elements came.
+    """
+    if count * 4 > len(raw):
+        raise WireError(f"expected {count} BYTES elements, got only {len(raw)} bytes")
+    values: list[bytes] = []
+    position = 0
+    for index in range(count):
+        start = position + 4
+        if start > len(raw):
+            raise WireError(f"expected {count} BYTES elements, got {index}")
+        position = start + int.from_bytes(raw[start - 4 : start], "little")
+        if position > len(raw):
+            raise WireError(
+                f"BYTES element {index} claims {position - start} bytes, "
+                f"{len(raw) - start} are left"
+            )
+        values.append(raw[start:position])
+    if position != len(raw):
+        raise WireError(f"{len(raw) - position} bytes follow the last of {count} BYTES elements")
+    return values
+
+
+def element_count(shape: Sequence[int]) -> int:
+    """Return the number of elements of a shape.
+
+    Raises:
+        WireError: An axis is negative, there are too many, or the extent does not fit 63 bits.
+    """
+    if len(shape) > MAX_RANK:
+        raise WireError(f"expected at most {MAX_RANK} axes, got {len(shape)}")
+    if any(size < 0 for size in shape):
+        raise WireError(f"expected sizes of 0 or more, got shape {list(shape)}")
+    # An axis of 0 must not hide the others: numpy refuses such shapes with its own error.
+    if math.prod(max(size, 1) for size in shape) * 8 > _MAX_EXTENT:
+        raise WireError(f"shape {list(shape)} is too large")
+    return math.prod(shape)
+
+
+def decode_tensors(tensors: Sequence[Tensor], raw_contents: Sequence[bytes]) -> dict[str, Array]:
+    """Return the arrays of a request's inputs or a response's outputs by name.
+
+    Peers answer raw only when they were asked raw, and some never do: both forms are read.
+
+    Args:
+        tensors: Names, datatypes, shapes and, in typed form, contents.
+        raw_contents: One entry a tensor, or none at all when the contents are typed.
+
+    Returns:
+        A BYTES tensor becomes an object array of `bytes`.
+
+    Raises:
+        WireError: Both or neither form came, a name came twice, or a tensor is malformed.
+    """
+    if raw_contents and len(raw_contents) != len(tensors):
+        raise WireError(
+            f"expected raw contents for each of {len(tensors)} tensors, got {len(raw_contents)}"
+        )
+    arrays: dict[str, Array] = {}
+    for index, tensor in enumerate(tensors):
+        if tensor.name in arrays:
+            raise WireError(f"tensor {tensor.name[:80]!r} came twice")
+        raw = raw_contents[index] if raw_contents else None
+        try:
+            arrays[tensor.name] = _decode(tensor, raw)
+        except WireError as error:
+            raise WireError(f"tensor {tensor.name[:80]!r}: {error}") from None
+    return arrays
+
+
+def _decode(tensor: Tensor, raw: bytes | None) -> Array:
+    if raw is None:
+        return _decode_typed(tensor)
+    if tensor.HasField("contents"):
+        raise WireError("expected raw or typed contents, got both: send one")
+    if tensor.datatype != BYTES:
+        return decode_array(raw, tensor.datatype, tensor.shape)
+    return _object_array(decode_bytes(raw, element_count(tensor.shape)), tensor.shape)
+
+
+def _decode_typed(tensor: Tensor) -> Array:
+    count = element_count(tensor.shape)
+    field = _CONTENTS_FIELD.get(tensor.datatype)
+    if field is None:
+        raise WireError(
+            f"expected a datatype of {', '.join(_CONTENTS_FIELD)} in typed contents, "
+            f"got {tensor.datatype[:40]!r}"
+        )
+    filled = [descriptor.name for descriptor, _ in tensor.contents.ListFields()]
+    if filled not in ([], [field]):
+        raise WireError(f"expected {tensor.datatype} in {field}, got {', '.join(filled)}")
+    values = getattr(tensor.contents, field)
+    if len(values) != count:
+        raise WireError(f"expected {count} elements, got {len(values)}")
+    if tensor.datatype == BYTES:
+        return _object_array(list(values), tensor.shape)
+    return _narrow(values, DTYPES[tensor.datatype]).reshape(tuple(tensor.shape))
+
+
+def _narrow(values: Any, dtype: np.dtype[Any]) -> Array:
+    """Make an array of a wider field's values, none of which may wrap."""
+    if dtype.kind not in "iu" or dtype.itemsize == 8:  # noqa: PLR2004 - the field is as wide
+        return np.array(values, dtype=dtype)
+    wide = np.array(values, dtype=np.int64)
+    array = wide.astype(dtype)
+    if not np.array_equal(array, wide):
+        raise WireError(f"expected values of {dtype.name}, got {wide.min()} to {wide.max()}")
+    return array
+
+
+def _object_array(values: list[bytes], shape: Sequence[int]) -> Array:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array.reshape(tuple(shape))
+
+
+def append_raw(header: Message, contents: Iterable[bytes | memoryview]) -> bytes:
+    """Serialise a request or response with raw contents, copying each of them once.
+
+    Setting the field and serialising would copy them three times. Fields of a message may follow
+    each other in any number of pieces, so the contents are written behind the serialised rest.
+
+    Args:
+        header: A `ModelInferRequest` or `ModelInferResponse` without raw contents.
+        contents: One flat buffer a tensor, in the tensors' order.
+    """
+    fields = header.DESCRIPTOR.fields_by_name
+    field = fields.get("raw_input_contents") or fields["raw_output_contents"]
+    # Key of a length-delimited field (wire type 2); field numbers under 16 take one byte.
+    key = bytes([field.number << 3 | 2])
+    parts: list[bytes | memoryview] = [header.SerializeToString()]
+    for content in contents:
+        parts += (key + _varint(len(content)), content)
+    return b"".join(parts)
+
+
+def _varint(value: int) -> bytes:
+    groups = bytearray()
+    while value > 0x7F:  # noqa: PLR2004 - seven bits a group
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
+
+
+def parse(kind: type[_M], data: bytes) -> _M:
+    """Parse a message.
+
+    Raises:
+        WireError: The bytes are not such a message.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise WireError(
+            f"expected a {kind.DESCRIPTOR.full_name}, got {len(data)} bytes that are none"
+        ) from None

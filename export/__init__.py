@@ -1,0 +1,1 @@
+"""Fuses preprocessing, model and gate into one ONNX graph, and chooses its threshold."""

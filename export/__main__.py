@@ -1,0 +1,14 @@
+"""`python -m export`."""
+
+import sys
+
+from edge_runtime.cli import main
+from export.commands.build import BuildSettings
+from export.commands.inspect import InspectSettings
+from export.commands.retune import RetuneSettings
+from export.commands.verify import VerifySettings
+
+COMMANDS = {"retune": RetuneSettings, "inspect": InspectSettings, "verify": VerifySettings}
+
+if __name__ == "__main__":
+    sys.exit(main("python -m export", COMMANDS, default=BuildSettings))

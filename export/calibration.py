@@ -1,0 +1,82 @@
+"""Chooses the threshold for a deferral ratio, on the confidences of the graph that ships."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.errors import CalibrationError
+
+LEVEL = 0.95
+_DRAWS = 20_000
+_TAIL = (1.0 - LEVEL) / 2
+
+
+def threshold_for_deferral_ratio(confidence: npt.NDArray[np.float32], ratio: float) -> np.float32:
+    """Return the largest float32 whose strictly-below share does not exceed `ratio`.
+
+    A NaN counts as below every threshold, because the gate defers it.
+
+    Args:
+        confidence: float32 [n], n >= 1.
+        ratio: Wished deferral ratio in [0, 1].
+
+    Raises:
+        CalibrationError: No data, or more NaNs than the ratio allows.
+    """
+    n = confidence.size
+    if n == 0:
+        raise CalibrationError("expected at least one confidence to calibrate on, got none")
+    # The count, not the share: 0.3 * 10 is 2.9999... in binary.
+    allowed = math.floor(ratio * n + 1e-9)
+    numbers = np.sort(confidence[~np.isnan(confidence)])
+    allowed -= n - numbers.size
+    if allowed < 0:
+        raise CalibrationError(
+            f"expected at most {ratio:.1%} deferred, but {n - numbers.size} of {n} confidences are "
+            "NaN and defer always: mend the model or the data"
+        )
+    if allowed >= numbers.size:
+        return np.float32(np.inf)
+    # With this value `allowed` or fewer lie strictly below; the next float32 would pass it.
+    return np.float32(numbers[allowed])
+
+
+def calibration_record(
+    confidence: npt.NDArray[np.float32], *, ratio: float, data: str, split: str
+) -> tuple[float, dict[str, Any]]:
+    """Return (threshold, what the metadata says of how it was chosen).
+
+    The interval is for the deferral ratio on as many fresh inputs of the same kind: the share
+    below the k-th of n calibration values is Beta(k + 1, n - k) distributed, and the fresh count
+    Binomial around it.
+    """
+    threshold = threshold_for_deferral_ratio(confidence, ratio)
+    kept = confidence >= threshold
+    n = int(confidence.size)
+    deferred = int(n - kept.sum())
+    low, high = _prediction_interval(deferred, n)
+    return float(threshold), {
+        "goal": "target_deferral",
+        "target": ratio,
+        "achieved": deferred / n,
+        "n": n,
+        "interval": [low, high],
+        "interval_level": LEVEL,
+        "interval_kind": "deferral ratio of as many fresh inputs, beta-binomial",
+        "data": data,
+        "split": split,
+        "confidence_sha256": hashlib.sha256(confidence.tobytes()).hexdigest(),
+    }
+
+
+def _prediction_interval(deferred: int, n: int) -> tuple[float, float]:
+    draws = np.random.default_rng(0)
+    share = draws.beta(deferred + 1, n - deferred + 1, _DRAWS)
+    fresh = draws.binomial(n, share) / n
+    low, high = np.quantile(fresh, [_TAIL, 1.0 - _TAIL])
+    return float(low), float(high)

@@ -1,0 +1,68 @@
+"""The command `python -m export`: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from edge_runtime import contract
+from edge_runtime.cli import field
+from edge_runtime.errors import SettingError
+
+
+def check_goal(threshold: float | None, calibrate: str | None, ratio: float | None) -> None:
+    """Raise `SettingError` unless the threshold is given, or can be calibrated, not both."""
+    if (threshold is None) == (calibrate is None):
+        raise SettingError(
+            "expected either --threshold T, or --calibrate DATA with --target-deferral R"
+        )
+    if (calibrate is None) != (ratio is None):
+        raise SettingError("expected --calibrate and --target-deferral together")
+    if ratio is not None and not 0.0 <= ratio <= 1.0:
+        raise SettingError(f"expected --target-deferral in [0, 1], got {ratio}")
+    if threshold is not None and math.isnan(threshold):
+        raise SettingError("expected a number as --threshold, got NaN")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSettings:
+    """Export a checkpoint as a bundle: preprocessing, model and gate in one ONNX graph.
+
+    Example: python -m export --checkpoint runs/tuned --out bundle --calibrate digits \
+--target-deferral 0.3
+    """
+
+    checkpoint: Path = field("checkpoint folder")
+    out: Path = field("bundle folder to write")
+    threshold: float | None = field("the threshold, where it is known", default=None)
+    calibrate: str | None = field("data set to choose the threshold on", default=None)
+    target_deferral: float | None = field("deferral ratio to calibrate for", default=None)
+    split: Literal["train", "validation", "test"] = field(
+        "split of the calibration data", default="validation"
+    )
+    confidence: Literal["max_softmax", "neg_entropy"] = field(
+        "how confidence is made", default="max_softmax"
+    )
+    emit: Literal["none", "logits", "probabilities"] = field("one more output", default="none")
+    preprocessing: Literal["fused", "none"] = field(
+        "fused takes uint8 pictures, none takes pixel_values", default="fused"
+    )
+    seed: int = field("seed of the pictures that verify without calibration data", default=0)
+    overwrite: bool = field("replace the bundle", default=False)
+
+    def __post_init__(self) -> None:
+        check_goal(self.threshold, self.calibrate, self.target_deferral)
+
+    def run(self) -> None:
+        """Export, calibrate, verify, and only then write."""
+        from export.pipeline import build_bundle
+
+        build_bundle(self)
+
+
+def input_of_pixels(height: int, width: int) -> contract.InputDescription:
+    """Return the description of an input that is not fused."""
+    shape: tuple[Any, ...] = ("batch", 3, height, width)
+    return contract.InputDescription(name="pixel_values", dtype="float32", shape=shape)

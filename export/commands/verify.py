@@ -1,0 +1,63 @@
+"""The command `python -m export verify`: a bundle against data and against its checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from edge_runtime.cli import field
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifySettings:
+    """Run a bundle on data: accuracy, deferral ratio, and differences to a checkpoint.
+
+    Example: python -m export verify --bundle bundle --data digits --against runs/tuned
+    """
+
+    bundle: Path = field("bundle folder")
+    data: str = field("data set name, folder or file")
+    split: Literal["train", "validation", "test"] = field("split to use", default="test")
+    against: Path | None = field("checkpoint to compare with", default=None)
+
+    def run(self) -> None:
+        """Print the figures; fail when more than 0.5 % of the decisions differ."""
+        from edge_runtime.model import EdgeModel
+        from export.errors import VerificationError
+        from export.session import run_images
+        from export.verification import MAX_FLIPPED
+        from train import data
+
+        model = EdgeModel.open(self.bundle)
+        split = getattr(data.load(self.data), self.split)
+        prediction, confidence, defer = run_images(model.session, split.images)
+        print(f"inputs                     {len(split)}")
+        print(f"accuracy of the edge model {(prediction == split.labels).mean():.4f}")
+        print(f"deferral ratio             {defer.mean():.4f}")
+        if self.against is None:
+            return
+        differing = self._differences(model, split, prediction, confidence, defer)
+        if differing > MAX_FLIPPED:
+            raise VerificationError(
+                f"expected at most {MAX_FLIPPED:.1%} of the decisions to differ from "
+                f"{self.against}, got {differing:.2%}: export it again"
+            )
+
+    def _differences(
+        self, model: Any, split: Any, prediction: Any, confidence: Any, defer: Any
+    ) -> float:
+        import numpy as np
+
+        from export.verification import confidence_of
+        from train.models import open_checkpoint
+
+        assert self.against is not None  # noqa: S101 - the caller checked
+        logits = open_checkpoint(self.against).predict(split.images)
+        expected = confidence_of(logits, model.metadata.confidence_kind)
+        flips = defer != ~(expected >= np.float32(model.threshold))
+        shift = np.abs(confidence - expected)
+        print(f"top-1 disagreement         {(prediction != logits.argmax(-1)).mean():.4f}")
+        print(f"decision flips             {flips.mean():.4f}")
+        print(f"confidence shift           mean {shift.mean():.2e}, largest {shift.max():.2e}")
+        return float((flips | (prediction != logits.argmax(-1))).mean())

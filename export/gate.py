@@ -1,0 +1,151 @@
+"""Puts the gate behind a classifier's logits, by graph surgery.
+
+Surgery comes last, after export (and after quantization), so that it works on any exporter's graph
+and the gate itself stays in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edge_runtime import contract
+from export.errors import GraphError
+
+Emit = Literal["none", "logits", "probabilities"]
+
+_P = "gatekeeper/"  # keeps our names apart from the exporter's
+_FLOOR = -1e4  # exp of it is 0, and 0 * floor is 0 where 0 * (-inf) would be NaN
+
+
+def append_gate(
+    model: onnx.ModelProto, *, kind: str, threshold: float, emit: Emit = "none"
+) -> None:
+    """Replace the graph's logits by `prediction`, `confidence` and `defer`, in place.
+
+    Args:
+        model: A graph whose one output is logits float32 or float16 [batch, classes].
+        kind: `max_softmax` (paper, eq. 6) or `neg_entropy` (eq. 8).
+        threshold: The baked default of the input `threshold`.
+        emit: Keep the `logits`, or give the `probabilities`, as one more output.
+
+    Raises:
+        GraphError: The graph has not one output, or it is not float.
+    """
+    graph = model.graph
+    logits = _logits(graph)
+    nodes = [helper.make_node("Cast", [logits], [_P + "logits"], to=TensorProto.FLOAT)]
+    if graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT:
+        nodes, source = [], logits
+    else:
+        source = _P + "logits"
+    nodes.append(
+        helper.make_node("ArgMax", [source], [contract.PREDICTION], axis=1, keepdims=0)
+    )
+    nodes += _max_softmax(source) if kind == contract.MAX_SOFTMAX else _neg_entropy(source)
+    nodes += _decision()
+    nodes += _emitted(source, emit, kind)
+    graph.node.extend(nodes)
+    _add_constants(graph, kind, threshold)
+    _set_outputs(graph, emit)
+    model.ir_version = max(model.ir_version, 4)  # from 4 on an initializer may also be fed
+    onnx.checker.check_model(model)
+
+
+def _logits(graph: onnx.GraphProto) -> str:
+    if len(graph.output) != 1:
+        names = ", ".join(output.name for output in graph.output)
+        raise GraphError(f"expected one output, the logits, got {names}")
+    kind = graph.output[0].type.tensor_type.elem_type
+    if kind not in {TensorProto.FLOAT, TensorProto.FLOAT16}:
+        raise GraphError(
+            f"expected float32 or float16 logits, got {TensorProto.DataType.Name(kind)}"
+        )
+    return str(graph.output[0].name)
+
+
+def _max_softmax(logits: str) -> list[onnx.NodeProto]:
+    """Softmax is one fused kernel, and a NaN anywhere in a row makes the whole row NaN."""
+    return [
+        helper.make_node("Softmax", [logits], [_P + "p"], axis=-1),
+        helper.make_node("ReduceMax", [_P + "p", _P + "axis"], [contract.CONFIDENCE], keepdims=0),
+    ]
+
+
+def _neg_entropy(logits: str) -> list[onnx.NodeProto]:
+    """Log-sum-exp form: sum(e * c) / S - log S with c = z - max z, e = exp c, S = sum e."""
+    return [
+        helper.make_node("ReduceMax", [logits, _P + "axis"], [_P + "max"], keepdims=1),
+        helper.make_node("Sub", [logits, _P + "max"], [_P + "shifted"]),
+        # S is summed before the clamp, which may swallow a NaN.
+        helper.make_node("Exp", [_P + "shifted"], [_P + "e"]),
+        helper.make_node("ReduceSum", [_P + "e", _P + "axis"], [_P + "S"], keepdims=0),
+        helper.make_node("Max", [_P + "shifted", _P + "floor"], [_P + "c"]),
+        helper.make_node("Mul", [_P + "e", _P + "c"], [_P + "ec"]),
+        helper.make_node("ReduceSum", [_P + "ec", _P + "axis"], [_P + "sum_ec"], keepdims=0),
+        helper.make_node("Div", [_P + "sum_ec", _P + "S"], [_P + "mean_c"]),
+        helper.make_node("Log", [_P + "S"], [_P + "log_S"]),
+        helper.make_node("Sub", [_P + "mean_c", _P + "log_S"], [contract.CONFIDENCE]),
+    ]
+
+
+def _decision() -> list[onnx.NodeProto]:
+    """`not (confidence >= threshold)`: NaN compares false, so it defers."""
+    sure = _P + "sure"
+    return [
+        helper.make_node("GreaterOrEqual", [contract.CONFIDENCE, contract.THRESHOLD], [sure]),
+        helper.make_node("Not", [sure], [contract.DEFER]),
+    ]
+
+
+def _emitted(logits: str, emit: Emit, kind: str) -> list[onnx.NodeProto]:
+    if emit == "logits":
+        return [helper.make_node("Identity", [logits], [contract.LOGITS])]
+    if emit == "probabilities" and kind == contract.MAX_SOFTMAX:
+        return [helper.make_node("Identity", [_P + "p"], [contract.PROBABILITIES])]
+    if emit == "probabilities":
+        return [helper.make_node("Softmax", [logits], [contract.PROBABILITIES], axis=-1)]
+    return []
+
+
+def _add_constants(graph: onnx.GraphProto, kind: str, threshold: float) -> None:
+    axis = numpy_helper.from_array(np.array([-1], np.int64), _P + "axis")
+    graph.initializer.append(axis)
+    if kind == contract.NEG_ENTROPY:
+        floor = numpy_helper.from_array(np.array(_FLOOR, np.float32), _P + "floor")
+        graph.initializer.append(floor)
+    graph.initializer.append(_threshold_tensor(threshold))
+    graph.input.append(helper.make_tensor_value_info(contract.THRESHOLD, TensorProto.FLOAT, []))
+
+
+def _threshold_tensor(threshold: float) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array(threshold, np.float32), contract.THRESHOLD)
+
+
+def _set_outputs(graph: onnx.GraphProto, emit: Emit) -> None:
+    shape = graph.output[0].type.tensor_type.shape
+    batch = shape.dim[0].dim_param or "batch"
+    classes = shape.dim[1].dim_value or "classes"
+    del graph.output[:]
+    kinds = (TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL)
+    for name, kind in zip(contract.GATE_OUTPUTS, kinds, strict=True):
+        graph.output.append(helper.make_tensor_value_info(name, kind, [batch]))
+    if emit != "none":
+        info = helper.make_tensor_value_info(emit, TensorProto.FLOAT, [batch, classes])
+        graph.output.append(info)
+
+
+def set_threshold(model: onnx.ModelProto, threshold: float) -> None:
+    """Rewrite the baked threshold, in place.
+
+    Raises:
+        GraphError: The graph has no gate.
+    """
+    for tensor in model.graph.initializer:
+        if tensor.name == contract.THRESHOLD:
+            tensor.CopyFrom(_threshold_tensor(threshold))
+            return
+    raise GraphError(f"expected a gated graph with the initializer {contract.THRESHOLD!r}")

@@ -1,0 +1,169 @@
+"""The steps of an export: trace, gate, fuse, calibrate, verify, write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from edge_runtime import contract
+from edge_runtime.bundle import file_sha256
+from export import bundle, calibration, verification
+from export.commands.build import BuildSettings, input_of_pixels
+from export.gate import append_gate, set_threshold
+from export.preprocessing import fuse_preprocessing
+from export.session import open_graph, run_images
+from export.torch_exporter import export_logits
+from train import data
+from train.models import Checkpoint, open_checkpoint
+
+_VERIFIED = 256  # inputs that verify an export; all calibration data choose the threshold
+_SIZES = ((1.0, 1.0), (1.5, 1.25), (0.75, 1.0), (2.0, 3.0))  # of made-up pictures, by side
+
+
+@dataclass
+class _Export:
+    """The graphs on their way: without and with preprocessing."""
+
+    plain: onnx.ModelProto
+    shipped: onnx.ModelProto
+    input: contract.InputDescription
+
+
+def build_bundle(settings: BuildSettings) -> None:
+    """Export a checkpoint; see `BuildSettings`.
+
+    Raises:
+        ExportError: The graph, its preprocessing, the data or the verification failed; nothing was
+            written.
+    """
+    bundle.require_free(settings.out, overwrite=settings.overwrite)
+    checkpoint = open_checkpoint(settings.checkpoint)
+    images = _images(settings, checkpoint)
+    export = _trace(settings, checkpoint)
+    threshold, record = _choose_threshold(settings, export, checkpoint, images)
+    for graph in (export.plain, export.shipped):
+        set_threshold(graph, threshold)
+    verified = _verify(settings, export, checkpoint, images[:_VERIFIED], threshold)
+    metadata = _metadata(settings, checkpoint, export.input, threshold, record)
+    bundle.write_bundle(settings.out, export.shipped, metadata, verified)
+    achieved = f", defers {record['achieved']:.1%} of {record['n']}" if record else ""
+    print(f"{settings.out}: threshold {threshold:.6g}{achieved}", flush=True)
+
+
+def image_size(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Return the (height, width) that the model works at."""
+    settings = checkpoint.processor.to_dict()
+    for name in ("crop_size", "size"):
+        size = settings.get(name) or {}
+        if name == "crop_size" and not settings.get("do_center_crop"):
+            continue
+        if "height" in size:
+            return int(size["height"]), int(size["width"])
+        if "shortest_edge" in size:
+            return int(size["shortest_edge"]), int(size["shortest_edge"])
+    side = checkpoint.model.config.image_size
+    return (int(side), int(side)) if isinstance(side, int) else (int(side[0]), int(side[1]))
+
+
+def _images(settings: BuildSettings, checkpoint: Checkpoint) -> list[Any]:
+    """Return the calibration pictures, or made-up ones of several sizes to verify with."""
+    if settings.calibrate is not None:
+        split = getattr(data.load(settings.calibrate), settings.split)
+        return [split.images[i] for i in range(len(split))]
+    height, width = image_size(checkpoint)
+    draws = np.random.default_rng(settings.seed)
+    shapes = [(round(height * a), round(width * b), 3) for a, b in _SIZES]
+    if not checkpoint.processor.to_dict().get("do_resize"):
+        shapes = [(height, width, 3)]
+    # Smooth pictures: a processor's filters are made for these, and noise would flip decisions.
+    return [_smooth(draws, shapes[i % len(shapes)]) for i in range(64)]
+
+
+def _smooth(draws: np.random.Generator, shape: tuple[int, int, int]) -> Any:
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    waves = draws.uniform(0, 6, (4, 3))
+    surface = np.sin(
+        rows[..., None] * waves[0] / shape[0] + columns[..., None] * waves[1] / shape[1] + waves[2]
+    )
+    return np.round(127.5 * (surface + 1)).astype(np.uint8)
+
+
+def _trace(settings: BuildSettings, checkpoint: Checkpoint) -> _Export:
+    size = image_size(checkpoint)
+    plain = export_logits(checkpoint, size)
+    append_gate(plain, kind=settings.confidence, threshold=0.0, emit=settings.emit)
+    if settings.preprocessing == "none":
+        return _Export(plain, plain, input_of_pixels(*size))
+    shipped = onnx.ModelProto()
+    shipped.CopyFrom(plain)
+    described = fuse_preprocessing(shipped, checkpoint.processor, size)
+    onnx.checker.check_model(shipped)
+    return _Export(plain, shipped, described)
+
+
+def _choose_threshold(
+    settings: BuildSettings, export: _Export, checkpoint: Checkpoint, images: list[Any]
+) -> tuple[float, dict[str, Any] | None]:
+    if settings.threshold is not None:
+        return float(np.float32(settings.threshold)), None
+    confidence = measure_confidence(export.shipped, checkpoint, images)
+    assert settings.target_deferral is not None  # noqa: S101 - checked on creation
+    return calibration.calibration_record(
+        confidence,
+        ratio=settings.target_deferral,
+        data=str(settings.calibrate),
+        split=settings.split,
+    )
+
+
+def measure_confidence(model: onnx.ModelProto, checkpoint: Checkpoint, images: list[Any]) -> Any:
+    """Return the confidences float32 [n] that the exported graph itself gives."""
+    session = open_graph(model)
+    if session.get_inputs()[0].name == contract.IMAGE:
+        return run_images(session, images)[1]
+    pixels = checkpoint.pixel_values(images).numpy()
+    (confidence,) = session.run([contract.CONFIDENCE], {session.get_inputs()[0].name: pixels})
+    return confidence
+
+
+def _verify(
+    settings: BuildSettings,
+    export: _Export,
+    checkpoint: Checkpoint,
+    images: list[Any],
+    threshold: float,
+) -> dict[str, Any]:
+    graph = verification.verify_graph(
+        export.plain, checkpoint, images, settings.confidence, threshold
+    )
+    result = {"graph": graph}
+    if settings.preprocessing == "fused":
+        result["preprocessing"] = verification.verify_preprocessing(
+            export.shipped, export.plain, checkpoint, images
+        )
+    return result
+
+
+def _metadata(
+    settings: BuildSettings,
+    checkpoint: Checkpoint,
+    described: contract.InputDescription,
+    threshold: float,
+    record: dict[str, Any] | None,
+) -> contract.GateMetadata:
+    weights = sorted(settings.checkpoint.glob("*.safetensors"))
+    return contract.GateMetadata(
+        contract_version=contract.CONTRACT_VERSION,
+        task=contract.TASK_IMAGE_CLASSIFICATION,
+        confidence_kind=settings.confidence,
+        confidence_range=contract.confidence_range(settings.confidence, len(checkpoint.labels)),
+        threshold=threshold,
+        labels=checkpoint.labels,
+        input=described,
+        calibration=record,
+        source_sha256=file_sha256(weights[0]),
+        toolkit_version=bundle.toolkit_version(),
+    )

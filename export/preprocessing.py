@@ -1,0 +1,161 @@
+"""Fuses a checkpoint's image processor into the graph: uint8 pictures in, `pixel_values` inside.
+
+Handled: resize to {height, width} or {shortest_edge} (nearest, bilinear, bicubic as Pillow does
+them), ConvNext's crop_pct, centre crop, rescale, normalize. Anything else is refused by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edge_runtime import contract
+from edge_runtime.contract import InputDescription
+from export.errors import PreprocessingError
+
+_P = "preprocessing/"
+_MODES = {0: "nearest", 2: "linear", 3: "cubic"}  # Pillow's resampling numbers
+_CROP_PCT_BELOW = 384  # ConvNext: only below this size is crop_pct used
+_REFUSED = ("do_pad", "do_flip_channel_order", "do_reduce_labels", "do_thumbnail")
+
+
+@dataclass
+class _Builder:
+    """Collects nodes and constants; `value` is the tensor that the next node takes."""
+
+    value: str
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+
+    def add(self, op: str, *inputs: str, name: str, **attributes: Any) -> str:
+        output = _P + name
+        self.nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
+        return output
+
+    def constant(self, name: str, value: Any, dtype: Any) -> str:
+        self.constants.append(numpy_helper.from_array(np.array(value, dtype), _P + name))
+        return _P + name
+
+
+def fuse_preprocessing(
+    model: onnx.ModelProto, processor: Any, image_size: tuple[int, int]
+) -> InputDescription:
+    """Put the processor before the graph, in place, and return the new input.
+
+    Args:
+        model: A graph whose one input is pixel_values float32 [batch, 3, height, width].
+        processor: A transformers image processor.
+        image_size: (height, width) the model works at, for processors that do not resize.
+
+    Raises:
+        PreprocessingError: The processor does something that is not handled.
+    """
+    settings = processor.to_dict()
+    _refuse_unknown(settings)
+    graph = model.graph
+    pixel_values = graph.input[0].name
+    builder = _Builder(contract.IMAGE)
+    builder.value = builder.add("Cast", builder.value, name="float", to=TensorProto.FLOAT)
+    builder.value = builder.add("Transpose", builder.value, name="nchw", perm=[0, 3, 1, 2])
+    height, width = _fixed_size(settings, image_size)
+    if settings.get("do_resize"):
+        _resize(builder, settings)
+    if settings.get("do_center_crop"):
+        _center_crop(builder, settings["crop_size"])
+    _scale_and_shift(builder, settings, pixel_values)
+    graph.initializer.extend(builder.constants)
+    old = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*builder.nodes, *old])
+    del graph.input[0]
+    shape = ("batch", height, width, 3)
+    graph.input.insert(
+        0, helper.make_tensor_value_info(contract.IMAGE, TensorProto.UINT8, shape)
+    )
+    return InputDescription(name=contract.IMAGE, dtype="uint8", shape=shape)
+
+
+def _refuse_unknown(settings: dict[str, Any]) -> None:
+    for name in _REFUSED:
+        if settings.get(name):
+            raise PreprocessingError(
+                f"the processor sets {name}, which is not fused: use --preprocessing none and "
+                "prepare pixel_values yourself"
+            )
+    if settings.get("do_resize") and settings.get("resample") not in _MODES:
+        raise PreprocessingError(
+            f"expected resample nearest, bilinear or bicubic, got {settings.get('resample')}: "
+            "use --preprocessing none"
+        )
+
+
+def _fixed_size(
+    settings: dict[str, Any], image_size: tuple[int, int]
+) -> tuple[int | str, int | str]:
+    """A processor that resizes takes pictures of any size; another takes the model's own."""
+    return ("height", "width") if settings.get("do_resize") else image_size
+
+
+def _resize(builder: _Builder, settings: dict[str, Any]) -> None:
+    size = settings["size"]
+    mode = _MODES[settings["resample"]]
+    if "height" in size:
+        target = builder.constant("size", [size["height"], size["width"]], np.int64)
+    else:
+        edge, crop = size["shortest_edge"], None
+        if settings.get("crop_pct") and edge < _CROP_PCT_BELOW:
+            edge, crop = int(edge / settings["crop_pct"]), edge
+        target = _aspect_kept(builder, edge)
+        if crop is not None:
+            settings.update(do_center_crop=True, crop_size={"height": crop, "width": crop})
+    shape = builder.add("Shape", builder.value, name="batch_channels", start=0, end=2)
+    sizes = builder.add("Concat", shape, target, name="sizes", axis=0)
+    attributes: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": "half_pixel"}
+    if mode == "nearest":
+        attributes["nearest_mode"] = "round_prefer_floor"
+    else:
+        # Pillow widens its filter when it shrinks a picture, and leaves out what lies outside.
+        attributes |= {"antialias": 1, "exclude_outside": int(mode == "cubic")}
+    if mode == "cubic":
+        attributes["cubic_coeff_a"] = -0.5
+    resized = builder.add("Resize", builder.value, "", "", sizes, name="resized", **attributes)
+    # Pillow's result is uint8 again.
+    low, high = builder.constant("0", 0, np.float32), builder.constant("255", 255, np.float32)
+    rounded = builder.add("Round", resized, name="rounded")
+    builder.value = builder.add("Clip", rounded, low, high, name="clipped")
+
+
+def _aspect_kept(builder: _Builder, edge: int) -> str:
+    """Return [height, width] with the shorter side `edge`, the longer cut to a whole pixel."""
+    shape = builder.add("Shape", builder.value, name="height_width", start=2, end=4)
+    shortest = builder.add("ReduceMin", shape, name="shortest", keepdims=1)
+    wanted = builder.constant("edge", [edge], np.int64)
+    scaled = builder.add("Mul", shape, wanted, name="scaled")
+    return builder.add("Div", scaled, shortest, name="size")
+
+
+def _center_crop(builder: _Builder, size: dict[str, int]) -> None:
+    wanted = builder.constant("crop", [size["height"], size["width"]], np.int64)
+    shape = builder.add("Shape", builder.value, name="crop_from", start=2, end=4)
+    margin = builder.add("Sub", shape, wanted, name="crop_margin")
+    two = builder.constant("two", 2, np.int64)
+    start = builder.add("Div", margin, two, name="crop_start")
+    end = builder.add("Add", start, wanted, name="crop_end")
+    axes = builder.constant("crop_axes", [2, 3], np.int64)
+    builder.value = builder.add("Slice", builder.value, start, end, axes, name="cropped")
+
+
+def _scale_and_shift(builder: _Builder, settings: dict[str, Any], output: str) -> None:
+    """Rescale and normalize are one multiplication and one addition a channel."""
+    factor = settings["rescale_factor"] if settings.get("do_rescale") else 1.0
+    mean, std = np.zeros(3), np.ones(3)
+    if settings.get("do_normalize"):
+        mean, std = np.array(settings["image_mean"]), np.array(settings["image_std"])
+    scale = builder.constant("scale", (factor / std).reshape(1, 3, 1, 1), np.float32)
+    shift = builder.constant("shift", (-mean / std).reshape(1, 3, 1, 1), np.float32)
+    scaled = builder.add("Mul", builder.value, scale, name="scaled_pixels")
+    builder.nodes.append(helper.make_node("Add", [scaled, shift], [output]))

@@ -1,0 +1,51 @@
+"""Runs an exported graph in ONNX Runtime, to calibrate and verify what ships."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+from edge_runtime import contract
+
+_BATCH = 128
+_ERROR_LEVEL = 3  # it warns of every initializer that may be fed, which is our threshold
+
+
+def open_graph(model: onnx.ModelProto) -> Any:
+    """Return a session over a graph that is still in memory."""
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERROR_LEVEL
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def run_images(
+    session: Any, images: Sequence[npt.NDArray[np.uint8]]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Return prediction, confidence and defer [n]; neighbours of one size share a batch."""
+    name = session.get_inputs()[0].name
+    parts = [
+        session.run(contract.GATE_OUTPUTS, {name: np.stack(group)}) for group in _groups(images)
+    ]
+    prediction, confidence, defer = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return prediction, confidence, defer
+
+
+def _groups(
+    images: Sequence[npt.NDArray[np.uint8]],
+) -> Iterator[list[npt.NDArray[np.uint8]]]:
+    group: list[npt.NDArray[np.uint8]] = []
+    for index in range(len(images)):
+        image = images[index]
+        if group and (len(group) == _BATCH or image.shape != group[0].shape):
+            yield group
+            group = []
+        group.append(image)
+    if group:
+        yield group

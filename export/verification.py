@@ -1,0 +1,108 @@
+"""Checks an export by what it decides: the graph against PyTorch, the pixels against the processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from edge_runtime import contract, metrics
+from export.errors import VerificationError
+from export.session import open_graph, run_images
+from train.models import Checkpoint
+
+TOLERANCE = 1e-5
+MAX_FLIPPED = 0.005
+Pictures = Sequence[npt.NDArray[np.uint8]]
+
+
+def verify_graph(
+    gated: onnx.ModelProto, checkpoint: Checkpoint, images: Pictures, kind: str, threshold: float
+) -> dict[str, Any]:
+    """Put the same pixel_values into PyTorch and the gated graph without preprocessing.
+
+    Raises:
+        VerificationError: A prediction or decision differs where it is not a tie (within 1e-5).
+    """
+    pixels = checkpoint.pixel_values([images[i] for i in range(len(images))])
+    with torch.inference_mode():
+        logits = checkpoint.model(pixel_values=pixels).logits.double().numpy()
+    session = open_graph(gated)
+    prediction, confidence, defer = session.run(
+        contract.GATE_OUTPUTS, {session.get_inputs()[0].name: pixels.numpy()}
+    )
+    expected = confidence_of(logits, kind)
+    top = np.sort(logits, axis=-1)
+    tied = np.zeros(len(top), bool) if top.shape[1] == 1 else top[:, -1] - top[:, -2] <= TOLERANCE
+    border = np.abs(expected - np.float32(threshold)) <= TOLERANCE
+    wrong = (prediction != logits.argmax(axis=-1)) & ~tied
+    flipped = (defer != ~(expected >= np.float32(threshold))) & ~border
+    if wrong.any() or flipped.any():
+        raise VerificationError(
+            f"expected the graph to decide as PyTorch does, {int(wrong.sum())} predictions and "
+            f"{int(flipped.sum())} decisions of {len(logits)} differ: nothing was written"
+        )
+    return {
+        "inputs": len(logits),
+        "predictions_differing": 0,
+        "decisions_differing": 0,
+        "confidence_difference_max": float(np.abs(confidence - expected).max()),
+    }
+
+
+def verify_preprocessing(
+    fused: onnx.ModelProto, plain: onnx.ModelProto, checkpoint: Checkpoint, images: Pictures
+) -> dict[str, Any]:
+    """Compare the fused preprocessing with the checkpoint's own processor, by decision.
+
+    Raises:
+        VerificationError: More than 0.5 % of the decisions or predictions differ.
+    """
+    pixels = checkpoint.pixel_values([images[i] for i in range(len(images))])
+    session = open_graph(plain)
+    expected = session.run(
+        contract.GATE_OUTPUTS, {session.get_inputs()[0].name: pixels.numpy()}
+    )
+    prediction, confidence, defer = run_images(open_graph(fused), images)
+    flipped = float(((defer != expected[2]) | (prediction != expected[0])).mean())
+    if flipped > MAX_FLIPPED:
+        raise VerificationError(
+            f"expected the fused preprocessing to decide as the processor does, {flipped:.2%} of "
+            f"{len(images)} differ (at most {MAX_FLIPPED:.1%}): use --preprocessing none"
+        )
+    return {
+        "inputs": len(images),
+        "decisions_differing": flipped,
+        "confidence_difference_max": float(np.abs(confidence - expected[1]).max()),
+        "pixel_difference_max": _pixel_difference(fused, checkpoint, images, pixels.numpy()),
+    }
+
+
+def _pixel_difference(
+    fused: onnx.ModelProto, checkpoint: Checkpoint, images: Pictures, expected: Any
+) -> float:
+    """Return the largest difference of pixel_values, in steps of the 8-bit picture."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(fused)
+    name = "pixel_values"
+    del probe.graph.output[:]
+    probe.graph.output.add().name = name
+    session = open_graph(probe)
+    source = session.get_inputs()[0].name
+    largest = 0.0
+    for index in range(len(images)):
+        (pixels,) = session.run([name], {source: images[index][None]})
+        largest = max(largest, float(np.abs(pixels[0] - expected[index]).max()))
+    settings = checkpoint.processor.to_dict()
+    factor = settings["rescale_factor"] if settings.get("do_rescale") else 1.0
+    std = min(settings["image_std"]) if settings.get("do_normalize") else 1.0
+    return largest * std / factor
+
+
+def confidence_of(logits: Any, kind: str) -> Any:
+    """Return the confidence of logits [n, classes] in float64."""
+    return metrics.max_softmax(logits) if kind == contract.MAX_SOFTMAX else metrics.neg_entropy(logits)

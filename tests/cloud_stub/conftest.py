@@ -1,0 +1,215 @@
+"""A tiny exported bundle, and real servers in their own processes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edge_runtime import contract
+
+LABELS = ("dark", "middling", "bright")
+READY_WITHIN_S = 30.0
+
+
+def metadata_of(labels: tuple[str, ...]) -> contract.GateMetadata:
+    return contract.GateMetadata(
+        contract_version=1,
+        task="image-classification",
+        confidence_kind="max_softmax",
+        confidence_range=(1 / len(labels), 1.0),
+        threshold=0.5,
+        labels=labels,
+        input=contract.InputDescription(
+            name="image", dtype="uint8", shape=("batch", "height", "width", 3)
+        ),
+    )
+
+
+def write_bundle(folder: Path, *, work: int = 0) -> Path:
+    """Write a classifier whose answer follows from an image's mean brightness m.
+
+    Its logits are (3 (1 - m/255), 1.5, 3 m/255). `work` matrix products of 1024 x 1024 make a
+    call take its time.
+    """
+    weights = np.array([[-3 / 255, 0, 3 / 255]], np.float32)
+    bias = np.array([3, 1.5, 0], np.float32)
+    constants = {
+        "weights": weights,
+        "bias": bias,
+        "side": np.array([-1, 1], np.int64),
+        "axes": np.array([1, 2, 3], np.int64),
+        "one": np.array([1], np.int64),
+    }
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Reshape", ["mean", "side"], ["column"]),
+        *_busy_nodes(work, constants),
+        helper.make_node("Gemm", ["column" if not work else "late", "weights", "bias"], ["logits"]),
+        helper.make_node("ArgMax", ["logits"], ["prediction"], axis=1, keepdims=0),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        helper.make_node("ReduceMax", ["probabilities", "one"], ["confidence"], keepdims=0),
+        helper.make_node("GreaterOrEqual", ["confidence", "threshold"], ["sure"]),
+        helper.make_node("Not", ["sure"], ["defer"]),
+    ]
+    constants["threshold"] = np.array(0.5, np.float32)
+    graph = helper.make_graph(
+        nodes,
+        "brightness",
+        [
+            helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "h", "w", 3]),
+            helper.make_tensor_value_info("threshold", TensorProto.FLOAT, []),
+        ],
+        [
+            helper.make_tensor_value_info("prediction", TensorProto.INT64, ["batch"]),
+            helper.make_tensor_value_info("confidence", TensorProto.FLOAT, ["batch"]),
+            helper.make_tensor_value_info("defer", TensorProto.BOOL, ["batch"]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    metadata = metadata_of(LABELS).to_json()
+    helper.set_model_props(model, {contract.METADATA_KEY: metadata})
+    folder.mkdir(parents=True)
+    onnx.save(model, folder / "model.onnx")
+    sha256 = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
+    description = {
+        "graphs": {"classifier": "model.onnx"},
+        "metadata": json.loads(metadata),
+        "files": {"model.onnx": sha256},
+        "verification": {},
+    }
+    (folder / "bundle.json").write_text(json.dumps(description), encoding="utf-8")
+    return folder
+
+
+def _busy_nodes(work: int, constants: dict[str, np.ndarray]) -> list[onnx.NodeProto]:
+    """Multiply by a matrix over and over, then add nought times the result to the mean."""
+    if not work:
+        return []
+    constants["matrix"] = np.full((1024, 1024), 1 / 1024, np.float32)
+    constants["nought"] = np.array(0, np.float32)
+    constants["both"] = np.array([0, 1], np.int64)
+    # Starting from the input keeps the optimiser from folding all of it away.
+    nodes = [
+        helper.make_node("ReduceMax", ["column", "both"], ["top"], keepdims=0),
+        helper.make_node("Add", ["matrix", "top"], ["work0"]),
+    ]
+    nodes += [
+        helper.make_node("MatMul", [f"work{n}", "matrix"], [f"work{n + 1}"]) for n in range(work)
+    ]
+    return [
+        *nodes,
+        helper.make_node("ReduceMax", [f"work{work}", "both"], ["last"], keepdims=0),
+        helper.make_node("Mul", ["last", "nought"], ["nothing"]),
+        helper.make_node("Add", ["column", "nothing"], ["late"]),
+    ]
+
+
+@dataclass
+class Server:
+    """A running server process."""
+
+    process: subprocess.Popen[str]
+    ready_line: str
+    address: str
+    errors: list[str] = field(default_factory=list)
+
+    def stop(self, number: int = signal.SIGTERM, within_s: float = 30.0) -> int:
+        """Send a signal and return the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(within_s)
+
+
+def start_server(*words: str) -> Server:
+    """Start `python -m cloud_stub WORDS` and wait for its ready line."""
+    command = [sys.executable, "-m", "cloud_stub", *words]
+    environment = {**os.environ, "PYTHONWARNINGS": "default"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    lines: queue.Queue[str] = queue.Queue()
+    errors: list[str] = []
+    threading.Thread(target=_forward, args=(process.stdout, lines.put), daemon=True).start()
+    threading.Thread(target=_forward, args=(process.stderr, errors.append), daemon=True).start()
+    try:
+        line = lines.get(timeout=READY_WITHIN_S)
+    except queue.Empty:
+        process.kill()
+        process.wait()
+        raise AssertionError(f"no ready line: {''.join(errors)}") from None
+    return Server(process, line, line.split()[-1], errors)
+
+
+def _forward(stream, put) -> None:
+    with stream, contextlib.suppress(ValueError):
+        for line in stream:
+            put(line)
+
+
+def run_server(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line that ends by itself."""
+    command = [sys.executable, "-m", "cloud_stub", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "brightness")
+
+
+@pytest.fixture(scope="session")
+def slow_bundle(tmp_path_factory) -> Path:
+    """A bundle whose every call takes about a second."""
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "slow", work=60)
+
+
+@pytest.fixture(scope="session")
+def server(bundle) -> Iterator[Server]:
+    """One server that the tests share; none of them may hurt it."""
+    running = start_server("--bundle", str(bundle), "--port", "0")
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture
+def launch() -> Iterator:
+    """Start servers that are ended after the test."""
+    started: list[Server] = []
+
+    def start(*words: str) -> Server:
+        started.append(start_server(*words))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.process.kill()
+        running.process.wait()
+
+
+@pytest.fixture
+def run_command():
+    return run_server
+
+
+@pytest.fixture
+def channel(server) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(server.address) as opened:
+        yield opened

@@ -1,0 +1,300 @@
+"""The serving process, met over the network as its clients and its operator meet it."""
+
+from __future__ import annotations
+
+import io
+import random
+import signal
+import socket
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+
+from edge_runtime.cloud import CloudModel
+from edge_runtime.errors import CloudDeadlineError, CloudRejectedError, CloudUnavailableError
+from edge_runtime.wire import messages as pb
+from edge_runtime.wire import tensors
+
+pytestmark = pytest.mark.slow
+
+LABELS = ("bright", "dark", "middling")  # another order than the server's
+DARK_CONFIDENCE = 0.785597  # e^3 / (e^3 + e^1.5 + 1)
+
+
+def _image(*levels, side=4):
+    return np.stack([np.full((side, side, 3), level, np.uint8) for level in levels])
+
+
+def _request(datatype="UINT8", shape=(1, 4, 4, 3), raw=bytes(48), name="image", **fields):
+    request = pb.ModelInferRequest(**({"model_name": "large", "id": "7"} | fields))
+    request.inputs.add(name=name, datatype=datatype, shape=shape)
+    if raw is not None:
+        request.raw_input_contents.append(raw)
+    return request
+
+
+def _call(channel, request, method="ModelInfer", kind=pb.ModelInferResponse):
+    data = request if isinstance(request, bytes) else request.SerializeToString()
+    return kind.FromString(channel.unary_unary(pb.METHODS[method], None, None)(data, timeout=20))
+
+
+def _refusal(channel, request, method="ModelInfer"):
+    with pytest.raises(grpc.RpcError) as caught:
+        _call(channel, request, method)
+    assert "\n" not in caught.value.details()
+    return caught.value.code(), caught.value.details()
+
+
+def _labels(response):
+    found = tensors.decode_tensors(response.outputs, response.raw_output_contents)
+    return found["label"].tolist()
+
+
+def _picture(form, level=0, size=(4, 4)):
+    image = pytest.importorskip("PIL.Image")
+    file = io.BytesIO()
+    image.new("RGB", size, (level,) * 3).save(file, form)
+    return file.getvalue()
+
+
+def test_ready_line_is_the_only_one_and_names_what_is_served(server):
+    assert server.ready_line == f"cloud_stub: serving large (3 labels) on {server.address}\n"
+    assert server.address.startswith("127.0.0.1:")
+
+
+def test_edge_client_gets_its_own_indices(server):
+    with CloudModel.open(server.address, labels=LABELS) as cloud:
+        assert cloud.check(deadline_s=10)
+        answers = cloud.infer(_image(0, 255), confidences=[0.1, 0.2], threshold=0.5, deadline_s=10)
+    assert answers.label == ["dark", "bright"]
+    assert answers.prediction.tolist() == [1, 0]
+    np.testing.assert_allclose(answers.confidence, [DARK_CONFIDENCE] * 2, rtol=1e-5)
+
+
+def test_tritonclient_in_the_same_process_gets_the_same(server):
+    triton = pytest.importorskip("tritonclient.grpc")
+    with triton.InferenceServerClient(server.address) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("large")
+        assert client.get_server_metadata().name == "cloud_stub"
+        metadata = client.get_model_metadata("large")
+        assert [(t.name, t.datatype, list(t.shape)) for t in metadata.inputs] == [
+            ("image", "UINT8", [-1, -1, -1, 3])
+        ]
+        assert [(t.name, t.datatype, list(t.shape)) for t in metadata.outputs] == [
+            ("prediction", "INT64", [-1]), ("label", "BYTES", [-1]), ("confidence", "FP32", [-1]),
+        ]  # fmt: skip
+        tensor = triton.InferInput("image", [2, 4, 4, 3], "UINT8")
+        tensor.set_data_from_numpy(_image(0, 255))
+        result = client.infer("large", [tensor], request_id="42")
+    assert result.as_numpy("prediction").tolist() == [0, 2]
+    assert result.as_numpy("label").tolist() == [b"dark", b"bright"]
+    assert result.get_response().id == "42"
+
+
+def test_health_service_says_serving(channel):
+    health = pytest.importorskip("grpc_health.v1.health_pb2")
+    stub = pytest.importorskip("grpc_health.v1.health_pb2_grpc").HealthStub(channel)
+    for service in ("", pb.SERVICE, "large"):
+        answer = stub.Check(health.HealthCheckRequest(service=service), timeout=10)
+        assert answer.status == health.HealthCheckResponse.SERVING
+
+
+def test_typed_request_is_answered_in_typed_form(channel):
+    request = _request(raw=None)
+    request.inputs[0].contents.uint_contents.extend([255] * 48)
+    response = _call(channel, request)
+    assert not response.raw_output_contents
+    assert _labels(response) == [b"bright"]
+
+
+def test_requested_outputs_come_alone_and_in_order(channel):
+    outputs = [{"name": "label"}, {"name": "prediction"}]
+    response = _call(channel, _request(outputs=outputs))
+    assert [output.name for output in response.outputs] == ["label", "prediction"]
+
+
+def test_encoded_pictures_of_any_size_are_decoded(channel):
+    pictures = [_picture("PNG", 0), _picture("JPEG", 255, (9, 5)), _picture("BMP", 0, (2, 2))]
+    response = _call(channel, _request("BYTES", [3], tensors.encode_bytes(pictures)))
+    assert _labels(response) == [b"dark", b"bright", b"dark"]
+
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+MISSING = grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "why"),
+    [
+        ({"name": "picture"}, INVALID, "expected one input 'image', got picture"),
+        ({"datatype": "FP32"}, INVALID, "expected image as UINT8"),
+        ({"datatype": ""}, INVALID, "expected image as UINT8"),
+        ({"shape": (4, 4, 3)}, INVALID, "expected image as UINT8"),
+        ({"shape": (1, 4, 4, 1)}, INVALID, "expected image as UINT8"),
+        ({"shape": (0, 4, 4, 3), "raw": b""}, INVALID, "n >= 1"),
+        ({"shape": (-1, 4, 4, 3)}, INVALID, "n >= 1"),
+        ({"shape": (2**62, 2**62, 1, 3)}, INVALID, "is too large"),
+        ({"raw": bytes(47)}, INVALID, "expected 48 bytes for UINT8 [1, 4, 4, 3], got 47"),
+        ({"raw": None}, INVALID, "expected 48 elements, got 0"),
+        ({"datatype": "BYTES", "shape": (1,), "raw": b"\xff\0\0\0x"}, INVALID, "claims 255 bytes"),
+        ({"datatype": "BYTES", "shape": (1,), "raw": b"\1\0\0\0x"}, INVALID, "cannot be decoded"),
+        ({"model_name": "small"}, MISSING, "ask for 'large'"),
+        ({"model_name": ""}, MISSING, "ask for 'large'"),
+        ({"model_version": "2"}, MISSING, "version '2'"),
+        ({"outputs": [{"name": "logits"}]}, INVALID, "expected requested outputs among"),
+    ],
+)
+def test_bad_request_is_refused_in_words(channel, fields, code, why):
+    came, details = _refusal(channel, _request(**fields))
+    assert came == code
+    assert why in details
+
+
+def test_no_input_two_inputs_and_both_forms_are_refused(channel):
+    assert _refusal(channel, pb.ModelInferRequest(model_name="large"))[0] == INVALID
+    twice = _request()
+    twice.inputs.add().CopyFrom(twice.inputs[0])
+    assert _refusal(channel, twice)[0] == INVALID
+    both = _request()
+    both.inputs[0].contents.uint_contents.extend([0] * 48)
+    code, details = _refusal(channel, both)
+    assert (code, "got both" in details) == (INVALID, True)
+
+
+@pytest.mark.parametrize("method", sorted(pb.METHODS))
+def test_garbage_is_an_invalid_argument(channel, method):
+    # A field key without its value is no message of any kind.
+    assert _refusal(channel, b"\x0a\xff", method)[0] == INVALID
+
+
+def test_random_bytes_never_fail_the_server(channel):
+    draw = random.Random(0)
+    for _ in range(200):
+        code, _ = _refusal(channel, draw.randbytes(draw.randrange(60)))
+        assert code in {INVALID, MISSING}
+
+
+def test_unknown_model_is_not_found_by_the_other_calls(channel):
+    assert _refusal(channel, pb.ModelReadyRequest(name="x"), "ModelReady")[0] == MISSING
+    assert _refusal(channel, pb.ModelMetadataRequest(name="x"), "ModelMetadata")[0] == MISSING
+
+
+def test_message_over_the_limit_is_resource_exhausted(server):
+    options = [("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(server.address, options) as channel:
+        raw = bytes(65 * 1024 * 1024)
+        code, _ = _refusal(channel, _request(raw=raw, shape=(1, 1, len(raw) // 3, 3)))
+    assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_picture_bomb_is_refused_before_it_unfolds(channel):
+    # 20,000 x 20,000 black pixels are a small file and 1.2 GB of RGB.
+    image = pytest.importorskip("PIL.Image")
+    file = io.BytesIO()
+    image.new("1", (20_000, 20_000)).save(file, "PNG")
+    raw = tensors.encode_bytes([file.getvalue()])
+    code, details = _refusal(channel, _request("BYTES", [1], raw))
+    assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "pixel" in details
+
+
+def test_unknown_parameters_are_ignored_and_counted(bundle, launch):
+    running = launch("--bundle", str(bundle), "--port", "0")
+    request = _request()
+    request.parameters["priority"].int64_param = 3
+    request.parameters["gatekeeper_threshold"].string_param = "0.5"
+    with grpc.insecure_channel(running.address) as channel:
+        assert _labels(_call(channel, request)) == [b"dark"]
+    assert running.stop() == 0
+    assert "1 answered calls, 1 unknown parameters ignored" in _errors(running)
+
+
+def _errors(running):
+    deadline = time.monotonic() + 5
+    while "stopped" not in "".join(running.errors) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return "".join(running.errors)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_lets_the_call_in_flight_finish(slow_bundle, launch, number):
+    running = launch("--bundle", str(slow_bundle), "--port", "0")
+    found = []
+    with CloudModel.open(running.address, labels=LABELS) as cloud:
+        assert cloud.check(deadline_s=10)
+        asking = threading.Thread(
+            target=lambda: found.append(cloud.infer(_image(255), deadline_s=30).label)
+        )
+        asking.start()
+        time.sleep(0.3)  # a call takes about a second
+        assert asking.is_alive()
+        assert running.stop(number) == 0
+        asking.join()
+        assert found == [["bright"]]
+        with pytest.raises(CloudUnavailableError):
+            cloud.infer(_image(0), deadline_s=5)
+
+
+def test_deadline_ends_the_wait_and_not_the_server(slow_bundle, launch):
+    running = launch("--bundle", str(slow_bundle), "--port", "0")
+    with CloudModel.open(running.address, labels=LABELS) as cloud:
+        assert cloud.check(deadline_s=10)
+        with pytest.raises(CloudDeadlineError):
+            cloud.infer(_image(0), deadline_s=0.2)
+        assert cloud.infer(_image(0), deadline_s=30).label == ["dark"]
+
+
+def test_second_server_on_a_port_is_told_in_one_line(server, bundle, run_command):
+    port = server.address.split(":")[1]
+    done = run_command("--bundle", str(bundle), "--port", port)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert "port in use" in done.stderr
+
+
+def test_port_is_free_again_after_a_stop(bundle, launch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    for _ in range(2):
+        running = launch("--bundle", str(bundle), "--port", port)
+        with CloudModel.open(running.address, labels=LABELS) as cloud:
+            assert cloud.infer(_image(0), deadline_s=10).label == ["dark"]
+            assert running.stop() == 0
+
+
+def test_model_name_of_the_command_line_is_the_one_served(bundle, launch):
+    running = launch("--bundle", str(bundle), "--port", "0", "--model", "huge", "--threads", "1")
+    with CloudModel.open(running.address, "huge", labels=LABELS) as cloud:
+        assert cloud.infer(_image(255), deadline_s=10).label == ["bright"]
+    with (
+        CloudModel.open(running.address, labels=LABELS) as cloud,
+        pytest.raises(CloudRejectedError, match="NOT_FOUND"),
+    ):
+        cloud.infer(_image(0), deadline_s=10)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "why"),
+    [
+        ([], 2, "expected a command"),
+        (["--port", "1"], 2, "expected one of --checkpoint and --bundle"),
+        (["--checkpoint", "a", "--bundle", "b"], 2, "expected one of"),
+        (["--bundle", "b", "--port", "70000"], 2, "expected --port from 0 to 65535"),
+        (["--bundle", "b", "--grace", "-1"], 2, "expected --grace"),
+        (["--bundle", "b", "--prot", "1"], 2, "unknown flag --prot"),
+        (["--bundle", "does-not-exist", "--port", "0"], 1, "expected a bundle"),
+        (["--bundle", "b", "--host", "192.0.2.1", "--port", "0"], 1, "cannot listen on 192.0.2.1"),
+    ],
+)
+def test_mistake_on_the_command_line_is_one_line(run_command, words, status, why):
+    done = run_command(*words)
+    assert done.returncode == status
+    assert why in done.stderr
+    assert done.stderr.count("\n") == 1

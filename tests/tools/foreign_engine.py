@@ -1,0 +1,117 @@
+"""A server of the protocol that is not ours: answers what its mode says, in its own process.
+
+    python tests/tools/foreign_engine.py MODE
+
+It prints its port. Messages are tritonclient's, so that nothing of the code under test runs here.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2 as theirs
+
+LOGITS = np.array([[0.1, 2.0, -1.0], [5.0, 5.0, 0.0], [0.0, 1.0, 3.0]], np.float32)
+
+
+def _texts(values: list[bytes]) -> bytes:
+    return b"".join(struct.pack("<I", len(value)) + value for value in values)
+
+
+def _contract(rows: int, label: bytes = b"cat") -> dict[str, tuple[str, list[int], bytes]]:
+    return {
+        "prediction": ("INT64", [rows], np.zeros(rows, "<i8").tobytes()),
+        "label": ("BYTES", [rows], _texts([label] * rows)),
+        "confidence": ("FP32", [rows], np.full(rows, 0.75, "<f4").tobytes()),
+    }
+
+
+def _outputs(mode: str, rows: int) -> dict[str, tuple[str, list[int], bytes]]:
+    logits = LOGITS[:rows]
+    contract = _contract(rows)
+    return {
+        "logits": {"scores": ("FP32", [rows, 3], logits.tobytes()), "extra": ("BOOL", [1], b"\1")},
+        "nan": {"scores": ("FP32", [rows, 3], (logits * np.nan).tobytes())},
+        "indices": {"scores": ("INT32", [rows, 1], np.arange(rows, dtype="<i4").tobytes())},
+        "names": {"scores": ("BYTES", [rows], _texts([b"dog"] * rows))},
+        "wild": {"scores": ("INT64", [rows], np.full(rows, 3, "<i8").tobytes())},
+        "unknown-label": _contract(rows, b"unicorn"),
+        "not-text": _contract(rows, b"\xff\xfe"),
+        "extra": contract | {"extra": ("BOOL", [1], b"\1")},
+        "missing": {name: contract[name] for name in ("prediction", "label")},
+        "rows": _contract(rows + 1),
+        "dtype": contract | {"confidence": ("FP64", [rows], bytes(8 * rows))},
+        "length": contract | {"confidence": ("FP32", [rows], bytes(4 * rows - 1))},
+    }.get(mode, contract)
+
+
+def _answer(mode: str, data: bytes, context: grpc.ServicerContext) -> bytes:
+    request = theirs.ModelInferRequest.FromString(data)
+    if mode == "garbage":
+        return b"\xff" * 7
+    if mode == "slow":
+        time.sleep(3)
+    if mode in {"INTERNAL", "RESOURCE_EXHAUSTED", "NOT_FOUND", "UNAVAILABLE"}:
+        context.abort(grpc.StatusCode[mode], "first line\nsecond line")
+    response = theirs.ModelInferResponse(model_name=request.model_name, id=request.id)
+    if mode == "wrong-id":
+        response.id = "another"
+    if mode == "wrong-model":
+        response.model_name = "another"
+    for name, (datatype, shape, raw) in _outputs(mode, request.inputs[0].shape[0]).items():
+        response.outputs.add(name=name, datatype=datatype, shape=shape)
+        response.raw_output_contents.append(raw)
+    if mode == "typed":
+        _to_typed(response)
+    if mode == "echo":
+        texts = [request.parameters[key].string_param for key in sorted(request.parameters)]
+        context.set_trailing_metadata((("parameters", "|".join(texts)),))
+    return response.SerializeToString()
+
+
+def _to_typed(response: theirs.ModelInferResponse) -> None:
+    rows = response.outputs[0].shape[0]
+    del response.raw_output_contents[:]
+    response.outputs[0].contents.int64_contents.extend([0] * rows)
+    response.outputs[1].contents.bytes_contents.extend([b"cat"] * rows)
+    response.outputs[2].contents.fp32_contents.extend([0.75] * rows)
+
+
+class _Flaky:
+    """Answers UNAVAILABLE to the first two calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+        self.calls += 1
+        if self.calls <= 2:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "warming up")
+        return _answer("contract", data, context)
+
+
+def main() -> None:
+    """Serve until the process is ended."""
+    mode = sys.argv[1]
+    flaky = _Flaky()
+    limits = [("grpc.max_receive_message_length", 1 << 26), ("grpc.so_reuseport", 0)]
+    server = grpc.server(ThreadPoolExecutor(4), options=limits)
+    handler = grpc.unary_unary_rpc_method_handler(
+        flaky if mode == "flaky" else lambda data, context: _answer(mode, data, context)
+    )
+    service = grpc.method_handlers_generic_handler(
+        "inference.GRPCInferenceService", {"ModelInfer": handler}
+    )
+    server.add_generic_rpc_handlers((service,))
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    server.start()
+    server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    main()
