@@ -43,7 +43,7 @@ class FieldTest:
             small = self._batches(nothing, Source.EDGE)
         with self._open(bundle, threshold=None) as cascade:
             shipped = [cascade(image) for image in self._test.images]
-            sent = cascade.cloud.sent_bytes if cascade.cloud is not None else 0
+            sent = cascade.sent_bytes
         return self._samples(small, shipped, large), sent / len(shipped)
 
     def _open(self, bundle: Path, *, threshold: float | None) -> Cascade:

@@ -31,6 +31,8 @@ class Cascade:
     def __init__(self, edge: EdgeModel, cloud: CloudModel | None = None) -> None:
         self.edge = edge
         self.cloud = cloud
+        self.sent_bytes = 0
+        """Size of all answered requests to the cloud."""
 
     @classmethod
     def open(
@@ -128,13 +130,15 @@ class Cascade:
             return _NO_CLOUD
         forwarded = rows if len(deferred) == len(rows) else rows[deferred]
         try:
-            return self.cloud.infer(
+            answers = self.cloud.infer(
                 forwarded,
                 confidences=gated.confidence[deferred],
                 threshold=self.edge.threshold,
             )
         except CloudError as error:
             return f"{type(error).__name__}: {error}"
+        self.sent_bytes += answers.sent_bytes
+        return answers
 
     def close(self) -> None:
         """Close the channel to the cloud."""

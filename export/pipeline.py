@@ -142,7 +142,7 @@ def _verify(
     result = {"graph": graph}
     if settings.preprocessing == "fused":
         result["preprocessing"] = verification.verify_preprocessing(
-            export.shipped, export.plain, checkpoint, images
+            export.shipped, export.plain, checkpoint, images, threshold
         )
     return result
 

@@ -1,32 +1,41 @@
-"""Confidence functions g of a model's logits, in float64."""
+"""Confidence functions g of a model's logits, in float64.
+
+In float32 the greatest softmax probability saturates at 1.0 for margins over 17.5, and the ties
+this makes look like a model that cannot order its answers.
+"""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from edge_runtime.errors import InputError
+from edge_runtime.metrics.arrays import Floats
+from edge_runtime.metrics.validation import numbers
 
 
-def max_softmax(logits: npt.ArrayLike) -> Any:
-    """Return the greatest softmax probability (paper, eq. 6).
+def max_softmax(logits: npt.ArrayLike) -> Floats:
+    """Return the greatest softmax probability (the paper's g_CL).
 
     Args:
         logits: float [..., C]; -inf marks an impossible class.
 
     Returns:
         float64 [...] in [1/C, 1]; NaN where a row holds NaN, +inf, or -inf alone.
+
+    Raises:
+        InputError: No class axis, or an empty one.
+
+    Example:
+        >>> max_softmax([[0.0, 0.0], [0.0, float("-inf")]])
+        array([0.5, 1. ])
     """
-    z = np.asarray(logits, dtype=np.float64)
-    with np.errstate(invalid="ignore"):
-        shifted = z - z.max(axis=-1, keepdims=True)
-        return 1.0 / np.exp(shifted).sum(axis=-1)
+    shifted = _below_greatest(logits)
+    return np.asarray(1.0 / np.exp(shifted).sum(axis=-1))
 
 
-def neg_entropy(logits: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Any:
-    """Return the negative predictive entropy; over tokens, its mean (paper, eq. 8).
+def neg_entropy(logits: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Floats:
+    """Return the negative predictive entropy; over tokens, its mean (the paper's g_NENT).
 
     Args:
         logits: float [..., V].
@@ -35,23 +44,57 @@ def neg_entropy(logits: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Any
 
     Returns:
         float64 in [-log V, 0], NaN where a counted row holds NaN, +inf, or -inf alone.
+
+    Raises:
+        InputError: No vocabulary axis, an empty one, or a mask of another shape.
+
+    Example:
+        >>> neg_entropy([[0.0, float("-inf")]])
+        array([0.])
     """
-    z = np.asarray(logits, dtype=np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        c = z - z.max(axis=-1, keepdims=True)
-        e = np.exp(c)
-        total = e.sum(axis=-1)
+    shifted = _below_greatest(logits)
+    weights = np.exp(shifted)
+    total = weights.sum(axis=-1)
+    with np.errstate(invalid="ignore"):
         # 0 log 0 = 0, while a NaN must stay one.
-        weighted = np.where(e == 0.0, 0.0, e * c).sum(axis=-1)
-        entropies = weighted / total - np.log(total)
-        if mask is None:
-            return entropies
-        counted = np.asarray(mask, dtype=bool)
-        sums = np.where(counted, entropies, 0.0).sum(axis=-1)
-        return sums / counted.sum(axis=-1)
+        terms = np.where(weights == 0.0, 0.0, weights * shifted)
+    entropies = np.asarray(terms.sum(axis=-1) / total - np.log(total))
+    return entropies if mask is None else _mean_counted(entropies, mask)
 
 
-def unit_neg_entropy(confidence: npt.ArrayLike, vocabulary: int) -> Floats:
-    """Map a negative entropy from [-log V, 0] to [0, 1] by 1 + g / log V (V = 1: confidence 1)."""
-    g = np.asarray(confidence, dtype=np.float64)
-    return np.ones_like(g) if vocabulary == 1 else 1.0 + g / np.log(vocabulary)
+def unit_neg_entropy(g: npt.ArrayLike, classes: int) -> Floats:
+    """Map a negative entropy from [-log V, 0] to [0, 1] by 1 + g / log V, as s_o needs it.
+
+    Args:
+        g: Negative entropies of any shape; NaN stays NaN.
+        classes: C, or the vocabulary size V; with one class the model is always sure, so 1.
+
+    Raises:
+        InputError: Fewer than one class.
+    """
+    if classes < 1:
+        raise InputError(f"expected at least 1 class, got {classes}")
+    values = numbers("g", g)
+    if classes == 1:
+        return np.where(np.isnan(values), values, 1.0)
+    return np.asarray(1.0 + values / np.log(classes))
+
+
+def _below_greatest(logits: npt.ArrayLike) -> Floats:
+    """Return the logits minus the greatest of their row, so that no exponential overflows."""
+    z = numbers("logits", logits)
+    if z.ndim == 0 or z.shape[-1] == 0:
+        raise InputError(f"expected logits with shape [..., classes], got {list(z.shape)}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(z - z.max(axis=-1, keepdims=True))
+
+
+def _mean_counted(entropies: Floats, mask: npt.ArrayLike) -> Floats:
+    counted = np.asarray(mask, dtype=bool)
+    if counted.shape != entropies.shape or counted.ndim == 0:
+        raise InputError(
+            f"expected a mask with shape {list(entropies.shape)}, one flag per row of logits, "
+            f"got {list(counted.shape)}"
+        )
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(counted, entropies, 0.0).sum(axis=-1) / counted.sum(axis=-1))
