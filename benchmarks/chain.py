@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks import environment, pictures, results
 from benchmarks.demo import DemoSettings
@@ -19,10 +19,16 @@ from benchmarks.wording import findings, table
 from export.commands.build import BuildSettings
 from train import data
 from train.fit import FitSettings
+from train.loop import accuracy
+from train.models import open_checkpoint
 from train.tune import TuneSettings
 
 UNTUNED, CONTROL, TUNED = "untuned", "control", "tuned"
 VARIANTS = (UNTUNED, CONTROL, TUNED)
+_OBJECTIVES: dict[str, Literal["cross_entropy", "gatekeeper"]] = {
+    CONTROL: "cross_entropy",
+    TUNED: "gatekeeper",
+}
 _FOLDERS = {UNTUNED: "small", CONTROL: "control", TUNED: "tuned"}
 
 
@@ -43,10 +49,11 @@ def run_chain(settings: DemoSettings) -> None:
         _one_seed(settings, seed, large=large, steps=steps, is_first=seed == settings.seeds[0])
         for seed in settings.seeds
     ]
+    fitted = _training_accuracy(settings)
     variants = {v: Samples.joined([parts[v][0] for parts in per_seed]) for v in VARIANTS}
     sent = {v: sum(parts[v][1] for parts in per_seed) / len(per_seed) for v in VARIANTS}
     with steps.step("figures and pictures"):
-        content = _content(settings, variants, sent)
+        content = _content(settings, variants, sent, fitted)
         content["wall_time_s"] = round(time.perf_counter() - start, 1)
         _write(settings.out, content, variants)
     print(f"\n{table(content)}\n")
@@ -102,7 +109,7 @@ def _train(settings: DemoSettings, folder: Path, seed: int) -> dict[str, Path]:
         settings.small, settings.dataset, folder / "small", seed=seed, limit=settings.limit
     )
     paths = {UNTUNED: small}
-    for variant, objective in ((CONTROL, "cross_entropy"), (TUNED, "gatekeeper")):
+    for variant, objective in _OBJECTIVES.items():
         paths[variant] = folder / _FOLDERS[variant]
         TuneSettings(
             checkpoint=small,
@@ -126,8 +133,17 @@ def _export(settings: DemoSettings, checkpoint: Path, out: Path) -> Path:
     return out
 
 
+def _training_accuracy(settings: DemoSettings) -> float:
+    """Return how often the first untuned M_S is right on what it is tuned on."""
+    small = Path(settings.small)
+    folder = small if (small / "model.safetensors").is_file() else settings.out / "small"
+    return accuracy(
+        open_checkpoint(folder), data.load(settings.dataset, limit=settings.limit).train
+    )
+
+
 def _content(
-    settings: DemoSettings, variants: dict[str, Samples], sent: dict[str, float]
+    settings: DemoSettings, variants: dict[str, Samples], sent: dict[str, float], fitted: float
 ) -> dict[str, Any]:
     content = {
         **environment.describe(),
@@ -138,6 +154,7 @@ def _content(
         "alpha": settings.alpha,
         "target_deferral": settings.target_deferral,
         "seeds": list(settings.seeds),
+        "training_accuracy": fitted,
         "test_size": len(variants[TUNED].ids),
         **results.figures(variants),
     }

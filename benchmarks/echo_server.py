@@ -6,7 +6,6 @@ server that costs nothing. Run as `python -m benchmarks.echo_server CLASSES`.
 
 from __future__ import annotations
 
-import sys
 from concurrent import futures
 from typing import Any
 
@@ -18,7 +17,7 @@ from edge_runtime.wire import messages as pb
 from edge_runtime.wire.tensors import encode_array, encode_bytes
 
 
-class _Echo(grpc.GenericRpcHandler):
+class _Echo(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generic at run time
     """Answers ModelInfer with one row of class 0, repeating the request's id."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -30,13 +29,13 @@ class _Echo(grpc.GenericRpcHandler):
         answer = pb.ModelInferResponse(model_name=asked.model_name, id=asked.id)
         rows = asked.inputs[0].shape[0]
         tensors = {
-            contract.PREDICTION: ("INT64", encode_array(np.zeros(rows, np.int64))),
+            contract.PREDICTION: ("INT64", bytes(encode_array(np.zeros(rows, np.int64)))),
             contract.LABEL: ("BYTES", encode_bytes([b"0"] * rows)),
-            contract.CONFIDENCE: ("FP32", encode_array(np.ones(rows, np.float32))),
+            contract.CONFIDENCE: ("FP32", bytes(encode_array(np.ones(rows, np.float32)))),
         }
         for name, (datatype, raw) in tensors.items():
             answer.outputs.add(name=name, datatype=datatype, shape=[rows])
-            answer.raw_output_contents.append(raw)
+            answer.raw_output_contents.append(bytes(raw))
         return bytes(answer.SerializeToString())
 
 
@@ -51,4 +50,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(serve())
+    serve()

@@ -40,7 +40,9 @@ def hardware() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "machine": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1),
         "system": platform.system(),
     }

@@ -1,4 +1,4 @@
-"""The command `python -m benchmarks overhead`: what gate, runtime and client cost, and the limits."""
+"""The command `python -m benchmarks overhead`: what gate, runtime and client cost."""
 
 from __future__ import annotations
 

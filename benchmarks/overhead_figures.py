@@ -47,7 +47,8 @@ class Figure:
     def line(self) -> str:
         """Return how it is printed."""
         verdict = "met" if self.value <= self.limit else "MISSED"
-        return f"{self.name:42} {self.value:8.3f} {self.unit:3} limit {self.limit:g}  {verdict}  ({self.detail})"
+        measured = f"{self.value:8.3f} {self.unit:3} limit {self.limit:g}"
+        return f"{self.name:42} {measured}  {verdict}  ({self.detail})"
 
 
 def measure(settings: OverheadSettings) -> None:
@@ -131,7 +132,7 @@ def _deferred_call(bundle: Path, settings: OverheadSettings) -> Figure:
         grpc.insecure_channel(address) as channel,
     ):
         run, feeds = _bare_run(cascade, picture)
-        call = channel.unary_unary(pb.METHODS["ModelInfer"])
+        call = channel.unary_unary(pb.METHODS["ModelInfer"], None, None)
         payload = _request(picture)
 
         def bare() -> Any:

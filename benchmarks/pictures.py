@@ -12,7 +12,7 @@ from benchmarks.samples import Samples
 from edge_runtime import metrics
 
 mpl.use("Agg")  # files only: no display is needed
-from matplotlib import pyplot as plt  # noqa: E402 - the backend is chosen before
+from matplotlib import pyplot as plt
 
 COLORS = {"untuned": "#7f7f7f", "control": "#1f77b4", "tuned": "#d62728"}
 _BINS = 40
@@ -109,7 +109,10 @@ def _latency(variants: dict[str, Samples]) -> Any:
     figure, axes = _panels(variants, "Time of a call")
     for axis, samples in zip(axes, variants.values(), strict=True):
         times, deferred = samples.total_ms.ravel(), samples.deferred.ravel() > 0
-        for chosen, color, label in ((~deferred, "green", "edge"), (deferred, "orange", "deferred")):
+        for chosen, color, label in (
+            (~deferred, "green", "edge"),
+            (deferred, "orange", "deferred"),
+        ):
             values = np.sort(times[chosen])
             if values.size:
                 share = np.arange(1, values.size + 1) / values.size

@@ -27,7 +27,10 @@ def running_server(arguments: Sequence[str], *, ready_timeout_s: float = 120.0) 
         ServerStartError: The process ended, or said nothing in time.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         yield _await_address(process, arguments[0], ready_timeout_s)

@@ -7,6 +7,7 @@ input together), so the interval of a difference is paired.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,10 @@ STATISTICS: dict[str, Statistic] = {
     "s_o": lambda g, s, large: metrics.distributional_overlap(g, s),
     "AUROC": lambda g, s, large: metrics.auroc(g, s),
     **{
-        f"joint accuracy at {ratio:.0%}": (
-            lambda g, s, large, ratio=ratio: metrics.joint_accuracy_at(g, s, large, ratio)
-        )
+        f"joint accuracy at {ratio:.0%}": partial(metrics.joint_accuracy_at, ratio=ratio)
         for ratio in RATIOS
     },
-    "area under joint accuracy": lambda g, s, large: metrics.joint_accuracy_area(g, s, large),
+    "area under joint accuracy": metrics.joint_accuracy_area,
 }
 HEADLINE = ("s_d", "joint accuracy at 30%", "area under joint accuracy", "acc(M_S)")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 Figures = dict[str, dict[str, float]]
 
+_SATURATED = 0.98
 _LATENCIES = ("p50_ms", "p90_ms", "p99_ms")
 
 
@@ -38,6 +39,11 @@ def findings(results: dict[str, Any]) -> list[str]:
         for base, figures in results["tuned_minus"].items()
         for name, figure in figures.items()
     ]
+    if results["training_accuracy"] > _SATURATED:
+        lines.append(
+            f"Before tuning M_S was right on {results['training_accuracy']:.1%} of its training "
+            "pictures: the loss finds next to no wrong samples to teach from."
+        )
     control = results["tuned_minus"]["control"]
     area, s_d = control["area under joint accuracy"], control["s_d"]
     if s_d["low"] > 0 and area["high"] < 0:

@@ -41,13 +41,13 @@ def read_bundle(path: Path | str) -> Bundle:
     metadata = contract.GateMetadata.from_json(json.dumps(record.get("metadata")))
     for name, digest in _section(record, "files").items():
         _check_file(folder, name, digest)
-    name = _section(record, "graphs").get(contract.ROLE_CLASSIFIER)
-    if not isinstance(name, str) or name not in record["files"]:
+    graph = _section(record, "graphs").get(contract.ROLE_CLASSIFIER)
+    if not isinstance(graph, str) or graph not in record["files"]:
         raise BundleError(
             f"expected a graph with the role {contract.ROLE_CLASSIFIER!r} and its hash in "
-            f"{folder / contract.BUNDLE_FILE}, got {name!r}: export the bundle again"
+            f"{folder / contract.BUNDLE_FILE}, got {graph!r}: export the bundle again"
         )
-    return Bundle(folder, folder / name, metadata, record.get("verification") or {})
+    return Bundle(folder, folder / graph, metadata, record.get("verification") or {})
 
 
 def file_sha256(path: Path) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.answer import Answer, Source, Timings
-from edge_runtime.cloud import CloudAnswers, CloudModel
 from edge_runtime.errors import CloudError, InputError, SettingError
 from edge_runtime.model import EdgeModel, Gated
+
+if TYPE_CHECKING:
+    # gRPC and protobuf cost time and 30 MB: a device that never asks the cloud does not load them.
+    from edge_runtime.cloud import CloudAnswers, CloudModel
 
 Forward = Literal["original", "model_input"]
 _NO_CLOUD = "no cloud address was given"
@@ -68,6 +71,8 @@ class Cascade:
         edge = EdgeModel.open(bundle, threshold=threshold, threads=threads)
         if cloud is None:
             return cls(edge)
+        from edge_runtime.cloud import CloudModel
+
         name = edge.metadata.input.name
         if forward == "original" and name != contract.IMAGE:
             raise SettingError(

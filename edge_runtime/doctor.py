@@ -6,6 +6,7 @@ import importlib
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,9 @@ class DoctorSettings:
     def _checks(self) -> Iterator[tuple[str, Callable[[], str]]]:
         yield "python", platform.python_version
         for module in _REQUIRED:
-            yield module, lambda module=module: _import(module, *_required(module))
+            yield module, partial(_import, module, *_required(module))
         for module, reason in _OPTIONAL.items():
-            yield module, lambda module=module, reason=reason: _import(module, *reason)
+            yield module, partial(_import, module, *reason)
         if self.bundle is not None:
             yield "bundle", self._check_bundle
         if self.bundle is not None and self.cloud is not None:

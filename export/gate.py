@@ -42,9 +42,7 @@ def append_gate(
         nodes, source = [], logits
     else:
         source = _P + "logits"
-    nodes.append(
-        helper.make_node("ArgMax", [source], [contract.PREDICTION], axis=1, keepdims=0)
-    )
+    nodes.append(helper.make_node("ArgMax", [source], [contract.PREDICTION], axis=1, keepdims=0))
     nodes += _max_softmax(source) if kind == contract.MAX_SOFTMAX else _neg_entropy(source)
     nodes += _decision()
     nodes += _emitted(source, emit, kind)

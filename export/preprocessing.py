@@ -73,9 +73,7 @@ def fuse_preprocessing(
     graph.node.extend([*builder.nodes, *old])
     del graph.input[0]
     shape = ("batch", height, width, 3)
-    graph.input.insert(
-        0, helper.make_tensor_value_info(contract.IMAGE, TensorProto.UINT8, shape)
-    )
+    graph.input.insert(0, helper.make_tensor_value_info(contract.IMAGE, TensorProto.UINT8, shape))
     return InputDescription(name=contract.IMAGE, dtype="uint8", shape=shape)
 
 

@@ -77,5 +77,6 @@ def _strip(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
-    for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]:
+    values: list[Any] = [*model.graph.input, *model.graph.output, *model.graph.initializer]
+    for value in values:
         del value.metadata_props[:]

@@ -1,4 +1,4 @@
-"""Checks an export by what it decides: the graph against PyTorch, the pixels against the processor."""
+"""Checks an export by what it decides, against PyTorch and against the checkpoint's processor."""
 
 from __future__ import annotations
 
@@ -68,9 +68,7 @@ def verify_preprocessing(
     """
     pixels = checkpoint.pixel_values([images[i] for i in range(len(images))])
     session = open_graph(plain)
-    expected = session.run(
-        contract.GATE_OUTPUTS, {session.get_inputs()[0].name: pixels.numpy()}
-    )
+    expected = session.run(contract.GATE_OUTPUTS, {session.get_inputs()[0].name: pixels.numpy()})
     prediction, confidence, defer = run_images(open_graph(fused), images)
     # On the threshold itself the last bit decides, as in the comparison with PyTorch.
     border = np.abs(expected[1] - np.float32(threshold)) <= TOLERANCE
@@ -112,4 +110,6 @@ def _pixel_difference(
 
 def confidence_of(logits: Any, kind: str) -> Any:
     """Return the confidence of logits [n, classes] in float64."""
-    return metrics.max_softmax(logits) if kind == contract.MAX_SOFTMAX else metrics.neg_entropy(logits)
+    return (
+        metrics.max_softmax(logits) if kind == contract.MAX_SOFTMAX else metrics.neg_entropy(logits)
+    )

@@ -69,6 +69,9 @@ def _joint_figures(small: dict[str, Any], large: Any, split: Any) -> dict[str, A
         "s_d": performance.s_d,
         "s_d_star": performance.s_d_star,
         "status": performance.status,
-        **{f"joint accuracy at {r:.0%}": metrics.joint_accuracy_at(*columns, r) for r in (0.1, 0.3, 0.5)},
+        **{
+            f"joint accuracy at {r:.0%}": metrics.joint_accuracy_at(*columns, r)
+            for r in (0.1, 0.3, 0.5)
+        },
         "area under joint accuracy": metrics.joint_accuracy_area(*columns),
     }

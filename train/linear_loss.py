@@ -109,7 +109,7 @@ def _chunk_gradient(
     logits = torch.nn.functional.linear(rows, weight, bias)
     wide = logits if logits.dtype == torch.float64 else logits.float()
     with torch.enable_grad():
-        leaf = wide.detach().requires_grad_(requires_grad=True)
+        leaf = wide.detach().requires_grad_()
         loss = token_losses(leaf, targets, alpha).sum()
     (grad,) = torch.autograd.grad(loss, leaf)
     return loss.detach(), grad

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,15 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from tqdm.auto import tqdm
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from train.data import ImageData, Splits
 from train.errors import OutputError, TrainingError
@@ -86,7 +95,10 @@ def train_checkpoint(
         shutil.rmtree(work, ignore_errors=True)
     start = time.perf_counter()
     trainer = _trainer(checkpoint, splits, loss, schedule, work)
-    trainer.train(resume_from_checkpoint=_last_epoch(work) if resume else None)
+    with warnings.catch_warnings():
+        # Where time stamps are coarse the Trainer sorts its epochs by number, and says so often.
+        warnings.filterwarnings("ignore", message="mtime may not be reliable")
+        trainer.train(resume_from_checkpoint=_last_epoch(work) if resume else None)
     checkpoint.model.to("cpu").eval()
     extra = {
         **record,
@@ -124,7 +136,7 @@ def _trainer(
     callbacks: list[TrainerCallback] = [_StopOnNaN()]
     if schedule.patience is not None:
         callbacks.append(EarlyStoppingCallback(schedule.patience))
-    return Trainer(
+    trainer = Trainer(
         model=checkpoint.model,
         args=_arguments(schedule, work),
         train_dataset=PixelData(checkpoint, splits.train),
@@ -132,6 +144,11 @@ def _trainer(
         compute_loss_func=compute_loss,
         callbacks=callbacks,
     )
+    # Its progress callbacks print every log as a dictionary; the bar below shows the same.
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Progress)
+    return trainer
 
 
 def _arguments(schedule: Schedule, work: Path) -> TrainingArguments:
@@ -178,6 +195,29 @@ class PixelData(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {"pixel_values": self._pixels[index], "labels": self._labels[index]}
+
+
+class _Progress(TrainerCallback):
+    """One bar over the epochs, with the latest losses; silent where nobody watches."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        total = math.ceil(args.num_train_epochs)
+        self._bar = tqdm(total=total, unit="epoch", initial=round(state.epoch or 0), disable=None)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._bar.update()
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        shown = {k: v for k, v in (logs or {}).items() if k in {"loss", "eval_loss"}}
+        self._bar.set_postfix(shown)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._bar.close()
 
 
 class _StopOnNaN(TrainerCallback):

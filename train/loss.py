@@ -65,9 +65,7 @@ def _check(logits: Tensor, labels: Tensor, alpha: float, mask: Tensor | None) ->
             f"{list(logits.shape)} and {list(labels.shape)}"
         )
     if mask is not None and mask.shape != labels.shape:
-        raise ValueError(
-            f"expected a mask of shape {list(labels.shape)}, got {list(mask.shape)}"
-        )
+        raise ValueError(f"expected a mask of shape {list(labels.shape)}, got {list(mask.shape)}")
 
 
 def token_losses(rows: Tensor, targets: Tensor, alpha: float) -> Tensor:

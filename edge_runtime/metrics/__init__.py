@@ -1,6 +1,7 @@
 """Every metric of a deferral method; costs numpy alone.
 
-Letters: n samples, C classes or vocabulary size V, T tokens; g confidence (higher is surer), q_S and
+Letters: n samples, C classes or vocabulary size V, T tokens; g confidence (higher is surer), q_S
+and
 q_L the qualities of the small and the large model (1 right, 0 wrong, or any score in [0, 1]).
 """
 

@@ -19,9 +19,9 @@ def load(*, more: bool = False) -> Splits:
 
     The set is easy: with the usual 80 % to train on, a SmallCNN makes about one error in a hundred,
     too few to measure deferral with. So `digits` trains on 5 % (91 pictures), validates and
-    calibrates on 20 % and tests on the rest. On so few pictures no model is better than the SmallCNN;
-    an M_L worth asking trains on `digits-more`: the same and more, 35 % of the set, with the same
-    validation and test pictures.
+    calibrates on 20 % and tests on the rest. On so few pictures no model is better than the
+    SmallCNN; an M_L worth asking trains on `digits-more`: the same and more, 35 % of the set, with
+    the same validation and test pictures.
 
     Args:
         more: Return the larger training split.

@@ -21,8 +21,8 @@ def load(name: str, *, seed: int = 0, limit: int | None = None) -> Splits:
     """Load a data set of labelled pictures.
 
     Args:
-        name: `digits` or `digits-more` (built in), a folder (image folder or parquet files), a parquet file, or the
-            name of a Hugging Face data set.
+        name: `digits` or `digits-more` (built in), a folder (image folder or parquet files), a
+            parquet file, or the name of a Hugging Face data set.
         seed: Seed of splits that have to be carved out: a tenth of `train` where `validation` is
             missing, a tenth where `test` is.
         limit: At most so many pictures a split.
@@ -72,9 +72,7 @@ def _open_folder(path: Path, datasets: Any) -> dict[str, Any]:
     if files:
         return dict(datasets.load_dataset("parquet", data_files=files))
     if not any(p.is_dir() for p in path.iterdir()):
-        raise DataError(
-            f"expected parquet files or folders of pictures in {path}, found neither"
-        )
+        raise DataError(f"expected parquet files or folders of pictures in {path}, found neither")
     return dict(datasets.load_dataset("imagefolder", data_dir=str(path)))
 
 

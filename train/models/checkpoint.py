@@ -89,7 +89,9 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         raise CheckpointError(
             f"expected an image classifier's checkpoint at {folder}, it does not open: {reason}"
         ) from None
-    wrong = [k for key in ("missing_keys", "mismatched_keys", "unexpected_keys") for k in report[key]]
+    wrong = [
+        k for key in ("missing_keys", "mismatched_keys", "unexpected_keys") for k in report[key]
+    ]
     if wrong:
         raise CheckpointError(
             f"expected all weights of {type(model).__name__} in {folder}, {len(wrong)} do not fit, "

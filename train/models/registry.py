@@ -42,7 +42,7 @@ def build(
     Raises:
         CheckpointError: The name is neither.
     """
-    names = {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
+    names: dict[str, Any] = {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
     names["label2id"] = {label: i for i, label in enumerate(labels)}
     with torch.random.fork_rng():
         torch.manual_seed(seed)

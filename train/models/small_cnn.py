@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,9 +46,7 @@ class SmallCNN(PreTrainedModel):
     def __init__(self, config: SmallCNNConfig) -> None:
         super().__init__(config)
         widths = [config.channels, *config.widths]
-        self.features = nn.Sequential(
-            *(_block(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        )
+        self.features = nn.Sequential(*(_block(a, b) for a, b in itertools.pairwise(widths)))
         shrink = 2 ** len(config.widths)
         height, width = (size // shrink for size in config.image_size)
         self.classifier = nn.Sequential(
