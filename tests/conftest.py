@@ -1,0 +1,64 @@
+"""Tiny models, bundles and golden cases that several packages' tests share."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Return kind -> golden cases; a missing file fails, it is never skipped."""
+    cases = json.loads((DATA / "cases.json").read_text(encoding="utf-8"))["cases"]
+    return {kind: [c for c in cases if c["kind"] == kind] for kind in {c["kind"] for c in cases}}
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory):
+    """Return the folder of an untrained SmallCNN for 8x8 pictures of ten classes."""
+    from train.models import build, save
+
+    path = tmp_path_factory.mktemp("checkpoints") / "small"
+    names = [str(i) for i in range(10)]
+    save(build("small-cnn", labels=names, image_size=(8, 8), seed=3), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def large_checkpoint(tmp_path_factory):
+    """Return the folder of an untrained ResNet-20 for the same pictures."""
+    from train.models import build, save
+
+    path = tmp_path_factory.mktemp("checkpoints") / "large"
+    names = [str(i) for i in range(10)]
+    save(build("resnet-20", labels=names, image_size=(8, 8), seed=4), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle(small_checkpoint, tmp_path_factory):
+    """Return a bundle of the SmallCNN, calibrated on digits to defer 30 %."""
+    from export.commands.build import BuildSettings
+
+    path = tmp_path_factory.mktemp("bundles") / "bundle"
+    BuildSettings(
+        checkpoint=small_checkpoint, out=path, calibrate="digits", target_deferral=0.3
+    ).run()
+    return path
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """Return forty test digits, uint8 [40, 8, 8, 3]."""
+    from train import data
+
+    return data.load("digits", limit=40).test.array()
+
+
+@pytest.fixture
+def generator():
+    """Return a seeded source of random numbers."""
+    return np.random.default_rng(7)
