@@ -1,0 +1,52 @@
+"""The threshold is the largest float32 whose strictly-below share does not exceed the ratio."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from export.calibration import calibration_record, threshold_for_deferral_ratio
+from export.errors import CalibrationError
+
+
+@given(
+    coarse=st.lists(st.integers(0, 6), min_size=1, max_size=40),
+    ratio=st.floats(0, 1),
+)
+def test_the_threshold_cannot_be_raised(coarse, ratio):
+    confidence = np.array(coarse, np.float32) / 8
+    threshold = threshold_for_deferral_ratio(confidence, ratio)
+    allowed = np.floor(ratio * confidence.size + 1e-9)
+    assert (confidence < threshold).sum() <= allowed
+    if np.isfinite(threshold):
+        higher = np.nextafter(threshold, np.float32(np.inf))
+        assert (confidence < higher).sum() > allowed
+
+
+def test_three_of_ten_are_deferred_in_spite_of_binary_fractions():
+    confidence = np.arange(10, dtype=np.float32)
+    assert threshold_for_deferral_ratio(confidence, 0.3) == 3
+
+
+def test_a_tied_group_is_not_split():
+    confidence = np.array([0.1, 0.5, 0.5, 0.5, 0.9], np.float32)
+    assert threshold_for_deferral_ratio(confidence, 0.6) == np.float32(0.5)
+
+
+def test_nan_counts_as_deferred():
+    confidence = np.array([np.nan, 0.2, 0.4, 0.6], np.float32)
+    assert threshold_for_deferral_ratio(confidence, 0.5) == np.float32(0.4)
+    with pytest.raises(CalibrationError, match="NaN"):
+        threshold_for_deferral_ratio(confidence, 0.2)
+
+
+def test_the_interval_covers_fresh_data():
+    draws = np.random.default_rng(1)
+    inside = 0
+    for _ in range(200):
+        confidence = draws.random(300).astype(np.float32)
+        threshold, record = calibration_record(confidence, ratio=0.3, data="d", split="s")
+        low, high = record["interval"]
+        inside += low <= (draws.random(300) < threshold).mean() <= high
+    # 95 % of 200 is 190; the bound is four standard deviations below.
+    assert inside >= 177
