@@ -50,7 +50,7 @@ def density(samples: Floats) -> Floats:
 def bandwidth(samples: Floats) -> float:
     """Return Scott's bandwidth of one group, not below the floor."""
     spread = float(samples.std(ddof=1)) if samples.size > 1 else 0.0
-    return max(spread * float(samples.size) ** -0.2, BANDWIDTH_FLOOR)
+    return float(max(spread * float(samples.size) ** -0.2, BANDWIDTH_FLOOR))
 
 
 def overlap(first: Floats, second: Floats) -> float:
@@ -68,7 +68,7 @@ def _orders(greatest_move: float) -> int:
 
 
 def _reflected_moments(nearest: Indices, moves: Floats, orders: int) -> Floats:
-    """Return sum d^k / k! at every grid point, images at -c and 2 - c included: [orders, period]."""
+    """Return sum d^k / k! at every grid point [orders, period]; images at -c and 2 - c count."""
     moments = np.zeros((orders, _PERIOD))
     weights = np.ones_like(moves)
     for k in range(orders):

@@ -17,13 +17,15 @@ def numbers(name: str, values: npt.ArrayLike) -> Floats:
     """
     try:
         array = np.asarray(values)
-        if array.dtype.kind not in "bfiu":
-            raise TypeError(array.dtype.name)
-        return array.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"expected {name} as an array of real numbers, got {error}: convert it first"
         ) from None
+    if array.dtype.kind not in "bfiu":
+        raise InputError(
+            f"expected {name} as an array of real numbers, got {array.dtype}: convert it first"
+        )
+    return array.astype(np.float64)
 
 
 def column(name: str, values: npt.ArrayLike, size: int | None = None) -> Floats:
@@ -94,7 +96,7 @@ def right_or_wrong(name: str, values: npt.ArrayLike, size: int) -> Bools:
             f"expected only 0 (wrong) and 1 (right) in {name}, got {array[row]} at row {row}: "
             "threshold graded scores first, or use pearson for them"
         )
-    return array == 1.0
+    return np.asarray(array == 1.0)
 
 
 def share(name: str, value: float) -> float:

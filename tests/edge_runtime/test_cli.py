@@ -49,7 +49,7 @@ def run(*words):
 def test_text_is_converted_to_the_fields_types():
     line = "paint --colour=2024 north south --coats 2 --litres 1e1 --seeds 1,2 --finish gloss --dry"
     assert run(*line.split()) == 0
-    assert RAN == [
+    assert [
         Paint(
             colour="2024",
             walls=(Path("north"), Path("south")),
@@ -59,7 +59,7 @@ def test_text_is_converted_to_the_fields_types():
             finish="gloss",
             dry=True,
         )
-    ]
+    ] == RAN
 
 
 def test_a_switch_does_not_swallow_the_word_after_it():

@@ -1,4 +1,4 @@
-"""Exports: the file decides as the model does, says what it is, and is written whole or not at all."""
+"""Exports: the file decides as the model does, says what it is, and is written whole."""
 
 import json
 import shutil

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-
 from train import GatekeeperLoss, gatekeeper_loss, linear_gatekeeper_loss
 
 
