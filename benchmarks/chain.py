@@ -12,9 +12,9 @@ from typing import Any, Literal
 from benchmarks import environment, pictures, results
 from benchmarks.demo import DemoSettings
 from benchmarks.errors import BenchmarkError
-from benchmarks.field_test import FieldTest
 from benchmarks.samples import Samples, write_samples
 from benchmarks.server import running_server
+from benchmarks.trial import Trial
 from benchmarks.wording import findings, table
 from export.commands.build import BuildSettings
 from train import data
@@ -100,8 +100,8 @@ def _one_seed(
     test = data.load(settings.dataset, limit=settings.limit).test
     serve = ["cloud_stub", "--checkpoint", str(large), "--port", "0"]
     with steps.step(f"seed {seed}: the test set over gRPC"), running_server(serve) as address:
-        field_test = FieldTest(test, address, seed)
-        return {v: field_test.measure(bundles[v]) for v in VARIANTS}
+        trial = Trial(test, address, seed)
+        return {v: trial.measure(bundles[v]) for v in VARIANTS}
 
 
 def _train(settings: DemoSettings, folder: Path, seed: int) -> dict[str, Path]:

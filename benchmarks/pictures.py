@@ -45,7 +45,12 @@ def _columns(samples: Samples) -> tuple[Any, Any, Any]:
 
 def _panels(variants: dict[str, Samples], title: str) -> tuple[Any, Any]:
     figure, axes = plt.subplots(
-        1, len(variants), figsize=(4.2 * len(variants), 3.6), sharey=True, squeeze=False
+        1,
+        len(variants),
+        figsize=(4.2 * len(variants), 3.6),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     figure.suptitle(title)
     for axis, name in zip(axes[0], variants, strict=True):
@@ -76,7 +81,9 @@ def _densities(variants: dict[str, Samples]) -> Any:
         for value, color, label in ((1, "green", "right"), (0, "red", "wrong")):
             chosen = confidence[right == value]
             text = f"{label} ({len(chosen)})"
-            axis.hist(chosen, bins=bins, density=True, alpha=0.5, color=color, label=text)
+            axis.hist(
+                chosen, bins=bins, density=True, histtype="step", lw=1.6, color=color, label=text
+            )
         axis.set_yscale("log")
         axis.set_xlabel("confidence (max softmax)")
         axis.legend()
@@ -119,6 +126,6 @@ def _latency(variants: dict[str, Samples]) -> Any:
                 axis.plot(values, share, color=color, label=f"{label} ({values.size})")
         axis.set_xscale("log")
         axis.set_xlabel("milliseconds")
-        axis.legend()
+        axis.legend(loc="upper left")
     axes[0].set_ylabel("share of calls")
     return figure

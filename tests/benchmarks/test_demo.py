@@ -58,6 +58,12 @@ def test_check_recomputes_every_figure_and_finds_a_touched_one(demo, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_committed_results_are_what_their_samples_give(capsys):
+    CheckSettings().run()
+    assert "all as printed" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_latency_needs_no_cloud(bundle, tmp_path, capsys):
     LatencySettings(bundle=bundle, calls=50, out=tmp_path / "latency.json").run()
     written = json.loads((tmp_path / "latency.json").read_text())

@@ -16,7 +16,7 @@ _BATCH = 128
 _DEADLINE_S = 30.0  # quality is measured here: a slow M_L must not count as a wrong one
 
 
-class FieldTest:
+class Trial:
     """One test set against one running large model.
 
     Args:
