@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime import contract
+from edge_runtime.bundle import read_bundle
 from edge_runtime.errors import BundleError, DependencyError
 
 Images: TypeAlias = Sequence[npt.NDArray[np.uint8]]
@@ -82,14 +82,15 @@ class BundleBackend:
         threads: Threads of the model; 0 leaves it to the library.
 
     Raises:
-        BundleError: The folder holds no bundle, or one whose graph takes no uint8 images.
+        BundleError: The folder holds no bundle, an altered one, or one whose graph takes no uint8
+            images.
     """
 
     platform = "gatekeeper_bundle"
 
     def __init__(self, path: Path, threads: int) -> None:
-        graph, metadata = _read_bundle(path)
-        described = metadata.input
+        bundle = read_bundle(path)
+        metadata, described = bundle.metadata, bundle.metadata.input
         if described.dtype != "uint8" or len(described.shape) != 4:  # noqa: PLR2004 - n, h, w, 3
             raise BundleError(
                 f"expected a graph that takes uint8 [batch, height, width, 3], {path} takes "
@@ -99,7 +100,7 @@ class BundleBackend:
         self.image_size = (height, width)
         self.labels = metadata.labels
         self._input = described.name
-        self._session = _open_session(graph, threads)
+        self._session = _open_session(bundle.graph, threads)
 
     def predict(self, images: Images) -> Predictions:
         """Answer n images; those of one size go through the graph together."""
@@ -119,23 +120,6 @@ def _rows_by_size(images: Images) -> list[list[int]]:
     for row, image in enumerate(images):
         rows.setdefault(image.shape, []).append(row)
     return list(rows.values())
-
-
-def _read_bundle(path: Path) -> tuple[Path, contract.GateMetadata]:
-    description = path / contract.BUNDLE_FILE
-    try:
-        fields = json.loads(description.read_text(encoding="utf-8"))
-        name = str(fields["graphs"][contract.ROLE_CLASSIFIER])
-        metadata = json.dumps(fields["metadata"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(
-            f"expected a bundle with a classifier in {path}, reading {contract.BUNDLE_FILE} gave "
-            f"{type(error).__name__}: {error}"
-        ) from None
-    graph = (path / name).resolve()
-    if not graph.is_relative_to(path.resolve()):
-        raise BundleError(f"expected the graph inside {path}, bundle.json names {name!r}")
-    return graph, contract.GateMetadata.from_json(metadata)
 
 
 def _open_session(graph: Path, threads: int) -> Any:

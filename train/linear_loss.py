@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from train.loss import Normalize, token_losses
+from train.loss import Normalize, token_losses, valid_positions
 
 _CHUNK_TOKENS = 1024
 
@@ -36,7 +37,7 @@ def linear_gatekeeper_loss(
         labels: int64 [N] or [N, T].
         alpha: Weight of the right, in [0, 1].
         bias: float [V].
-        mask: bool, the shape of `labels`; False leaves a position out.
+        mask: bool or 0/1, the shape of `labels`; False leaves a position out.
         ignore_index: Label of positions that do not count.
         normalize: `batch` divides by N, `token` by the valid positions.
         chunk_tokens: Positions whose logits are held at once.
@@ -53,9 +54,7 @@ def linear_gatekeeper_loss(
             "expected hidden [..., D], weight [V, D] and labels [...], got "
             f"{list(hidden.shape)}, {list(weight.shape)} and {list(labels.shape)}"
         )
-    valid = labels != ignore_index
-    if mask is not None:
-        valid = valid & mask
+    valid = valid_positions(labels, mask, ignore_index)
     rows, targets = hidden[valid], labels[valid]
     total = _ChunkedLoss.apply(rows, weight, bias, targets, alpha, chunk_tokens)
     denominator = len(labels) if normalize == "batch" else len(targets)
@@ -96,6 +95,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         (scale,) = grads
         saved = [grad * scale.to(grad.dtype) for grad in ctx.saved_tensors]

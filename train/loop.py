@@ -31,6 +31,7 @@ from train.models import Checkpoint, save
 
 Loss = Callable[[Tensor, Tensor, "int | Tensor"], Tensor]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+_IN_MEMORY_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,9 @@ def train_checkpoint(
         "wall_time_s": round(time.perf_counter() - start, 2),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
+    # With several processes one of them writes.
+    if not trainer.is_world_process_zero():
+        return
     save(checkpoint, out, extra=extra)
     shutil.rmtree(work, ignore_errors=True)
     print(
@@ -184,17 +188,29 @@ def _arguments(schedule: Schedule, work: Path) -> TrainingArguments:
 
 
 class PixelData(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """A split as the model takes it; pictures pass the processor once, not once an epoch."""
+    """A split as the model takes it.
+
+    Pictures pass the processor once, not once an epoch, unless they would fill the memory.
+    """
 
     def __init__(self, checkpoint: Checkpoint, data: ImageData) -> None:
-        self._pixels = checkpoint.pixel_values([data.images[i] for i in range(len(data))])
+        self._checkpoint = checkpoint
+        self._images = data.images
+        one = self._process(0)
+        self._pixels: Tensor | None = None
+        if one.nbytes * len(data) <= _IN_MEMORY_BYTES:
+            self._pixels = torch.stack([one, *(self._process(i) for i in range(1, len(data)))])
         self._labels = torch.from_numpy(np.asarray(data.labels))
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"pixel_values": self._pixels[index], "labels": self._labels[index]}
+        pixels = self._process(index) if self._pixels is None else self._pixels[index]
+        return {"pixel_values": pixels, "labels": self._labels[index]}
+
+    def _process(self, index: int) -> Tensor:
+        return self._checkpoint.pixel_values([self._images[index]])[0]
 
 
 class _Progress(TrainerCallback):

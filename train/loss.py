@@ -31,7 +31,7 @@ def gatekeeper_loss(
             impossible class.
         labels: int64 [N] or [N, T]; `ignore_index` leaves a position out.
         alpha: Weight of the right in [0, 1]; small alpha makes the wrong more uncertain.
-        mask: bool, the shape of `labels`; False leaves a position out.
+        mask: bool or 0/1, the shape of `labels`; False leaves a position out.
         ignore_index: Label of positions that do not count.
         normalize: `batch` divides by N (fully masked rows count), `token` by the valid positions.
         denominator: Divides by this instead, e.g. the items of all accumulation steps.
@@ -42,10 +42,8 @@ def gatekeeper_loss(
     Raises:
         ValueError: `alpha` is out of range or the shapes do not match.
     """
-    _check(logits, labels, alpha, mask)
-    valid = labels != ignore_index
-    if mask is not None:
-        valid = valid & mask
+    _check(logits, labels, alpha)
+    valid = valid_positions(labels, mask, ignore_index)
     # Rows are selected before anything is computed: garbage at a masked position must reach
     # neither the value nor the gradient.
     rows, targets = logits[valid], labels[valid]
@@ -56,7 +54,7 @@ def gatekeeper_loss(
     return total / denominator
 
 
-def _check(logits: Tensor, labels: Tensor, alpha: float, mask: Tensor | None) -> None:
+def _check(logits: Tensor, labels: Tensor, alpha: float) -> None:
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"expected alpha in [0, 1], got {alpha}")
     if logits.shape[:-1] != labels.shape or labels.ndim not in {1, 2}:
@@ -64,8 +62,21 @@ def _check(logits: Tensor, labels: Tensor, alpha: float, mask: Tensor | None) ->
             "expected logits [N, C] with labels [N], or [N, T, V] with [N, T], got "
             f"{list(logits.shape)} and {list(labels.shape)}"
         )
-    if mask is not None and mask.shape != labels.shape:
+
+
+def valid_positions(labels: Tensor, mask: Tensor | None, ignore_index: int) -> Tensor:
+    """Return bool, the shape of `labels`: which positions count.
+
+    Raises:
+        ValueError: The mask's shape is another.
+    """
+    valid = labels != ignore_index
+    if mask is None:
+        return valid
+    if mask.shape != labels.shape:
         raise ValueError(f"expected a mask of shape {list(labels.shape)}, got {list(mask.shape)}")
+    # Attention masks come as integers, and an integer tensor would index rows, not choose them.
+    return valid & mask.bool()
 
 
 def token_losses(rows: Tensor, targets: Tensor, alpha: float) -> Tensor:
@@ -95,6 +106,8 @@ class GatekeeperLoss(nn.Module):
         self, alpha: float, *, ignore_index: int = -100, normalize: Normalize = "batch"
     ) -> None:
         super().__init__()
+        if not 0.0 <= alpha <= 1.0:
+            raise ValueError(f"expected alpha in [0, 1], got {alpha}")
         self.alpha = alpha
         self.ignore_index = ignore_index
         self.normalize: Normalize = normalize

@@ -94,12 +94,17 @@ class Splits:
         return self.train.label_names
 
     def limited(self, limit: int | None) -> Splits:
-        """Keep at most `limit` pictures of each split."""
+        """Keep at most `limit` pictures of each split, evenly spaced."""
         if limit is None:
             return self
-        rows = np.arange(limit)
         parts = (self.train, self.validation, self.test)
-        return Splits(*(part.take(rows[: len(part)]) for part in parts))
+        return Splits(*(part.take(_spread(len(part), limit)) for part in parts))
+
+
+def _spread(size: int, limit: int) -> npt.NDArray[np.intp]:
+    # Image folders are sorted by class: the first rows would be a single class.
+    kept = min(size, limit)
+    return np.arange(kept) * size // max(kept, 1)
 
 
 def split_stratified(
@@ -110,6 +115,7 @@ def split_stratified(
     chosen = []
     for label in np.unique(labels):
         rows = draws.permutation(np.flatnonzero(labels == label))
-        chosen.append(rows[: max(1, round(share * rows.size))])
+        # The rest keeps one of every class too, where there are two.
+        chosen.append(rows[: min(max(1, round(share * rows.size)), rows.size - 1)])
     picked = np.sort(np.concatenate(chosen))
     return picked, np.setdiff1d(np.arange(labels.size), picked)

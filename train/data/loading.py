@@ -15,6 +15,7 @@ DIGITS = "digits"
 DIGITS_MORE = "digits-more"
 _CARVED_SHARE = 0.1
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev")
+_BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 
 
 def load(name: str, *, seed: int = 0, limit: int | None = None) -> Splits:
@@ -49,9 +50,10 @@ def _open(name: str) -> dict[str, Any]:
     path = Path(name)
     try:
         if path.is_file():
-            return dict(datasets.load_dataset(path.suffix[1:], data_files=str(path)))
+            return dict(datasets.load_dataset(_builder(path), data_files=str(path)))
         if path.is_dir():
             return _open_folder(path, datasets)
+        _refuse_missing_path(name)
         return dict(datasets.load_dataset(name))
     except DataError:
         raise
@@ -61,6 +63,19 @@ def _open(name: str) -> dict[str, Any]:
             f"expected {DIGITS!r}, a folder, a parquet file or a Hugging Face data set, {name!r} "
             f"does not open: {reason}"
         ) from None
+
+
+def _builder(path: Path) -> str:
+    if path.suffix not in _BUILDERS:
+        raise DataError(f"expected a file {', '.join(_BUILDERS)}, got {path}")
+    return _BUILDERS[path.suffix]
+
+
+def _refuse_missing_path(name: str) -> None:
+    # Hub names are NAME or OWNER/NAME: anything else is a path, and asking the hub takes long.
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if is_path or Path(name).suffix in _BUILDERS:
+        raise DataError(f"expected a data set at {name}, nothing is there: check the path")
 
 
 def _open_folder(path: Path, datasets: Any) -> dict[str, Any]:
@@ -86,7 +101,13 @@ def _as_images(table: Any, split: str) -> ImageData:
     if any(v is None for v in values):
         raise DataError(f"expected a label for every picture in {split}, some are missing")
     names = getattr(table.features[label], "names", None)
-    labels = values.astype(np.int64)
+    try:
+        labels = values.astype(np.int64)
+    except ValueError:
+        raise DataError(
+            f"expected whole numbers as labels in {split}, got {values[0]!r}: number the classes, "
+            "or store them as a ClassLabel"
+        ) from None
     if names is None:
         names = [str(i) for i in range(int(labels.max()) + 1)]
     ids = tuple(f"{split}-{i}" for i in range(len(labels)))
@@ -118,6 +139,10 @@ def _carve(found: dict[str, ImageData], seed: int) -> Splits:
         raise DataError(f"expected a split named train, got {', '.join(found)}")
     test = found.get("test")
     validation = next((found[n] for n in _VALIDATION_NAMES if n in found), None)
+    for split, part in found.items():
+        if not set(part.label_names) <= set(train.label_names):
+            extra = sorted(set(part.label_names) - set(train.label_names))
+            raise DataError(f"expected the classes of train in {split}, it also has {extra[:5]}")
     if test is None:
         rows, rest = split_stratified(train.labels, _CARVED_SHARE, seed)
         test, train = train.take(rows), train.take(rest)

@@ -54,6 +54,8 @@ class Checkpoint:
         self, images: Sequence[npt.NDArray[np.uint8]], batch_size: int = _BATCH
     ) -> npt.NDArray[np.float32]:
         """Return logits float32 [n, classes] for pictures uint8 [height, width, 3]."""
+        if not len(images):
+            return np.empty((0, len(self.labels)), np.float32)
         device = next(self.model.parameters()).device
         logits = []
         with torch.inference_mode():
@@ -97,8 +99,17 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
             f"expected all weights of {type(model).__name__} in {folder}, {len(wrong)} do not fit, "
             f"e.g. {wrong[0]}: it is a checkpoint of another model, or has no classification head"
         )
-    labels = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
-    return Checkpoint(model.eval(), processor, labels, folder)
+    return Checkpoint(model.eval(), processor, _labels(model.config, folder), folder)
+
+
+def _labels(config: Any, folder: Path) -> tuple[str, ...]:
+    numbers = list(range(config.num_labels))
+    if sorted(config.id2label) != numbers:
+        raise CheckpointError(
+            f"expected id2label with 0 to {config.num_labels - 1} in {folder}/config.json, got "
+            f"{sorted(config.id2label)[:5]} ...: number the labels from 0"
+        )
+    return tuple(str(config.id2label[i]) for i in numbers)
 
 
 def _check_files(folder: Path) -> None:

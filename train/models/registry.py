@@ -40,7 +40,7 @@ def build(
         seed: Seed of the weights.
 
     Raises:
-        CheckpointError: The name is neither.
+        CheckpointError: The name is neither, or the pictures are too small for the model.
     """
     names: dict[str, Any] = {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
     names["label2id"] = {label: i for i, label in enumerate(labels)}
@@ -52,6 +52,7 @@ def build(
             model = SmallResNet(SmallResNetConfig(image_size=image_size, **_RESNETS[name], **names))
         else:
             model = _foreign(Path(name), names)
+            image_size = _own_size(model.config, image_size)
     height, width = image_size
     processor = ViTImageProcessor(
         size={"height": height, "width": width}, image_mean=[0.5] * 3, image_std=[0.5] * 3
@@ -64,5 +65,24 @@ def _foreign(path: Path, names: dict[str, Any]) -> Any:
         raise CheckpointError(
             f"expected one of {', '.join(NAMES)} or a folder with a config.json, got '{path}'"
         )
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False, **names)
-    return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(
+            path, trust_remote_code=False, local_files_only=True, **names
+        )
+        return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001 - transformers raises many unrelated classes
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"expected an image classifier's config.json in {path}, it does not build: {reason}"
+        ) from None
+
+
+def _own_size(config: Any, wanted: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) that a configuration prescribes, else the wanted one."""
+    size = getattr(config, "image_size", None)
+    if size is None:
+        return wanted
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return int(height), int(width)

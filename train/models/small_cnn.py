@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
+from train.errors import CheckpointError
+
 
 class SmallCNNConfig(PretrainedConfig):
     """Sizes of a SmallCNN.
@@ -49,6 +51,11 @@ class SmallCNN(PreTrainedModel):
         self.features = nn.Sequential(*(_block(a, b) for a, b in itertools.pairwise(widths)))
         shrink = 2 ** len(config.widths)
         height, width = (size // shrink for size in config.image_size)
+        if min(height, width) < 1:
+            raise CheckpointError(
+                f"expected pictures of at least {shrink} x {shrink} pixels for SmallCNN, got "
+                f"{config.image_size}: set a larger --image-size"
+            )
         self.classifier = nn.Sequential(
             nn.Flatten(),
             nn.Linear(widths[-1] * height * width, config.hidden),

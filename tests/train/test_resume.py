@@ -1,0 +1,53 @@
+"""A killed run goes on from its last epoch and ends where an unbroken one ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from train import data
+from train.models import open_checkpoint
+
+pytestmark = pytest.mark.slow
+_LONGEST_S = 90
+_EPOCHS = "40"
+
+
+def tune(checkpoint, out, *flags):
+    words = ["tune", "--checkpoint", checkpoint, "--out", out, "--epochs", _EPOCHS, "--seed", "3"]
+    line = [sys.executable, "-m", "train", *map(str, words), *flags]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=_LONGEST_S)
+    assert process.returncode == 0, output
+
+
+def kill_after_two_epochs(process, work):
+    deadline = time.monotonic() + _LONGEST_S
+    while time.monotonic() < deadline and process.poll() is None:
+        steps = [int(p.name.rsplit("-", 1)[1]) for p in work.glob("checkpoint-*")]
+        if max(steps, default=0) >= 2 * 3:  # 91 pictures, 32 a step
+            break
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+
+
+def test_a_killed_run_resumes_to_the_same_model(small_checkpoint, tmp_path):
+    finish(tune(small_checkpoint, tmp_path / "whole"))
+    work = tmp_path / ".killed.training"
+    kill_after_two_epochs(tune(small_checkpoint, tmp_path / "killed"), work)
+    assert not (tmp_path / "killed").exists()
+    assert any(work.iterdir())
+    finish(tune(small_checkpoint, tmp_path / "killed", "--resume"))
+    assert not work.exists()
+    pictures = data.load("digits", limit=50).test.images
+    whole, resumed = (open_checkpoint(tmp_path / n).predict(pictures) for n in ("whole", "killed"))
+    np.testing.assert_allclose(resumed, whole, atol=1e-5)
