@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
@@ -126,8 +127,18 @@ def accuracy(checkpoint: Checkpoint, data: ImageData) -> float:
 
 
 def _last_epoch(work: Path) -> str | None:
+    """Return the newest epoch that was written whole: a kill may have hit the writing of one."""
     folders = sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
-    return str(folders[-1]) if folders else None
+    return next((str(folder) for folder in reversed(folders) if _is_whole(folder)), None)
+
+
+def _is_whole(folder: Path) -> bool:
+    # The Trainer writes this file last.
+    try:
+        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _trainer(

@@ -51,9 +51,9 @@ def test_check_recomputes_every_figure_and_finds_a_touched_one(demo, tmp_path):
     for name in ("results.json", "samples.csv", "report.md"):
         shutil.copy(demo / name, copy)
     content = json.loads((copy / "results.json").read_text())
-    content["variants"]["tuned"]["figures"]["s_d"]["value"] += 1e-6
+    content["variants"]["tuned"]["figures"]["acc(M_S)"]["value"] += 1e-6
     (copy / "results.json").write_text(json.dumps(content))
-    with pytest.raises(CheckError, match="s_d"):
+    with pytest.raises(CheckError, match="acc"):
         CheckSettings(folders=(copy,)).run()
 
 
