@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.errors import BenchmarkError
 from benchmarks.samples import Samples
 from edge_runtime import Answer, Cascade, Source
-from train.data import ImageData
+from train.data import LabelledData
 
 _BATCH = 128
 _DEADLINE_S = 30.0  # quality is measured here: a slow M_L must not count as a wrong one
@@ -25,7 +25,7 @@ class Trial:
         seed: The training seed, for the per-sample file.
     """
 
-    def __init__(self, test: ImageData, address: str, seed: int) -> None:
+    def __init__(self, test: LabelledData, address: str, seed: int) -> None:
         self._test = test
         self._address = address
         self._seed = seed
@@ -42,7 +42,7 @@ class Trial:
         with self._open(bundle, threshold=float("-inf")) as nothing:
             small = self._batches(nothing, Source.EDGE)
         with self._open(bundle, threshold=None) as cascade:
-            shipped = [cascade(image) for image in self._test.images]
+            shipped = [cascade(image) for image in self._test.inputs]
             sent = cascade.sent_bytes
         return self._samples(small, shipped, large), sent / len(shipped)
 
@@ -52,7 +52,7 @@ class Trial:
         )
 
     def _batches(self, cascade: Cascade, expected: Source) -> list[Answer]:
-        images = self._test.images
+        images = self._test.inputs
         answers: list[Answer] = []
         for start in range(0, len(images), _BATCH):
             answers += cascade.batch([images[i] for i in _window(start, len(images))])

@@ -72,7 +72,7 @@ def _images(settings: BuildSettings, checkpoint: Checkpoint) -> list[Any]:
     """Return the calibration pictures, or made-up ones of several sizes to verify with."""
     if settings.calibrate is not None:
         split = getattr(data.load(settings.calibrate), settings.split)
-        return [split.images[i] for i in range(len(split))]
+        return [split.inputs[i] for i in range(len(split))]
     height, width = image_size(checkpoint)
     draws = np.random.default_rng(settings.seed)
     shapes = [(round(height * a), round(width * b), 3) for a, b in _SIZES]

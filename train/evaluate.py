@@ -57,7 +57,7 @@ def _open(path: Path, split: Any) -> Any:
 def _small_figures(checkpoint: Any, split: Any) -> dict[str, Any]:
     from edge_runtime import metrics
 
-    logits = checkpoint.predict(split.images)
+    logits = checkpoint.predict(split.inputs)
     # float64: in float32 the confidence saturates at 1 and makes ties.
     confidence = metrics.max_softmax(logits)
     right = (logits.argmax(axis=-1) == split.labels).astype(float)
@@ -73,7 +73,7 @@ def _small_figures(checkpoint: Any, split: Any) -> dict[str, Any]:
 def _joint_figures(small: dict[str, Any], large: Any, split: Any) -> dict[str, Any]:
     from edge_runtime import metrics
 
-    quality = (large.predict(split.images).argmax(axis=-1) == split.labels).astype(float)
+    quality = (large.predict(split.inputs).argmax(axis=-1) == split.labels).astype(float)
     columns = (small["confidence"], small["right"], quality)
     performance = metrics.deferral_performance(*columns)
     return {

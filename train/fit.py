@@ -44,7 +44,7 @@ class FitSettings:
         from train.objectives import cross_entropy
 
         splits = data.load(self.data, limit=self.limit)
-        height, width = splits.train.images[0].shape[:2]
+        height, width = splits.train.inputs[0].shape[:2]
         size = (self.image_size, self.image_size) if self.image_size else (height, width)
         train_checkpoint(
             build(self.model, labels=splits.label_names, image_size=size, seed=self.seed),

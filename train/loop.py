@@ -26,7 +26,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from train.data import ImageData, Splits
+from train.data import LabelledData, Splits
 from train.errors import OutputError, TrainingError
 from train.models import Checkpoint, save
 
@@ -121,9 +121,9 @@ def train_checkpoint(
     )
 
 
-def accuracy(checkpoint: Checkpoint, data: ImageData) -> float:
+def accuracy(checkpoint: Checkpoint, data: LabelledData) -> float:
     """Return the share of right predictions."""
-    return float((checkpoint.predict(data.images).argmax(axis=-1) == data.labels).mean())
+    return float((checkpoint.predict(data.inputs).argmax(axis=-1) == data.labels).mean())
 
 
 def _last_epoch(work: Path) -> str | None:
@@ -204,9 +204,9 @@ class PixelData(torch.utils.data.Dataset[dict[str, Tensor]]):
     Pictures pass the processor once, not once an epoch, unless they would fill the memory.
     """
 
-    def __init__(self, checkpoint: Checkpoint, data: ImageData) -> None:
+    def __init__(self, checkpoint: Checkpoint, data: LabelledData) -> None:
         self._checkpoint = checkpoint
-        self._images = data.images
+        self._images = data.inputs
         one = self._process(0)
         self._pixels: Tensor | None = None
         if one.nbytes * len(data) <= _IN_MEMORY_BYTES:

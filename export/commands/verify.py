@@ -31,7 +31,7 @@ class VerifySettings:
 
         model = EdgeModel.open(self.bundle)
         split = getattr(data.load(self.data), self.split)
-        prediction, confidence, defer = run_images(model.session, split.images)
+        prediction, confidence, defer = run_images(model.session, split.inputs)
         print(f"inputs                     {len(split)}")
         print(f"accuracy of the edge model {(prediction == split.labels).mean():.4f}")
         print(f"deferral ratio             {defer.mean():.4f}")
@@ -53,7 +53,7 @@ class VerifySettings:
         from train.models import open_checkpoint
 
         assert self.against is not None  # noqa: S101 - the caller checked
-        logits = open_checkpoint(self.against).predict(split.images)
+        logits = open_checkpoint(self.against).predict(split.inputs)
         expected = confidence_of(logits, model.metadata.confidence_kind)
         flips = defer != ~(expected >= np.float32(model.threshold))
         shift = np.abs(confidence - expected)

@@ -48,6 +48,6 @@ def test_a_killed_run_resumes_to_the_same_model(small_checkpoint, tmp_path):
     assert any(work.iterdir())
     finish(tune(small_checkpoint, tmp_path / "killed", "--resume"))
     assert not work.exists()
-    pictures = data.load("digits", limit=50).test.images
+    pictures = data.load("digits", limit=50).test.inputs
     whole, resumed = (open_checkpoint(tmp_path / n).predict(pictures) for n in ("whole", "killed"))
     np.testing.assert_allclose(resumed, whole, atol=1e-5)

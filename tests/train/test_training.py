@@ -122,7 +122,7 @@ def gradients_after(path, *, batch_size, accumulation):
 
     checkpoint = open_checkpoint(path)
     train = data.load("digits", limit=8).train
-    pixels = checkpoint.pixel_values([train.images[i] for i in range(8)])
+    pixels = checkpoint.pixel_values([train.inputs[i] for i in range(8)])
     labels = torch.from_numpy(train.labels)
     loss = objective("gatekeeper", 0.5)
     for step in range(accumulation):
@@ -139,10 +139,10 @@ def test_fit_then_tune_learns_repeats_and_guards_its_output(tmp_path):
     record = json.loads((tmp_path / "a" / "training.json").read_text())
     assert record["validation_accuracy"] > 0.6
     test = data.load("digits", limit=50).test
-    first, second = (open_checkpoint(tmp_path / n).predict(test.images) for n in "ab")
+    first, second = (open_checkpoint(tmp_path / n).predict(test.inputs) for n in "ab")
     np.testing.assert_array_equal(first, second)
     tuned = tune(tmp_path / "a", tmp_path / "tuned")
-    assert not np.array_equal(tuned.predict(test.images), first)
+    assert not np.array_equal(tuned.predict(test.inputs), first)
     with pytest.raises(OutputError, match="--overwrite"):
         tune(tmp_path / "a", tmp_path / "tuned")
     assert not list(tmp_path.glob(".*"))

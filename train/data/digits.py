@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.datasets import load_digits
 
-from train.data.images import ImageData, Splits, split_stratified
+from train.data.labelled import LabelledData, Splits, split_stratified
 
 TRAIN_SHARE = 0.05
 MORE_SHARE = 0.35
@@ -29,7 +29,7 @@ def load(*, more: bool = False) -> Splits:
     digits = load_digits()
     grey = np.round(digits.images * (255 / _BRIGHTEST)).astype(np.uint8)
     labels = digits.target.astype(np.int64)
-    data = ImageData(
+    data = LabelledData(
         list(np.repeat(grey[..., None], 3, axis=-1)),
         labels,
         tuple(f"digits-{i}" for i in range(len(labels))),

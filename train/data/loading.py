@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from train.data.images import ImageData, Picture, Splits, split_stratified
+from train.data.labelled import LabelledData, Picture, Splits, split_stratified
 from train.errors import DataError
 
 DIGITS = "digits"
@@ -91,7 +91,7 @@ def _open_folder(path: Path, datasets: Any) -> dict[str, Any]:
     return dict(datasets.load_dataset("imagefolder", data_dir=str(path)))
 
 
-def _as_images(table: Any, split: str) -> ImageData:
+def _as_images(table: Any, split: str) -> LabelledData:
     columns = table.column_names
     image = next((c for c in ("image", "img") if c in columns), None)
     label = next((c for c in ("label", "labels", "fine_label") if c in columns), None)
@@ -111,7 +111,7 @@ def _as_images(table: Any, split: str) -> ImageData:
     if names is None:
         names = [str(i) for i in range(int(labels.max()) + 1)]
     ids = tuple(f"{split}-{i}" for i in range(len(labels)))
-    return ImageData(_Pictures(table, image), labels, ids, tuple(names))
+    return LabelledData(_Pictures(table, image), labels, ids, tuple(names))
 
 
 class _Pictures(Sequence[Picture]):
@@ -133,7 +133,7 @@ class _Pictures(Sequence[Picture]):
             raise DataError(f"picture {index} is unreadable: {error}") from None
 
 
-def _carve(found: dict[str, ImageData], seed: int) -> Splits:
+def _carve(found: dict[str, LabelledData], seed: int) -> Splits:
     train = found.get("train")
     if train is None:
         raise DataError(f"expected a split named train, got {', '.join(found)}")

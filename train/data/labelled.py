@@ -1,10 +1,10 @@
-"""Labelled pictures and their splits."""
+"""Labelled pictures or texts, and their splits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,27 +12,30 @@ import numpy.typing as npt
 from train.errors import DataError
 
 Picture = npt.NDArray[np.uint8]
+Kind = Literal["image", "text"]
 
 
 @dataclass(frozen=True)
-class ImageData:
+class LabelledData:
     """One split.
 
     Attributes:
-        images: Pictures uint8 [height, width, 3]; decoded when they are asked for.
+        inputs: Pictures uint8 [height, width, 3], decoded when they are asked for, or texts.
         labels: int64 [n], index into `label_names`.
-        ids: A stable name of each picture.
+        ids: A stable name of each input.
         label_names: Class names.
+        kind: What the inputs are.
     """
 
-    images: Sequence[Picture]
+    inputs: Sequence[Any]
     labels: npt.NDArray[np.int64]
     ids: tuple[str, ...]
     label_names: tuple[str, ...]
+    kind: Kind = "image"
 
     def __post_init__(self) -> None:
-        if not len(self.images) == len(self.labels) == len(self.ids) >= 1:
-            raise DataError(f"expected at least one picture with a label, got {len(self.labels)}")
+        if not len(self.inputs) == len(self.labels) == len(self.ids) >= 1:
+            raise DataError(f"expected at least one input with a label, got {len(self.labels)}")
         if self.labels.min() < 0 or self.labels.max() >= len(self.label_names):
             raise DataError(
                 f"expected labels from 0 to {len(self.label_names) - 1}, got "
@@ -48,27 +51,28 @@ class ImageData:
         Raises:
             DataError: Their sizes differ.
         """
-        pictures = [self.images[i] for i in range(len(self))]
+        pictures = [self.inputs[i] for i in range(len(self))]
         sizes = {picture.shape for picture in pictures}
         if len(sizes) > 1:
             raise DataError(f"expected pictures of one size, got {sorted(sizes)[:3]} ...")
         return np.stack(pictures)
 
-    def take(self, rows: npt.NDArray[Any]) -> ImageData:
+    def take(self, rows: npt.NDArray[Any]) -> LabelledData:
         """Return the named rows as a split of its own."""
-        return ImageData(
-            Selection(self.images, rows),
+        return LabelledData(
+            Selection(self.inputs, rows),
             self.labels[rows],
             tuple(self.ids[i] for i in rows),
             self.label_names,
+            self.kind,
         )
 
 
-class Selection(Sequence[Picture]):
-    """Some pictures of a sequence, still decoded late."""
+class Selection(Sequence[Any]):
+    """Some inputs of a sequence, pictures still decoded late."""
 
-    def __init__(self, images: Sequence[Picture], rows: npt.NDArray[Any]) -> None:
-        self._images = images
+    def __init__(self, inputs: Sequence[Any], rows: npt.NDArray[Any]) -> None:
+        self._inputs = inputs
         self._rows = rows
 
     def __len__(self) -> int:
@@ -76,17 +80,17 @@ class Selection(Sequence[Picture]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return Selection(self._images, self._rows[index])
-        return self._images[int(self._rows[index])]
+            return Selection(self._inputs, self._rows[index])
+        return self._inputs[int(self._rows[index])]
 
 
 @dataclass(frozen=True)
 class Splits:
     """A data set: fit on `train`, choose and calibrate on `validation`, report on `test`."""
 
-    train: ImageData
-    validation: ImageData
-    test: ImageData
+    train: LabelledData
+    validation: LabelledData
+    test: LabelledData
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -94,7 +98,7 @@ class Splits:
         return self.train.label_names
 
     def limited(self, limit: int | None) -> Splits:
-        """Keep at most `limit` pictures of each split, evenly spaced."""
+        """Keep at most `limit` inputs of each split, evenly spaced."""
         if limit is None:
             return self
         parts = (self.train, self.validation, self.test)
