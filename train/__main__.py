@@ -3,11 +3,17 @@
 import sys
 
 from edge_runtime.cli import main
+from train.convert import ConvertSettings
 from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
 from train.tune import TuneSettings
 
-COMMANDS = {"fit": FitSettings, "tune": TuneSettings, "evaluate": EvaluateSettings}
+COMMANDS = {
+    "fit": FitSettings,
+    "tune": TuneSettings,
+    "evaluate": EvaluateSettings,
+    "convert": ConvertSettings,
+}
 
 if __name__ == "__main__":
     sys.exit(main("python -m train", COMMANDS))

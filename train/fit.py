@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ class FitSettings:
         from train.loop import Schedule, train_checkpoint
         from train.models import build
         from train.objectives import cross_entropy
+        from train.output import settings_record
 
         splits = data.load(self.data, limit=self.limit)
         height, width = splits.train.inputs[0].shape[:2]
@@ -79,12 +79,3 @@ def check_training_settings(settings: Any) -> None:
         raise SettingError(
             f"expected --precision auto, fp32, bf16 or fp16, got {settings.precision!r}"
         )
-
-
-def settings_record(command: str, settings: Any) -> dict[str, Any]:
-    """Return what `training.json` says of the settings."""
-    values = dataclasses.asdict(settings)
-    return {
-        "command": command,
-        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in values.items()},
-    }

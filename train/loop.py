@@ -27,8 +27,9 @@ from transformers import (
 )
 
 from train.data import LabelledData, Splits
-from train.errors import OutputError, TrainingError
+from train.errors import TrainingError
 from train.models import Checkpoint, save
+from train.output import refuse_existing
 
 Loss = Callable[[Tensor, Tensor, "int | Tensor"], Tensor]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -90,8 +91,7 @@ def train_checkpoint(
         OutputError: The folder is not empty.
         TrainingError: The loss became NaN or infinite.
     """
-    if out.exists() and any(out.iterdir()) and not overwrite:
-        raise OutputError(f"expected nothing at {out} yet: --overwrite replaces it")
+    refuse_existing(out, overwrite=overwrite)
     work = out.parent / f".{out.name}.training"
     if not resume:
         shutil.rmtree(work, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
-from train.fit import check_training_settings, settings_record
+from train.fit import check_training_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ class TuneSettings:
         from train.loop import Schedule, train_checkpoint
         from train.models import open_checkpoint
         from train.objectives import objective
+        from train.output import settings_record
 
         checkpoint = open_checkpoint(self.checkpoint)
         splits = data.load(self.data, limit=self.limit)

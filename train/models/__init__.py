@@ -1,13 +1,14 @@
 """Architectures and checkpoints: what `export` and `cloud_stub` may import of `train`."""
 
 from train.models.checkpoint import Checkpoint, open_checkpoint, save
-from train.models.registry import NAMES, build
+from train.models.registry import NAMES, Normalisation, build
 from train.models.small_cnn import SmallCNN, SmallCNNConfig
 from train.models.small_resnet import SmallResNet, SmallResNetConfig
 
 __all__ = [
     "NAMES",
     "Checkpoint",
+    "Normalisation",
     "SmallCNN",
     "SmallCNNConfig",
     "SmallResNet",

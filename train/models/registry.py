@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,21 @@ NAMES = ("small-cnn", *_RESNETS)
 """Architectures that `build` knows by name."""
 
 
+@dataclass(frozen=True)
+class Normalisation:
+    """What is taken off a channel in [0, 1] (mean), and what it is divided by (deviation)."""
+
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+
 def build(
-    name: str, *, labels: Sequence[str], image_size: tuple[int, int] = (32, 32), seed: int = 0
+    name: str,
+    *,
+    labels: Sequence[str],
+    image_size: tuple[int, int] = (32, 32),
+    normalisation: Normalisation = Normalisation(),
+    seed: int = 0,
 ) -> Checkpoint:
     """Return an untrained classifier.
 
@@ -37,6 +51,7 @@ def build(
         name: One of `NAMES`, or a folder with a transformers image classifier's `config.json`.
         labels: Class names in the order of the logits.
         image_size: (height, width) the model works at, in pixels.
+        normalisation: How the channels are normalised.
         seed: Seed of the weights.
 
     Raises:
@@ -55,7 +70,9 @@ def build(
             image_size = _own_size(model.config, image_size)
     height, width = image_size
     processor = ViTImageProcessor(
-        size={"height": height, "width": width}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        size={"height": height, "width": width},
+        image_mean=list(normalisation.mean),
+        image_std=list(normalisation.std),
     )
     return Checkpoint(model.eval(), processor, tuple(labels), None)
 
