@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from train.loss import Normalize, token_losses, valid_positions
+from train.loss import Normalize, valid_positions, valid_targets
+from train.row_losses import block_rows, row_losses, wide_type
 
 _CHUNK_TOKENS = 1024
 
@@ -56,6 +57,7 @@ def linear_gatekeeper_loss(
         )
     valid = valid_positions(labels, mask, ignore_index)
     rows, targets = hidden[valid], labels[valid]
+    valid_targets(targets, torch.ones_like(targets, dtype=torch.bool), len(weight))
     total = _ChunkedLoss.apply(rows, weight, bias, targets, alpha, chunk_tokens)
     denominator = len(labels) if normalize == "batch" else len(targets)
     return total / max(denominator, 1)
@@ -74,7 +76,7 @@ class _ChunkedLoss(torch.autograd.Function):
         alpha: float,
         chunk_tokens: int,
     ) -> Tensor:
-        wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
+        wide = wide_type(rows.dtype)
         total = torch.zeros((), dtype=wide, device=rows.device)
         grad_rows = torch.empty_like(rows)
         grad_weight = torch.zeros_like(weight, dtype=wide)
@@ -104,12 +106,14 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 def _chunk_gradient(
-    rows: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, alpha: float
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, alpha: float
 ) -> tuple[Tensor, Tensor]:
-    logits = torch.nn.functional.linear(rows, weight, bias)
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    with torch.enable_grad():
-        leaf = wide.detach().requires_grad_()
-        loss = token_losses(leaf, targets, alpha).sum()
-    (grad,) = torch.autograd.grad(loss, leaf)
-    return loss.detach(), grad
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    grad = torch.empty_like(logits, dtype=wide_type(logits.dtype))
+    everything = torch.ones_like(targets, dtype=torch.bool)
+    step = block_rows(logits.shape[-1], logits.dtype, logits.device)
+    losses = []
+    for start in range(0, len(logits), step):
+        rows = slice(start, start + step)
+        losses.append(row_losses(logits[rows], targets[rows], everything[rows], alpha, grad[rows]))
+    return torch.cat(losses).sum(), grad

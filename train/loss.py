@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from train.row_losses import block_rows, row_losses, wide_type
 
 Normalize = Literal["batch", "token"]
 
@@ -40,17 +42,15 @@ def gatekeeper_loss(
         A scalar; 0 where nothing is valid.
 
     Raises:
-        ValueError: `alpha` is out of range or the shapes do not match.
+        ValueError: `alpha` or a label is out of range, or the shapes do not match.
     """
     _check(logits, labels, alpha)
-    valid = valid_positions(labels, mask, ignore_index)
-    # Rows are selected before anything is computed: garbage at a masked position must reach
-    # neither the value nor the gradient.
-    rows, targets = logits[valid], labels[valid]
-    total = token_losses(rows, targets, alpha).sum()
+    valid = valid_positions(labels, mask, ignore_index).flatten()
+    targets = valid_targets(labels.flatten(), valid, logits.shape[-1])
     if denominator is None:
-        denominator = len(labels) if normalize == "batch" else len(targets)
+        denominator = len(labels) if normalize == "batch" else int(valid.sum())
         denominator = max(denominator, 1)
+    total: Tensor = _RowsLoss.apply(logits.flatten(0, -2), targets, valid, alpha)
     return total / denominator
 
 
@@ -79,18 +79,42 @@ def valid_positions(labels: Tensor, mask: Tensor | None, ignore_index: int) -> T
     return valid & mask.bool()
 
 
-def token_losses(rows: Tensor, targets: Tensor, alpha: float) -> Tensor:
-    """Return each row's weighted loss [M] for logits [M, C] and valid targets [M]."""
-    wide = rows if rows.dtype == torch.float64 else rows.float()
-    log_p = wide.log_softmax(dim=-1)
-    right = wide.argmax(dim=-1) == targets
-    # The wrong rows' log p may be -inf at the target: it is replaced before the product, because
-    # 0 * inf would be NaN in the gradient.
-    picked = log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    cross_entropy = -picked.masked_fill(~right, 0.0)
-    finite = log_p.masked_fill(log_p == -math.inf, 0.0)
-    kl = (log_p.exp() * finite).sum(dim=-1) + math.log(rows.shape[-1])
-    return alpha * cross_entropy + (1.0 - alpha) * kl.masked_fill(right, 0.0)
+def valid_targets(labels: Tensor, valid: Tensor, classes: int) -> Tensor:
+    """Return the labels [N] with 0 where they do not count.
+
+    Raises:
+        ValueError: One that counts is no class.
+    """
+    targets = labels.masked_fill(~valid, 0)
+    # On a GPU reading the range back would make every step wait; its gather checks it as well.
+    if labels.device.type == "cpu" and targets.numel():
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= classes:
+            raise ValueError(f"expected labels from 0 to {classes - 1}, got {low} to {high}")
+    return targets
+
+
+class _RowsLoss(torch.autograd.Function):
+    """Sums the loss over blocks of rows and keeps the gradient, which the forward pass forms."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, valid: Tensor, alpha: float) -> Tensor:
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        total = torch.zeros((), dtype=wide_type(logits.dtype), device=logits.device)
+        step = block_rows(logits.shape[-1], logits.dtype, logits.device)
+        for start in range(0, len(logits), step):
+            rows = slice(start, start + step)
+            part = None if gradient is None else gradient[rows]
+            total += row_losses(logits[rows], targets[rows], valid[rows], alpha, part).sum()
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grads[0].to(gradient.dtype), None, None, None
 
 
 class GatekeeperLoss(nn.Module):

@@ -1,0 +1,81 @@
+"""The Gatekeeper loss and its gradient for a block of rows, formed together in one pass.
+
+Backpropagating through the formula would hold several tensors of the logits' size and read each of
+them from memory. A block small enough for the processor's cache needs none of that.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+BLOCK_BYTES = 1 << 20
+"""What a block of rows may take, so that it stays in the cache while it is worked on."""
+_LOWEST = -1e4  # exp of it is 0 in float64 already, and 0 * -1e4 is 0 where 0 * -inf is NaN
+
+
+def block_rows(classes: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Return how many rows of `classes` logits make a block; on a GPU everything is one block."""
+    if device.type != "cpu":
+        # Launching many small kernels costs more there than the memory they would save.
+        return 1 << 62
+    return max(1, BLOCK_BYTES // (classes * wide_type(dtype).itemsize))
+
+
+def wide_type(dtype: torch.dtype) -> torch.dtype:
+    """Return the type to compute in: float64 stays, everything else becomes float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def row_losses(
+    logits: Tensor, targets: Tensor, valid: Tensor, alpha: float, gradient: Tensor | None
+) -> Tensor:
+    """Return each row's loss [M], and fill in its gradient.
+
+    A right row has alpha * CE with gradient alpha * (p - onehot); a wrong one
+    (1 - alpha) * KL(p || U) = (1 - alpha) * (sum p log p + log C) with gradient
+    (1 - alpha) * p * (log p - sum p log p); an invalid one has neither, whatever it holds.
+
+    Args:
+        logits: float [M, C].
+        targets: int64 [M], in [0, C) also where the row is invalid.
+        valid: bool [M].
+        alpha: Weight of the right, in [0, 1].
+        gradient: float [M, C] to write to, or None where no gradient is wanted.
+    """
+    wide = logits.to(wide_type(logits.dtype))
+    # One softmax is faster than exponentials of one's own; its largest value is 1 / sum exp.
+    p = wide.softmax(dim=-1)
+    top = wide.amax(dim=-1)
+    log_p = (wide - (top - p.amax(dim=-1).log())[:, None]).clamp_(min=_LOWEST)
+    right = _is_right(wide, top, targets)
+    on_right = alpha * right.to(p.dtype)
+    on_wrong = (1.0 - alpha) * (~right).to(p.dtype)
+    negative_entropy = torch.linalg.vecdot(p, log_p)
+    kl = negative_entropy + math.log(logits.shape[-1])
+    picked = log_p.gather(-1, targets[:, None])[:, 0]
+    losses = torch.where(right, -alpha * picked, (1.0 - alpha) * kl).masked_fill_(~valid, 0.0)
+    if gradient is not None:
+        # Both cases are p * (a + b log p), one of them less alpha at the target.
+        shift = on_right - on_wrong * negative_entropy
+        p *= log_p.mul_(on_wrong[:, None]).add_(shift[:, None])
+        p.scatter_add_(-1, targets[:, None], -on_right[:, None])
+        gradient.copy_(p)
+        if not valid.all():
+            gradient.masked_fill_(~valid[:, None], 0.0)
+    return losses
+
+
+def _is_right(logits: Tensor, top: Tensor, targets: Tensor) -> Tensor:
+    """Return bool [M]: is the target the first arg-max?"""
+    if logits.device.type != "cpu":
+        return logits.argmax(dim=-1) == targets
+    # On the CPU the arg-max costs more than all the rest, and is needed only where the top is tied.
+    right = logits.gather(-1, targets[:, None])[:, 0] == top
+    equal = torch.eq(logits, top[:, None], out=torch.empty_like(logits)).sum(dim=-1)
+    tied = right & (equal > 1)
+    if tied.any():
+        right[tied] = logits[tied].argmax(dim=-1) == targets[tied]
+    return right
