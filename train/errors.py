@@ -2,6 +2,8 @@
 
 TrainError (GatekeeperError)
 ├── CheckpointError (ValueError)   a checkpoint folder is missing, damaged or of another kind
+├── DeviceError (RuntimeError)     a device was asked for that is not there
+├── FullDiskError (OSError)        an epoch or a checkpoint could not be written
 ├── DataError (ValueError)         a data set is missing, unreadable or has no usable labels
 ├── OutputError (FileExistsError)  the output folder holds something already
 └── TrainingError (ArithmeticError) training left the numbers (NaN loss)
@@ -22,6 +24,14 @@ class CheckpointError(TrainError, ValueError):
 
 class DataError(TrainError, ValueError):
     """A data set is missing, unreadable, or has no usable labels."""
+
+
+class DeviceError(TrainError, RuntimeError):
+    """A device was asked for that is not there."""
+
+
+class FullDiskError(TrainError, OSError):
+    """An epoch or a checkpoint could not be written for want of space."""
 
 
 class OutputError(TrainError, FileExistsError):

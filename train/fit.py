@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
@@ -26,7 +26,10 @@ class FitSettings:
     batch_size: int = field("pictures a step", default=32)
     learning_rate: float = field("peak learning rate", default=3e-3)
     weight_decay: float = field("weight decay", default=1e-4)
-    precision: str = field("auto, fp32, bf16 or fp16", default="auto")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
+        "auto, fp32, bf16 or fp16; auto is bf16 on CUDA", default="auto"
+    )
+    device: Literal["auto", "cpu", "cuda"] = field("auto takes CUDA where it is", default="auto")
     seed: int = field("seed of weights and order", default=0)
     limit: int | None = field("use at most so many pictures a split", default=None)
     resume: bool = field("go on from the last epoch of an interrupted run", default=False)
@@ -57,7 +60,8 @@ class FitSettings:
                 weight_decay=self.weight_decay,
                 scheduler="cosine",
                 patience=self.patience,
-                precision=self.precision,  # type: ignore[arg-type]  # checked on creation
+                precision=self.precision,
+                device=self.device,
                 seed=self.seed,
             ),
             out=self.out,
@@ -75,7 +79,3 @@ def check_training_settings(settings: Any) -> None:
             raise SettingError(f"expected --{name.replace('_', '-')} of at least 1, got {value}")
     if not settings.learning_rate > 0:
         raise SettingError(f"expected --learning-rate above 0, got {settings.learning_rate}")
-    if settings.precision not in {"auto", "fp32", "bf16", "fp16"}:
-        raise SettingError(
-            f"expected --precision auto, fp32, bf16 or fp16, got {settings.precision!r}"
-        )

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import transformers
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
@@ -26,14 +24,17 @@ from transformers import (
     TrainingArguments,
 )
 
+from train.batches import EncodedData, as_it_comes
+from train.callbacks import DataWait, Progress, StopOnNaN
 from train.data import LabelledData, Splits
-from train.errors import TrainingError
+from train.errors import DeviceError, FullDiskError, TrainingError
 from train.models import Checkpoint, save
 from train.output import refuse_existing
 
 Loss = Callable[[Tensor, Tensor, "int | Tensor"], Tensor]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-_IN_MEMORY_BYTES = 2 << 30
+Device = Literal["auto", "cpu", "cuda"]
+_FULL_BYTES = 1 << 20  # less than that free, and a failed write failed for want of space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,7 @@ class Schedule:
         patience: Stop after so many epochs without a lower validation loss, and take the best
             weights; None trains all epochs and takes the last.
         precision: `auto` is bf16 on CUDA, else fp32.
+        device: `auto` takes CUDA where it is.
         seed: Seed of the order of the pictures.
     """
 
@@ -61,6 +63,7 @@ class Schedule:
     scheduler: str
     patience: int | None = None
     precision: Precision = "auto"
+    device: Device = "auto"
     seed: int = 0
 
 
@@ -89,36 +92,69 @@ def train_checkpoint(
 
     Raises:
         OutputError: The folder is not empty.
-        TrainingError: The loss became NaN or infinite.
+        TrainingError: The loss became NaN or infinite, or the device's memory is too small.
+        DeviceError: CUDA was asked for and is not there.
+        FullDiskError: An epoch or the checkpoint could not be written.
     """
     refuse_existing(out, overwrite=overwrite)
     work = out.parent / f".{out.name}.training"
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
     start = time.perf_counter()
-    trainer = _trainer(checkpoint, splits, loss, schedule, work)
-    with warnings.catch_warnings():
-        # Where time stamps are coarse the Trainer sorts its epochs by number, and says so often.
-        warnings.filterwarnings("ignore", message="mtime may not be reliable")
-        trainer.train(resume_from_checkpoint=_last_epoch(work) if resume else None)
-    checkpoint.model.to("cpu").eval()
+    wait = DataWait()
+    with _full_disk_in_words(out.parent):
+        trainer = _trainer(checkpoint, splits, loss, schedule, work)
+        trainer.add_callback(wait)
+        _run(trainer, _last_epoch(work) if resume else None)
+    checkpoint.model.eval()
     extra = {
         **record,
         "epochs_run": round(trainer.state.epoch or 0),
         "validation_accuracy": accuracy(checkpoint, splits.validation),
+        "device": str(trainer.args.device),
+        "data_wait_share": round(wait.share, 4),
         "wall_time_s": round(time.perf_counter() - start, 2),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     # With several processes one of them writes.
     if not trainer.is_world_process_zero():
         return
-    save(checkpoint, out, extra=extra)
+    checkpoint.model.to("cpu")
+    with _full_disk_in_words(out.parent):
+        save(checkpoint, out, extra=extra)
     shutil.rmtree(work, ignore_errors=True)
     print(
         f"{out}: validation accuracy {extra['validation_accuracy']:.4f} after "
         f"{extra['epochs_run']} epochs, {extra['wall_time_s']} s",
         flush=True,
     )
+
+
+def _run(trainer: Trainer, last_epoch: str | None) -> None:
+    try:
+        with warnings.catch_warnings():
+            # Where time stamps are coarse the Trainer sorts its epochs by number, and says so.
+            warnings.filterwarnings("ignore", message="mtime may not be reliable")
+            trainer.train(resume_from_checkpoint=last_epoch)
+    except torch.OutOfMemoryError:
+        raise TrainingError(
+            f"a step does not fit into the memory of {trainer.args.device}: lower --batch-size"
+        ) from None
+
+
+@contextlib.contextmanager
+def _full_disk_in_words(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except TrainingError:
+        raise
+    except Exception as error:
+        # torch and safetensors raise classes of their own that do not say so.
+        if not folder.exists() or shutil.disk_usage(folder).free >= _FULL_BYTES:
+            raise
+        raise FullDiskError(
+            f"no space is left in {folder}: make room and go on with --resume ({error!s:.80})"
+        ) from None
 
 
 def accuracy(checkpoint: Checkpoint, data: LabelledData) -> float:
@@ -148,28 +184,31 @@ def _trainer(
         items = len(labels) if num_items_in_batch is None else num_items_in_batch
         return loss(outputs.logits, labels, items)
 
-    callbacks: list[TrainerCallback] = [_StopOnNaN()]
+    callbacks: list[TrainerCallback] = [StopOnNaN()]
     if schedule.patience is not None:
         callbacks.append(EarlyStoppingCallback(schedule.patience))
+    train = EncodedData(checkpoint, splits.train)
     trainer = Trainer(
         model=checkpoint.model,
-        args=_arguments(schedule, work),
-        train_dataset=PixelData(checkpoint, splits.train),
-        eval_dataset=PixelData(checkpoint, splits.validation),
+        args=_arguments(schedule, work, train.workers),
+        train_dataset=train,
+        eval_dataset=EncodedData(checkpoint, splits.validation),
+        data_collator=as_it_comes,
         compute_loss_func=compute_loss,
         callbacks=callbacks,
     )
     # Its progress callbacks print every log as a dictionary; the bar below shows the same.
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Progress)
+    trainer.add_callback(Progress)
     return trainer
 
 
-def _arguments(schedule: Schedule, work: Path) -> TrainingArguments:
+def _arguments(schedule: Schedule, work: Path, workers: int) -> TrainingArguments:
+    on_cuda = uses_cuda(schedule.device)
     precision = schedule.precision
     if precision == "auto":
-        precision = "bf16" if torch.cuda.is_available() else "fp32"
+        precision = "bf16" if on_cuda else "fp32"
     best = schedule.patience is not None
     return TrainingArguments(
         output_dir=str(work),
@@ -194,68 +233,21 @@ def _arguments(schedule: Schedule, work: Path) -> TrainingArguments:
         seed=schedule.seed,
         data_seed=schedule.seed,
         remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=on_cuda,
+        dataloader_num_workers=workers,
+        use_cpu=schedule.device == "cpu",
     )
 
 
-class PixelData(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """A split as the model takes it.
+def uses_cuda(device: Device) -> bool:
+    """Return whether to work on CUDA.
 
-    Pictures pass the processor once, not once an epoch, unless they would fill the memory.
+    Raises:
+        DeviceError: It was asked for and is not there.
     """
-
-    def __init__(self, checkpoint: Checkpoint, data: LabelledData) -> None:
-        self._checkpoint = checkpoint
-        self._images = data.inputs
-        one = self._process(0)
-        self._pixels: Tensor | None = None
-        if one.nbytes * len(data) <= _IN_MEMORY_BYTES:
-            self._pixels = torch.stack([one, *(self._process(i) for i in range(1, len(data)))])
-        self._labels = torch.from_numpy(np.asarray(data.labels))
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        pixels = self._process(index) if self._pixels is None else self._pixels[index]
-        return {"pixel_values": pixels, "labels": self._labels[index]}
-
-    def _process(self, index: int) -> Tensor:
-        return self._checkpoint.pixel_values([self._images[index]])[0]
-
-
-class _Progress(TrainerCallback):
-    """One bar over the epochs, with the latest losses; silent where nobody watches."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        total = math.ceil(args.num_train_epochs)
-        self._bar = tqdm(total=total, unit="epoch", initial=round(state.epoch or 0), disable=None)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._bar.update()
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
-    ) -> None:
-        shown = {k: v for k, v in (logs or {}).items() if k in {"loss", "eval_loss"}}
-        self._bar.set_postfix(shown)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._bar.close()
-
-
-class _StopOnNaN(TrainerCallback):
-    """Stops before a broken model replaces the last good one."""
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
-    ) -> None:
-        value = (logs or {}).get("loss", 0.0)
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss became {value} in epoch {state.epoch:.0f}: lower --learning-rate; "
-                f"{args.output_dir} keeps the last good epoch"
-            )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            "expected a CUDA device, torch finds none: check the driver and that torch is a CUDA "
+            "build, or take --device cpu"
+        )
+    return device != "cpu" and torch.cuda.is_available()

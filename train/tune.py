@@ -31,7 +31,10 @@ class TuneSettings:
     batch_size: int = field("pictures a step", default=32)
     accumulation: int = field("steps summed before an update", default=1)
     learning_rate: float = field("peak learning rate", default=1.5e-3)
-    precision: str = field("auto, fp32, bf16 or fp16", default="auto")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
+        "auto, fp32, bf16 or fp16; auto is bf16 on CUDA", default="auto"
+    )
+    device: Literal["auto", "cpu", "cuda"] = field("auto takes CUDA where it is", default="auto")
     seed: int = field("seed of the order", default=0)
     limit: int | None = field("use at most so many pictures a split", default=None)
     resume: bool = field("go on from the last epoch of an interrupted run", default=False)
@@ -69,7 +72,8 @@ class TuneSettings:
                 learning_rate=self.learning_rate,
                 weight_decay=0.0,
                 scheduler="cosine",
-                precision=self.precision,  # type: ignore[arg-type]  # checked on creation
+                precision=self.precision,
+                device=self.device,
                 seed=self.seed,
             ),
             out=self.out,

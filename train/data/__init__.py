@@ -3,7 +3,7 @@
 `export` and `cloud_stub` may import this package of `train`.
 """
 
-from train.data.labelled import LabelledData, Splits
+from train.data.labelled import Kind, LabelledData, Splits
 from train.data.loading import load
 
-__all__ = ["LabelledData", "Splits", "load"]
+__all__ = ["Kind", "LabelledData", "Splits", "load"]

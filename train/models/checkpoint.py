@@ -1,4 +1,4 @@
-"""Opens and saves checkpoints: Hugging Face folders of image classifiers."""
+"""Opens and saves checkpoints: Hugging Face folders of classifiers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from torch import Tensor
 
+from train.data import Kind
 from train.errors import CheckpointError
-from train.models.small_cnn import SmallCNN, SmallCNNConfig
-from train.models.small_resnet import SmallResNet, SmallResNetConfig
-
-for _config, _model in ((SmallCNNConfig, SmallCNN), (SmallResNetConfig, SmallResNet)):
-    AutoConfig.register(_config.model_type, _config, exist_ok=True)
-    AutoModelForImageClassification.register(_config, _model, exist_ok=True)
+from train.models.kinds import SAFE, Family, encode, family_of, open_processor
 
 _BATCH = 256
 
@@ -32,74 +28,88 @@ class Checkpoint:
     """A classifier with what belongs to it.
 
     Attributes:
-        model: In eval mode; takes `pixel_values`, returns `.logits`.
-        processor: Turns pictures into `pixel_values`.
+        model: In eval mode; takes what `encode` returns, returns `.logits`.
+        processor: The image processor or the tokenizer.
         labels: Class names in the order of the logits.
         path: Its folder, or None where it was just built.
+        kind: What it classifies.
     """
 
     model: Any
     processor: Any
     labels: tuple[str, ...]
     path: Path | None
+    kind: Kind = "image"
 
-    def pixel_values(self, images: Sequence[npt.NDArray[np.uint8]]) -> torch.Tensor:
+    def encode(self, inputs: Sequence[Any]) -> dict[str, Tensor]:
+        """Return the model's inputs for pictures uint8 [height, width, 3] or texts."""
+        return encode(self.kind, self.processor, inputs)
+
+    def pixel_values(self, images: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
         """Return float32 [n, channels, height, width] for pictures uint8 [height, width, 3]."""
-        processed = self.processor(
-            list(images), return_tensors="np", input_data_format="channels_last"
-        )
-        return torch.from_numpy(np.ascontiguousarray(processed["pixel_values"], dtype=np.float32))
+        return self.encode(images)["pixel_values"]
 
-    def predict(
-        self, images: Sequence[npt.NDArray[np.uint8]], batch_size: int = _BATCH
-    ) -> npt.NDArray[np.float32]:
-        """Return logits float32 [n, classes] for pictures uint8 [height, width, 3]."""
-        if not len(images):
+    def predict(self, inputs: Sequence[Any], batch_size: int = _BATCH) -> npt.NDArray[np.float32]:
+        """Return logits float32 [n, classes] for pictures uint8 [height, width, 3] or texts."""
+        if not len(inputs):
             return np.empty((0, len(self.labels)), np.float32)
         device = next(self.model.parameters()).device
         logits = []
         with torch.inference_mode():
-            for start in range(0, len(images), batch_size):
-                chunk = [images[i] for i in range(start, min(start + batch_size, len(images)))]
-                output = self.model(pixel_values=self.pixel_values(chunk).to(device))
+            for start in range(0, len(inputs), batch_size):
+                encoded = self.encode(inputs[start : start + batch_size])
+                output = self.model(**{k: v.to(device) for k, v in encoded.items()})
                 logits.append(output.logits.float().cpu().numpy())
         return np.concatenate(logits)
 
 
-def open_checkpoint(path: Path | str) -> Checkpoint:
+def open_checkpoint(path: Path | str, *, kind: Kind | None = "image") -> Checkpoint:
     """Open a checkpoint folder; no code and no pickle of it is run.
+
+    Args:
+        path: The folder.
+        kind: What it has to classify; None takes either.
 
     Raises:
         CheckpointError: It is missing, damaged, has no safetensors weights, no processor, or is not
-            an image classifier with all its weights.
+            a classifier of that kind with all its weights.
     """
     folder = Path(path)
     _check_files(folder)
     try:
-        model, report = AutoModelForImageClassification.from_pretrained(
-            folder,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
+        family = family_of(folder)
+        _check_kind(family, kind, folder)
+        model, report = family.auto_model.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **SAFE
         )
-        processor = AutoImageProcessor.from_pretrained(
-            folder, use_fast=False, trust_remote_code=False, local_files_only=True
-        )
+        processor = open_processor(family, folder, model)
+    except CheckpointError:
+        raise
     except Exception as error:  # noqa: BLE001 - safetensors, json and transformers raise alike
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"expected an image classifier's checkpoint at {folder}, it does not open: {reason}"
+            f"expected a classifier's checkpoint at {folder}, it does not open: {reason}"
         ) from None
-    wrong = [
-        k for key in ("missing_keys", "mismatched_keys", "unexpected_keys") for k in report[key]
-    ]
+    _check_weights(report, type(model).__name__, folder)
+    labels = _labels(model.config, folder)
+    return Checkpoint(model.eval(), processor, labels, folder, family.kind)
+
+
+def _check_kind(family: Family, kind: Kind | None, folder: Path) -> None:
+    if kind is not None and family.kind != kind:
+        raise CheckpointError(
+            f"expected a classifier of {kind}s in {folder}, it is one of {family.kind}s"
+        )
+
+
+def _check_weights(report: dict[str, Any], name: str, folder: Path) -> None:
+    kinds = ("missing_keys", "mismatched_keys", "unexpected_keys")
+    wrong = [key for kind in kinds for key in report[kind]]
     if wrong:
         raise CheckpointError(
-            f"expected all weights of {type(model).__name__} in {folder}, {len(wrong)} do not fit, "
+            f"expected all weights of {name} in {folder}, {len(wrong)} do not fit, "
             f"e.g. {wrong[0]}: it is a checkpoint of another model, or has no classification head"
         )
-    return Checkpoint(model.eval(), processor, _labels(model.config, folder), folder)
 
 
 def _labels(config: Any, folder: Path) -> tuple[str, ...]:

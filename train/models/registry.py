@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageClassification, ViTImageProcessor
+from transformers import AutoConfig, ViTImageProcessor
 
 from train.errors import CheckpointError
 from train.models.checkpoint import Checkpoint
+from train.models.kinds import SAFE, Family, family_of, open_processor
 from train.models.small_cnn import SmallCNN, SmallCNNConfig
 from train.models.small_resnet import SmallResNet, SmallResNetConfig
 
@@ -45,10 +46,11 @@ def build(
     normalisation: Normalisation = Normalisation(),
     seed: int = 0,
 ) -> Checkpoint:
-    """Return an untrained classifier.
+    """Return a classifier to train.
 
     Args:
-        name: One of `NAMES`, or a folder with a transformers image classifier's `config.json`.
+        name: One of `NAMES`, or a folder with the `config.json` of a transformers classifier of
+            pictures or (with its tokenizer) texts; weights it has are kept, but for the head.
         labels: Class names in the order of the logits.
         image_size: (height, width) the model works at, in pixels.
         normalisation: How the channels are normalised.
@@ -66,32 +68,54 @@ def build(
         elif name in _RESNETS:
             model = SmallResNet(SmallResNetConfig(image_size=image_size, **_RESNETS[name], **names))
         else:
-            model = _foreign(Path(name), names)
-            image_size = _own_size(model.config, image_size)
+            return _foreign(Path(name), names, image_size, normalisation)
+    processor = _processor(image_size, normalisation)
+    return Checkpoint(model.eval(), processor, tuple(labels), None)
+
+
+def _processor(image_size: tuple[int, int], normalisation: Normalisation) -> ViTImageProcessor:
     height, width = image_size
-    processor = ViTImageProcessor(
+    return ViTImageProcessor(
         size={"height": height, "width": width},
         image_mean=list(normalisation.mean),
         image_std=list(normalisation.std),
     )
-    return Checkpoint(model.eval(), processor, tuple(labels), None)
 
 
-def _foreign(path: Path, names: dict[str, Any]) -> Any:
+def _foreign(
+    path: Path,
+    names: dict[str, Any],
+    image_size: tuple[int, int],
+    normalisation: Normalisation,
+) -> Checkpoint:
     if not (path / "config.json").is_file():
         raise CheckpointError(
             f"expected one of {', '.join(NAMES)} or a folder with a config.json, got '{path}'"
         )
     try:
-        config = AutoConfig.from_pretrained(
-            path, trust_remote_code=False, local_files_only=True, **names
-        )
-        return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+        family = family_of(path)
+        model = _model(family, path, names)
+        if family.kind == "text" or (path / "preprocessor_config.json").is_file():
+            processor = open_processor(family, path, model)
+        else:
+            processor = _processor(_own_size(model.config, image_size), normalisation)
+    except CheckpointError:
+        raise
     except Exception as error:  # noqa: BLE001 - transformers raises many unrelated classes
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"expected an image classifier's config.json in {path}, it does not build: {reason}"
+            f"expected a classifier's config.json in {path}, it does not build: {reason}"
         ) from None
+    return Checkpoint(model.eval(), processor, tuple(names["id2label"].values()), None, family.kind)
+
+
+def _model(family: Family, path: Path, names: dict[str, Any]) -> Any:
+    if any(path.glob("*.safetensors")):
+        return family.auto_model.from_pretrained(
+            path, use_safetensors=True, ignore_mismatched_sizes=True, **SAFE, **names
+        )
+    config = AutoConfig.from_pretrained(path, **SAFE, **names)
+    return family.auto_model.from_config(config, trust_remote_code=False)
 
 
 def _own_size(config: Any, wanted: tuple[int, int]) -> tuple[int, int]:

@@ -1,0 +1,67 @@
+"""Feeds the training loop: a split, encoded as the model takes it, a whole batch at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from train.data import LabelledData
+from train.models import Checkpoint
+
+_IN_MEMORY_BYTES = 2 << 30
+_CHUNK = 256
+_MOST_WORKERS = 4
+
+
+class EncodedData(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """A split as the model takes it.
+
+    Pictures pass the processor once, not once an epoch, unless they would fill the memory. Texts
+    are encoded batch by batch, each padded to its own longest.
+
+    Attributes:
+        workers: Processes that should encode ahead of the step.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, data: LabelledData) -> None:
+        self._checkpoint = checkpoint
+        self._data = data
+        self._labels = torch.from_numpy(np.asarray(data.labels))
+        self._pixels = self._encode_all() if checkpoint.kind == "image" else None
+        late = checkpoint.kind == "image" and self._pixels is None
+        self.workers = min(_MOST_WORKERS, os.cpu_count() or 1) if late else 0
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Return a batch; torch's loader prefers this to single items."""
+        rows = torch.as_tensor(indices)
+        if self._pixels is not None:
+            return {"pixel_values": self._pixels[rows], "labels": self._labels[rows]}
+        encoded = self._checkpoint.encode([self._data.inputs[i] for i in indices])
+        return {**encoded, "labels": self._labels[rows]}
+
+    def _encode_all(self) -> Tensor | None:
+        size = len(self._data)
+        first = self._checkpoint.pixel_values(self._data.inputs[:1])[0]
+        if first.nbytes * size > _IN_MEMORY_BYTES:
+            return None
+        pixels = torch.empty((size, *first.shape))
+        for start in range(0, size, _CHUNK):
+            pictures = self._data.inputs[start : start + _CHUNK]
+            pixels[start : start + len(pictures)] = self._checkpoint.pixel_values(pictures)
+        return pixels
+
+
+def as_it_comes(batch: Any) -> Any:
+    """Return a batch that `EncodedData` has put together already."""
+    return batch

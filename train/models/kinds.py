@@ -1,0 +1,95 @@
+"""What differs between classifiers of pictures and of texts: classes, processors, encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from train.data import Kind
+from train.errors import CheckpointError
+from train.models.small_cnn import SmallCNN, SmallCNNConfig
+from train.models.small_resnet import SmallResNet, SmallResNetConfig
+
+for _config, _model in ((SmallCNNConfig, SmallCNN), (SmallResNetConfig, SmallResNet)):
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModelForImageClassification.register(_config, _model, exist_ok=True)
+
+SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+"""Arguments of every `from_pretrained`: no code of the folder is run, no network is asked."""
+_LONGEST_TEXT = 512  # tokens, where neither tokenizer nor model says
+
+
+@dataclass(frozen=True)
+class Family:
+    """The classifiers of one kind of input.
+
+    Attributes:
+        kind: The kind.
+        auto_model: The transformers class that opens them.
+        words: What an error message calls one.
+    """
+
+    kind: Kind
+    auto_model: Any
+    words: str
+
+
+FAMILIES = (
+    Family("image", AutoModelForImageClassification, "image classifier"),
+    Family("text", AutoModelForSequenceClassification, "text classifier"),
+)
+
+
+def family_of(folder: Path) -> Family:
+    """Return the family of a folder's `config.json`.
+
+    Raises:
+        CheckpointError: Neither pictures nor texts can be classified with it.
+    """
+    config = AutoConfig.from_pretrained(folder, **SAFE)
+    for family in FAMILIES:
+        if type(config) in family.auto_model._model_mapping:  # noqa: SLF001 - no public way to ask
+            return family
+    raise CheckpointError(
+        f"expected an image or text classifier in {folder}, its config.json is of a "
+        f"{config.model_type or 'nameless'} model that is neither"
+    )
+
+
+def open_processor(family: Family, folder: Path, model: Any) -> Any:
+    """Return the image processor or the tokenizer of a folder."""
+    if family.kind == "image":
+        return AutoImageProcessor.from_pretrained(folder, use_fast=False, **SAFE)
+    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **SAFE)
+    # Tokenizers without a length of their own say about 1e30.
+    longest = getattr(model.config, "max_position_embeddings", None) or _LONGEST_TEXT
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+    return tokenizer
+
+
+def encode(kind: Kind, processor: Any, inputs: Sequence[Any]) -> dict[str, Tensor]:
+    """Return what the model takes.
+
+    Returns:
+        `pixel_values` float32 [n, channels, height, width] for pictures uint8 [height, width, 3];
+        `input_ids`, `attention_mask` and the like int64 [n, tokens] for texts.
+    """
+    if kind == "text":
+        encoded = processor(list(inputs), padding=True, truncation=True, return_tensors="pt")
+        return dict(encoded)
+    processed = processor(list(inputs), return_tensors="np", input_data_format="channels_last")
+    pixels = np.ascontiguousarray(processed["pixel_values"], dtype=np.float32)
+    return {"pixel_values": torch.from_numpy(pixels)}
