@@ -23,7 +23,9 @@ class FitSettings:
     image_size: int | None = field("side in pixels (default: the data's own)", default=None)
     epochs: int = field("at most so many epochs", default=60)
     patience: int = field("epochs without improvement before it stops", default=8)
-    batch_size: int = field("pictures a step", default=32)
+    batch_size: int | None = field(
+        "inputs a step (default: 32, or 128 from 10,000 inputs on)", default=None
+    )
     learning_rate: float = field("peak learning rate", default=3e-3)
     weight_decay: float = field("weight decay", default=1e-4)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
@@ -41,7 +43,7 @@ class FitSettings:
     def run(self) -> None:
         """Fit, and write the checkpoint."""
         from train import data
-        from train.loop import Schedule, train_checkpoint
+        from train.loop import Schedule, train_checkpoint, usual_batch_size
         from train.models import build
         from train.objectives import cross_entropy
         from train.output import settings_record
@@ -55,7 +57,7 @@ class FitSettings:
             cross_entropy,
             Schedule(
                 epochs=self.epochs,
-                batch_size=self.batch_size,
+                batch_size=self.batch_size or usual_batch_size(len(splits.train)),
                 learning_rate=self.learning_rate,
                 weight_decay=self.weight_decay,
                 scheduler="cosine",

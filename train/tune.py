@@ -28,7 +28,9 @@ class TuneSettings:
     )
     alpha: float = field("weight of the right samples, in [0, 1]", default=0.5)
     epochs: int = field("epochs, all of them run", default=15)
-    batch_size: int = field("pictures a step", default=32)
+    batch_size: int | None = field(
+        "inputs a step (default: 32, or 128 from 10,000 inputs on)", default=None
+    )
     accumulation: int = field("steps summed before an update", default=1)
     learning_rate: float = field("peak learning rate", default=1.5e-3)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
@@ -49,7 +51,7 @@ class TuneSettings:
         """Tune, and write the checkpoint."""
         from train import data
         from train.errors import DataError
-        from train.loop import Schedule, train_checkpoint
+        from train.loop import Schedule, train_checkpoint, usual_batch_size
         from train.models import open_checkpoint
         from train.objectives import objective
         from train.output import settings_record
@@ -67,7 +69,7 @@ class TuneSettings:
             objective(self.objective, self.alpha),
             Schedule(
                 epochs=self.epochs,
-                batch_size=self.batch_size,
+                batch_size=self.batch_size or usual_batch_size(len(splits.train)),
                 accumulation=self.accumulation,
                 learning_rate=self.learning_rate,
                 weight_decay=0.0,
