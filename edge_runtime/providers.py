@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import onnxruntime as ort
 
 from edge_runtime.errors import SettingError
 
 Provider = str | tuple[str, dict[str, Any]]
-ProviderName = Literal["cpu", "cuda"]
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
