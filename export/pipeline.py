@@ -40,7 +40,6 @@ def build_bundle(settings: BuildSettings) -> None:
         ExportError: The graph, its preprocessing, the data or the verification failed; nothing was
             written.
     """
-    bundle.require_free(settings.out, overwrite=settings.overwrite)
     checkpoint = open_checkpoint(settings.checkpoint)
     images = _images(settings, checkpoint)
     export = _trace(settings, checkpoint)
