@@ -22,9 +22,12 @@ def replace_folder(path: Path, fresh: Path) -> None:
     """
     if not path.exists():
         fresh.rename(path)
-        return
-    if _exchange(path, fresh):
-        return
+    elif not exchange(path, fresh):
+        move_aside(path, fresh)
+
+
+def move_aside(path: Path, fresh: Path) -> None:
+    """Let the two change places by renaming; an error or Ctrl-C puts `path` back."""
     aside = fresh.with_name(f"{fresh.name}-old")
     path.rename(aside)
     try:
@@ -35,7 +38,7 @@ def replace_folder(path: Path, fresh: Path) -> None:
     aside.rename(fresh)
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def exchange(one: Path, other: Path) -> bool:
     """Return whether the system exchanged the two; not every system or file system can."""
     if sys.platform != "linux":
         return False

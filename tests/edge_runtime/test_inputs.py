@@ -1,6 +1,7 @@
 """What a user hands in: it works, or its own line says why not."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -258,3 +259,18 @@ def test_json_has_no_nan(pixels_bundle, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert found["confidence"] is None
     assert found["deferred"]
+
+
+def test_ctrl_c_ends_a_run_with_one_line(bundle, pictures, tmp_path):
+    Image.fromarray(pictures[0]).save(tmp_path / "a.png")
+    line = [sys.executable, "-m", "edge_runtime", "run", "--bundle", str(bundle)]
+    process = subprocess.Popen(
+        [*line, *[str(tmp_path / "a.png")] * 10_000],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "python -m edge_runtime: interrupted\n")
