@@ -94,6 +94,9 @@ def _run(program: str, settings: Command) -> int:
         return FAILED
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
+        # A Ctrl-C inside somebody's exec() of a text marks the interpreter to die of the signal
+        # instead of returning the status, handled or not; the next exec() takes the mark away.
+        exec("")  # noqa: S102 - runs nothing
         return 128 + signal.SIGINT
     except OSError as error:
         # A full disk, a missing folder, a permission: the user's to mend, and the system names it.
