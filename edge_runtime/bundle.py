@@ -10,6 +10,9 @@ from typing import Any
 
 from edge_runtime import contract
 from edge_runtime.errors import BundleError
+from edge_runtime.onnx_file import read_onnx_file
+
+_AGAIN = "copy or export the bundle again"
 
 
 @dataclass(frozen=True)
@@ -21,39 +24,55 @@ class Bundle:
         graph: The classifier graph's file.
         metadata: The gate's metadata.
         verification: What the export measured of itself.
+        others: Further files of the bundle, external data for example.
     """
 
     path: Path
     graph: Path
     metadata: contract.GateMetadata
     verification: dict[str, Any]
+    others: tuple[Path, ...] = ()
 
 
 def read_bundle(path: Path | str) -> Bundle:
     """Read and check a bundle folder; nothing of it is loaded as a model.
 
     Raises:
-        BundleError: The folder or a file is missing, altered, truncated or outside the folder.
+        BundleError: The folder or a file is missing, altered, truncated, not listed or outside the
+            folder, or the graph says something else than `bundle.json`.
         ContractVersionError: The contract version is unknown.
     """
     folder = Path(path)
-    record = _read_record(folder)
-    metadata = contract.GateMetadata.from_json(json.dumps(record.get("metadata")))
-    for name, digest in _section(record, "files").items():
-        _check_file(folder, name, digest)
-    graph = _section(record, "graphs").get(contract.ROLE_CLASSIFIER)
-    if not isinstance(graph, str) or graph not in record["files"]:
+    try:
+        return _read(folder)
+    except OSError as error:
+        reason = error.strerror or error
         raise BundleError(
-            f"expected a graph with the role {contract.ROLE_CLASSIFIER!r} and its hash in "
-            f"{folder / contract.BUNDLE_FILE}, got {graph!r}: export the bundle again"
-        )
-    return Bundle(folder, folder / graph, metadata, record.get("verification") or {})
+            f"expected a readable bundle at {folder}, got {reason} at {error.filename}: {_AGAIN}"
+        ) from None
 
 
 def file_sha256(path: Path) -> str:
     """Return the hexadecimal sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(folder: Path) -> Bundle:
+    record = _read_record(folder)
+    metadata = contract.GateMetadata.from_json(json.dumps(record.get("metadata")))
+    files = _section(record, "files")
+    verification = _section(record, "verification") if record.get("verification") else {}
+    _check_files(folder, files)
+    name = _section(record, "graphs").get(contract.ROLE_CLASSIFIER)
+    if not isinstance(name, str) or name not in files:
+        raise BundleError(
+            f"expected a graph with the role {contract.ROLE_CLASSIFIER!r} and its hash in "
+            f"{folder / contract.BUNDLE_FILE}, got {name!r}: export the bundle again"
+        )
+    _check_graph(folder / name, metadata, files)
+    others = tuple(folder / other for other in files if other != name)
+    return Bundle(folder, folder / name, metadata, verification, others)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -65,29 +84,76 @@ def _read_record(folder: Path) -> dict[str, Any]:
         )
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{file} is not JSON ({error}): export the bundle again") from None
     if not isinstance(record, dict):
-        raise BundleError(f"expected a JSON object in {file}, got {type(record).__name__}")
+        raise BundleError(
+            f"expected a JSON object in {file}, got {type(record).__name__}: export it again"
+        )
     return record
 
 
 def _section(record: dict[str, Any], name: str) -> dict[str, Any]:
     section = record.get(name)
     if not isinstance(section, dict):
-        raise BundleError(f"expected the section {name!r} in bundle.json, got {section!r}")
+        raise BundleError(
+            f"expected the section {name!r} in {contract.BUNDLE_FILE}, got {section!r}: {_AGAIN}"
+        )
     return section
 
 
-def _check_file(folder: Path, name: str, digest: object) -> None:
-    file = folder / name
-    # A bundle from elsewhere must not make the runtime open files beside it.
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f"bundle file {name!r} lies outside its folder: refused")
-    if not file.is_file():
-        raise BundleError(f"bundle file {file} is missing: copy or export the bundle again")
-    if file_sha256(file) != digest:
+def _check_files(folder: Path, files: dict[str, Any]) -> None:
+    for name in files:  # all places before the first byte is read
+        _check_place(folder, name)
+    for name, digest in files.items():
+        if file_sha256(folder / name) != digest:
+            raise BundleError(
+                f"bundle file {folder / name} was altered or truncated (its sha256 differs from "
+                f"{contract.BUNDLE_FILE}): {_AGAIN}"
+            )
+    extra = _unlisted(folder, files)
+    if extra:
         raise BundleError(
-            f"bundle file {file} was altered or truncated (its sha256 differs from "
-            f"{contract.BUNDLE_FILE}): copy or export the bundle again"
+            f"expected the files that {contract.BUNDLE_FILE} lists, {folder} also holds {extra}: "
+            f"move it elsewhere, or {_AGAIN}"
         )
+
+
+def _check_place(folder: Path, name: str) -> None:
+    # A bundle from elsewhere must not make the runtime open files beside it.
+    if "\0" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise BundleError(
+            f"bundle file {name!r} lies outside its folder: refused, copy the file itself there "
+            "(`cp -rL` follows links) and export the bundle again"
+        )
+    if not (folder / name).is_file():
+        raise BundleError(f"bundle file {folder / name} is missing: {_AGAIN}")
+
+
+def _unlisted(folder: Path, files: dict[str, Any]) -> str | None:
+    """Return a file that nobody vouches for; what desktops and file shares hide there is theirs."""
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        known = name.as_posix() in files or name.as_posix() == contract.BUNDLE_FILE
+        if not (hidden or known or file.is_dir()):
+            return name.as_posix()
+    return None
+
+
+def _check_graph(graph: Path, metadata: contract.GateMetadata, files: dict[str, Any]) -> None:
+    """Hold the graph to `bundle.json` before ONNX Runtime sees it."""
+    found = read_onnx_file(graph)
+    text = found.metadata.get(contract.METADATA_KEY)
+    if text is None:
+        raise BundleError(f"{graph} has no gate metadata: export it with `python -m export`")
+    if contract.GateMetadata.from_json(text) != metadata:
+        raise BundleError(
+            f"the metadata in {graph} and {contract.BUNDLE_FILE} differ: export the bundle again"
+        )
+    for location in found.external:
+        if location not in files:
+            raise BundleError(
+                f"{graph} takes weights from {location!r}, which {contract.BUNDLE_FILE} does not "
+                "list: refused, export the bundle again"
+            )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -12,8 +14,9 @@ import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.answer import Answer, Source, Timings
-from edge_runtime.errors import CloudError, InputError, SettingError
+from edge_runtime.errors import BundleError, CloudError, InputError, SettingError
 from edge_runtime.model import EdgeModel, Gated
+from edge_runtime.providers import CPU, Provider
 
 if TYPE_CHECKING:
     # gRPC and protobuf cost time and 30 MB: a device that never asks the cloud does not load them.
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 Forward = Literal["original", "model_input"]
 _NO_CLOUD = "no cloud address was given"
+_NO_NUMBER = (
+    "the confidence is not a number: the input holds NaN or infinite values, or the model is broken"
+)
 
 
 class Cascade:
@@ -47,6 +53,7 @@ class Cascade:
         deadline_s: float = 0.5,
         threshold: float | None = None,
         threads: int | None = None,
+        providers: Sequence[Provider] = (CPU,),
         forward: Forward = "original",
         **cloud_options: Any,
     ) -> Cascade:
@@ -59,6 +66,9 @@ class Cascade:
             deadline_s: Longest wait for the cloud in one call, in seconds.
             threshold: Overrides the bundle's threshold.
             threads: Threads of one edge run.
+            providers: ONNX Runtime's execution providers, in order of preference, for example
+                `("CUDAExecutionProvider", "CPUExecutionProvider")`; one that is not to be had is
+                an error, never a silent fall back.
             forward: What the cloud gets: the `original` picture, or the graph's own `model_input`
                 (the only one there is when preprocessing is not fused).
             **cloud_options: Passed to `CloudModel.open` (foreign engines, plaintext beyond
@@ -68,8 +78,9 @@ class Cascade:
             BundleError: The bundle is missing, damaged or of an unknown contract version.
             SettingError: A setting is out of range or contradicts the bundle.
         """
-        edge = EdgeModel.open(bundle, threshold=threshold, threads=threads)
+        edge = EdgeModel.open(bundle, threshold=threshold, threads=threads, providers=providers)
         if cloud is None:
+            _refuse_unknown(cloud_options)
             return cls(edge)
         from edge_runtime.cloud import CloudModel
 
@@ -91,7 +102,7 @@ class Cascade:
 
     def __call__(self, image: npt.NDArray[Any]) -> Answer:
         """Answer one input, e.g. uint8 [height, width, 3]; see `batch` for errors."""
-        return self.batch(np.asarray(image)[None])[0]
+        return self.batch(_array(image)[None])[0]
 
     def batch(self, images: npt.NDArray[Any] | Sequence[npt.NDArray[Any]]) -> list[Answer]:
         """Answer a batch; only the deferred rows are forwarded, in one request.
@@ -125,7 +136,13 @@ class Cascade:
         columns = zip(
             gated.prediction.tolist(), gated.confidence.tolist(), gated.defer.tolist(), strict=True
         )
-        return [Answer(p, labels[p], g, d, Source.EDGE, timings) for p, g, d in columns]
+        try:
+            return [Answer(p, labels[p], g, d, Source.EDGE, timings) for p, g, d in columns]
+        except IndexError:
+            raise BundleError(
+                f"expected predictions below {len(labels)}, the number of labels, the graph gave "
+                f"{int(gated.prediction.max())}: export the bundle again"
+            ) from None
 
     def _ask_cloud(
         self, rows: npt.NDArray[Any], gated: Gated, deferred: npt.NDArray[np.intp]
@@ -157,12 +174,34 @@ class Cascade:
         self.close()
 
 
+def _refuse_unknown(cloud_options: dict[str, Any]) -> None:
+    """Refuse misspelt options where no cloud model is there to do so."""
+    if not cloud_options:
+        return
+    from edge_runtime.cloud import CloudModel
+
+    inspect.signature(CloudModel.open).bind_partial(**cloud_options)
+
+
+def _array(image: Any) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(image)
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"expected an input as an array, got one that is none: {error}") from None
+
+
 def _stack(images: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    sizes = {np.shape(image) for image in images}
+    if isinstance(images, (str, bytes, Mapping)) or not isinstance(images, Iterable):
+        raise InputError(
+            f"expected an array or a list of inputs, got a {type(images).__name__}: put a single "
+            "input into a list, without its name"
+        )
+    rows = [_array(image) for image in images]
+    sizes = {row.shape for row in rows}
     if len(sizes) != 1:
         came = "none" if not sizes else ", ".join(str(list(s)) for s in sorted(sizes))
         raise InputError(f"expected inputs of one size in a batch, got {came}: batch by size")
-    return np.stack(images)
+    return np.stack(rows)
 
 
 def _replace_deferred(answer: Answer, outcome: CloudAnswers | str, place: int) -> Answer:
@@ -174,7 +213,7 @@ def _replace_deferred(answer: Answer, outcome: CloudAnswers | str, place: int) -
             deferred=True,
             source=Source.EDGE_FALLBACK,
             timings=answer.timings,
-            error=outcome,
+            error=f"{outcome}; {_NO_NUMBER}" if isnan(answer.confidence) else outcome,
         )
     return Answer(
         int(outcome.prediction[place]),

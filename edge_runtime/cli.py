@@ -17,6 +17,7 @@ import dataclasses
 import difflib
 import inspect
 import io
+import os
 import signal
 import sys
 import types
@@ -33,6 +34,7 @@ from edge_runtime.errors import GatekeeperError, SettingError
 
 FAILED = 1
 BAD_USAGE = 2
+_SIGNED = {"-inf", "-infinity", "-nan"}
 
 
 class Command(Protocol):
@@ -84,23 +86,39 @@ def main(
 def _run(program: str, settings: Command) -> int:
     try:
         settings.run()
+        sys.stdout.flush()  # what cannot be written shows here, and not at the interpreter's exit
     except BrokenPipeError:  # the reader, `head` for example, has seen enough
-        sys.stderr.close()
         return 0
     except GatekeeperError as error:
         print(f"{program}: {_one_line(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
+        # A Ctrl-C inside somebody's exec() of a text marks the interpreter to die of the signal
+        # instead of returning the status, handled or not; the next exec() takes the mark away.
+        exec("")  # noqa: S102 - runs nothing
         return 128 + signal.SIGINT
     except OSError as error:
         # A full disk, a missing folder, a permission: the user's to mend, and the system names it.
-        print(f"{program}: {_one_line(error)}", file=sys.stderr)
+        place = "standard output" if error.filename is None else error.filename
+        reason = f"expected to read or write {place}, got {error.strerror or error}"
+        print(f"{program}: {_one_line(reason)}: make it possible and run again", file=sys.stderr)
         return FAILED
+    finally:
+        _abandon_output()
     return 0
 
 
-def _one_line(error: BaseException) -> str:
+def _abandon_output() -> None:
+    """Drop what standard output does not take, or Python would complain of it at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
@@ -217,10 +235,19 @@ def _reject_unknown_flags(command: type[Command], words: list[str]) -> None:
 
 
 def _close_switches(command: type[Command], words: list[str]) -> list[str]:
-    """Write `--quiet` as `--quiet=True`, or fire would take the word after it as its value."""
+    """Write `--quiet` as `--quiet=True`, or fire would take the word after it as its value.
+
+    And `--threshold -inf` as `--threshold=-inf`, or fire would take `-inf` for a flag.
+    """
     hints = typing.get_type_hints(command)
     switches = {_flag(item) for item in _fields(command) if hints[item.name] is bool}
-    return [f"{w}=True" if w.replace("_", "-") in switches else w for w in words]
+    closed: list[str] = []
+    for word in words:
+        if word.lower() in _SIGNED and closed and closed[-1].startswith("--"):
+            closed[-1] += f"={word}"
+        else:
+            closed.append(f"{word}=True" if word.replace("_", "-") in switches else word)
+    return closed
 
 
 def _record(command: type[Command], words: list[str]) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class GateMetadata:
         """
         try:
             fields = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(
                 f"expected gate metadata as JSON, got {text[:40]!r}: {error}"
             ) from None
@@ -133,36 +133,64 @@ class GateMetadata:
                 f"expected gate metadata as a JSON object, got {type(fields).__name__}"
             )
         # Before anything else: another version may have other keys.
-        if fields.get("contract_version") != CONTRACT_VERSION:
-            raise ContractVersionError(fields.get("contract_version"), CONTRACT_VERSION)
+        version = fields.get("contract_version")
+        if type(version) is not int or version != CONTRACT_VERSION:
+            raise ContractVersionError(version, CONTRACT_VERSION)
         return cls._from_fields(fields)
 
     @classmethod
     def _from_fields(cls, fields: dict[str, Any]) -> GateMetadata:
         known = {f.name for f in dataclasses.fields(cls)} - {"extra"}
         try:
-            described = fields["input"]
-            low, high = fields["confidence_range"]
+            low, high = _typed(fields, "confidence_range", list)
             return cls(
                 contract_version=CONTRACT_VERSION,
-                task=str(fields["task"]),
-                confidence_kind=str(fields["confidence_kind"]),
-                confidence_range=(float(low), float(high)),
-                threshold=float(fields["threshold"]),
-                labels=tuple(str(label) for label in fields["labels"]),
-                input=InputDescription(
-                    name=str(described["name"]),
-                    dtype=str(described["dtype"]),
-                    shape=tuple(described["shape"]),
-                ),
-                calibration=fields.get("calibration"),
-                source_sha256=str(fields.get("source_sha256", "")),
-                toolkit_version=str(fields.get("toolkit_version", "")),
+                task=_typed(fields, "task", str),
+                confidence_kind=_typed(fields, "confidence_kind", str),
+                confidence_range=(_number(low), _number(high)),
+                threshold=_number(_typed(fields, "threshold", (int, float))),
+                labels=_texts(_typed(fields, "labels", list)),
+                input=_input(_typed(fields, "input", dict)),
+                calibration=_typed({"calibration": None, **fields}, "calibration", (dict, _NONE)),
+                source_sha256=_typed({"source_sha256": "", **fields}, "source_sha256", str),
+                toolkit_version=_typed({"toolkit_version": "", **fields}, "toolkit_version", str),
                 # Keys of a later minor addition (`second_look`, ...) are carried, not dropped.
                 extra={key: value for key, value in fields.items() if key not in known},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise BundleError(
                 f"gate metadata of contract version {CONTRACT_VERSION} is incomplete or malformed "
-                f"({type(error).__name__}: {error}): export the bundle again"
+                f"({error}): export the bundle again"
             ) from None
+
+
+_NONE = type(None)
+
+
+def _typed(fields: dict[str, Any], key: str, kind: Any) -> Any:
+    if key not in fields:
+        raise ValueError(f"{key} is missing")
+    if isinstance(fields[key], bool) or not isinstance(fields[key], kind):
+        raise TypeError(f"{key} is {str(fields[key])[:40]!r}")
+    return fields[key]
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise ValueError(f"expected a number, got {value!r}")
+    return float(value)
+
+
+def _texts(values: list[Any]) -> tuple[str, ...]:
+    if not values or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"expected labels as texts, got {str(values)[:40]}")
+    return tuple(values)
+
+
+def _input(described: dict[str, Any]) -> InputDescription:
+    shape = tuple(_typed(described, "shape", list))
+    if not shape or not all(isinstance(axis, str) or type(axis) is int for axis in shape):
+        raise ValueError(f"expected a shape of sizes and names, got {list(shape)}")
+    return InputDescription(
+        name=_typed(described, "name", str), dtype=_typed(described, "dtype", str), shape=shape
+    )

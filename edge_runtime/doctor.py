@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.cli import field
-from edge_runtime.errors import DependencyError, GatekeeperError
+from edge_runtime.errors import DependencyError, GatekeeperError, SettingError
 
 _OPTIONAL = {"PIL": ("Pillow", "reading pictures", "image")}
 _REQUIRED = ("numpy", "onnxruntime", "grpc", "google.protobuf")
@@ -36,6 +36,15 @@ class DoctorSettings:
     cloud: str | None = field("host:port of the large model to ask once", default=None)
     model: str = field("the large model's name there", default=contract.DEFAULT_MODEL)
     deadline_s: float = field("longest wait for the cloud, in seconds", default=2.0)
+    provider: Literal["cpu", "cuda"] = field("where the graph runs", default="cpu")
+
+    def __post_init__(self) -> None:
+        if self.cloud is not None and self.bundle is None:
+            raise SettingError(
+                "expected --bundle beside --cloud, got none: its small model's question is asked"
+            )
+        if not self.deadline_s > 0:
+            raise SettingError(f"expected --deadline-s above 0, got {self.deadline_s}")
 
     def run(self) -> None:
         """Print one line a check; fail when one of them failed."""
@@ -55,16 +64,25 @@ class DoctorSettings:
             yield module, partial(_import, module, *_required(module))
         for module, reason in _OPTIONAL.items():
             yield module, partial(_import, module, *reason)
+        yield "provider", self._check_provider
         if self.bundle is not None:
             yield "bundle", self._check_bundle
         if self.bundle is not None and self.cloud is not None:
             yield "cloud", self._check_cloud
 
+    def _check_provider(self) -> str:
+        _import("onnxruntime", *_required("onnxruntime"))
+        from edge_runtime.providers import named, require_offered
+
+        return ", ".join(name for name, _ in require_offered(named(self.provider)))
+
     def _check_bundle(self) -> str:
+        _import("onnxruntime", *_required("onnxruntime"))
         from edge_runtime.model import EdgeModel
+        from edge_runtime.providers import named
 
         assert self.bundle is not None  # noqa: S101 - narrows the type
-        model = EdgeModel.open(self.bundle)
+        model = EdgeModel.open(self.bundle, providers=named(self.provider))
         gated = model(_blank(model.metadata.input))
         return (
             f"{len(model.labels)} labels, threshold {model.threshold:.6g}, a blank input gets "
@@ -74,6 +92,7 @@ class DoctorSettings:
     def _check_cloud(self) -> str:
         from edge_runtime.cascade import Cascade
         from edge_runtime.errors import CloudUnavailableError
+        from edge_runtime.providers import named
 
         assert self.bundle is not None  # noqa: S101 - narrows the type
         # An infinite threshold defers everything, so the one input goes all the way.
@@ -83,6 +102,7 @@ class DoctorSettings:
             model=self.model,
             deadline_s=self.deadline_s,
             threshold=float("inf"),
+            providers=named(self.provider),
         ) as cascade:
             answer = cascade(_blank(cascade.edge.metadata.input)[0])
         if answer.error:

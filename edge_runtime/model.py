@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import onnxruntime as ort
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.errors import BundleError, InputError, SettingError
+from edge_runtime.providers import CPU, Provider, require_offered, require_started
 
 _ERROR_LEVEL = 3  # ONNX Runtime warns of every initializer that may be fed, which is our threshold
 _ORT_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
@@ -43,21 +45,29 @@ class EdgeModel:
         bundle: A checked bundle.
         threshold: Overrides the baked threshold; any float, infinities included, but not NaN.
         threads: Threads of one run; ONNX Runtime's default (all cores) when None.
+        providers: ONNX Runtime's execution providers in order of preference, each a name or (name,
+            options), e.g. `("CUDAExecutionProvider", "CPUExecutionProvider")`.
 
     Raises:
         BundleError: The graph does not load, or does not follow the contract.
-        SettingError: A setting is out of range.
+        SettingError: A setting is out of range, or a provider is not to be had here.
     """
 
     def __init__(
-        self, bundle: Bundle, *, threshold: float | None = None, threads: int | None = None
+        self,
+        bundle: Bundle,
+        *,
+        threshold: float | None = None,
+        threads: int | None = None,
+        providers: Sequence[Provider] = (CPU,),
     ) -> None:
         self.bundle = bundle
         self.metadata = bundle.metadata
         self.labels = bundle.metadata.labels
-        self.session = _open_session(bundle.graph, threads)
+        self.session = _open_session(bundle.graph, threads, providers)
         _check_contract(self.session, bundle)
         self._dtype = np.dtype(self.metadata.input.dtype)
+        self._is_float = self._dtype.kind == "f"
         self._shape = self.metadata.input.shape
         self._feeds: dict[str, Any] = {}
         self.threshold = self.metadata.threshold
@@ -66,29 +76,45 @@ class EdgeModel:
 
     @classmethod
     def open(
-        cls, path: Path | str, *, threshold: float | None = None, threads: int | None = None
+        cls,
+        path: Path | str,
+        *,
+        threshold: float | None = None,
+        threads: int | None = None,
+        providers: Sequence[Provider] = (CPU,),
     ) -> EdgeModel:
         """Check the bundle at `path` and load its graph; see the class for arguments and errors."""
-        return cls(read_bundle(path), threshold=threshold, threads=threads)
+        return cls(read_bundle(path), threshold=threshold, threads=threads, providers=providers)
 
     def __call__(self, batch: npt.NDArray[Any]) -> Gated:
         """Run a batch.
 
         Args:
-            batch: The graph's input, e.g. uint8 [batch, height, width, 3]; batch >= 1.
+            batch: The graph's input, e.g. uint8 [batch, height, width, 3]; batch >= 1. Rows of a
+                float input that hold NaN or infinite values are deferred, with confidence NaN.
 
         Raises:
             InputError: Type, rank or size differ from what the graph takes.
         """
-        if batch.dtype != self._dtype or not self._fits(batch.shape):
+        if not self._fits(batch):
             raise InputError(
                 f"expected {self._dtype} {list(self._shape)} with at least one row, "
-                f"got {batch.dtype} {list(batch.shape)}: convert or resize the input"
+                f"got {_kind_of(batch)}: convert or resize the input"
             )
         feeds = {self.metadata.input.name: batch, **self._feeds}
-        return Gated(*self.session.run(contract.GATE_OUTPUTS, feeds))
+        try:
+            gated = Gated(*self.session.run(contract.GATE_OUTPUTS, feeds))
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
+            raise InputError(
+                f"expected {self._dtype} {list(self._shape)} that the graph can work on, it failed "
+                f"on {_kind_of(batch)} ({_reason(error)}): try an input of another size"
+            ) from None
+        return _defer_not_finite(batch, gated) if self._is_float else gated
 
-    def _fits(self, shape: tuple[int, ...]) -> bool:
+    def _fits(self, batch: object) -> bool:
+        if not isinstance(batch, np.ndarray) or batch.dtype != self._dtype:
+            return False
+        shape = batch.shape
         if len(shape) != len(self._shape) or 0 in shape:
             return False
         # Free axes are named by strings.
@@ -102,7 +128,27 @@ class EdgeModel:
         self.threshold = float(np.float32(threshold))
 
 
-def _open_session(graph: Path, threads: int | None) -> Any:
+def _kind_of(batch: object) -> str:
+    if isinstance(batch, np.ndarray):
+        return f"{batch.dtype} {list(batch.shape)}"
+    return f"a {type(batch).__name__}, not a numpy array"
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _defer_not_finite(batch: npt.NDArray[Any], gated: Gated) -> Gated:
+    """Defer rows that are not numbers: ReLU and max pooling can swallow a NaN on the way."""
+    bad = ~np.isfinite(batch).all(axis=tuple(range(1, batch.ndim)))
+    if not bad.any():
+        return gated
+    confidence = np.where(bad, np.float32(np.nan), gated.confidence)
+    return Gated(gated.prediction, confidence, gated.defer | bad)
+
+
+def _open_session(graph: Path, threads: int | None, providers: Sequence[Provider]) -> Any:
+    wanted = require_offered(providers)
     options = ort.SessionOptions()
     options.log_severity_level = _ERROR_LEVEL
     if threads is not None:
@@ -110,32 +156,45 @@ def _open_session(graph: Path, threads: int | None) -> Any:
             raise SettingError(f"expected at least 1 thread, got {threads}")
         options.intra_op_num_threads = threads
     try:
-        return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(graph), options, providers=wanted)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
-        reason = str(error).splitlines()[0][:200]
         raise BundleError(
-            f"{graph} does not load in ONNX Runtime {ort.__version__} ({reason}): "
+            f"{graph} does not load in ONNX Runtime {ort.__version__} ({_reason(error)}): "
             "export the bundle again, or update onnxruntime"
         ) from None
+    require_started(session, wanted)
+    return session
 
 
 def _check_contract(session: Any, bundle: Bundle) -> None:
-    """Hold the graph to the contract and to what `bundle.json` says of it."""
-    text = session.get_modelmeta().custom_metadata_map.get(contract.METADATA_KEY)
-    if text is None:
-        raise BundleError(f"{bundle.graph} has no gate metadata: export it with `python -m export`")
-    if contract.GateMetadata.from_json(text) != bundle.metadata:
-        raise BundleError(f"the metadata in {bundle.graph} and bundle.json differ: export again")
+    """Hold the graph's inputs and outputs to the contract and to what `bundle.json` says of it."""
     types = {node.name: node.type for node in session.get_outputs()}
     for name, kind in _OUTPUT_TYPES.items():
         if types.get(name) != kind:
-            raise BundleError(f"expected the output {name!r} {kind}, got {types.get(name)}")
+            raise BundleError(
+                f"expected the output {name!r} {kind} in {bundle.graph}, got {types.get(name)}: "
+                "export the bundle again"
+            )
     inputs = {node.name: _ORT_DTYPES.get(node.type) for node in session.get_inputs()}
     described = bundle.metadata.input
     if inputs != {described.name: described.dtype}:
         raise BundleError(
-            f"expected the one input {described.name!r} {described.dtype}, got {inputs}"
+            f"expected the one input {described.name!r} {described.dtype} in {bundle.graph}, got "
+            f"{inputs}: export the bundle again"
+        )
+    shape = session.get_inputs()[0].shape
+    if [_size(axis) for axis in shape] != [_size(axis) for axis in described.shape]:
+        raise BundleError(
+            f"expected the input {described.name!r} {list(described.shape)} in {bundle.graph}, got "
+            f"{shape}: export the bundle again"
         )
     fed = {node.name for node in session.get_overridable_initializers()}
     if contract.THRESHOLD not in fed:
-        raise BundleError(f"{bundle.graph} has no {contract.THRESHOLD!r} that can be fed")
+        raise BundleError(
+            f"expected an initializer {contract.THRESHOLD!r} that can be fed in {bundle.graph}, "
+            "got none: export the bundle again"
+        )
+
+
+def _size(axis: int | str | None) -> int | None:
+    return axis if isinstance(axis, int) else None

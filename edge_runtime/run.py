@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from edge_runtime import contract
 from edge_runtime.answer import Answer
 from edge_runtime.cli import field
-from edge_runtime.errors import SettingError
+from edge_runtime.errors import GatekeeperError, InputError, SettingError
 from edge_runtime.inputs import find_inputs, read_input
+
+if TYPE_CHECKING:
+    from edge_runtime.cascade import Cascade
+
+
+class RunError(GatekeeperError):
+    """At least one input got no answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +39,7 @@ class RunSettings:
     model: str = field("the large model's name there", default=contract.DEFAULT_MODEL)
     deadline_s: float = field("longest wait for the cloud, in seconds", default=0.5)
     threshold: float | None = field("use this instead of the bundle's threshold", default=None)
+    provider: Literal["cpu", "cuda"] = field("where the graph runs", default="cpu")
     json: bool = field("one JSON object a line", default=False)
 
     def __post_init__(self) -> None:
@@ -39,28 +49,52 @@ class RunSettings:
             raise SettingError(f"expected --deadline-s above 0, got {self.deadline_s}")
 
     def run(self) -> None:
-        """Print an answer for every input, then a summary."""
+        """Print an answer or an error for every input, then a summary.
+
+        Raises:
+            RunError: At least one input got no answer; the others got theirs.
+        """
         # Here, so that `doctor` and `--help` work where onnxruntime is missing.
         from edge_runtime.cascade import Cascade
+        from edge_runtime.providers import named
 
-        counts: Counter[str] = Counter()
         with Cascade.open(
             self.bundle,
             cloud=self.cloud,
             model=self.model,
             deadline_s=self.deadline_s,
             threshold=self.threshold,
+            providers=named(self.provider),
         ) as cascade:
-            for path in find_inputs(self.inputs):
-                answer = cascade(read_input(path))
-                counts[answer.source] += 1
-                print(_as_json(path, answer) if self.json else _as_text(path, answer))
+            counts = Counter(self._answer(cascade, path) for path in find_inputs(self.inputs))
         if not self.json:
             print(", ".join(f"{source} {count}" for source, count in sorted(counts.items())))
+        if counts[_NO_ANSWER]:
+            raise RunError(
+                f"{counts[_NO_ANSWER]} of {counts.total()} inputs got no answer: their lines say "
+                "why"
+            )
+
+    def _answer(self, cascade: Cascade, path: Path) -> str:
+        """Print one input's line and return who answered."""
+        try:
+            answer = cascade(read_input(path))
+        except InputError as error:
+            failed = {"input": str(path), "error": str(error)}
+            print(json.dumps(failed) if self.json else f"{path}  {_NO_ANSWER}  ({error})")
+            return _NO_ANSWER
+        print(_as_json(path, answer) if self.json else _as_text(path, answer))
+        return answer.source
+
+
+_NO_ANSWER = "error"
 
 
 def _as_json(path: Path, answer: Answer) -> str:
-    return json.dumps({"input": str(path), **dataclasses.asdict(answer)})
+    fields: dict[str, Any] = {"input": str(path), **dataclasses.asdict(answer)}
+    if math.isnan(answer.confidence):  # JSON has no NaN
+        fields["confidence"] = None
+    return json.dumps(fields)
 
 
 def _as_text(path: Path, answer: Answer) -> str:

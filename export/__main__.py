@@ -8,7 +8,12 @@ from export.commands.inspect import InspectSettings
 from export.commands.retune import RetuneSettings
 from export.commands.verify import VerifySettings
 
-COMMANDS = {"retune": RetuneSettings, "inspect": InspectSettings, "verify": VerifySettings}
+COMMANDS = {
+    "build": BuildSettings,
+    "retune": RetuneSettings,
+    "inspect": InspectSettings,
+    "verify": VerifySettings,
+}
 
 if __name__ == "__main__":
     sys.exit(main("python -m export", COMMANDS, default=BuildSettings))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,7 +15,8 @@ import onnx
 from edge_runtime import contract
 from edge_runtime.bundle import file_sha256
 from edge_runtime.contract import GateMetadata
-from export.errors import OutputError
+from export.errors import OutputError, WriteError
+from export.replace import replace_folder
 
 GRAPH_FILE = "model.onnx"
 
@@ -28,9 +30,28 @@ def toolkit_version() -> str:
 
 
 def require_free(path: Path, *, overwrite: bool) -> None:
-    """Raise `OutputError` where the folder holds something and may not be replaced."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())) and not overwrite:
-        raise OutputError(f"expected nothing at {path} yet: --overwrite replaces it")
+    """Refuse, before any work, an output folder that the bundle could not go to.
+
+    Raises:
+        OutputError: It holds something, and is no bundle or may not be replaced.
+        WriteError: It could not be written.
+    """
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"expected a folder or nothing at {path}, a file is there: name another")
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            raise OutputError(f"expected nothing at {path} yet: --overwrite replaces it")
+        if not (path / contract.BUNDLE_FILE).is_file():
+            raise OutputError(
+                f"expected a bundle at {path} to replace, got a folder of other things: name "
+                "another folder"
+            )
+    parent = next(p for p in path.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise WriteError(
+            f"expected a folder that can be written at {parent}, got none: change its permissions "
+            "or name another"
+        )
 
 
 def set_metadata(model: onnx.ModelProto, metadata: GateMetadata) -> None:
@@ -58,23 +79,36 @@ def write_bundle(
         metadata: What it says of itself.
         verification: What the export measured.
         others: Further files of the bundle, copied beside the graph.
+
+    Raises:
+        WriteError: No space or permission; nothing was written.
     """
     set_metadata(model, metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        fresh = Path(scratch) / "fresh"
-        fresh.mkdir()
-        (fresh / GRAPH_FILE).write_bytes(model.SerializeToString(deterministic=True))
-        for file in others:
-            shutil.copy2(file, fresh / file.name)
-        record = {
-            "graphs": {contract.ROLE_CLASSIFIER: GRAPH_FILE},
-            "metadata": json.loads(metadata.to_json()),
-            "files": {f.name: file_sha256(f) for f in sorted(fresh.iterdir())},
-            "verification": verification,
-        }
-        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        (fresh / contract.BUNDLE_FILE).write_text(text, encoding="utf-8")
-        if path.exists():
-            shutil.move(path, Path(scratch) / "old")
-        fresh.rename(path)
+    record = {
+        "graphs": {contract.ROLE_CLASSIFIER: GRAPH_FILE},
+        "metadata": json.loads(metadata.to_json()),
+        "verification": verification,
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+            fresh = Path(scratch) / "fresh"
+            _write_files(fresh, model, record, others)
+            replace_folder(path, fresh)
+    except OSError as error:
+        raise WriteError(
+            f"expected to write a bundle at {path}, got {error.strerror or error}: nothing was "
+            "written, make room or name another folder"
+        ) from None
+
+
+def _write_files(
+    fresh: Path, model: onnx.ModelProto, record: dict[str, Any], others: tuple[Path, ...]
+) -> None:
+    fresh.mkdir()
+    (fresh / GRAPH_FILE).write_bytes(model.SerializeToString(deterministic=True))
+    for file in others:
+        shutil.copy2(file, fresh / file.name)
+    files = {file.name: file_sha256(file) for file in sorted(fresh.iterdir())}
+    text = json.dumps({**record, "files": files}, indent=2, ensure_ascii=False) + "\n"
+    (fresh / contract.BUNDLE_FILE).write_text(text, encoding="utf-8")

@@ -54,7 +54,11 @@ def calibration_record(
     The interval is for the deferral ratio on as many fresh inputs of the same kind: the share
     below the k-th of n calibration values is Beta(k + 1, n - k) distributed, and the fresh count
     Binomial around it.
+
+    Raises:
+        CalibrationError: Too few data to defer one and keep one, or too many NaNs.
     """
+    _require_enough(int(confidence.size), ratio)
     threshold = threshold_for_deferral_ratio(confidence, ratio)
     kept = confidence >= threshold
     n = int(confidence.size)
@@ -80,3 +84,12 @@ def _prediction_interval(deferred: int, n: int) -> tuple[float, float]:
     fresh = draws.binomial(n, share) / n
     low, high = np.quantile(fresh, [_TAIL, 1.0 - _TAIL])
     return float(low), float(high)
+
+
+def _require_enough(n: int, ratio: float) -> None:
+    rarer = min(ratio, 1.0 - ratio)
+    if rarer > 0 and n < math.ceil(1 / rarer - 1e-9):
+        raise CalibrationError(
+            f"expected at least {math.ceil(1 / rarer - 1e-9)} inputs to calibrate for a deferral "
+            f"ratio of {ratio}, got {n}: add data, or set --threshold"
+        )

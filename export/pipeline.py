@@ -12,11 +12,12 @@ from edge_runtime import contract
 from edge_runtime.bundle import file_sha256
 from export import bundle, calibration, verification
 from export.commands.build import BuildSettings, input_of_pixels
+from export.errors import GraphError
 from export.gate import append_gate, set_threshold
+from export.labelled import load_split
 from export.preprocessing import fuse_preprocessing
 from export.session import open_graph, run_images
 from export.torch_exporter import export_logits
-from train import data
 from train.models import Checkpoint, open_checkpoint
 
 _VERIFIED = 256  # inputs that verify an export; all calibration data choose the threshold
@@ -39,7 +40,6 @@ def build_bundle(settings: BuildSettings) -> None:
         ExportError: The graph, its preprocessing, the data or the verification failed; nothing was
             written.
     """
-    bundle.require_free(settings.out, overwrite=settings.overwrite)
     checkpoint = open_checkpoint(settings.checkpoint)
     images = _images(settings, checkpoint)
     export = _trace(settings, checkpoint)
@@ -64,14 +64,24 @@ def image_size(checkpoint: Checkpoint) -> tuple[int, int]:
             return int(size["height"]), int(size["width"])
         if "shortest_edge" in size:
             return int(size["shortest_edge"]), int(size["shortest_edge"])
-    side = checkpoint.model.config.image_size
+    side = getattr(checkpoint.model.config, "image_size", None)
+    if side is None:
+        raise GraphError(
+            "expected the size of the model's pictures in its processor or config, got none: add "
+            "image_size to config.json"
+        )
     return (int(side), int(side)) if isinstance(side, int) else (int(side[0]), int(side[1]))
 
 
 def _images(settings: BuildSettings, checkpoint: Checkpoint) -> list[Any]:
     """Return the calibration pictures, or made-up ones of several sizes to verify with."""
     if settings.calibrate is not None:
-        split = getattr(data.load(settings.calibrate), settings.split)
+        split = load_split(
+            settings.calibrate,
+            settings.split,
+            labels=checkpoint.labels,
+            owner=settings.checkpoint,
+        )
         return [split.inputs[i] for i in range(len(split))]
     height, width = image_size(checkpoint)
     draws = np.random.default_rng(settings.seed)

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 
 from edge_runtime import contract
+from export.errors import GraphError
 
 _BATCH = 128
 _ERROR_LEVEL = 3  # it warns of every initializer that may be fed, which is our threshold
@@ -28,13 +29,27 @@ def open_graph(model: onnx.ModelProto) -> Any:
 def run_images(
     session: Any, images: Sequence[npt.NDArray[np.uint8]]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Return prediction, confidence and defer [n]; neighbours of one size share a batch."""
+    """Return prediction, confidence and defer [n]; neighbours of one size share a batch.
+
+    Raises:
+        GraphError: The graph takes no such pictures.
+    """
     name = session.get_inputs()[0].name
-    parts = [
-        session.run(contract.GATE_OUTPUTS, {name: np.stack(group)}) for group in _groups(images)
-    ]
+    parts = [_run(session, {name: np.stack(group)}) for group in _groups(images)]
     prediction, confidence, defer = (np.concatenate(column) for column in zip(*parts, strict=True))
     return prediction, confidence, defer
+
+
+def _run(session: Any, feeds: dict[str, npt.NDArray[Any]]) -> Any:
+    try:
+        return session.run(contract.GATE_OUTPUTS, feeds)
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
+        (name, batch), wanted = next(iter(feeds.items())), session.get_inputs()[0]
+        reason = " ".join(str(error).split())[:200]
+        raise GraphError(
+            f"expected data that fit the graph's {name} {wanted.type} {wanted.shape}, got "
+            f"{batch.dtype} {list(batch.shape)} ({reason}): use data of that size"
+        ) from None
 
 
 def _groups(

@@ -13,6 +13,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from export.errors import GraphError
 from train.models import Checkpoint
 
 OPSET = 18
@@ -36,11 +37,26 @@ def export_logits(checkpoint: Checkpoint, image_size: tuple[int, int]) -> onnx.M
 
     Traces of the source (stack traces, paths) are stripped, so that the bytes do not depend on
     where the export ran.
+
+    Raises:
+        GraphError: The model cannot be traced.
     """
-    example = torch.zeros(2, 3, *image_size)
+    try:
+        model = _trace(_Logits(checkpoint.model).eval(), torch.zeros(2, 3, *image_size))
+    except Exception as error:  # noqa: BLE001 - tracing runs the model's own code
+        reason = " ".join(str(error).split())[:200]
+        raise GraphError(
+            f"expected a model that torch.onnx can trace at {list(image_size)} pixels, "
+            f"{type(checkpoint.model).__name__} failed ({reason}): try another torch, or mend it"
+        ) from None
+    _strip(model)
+    return model
+
+
+def _trace(model: nn.Module, example: Tensor) -> onnx.ModelProto:
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            _Logits(checkpoint.model).eval(),
+            model,
             (example,),
             dynamo=True,
             opset_version=OPSET,
@@ -50,9 +66,7 @@ def export_logits(checkpoint: Checkpoint, image_size: tuple[int, int]) -> onnx.M
             verbose=False,
         )
     assert program is not None  # noqa: S101 - narrows the type: with dynamo there is a program
-    model = program.model_proto
-    _strip(model)
-    return model
+    return program.model_proto
 
 
 @contextlib.contextmanager

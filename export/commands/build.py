@@ -57,6 +57,9 @@ class BuildSettings:
 
     def run(self) -> None:
         """Export, calibrate, verify, and only then write."""
+        from export.bundle import require_free
+
+        require_free(self.out, overwrite=self.overwrite)  # before torch takes its seconds to load
         from export.pipeline import build_bundle
 
         build_bundle(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.cli import field
@@ -43,8 +44,14 @@ def describe(bundle: Bundle) -> list[str]:
     record = gate.calibration
     if record is None:
         return [*lines, "the threshold was set by hand: nothing is known of its deferral ratio"]
+    try:
+        return [*lines, *_calibration(record)]
+    except (KeyError, TypeError, ValueError, IndexError):  # another toolkit's record
+        return [*lines, f"calibration: {json.dumps(record, ensure_ascii=False)}"]
+
+
+def _calibration(record: dict[str, Any]) -> list[str]:
     return [
-        *lines,
         f"it was chosen to defer at most {record['target']:.1%} of {record['n']} inputs "
         f"({record['split']} of {record['data']}), and defers {record['achieved']:.1%} of them",
         f"on as many fresh inputs of the same kind expect {record['interval'][0]:.1%} to "

@@ -42,9 +42,7 @@ class RetuneSettings:
         threshold, record = self._choose(bundle)
         set_threshold(model, threshold)
         metadata = dataclasses.replace(bundle.metadata, threshold=threshold, calibration=record)
-        known = {bundle.graph.name, "bundle.json"}
-        others = tuple(f for f in sorted(self.bundle.iterdir()) if f.name not in known)
-        write_bundle(self.bundle, model, metadata, bundle.verification, others=others)
+        write_bundle(self.bundle, model, metadata, bundle.verification, others=bundle.others)
         print(f"{self.bundle}: threshold {bundle.metadata.threshold:.6g} -> {threshold:.6g}")
 
     def _choose(self, bundle: Any) -> tuple[float, dict[str, Any] | None]:
@@ -54,13 +52,15 @@ class RetuneSettings:
             return float(np.float32(self.threshold)), None
         from edge_runtime.model import EdgeModel
         from export.calibration import calibration_record
+        from export.labelled import load_split
         from export.session import run_images
-        from train import data
 
         assert self.calibrate is not None  # noqa: S101 - checked on creation
         assert self.target_deferral is not None  # noqa: S101 - checked on creation
-        images = getattr(data.load(self.calibrate), self.split).images
-        confidence = run_images(EdgeModel(bundle).session, images)[1]
+        split = load_split(
+            self.calibrate, self.split, labels=bundle.metadata.labels, owner=self.bundle
+        )
+        confidence = run_images(EdgeModel(bundle).session, split.inputs)[1]
         return calibration_record(
             confidence, ratio=self.target_deferral, data=self.calibrate, split=self.split
         )

@@ -25,12 +25,12 @@ class VerifySettings:
         """Print the figures; fail when more than 0.5 % of the decisions differ."""
         from edge_runtime.model import EdgeModel
         from export.errors import VerificationError
+        from export.labelled import load_split
         from export.session import run_images
         from export.verification import MAX_FLIPPED
-        from train import data
 
         model = EdgeModel.open(self.bundle)
-        split = getattr(data.load(self.data), self.split)
+        split = load_split(self.data, self.split, labels=model.labels, owner=self.bundle)
         prediction, confidence, defer = run_images(model.session, split.inputs)
         print(f"inputs                     {len(split)}")
         print(f"accuracy of the edge model {(prediction == split.labels).mean():.4f}")
@@ -49,11 +49,14 @@ class VerifySettings:
     ) -> float:
         import numpy as np
 
+        from export.labelled import require_labels
         from export.verification import confidence_of
         from train.models import open_checkpoint
 
         assert self.against is not None  # noqa: S101 - the caller checked
-        logits = open_checkpoint(self.against).predict(split.inputs)
+        checkpoint = open_checkpoint(self.against)
+        require_labels(checkpoint.labels, self.against, labels=model.labels, owner=self.bundle)
+        logits = checkpoint.predict(split.inputs)
         expected = confidence_of(logits, model.metadata.confidence_kind)
         flips = defer != ~(expected >= np.float32(model.threshold))
         shift = np.abs(confidence - expected)

@@ -1,5 +1,8 @@
 """A command runs once its whole line was understood, and not before."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -101,3 +104,26 @@ def test_help_shows_the_example_and_every_flag(capsys):
     assert stop.value.code == 0
     assert "Example: paint wall --coats 2" in text
     assert all(flag in text for flag in ("--colour", "WALLS", "--seeds", "(default: matt)"))
+
+
+def test_an_interrupt_ends_a_module_with_status_130(tmp_path):
+    # Inside an exec() of a text, as imports of large libraries do it.
+    (tmp_path / "stopped.py").write_text(
+        "import sys\n"
+        "from edge_runtime.cli import main\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass(frozen=True)\n"
+        "class Stop:\n"
+        "    def run(self):\n"
+        "        exec('raise KeyboardInterrupt')\n"
+        "sys.exit(main('house', {'stop': Stop}))\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, "-m", "stopped", "stop"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert (done.returncode, done.stderr) == (130, "house: interrupted\n")

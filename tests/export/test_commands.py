@@ -1,0 +1,395 @@
+"""`python -m export` as a user runs it: a mistake is one line and a status, and leaves nothing."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, ResNetConfig, ResNetModel
+
+from edge_runtime.bundle import file_sha256, read_bundle
+from edge_runtime.cli import main
+from export.__main__ import COMMANDS
+from export.commands.build import BuildSettings
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def start(*words, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "export", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        **options,
+    )
+
+
+def export(*words):
+    """Return (status, standard error, standard output)."""
+    process = start(*words)
+    out, error = process.communicate(timeout=120)
+    return process.returncode, error, out
+
+
+def refused(words, *, status=1, says):
+    code, error, _ = export(*words)
+    assert (code, error.count("\n")) == (status, 1), error
+    assert error.startswith("python -m export: ")
+    for text in [says] if isinstance(says, str) else says:
+        assert text in error
+
+
+def contents(folder):
+    """Return name -> bytes of everything under a folder, hidden files included."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("", "expected a command (build, retune, inspect, verify) or a flag"),
+        ("retun --bundle b", "did you mean 'retune'"),
+        ("bild --checkpoint c", "did you mean 'build'"),
+        ("--chekpoint c --out b", "did you mean '--checkpoint'"),
+        ("build --checkpoint c --output b", "did you mean '--out'"),
+        ("--checkpoint c", "--out required"),
+        ("--checkpoint c --out b", "--threshold T, or --calibrate DATA"),
+        ("--checkpoint c --out b --threshold high", "--threshold expects a number"),
+        ("--checkpoint c --out b --threshold nan", "got NaN"),
+        ("--checkpoint c --out b --threshold -nan", "got NaN"),
+        ("--checkpoint c --out b --calibrate digits --target-deferral 30", "in [0, 1], got 30"),
+        ("--checkpoint c --out b --threshold 1 --confidence entropy", "max_softmax, neg_entropy"),
+        ("retune --bundle b --treshold 1", "did you mean '--threshold'"),
+        ("inspect --bundel b", "did you mean '--bundle'"),
+        ("inspect b", "see --help"),
+        ("verify --bundle b", "--data required"),
+        ("verify --bundle b --data digits --split tset", "train, validation, test"),
+    ],
+)
+def test_a_line_that_is_not_understood_is_status_2(line, says):
+    refused(line.split(), status=2, says=says)
+
+
+def config_alone(path, _):
+    (path / "model.safetensors").unlink()
+
+
+def pickled(path, weights):
+    config_alone(path, weights)
+    torch.save(weights, path / "pytorch_model.bin")
+
+
+def relabelled(path, _):
+    config = json.loads((path / "config.json").read_text())
+    config.update(id2label={"0": "a", "1": "b", "2": "c"}, label2id={"a": 0, "b": 1, "c": 2})
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def misnumbered(path, _):
+    config = json.loads((path / "config.json").read_text())
+    config["id2label"] = {str(int(k) + 1): v for k, v in config["id2label"].items()}
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def truncated(path, _):
+    os.truncate(path / "model.safetensors", (path / "model.safetensors").stat().st_size // 2)
+
+
+def headless(path, _):
+    config = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", num_labels=3
+    )
+    ResNetModel(config).save_pretrained(path)
+
+
+def of_texts(path, _):
+    config = BertConfig(
+        vocab_size=9,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+    )
+    BertForSequenceClassification(config).save_pretrained(path)
+
+
+def emptied(path, _):
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+CHECKPOINTS = {
+    "missing": (lambda p, _: shutil.rmtree(p), "expected a checkpoint folder"),
+    "empty": (emptied, "expected a config.json"),
+    "config.json alone": (config_alone, "expected safetensors weights"),
+    "pickled weights alone": (pickled, "pickled weights can run code"),
+    "config.json is no JSON": (lambda p, _: (p / "config.json").write_text("{"), "config.json"),
+    "weights truncated": (truncated, "does not open"),
+    "weights empty": (lambda p, _: (p / "model.safetensors").write_bytes(b""), "does not open"),
+    "labels that do not fit the weights": (relabelled, "does not open"),
+    "labels numbered from 1": (misnumbered, "number the labels from 0"),
+    "no classification head": (headless, "no classification head"),
+    "a text model": (of_texts, "expected an image classifier"),
+    "no processor": (lambda p, _: (p / "preprocessor_config.json").unlink(), "does not open"),
+}
+
+
+@pytest.fixture(params=CHECKPOINTS)
+def damaged(request, small_checkpoint, tmp_path):
+    """Return (a damaged checkpoint, what the message has to say)."""
+    from train.models import open_checkpoint
+
+    weights = open_checkpoint(small_checkpoint).model.state_dict()
+    path = shutil.copytree(small_checkpoint, tmp_path / "checkpoint")
+    change, says = CHECKPOINTS[request.param]
+    change(path, weights)
+    return path, says
+
+
+def test_a_checkpoint_that_is_none_is_refused(damaged, tmp_path, capfd):
+    path, says = damaged
+    line = ["--checkpoint", str(path), "--out", str(tmp_path / "out" / "b"), "--threshold", "0.5"]
+    capfd.readouterr()
+    assert main("python -m export", COMMANDS, default=BuildSettings, argv=line) == 1
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert says in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damaged", ["missing", "weights truncated", "a text model"], indirect=True)
+def test_a_process_refuses_a_checkpoint_that_is_none(damaged, tmp_path):
+    path, says = damaged
+    out = tmp_path / "out" / "b"
+    refused(["--checkpoint", path, "--out", out, "--threshold", "0.5"], says=says)
+    assert not out.parent.exists()
+
+
+def table(path, labels, *, size=8):
+    """Write a parquet file of pictures, one a label."""
+    import datasets
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 256, (len(labels), size, size, 3), np.uint8)
+    names = sorted(set(labels))
+    rows = {"image": [Image.fromarray(n) for n in noise], "label": labels}
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+    )
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+    return path
+
+
+DIGITS = [str(i) for i in range(10)]
+DATA = {
+    "other labels": (["cat", "dog"] * 20, 0.3, "expected the 10 labels of"),
+    "too few": (DIGITS * 4, 0.01, "expected at least 100 inputs to calibrate"),
+}
+
+
+@pytest.mark.parametrize("mistake", DATA)
+def test_data_that_cannot_calibrate_are_refused(mistake, small_checkpoint, bundle, tmp_path):
+    labels, ratio, says = DATA[mistake]
+    file = table(tmp_path / "data.parquet", labels)
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    before = contents(copy)
+    goal = ["--calibrate", file, "--target-deferral", ratio]
+    refused(["--checkpoint", small_checkpoint, "--out", tmp_path / "b", *goal], says=says)
+    refused(["retune", "--bundle", copy, *goal], says=says)
+    if mistake == "other labels":
+        refused(["verify", "--bundle", copy, "--data", file], says=says)
+    assert not (tmp_path / "b").exists()
+    assert contents(copy) == before
+
+
+def test_missing_data_are_refused(small_checkpoint, bundle, tmp_path):
+    missing, says = tmp_path / "none.parquet", "nothing is there"
+    goal = ["--calibrate", missing, "--target-deferral", "0.3"]
+    refused(["--checkpoint", small_checkpoint, "--out", tmp_path / "b", *goal], says=says)
+    refused(["verify", "--bundle", bundle, "--data", missing], says=says)
+
+
+def test_a_checkpoint_of_other_labels_is_no_comparison(bundle, tmp_path):
+    from train.models import build, save
+
+    save(build("small-cnn", labels=["cat", "dog"], image_size=(8, 8)), tmp_path / "other")
+    line = ["verify", "--bundle", bundle, "--data", "digits", "--against", tmp_path / "other"]
+    refused(line, says="expected the 10 labels of")
+
+
+def test_retune_and_verify_on_data(bundle, small_checkpoint, tmp_path):
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    goal = ["--calibrate", "digits", "--target-deferral", "0.1"]
+    assert export("retune", "--bundle", copy, *goal)[0] == 0
+    record = read_bundle(copy).metadata.calibration
+    assert record["target"] == 0.1
+    assert record["achieved"] <= 0.1
+    line = ["verify", "--bundle", copy, "--data", "digits", "--against", small_checkpoint]
+    status, error, out = export(*line)
+    assert (status, error) == (0, "")
+    assert "decision flips" in out
+
+
+def test_data_of_the_wrong_kind_for_the_graph_are_refused(small_checkpoint, tmp_path):
+    out = tmp_path / "b"
+    line = ["--checkpoint", small_checkpoint, "--out", out, "--threshold", "0.5"]
+    assert export(*line, "--preprocessing", "none")[0] == 0
+    refused(["verify", "--bundle", out, "--data", "digits"], says="pixel_values tensor(float)")
+
+
+def test_an_output_that_is_taken_is_refused_before_the_work(bundle, small_checkpoint, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.tex").write_text("mine")
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    before = contents(tmp_path)
+    line = ["--checkpoint", small_checkpoint, "--threshold", "0.5", "--out"]
+    refused([*line, tmp_path / "file", "--overwrite"], says="a file is there")
+    refused([*line, copy], says="--overwrite replaces it")
+    # A slip of the fingers must not cost a folder that is no bundle.
+    refused([*line, tmp_path / "folder", "--overwrite"], says="a folder of other things")
+    refused([*line, tmp_path / "file" / "b"], says="folder that can be written")
+    assert contents(tmp_path) == before
+
+
+@contextlib.contextmanager
+def mounted(path, options):
+    """Give a small file system of its own, where this user may mount one."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("needs the right to mount a small file system")
+    path.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"cannot mount a small file system: {done.stderr.decode().strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def test_a_full_disk_leaves_the_old_bundle(bundle, small_checkpoint, tmp_path):
+    # The bundle takes about 70 kB: there is room for one, not for two.
+    with mounted(tmp_path / "disk", "size=100k") as disk:
+        copy = shutil.copytree(bundle, disk / "b")
+        before = contents(disk)
+        says = ["No space left on device", "nothing was written"]
+        refused(["retune", "--bundle", copy, "--threshold", "0.5"], says=says)
+        line = ["--checkpoint", small_checkpoint, "--out", copy, "--threshold", "0.5"]
+        refused([*line, "--overwrite"], says=says)
+        assert contents(disk) == before
+        assert {p.name for p in disk.iterdir()} == {"b"}
+
+
+def test_a_disk_that_may_not_be_written_is_refused(bundle, small_checkpoint, tmp_path):
+    with mounted(tmp_path / "disk", "size=1m") as disk:
+        copy = shutil.copytree(bundle, disk / "b")
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        before = contents(disk)
+        line = ["--checkpoint", small_checkpoint, "--threshold", "0.5", "--out"]
+        for out in (disk / "new", disk / "deep" / "er", copy):
+            refused([*line, out, "--overwrite"], says="folder that can be written")
+        refused(["retune", "--bundle", copy, "--threshold", "0.5"], says="Read-only file system")
+        assert contents(disk) == before
+
+
+def test_a_full_standard_output_is_one_line(bundle):
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        for line in ("export inspect", "edge_runtime doctor"):
+            module, command = line.split()
+            done = subprocess.run(
+                [sys.executable, "-m", module, command, "--bundle", bundle],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+            assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+            assert "No space left on device" in done.stderr
+
+
+def wait_for(condition, process):
+    """Wait until the process is in the middle of something; fail where it ended first."""
+    until = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.0005)
+
+
+def has_loaded_torch(process):
+    return "libtorch_cpu" in Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8")
+
+
+def is_writing(folder):
+    return any(path.name.startswith(".") for path in folder.iterdir())
+
+
+@pytest.fixture
+def heavy(bundle, tmp_path):
+    """A bundle whose further file takes long enough to write that a signal comes in between."""
+    path = shutil.copytree(bundle, tmp_path / "place" / "b")
+    with (path / "more.bin").open("wb") as file:
+        file.truncate(300 * 2**20)
+    record = json.loads((path / "bundle.json").read_text())
+    record["files"]["more.bin"] = file_sha256(path / "more.bin")
+    (path / "bundle.json").write_text(json.dumps(record))
+    return path
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux' /proc")
+
+
+@needs_proc
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_a_build_that_is_stopped_leaves_nothing(sent, bundle, small_checkpoint, tmp_path):
+    copy = shutil.copytree(bundle, tmp_path / "old")
+    before = contents(tmp_path)
+    line = ["--checkpoint", small_checkpoint, "--threshold", "0.5", "--overwrite", "--out"]
+    for out in (tmp_path / "new", copy):
+        process = start(*line, out)
+        wait_for(lambda process=process: has_loaded_torch(process), process)
+        time.sleep(0.5)
+        process.send_signal(sent)
+        _, error = process.communicate(timeout=60)
+        assert contents(tmp_path) == before
+        if sent == signal.SIGINT:
+            assert (process.returncode, error) == (130, "python -m export: interrupted\n")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_a_retune_stopped_while_it_writes_leaves_a_whole_bundle(sent, heavy):
+    threshold = read_bundle(heavy).metadata.threshold
+    process = start("retune", "--bundle", heavy, "--threshold", "0.25")
+    wait_for(lambda: is_writing(heavy.parent), process)
+    process.send_signal(sent)
+    _, error = process.communicate(timeout=60)
+    assert read_bundle(heavy).metadata.threshold == threshold
+    if sent == signal.SIGINT:
+        assert (process.returncode, error) == (130, "python -m export: interrupted\n")
+        assert [p.name for p in heavy.parent.iterdir()] == ["b"]
+
+
+def test_a_minus_sign_before_infinity_is_a_threshold(bundle, tmp_path):
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    assert export("retune", "--bundle", copy, "--threshold", "-inf")[0] == 0
+    (value,) = [
+        onnx.numpy_helper.to_array(t)
+        for t in onnx.load(copy / "model.onnx").graph.initializer
+        if t.name == "threshold"
+    ]
+    assert value == -np.inf
