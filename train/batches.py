@@ -55,7 +55,7 @@ class EncodedData(torch.utils.data.Dataset[dict[str, Tensor]]):
         first = self._checkpoint.pixel_values(self._data.inputs[:1])[0]
         if first.nbytes * size > _IN_MEMORY_BYTES:
             return None
-        pixels = torch.empty((size, *first.shape))
+        pixels = torch.empty((size, *first.shape), memory_format=torch.channels_last)
         for start in range(0, size, _CHUNK):
             pictures = self._data.inputs[start : start + _CHUNK]
             pixels[start : start + len(pictures)] = self._checkpoint.pixel_values(pictures)

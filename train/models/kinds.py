@@ -92,4 +92,5 @@ def encode(kind: Kind, processor: Any, inputs: Sequence[Any]) -> dict[str, Tenso
         return dict(encoded)
     processed = processor(list(inputs), return_tensors="np", input_data_format="channels_last")
     pixels = np.ascontiguousarray(processed["pixel_values"], dtype=np.float32)
-    return {"pixel_values": torch.from_numpy(pixels)}
+    # Colours last in memory: convolutions of a SmallCNN then train twice as fast on a CPU.
+    return {"pixel_values": torch.from_numpy(pixels).contiguous(memory_format=torch.channels_last)}
