@@ -45,20 +45,19 @@ def run_chain(settings: DemoSettings) -> None:
             seed=settings.seeds[0],
             limit=settings.limit,
         )
-    per_seed = [
-        _one_seed(settings, seed, large=large, steps=steps, is_first=seed == settings.seeds[0])
-        for seed in settings.seeds
-    ]
+    bundles = {seed: _bundles(settings, seed, steps) for seed in settings.seeds}
+    with steps.step("the test set over gRPC"):
+        measured = _measure(settings, large, bundles)
     fitted = _training_accuracy(settings)
-    variants = {v: Samples.joined([parts[v][0] for parts in per_seed]) for v in VARIANTS}
-    sent = {v: sum(parts[v][1] for parts in per_seed) / len(per_seed) for v in VARIANTS}
+    variants = {v: Samples.joined([samples for samples, _ in measured[v]]) for v in VARIANTS}
+    sent = {v: sum(sent for _, sent in measured[v]) / len(measured[v]) for v in VARIANTS}
     with steps.step("figures and pictures"):
         content = _content(settings, variants, sent, fitted)
         content["wall_time_s"] = round(time.perf_counter() - start, 1)
         _write(settings.out, content, variants)
     print(f"\n{table(content)}\n")
     print("\n".join(content["findings"]))
-    print(f"\n{settings.out}: report.md, results.json, samples.csv ({content['wall_time_s']} s)")
+    print(f"\n{settings.out}: report.md, results.json, samples.csv.gz ({content['wall_time_s']} s)")
 
 
 class _Steps:
@@ -89,19 +88,24 @@ def _fit(model: str, dataset: str, out: Path, *, seed: int, limit: int | None) -
     return out
 
 
-def _one_seed(
-    settings: DemoSettings, seed: int, *, large: Path, steps: _Steps, is_first: bool
-) -> dict[str, tuple[Samples, float]]:
+def _bundles(settings: DemoSettings, seed: int, steps: _Steps) -> dict[str, Path]:
+    is_first = seed == settings.seeds[0]
     folder = settings.out if is_first else settings.out / f"seed-{seed}"
     with steps.step(f"seed {seed}: small model: fit, control and tune"):
         checkpoints = _train(settings, folder, seed)
     with steps.step(f"seed {seed}: export and calibrate"):
-        bundles = {v: _export(settings, checkpoints[v], folder / f"bundle-{v}") for v in VARIANTS}
+        return {v: _export(settings, checkpoints[v], folder / f"bundle-{v}") for v in VARIANTS}
+
+
+def _measure(
+    settings: DemoSettings, large: Path, bundles: dict[int, dict[str, Path]]
+) -> dict[str, list[tuple[Samples, float]]]:
+    """Return for each variant the rows and the bytes sent an input, seed by seed."""
     test = data.load(settings.dataset, limit=settings.limit).test
-    serve = ["cloud_stub", "--checkpoint", str(large), "--port", "0"]
-    with steps.step(f"seed {seed}: the test set over gRPC"), running_server(serve) as address:
-        trial = Trial(test, address, seed)
-        return {v: trial.measure(bundles[v]) for v in VARIANTS}
+    probe = bundles[settings.seeds[0]][UNTUNED]
+    with running_server(["cloud_stub", "--checkpoint", str(large), "--port", "0"]) as address:
+        trial = Trial(test, address, probe)
+        return {v: [trial.measure(bundles[s][v], s) for s in settings.seeds] for v in VARIANTS}
 
 
 def _train(settings: DemoSettings, folder: Path, seed: int) -> dict[str, Path]:

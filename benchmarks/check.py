@@ -26,7 +26,9 @@ class CheckSettings:
         """Fail on the first figure that is not what its samples give."""
         from benchmarks import results
 
-        folders = self.folders or tuple(sorted(p.parent for p in COMMITTED.glob("*/samples.csv")))
+        folders = self.folders or tuple(
+            sorted(p.parent for p in COMMITTED.glob("*/samples.csv.gz"))
+        )
         if not folders:
             raise CheckError(f"expected a result folder, found none under {COMMITTED}: name one")
         for folder in folders:

@@ -120,7 +120,7 @@ def _latency(variants: dict[str, Samples]) -> Any:
             (~deferred, "green", "edge"),
             (deferred, "orange", "deferred"),
         ):
-            values = np.sort(times[chosen])
+            values = np.sort(times[chosen & ~np.isnan(times)])
             if values.size:
                 share = np.arange(1, values.size + 1) / values.size
                 axis.plot(values, share, color=color, label=f"{label} ({values.size})")

@@ -1,4 +1,4 @@
-"""A result folder: `results.json`, `samples.csv`, `report.md` and the pictures."""
+"""A result folder: `results.json`, `samples.csv.gz`, `report.md` and the pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.timing import percentiles_ms
 from benchmarks.wording import findings, table
 
 RESULTS = "results.json"
-SAMPLES = "samples.csv"
+SAMPLES = "samples.csv.gz"
 REPORT = "report.md"
 _TOLERANCE = 1e-9
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +42,7 @@ class Samples:
         deferred: 1 where the gate asked for M_L at the calibrated threshold, [n, k].
         answer_quality: 1 where the cascade's answer was right, [n, k].
         source: Who answered, text [n, k].
-        total_ms: Time of the call, [n, k].
+        total_ms: Time of the call, [n, k]; NaN where the input went in a batch.
     """
 
     ids: tuple[str, ...]
@@ -64,8 +66,10 @@ class Samples:
 
 
 def write_samples(path: Path, variants: dict[str, Samples]) -> None:
-    """Write all variants to one CSV file; floats round-trip exactly."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    """Write all variants to one gzipped CSV file; floats round-trip exactly."""
+    # Without a time stamp the same rows give the same file.
+    with gzip.GzipFile(path, "w", mtime=0) as zipped:
+        file = io.TextIOWrapper(zipped, newline="", encoding="utf-8", write_through=True)
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
         for variant, samples in variants.items():
@@ -86,11 +90,11 @@ def read_samples(path: Path) -> dict[str, Samples]:
         CheckError: The file is missing or malformed.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         variants = dict.fromkeys(row["variant"] for row in rows)
         return {name: _variant([r for r in rows if r["variant"] == name]) for name in variants}
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, KeyError, ValueError) as error:
         raise CheckError(f"expected the per-sample file {path}: {error}") from None
 
 

@@ -41,8 +41,9 @@ def time_each(call: Call, count: int) -> list[int]:
 
 
 def percentiles_ms(times_s: Any) -> dict[str, float]:
-    """Return p50, p90 and p99 in milliseconds; NaN where nothing was timed."""
+    """Return p50, p90 and p99 in milliseconds of the times that are not NaN; NaN for none."""
     values = np.asarray(times_s, dtype=float) * 1e3
+    values = values[~np.isnan(values)]
     if not values.size:
         return dict.fromkeys(("p50_ms", "p90_ms", "p99_ms"), float("nan"))
     return {f"p{q}_ms": float(np.percentile(values, q)) for q in (50, 90, 99)}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 Figures = dict[str, dict[str, float]]
 
 _SATURATED = 0.98
+_SMALL_GAP = 0.08
 _LATENCIES = ("p50_ms", "p90_ms", "p99_ms")
 
 
@@ -34,7 +36,8 @@ def _latency(times: dict[str, float]) -> str:
 
 def findings(results: dict[str, Any]) -> list[str]:
     """Say in words what was found, win or not."""
-    lines = [
+    lines = _gap(next(iter(results["variants"].values()))["figures"])
+    lines += [
         _sentence(name, base, figure)
         for base, figures in results["tuned_minus"].items()
         for name, figure in figures.items()
@@ -57,7 +60,19 @@ def findings(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _gap(figures: Figures) -> list[str]:
+    small, large = figures["acc(M_S)"]["value"], figures["acc(M_L)"]["value"]
+    gap = f"M_L is right on {large:.1%} of the test, M_S before tuning on {small:.1%}"
+    if large <= small:
+        return [f"{gap}: deferring can only lose, and s_d is not defined. Take a better M_L."]
+    if large - small < _SMALL_GAP:
+        return [f"{gap}: less than {_SMALL_GAP:.0%} apart, there is little to gain by deferring."]
+    return []
+
+
 def _sentence(name: str, base: str, figure: dict[str, float]) -> str:
+    if math.isnan(figure["value"]):
+        return f"{name}: not defined for tuned or {base}."
     if figure["low"] > 0:
         verdict = "higher than"
     elif figure["high"] < 0:

@@ -37,7 +37,7 @@ def test_the_demo_leaves_what_the_design_names(demo):
 
 @pytest.mark.slow
 def test_the_cascades_answers_are_those_of_its_parts(demo):
-    for samples in read_samples(demo / "samples.csv").values():
+    for samples in read_samples(demo / "samples.csv.gz").values():
         parts = np.where(samples.deferred > 0, samples.large_quality, samples.small_quality)
         np.testing.assert_array_equal(samples.answer_quality, parts)
         assert set(samples.source.ravel()) == {"edge", "cloud"}
@@ -48,7 +48,7 @@ def test_check_recomputes_every_figure_and_finds_a_touched_one(demo, tmp_path):
     assert results.check(demo) > 60
     copy = tmp_path / "copy"
     copy.mkdir()
-    for name in ("results.json", "samples.csv", "report.md"):
+    for name in ("results.json", "samples.csv.gz", "report.md"):
         shutil.copy(demo / name, copy)
     content = json.loads((copy / "results.json").read_text())
     content["variants"]["tuned"]["figures"]["acc(M_S)"]["value"] += 1e-6
