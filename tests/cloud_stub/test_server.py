@@ -133,6 +133,8 @@ MISSING = grpc.StatusCode.NOT_FOUND
     [
         ({"name": "picture"}, INVALID, "expected one input 'image', got picture"),
         ({"datatype": "FP32"}, INVALID, "expected image as UINT8"),
+        ({"datatype": "FP16", "raw": bytes(96)}, INVALID, "expected image as UINT8"),
+        ({"datatype": "BF16", "raw": bytes(96)}, INVALID, "expected image as UINT8"),
         ({"datatype": ""}, INVALID, "expected image as UINT8"),
         ({"shape": (4, 4, 3)}, INVALID, "expected image as UINT8"),
         ({"shape": (1, 4, 4, 1)}, INVALID, "expected image as UINT8"),
