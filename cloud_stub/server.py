@@ -14,7 +14,6 @@ from cloud_stub.backends import Backend, open_backend
 from cloud_stub.errors import ListenError
 from cloud_stub.front import Front
 from cloud_stub.settings import ServeSettings
-from cloud_stub.validation import quiet_pillow
 from edge_runtime.errors import DependencyError
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire.address import is_loopback, join_address
@@ -45,7 +44,6 @@ def run(settings: ServeSettings) -> None:
             "and without authentication: serve only to a network you trust",
             file=sys.stderr,
         )
-    quiet_pillow()
     backend = open_backend(settings.checkpoint, settings.bundle, settings.threads)
     asyncio.run(_serve(settings, backend))
 

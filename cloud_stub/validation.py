@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from cloud_stub.errors import BadRequestError, OverloadError
-from edge_runtime import contract
-from edge_runtime.errors import DependencyError
+from edge_runtime import contract, pictures
+from edge_runtime.errors import InputError, PictureSizeError
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 
-MAX_REQUEST_PIXELS = 64 * 1024 * 1024
-"""Limit of a request's decoded pictures together: 192 MiB of RGB."""
-PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-"""What Pillow may decode; some of its other readers start programs."""
+MAX_REQUEST_PIXELS = pictures.MAX_PIXELS
+"""Limit of a request's decoded pictures together."""
 OUTPUTS = (contract.PREDICTION, contract.LABEL, contract.CONFIDENCE)
 KNOWN_PARAMETERS = frozenset({contract.PARAMETER_CONFIDENCE, contract.PARAMETER_THRESHOLD})
 _CHANNELS = 3
@@ -90,7 +86,7 @@ def check_size(
             )
 
 
-def decode_pictures(pictures: Iterable[bytes]) -> list[npt.NDArray[np.uint8]]:
+def decode_pictures(encoded: Iterable[bytes]) -> list[npt.NDArray[np.uint8]]:
     """Decode pictures as they came from a file, each to uint8 [h, w, 3] RGB.
 
     Raises:
@@ -100,41 +96,13 @@ def decode_pictures(pictures: Iterable[bytes]) -> list[npt.NDArray[np.uint8]]:
     """
     budget = MAX_REQUEST_PIXELS
     images = []
-    for row, picture in enumerate(pictures):
-        image = _decode_picture(picture, row, budget)
+    for row, picture in enumerate(encoded):
+        try:
+            image = pictures.decode_picture(picture, f"picture {row}", max_pixels=budget)
+        except PictureSizeError as error:
+            raise OverloadError(str(error)) from None
+        except InputError as error:
+            raise BadRequestError(str(error)) from None
         budget -= image.shape[0] * image.shape[1]
         images.append(image)
     return images
-
-
-def _decode_picture(picture: bytes, row: int, budget: int) -> npt.NDArray[np.uint8]:
-    try:
-        from PIL import Image
-    except ImportError:
-        raise DependencyError("Pillow", "decoding pictures", "image") from None
-    try:
-        with Image.open(io.BytesIO(picture), formats=PICTURE_FORMATS) as opened:
-            # Only the header was read so far: a bomb is refused before it unfolds.
-            _check_pixels(opened.width, opened.height, row, budget)
-            return np.asarray(opened.convert("RGB"))
-    except OverloadError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise OverloadError(f"picture {row}: {error}") from None
-    except Exception as error:  # noqa: BLE001 - damaged files raise nearly anything in Pillow
-        raise BadRequestError(
-            f"expected picture {row} as {', '.join(PICTURE_FORMATS)}, it cannot be decoded: {error}"
-        ) from None
-
-
-def _check_pixels(width: int, height: int, row: int, budget: int) -> None:
-    if width * height > budget:
-        raise OverloadError(
-            f"picture {row} of {width} x {height} exceeds the {MAX_REQUEST_PIXELS} pixels of a "
-            "request"
-        )
-
-
-def quiet_pillow() -> None:
-    """Leave the pixel limit to this module; Pillow's own warns on stderr at another number."""
-    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")

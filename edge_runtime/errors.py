@@ -4,6 +4,7 @@ GatekeeperError
 ├── BundleError (ValueError)          a bundle's folder, graph or metadata is not what it should be
 │   └── ContractVersionError          written for a contract this runtime does not know
 ├── InputError (ValueError)           the caller's input does not fit the model
+│   └── PictureSizeError              a picture has too many pixels to be decoded
 ├── DependencyError (ImportError)     an optional library is missing
 ├── SettingError (ValueError)         a setting is out of range or contradicts another
 └── CloudError (ConnectionError)      the large model gave no usable answer
@@ -44,6 +45,10 @@ class ContractVersionError(BundleError):
 
 class InputError(GatekeeperError, ValueError):
     """An input does not fit the model in name, type, rank, size or content."""
+
+
+class PictureSizeError(InputError):
+    """A picture has too many pixels to be decoded."""
 
 
 class DependencyError(GatekeeperError, ImportError):

@@ -120,9 +120,9 @@ def saved_archive(path):
 BAD_FILES = {
     "nothing.png": (lambda _: None, "nothing is at"),
     "n" * 300: (lambda _: None, "File name too long"),
-    "empty.png": (lambda p: p.write_bytes(b""), "is neither"),
-    "text.txt": (lambda p: p.write_text("no picture"), "is neither"),
-    "text.png": (lambda p: p.write_text("no picture"), "is neither"),
+    "empty.png": (lambda p: p.write_bytes(b""), "cannot be decoded"),
+    "text.txt": (lambda p: p.write_text("no picture"), "cannot be decoded"),
+    "text.png": (lambda p: p.write_text("no picture"), "cannot be decoded"),
     "cut.png": (cut_off, "truncated"),
     "huge.tif": (too_large, "scale it down"),
     "large.tif": (large, "scale it down"),
