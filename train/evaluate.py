@@ -19,7 +19,9 @@ class EvaluateSettings:
 
     checkpoint: Path = field("checkpoint folder of M_S")
     data: str = field("data set name, folder or file", default="digits")
-    split: Literal["train", "validation", "test"] = field("split to use", default="test")
+    split: Literal["train", "validation", "test", "all"] = field(
+        "split to use; all takes every labelled input of the data", default="test"
+    )
     large: Path | None = field("checkpoint folder of M_L", default=None)
     limit: int | None = field("use at most so many pictures", default=None)
     out: Path | None = field("where to write the JSON", default=None)
@@ -28,7 +30,10 @@ class EvaluateSettings:
         """Print the metrics, and write them as JSON where asked."""
         from train import data
 
-        split = getattr(data.load(self.data, limit=self.limit), self.split)
+        if self.split == "all":
+            split = data.load_all(self.data)
+        else:
+            split = getattr(data.load(self.data, limit=self.limit), self.split)
         figures = _small_figures(_open(self.checkpoint, split), split)
         if self.large is not None:
             figures |= _joint_figures(figures, _open(self.large, split), split)
@@ -45,7 +50,7 @@ def _open(path: Path, split: Any) -> Any:
     from train.errors import DataError
     from train.models import open_checkpoint
 
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, kind=split.kind)
     if checkpoint.labels != split.label_names:
         raise DataError(
             f"expected the labels of {path} ({', '.join(checkpoint.labels[:5])} ...), the data has "

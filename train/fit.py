@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
+
+if TYPE_CHECKING:
+    from train.data import Splits
+    from train.models import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +48,12 @@ class FitSettings:
         """Fit, and write the checkpoint."""
         from train import data
         from train.loop import Schedule, train_checkpoint, usual_batch_size
-        from train.models import build
         from train.objectives import cross_entropy
         from train.output import settings_record
 
         splits = data.load(self.data, limit=self.limit)
-        height, width = splits.train.inputs[0].shape[:2]
-        size = (self.image_size, self.image_size) if self.image_size else (height, width)
         train_checkpoint(
-            build(self.model, labels=splits.label_names, image_size=size, seed=self.seed),
+            self._untrained(splits),
             splits,
             cross_entropy,
             Schedule(
@@ -71,6 +72,20 @@ class FitSettings:
             overwrite=self.overwrite,
             record=settings_record("fit", self),
         )
+
+    def _untrained(self, splits: Splits) -> Checkpoint:
+        from train.errors import DataError
+        from train.models import build
+
+        size, kind = (self.image_size or 1, self.image_size or 1), splits.train.kind
+        if kind == "image" and not self.image_size:
+            size = splits.train.inputs[0].shape[:2]
+        checkpoint = build(self.model, labels=splits.label_names, image_size=size, seed=self.seed)
+        if checkpoint.kind != kind:
+            raise DataError(
+                f"expected {checkpoint.kind}s for {self.model}, {self.data} holds {kind}s"
+            )
+        return checkpoint
 
 
 def check_training_settings(settings: Any) -> None:

@@ -56,8 +56,8 @@ class TuneSettings:
         from train.objectives import objective
         from train.output import settings_record
 
-        checkpoint = open_checkpoint(self.checkpoint)
         splits = data.load(self.data, limit=self.limit)
+        checkpoint = open_checkpoint(self.checkpoint, kind=splits.train.kind)
         if splits.label_names != checkpoint.labels:
             raise DataError(
                 f"expected the labels of {self.checkpoint} ({', '.join(checkpoint.labels[:5])} "

@@ -142,7 +142,7 @@ CHECKPOINTS = {
     "labels that do not fit the weights": (relabelled, "does not open"),
     "labels numbered from 1": (misnumbered, "number the labels from 0"),
     "no classification head": (headless, "no classification head"),
-    "a text model": (of_texts, "expected an image classifier"),
+    "a text model": (of_texts, "expected a classifier of images"),
     "no processor": (lambda p, _: (p / "preprocessor_config.json").unlink(), "does not open"),
 }
 

@@ -93,13 +93,13 @@ def test_a_parquet_file_is_a_data_set(tmp_path):
     assert splits.test.array().shape == (4, 5, 4, 3)
 
 
-def test_labels_in_words_are_refused(tmp_path):
-    with pytest.raises(DataError, match="whole numbers"):
-        data.load(str(write_parquet(tmp_path / "a.parquet", ["a", "b"] * 3)))
+def test_fractional_labels_are_refused(tmp_path):
+    with pytest.raises(DataError, match="whole numbers or names"):
+        data.load(str(write_parquet(tmp_path / "a.parquet", [0.5, 1.5] * 3)))
 
 
 def test_a_missing_label_column_is_named(tmp_path):
-    with pytest.raises(DataError, match="columns image and label"):
+    with pytest.raises(DataError, match=r"a column image.* and a column label"):
         data.load(str(write_parquet(tmp_path / "a.parquet", [0, 1] * 3, column="kind")))
 
 

@@ -99,7 +99,7 @@ def test_a_missing_data_set_is_named():
 
 def test_a_single_class_is_refused(tmp_path):
     write_folder(tmp_path, ["cat"])
-    with pytest.raises(DataError, match="label"):
+    with pytest.raises(DataError, match="at least 2 classes"):
         data.load(str(tmp_path))
 
 

@@ -4,6 +4,6 @@
 """
 
 from train.data.labelled import Kind, LabelledData, Splits
-from train.data.loading import load
+from train.data.loading import load, load_all
 
-__all__ = ["Kind", "LabelledData", "Splits", "load"]
+__all__ = ["Kind", "LabelledData", "Splits", "load", "load_all"]

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from train.data.labelled import LabelledData, Picture, Splits, split_stratified
+from train.data.labelled import LabelledData, Splits, split_stratified
+from train.data.layouts import read_folder, tables
 from train.errors import DataError
 
 DIGITS = "digits"
 DIGITS_MORE = "digits-more"
 _CARVED_SHARE = 0.1
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev")
-_BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 
 
 def load(name: str, *, seed: int = 0, limit: int | None = None) -> Splits:
-    """Load a data set of labelled pictures.
+    """Load a data set of labelled pictures or texts.
 
     Args:
-        name: `digits` or `digits-more` (built in), a folder (image folder or parquet files), a
-            parquet file, or the name of a Hugging Face data set.
+        name: `digits` or `digits-more` (built in), a folder in one of `train.data.layouts`, a
+            table (parquet, csv, jsonl), or the name of a Hugging Face data set.
         seed: Seed of splits that have to be carved out: a tenth of `train` where `validation` is
             missing, a tenth where `test` is.
-        limit: At most so many pictures a split.
+        limit: At most so many inputs a split.
 
     Raises:
         DataError: It is missing or unreadable, or has no usable labels.
@@ -34,119 +34,116 @@ def load(name: str, *, seed: int = 0, limit: int | None = None) -> Splits:
     if name in {DIGITS, DIGITS_MORE}:
         from train.data import digits
 
-        splits = digits.load(more=name == DIGITS_MORE)
-    else:
-        splits = _carve({k: _as_images(v, k) for k, v in _open(name).items()}, seed)
-    present = np.unique(splits.train.labels)
-    if present.size < 2:  # noqa: PLR2004 - a single class leaves nothing to tell apart
-        raise DataError(f"expected at least 2 classes in {name}, got {present.size}")
+        return digits.load(more=name == DIGITS_MORE).limited(limit)
+    splits = _carve(_found(name), seed, name)
+    _check_classes(splits, name)
     return splits.limited(limit)
 
 
-def _open(name: str) -> dict[str, Any]:
+def load_all(name: str) -> LabelledData:
+    """Load every labelled input of a data set as one split, in the order of its splits.
+
+    Raises:
+        DataError: It is missing or unreadable, or has no usable labels.
+    """
+    if name in {DIGITS, DIGITS_MORE}:
+        splits = load(DIGITS_MORE)
+        return _joined([splits.train, splits.validation, splits.test])
+    found = _found(name)
+    names = next(iter(found.values())).label_names
+    return _joined([_relabelled(part, names, split) for split, part in found.items()])
+
+
+def _found(name: str) -> dict[str, LabelledData]:
+    path = Path(name)
+    if path.is_file():
+        return tables.read_file(path)
+    if path.is_dir():
+        return read_folder(path)
+    # Hub names are NAME or OWNER/NAME: anything else is a path, and asking the hub takes long.
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if is_path or path.suffix in tables.BUILDERS:
+        raise DataError(f"expected a data set at {name}, nothing is there: check the path")
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> dict[str, LabelledData]:
     import datasets
 
     datasets.disable_progress_bars()
-    path = Path(name)
     try:
-        if path.is_file():
-            return dict(datasets.load_dataset(_builder(path), data_files=str(path)))
-        if path.is_dir():
-            return _open_folder(path, datasets)
-        _refuse_missing_path(name)
-        return dict(datasets.load_dataset(name))
-    except DataError:
-        raise
+        found = datasets.load_dataset(name)
     except Exception as error:  # noqa: BLE001 - datasets raises many unrelated classes
         reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"expected {DIGITS!r}, a folder, a parquet file or a Hugging Face data set, {name!r} "
-            f"does not open: {reason}"
+            f"expected {DIGITS!r}, a folder, a table or a Hugging Face data set, {name!r} does not "
+            f"open: {reason}"
         ) from None
+    return {split: tables.from_table(table, split) for split, table in found.items()}
 
 
-def _builder(path: Path) -> str:
-    if path.suffix not in _BUILDERS:
-        raise DataError(f"expected a file {', '.join(_BUILDERS)}, got {path}")
-    return _BUILDERS[path.suffix]
-
-
-def _refuse_missing_path(name: str) -> None:
-    # Hub names are NAME or OWNER/NAME: anything else is a path, and asking the hub takes long.
-    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if is_path or Path(name).suffix in _BUILDERS:
-        raise DataError(f"expected a data set at {name}, nothing is there: check the path")
-
-
-def _open_folder(path: Path, datasets: Any) -> dict[str, Any]:
-    files = {
-        split: sorted(str(p) for p in path.glob(f"{split}*.parquet"))
-        for split in ("train", *_VALIDATION_NAMES, "test")
-    }
-    files = {split: found for split, found in files.items() if found}
-    if files:
-        return dict(datasets.load_dataset("parquet", data_files=files))
-    if not any(p.is_dir() for p in path.iterdir()):
-        raise DataError(f"expected parquet files or folders of pictures in {path}, found neither")
-    return dict(datasets.load_dataset("imagefolder", data_dir=str(path)))
-
-
-def _as_images(table: Any, split: str) -> LabelledData:
-    columns = table.column_names
-    image = next((c for c in ("image", "img") if c in columns), None)
-    label = next((c for c in ("label", "labels", "fine_label") if c in columns), None)
-    if image is None or label is None:
-        raise DataError(f"expected the columns image and label in {split}, got {columns}")
-    values = np.asarray(table[label][:], dtype=object)
-    if any(v is None for v in values):
-        raise DataError(f"expected a label for every picture in {split}, some are missing")
-    names = getattr(table.features[label], "names", None)
-    try:
-        labels = values.astype(np.int64)
-    except ValueError:
-        raise DataError(
-            f"expected whole numbers as labels in {split}, got {values[0]!r}: number the classes, "
-            "or store them as a ClassLabel"
-        ) from None
-    if names is None:
-        names = [str(i) for i in range(int(labels.max()) + 1)]
-    ids = tuple(f"{split}-{i}" for i in range(len(labels)))
-    return LabelledData(_Pictures(table, image), labels, ids, tuple(names))
-
-
-class _Pictures(Sequence[Picture]):
-    """The picture column of a table, decoded to RGB when a row is asked for."""
-
-    def __init__(self, table: Any, column: str) -> None:
-        self._table = table
-        self._column = column
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        try:
-            return np.asarray(self._table[int(index)][self._column].convert("RGB"))
-        except Exception as error:  # noqa: BLE001 - Pillow raises many unrelated classes
-            raise DataError(f"picture {index} is unreadable: {error}") from None
-
-
-def _carve(found: dict[str, LabelledData], seed: int) -> Splits:
+def _carve(found: dict[str, LabelledData], seed: int, name: str) -> Splits:
     train = found.get("train")
     if train is None:
-        raise DataError(f"expected a split named train, got {', '.join(found)}")
-    test = found.get("test")
-    validation = next((found[n] for n in _VALIDATION_NAMES if n in found), None)
-    for split, part in found.items():
-        if not set(part.label_names) <= set(train.label_names):
-            extra = sorted(set(part.label_names) - set(train.label_names))
-            raise DataError(f"expected the classes of train in {split}, it also has {extra[:5]}")
+        raise DataError(f"expected a split named train in {name}, got {', '.join(found)}")
+    parts = {s: _relabelled(part, train.label_names, s) for s, part in found.items()}
+    test = parts.get("test")
+    validation = next((parts[n] for n in _VALIDATION_NAMES if n in parts), None)
     if test is None:
-        rows, rest = split_stratified(train.labels, _CARVED_SHARE, seed)
-        test, train = train.take(rows), train.take(rest)
+        test, train = _split_off(train, seed, name)
     if validation is None:
-        rows, rest = split_stratified(train.labels, _CARVED_SHARE, seed + 1)
-        validation, train = train.take(rows), train.take(rest)
+        validation, train = _split_off(train, seed + 1, name)
     return Splits(train, validation, test)
+
+
+def _split_off(train: LabelledData, seed: int, name: str) -> tuple[LabelledData, LabelledData]:
+    rows, rest = split_stratified(train.labels, _CARVED_SHARE, seed)
+    if not rows.size:
+        raise DataError(
+            f"expected at least two inputs of a class in {name} to carve a split out of train, got "
+            f"{len(train)} inputs of {len(train.label_names)} classes: add inputs or a split"
+        )
+    return train.take(rows), train.take(rest)
+
+
+def _relabelled(part: LabelledData, names: tuple[str, ...], split: str) -> LabelledData:
+    """Number the labels of a split as train does: splits are matched by name, never by number."""
+    if part.label_names == names:
+        return part
+    numbers = {name: i for i, name in enumerate(names)}
+    used = sorted({part.label_names[i] for i in np.unique(part.labels)} - set(names))
+    if used:
+        raise DataError(f"expected the classes of train in {split}, it also has {used[:5]}")
+    table = np.array([numbers.get(name, -1) for name in part.label_names], np.int64)
+    return dataclasses.replace(part, labels=table[part.labels], label_names=names)
+
+
+def _check_classes(splits: Splits, name: str) -> None:
+    taught = set(np.unique(splits.train.labels).tolist())
+    if len(taught) < 2:  # noqa: PLR2004 - a single class leaves nothing to tell apart
+        raise DataError(f"expected at least 2 classes in {name}, got {len(taught)}")
+    for split, part in (("validation", splits.validation), ("test", splits.test)):
+        asked = set(np.unique(part.labels).tolist())
+        if asked - taught:
+            untaught = [splits.label_names[i] for i in sorted(asked - taught)]
+            raise DataError(
+                f"expected inputs of every class in train of {name}, {split} has the classes "
+                f"{untaught[:5]} and train none of them"
+            )
+        if taught - asked:
+            print(
+                f"note: {len(taught - asked)} of {len(taught)} classes of {name} have no input in "
+                f"{split}",
+                file=sys.stderr,
+            )
+
+
+def _joined(parts: list[LabelledData]) -> LabelledData:
+    first = parts[0]
+    return LabelledData(
+        [inputs for part in parts for inputs in part.inputs],
+        np.concatenate([part.labels for part in parts]),
+        tuple(i for part in parts for i in part.ids),
+        first.label_names,
+        first.kind,
+    )

@@ -1,0 +1,139 @@
+"""Tables of pictures or texts: parquet, csv and jsonl files, and Hugging Face data sets.
+
+They stay on disk, memory-mapped; a picture is decoded when it is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from train.data.labelled import LabelledData
+from train.data.pictures import EncodedPictures
+from train.errors import DataError
+
+BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
+_SPLITS = ("train", "validation", "valid", "val", "dev", "test")
+_IMAGES = ("image", "img")
+_TEXTS = ("text", "sentence", "utterance", "query")
+_LABELS = ("label", "labels", "fine_label", "intent", "category", "coarse_label")
+
+
+def matches(folder: Path) -> bool:
+    """Return whether there are tables named after splits."""
+    return bool(_files(folder))
+
+
+def read(folder: Path) -> dict[str, LabelledData]:
+    """Read `train*`, `validation*` and `test*`, or a single table."""
+    found = {}
+    for split, files in _files(folder).items():
+        if len({path.suffix for path in files}) > 1:
+            raise DataError(f"expected files of one kind for {split} in {folder}, got several")
+        found[split] = from_table(_open(files), split)
+    return found
+
+
+def read_file(path: Path) -> dict[str, LabelledData]:
+    """Read one file as `train`.
+
+    Raises:
+        DataError: It is of another kind, damaged, or has no inputs or labels.
+    """
+    if path.suffix not in BUILDERS:
+        raise DataError(f"expected a file {', '.join(BUILDERS)}, got {path}")
+    return {"train": from_table(_open([path]), "train")}
+
+
+def _files(folder: Path) -> dict[str, list[Path]]:
+    tables = sorted(p for p in folder.iterdir() if p.suffix in BUILDERS and p.is_file())
+    found = {s: [p for p in tables if p.name.startswith((f"{s}.", f"{s}-"))] for s in _SPLITS}
+    return {split: files for split, files in found.items() if files}
+
+
+def _open(files: Sequence[Path]) -> Any:
+    import datasets
+
+    datasets.disable_progress_bars()
+    suffix = files[0].suffix
+    try:
+        names = [str(path) for path in files]
+        return datasets.load_dataset(BUILDERS[suffix], data_files={"train": names})["train"]
+    except Exception as error:  # noqa: BLE001 - datasets raises many unrelated classes
+        reason = _broken_line(files) if suffix == ".jsonl" else None
+        reason = reason or " ".join(str(error.__cause__ or error).split())[:160]
+        raise DataError(
+            f"expected a {suffix[1:]} table in {files[0]}, it is none: {reason}"
+        ) from None
+
+
+def _broken_line(files: Sequence[Path]) -> str | None:
+    for path in files:
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            try:
+                json.loads(line)
+            except ValueError as error:
+                return f"line {number} of {path.name}: {error}"
+    return None
+
+
+def from_table(table: Any, split: str) -> LabelledData:
+    """Return a split from a table of the `datasets` library.
+
+    Raises:
+        DataError: It has no column of inputs or of labels, or some are missing.
+    """
+    columns = table.column_names
+    image = next((c for c in _IMAGES if c in columns), None)
+    text = next((c for c in _TEXTS if c in columns), None)
+    label = next((c for c in _LABELS if c in columns), None)
+    if label is None or (image is None and text is None):
+        raise DataError(
+            f"expected a column {'|'.join((*_IMAGES, *_TEXTS))} and a column {'|'.join(_LABELS)} "
+            f"in {split}, got {columns}: name them so, on the first line of a csv file"
+        )
+    labels, names = _labels(table, label, split)
+    ids = tuple(f"{split}-{i}" for i in range(len(labels)))
+    if image is not None:
+        return LabelledData(_pictures(table, image, split), labels, ids, names)
+    return LabelledData(_texts(table, str(text), split), labels, ids, names, "text")
+
+
+def _pictures(table: Any, column: str, split: str) -> EncodedPictures:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = table.data.column(column)
+    if pa.types.is_struct(values.type):
+        values = pc.struct_field(values, "bytes")
+    if not (pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)):
+        raise DataError(f"expected encoded pictures in {column} of {split}, got {values.type}")
+    return EncodedPictures(values, split)
+
+
+def _texts(table: Any, column: str, split: str) -> list[str]:
+    texts = table[column][:]
+    empty = next((i for i, t in enumerate(texts) if not isinstance(t, str) or not t.strip()), None)
+    if empty is not None:
+        raise DataError(f"expected a text in every row of {split}, row {empty} has none")
+    return list(texts)
+
+
+def _labels(table: Any, column: str, split: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    values = table[column][:]
+    missing = next((i for i, v in enumerate(values) if v is None), None)
+    if missing is not None:
+        raise DataError(f"expected a label in every row of {split}, row {missing} has none")
+    if all(isinstance(v, str) for v in values):
+        names, numbers = np.unique(np.array(values, dtype=object), return_inverse=True)
+        return numbers.astype(np.int64), tuple(names.tolist())
+    if not all(isinstance(v, int) for v in values):
+        raise DataError(f"expected whole numbers or names as labels in {split}, got {values[0]!r}")
+    labels = np.array(values, np.int64)
+    declared = getattr(table.features[column], "names", None)
+    return labels, tuple(declared or (str(i) for i in range(int(labels.max(initial=0)) + 1)))

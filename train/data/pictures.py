@@ -1,0 +1,73 @@
+"""Pictures of a data set that are decoded when they are asked for."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.errors import InputError
+from edge_runtime.pictures import decode_picture
+from train.data.labelled import Picture
+from train.errors import DataError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+
+
+class LatePictures(Sequence[Picture]):
+    """Pictures uint8 [height, width, 3]; a slice is a list of them."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        file, name = self._source(int(index) % len(self))
+        try:
+            return decode_picture(file, name)
+        except InputError as error:
+            raise DataError(f"a picture of the data is unreadable: {error}") from None
+
+    @abstractmethod
+    def _source(self, index: int) -> tuple[Path | bytes, str]:
+        """Return where a picture is, or its bytes, and what to call it."""
+
+
+class PictureFiles(LatePictures):
+    """Pictures in files of their own.
+
+    Args:
+        paths: The files.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def _source(self, index: int) -> tuple[Path | bytes, str]:
+        return self._paths[index], str(self._paths[index])
+
+
+class EncodedPictures(LatePictures):
+    """Encoded pictures in a column of an Arrow table.
+
+    Args:
+        column: Their bytes.
+        name: What error messages call the table.
+    """
+
+    def __init__(self, column: Any, name: str) -> None:
+        self._column = column
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def _source(self, index: int) -> tuple[Path | bytes, str]:
+        content = self._column[index].as_py()
+        if content is None:
+            raise DataError(f"expected a picture in row {index} of {self._name}, it is empty")
+        return content, f"row {index} of {self._name}"
