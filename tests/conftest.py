@@ -1,6 +1,7 @@
 """Tiny models, bundles and golden cases that several packages' tests share."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +63,12 @@ def pictures():
 def generator():
     """Return a seeded source of random numbers."""
     return np.random.default_rng(7)
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of published data sets and weights that GATEKEEPER_DATA names."""
+    folder = os.environ.get("GATEKEEPER_DATA")
+    if not folder:
+        pytest.skip("GATEKEEPER_DATA names no folder of data sets and weights")
+    return Path(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,9 @@ def _find(folder: Path, prefix: str, what: str, rank: int) -> Path | None:
 
 def _array(path: Path, rank: int) -> npt.NDArray[np.uint8]:
     try:
-        content = (gzip.open if path.suffix == ".gz" else open)(path, "rb").read()
-    except (OSError, EOFError) as error:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"expected an idx file at {path}, it is unreadable: {error}") from None
     header = 4 + 4 * rank
     if len(content) < header or content[:4] != bytes([0, 0, _UNSIGNED_BYTE, rank]):

@@ -62,6 +62,8 @@ def _open(files: Sequence[Path]) -> Any:
     datasets.disable_progress_bars()
     suffix = files[0].suffix
     try:
+        if suffix == ".csv":
+            return datasets.Dataset(_csv(files))
         names = [str(path) for path in files]
         return datasets.load_dataset(BUILDERS[suffix], data_files={"train": names})["train"]
     except Exception as error:  # noqa: BLE001 - datasets raises many unrelated classes
@@ -70,6 +72,15 @@ def _open(files: Sequence[Path]) -> Any:
         raise DataError(
             f"expected a {suffix[1:]} table in {files[0]}, it is none: {reason}"
         ) from None
+
+
+def _csv(files: Sequence[Path]) -> Any:
+    # The csv reader of datasets takes the words "null", "None" and "NA" for missing values.
+    import pyarrow as pa
+    from pyarrow import csv
+
+    quoted_newlines = csv.ParseOptions(newlines_in_values=True)
+    return pa.concat_tables(csv.read_csv(path, parse_options=quoted_newlines) for path in files)
 
 
 def _broken_line(files: Sequence[Path]) -> str | None:
@@ -126,7 +137,7 @@ def _texts(table: Any, column: str, split: str) -> list[str]:
 
 def _labels(table: Any, column: str, split: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
     values = table[column][:]
-    missing = next((i for i, v in enumerate(values) if v is None), None)
+    missing = next((i for i, v in enumerate(values) if v in {None, ""}), None)
     if missing is not None:
         raise DataError(f"expected a label in every row of {split}, row {missing} has none")
     if all(isinstance(v, str) for v in values):
