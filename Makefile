@@ -4,15 +4,19 @@ VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+NEXT := $(VENV)-transformers5
 
-.PHONY: demo test test-fast lint format figures wire clean
+.PHONY: demo test test-transformers5 test-fast lint format figures wire clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks demo --out runs/demo --overwrite
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The chain on the next major version of transformers, where optimum's exporter does not exist yet.
+test-transformers5: $(NEXT)/.installed
+	$(NEXT)/bin/python -m pytest tests/train tests/export tests/cloud_stub
 
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
@@ -32,13 +36,22 @@ figures: $(INSTALLED)
 wire: $(INSTALLED)
 	$(BIN)/python tests/tools/generate_wire.py
 
-# torch comes first and alone: pip then keeps the build it finds there instead of a CUDA one.
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
-	touch $(INSTALLED)
+	$(call install,$(VENV),constraints.txt,dev)
+
+$(NEXT)/.installed: pyproject.toml constraints-transformers5.txt
+	$(call install,$(NEXT),constraints-transformers5.txt,cpu$(comma)bench$(comma)test)
+
+# 1: virtual environment, 2: constraints, 3: extras. torch comes first and alone: pip then keeps the
+# build it finds there instead of a CUDA one.
+comma := ,
+define install
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) $$(grep '^torch==' $(2))
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $(2) -e '.[$(3)]'
+touch $(1)/.installed
+endef
 
 clean:
-	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(NEXT) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -139,7 +139,7 @@ CHECKPOINTS = {
     "config.json is no JSON": (lambda p, _: (p / "config.json").write_text("{"), "config.json"),
     "weights truncated": (truncated, "does not open"),
     "weights empty": (lambda p, _: (p / "model.safetensors").write_bytes(b""), "does not open"),
-    "labels that do not fit the weights": (relabelled, "does not open"),
+    "labels that do not fit the weights": (relabelled, "another number of labels"),
     "labels numbered from 1": (misnumbered, "number the labels from 0"),
     "no classification head": (headless, "no classification head"),
     "a text model": (of_texts, "expected a classifier of images"),

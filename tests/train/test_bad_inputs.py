@@ -146,13 +146,13 @@ def test_another_number_of_labels_than_weights_is_refused(small_checkpoint, tmp_
     path = shutil.copytree(small_checkpoint, tmp_path / "copy")
     names = dict(enumerate(LABELS[:7]))
     edit_config(path, id2label=names, label2id={v: k for k, v in names.items()})
-    with pytest.raises(CheckpointError, match="size mismatch"):
+    with pytest.raises(CheckpointError, match=r"of another shape: .*of another number of labels"):
         open_checkpoint(path)
 
 
 def test_a_configuration_that_does_not_classify_pictures_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(CheckpointError, match="classifier"):
+    with pytest.raises(CheckpointError, match="tokenizer|classifier"):
         build(str(tmp_path), labels=LABELS)
 
 

@@ -80,7 +80,11 @@ def open_checkpoint(path: Path | str, *, kind: Kind | None = "image") -> Checkpo
         family = family_of(folder)
         _check_kind(family, kind, folder)
         model, report = family.auto_model.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, **SAFE
+            folder,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `_check_weights` names them, in words of our own
+            **SAFE,
         )
         processor = open_processor(family, folder, model)
     except CheckpointError:
@@ -102,13 +106,16 @@ def _check_kind(family: Family, kind: Kind | None, folder: Path) -> None:
         )
 
 
-def _check_weights(report: dict[str, Any], name: str, folder: Path) -> None:
-    kinds = ("missing_keys", "mismatched_keys", "unexpected_keys")
-    wrong = [key for kind in kinds for key in report[kind]]
+def _check_weights(report: dict[str, Any], model: str, folder: Path) -> None:
+    # transformers 4 reports names, transformers 5 names with shapes.
+    names = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    shapes = [f"{name} of another shape" for name in names]
+    wrong = [*shapes, *report["missing_keys"], *report["unexpected_keys"]]
     if wrong:
         raise CheckpointError(
-            f"expected all weights of {name} in {folder}, {len(wrong)} do not fit, "
-            f"e.g. {wrong[0]}: it is a checkpoint of another model, or has no classification head"
+            f"expected all weights of {model} in {folder}, {len(wrong)} do not fit, "
+            f"e.g. {wrong[0]}: it is a checkpoint of another model or of another number of "
+            "labels, or has no classification head"
         )
 
 

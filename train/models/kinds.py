@@ -70,10 +70,17 @@ def family_of(folder: Path) -> Family:
 
 
 def open_processor(family: Family, folder: Path, model: Any) -> Any:
-    """Return the image processor or the tokenizer of a folder."""
+    """Return the image processor or the tokenizer of a folder.
+
+    Raises:
+        CheckpointError: There is no tokenizer for a text classifier.
+    """
     if family.kind == "image":
         return AutoImageProcessor.from_pretrained(folder, use_fast=False, **SAFE)
     tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **SAFE)
+    # transformers 5 makes an empty tokenizer where it finds no file of one.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise CheckpointError(f"expected a tokenizer of the text classifier in {folder}, got none")
     # Tokenizers without a length of their own say about 1e30.
     longest = getattr(model.config, "max_position_embeddings", None) or _LONGEST_TEXT
     tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
