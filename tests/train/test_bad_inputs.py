@@ -152,7 +152,7 @@ def test_another_number_of_labels_than_weights_is_refused(small_checkpoint, tmp_
 
 def test_a_configuration_that_does_not_classify_pictures_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(CheckpointError, match="tokenizer|classifier"):
+    with pytest.raises(CheckpointError, match=r"tokenizer|classifier"):
         build(str(tmp_path), labels=LABELS)
 
 
