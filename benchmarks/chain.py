@@ -20,6 +20,7 @@ from export.commands.build import BuildSettings
 from train import data
 from train.fit import FitSettings
 from train.loop import accuracy
+from train.matching import open_for
 from train.models import open_checkpoint
 from train.tune import TuneSettings
 
@@ -35,6 +36,9 @@ _FOLDERS = {UNTUNED: "small", CONTROL: "control", TUNED: "tuned"}
 def run_chain(settings: DemoSettings) -> None:
     """Train, export, serve, run and report; see `DemoSettings`."""
     start = time.perf_counter()
+    # A slip in the second name must not cost the hours of the first model.
+    _check_model(settings.small, settings.dataset, settings.limit)
+    _check_model(settings.large, settings.large_data, settings.limit)
     _clear(settings)
     steps = _Steps()
     with steps.step("large model: fit"):
@@ -80,9 +84,21 @@ def _clear(settings: DemoSettings) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
+def _is_checkpoint(model: str) -> bool:
+    return (Path(model) / "model.safetensors").is_file()
+
+
+def _check_model(model: str, dataset: str, limit: int | None) -> None:
+    splits = data.load(dataset, limit=limit)
+    if _is_checkpoint(model):
+        open_for(Path(model), splits.train, dataset)
+    else:
+        FitSettings(model=model, data=dataset, out=Path()).untrained(splits)
+
+
 def _fit(model: str, dataset: str, out: Path, *, seed: int, limit: int | None) -> Path:
     """Fit an architecture, or take the checkpoint folder that was named."""
-    if (Path(model) / "model.safetensors").is_file():
+    if _is_checkpoint(model):
         return Path(model)
     FitSettings(model=model, data=dataset, out=out, seed=seed, limit=limit).run()
     return out
@@ -140,7 +156,7 @@ def _export(settings: DemoSettings, checkpoint: Path, out: Path) -> Path:
 def _training_accuracy(settings: DemoSettings) -> float:
     """Return how often the first untuned M_S is right on what it is tuned on."""
     small = Path(settings.small)
-    folder = small if (small / "model.safetensors").is_file() else settings.out / "small"
+    folder = small if _is_checkpoint(settings.small) else settings.out / "small"
     return accuracy(
         open_checkpoint(folder), data.load(settings.dataset, limit=settings.limit).train
     )

@@ -48,7 +48,7 @@ class ConvertSettings:
         from train import data
         from train.models import Normalisation, save
         from train.models.convert import convert
-        from train.output import refuse_existing, settings_record
+        from train.output import full_disk_in_words, refuse_existing, settings_record
 
         refuse_existing(self.out, overwrite=self.overwrite)
         labels = data.load(self.data).label_names if self.data else self.labels
@@ -59,5 +59,6 @@ class ConvertSettings:
             image_size=(self.image_size, self.image_size),
             normalisation=Normalisation(self.image_mean, self.image_std),
         )
-        save(checkpoint, self.out, extra=settings_record("convert", self))
+        with full_disk_in_words(self.out.parent, and_then=" and run again"):
+            save(checkpoint, self.out, extra=settings_record("convert", self))
         print(f"{self.out}: {self.model} with {len(labels)} labels", flush=True)

@@ -29,14 +29,15 @@ class EvaluateSettings:
     def run(self) -> None:
         """Print the metrics, and write them as JSON where asked."""
         from train import data
+        from train.matching import open_for
 
         if self.split == "all":
             split = data.load_all(self.data)
         else:
             split = getattr(data.load(self.data, limit=self.limit), self.split)
-        figures = _small_figures(_open(self.checkpoint, split), split)
+        figures = _small_figures(open_for(self.checkpoint, split, self.data), split)
         if self.large is not None:
-            figures |= _joint_figures(figures, _open(self.large, split), split)
+            figures |= _joint_figures(figures, open_for(self.large, split, self.data), split)
         confidence, right = figures.pop("confidence"), figures.pop("right")
         for name, value in figures.items():
             print(f"{name:28} {value if isinstance(value, str) else f'{value:.4f}'}")
@@ -44,19 +45,6 @@ class EvaluateSettings:
             rows = {"confidence": confidence.tolist(), "small_quality": right.tolist()}
             text = json.dumps({"figures": figures, "ids": list(split.ids), **rows}, indent=2)
             self.out.write_text(text + "\n", encoding="utf-8")
-
-
-def _open(path: Path, split: Any) -> Any:
-    from train.errors import DataError
-    from train.models import open_checkpoint
-
-    checkpoint = open_checkpoint(path, kind=split.kind)
-    if checkpoint.labels != split.label_names:
-        raise DataError(
-            f"expected the labels of {path} ({', '.join(checkpoint.labels[:5])} ...), the data has "
-            f"{', '.join(split.label_names[:5])} ...: evaluate on the data it was trained for"
-        )
-    return checkpoint
 
 
 def _small_figures(checkpoint: Any, split: Any) -> dict[str, Any]:

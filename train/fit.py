@@ -53,7 +53,7 @@ class FitSettings:
 
         splits = data.load(self.data, limit=self.limit)
         train_checkpoint(
-            self._untrained(splits),
+            self.untrained(splits),
             splits,
             cross_entropy,
             Schedule(
@@ -73,7 +73,13 @@ class FitSettings:
             record=settings_record("fit", self),
         )
 
-    def _untrained(self, splits: Splits) -> Checkpoint:
+    def untrained(self, splits: Splits) -> Checkpoint:
+        """Return the model that is fitted, as it is before.
+
+        Raises:
+            CheckpointError: There is no such architecture.
+            DataError: It takes another kind of input than the data set holds.
+        """
         from train.errors import DataError
         from train.models import build
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,15 +26,14 @@ from transformers import (
 from train.batches import EncodedData, as_it_comes
 from train.callbacks import DataWait, Progress, StopOnNaN
 from train.data import LabelledData, Splits
-from train.errors import DeviceError, FullDiskError, TrainingError
+from train.errors import DeviceError, TrainingError
 from train.models import Checkpoint, save
-from train.output import refuse_existing
+from train.output import full_disk_in_words, refuse_existing
 
 Loss = Callable[[Tensor, Tensor, "int | Tensor"], Tensor]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 _LARGE_SET = 10_000
-_FULL_BYTES = 1 << 20  # less than that free, and a failed write failed for want of space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +106,7 @@ def train_checkpoint(
         shutil.rmtree(work, ignore_errors=True)
     start = time.perf_counter()
     wait = DataWait()
-    with _full_disk_in_words(out.parent):
+    with full_disk_in_words(out.parent):
         trainer = _trainer(checkpoint, splits, loss, schedule, work)
         trainer.add_callback(wait)
         _run(trainer, _last_epoch(work) if resume else None)
@@ -126,7 +124,7 @@ def train_checkpoint(
     if not trainer.is_world_process_zero():
         return
     checkpoint.model.to("cpu")
-    with _full_disk_in_words(out.parent):
+    with full_disk_in_words(out.parent):
         save(checkpoint, out, extra=extra)
     shutil.rmtree(work, ignore_errors=True)
     print(
@@ -145,21 +143,6 @@ def _run(trainer: Trainer, last_epoch: str | None) -> None:
     except torch.OutOfMemoryError:
         raise TrainingError(
             f"a step does not fit into the memory of {trainer.args.device}: lower --batch-size"
-        ) from None
-
-
-@contextlib.contextmanager
-def _full_disk_in_words(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except TrainingError:
-        raise
-    except Exception as error:
-        # torch and safetensors raise classes of their own that do not say so.
-        if not folder.exists() or shutil.disk_usage(folder).free >= _FULL_BYTES:
-            raise
-        raise FullDiskError(
-            f"no space is left in {folder}: make room and go on with --resume ({error!s:.80})"
         ) from None
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from train.errors import OutputError
+from train.errors import FullDiskError, OutputError, TrainingError
+
+_FULL_BYTES = 1 << 20  # less than that free, and a failed write failed for want of space
 
 
 def refuse_existing(out: Path, *, overwrite: bool) -> None:
@@ -24,3 +29,21 @@ def settings_record(command: str, settings: Any) -> dict[str, Any]:
         "command": command,
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in values.items()},
     }
+
+
+@contextlib.contextmanager
+def full_disk_in_words(
+    folder: Path, *, and_then: str = " and go on with --resume"
+) -> Iterator[None]:
+    """Raise `FullDiskError` for a failed write in `folder` where no space is left."""
+    try:
+        yield
+    except TrainingError:
+        raise
+    except Exception as error:
+        # torch and safetensors raise classes of their own that do not say so.
+        if not folder.exists() or shutil.disk_usage(folder).free >= _FULL_BYTES:
+            raise
+        raise FullDiskError(
+            f"no space is left in {folder}: make room{and_then} ({error!s:.80})"
+        ) from None

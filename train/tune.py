@@ -50,19 +50,13 @@ class TuneSettings:
     def run(self) -> None:
         """Tune, and write the checkpoint."""
         from train import data
-        from train.errors import DataError
         from train.loop import Schedule, train_checkpoint, usual_batch_size
-        from train.models import open_checkpoint
+        from train.matching import open_for
         from train.objectives import objective
         from train.output import settings_record
 
         splits = data.load(self.data, limit=self.limit)
-        checkpoint = open_checkpoint(self.checkpoint, kind=splits.train.kind)
-        if splits.label_names != checkpoint.labels:
-            raise DataError(
-                f"expected the labels of {self.checkpoint} ({', '.join(checkpoint.labels[:5])} "
-                f"...), {self.data} has {', '.join(splits.label_names[:5])} ..."
-            )
+        checkpoint = open_for(self.checkpoint, splits.train, self.data)
         train_checkpoint(
             checkpoint,
             splits,

@@ -1,6 +1,5 @@
 """`python -m export` as a user runs it: a mistake is one line and a status, and leaves nothing."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -8,12 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from tools import processes
+from tools.processes import (
+    contents,
+    has_loaded_torch,
+    make_read_only,
+    mounted,
+    needs_proc,
+    wait_for,
+)
 from transformers import BertConfig, BertForSequenceClassification, ResNetConfig, ResNetModel
 
 from edge_runtime.bundle import file_sha256, read_bundle
@@ -23,38 +32,9 @@ from export.commands.build import BuildSettings
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent.parent
-
-
-def start(*words, **options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "export", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        **options,
-    )
-
-
-def export(*words):
-    """Return (status, standard error, standard output)."""
-    process = start(*words)
-    out, error = process.communicate(timeout=120)
-    return process.returncode, error, out
-
-
-def refused(words, *, status=1, says):
-    code, error, _ = export(*words)
-    assert (code, error.count("\n")) == (status, 1), error
-    assert error.startswith("python -m export: ")
-    for text in [says] if isinstance(says, str) else says:
-        assert text in error
-
-
-def contents(folder):
-    """Return name -> bytes of everything under a folder, hidden files included."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+start = partial(processes.start, "export")
+export = partial(processes.finish, "export")
+refused = partial(processes.refused, "export")
 
 
 @pytest.mark.parametrize(
@@ -265,23 +245,6 @@ def test_an_output_that_is_taken_is_refused_before_the_work(bundle, small_checkp
     assert contents(tmp_path) == before
 
 
-@contextlib.contextmanager
-def mounted(path, options):
-    """Give a small file system of its own, where this user may mount one."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("needs the right to mount a small file system")
-    path.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"cannot mount a small file system: {done.stderr.decode().strip()}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", path], check=True)
-
-
 def test_a_full_disk_leaves_the_old_bundle(bundle, small_checkpoint, tmp_path):
     # The bundle takes about 70 kB: there is room for one, not for two.
     with mounted(tmp_path / "disk", "size=100k") as disk:
@@ -298,7 +261,7 @@ def test_a_full_disk_leaves_the_old_bundle(bundle, small_checkpoint, tmp_path):
 def test_a_disk_that_may_not_be_written_is_refused(bundle, small_checkpoint, tmp_path):
     with mounted(tmp_path / "disk", "size=1m") as disk:
         copy = shutil.copytree(bundle, disk / "b")
-        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        make_read_only(disk)
         before = contents(disk)
         line = ["--checkpoint", small_checkpoint, "--threshold", "0.5", "--out"]
         for out in (disk / "new", disk / "deep" / "er", copy):
@@ -322,19 +285,6 @@ def test_a_full_standard_output_is_one_line(bundle):
             assert "No space left on device" in done.stderr
 
 
-def wait_for(condition, process):
-    """Wait until the process is in the middle of something; fail where it ended first."""
-    until = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.0005)
-
-
-def has_loaded_torch(process):
-    return "libtorch_cpu" in Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8")
-
-
 def is_writing(folder):
     return any(path.name.startswith(".") for path in folder.iterdir())
 
@@ -349,9 +299,6 @@ def heavy(bundle, tmp_path):
     record["files"]["more.bin"] = file_sha256(path / "more.bin")
     (path / "bundle.json").write_text(json.dumps(record))
     return path
-
-
-needs_proc = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux' /proc")
 
 
 @needs_proc

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from train.data import hub
 from train.data.labelled import LabelledData, Splits, split_stratified
 from train.data.layouts import read_folder, tables
 from train.errors import DataError
@@ -35,7 +36,7 @@ def load(name: str, *, seed: int = 0, limit: int | None = None) -> Splits:
         from train.data import digits
 
         return digits.load(more=name == DIGITS_MORE).limited(limit)
-    splits = _carve(_found(name), seed, name)
+    splits = _carve(_found(name, limit), seed, name)
     _check_classes(splits, name)
     return splits.limited(limit)
 
@@ -54,7 +55,7 @@ def load_all(name: str) -> LabelledData:
     return _joined([_relabelled(part, names, split) for split, part in found.items()])
 
 
-def _found(name: str) -> dict[str, LabelledData]:
+def _found(name: str, limit: int | None = None) -> dict[str, LabelledData]:
     path = Path(name)
     if path.is_file():
         return tables.read_file(path)
@@ -64,22 +65,7 @@ def _found(name: str) -> dict[str, LabelledData]:
     is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if is_path or path.suffix in tables.BUILDERS:
         raise DataError(f"expected a data set at {name}, nothing is there: check the path")
-    return _from_hub(name)
-
-
-def _from_hub(name: str) -> dict[str, LabelledData]:
-    import datasets
-
-    datasets.disable_progress_bars()
-    try:
-        found = datasets.load_dataset(name)
-    except Exception as error:  # noqa: BLE001 - datasets raises many unrelated classes
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"expected {DIGITS!r}, a folder, a table or a Hugging Face data set, {name!r} does not "
-            f"open: {reason}"
-        ) from None
-    return {split: tables.from_table(table, split) for split, table in found.items()}
+    return hub.load(name, limit)
 
 
 def _carve(found: dict[str, LabelledData], seed: int, name: str) -> Splits:

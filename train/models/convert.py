@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,8 +65,13 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         raise CheckpointError(f"expected a file of weights, nothing is at {path}")
     try:
         content = _load(path)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"expected a state dict of plain tensors in {path}, it is damaged or holds objects, and "
+            "loading those can run code: save its state_dict() alone"
+        ) from None
     except Exception as error:  # noqa: BLE001 - torch and safetensors raise many unrelated classes
-        reason = str(error).strip().split("\n")[0][:160]
+        reason = str(error).strip().split("\n")[0][:160] or "it ends too early"
         raise CheckpointError(
             f"expected a state dict of plain tensors in {path}, it does not open: {reason}"
         ) from None

@@ -1,0 +1,80 @@
+"""Runs the product's commands as a user does, and breaks what is around them."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+needs_proc = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux' /proc")
+
+
+def start(module, *words, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        **options,
+    )
+
+
+def finish(module, *words):
+    """Return (status, standard error, standard output)."""
+    process = start(module, *words)
+    out, error = process.communicate(timeout=120)
+    return process.returncode, error, out
+
+
+def refused(module, words, *, status=1, says):
+    """Expect one line on standard error with the given texts, and the status."""
+    code, error, _ = finish(module, *words)
+    assert (code, error.count("\n")) == (status, 1), error
+    assert error.startswith(f"python -m {module}: ")
+    for text in [says] if isinstance(says, str) else says:
+        assert text in error
+
+
+def contents(folder):
+    """Return name -> bytes of everything under a folder, hidden files included."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@contextlib.contextmanager
+def mounted(path, options):
+    """Give a small file system of its own, where this user may mount one."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("needs the right to mount a small file system")
+    path.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"cannot mount a small file system: {done.stderr.decode().strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def make_read_only(disk):
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+
+
+def wait_for(condition, process):
+    """Wait until the process is in the middle of something; fail where it ended first."""
+    until = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.0005)
+
+
+def has_loaded_torch(process):
+    return "libtorch_cpu" in Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8")
