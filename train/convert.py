@@ -59,6 +59,6 @@ class ConvertSettings:
             image_size=(self.image_size, self.image_size),
             normalisation=Normalisation(self.image_mean, self.image_std),
         )
-        with full_disk_in_words(self.out.parent, and_then=" and run again"):
+        with full_disk_in_words(self.out.parent, " and run again"):
             save(checkpoint, self.out, extra=settings_record("convert", self))
         print(f"{self.out}: {self.model} with {len(labels)} labels", flush=True)

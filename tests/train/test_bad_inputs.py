@@ -175,7 +175,7 @@ def test_no_pictures_give_no_logits():
 
 def test_evaluating_on_other_labels_is_refused(tmp_path):
     save(build("small-cnn", labels=list("abcdefghij"), image_size=(8, 8)), tmp_path / "letters")
-    with pytest.raises(DataError, match="expected the labels"):
+    with pytest.raises(DataError, match="expected the 10 labels of"):
         EvaluateSettings(checkpoint=tmp_path / "letters", limit=20).run()
 
 

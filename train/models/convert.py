@@ -67,8 +67,8 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         content = _load(path)
     except pickle.UnpicklingError:
         raise CheckpointError(
-            f"expected a state dict of plain tensors in {path}, it is damaged or holds objects, and "
-            "loading those can run code: save its state_dict() alone"
+            f"expected a state dict of plain tensors in {path}, it is damaged or holds objects, "
+            "which can run code when loaded: save its state_dict() alone"
         ) from None
     except Exception as error:  # noqa: BLE001 - torch and safetensors raise many unrelated classes
         reason = str(error).strip().split("\n")[0][:160] or "it ends too early"

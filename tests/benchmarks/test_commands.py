@@ -1,0 +1,128 @@
+"""`python -m benchmarks` as a user runs it: a mistake is one line and a status."""
+
+import json
+import os
+import shutil
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+from tools import processes
+from tools.processes import make_read_only, mounted, needs_proc
+
+from train.models import build, save
+
+pytestmark = pytest.mark.slow
+
+start = partial(processes.start, "benchmarks")
+benchmarks = partial(processes.finish, "benchmarks")
+refused = partial(processes.refused, "benchmarks")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("", "expected a command (demo, latency, overhead, check)"),
+        ("dmo", "did you mean 'demo'"),
+        ("demo --datset digits", "did you mean '--dataset'"),
+        ("demo --alpha 2", "--alpha in [0, 1], got 2.0"),
+        ("demo --seeds 1,1", "expected different --seeds"),
+        ("demo --seeds one", "--seeds expects"),
+        ("demo --target-deferral 30", "--target-deferral in (0, 1), got 30"),
+        ("latency", "--bundle required"),
+        ("latency --bundle b --calls 0", "--calls"),
+        ("overhead --rounds none", "--rounds expects a whole number"),
+    ],
+)
+def test_a_line_that_is_not_understood_is_status_2(line, says):
+    refused(line.split(), status=2, says=says)
+
+
+def test_models_and_data_are_checked_before_anything_is_trained(tmp_path):
+    save(build("resnet-20", labels=["cat", "dog"], image_size=(8, 8)), tmp_path / "pets")
+    line = ["demo", "--out", tmp_path / "out"]
+    refused([*line, "--small", "small-cn"], says="expected one of small-cnn")
+    refused([*line, "--large", "resnet-2"], says="expected one of small-cnn")
+    refused([*line, "--large", tmp_path / "pets"], says=["the 2 labels of", "has 10"])
+    refused([*line, "--dataset", tmp_path / "none"], says="nothing is there")
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_that_are_there_are_kept(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    refused(["demo", "--out", tmp_path], says="--overwrite replaces them")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_folders_that_hold_no_results_or_bundle_are_refused(bundle, tmp_path):
+    refused(["check", tmp_path], says="expected results.json in")
+    (tmp_path / "results.json").write_text("{")
+    refused(["check", tmp_path], says="results.json")
+    refused(["latency", "--bundle", tmp_path], says="expected a bundle folder with bundle.json")
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    os.truncate(copy / "model.onnx", 100)
+    refused(["latency", "--bundle", copy], says="model.onnx")
+
+
+def test_a_disk_that_may_not_be_written_is_refused(bundle, tmp_path):
+    with mounted(tmp_path / "disk", "size=1m") as disk:
+        make_read_only(disk)
+        refused(["demo", "--out", disk / "out"], says="Read-only file system")
+        line = ["latency", "--bundle", bundle, "--calls", "10", "--out", disk / "l.json"]
+        refused(line, says="Read-only file system")
+
+
+def test_a_full_disk_ends_a_demo_in_one_line(tmp_path):
+    with mounted(tmp_path / "disk", "size=100k") as disk:
+        line = ["demo", "--out", disk / "out", "--seeds", "0", "--limit", "40"]
+        refused(line, says="no space is left in")
+        assert not (disk / "out" / "results.json").exists()
+
+
+def test_a_large_model_that_is_worse_is_said(large_checkpoint, tmp_path):
+    # An untrained M_L answers everything alike; the trained M_S cannot be worse.
+    line = ["demo", "--large", large_checkpoint, "--seeds", "0", "--out", tmp_path / "out"]
+    code, error, out = benchmarks(*line)
+    assert code == 0, error
+    assert "M_L is worse than M_S" in out
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    figures = content["variants"]["untuned"]["figures"]
+    assert figures["acc(M_L)"]["value"] < figures["acc(M_S)"]["value"]
+
+
+def children_of(pid):
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in listed.read_text(encoding="utf-8").split()]
+
+
+@needs_proc
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_a_demo_that_is_stopped_leaves_no_results_and_no_server(sent, large_checkpoint, tmp_path):
+    out = tmp_path / "out"
+    line = ["--large", large_checkpoint, "--small", large_checkpoint, "--limit", "100"]
+    process = start("demo", *line, "--seeds", "0", "--out", out)
+    # Its first child is the server of M_L.
+    processes.wait_for(
+        lambda: (out / "bundle-tuned").exists() and children_of(process.pid), process
+    )
+    servers = children_of(process.pid)
+    process.send_signal(sent)
+    _, error = process.communicate(timeout=60)
+    if sent == signal.SIGINT:
+        assert (process.returncode, error) == (130, "python -m benchmarks: interrupted\n")
+    assert not (out / "results.json").exists()
+    for server in servers:
+        assert is_gone(server)
+
+
+def is_gone(pid):
+    import time
+
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        state = Path(f"/proc/{pid}/stat")
+        if not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            return True
+        time.sleep(0.05)
+    return False
