@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -117,8 +118,6 @@ def test_a_demo_that_is_stopped_leaves_no_results_and_no_server(sent, large_chec
 
 
 def is_gone(pid):
-    import time
-
     until = time.monotonic() + 10
     while time.monotonic() < until:
         state = Path(f"/proc/{pid}/stat")
