@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_runtime.cli import main
+
 ROOT = Path(__file__).parent.parent.parent
 needs_proc = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux' /proc")
 
@@ -37,6 +39,16 @@ def refused(module, words, *, status=1, says):
     code, error, _ = finish(module, *words)
     assert (code, error.count("\n")) == (status, 1), error
     assert error.startswith(f"python -m {module}: ")
+    for text in [says] if isinstance(says, str) else says:
+        assert text in error
+
+
+def refused_here(module, commands, words, capfd, *, says):
+    """Expect the same of the same line without the seconds that a new process takes."""
+    capfd.readouterr()
+    code = main(f"python -m {module}", commands, argv=[str(word) for word in words])
+    error = capfd.readouterr().err
+    assert (code, error.count("\n")) == (1, 1), error
     for text in [says] if isinstance(says, str) else says:
         assert text in error
 

@@ -9,6 +9,7 @@ import torch
 from tools import processes
 from tools.processes import contents, has_loaded_torch, make_read_only, mounted, needs_proc
 
+from train.__main__ import COMMANDS
 from train.models import build, open_checkpoint, save
 
 pytestmark = pytest.mark.slow
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.slow
 start = partial(processes.start, "train")
 train = partial(processes.finish, "train")
 refused = partial(processes.refused, "train")
+refused_here = partial(processes.refused_here, "train", COMMANDS)
 
 CONVERT = "--image-mean 0.5,0.5,0.5 --image-std 0.5,0.5,0.5"
 
@@ -86,9 +88,11 @@ def weights(tmp_path_factory):
         ("right.pth", "resnet-20", "a,b", "classifier.weight is [3, 64], not [2, 64]"),
     ],
 )
-def test_weights_that_do_not_convert_are_refused(file, model, labels, says, weights, tmp_path):
+def test_weights_that_do_not_convert_are_refused(
+    file, model, labels, says, weights, tmp_path, capfd
+):
     line = ["convert", "--weights", weights / file, "--model", model, "--labels", labels]
-    refused([*line, *CONVERT.split(), "--out", tmp_path / "out"], says=says)
+    refused_here([*line, *CONVERT.split(), "--out", tmp_path / "out"], capfd, says=says)
     assert not list(tmp_path.iterdir())
     assert not (weights / "ran").exists()
 
@@ -104,29 +108,29 @@ def test_cuda_that_is_not_there_is_refused(command, small_checkpoint, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_other_labels_and_missing_folders_are_refused(small_checkpoint, tmp_path):
+def test_other_labels_and_missing_folders_are_refused_here(small_checkpoint, tmp_path, capfd):
     save(build("small-cnn", labels=["cat", "dog"], image_size=(8, 8)), tmp_path / "pets")
     out = ["--out", tmp_path / "out"]
     says = ["expected the 2 labels of", "digits has 10"]
-    refused(["tune", "--checkpoint", tmp_path / "pets", *out], says=says)
-    refused(["evaluate", "--checkpoint", tmp_path / "pets"], says=says)
+    refused_here(["tune", "--checkpoint", tmp_path / "pets", *out], capfd, says=says)
+    refused_here(["evaluate", "--checkpoint", tmp_path / "pets"], capfd, says=says)
     line = ["evaluate", "--checkpoint", small_checkpoint, "--large"]
-    refused([*line, tmp_path / "pets"], says=says)
-    refused([*line, tmp_path / "none"], says="nothing is at")
-    refused(["tune", "--checkpoint", tmp_path / "none", *out], says="nothing is at")
-    refused(["fit", "--model", "small-cn", *out], says="expected one of small-cnn")
-    refused(["fit", "--data", tmp_path / "none", *out], says="nothing is there")
+    refused_here([*line, tmp_path / "pets"], capfd, says=says)
+    refused_here([*line, tmp_path / "none"], capfd, says="nothing is at")
+    refused_here(["tune", "--checkpoint", tmp_path / "none", *out], capfd, says="nothing is at")
+    refused_here(["fit", "--model", "small-cn", *out], capfd, says="expected one of small-cnn")
+    refused_here(["fit", "--data", tmp_path / "none", *out], capfd, says="nothing is there")
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_is_taken_is_refused_before_the_work(small_checkpoint, tmp_path):
+def test_an_output_that_is_taken_is_refused_before_the_work(small_checkpoint, tmp_path, capfd):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("mine")
     before = contents(tmp_path)
     line = ["tune", "--checkpoint", small_checkpoint, "--epochs", "100000", "--out"]
-    refused([*line, tmp_path / "file"], says="is a file")
-    refused([*line, tmp_path / "folder"], says="--overwrite replaces it")
+    refused_here([*line, tmp_path / "file"], capfd, says="is a file")
+    refused_here([*line, tmp_path / "folder"], capfd, says="--overwrite replaces it")
     assert contents(tmp_path) == before
 
 
