@@ -58,7 +58,7 @@ def test_results_that_are_there_are_kept(tmp_path, capfd):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_folders_that_hold_no_results_or_bundle_are_refused_here(bundle, tmp_path, capfd):
+def test_folders_that_hold_no_results_or_bundle_are_refused(bundle, tmp_path, capfd):
     refused_here(["check", tmp_path], capfd, says="expected results.json in")
     (tmp_path / "results.json").write_text("{")
     refused_here(["check", tmp_path], capfd, says="results.json")

@@ -108,7 +108,7 @@ def test_cuda_that_is_not_there_is_refused(command, small_checkpoint, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_other_labels_and_missing_folders_are_refused_here(small_checkpoint, tmp_path, capfd):
+def test_other_labels_and_missing_folders_are_refused(small_checkpoint, tmp_path, capfd):
     save(build("small-cnn", labels=["cat", "dog"], image_size=(8, 8)), tmp_path / "pets")
     out = ["--out", tmp_path / "out"]
     says = ["expected the 2 labels of", "digits has 10"]
