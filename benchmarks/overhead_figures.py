@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,7 +15,9 @@ import onnx
 
 from benchmarks import results
 from benchmarks.environment import describe, hardware
+from benchmarks.figure import Figure
 from benchmarks.latency import random_input
+from benchmarks.loss_figures import loss_of_large_vocabulary, training_step
 from benchmarks.overhead import OverheadSettings
 from benchmarks.server import running_server
 from benchmarks.timing import paired_medians_us
@@ -34,23 +35,6 @@ _BARE_IMPORT = "import numpy, onnxruntime, grpc"
 _OUR_IMPORT = "import edge_runtime; edge_runtime.Cascade"
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One measured cost and its limit."""
-
-    name: str
-    value: float
-    limit: float
-    unit: str
-    detail: str
-
-    def line(self) -> str:
-        """Return how it is printed."""
-        verdict = "met" if self.value <= self.limit else "MISSED"
-        measured = f"{self.value:8.3f} {self.unit:3} limit {self.limit:g}"
-        return f"{self.name:42} {measured}  {verdict}  ({self.detail})"
-
-
 def measure(settings: OverheadSettings) -> None:
     """Print every figure, and write them where asked."""
     with tempfile.TemporaryDirectory() as folder:
@@ -60,6 +44,8 @@ def measure(settings: OverheadSettings) -> None:
             _edge_call(bundle, settings),
             _deferred_call(bundle, settings),
             _import_time(),
+            training_step(settings.seed, settings.rounds),
+            loss_of_large_vocabulary(settings.seed),
         ]
     machine = hardware()
     print(f"{machine['cores']} cores of {machine['processor']}; medians, alternating rounds")

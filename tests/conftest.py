@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-DATA = Path(__file__).parent / "data"
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "tests" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -67,8 +68,8 @@ def generator():
 
 @pytest.fixture(scope="session")
 def real_data():
-    """The folder of published data sets and weights that GATEKEEPER_DATA names."""
-    folder = os.environ.get("GATEKEEPER_DATA")
-    if not folder:
-        pytest.skip("GATEKEEPER_DATA names no folder of data sets and weights")
-    return Path(folder)
+    """The folder of published data sets and weights, which is no part of the repository."""
+    folder = Path(os.environ.get("GATEKEEPER_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no data sets and weights at {folder}: set GATEKEEPER_DATA to their folder")
+    return folder

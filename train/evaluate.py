@@ -23,21 +23,21 @@ class EvaluateSettings:
         "split to use; all takes every labelled input of the data", default="test"
     )
     large: Path | None = field("checkpoint folder of M_L", default=None)
+    device: Literal["auto", "cpu", "cuda"] = field("auto takes CUDA where it is", default="auto")
     limit: int | None = field("use at most so many pictures", default=None)
     out: Path | None = field("where to write the JSON", default=None)
 
     def run(self) -> None:
         """Print the metrics, and write them as JSON where asked."""
         from train import data
-        from train.matching import open_for
 
         if self.split == "all":
             split = data.load_all(self.data)
         else:
             split = getattr(data.load(self.data, limit=self.limit), self.split)
-        figures = _small_figures(open_for(self.checkpoint, split, self.data), split)
+        figures = _small_figures(self._open(self.checkpoint, split), split)
         if self.large is not None:
-            figures |= _joint_figures(figures, open_for(self.large, split, self.data), split)
+            figures |= _joint_figures(figures, self._open(self.large, split), split)
         confidence, right = figures.pop("confidence"), figures.pop("right")
         for name, value in figures.items():
             print(f"{name:28} {value if isinstance(value, str) else f'{value:.4f}'}")
@@ -45,6 +45,14 @@ class EvaluateSettings:
             rows = {"confidence": confidence.tolist(), "small_quality": right.tolist()}
             text = json.dumps({"figures": figures, "ids": list(split.ids), **rows}, indent=2)
             self.out.write_text(text + "\n", encoding="utf-8")
+
+    def _open(self, path: Path, split: Any) -> Any:
+        from train.devices import uses_cuda
+        from train.matching import open_for
+
+        checkpoint = open_for(path, split, self.data)
+        checkpoint.model.to("cuda" if uses_cuda(self.device) else "cpu")
+        return checkpoint
 
 
 def _small_figures(checkpoint: Any, split: Any) -> dict[str, Any]:

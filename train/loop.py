@@ -26,13 +26,13 @@ from transformers import (
 from train.batches import EncodedData, as_it_comes
 from train.callbacks import DataWait, Progress, StopOnNaN
 from train.data import LabelledData, Splits
-from train.errors import DeviceError, TrainingError
+from train.devices import Device, uses_cuda
+from train.errors import TrainingError
 from train.models import Checkpoint, save
 from train.output import full_disk_in_words, refuse_existing
 
 Loss = Callable[[Tensor, Tensor, "int | Tensor"], Tensor]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Device = Literal["auto", "cpu", "cuda"]
 _LARGE_SET = 10_000
 
 
@@ -226,17 +226,3 @@ def _arguments(schedule: Schedule, work: Path, workers: int) -> TrainingArgument
         dataloader_num_workers=workers,
         use_cpu=schedule.device == "cpu",
     )
-
-
-def uses_cuda(device: Device) -> bool:
-    """Return whether to work on CUDA.
-
-    Raises:
-        DeviceError: It was asked for and is not there.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            "expected a CUDA device, torch finds none: check the driver and that torch is a CUDA "
-            "build, or take --device cpu"
-        )
-    return device != "cpu" and torch.cuda.is_available()

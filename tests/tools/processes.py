@@ -88,5 +88,9 @@ def wait_for(condition, process):
         time.sleep(0.0005)
 
 
+def has_loaded(process, library):
+    return library in Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8")
+
+
 def has_loaded_torch(process):
-    return "libtorch_cpu" in Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8")
+    return has_loaded(process, "libtorch_cpu")

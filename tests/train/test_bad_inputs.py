@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tools.processes import contents
 
 from train import GatekeeperLoss, data, gatekeeper_loss, linear_gatekeeper_loss
 from train.errors import CheckpointError, DataError, TrainingError
 from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
+from train.loop import Schedule, train_checkpoint
 from train.models import build, open_checkpoint, save
 
 LABELS = [str(i) for i in range(10)]
@@ -179,9 +181,61 @@ def test_evaluating_on_other_labels_is_refused(tmp_path):
         EvaluateSettings(checkpoint=tmp_path / "letters", limit=20).run()
 
 
+def test_fewer_samples_than_classes_are_refused(tmp_path):
+    names = [str(i) for i in range(8)]
+    labels = [0, 1] * 3
+    pictures = [Image.fromarray(np.full((5, 4, 3), 9, np.uint8)) for _ in labels]
+    kinds = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+    )
+    table = datasets.Dataset.from_dict({"image": pictures, "label": labels}, features=kinds)
+    for split in ("train", "validation", "test"):
+        table.to_parquet(tmp_path / f"{split}.parquet")
+    with pytest.raises(DataError, match=r"each of the 8 classes of .*, got 6 inputs of 2"):
+        data.load(str(tmp_path))
+
+
+def test_a_class_that_train_lacks_is_noted(tmp_path, capsys):
+    write_parquet(tmp_path / "train.parquet", [0, 2] * 10)
+    data.load(str(tmp_path))
+    assert "1 of 3 classes" in capsys.readouterr().err
+
+
 @pytest.mark.slow
-def test_a_loss_that_leaves_the_numbers_stops_the_run(tmp_path):
-    settings = {"learning_rate": 1e30, "epochs": 3, "limit": 64, "batch_size": 8}
-    with pytest.raises(TrainingError, match="--learning-rate"):
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_loss_that_leaves_the_numbers_stops_the_run(kept, tmp_path):
+    settings = {"epochs": 3, "limit": 64, "batch_size": 8, "overwrite": kept}
+    if kept:
         FitSettings(out=tmp_path / "out", **settings).run()
-    assert not (tmp_path / "out").exists()
+    before = contents(tmp_path / "out")
+    with pytest.raises(TrainingError, match="--learning-rate"):
+        FitSettings(out=tmp_path / "out", learning_rate=1e30, **settings).run()
+    assert contents(tmp_path / "out") == before
+    assert bool(before) == kept
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_nan_later_keeps_the_epochs_before_it(small_checkpoint, tmp_path):
+    splits = data.load("digits", limit=64)
+    calls = iter(range(10_000))
+
+    def loss(logits, labels, items):
+        good = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / items
+        return good if next(calls) < 8 else good * float("nan")
+
+    schedule = Schedule(
+        epochs=5, batch_size=16, learning_rate=1e-3, weight_decay=0.0, scheduler="cosine"
+    )
+    with pytest.raises(TrainingError, match="keeps the last good epoch"):
+        train_checkpoint(
+            open_checkpoint(small_checkpoint),
+            splits,
+            loss,
+            schedule,
+            out=tmp_path / "out",
+            resume=False,
+            overwrite=False,
+            record={},
+        )
+    # 64 pictures, 16 a step: two epochs of four steps were good.
+    assert [p.name for p in (tmp_path / ".out.training").glob("checkpoint-*")] == ["checkpoint-8"]

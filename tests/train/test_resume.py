@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from tools.devices import DEVICES
 
 from train import data
 from train.models import open_checkpoint
@@ -17,8 +18,9 @@ _LONGEST_S = 90
 _EPOCHS = "40"
 
 
-def tune(checkpoint, out, *flags):
+def tune(checkpoint, out, device, *flags):
     words = ["tune", "--checkpoint", checkpoint, "--out", out, "--epochs", _EPOCHS, "--seed", "3"]
+    words += ["--device", device]
     line = [sys.executable, "-m", "train", *map(str, words), *flags]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -40,13 +42,14 @@ def kill_after_two_epochs(process, work):
     assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
 
 
-def test_a_killed_run_resumes_to_the_same_model(small_checkpoint, tmp_path):
-    finish(tune(small_checkpoint, tmp_path / "whole"))
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_killed_run_resumes_to_the_same_model(device, small_checkpoint, tmp_path):
+    finish(tune(small_checkpoint, tmp_path / "whole", device))
     work = tmp_path / ".killed.training"
-    kill_after_two_epochs(tune(small_checkpoint, tmp_path / "killed"), work)
+    kill_after_two_epochs(tune(small_checkpoint, tmp_path / "killed", device), work)
     assert not (tmp_path / "killed").exists()
     assert any(work.iterdir())
-    finish(tune(small_checkpoint, tmp_path / "killed", "--resume"))
+    finish(tune(small_checkpoint, tmp_path / "killed", device, "--resume"))
     assert not work.exists()
     pictures = data.load("digits", limit=50).test.inputs
     whole, resumed = (open_checkpoint(tmp_path / n).predict(pictures) for n in ("whole", "killed"))

@@ -108,6 +108,13 @@ def _check_classes(splits: Splits, name: str) -> None:
     taught = set(np.unique(splits.train.labels).tolist())
     if len(taught) < 2:  # noqa: PLR2004 - a single class leaves nothing to tell apart
         raise DataError(f"expected at least 2 classes in {name}, got {len(taught)}")
+    if len(splits.train) < len(splits.label_names):
+        raise DataError(
+            f"expected at least one training input of each of the {len(splits.label_names)} "
+            f"classes of {name}, got {len(splits.train)} inputs of {len(taught)}: add inputs, or "
+            "drop the classes"
+        )
+    _note_absent(splits.label_names, taught, "train", name)
     for split, part in (("validation", splits.validation), ("test", splits.test)):
         asked = set(np.unique(part.labels).tolist())
         if asked - taught:
@@ -116,12 +123,17 @@ def _check_classes(splits: Splits, name: str) -> None:
                 f"expected inputs of every class in train of {name}, {split} has the classes "
                 f"{untaught[:5]} and train none of them"
             )
-        if taught - asked:
-            print(
-                f"note: {len(taught - asked)} of {len(taught)} classes of {name} have no input in "
-                f"{split}",
-                file=sys.stderr,
-            )
+        _note_absent(splits.label_names, asked, split, name)
+
+
+def _note_absent(names: tuple[str, ...], present: set[int], split: str, data: str) -> None:
+    absent = [name for i, name in enumerate(names) if i not in present]
+    if absent:
+        print(
+            f"note: {len(absent)} of {len(names)} classes of {data} have no input in {split} "
+            f"({', '.join(absent[:5])})",
+            file=sys.stderr,
+        )
 
 
 def _joined(parts: list[LabelledData]) -> LabelledData:

@@ -1,0 +1,52 @@
+"""Ctrl-C in the middle of a command that only reads: one line, status 130, nothing left behind."""
+
+import signal
+import socket
+import time
+
+import pytest
+from tools.processes import contents, has_loaded, needs_proc, start, wait_for
+
+pytestmark = [pytest.mark.slow, needs_proc]
+
+LINES = {
+    "train evaluate": "--checkpoint {small} --data digits-more --split all --out {out}/e.json",
+    "train convert": "--weights {small}/model.safetensors --model small-cnn --data digits"
+    " --image-mean 0,0,0 --image-std 1,1,1 --image-size 8 --out {out}/c",
+    "export verify": "--bundle {bundle} --data digits --against {small}",
+    "edge_runtime doctor": "--bundle {bundle} --cloud {silent} --deadline-s 60",
+    "benchmarks latency": "--bundle {bundle} --calls 100000000 --out {out}/l.json",
+    "benchmarks overhead": "--out {out}/o.json",
+    "benchmarks check": "",
+}
+# What is in memory once the work goes on: before that, the interpreter is still importing.
+WORKS = {
+    "train": "libtorch_cpu",
+    "export": "libtorch_cpu",
+    "edge_runtime": "onnxruntime",
+    "benchmarks": "onnxruntime",
+    "benchmarks check": "pocketfft",
+}
+
+
+@pytest.fixture
+def silent():
+    """An address where connections are taken and nothing is ever said."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("command", LINES)
+def test_ctrl_c_is_one_line_and_leaves_nothing(command, bundle, small_checkpoint, silent, tmp_path):
+    before = contents(bundle), contents(small_checkpoint)
+    places = {"small": small_checkpoint, "bundle": bundle, "out": tmp_path, "silent": silent}
+    words = LINES[command].format(**places).split()
+    module = command.split()[0]
+    process = start(module, *command.split()[1:], *words)
+    wait_for(lambda: has_loaded(process, WORKS.get(command, WORKS[module])), process)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, f"python -m {module}: interrupted\n")
+    assert not list(tmp_path.iterdir())
+    assert (contents(bundle), contents(small_checkpoint)) == before

@@ -1,0 +1,86 @@
+"""Half precision and CUDA: the loss keeps its value, training learns, and the rest is as ever."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tools.devices import DEVICES, cuda
+
+from edge_runtime import EdgeModel
+from export.commands.build import BuildSettings
+from train import data, gatekeeper_loss, linear_gatekeeper_loss
+from train.evaluate import EvaluateSettings
+from train.fit import FitSettings
+from train.models import open_checkpoint
+from train.tune import TuneSettings
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_loss_of_half_precision_logits_is_that_of_their_values_in_float64(device, dtype):
+    torch.manual_seed(0)
+    half = torch.randn(64, 1000, device=device).mul(4).to(dtype).requires_grad_()
+    labels = torch.where(torch.arange(64) % 2 == 0, half.argmax(-1).cpu(), 7).to(device)
+    exact = half.detach().double().requires_grad_()
+    ours, wanted = (gatekeeper_loss(z, labels, 0.3) for z in (half, exact))
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=0)
+    (gradient,), (wanted_gradient,) = (
+        torch.autograd.grad(loss, z) for loss, z in ((ours, half), (wanted, exact))
+    )
+    # The gradient has the type of the logits: half a unit in its last place is what rounding costs.
+    step = torch.finfo(dtype).eps
+    torch.testing.assert_close(gradient.double(), wanted_gradient, rtol=step, atol=1e-7)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_chunked_loss_agrees_in_bfloat16(device):
+    torch.manual_seed(1)
+    hidden = torch.randn(48, 32, device=device, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(500, 32, device=device, dtype=torch.bfloat16, requires_grad=True)
+    labels = torch.randint(0, 500, (48,), device=device)
+    chunked = linear_gatekeeper_loss(hidden, weight, labels, 0.4, chunk_tokens=16)
+    dense = gatekeeper_loss(hidden @ weight.T, labels, 0.4)
+    torch.testing.assert_close(chunked, dense, rtol=1e-3, atol=0)
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def mixed(request, tmp_path_factory):
+    """Return (device, checkpoint folder) of a model fitted under bf16 autocast."""
+    out = tmp_path_factory.mktemp("mixed") / "out"
+    FitSettings(out=out, epochs=12, patience=12, precision="bf16", device=request.param).run()
+    return request.param, out
+
+
+@pytest.mark.slow
+def test_training_under_autocast_learns_and_names_its_device(mixed):
+    device, out = mixed
+    record = json.loads((out / "training.json").read_text())
+    assert record["validation_accuracy"] > 0.6
+    assert record["device"].startswith(device)
+    weights = open_checkpoint(out).model.state_dict().values()
+    assert {w.dtype for w in weights if w.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_any_device_is_tuned_evaluated_and_exported(mixed, tmp_path, capsys):
+    device, fitted = mixed
+    tuned = tmp_path / "tuned"
+    TuneSettings(checkpoint=fitted, out=tuned, epochs=2, precision="bf16", device=device).run()
+    EvaluateSettings(checkpoint=tuned, device=device).run()
+    assert "acc(M_S)" in capsys.readouterr().out
+    BuildSettings(checkpoint=tuned, out=tmp_path / "bundle", threshold=0.9).run()
+    pictures = data.load("digits", limit=60).test.array()
+    np.testing.assert_array_equal(
+        EdgeModel.open(tmp_path / "bundle")(pictures).prediction,
+        open_checkpoint(tuned).predict(pictures).argmax(axis=-1),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", [cuda])
+def test_half_precision_with_loss_scaling_learns(device, tmp_path):
+    FitSettings(out=tmp_path / "out", epochs=12, patience=12, precision="fp16", device=device).run()
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert record["validation_accuracy"] > 0.6
