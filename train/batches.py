@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,20 +24,30 @@ class EncodedData(torch.utils.data.Dataset[dict[str, Tensor]]):
     Pictures pass the processor once, not once an epoch, unless they would fill the memory. Texts
     are encoded batch by batch, each padded to its own longest.
 
+    Args:
+        checkpoint: Knows how the model wants its inputs.
+        data: The split.
+        columns: What else is known of its rows, by name, each [n, ...].
+
     Attributes:
         workers: Processes that should encode ahead of the step.
     """
 
-    def __init__(self, checkpoint: Checkpoint, data: LabelledData) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        data: LabelledData,
+        columns: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self._checkpoint = checkpoint
         self._data = data
-        self._labels = torch.from_numpy(np.asarray(data.labels))
+        self._columns = {"labels": torch.from_numpy(np.asarray(data.labels)), **(columns or {})}
         self._pixels = self._encode_all() if checkpoint.kind == "image" else None
         late = checkpoint.kind == "image" and self._pixels is None
         self.workers = min(_MOST_WORKERS, os.cpu_count() or 1) if late else 0
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self._data)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
@@ -46,9 +56,10 @@ class EncodedData(torch.utils.data.Dataset[dict[str, Tensor]]):
         """Return a batch; torch's loader prefers this to single items."""
         rows = torch.as_tensor(indices)
         if self._pixels is not None:
-            return {"pixel_values": self._pixels[rows], "labels": self._labels[rows]}
-        encoded = self._checkpoint.encode([self._data.inputs[i] for i in indices])
-        return {**encoded, "labels": self._labels[rows]}
+            encoded = {"pixel_values": self._pixels[rows]}
+        else:
+            encoded = self._checkpoint.encode([self._data.inputs[i] for i in indices])
+        return {**encoded, **{name: values[rows] for name, values in self._columns.items()}}
 
     def _encode_all(self) -> Tensor | None:
         size = len(self._data)

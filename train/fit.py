@@ -48,14 +48,14 @@ class FitSettings:
         """Fit, and write the checkpoint."""
         from train import data
         from train.loop import Schedule, train_checkpoint, usual_batch_size
-        from train.objectives import cross_entropy
+        from train.objectives import CrossEntropy
         from train.output import settings_record
 
         splits = data.load(self.data, limit=self.limit)
         train_checkpoint(
             self.untrained(splits),
             splits,
-            cross_entropy,
+            CrossEntropy(),
             Schedule(
                 epochs=self.epochs,
                 batch_size=self.batch_size or usual_batch_size(len(splits.train)),

@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,6 @@ from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
     ProgressCallback,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
@@ -29,9 +28,10 @@ from train.data import LabelledData, Splits
 from train.devices import Device, uses_cuda
 from train.errors import TrainingError
 from train.models import Checkpoint, save
+from train.objectives import Objective
 from train.output import full_disk_in_words, refuse_existing
+from train.trainer import ObjectiveTrainer
 
-Loss = Callable[[Tensor, Tensor, "int | Tensor"], Tensor]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _LARGE_SET = 10_000
 
@@ -74,25 +74,27 @@ def usual_batch_size(inputs: int) -> int:
 def train_checkpoint(
     checkpoint: Checkpoint,
     splits: Splits,
-    loss: Loss,
+    objective: Objective,
     schedule: Schedule,
     *,
     out: Path,
     resume: bool,
     overwrite: bool,
     record: dict[str, Any],
+    columns: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Train and write the checkpoint folder `out`, with `training.json` beside the weights.
 
     Args:
         checkpoint: What to start from.
         splits: Trains on `train`, watches `validation`.
-        loss: (logits, labels, items) -> the summed loss over `items`.
+        objective: The loss.
         schedule: How long and how fast.
         out: The folder to write; the work is kept beside it until it is done.
         resume: Go on from the last epoch of an interrupted run.
         overwrite: Replace an existing folder.
         record: What else `training.json` says.
+        columns: What the objective knows of each training row beside its label, each [n, ...].
 
     Raises:
         OutputError: The folder is not empty.
@@ -107,9 +109,12 @@ def train_checkpoint(
     start = time.perf_counter()
     wait = DataWait()
     with full_disk_in_words(out.parent):
-        trainer = _trainer(checkpoint, splits, loss, schedule, work)
+        objective.attach(checkpoint.model)
+        train = EncodedData(checkpoint, splits.train, columns)
+        trainer = _trainer(checkpoint, train, splits.validation, objective, schedule, work)
         trainer.add_callback(wait)
         _run(trainer, _last_epoch(work) if resume else None)
+    objective.detach(checkpoint.model)
     checkpoint.model.eval()
     extra = {
         **record,
@@ -134,7 +139,7 @@ def train_checkpoint(
     )
 
 
-def _run(trainer: Trainer, last_epoch: str | None) -> None:
+def _run(trainer: ObjectiveTrainer, last_epoch: str | None) -> None:
     try:
         with warnings.catch_warnings():
             # Where time stamps are coarse the Trainer sorts its epochs by number, and says so.
@@ -167,23 +172,23 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _trainer(
-    checkpoint: Checkpoint, splits: Splits, loss: Loss, schedule: Schedule, work: Path
-) -> Trainer:
-    def compute_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-        items = len(labels) if num_items_in_batch is None else num_items_in_batch
-        return loss(outputs.logits, labels, items)
-
+    checkpoint: Checkpoint,
+    train: EncodedData,
+    validation: LabelledData,
+    objective: Objective,
+    schedule: Schedule,
+    work: Path,
+) -> ObjectiveTrainer:
     callbacks: list[TrainerCallback] = [StopOnNaN()]
     if schedule.patience is not None:
         callbacks.append(EarlyStoppingCallback(schedule.patience))
-    train = EncodedData(checkpoint, splits.train)
-    trainer = Trainer(
+    trainer = ObjectiveTrainer(
+        objective,
         model=checkpoint.model,
         args=_arguments(schedule, work, train.workers),
         train_dataset=train,
-        eval_dataset=EncodedData(checkpoint, splits.validation),
+        eval_dataset=EncodedData(checkpoint, validation),
         data_collator=as_it_comes,
-        compute_loss_func=compute_loss,
         callbacks=callbacks,
     )
     # Its progress callbacks print every log as a dictionary; the bar below shows the same.

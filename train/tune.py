@@ -52,7 +52,7 @@ class TuneSettings:
         from train import data
         from train.loop import Schedule, train_checkpoint, usual_batch_size
         from train.matching import open_for
-        from train.objectives import objective
+        from train.objectives import CrossEntropy, Gatekeeper
         from train.output import settings_record
 
         splits = data.load(self.data, limit=self.limit)
@@ -60,7 +60,7 @@ class TuneSettings:
         train_checkpoint(
             checkpoint,
             splits,
-            objective(self.objective, self.alpha),
+            Gatekeeper(self.alpha) if self.objective == "gatekeeper" else CrossEntropy(),
             Schedule(
                 epochs=self.epochs,
                 batch_size=self.batch_size or usual_batch_size(len(splits.train)),

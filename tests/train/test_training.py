@@ -118,16 +118,17 @@ def test_accumulation_gives_the_update_of_the_whole_batch(small_checkpoint):
 
 def gradients_after(path, *, batch_size, accumulation):
     """Return the summed gradients of one update of 8 rows, in eval mode."""
-    from train.objectives import objective
+    from train.objectives import Gatekeeper, Step
 
     checkpoint = open_checkpoint(path)
     train = data.load("digits", limit=8).train
     pixels = checkpoint.pixel_values([train.inputs[i] for i in range(8)])
     labels = torch.from_numpy(train.labels)
-    loss = objective("gatekeeper", 0.5)
+    loss = Gatekeeper(0.5).loss
     for step in range(accumulation):
         rows = slice(step * batch_size, (step + 1) * batch_size)
-        loss(checkpoint.model(pixel_values=pixels[rows]).logits, labels[rows], 8).backward()
+        logits = checkpoint.model(pixel_values=pixels[rows]).logits
+        loss(Step(logits, labels[rows], {}, 8)).backward()
     return [p.grad for p in checkpoint.model.parameters()]
 
 
