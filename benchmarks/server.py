@@ -27,7 +27,8 @@ def running_server(arguments: Sequence[str], *, ready_timeout_s: float = 120.0) 
         ServerStartError: The process ended, or said nothing in time.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", *arguments],
+        [sys.executable, "-m", "benchmarks.leash", *arguments],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -41,7 +42,7 @@ def running_server(arguments: Sequence[str], *, ready_timeout_s: float = 120.0) 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        for stream in (process.stdout, process.stderr):
+        for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
 

@@ -107,9 +107,10 @@ def test_a_demo_that_is_stopped_leaves_no_results_and_no_server(sent, large_chec
     out = tmp_path / "out"
     line = ["--large", large_checkpoint, "--small", large_checkpoint, "--limit", "100"]
     process = start("demo", *line, "--seeds", "0", "--out", out)
-    # Its first child is the server of M_L.
+    # Its first child is the server of M_L; once it listens nothing it does would end it.
     processes.wait_for(
-        lambda: (out / "bundle-tuned").exists() and children_of(process.pid), process
+        lambda: (out / "bundle-tuned").exists() and any(map(listens, children_of(process.pid))),
+        process,
     )
     servers = children_of(process.pid)
     process.send_signal(sent)
@@ -119,6 +120,14 @@ def test_a_demo_that_is_stopped_leaves_no_results_and_no_server(sent, large_chec
     assert not (out / "results.json").exists()
     for server in servers:
         assert is_gone(server)
+
+
+def listens(pid):
+    """Is one of the process's sockets in state 0A, TCP_LISTEN?"""
+    links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+    tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables for line in table]
+    return any(row[3] == "0A" and f"socket:[{row[9]}]" in links for row in rows)
 
 
 def is_gone(pid):
