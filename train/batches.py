@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -55,11 +56,23 @@ class EncodedData(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Return a batch; torch's loader prefers this to single items."""
         rows = torch.as_tensor(indices)
+        columns = {name: values[rows] for name, values in self._columns.items()}
+        return {**self.inputs_at(indices), **columns}
+
+    def inputs_at(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Return the model's inputs of some rows."""
         if self._pixels is not None:
-            encoded = {"pixel_values": self._pixels[rows]}
-        else:
-            encoded = self._checkpoint.encode([self._data.inputs[i] for i in indices])
-        return {**encoded, **{name: values[rows] for name, values in self._columns.items()}}
+            return {"pixel_values": self._pixels[torch.as_tensor(indices)]}
+        return self._checkpoint.encode([self._data.inputs[i] for i in indices])
+
+    def column(self, name: str) -> Tensor:
+        """Return one of the columns [n, ...], to read or to overwrite in place."""
+        return self._columns[name]
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The labels int64 [n]."""
+        return self._data.labels
 
     def _encode_all(self) -> Tensor | None:
         size = len(self._data)

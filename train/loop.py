@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,12 +27,14 @@ from train.callbacks import DataWait, Progress, StopOnNaN
 from train.data import LabelledData, Splits
 from train.devices import Device, uses_cuda
 from train.errors import TrainingError
+from train.guards import Collapse
 from train.models import Checkpoint, save
 from train.objectives import Objective
 from train.output import full_disk_in_words, refuse_existing
 from train.trainer import ObjectiveTrainer
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Watcher = Callable[[EncodedData], TrainerCallback]
 _LARGE_SET = 10_000
 
 
@@ -82,7 +84,9 @@ def train_checkpoint(
     overwrite: bool,
     record: dict[str, Any],
     columns: Mapping[str, Tensor] | None = None,
-) -> None:
+    watchers: Sequence[Watcher] = (),
+    guarded: bool = False,
+) -> str | None:
     """Train and write the checkpoint folder `out`, with `training.json` beside the weights.
 
     Args:
@@ -95,6 +99,11 @@ def train_checkpoint(
         overwrite: Replace an existing folder.
         record: What else `training.json` says.
         columns: What the objective knows of each training row beside its label, each [n, ...].
+        watchers: Make further callbacks of the encoded training data.
+        guarded: End a run that collapses with the weights of its last good epoch.
+
+    Returns:
+        Why the guard ended the run, or None.
 
     Raises:
         OutputError: The folder is not empty.
@@ -112,8 +121,15 @@ def train_checkpoint(
         objective.attach(checkpoint.model)
         train = EncodedData(checkpoint, splits.train, columns)
         trainer = _trainer(checkpoint, train, splits.validation, objective, schedule, work)
-        trainer.add_callback(wait)
+        for callback in (wait, *(watcher(train) for watcher in watchers)):
+            trainer.add_callback(callback)
+        guard = Collapse(checkpoint.model, trainer.eval_dataset) if guarded else None
+        if guard is not None:
+            trainer.add_callback(guard)
         _run(trainer, _last_epoch(work) if resume else None)
+    reason = None if guard is None else guard.reason
+    if guard is not None and reason is not None:
+        guard.restore(checkpoint.model)
     objective.detach(checkpoint.model)
     checkpoint.model.eval()
     extra = {
@@ -122,21 +138,23 @@ def train_checkpoint(
         "validation_accuracy": accuracy(checkpoint, splits.validation),
         "device": str(trainer.args.device),
         "data_wait_share": round(wait.share, 4),
+        "stopped": reason,
         "wall_time_s": round(time.perf_counter() - start, 2),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     # With several processes one of them writes.
     if not trainer.is_world_process_zero():
-        return
+        return reason
     checkpoint.model.to("cpu")
     with full_disk_in_words(out.parent):
         save(checkpoint, out, extra=extra)
     shutil.rmtree(work, ignore_errors=True)
     print(
         f"{out}: validation accuracy {extra['validation_accuracy']:.4f} after "
-        f"{extra['epochs_run']} epochs, {extra['wall_time_s']} s",
+        f"{extra['epochs_run']} epochs, {extra['wall_time_s']} s{f'; {reason}' if reason else ''}",
         flush=True,
     )
+    return reason
 
 
 def _run(trainer: ObjectiveTrainer, last_epoch: str | None) -> None:

@@ -22,6 +22,7 @@ def gatekeeper_loss(
     ignore_index: int = -100,
     normalize: Normalize = "batch",
     denominator: float | Tensor | None = None,
+    correct: Tensor | None = None,
 ) -> Tensor:
     """Return alpha * CE over the right + (1 - alpha) * KL(p || uniform) over the wrong.
 
@@ -37,6 +38,8 @@ def gatekeeper_loss(
         ignore_index: Label of positions that do not count.
         normalize: `batch` divides by N (fully masked rows count), `token` by the valid positions.
         denominator: Divides by this instead, e.g. the items of all accumulation steps.
+        correct: bool, the shape of `labels`: which positions count as right, where that is known
+            otherwise than from these logits (out-of-fold or eval-mode predictions).
 
     Returns:
         A scalar; 0 where nothing is valid.
@@ -50,7 +53,8 @@ def gatekeeper_loss(
     if denominator is None:
         denominator = len(labels) if normalize == "batch" else int(valid.sum())
         denominator = max(denominator, 1)
-    total: Tensor = _RowsLoss.apply(logits.flatten(0, -2), targets, valid, alpha)
+    right = None if correct is None else _flags(correct, labels).flatten()
+    total: Tensor = _RowsLoss.apply(logits.flatten(0, -2), targets, valid, alpha, right)
     return total / denominator
 
 
@@ -62,6 +66,14 @@ def _check(logits: Tensor, labels: Tensor, alpha: float) -> None:
             "expected logits [N, C] with labels [N], or [N, T, V] with [N, T], got "
             f"{list(logits.shape)} and {list(labels.shape)}"
         )
+
+
+def _flags(correct: Tensor, labels: Tensor) -> Tensor:
+    if correct.shape != labels.shape:
+        raise ValueError(
+            f"expected correct of shape {list(labels.shape)}, got {list(correct.shape)}"
+        )
+    return correct.bool()
 
 
 def valid_positions(labels: Tensor, mask: Tensor | None, ignore_index: int) -> Tensor:
@@ -98,14 +110,22 @@ class _RowsLoss(torch.autograd.Function):
     """Sums the loss over blocks of rows and keeps the gradient, which the forward pass forms."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, valid: Tensor, alpha: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        targets: Tensor,
+        valid: Tensor,
+        alpha: float,
+        right: Tensor | None,
+    ) -> Tensor:
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=wide_type(logits.dtype), device=logits.device)
         step = block_rows(logits.shape[-1], logits.dtype, logits.device)
         for start in range(0, len(logits), step):
             rows = slice(start, start + step)
             part = None if gradient is None else gradient[rows]
-            total += row_losses(logits[rows], targets[rows], valid[rows], alpha, part).sum()
+            known = None if right is None else right[rows]
+            total += row_losses(logits[rows], targets[rows], valid[rows], alpha, part, known).sum()
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return total
@@ -114,7 +134,7 @@ class _RowsLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0].to(gradient.dtype), None, None, None
+        return gradient * grads[0].to(gradient.dtype), None, None, None, None
 
 
 class GatekeeperLoss(nn.Module):

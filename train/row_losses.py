@@ -30,7 +30,12 @@ def wide_type(dtype: torch.dtype) -> torch.dtype:
 
 
 def row_losses(
-    logits: Tensor, targets: Tensor, valid: Tensor, alpha: float, gradient: Tensor | None
+    logits: Tensor,
+    targets: Tensor,
+    valid: Tensor,
+    alpha: float,
+    gradient: Tensor | None,
+    right: Tensor | None = None,
 ) -> Tensor:
     """Return each row's loss [M], and fill in its gradient.
 
@@ -44,13 +49,15 @@ def row_losses(
         valid: bool [M].
         alpha: Weight of the right, in [0, 1].
         gradient: float [M, C] to write to, or None where no gradient is wanted.
+        right: bool [M], which rows count as right; None asks the logits.
     """
     wide = logits.to(wide_type(logits.dtype))
     # One softmax is faster than exponentials of one's own; its largest value is 1 / sum exp.
     p = wide.softmax(dim=-1)
     top = wide.amax(dim=-1)
     log_p = (wide - (top - p.amax(dim=-1).log())[:, None]).clamp_(min=_LOWEST)
-    right = _is_right(wide, top, targets)
+    if right is None:
+        right = _is_right(wide, top, targets)
     on_right = alpha * right.to(p.dtype)
     on_wrong = (1.0 - alpha) * (~right).to(p.dtype)
     negative_entropy = torch.linalg.vecdot(p, log_p)

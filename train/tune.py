@@ -1,4 +1,4 @@
-"""The command `python -m train tune`: stage 2, the Gatekeeper loss or its control."""
+"""The command `python -m train tune`: stage 2, the Gatekeeper loss or a rival."""
 
 from __future__ import annotations
 
@@ -23,10 +23,31 @@ class TuneSettings:
     checkpoint: Path = field("checkpoint folder to start from")
     data: str = field("data set name, folder or file", default="digits")
     out: Path = field("checkpoint folder to write")
-    objective: Literal["gatekeeper", "cross_entropy"] = field(
-        "gatekeeper, or cross_entropy for the control", default="gatekeeper"
+    objective: Literal["gatekeeper", "cross_entropy", "label_smoothing", "cascade_aware"] = field(
+        "gatekeeper, cross_entropy (the control), label_smoothing or cascade_aware",
+        default="gatekeeper",
     )
-    alpha: float = field("weight of the right samples, in [0, 1]", default=0.5)
+    alpha: float = field("Gatekeeper: weight of the right samples, in [0, 1]", default=0.5)
+    smoothing: float = field("label_smoothing: share spread over all classes", default=0.1)
+    head: Literal["shared", "auxiliary"] = field(
+        "auxiliary: cross-entropy on the model's head, the objective on a second one that is "
+        "dropped after training",
+        default="shared",
+    )
+    stage2_data: Literal["auto", "same", "augment", "holdout", "crossfit"] = field(
+        "what to tune on: the training data as they are (same) or augmented, half of validation "
+        "(holdout), or the training data judged by models that never saw them (crossfit); auto "
+        "looks at the training accuracy",
+        default="auto",
+    )
+    correctness: Literal["train", "eval"] = field(
+        "who is right: by the batch's own logits (train), or by eval mode once an epoch",
+        default="train",
+    )
+    large: Path | None = field(
+        "checkpoint folder of M_L, for cascade_aware and to say what the user gets", default=None
+    )
+    guard: bool = field("stop a run that collapses; --guard=false to let it", default=True)
     epochs: int = field("epochs, all of them run", default=15)
     batch_size: int | None = field(
         "inputs a step (default: 32, or 128 from 10,000 inputs on)", default=None
@@ -45,35 +66,26 @@ class TuneSettings:
     def __post_init__(self) -> None:
         if not 0.0 <= self.alpha <= 1.0:
             raise SettingError(f"expected --alpha in [0, 1], got {self.alpha}")
+        if not 0.0 <= self.smoothing < 1.0:
+            raise SettingError(f"expected --smoothing in [0, 1), got {self.smoothing}")
+        if self.objective == "cascade_aware" and self.large is None:
+            raise SettingError(
+                "expected --large beside --objective cascade_aware: it has to know where M_L is "
+                "right"
+            )
+        if self.objective != "gatekeeper" and self.correctness != "train":
+            raise SettingError(
+                f"expected --objective gatekeeper beside --correctness eval, got {self.objective}"
+            )
         check_training_settings(self)
 
     def run(self) -> None:
         """Tune, and write the checkpoint."""
         from train import data
-        from train.loop import Schedule, train_checkpoint, usual_batch_size
         from train.matching import open_for
-        from train.objectives import CrossEntropy, Gatekeeper
-        from train.output import settings_record
+        from train.stage2 import tune
 
         splits = data.load(self.data, limit=self.limit)
-        checkpoint = open_for(self.checkpoint, splits.train, self.data)
-        train_checkpoint(
-            checkpoint,
-            splits,
-            Gatekeeper(self.alpha) if self.objective == "gatekeeper" else CrossEntropy(),
-            Schedule(
-                epochs=self.epochs,
-                batch_size=self.batch_size or usual_batch_size(len(splits.train)),
-                accumulation=self.accumulation,
-                learning_rate=self.learning_rate,
-                weight_decay=0.0,
-                scheduler="cosine",
-                precision=self.precision,
-                device=self.device,
-                seed=self.seed,
-            ),
-            out=self.out,
-            resume=self.resume,
-            overwrite=self.overwrite,
-            record=settings_record("tune", self),
-        )
+        start = open_for(self.checkpoint, splits.train, self.data)
+        large = None if self.large is None else open_for(self.large, splits.train, self.data)
+        tune(self, start, splits, large)

@@ -124,7 +124,10 @@ def test_a_demo_that_is_stopped_leaves_no_results_and_no_server(sent, large_chec
 
 def listens(pid):
     """Is one of the process's sockets in state 0A, TCP_LISTEN?"""
-    links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+    try:
+        links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:  # a file was closed, or the process ended, while we looked
+        return False
     tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
     rows = [line.split() for table in tables for line in table]
     return any(row[3] == "0A" and f"socket:[{row[9]}]" in links for row in rows)

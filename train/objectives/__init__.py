@@ -1,7 +1,9 @@
 """The losses that the commands offer, in the form the training loop wants them."""
 
+from train.objectives.auxiliary import Auxiliary
 from train.objectives.base import Objective, Step
+from train.objectives.cascade_aware import CascadeAware
 from train.objectives.cross_entropy import CrossEntropy
 from train.objectives.gatekeeper import Gatekeeper
 
-__all__ = ["CrossEntropy", "Gatekeeper", "Objective", "Step"]
+__all__ = ["Auxiliary", "CascadeAware", "CrossEntropy", "Gatekeeper", "Objective", "Step"]

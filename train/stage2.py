@@ -1,0 +1,177 @@
+"""Stage 2: which data to tune on, who counts as right in them, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from edge_runtime import metrics
+from train.correctness import EvalModeRight, out_of_fold_right
+from train.data import LabelledData, Splits
+from train.data.labelled import split_stratified
+from train.guards import warnings_before
+from train.loop import Schedule, Watcher, train_checkpoint, usual_batch_size
+from train.models import Checkpoint
+from train.objectives import Auxiliary, CascadeAware, CrossEntropy, Gatekeeper, Objective
+from train.objectives.cascade_aware import LARGE_RIGHT
+from train.objectives.gatekeeper import RIGHT
+from train.output import refuse_existing, settings_record
+from train.tune import TuneSettings
+
+_SATURATED = 0.98
+_HELD_OUT = 0.5
+_RATIO = 0.3
+_LARGEST_DROP = 0.01
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass
+class _Plan:
+    """What a tuning works with."""
+
+    splits: Splits
+    schedule: Schedule
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    watchers: list[Watcher] = field(default_factory=list)
+
+
+def tune(
+    settings: TuneSettings, start: Checkpoint, splits: Splits, large: Checkpoint | None = None
+) -> str | None:
+    """Tune a checkpoint and write it to `settings.out`; say what was found on the way.
+
+    Args:
+        settings: How.
+        start: M_S; its weights are changed.
+        splits: Tuned on `train` (or what `stage2_data` makes of it), watched on `validation`.
+        large: M_L, where it is known.
+
+    Returns:
+        Why the guard ended the run, or None.
+
+    Raises:
+        TrainError: As `train_checkpoint`.
+    """
+    refuse_existing(settings.out, overwrite=settings.overwrite)
+    trained_right = right_of(start, splits.train)
+    before = _state(start, splits.validation)
+    plan = _plan(settings, start, splits, trained_right)
+    if settings.objective == "gatekeeper":
+        for line in warnings_before(settings.alpha, right_of(start, plan.splits.train)):
+            print(f"warning: {line}", file=sys.stderr)
+    if large is not None:
+        plan.columns[LARGE_RIGHT] = torch.from_numpy(right_of(large, plan.splits.train))
+    reason = train_checkpoint(
+        start,
+        plan.splits,
+        _objective(settings, by_column=RIGHT in plan.columns),
+        plan.schedule,
+        out=settings.out,
+        resume=settings.resume,
+        overwrite=settings.overwrite,
+        record=settings_record("tune", settings),
+        columns=plan.columns,
+        watchers=plan.watchers,
+        guarded=settings.guard,
+    )
+    shutil.rmtree(_folds(settings.out), ignore_errors=True)
+    _report(before, _state(start, splits.validation), large, splits.validation)
+    return reason
+
+
+def right_of(checkpoint: Checkpoint, data: LabelledData) -> Flags:
+    """Return bool [n]: which inputs a checkpoint gets right."""
+    right: Flags = checkpoint.predict(data.inputs).argmax(axis=-1) == data.labels
+    return right
+
+
+def _plan(settings: TuneSettings, start: Checkpoint, splits: Splits, right: Flags) -> _Plan:
+    schedule = Schedule(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size or usual_batch_size(len(splits.train)),
+        accumulation=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        weight_decay=0.0,
+        scheduler="cosine",
+        precision=settings.precision,
+        device=settings.device,
+        seed=settings.seed,
+    )
+    plan = _Plan(splits, schedule)
+    kind = settings.stage2_data
+    if kind == "auto":
+        kind = "augment" if right.mean() >= _SATURATED and start.kind == "image" else "same"
+        print(
+            f"stage 2 data: {kind}, M_S is right on {right.mean():.1%} of its training data",
+            flush=True,
+        )
+    if kind == "augment":
+        plan.schedule = dataclasses.replace(schedule, augment="auto")
+    if kind == "holdout":
+        plan.splits = _held_out(splits, settings.seed)
+    if kind == "crossfit" and settings.objective == "gatekeeper":
+        folds = out_of_fold_right(start, splits.train, schedule, _folds(settings.out))
+        plan.columns[RIGHT] = torch.from_numpy(folds)
+    elif settings.correctness == "eval":
+        plan.columns[RIGHT] = torch.zeros(len(plan.splits.train), dtype=torch.bool)
+        plan.watchers.append(EvalModeRight)
+    return plan
+
+
+def _held_out(splits: Splits, seed: int) -> Splits:
+    rows, rest = split_stratified(splits.validation.labels, _HELD_OUT, seed)
+    print(
+        f"stage 2 on {len(rows)} held-out inputs instead of {len(splits.train)}; that costs "
+        f"validation {len(rows)} of its {len(splits.validation)}",
+        flush=True,
+    )
+    return Splits(splits.validation.take(rows), splits.validation.take(rest), splits.test)
+
+
+def _folds(out: Path) -> Path:
+    return out.parent / f".{out.name}.folds"
+
+
+def _objective(settings: TuneSettings, *, by_column: bool) -> Objective:
+    made: dict[str, Any] = {
+        "gatekeeper": lambda: Gatekeeper(settings.alpha, by_column=by_column),
+        "cross_entropy": CrossEntropy,
+        "label_smoothing": lambda: CrossEntropy(settings.smoothing),
+        "cascade_aware": CascadeAware,
+    }
+    objective: Objective = made[settings.objective]()
+    return Auxiliary(objective) if settings.head == "auxiliary" else objective
+
+
+def _state(checkpoint: Checkpoint, data: LabelledData) -> tuple[Any, Any]:
+    logits = checkpoint.predict(data.inputs)
+    right = (logits.argmax(axis=-1) == data.labels).astype(float)
+    return metrics.max_softmax(logits), right
+
+
+def _report(before: Any, after: Any, large: Checkpoint | None, validation: LabelledData) -> None:
+    """Say on validation what the user gets, before and after; a perfect M_L stands for none."""
+    quality = 1.0 if large is None else right_of(large, validation).astype(float)
+    what = "a perfect M_L (name yours with --large)" if large is None else "M_L"
+    joint = [metrics.joint_accuracy_at(*state, quality, _RATIO) for state in (before, after)]
+    accuracy = [float(right.mean()) for _, right in (before, after)]
+    print(
+        f"validation: acc(M_S) {accuracy[0]:.4f} -> {accuracy[1]:.4f}, joint accuracy at "
+        f"{_RATIO:.0%} with {what} {joint[0]:.4f} -> {joint[1]:.4f}",
+        flush=True,
+    )
+    if accuracy[1] < accuracy[0] - _LARGEST_DROP:
+        print(
+            f"warning: M_S lost {accuracy[0] - accuracy[1]:.1%} of accuracy: compare with the "
+            "control (--objective cross_entropy) before you ship it",
+            file=sys.stderr,
+        )
