@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from train.augment import Augment
 from train.data import LabelledData
 from train.models import Checkpoint
 
@@ -24,12 +25,20 @@ class EncodedData(torch.utils.data.Dataset[dict[str, Tensor]]):
     Pictures pass the processor once, not once an epoch, unless they would fill the memory. Texts
     are encoded batch by batch, each padded to its own longest.
 
+    Args:
+        checkpoint: The model the data are for.
+        data: The split.
+        augment: Applied to encoded pictures whenever they are asked for.
+
     Attributes:
         workers: Processes that should encode ahead of the step.
     """
 
-    def __init__(self, checkpoint: Checkpoint, data: LabelledData) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, data: LabelledData, *, augment: Augment | None = None
+    ) -> None:
         self._checkpoint = checkpoint
+        self._augment = augment
         self._data = data
         self._labels = torch.from_numpy(np.asarray(data.labels))
         self._pixels = self._encode_all() if checkpoint.kind == "image" else None
@@ -46,9 +55,12 @@ class EncodedData(torch.utils.data.Dataset[dict[str, Tensor]]):
         """Return a batch; torch's loader prefers this to single items."""
         rows = torch.as_tensor(indices)
         if self._pixels is not None:
-            return {"pixel_values": self._pixels[rows], "labels": self._labels[rows]}
-        encoded = self._checkpoint.encode([self._data.inputs[i] for i in indices])
-        return {**encoded, "labels": self._labels[rows]}
+            batch = {"pixel_values": self._pixels[rows]}
+        else:
+            batch = self._checkpoint.encode([self._data.inputs[i] for i in indices])
+        if self._augment is not None:
+            batch["pixel_values"] = self._augment(batch["pixel_values"], indices)
+        return {**batch, "labels": self._labels[rows]}
 
     def _encode_all(self) -> Tensor | None:
         size = len(self._data)

@@ -23,6 +23,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from train.augment import Augment
 from train.batches import EncodedData, as_it_comes
 from train.callbacks import DataWait, Progress, StopOnNaN
 from train.data import LabelledData, Splits
@@ -52,6 +53,7 @@ class Schedule:
         precision: `auto` is bf16 on CUDA, else fp32.
         device: `auto` takes CUDA where it is.
         seed: Seed of the order of the pictures.
+        augment: How training pictures are varied; None leaves them.
     """
 
     epochs: int
@@ -64,6 +66,7 @@ class Schedule:
     precision: Precision = "auto"
     device: Device = "auto"
     seed: int = 0
+    augment: Augment | None = None
 
 
 def usual_batch_size(inputs: int) -> int:
@@ -115,6 +118,7 @@ def train_checkpoint(
         **record,
         "epochs_run": round(trainer.state.epoch or 0),
         "validation_accuracy": accuracy(checkpoint, splits.validation),
+        "augmentation": schedule.augment.kind if schedule.augment else "none",
         "device": str(trainer.args.device),
         "data_wait_share": round(wait.share, 4),
         "wall_time_s": round(time.perf_counter() - start, 2),
@@ -176,7 +180,7 @@ def _trainer(
     callbacks: list[TrainerCallback] = [StopOnNaN()]
     if schedule.patience is not None:
         callbacks.append(EarlyStoppingCallback(schedule.patience))
-    train = EncodedData(checkpoint, splits.train)
+    train = EncodedData(checkpoint, splits.train, augment=schedule.augment)
     trainer = Trainer(
         model=checkpoint.model,
         args=_arguments(schedule, work, train.workers),

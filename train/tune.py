@@ -8,7 +8,7 @@ from typing import Literal
 
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
-from train.fit import check_training_settings
+from train.fit import AUGMENT_HELP, Augmentation, check_training_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class TuneSettings:
     )
     accumulation: int = field("steps summed before an update", default=1)
     learning_rate: float = field("peak learning rate", default=1.5e-3)
+    augment: Augmentation = field(AUGMENT_HELP, default="none")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
         "auto, fp32, bf16 or fp16; auto is bf16 on CUDA", default="auto"
     )
@@ -50,6 +51,7 @@ class TuneSettings:
     def run(self) -> None:
         """Tune, and write the checkpoint."""
         from train import data
+        from train.augment import choose
         from train.loop import Schedule, train_checkpoint, usual_batch_size
         from train.matching import open_for
         from train.objectives import objective
@@ -71,6 +73,7 @@ class TuneSettings:
                 precision=self.precision,
                 device=self.device,
                 seed=self.seed,
+                augment=choose(self.augment, splits.train, self.seed),
             ),
             out=self.out,
             resume=self.resume,
