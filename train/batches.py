@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from train.augment import Augment
 from train.data import LabelledData
 from train.models import Checkpoint
 
@@ -29,6 +30,7 @@ class EncodedData(torch.utils.data.Dataset[dict[str, Tensor]]):
         checkpoint: Knows how the model wants its inputs.
         data: The split.
         columns: What else is known of its rows, by name, each [n, ...].
+        augment: Applied to encoded pictures whenever they are asked for in a batch.
 
     Attributes:
         workers: Processes that should encode ahead of the step.
@@ -39,8 +41,11 @@ class EncodedData(torch.utils.data.Dataset[dict[str, Tensor]]):
         checkpoint: Checkpoint,
         data: LabelledData,
         columns: Mapping[str, Tensor] | None = None,
+        *,
+        augment: Augment | None = None,
     ) -> None:
         self._checkpoint = checkpoint
+        self._augment = augment
         self._data = data
         self._columns = {"labels": torch.from_numpy(np.asarray(data.labels)), **(columns or {})}
         self._pixels = self._encode_all() if checkpoint.kind == "image" else None
@@ -56,11 +61,13 @@ class EncodedData(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Return a batch; torch's loader prefers this to single items."""
         rows = torch.as_tensor(indices)
-        columns = {name: values[rows] for name, values in self._columns.items()}
-        return {**self.inputs_at(indices), **columns}
+        batch = self.inputs_at(indices)
+        if self._augment is not None:
+            batch["pixel_values"] = self._augment(batch["pixel_values"], indices)
+        return {**batch, **{name: values[rows] for name, values in self._columns.items()}}
 
     def inputs_at(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Return the model's inputs of some rows."""
+        """Return the model's inputs of some rows, as they are."""
         if self._pixels is not None:
             return {"pixel_values": self._pixels[torch.as_tensor(indices)]}
         return self._checkpoint.encode([self._data.inputs[i] for i in indices])

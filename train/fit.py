@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from train.data import Splits
     from train.models import Checkpoint
 
+Augmentation = Literal["auto", "none", "shift", "mirror", "shift+mirror"]
+AUGMENT_HELP = (
+    "auto, none, shift, mirror or shift+mirror of training pictures; auto takes shift+mirror for "
+    "colour and shift for grey pictures"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
@@ -32,6 +38,7 @@ class FitSettings:
     )
     learning_rate: float = field("peak learning rate", default=3e-3)
     weight_decay: float = field("weight decay", default=1e-4)
+    augment: Augmentation = field(AUGMENT_HELP, default="auto")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
         "auto, fp32, bf16 or fp16; auto is bf16 on CUDA", default="auto"
     )
@@ -47,6 +54,7 @@ class FitSettings:
     def run(self) -> None:
         """Fit, and write the checkpoint."""
         from train import data
+        from train.augment import choose
         from train.loop import Schedule, train_checkpoint, usual_batch_size
         from train.objectives import CrossEntropy
         from train.output import settings_record
@@ -66,6 +74,7 @@ class FitSettings:
                 precision=self.precision,
                 device=self.device,
                 seed=self.seed,
+                augment=choose(self.augment, splits.train, self.seed),
             ),
             out=self.out,
             resume=self.resume,

@@ -22,6 +22,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from train.augment import Augment
 from train.batches import EncodedData, as_it_comes
 from train.callbacks import DataWait, Progress, StopOnNaN
 from train.data import LabelledData, Splits
@@ -54,6 +55,7 @@ class Schedule:
         precision: `auto` is bf16 on CUDA, else fp32.
         device: `auto` takes CUDA where it is.
         seed: Seed of the order of the pictures.
+        augment: How training pictures are varied; None leaves them.
     """
 
     epochs: int
@@ -66,6 +68,7 @@ class Schedule:
     precision: Precision = "auto"
     device: Device = "auto"
     seed: int = 0
+    augment: Augment | None = None
 
 
 def usual_batch_size(inputs: int) -> int:
@@ -119,7 +122,7 @@ def train_checkpoint(
     wait = DataWait()
     with full_disk_in_words(out.parent):
         objective.attach(checkpoint.model)
-        train = EncodedData(checkpoint, splits.train, columns)
+        train = EncodedData(checkpoint, splits.train, columns, augment=schedule.augment)
         trainer = _trainer(checkpoint, train, splits.validation, objective, schedule, work)
         for callback in (wait, *(watcher(train) for watcher in watchers)):
             trainer.add_callback(callback)
@@ -136,6 +139,7 @@ def train_checkpoint(
         **record,
         "epochs_run": round(trainer.state.epoch or 0),
         "validation_accuracy": accuracy(checkpoint, splits.validation),
+        "augmentation": schedule.augment.kind if schedule.augment else "none",
         "device": str(trainer.args.device),
         "data_wait_share": round(wait.share, 4),
         "stopped": reason,

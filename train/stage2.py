@@ -7,7 +7,7 @@ import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from edge_runtime import metrics
+from train.augment import choose
 from train.correctness import EvalModeRight, out_of_fold_right
 from train.data import LabelledData, Splits
 from train.data.labelled import split_stratified
@@ -36,10 +37,11 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass
 class _Plan:
-    """What a tuning works with."""
+    """What a tuning works with; `right` says what M_S gets right of its data before."""
 
     splits: Splits
     schedule: Schedule
+    right: Flags
     columns: dict[str, Tensor] = field(default_factory=dict)
     watchers: list[Watcher] = field(default_factory=list)
 
@@ -62,11 +64,10 @@ def tune(
         TrainError: As `train_checkpoint`.
     """
     refuse_existing(settings.out, overwrite=settings.overwrite)
-    trained_right = right_of(start, splits.train)
-    before = _state(start, splits.validation)
-    plan = _plan(settings, start, splits, trained_right)
+    plan = _plan(settings, start, splits)
+    before = _state(start, plan.splits.validation)
     if settings.objective == "gatekeeper":
-        for line in warnings_before(settings.alpha, right_of(start, plan.splits.train)):
+        for line in warnings_before(settings.alpha, plan.right):
             print(f"warning: {line}", file=sys.stderr)
     if large is not None:
         plan.columns[LARGE_RIGHT] = torch.from_numpy(right_of(large, plan.splits.train))
@@ -84,7 +85,8 @@ def tune(
         guarded=settings.guard,
     )
     shutil.rmtree(_folds(settings.out), ignore_errors=True)
-    _report(before, _state(start, splits.validation), large, splits.validation)
+    validation = plan.splits.validation
+    _report(before, _state(start, validation), large, validation)
     return reason
 
 
@@ -94,7 +96,7 @@ def right_of(checkpoint: Checkpoint, data: LabelledData) -> Flags:
     return right
 
 
-def _plan(settings: TuneSettings, start: Checkpoint, splits: Splits, right: Flags) -> _Plan:
+def _plan(settings: TuneSettings, start: Checkpoint, splits: Splits) -> _Plan:
     schedule = Schedule(
         epochs=settings.epochs,
         batch_size=settings.batch_size or usual_batch_size(len(splits.train)),
@@ -106,25 +108,34 @@ def _plan(settings: TuneSettings, start: Checkpoint, splits: Splits, right: Flag
         device=settings.device,
         seed=settings.seed,
     )
-    plan = _Plan(splits, schedule)
+    plan = _Plan(splits, schedule, right_of(start, splits.train))
     kind = settings.stage2_data
     if kind == "auto":
-        kind = "augment" if right.mean() >= _SATURATED and start.kind == "image" else "same"
-        print(
-            f"stage 2 data: {kind}, M_S is right on {right.mean():.1%} of its training data",
-            flush=True,
-        )
+        kind = _fitting(settings, start, plan.right)
     if kind == "augment":
-        plan.schedule = dataclasses.replace(schedule, augment="auto")
+        augment = choose(settings.augment, splits.train, settings.seed)
+        plan.schedule = dataclasses.replace(schedule, augment=augment)
     if kind == "holdout":
         plan.splits = _held_out(splits, settings.seed)
+        plan.right = right_of(start, plan.splits.train)
     if kind == "crossfit" and settings.objective == "gatekeeper":
-        folds = out_of_fold_right(start, splits.train, schedule, _folds(settings.out))
-        plan.columns[RIGHT] = torch.from_numpy(folds)
+        plan.right = out_of_fold_right(start, splits.train, schedule, _folds(settings.out))
+        plan.columns[RIGHT] = torch.from_numpy(plan.right)
     elif settings.correctness == "eval":
         plan.columns[RIGHT] = torch.zeros(len(plan.splits.train), dtype=torch.bool)
         plan.watchers.append(EvalModeRight)
     return plan
+
+
+def _fitting(settings: TuneSettings, start: Checkpoint, right: Flags) -> Literal["same", "augment"]:
+    """Choose the stage 2 data: where M_S knows its pictures by heart, only others teach doubt."""
+    if settings.augment != "auto":
+        return "augment"
+    by_heart = right.mean() >= _SATURATED and start.kind == "image"
+    kind: Literal["same", "augment"] = "augment" if by_heart else "same"
+    accuracy = f"M_S is right on {right.mean():.1%} of its training data"
+    print(f"stage 2 data: {kind} ({accuracy})", flush=True)
+    return kind
 
 
 def _held_out(splits: Splits, seed: int) -> Splits:
@@ -162,7 +173,7 @@ def _report(before: Any, after: Any, large: Checkpoint | None, validation: Label
     """Say on validation what the user gets, before and after; a perfect M_L stands for none."""
     quality = 1.0 if large is None else right_of(large, validation).astype(float)
     what = "a perfect M_L (name yours with --large)" if large is None else "M_L"
-    joint = [metrics.joint_accuracy_at(*state, quality, _RATIO) for state in (before, after)]
+    joint = [metrics.joint_accuracy_at(g, right, quality, _RATIO) for g, right in (before, after)]
     accuracy = [float(right.mean()) for _, right in (before, after)]
     print(
         f"validation: acc(M_S) {accuracy[0]:.4f} -> {accuracy[1]:.4f}, joint accuracy at "

@@ -8,7 +8,7 @@ from typing import Literal
 
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
-from train.fit import check_training_settings
+from train.fit import AUGMENT_HELP, Augmentation, check_training_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,7 @@ class TuneSettings:
     )
     accumulation: int = field("steps summed before an update", default=1)
     learning_rate: float = field("peak learning rate", default=1.5e-3)
+    augment: Augmentation = field(f"for --stage2-data augment: {AUGMENT_HELP}", default="auto")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
         "auto, fp32, bf16 or fp16; auto is bf16 on CUDA", default="auto"
     )
@@ -76,6 +77,10 @@ class TuneSettings:
         if self.objective != "gatekeeper" and self.correctness != "train":
             raise SettingError(
                 f"expected --objective gatekeeper beside --correctness eval, got {self.objective}"
+            )
+        if self.augment != "auto" and self.stage2_data not in {"auto", "augment"}:
+            raise SettingError(
+                f"expected --stage2-data augment beside --augment, got {self.stage2_data}"
             )
         check_training_settings(self)
 

@@ -286,7 +286,7 @@ def test_a_full_standard_output_is_one_line(bundle):
 
 
 def is_writing(folder):
-    return any(path.name.startswith(".") for path in folder.iterdir())
+    return any(folder.glob(".*/fresh/*"))
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from transformers import (
 
 from edge_runtime import contract
 from edge_runtime.bundle import read_bundle
+from edge_runtime.cli import main
 from edge_runtime.errors import SettingError
 from edge_runtime.model import EdgeModel
 from export.__main__ import COMMANDS
@@ -27,7 +28,7 @@ from export.commands.retune import RetuneSettings
 from export.errors import OutputError, PreprocessingError
 from export.preprocessing import fuse_preprocessing
 from export.session import open_graph
-from train.models import Checkpoint, open_checkpoint, save
+from train.models import Checkpoint, build, open_checkpoint, save
 
 
 def pass_through():
@@ -155,6 +156,23 @@ def test_transformers_own_classifier_exports(tmp_path):
     ).run()
     gated = EdgeModel.open(tmp_path / "b")(smooth_picture(60, 40)[None])
     assert -np.log(4) - 1e-5 <= gated.confidence[0] <= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenetv3-small", "resnet-50"])
+def test_the_papers_models_export_and_decide_as_the_checkpoint_does(name, tmp_path):
+    save(build(name, labels=list("abcde"), image_size=(32, 32)), tmp_path / "model")
+    line = ["--checkpoint", str(tmp_path / "model"), "--out", str(tmp_path / "b")]
+    line += ["--threshold", "0.5"]
+    assert main("python -m export", COMMANDS, default=BuildSettings, argv=line) == 0
+    record = json.loads((tmp_path / "b" / "bundle.json").read_text())
+    assert record["verification"]["graph"]["decisions_differing"] == 0
+    picture = smooth_picture(32, 32)[None]
+    gated = EdgeModel.open(tmp_path / "b")(picture)
+    logits = open_checkpoint(tmp_path / "model").predict(picture).astype(np.float64)
+    np.testing.assert_array_equal(gated.prediction, logits.argmax(-1))
+    confidence = np.exp(logits.max(-1)) / np.exp(logits).sum(-1)
+    np.testing.assert_allclose(gated.confidence, confidence, atol=1e-5)
 
 
 @pytest.mark.slow

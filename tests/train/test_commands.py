@@ -176,7 +176,7 @@ def test_ctrl_c_keeps_the_last_epoch_for_resume(small_checkpoint, tmp_path):
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "python -m train: interrupted\n")
     assert not out.exists()
-    assert train(*line, "400", "--resume")[0] == 0
+    assert train(*line, "40", "--resume")[0] == 0
     assert open_checkpoint(out).labels == tuple("0123456789")
 
 

@@ -42,14 +42,16 @@ def kill_after_two_epochs(process, work):
     assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
 
 
+@pytest.mark.parametrize("augment", ["none", "shift+mirror"])
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_killed_run_resumes_to_the_same_model(device, small_checkpoint, tmp_path):
-    finish(tune(small_checkpoint, tmp_path / "whole", device))
+def test_a_killed_run_resumes_to_the_same_model(device, augment, small_checkpoint, tmp_path):
+    flags = ["--augment", augment]
+    finish(tune(small_checkpoint, tmp_path / "whole", device, *flags))
     work = tmp_path / ".killed.training"
-    kill_after_two_epochs(tune(small_checkpoint, tmp_path / "killed", device), work)
+    kill_after_two_epochs(tune(small_checkpoint, tmp_path / "killed", device, *flags), work)
     assert not (tmp_path / "killed").exists()
     assert any(work.iterdir())
-    finish(tune(small_checkpoint, tmp_path / "killed", device, "--resume"))
+    finish(tune(small_checkpoint, tmp_path / "killed", device, *flags, "--resume"))
     assert not work.exists()
     pictures = data.load("digits", limit=50).test.inputs
     whole, resumed = (open_checkpoint(tmp_path / n).predict(pictures) for n in ("whole", "killed"))

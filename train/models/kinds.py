@@ -20,10 +20,16 @@ from transformers import (
 
 from train.data import Kind
 from train.errors import CheckpointError
+from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
 from train.models.small_cnn import SmallCNN, SmallCNNConfig
 from train.models.small_resnet import SmallResNet, SmallResNetConfig
 
-for _config, _model in ((SmallCNNConfig, SmallCNN), (SmallResNetConfig, SmallResNet)):
+_OWN = (
+    (MobileNetV3SmallConfig, MobileNetV3Small),
+    (SmallCNNConfig, SmallCNN),
+    (SmallResNetConfig, SmallResNet),
+)
+for _config, _model in _OWN:
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModelForImageClassification.register(_config, _model, exist_ok=True)
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig, ViTImageProcessor
 from train.errors import CheckpointError
 from train.models.checkpoint import Checkpoint
 from train.models.kinds import SAFE, Family, family_of, open_processor
+from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
 from train.models.small_cnn import SmallCNN, SmallCNNConfig
 from train.models.small_resnet import SmallResNet, SmallResNetConfig
 
@@ -25,8 +26,14 @@ _RESNETS: dict[str, dict[str, Any]] = {
         "depths": (2, 2, 2, 2),
         "shortcut": "projection",
     },
+    "resnet-50": {
+        "widths": (64, 128, 256, 512),
+        "depths": (3, 4, 6, 3),
+        "shortcut": "projection",
+        "block": "bottleneck",
+    },
 }
-NAMES = ("small-cnn", *_RESNETS)
+NAMES = ("small-cnn", "mobilenetv3-small", *_RESNETS)
 """Architectures that `build` knows by name."""
 
 
@@ -65,6 +72,8 @@ def build(
         torch.manual_seed(seed)
         if name == "small-cnn":
             model: Any = SmallCNN(SmallCNNConfig(image_size=image_size, **names))
+        elif name == "mobilenetv3-small":
+            model = MobileNetV3Small(MobileNetV3SmallConfig(image_size=image_size, **names))
         elif name in _RESNETS:
             model = SmallResNet(SmallResNetConfig(image_size=image_size, **_RESNETS[name], **names))
         else:
