@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks import environment, pictures, results
+from benchmarks import pictures, results
 from benchmarks.demo import DemoSettings
 from benchmarks.errors import BenchmarkError
 from benchmarks.samples import Samples, write_samples
 from benchmarks.server import running_server
 from benchmarks.trial import Trial
 from benchmarks.wording import findings, table
+from edge_runtime import environment
 from export.commands.build import BuildSettings
 from train import data
 from train.fit import FitSettings
@@ -166,7 +167,7 @@ def _content(
     settings: DemoSettings, variants: dict[str, Samples], sent: dict[str, float], fitted: float
 ) -> dict[str, Any]:
     content = {
-        **environment.describe(),
+        **environment.describe("benchmarks"),
         "data": settings.dataset,
         "large_data": settings.large_data,
         "small": settings.small,

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.environment import describe
 from benchmarks.errors import BenchmarkError
 from benchmarks.timing import percentiles_ms, time_each
 from edge_runtime import contract
 from edge_runtime.cli import field
+from edge_runtime.environment import describe
 from edge_runtime.errors import SettingError
 
 _SIZE = 32  # for a free height or width
@@ -43,7 +43,7 @@ class LatencySettings:
 
     def run(self) -> None:
         """Print the percentiles, and write them where asked."""
-        result: dict[str, Any] = {**describe(), "calls": self.calls}
+        result: dict[str, Any] = {**describe("benchmarks"), "calls": self.calls}
         # The thresholds force each side, so that the model's mood does not choose what is timed.
         result["edge"] = self._time(threshold=float("-inf"), cloud=None)
         if self.cloud is not None:

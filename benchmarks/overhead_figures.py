@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 
 from benchmarks import results
-from benchmarks.environment import describe, hardware
 from benchmarks.figure import Figure
 from benchmarks.latency import random_input
 from benchmarks.loss_figures import loss_of_large_vocabulary, training_step
@@ -22,6 +21,7 @@ from benchmarks.overhead import OverheadSettings
 from benchmarks.server import running_server
 from benchmarks.timing import paired_medians_us
 from edge_runtime import Cascade, contract
+from edge_runtime.environment import describe, hardware
 from edge_runtime.wire import messages as pb
 from export.commands.build import BuildSettings
 from export.preprocessing import fuse_preprocessing
@@ -52,7 +52,7 @@ def measure(settings: OverheadSettings) -> None:
     for figure in figures:
         print(figure.line())
     if settings.out is not None:
-        content = {**describe(), "figures": [vars(figure) for figure in figures]}
+        content = {**describe("benchmarks"), "figures": [vars(figure) for figure in figures]}
         results.write_json(settings.out, content)
 
 

@@ -6,12 +6,14 @@ from edge_runtime.cli import main
 from train.convert import ConvertSettings
 from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
+from train.sweeps.settings import SweepSettings
 from train.tune import TuneSettings
 
 COMMANDS = {
     "fit": FitSettings,
     "tune": TuneSettings,
     "evaluate": EvaluateSettings,
+    "sweep": SweepSettings,
     "convert": ConvertSettings,
 }
 

@@ -54,12 +54,16 @@ class FitSettings:
     def run(self) -> None:
         """Fit, and write the checkpoint."""
         from train import data
+
+        self.fit(data.load(self.data, limit=self.limit))
+
+    def fit(self, splits: Splits) -> None:
+        """Fit on splits that are loaded already, and write the checkpoint."""
         from train.augment import choose
         from train.loop import Schedule, train_checkpoint, usual_batch_size
         from train.objectives import CrossEntropy
         from train.output import settings_record
 
-        splits = data.load(self.data, limit=self.limit)
         train_checkpoint(
             self.untrained(splits),
             splits,

@@ -20,6 +20,7 @@ from train.correctness import EvalModeRight, out_of_fold_right
 from train.data import LabelledData, Splits
 from train.data.labelled import split_stratified
 from train.guards import warnings_before
+from train.large import LargeAnswers, right_of
 from train.loop import Schedule, Watcher, train_checkpoint, usual_batch_size
 from train.models import Checkpoint
 from train.objectives import Auxiliary, CascadeAware, CrossEntropy, Gatekeeper, Objective
@@ -47,7 +48,7 @@ class _Plan:
 
 
 def tune(
-    settings: TuneSettings, start: Checkpoint, splits: Splits, large: Checkpoint | None = None
+    settings: TuneSettings, start: Checkpoint, splits: Splits, large: LargeAnswers | None = None
 ) -> str | None:
     """Tune a checkpoint and write it to `settings.out`; say what was found on the way.
 
@@ -55,7 +56,7 @@ def tune(
         settings: How.
         start: M_S; its weights are changed.
         splits: Tuned on `train` (or what `stage2_data` makes of it), watched on `validation`.
-        large: M_L, where it is known.
+        large: What M_L gets right, where it is known.
 
     Returns:
         Why the guard ended the run, or None.
@@ -69,8 +70,8 @@ def tune(
     if settings.objective == "gatekeeper":
         for line in warnings_before(settings.alpha, plan.right):
             print(f"warning: {line}", file=sys.stderr)
-    if large is not None:
-        plan.columns[LARGE_RIGHT] = torch.from_numpy(right_of(large, plan.splits.train))
+    if large is not None and settings.objective == "cascade_aware":
+        plan.columns[LARGE_RIGHT] = torch.from_numpy(large.flags(plan.splits.train))
     reason = train_checkpoint(
         start,
         plan.splits,
@@ -88,12 +89,6 @@ def tune(
     validation = plan.splits.validation
     _report(before, _state(start, validation), large, validation)
     return reason
-
-
-def right_of(checkpoint: Checkpoint, data: LabelledData) -> Flags:
-    """Return bool [n]: which inputs a checkpoint gets right."""
-    right: Flags = checkpoint.predict(data.inputs).argmax(axis=-1) == data.labels
-    return right
 
 
 def _plan(settings: TuneSettings, start: Checkpoint, splits: Splits) -> _Plan:
@@ -169,9 +164,9 @@ def _state(checkpoint: Checkpoint, data: LabelledData) -> tuple[Any, Any]:
     return metrics.max_softmax(logits), right
 
 
-def _report(before: Any, after: Any, large: Checkpoint | None, validation: LabelledData) -> None:
+def _report(before: Any, after: Any, large: LargeAnswers | None, validation: LabelledData) -> None:
     """Say on validation what the user gets, before and after; a perfect M_L stands for none."""
-    quality = 1.0 if large is None else right_of(large, validation).astype(float)
+    quality = 1.0 if large is None else large.flags(validation).astype(float)
     what = "a perfect M_L (name yours with --large)" if large is None else "M_L"
     joint = [metrics.joint_accuracy_at(g, right, quality, _RATIO) for g, right in (before, after)]
     accuracy = [float(right.mean()) for _, right in (before, after)]

@@ -87,10 +87,17 @@ class TuneSettings:
     def run(self) -> None:
         """Tune, and write the checkpoint."""
         from train import data
+        from train.large import LargeAnswers
         from train.matching import open_for
         from train.stage2 import tune
 
         splits = data.load(self.data, limit=self.limit)
         start = open_for(self.checkpoint, splits.train, self.data)
-        large = None if self.large is None else open_for(self.large, splits.train, self.data)
+        large = None
+        if self.large is not None:
+            model = open_for(self.large, splits.train, self.data)
+            asked = [splits.validation]
+            if self.objective == "cascade_aware":
+                asked.append(splits.train)
+            large = LargeAnswers.of(model, *asked)
         tune(self, start, splits, large)

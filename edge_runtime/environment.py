@@ -23,10 +23,10 @@ _LIBRARIES = (
 )
 
 
-def describe() -> dict[str, Any]:
-    """Return what another person needs to repeat the measurement."""
+def describe(module: str) -> dict[str, Any]:
+    """Return what another person needs to repeat a measurement of `python -m module`."""
     return {
-        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "git_revision": _revision(),
         "hardware": hardware(),
         "python": platform.python_version(),

@@ -1,0 +1,191 @@
+"""Compares candidates on the same inputs: figures with intervals, and differences with paired ones.
+
+A bootstrap draw picks inputs and seeds with replacement, the same for every candidate. Drawing
+inputs means giving each a weight, so that a candidate is sorted by confidence once and not once a
+draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime import metrics
+
+Floats = npt.NDArray[np.float64]
+RATIOS = (0.1, 0.3, 0.5)
+DRAWS = 300
+LEVEL = 0.95
+ACCURACY = "acc(M_S)"
+AREA = "area under joint accuracy"
+
+
+def joint_name(ratio: float) -> str:
+    """Return what the joint accuracy at a deferral ratio is called."""
+    return f"joint accuracy at {ratio:.0%}"
+
+
+FIGURES = (ACCURACY, "s_d", "s_o", "AUROC", *map(joint_name, RATIOS), AREA)
+DRAWN = tuple(name for name in FIGURES if name != "s_o")  # whose two densities take too long
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to be unsure, on one split.
+
+    Attributes:
+        uncertainty: float [k, n], a row a seed; the greater the less sure.
+        right: bool [k, n].
+        passes: Forward passes of M_S an input.
+        is_probability: Whether 1 - uncertainty lies in [0, 1], as s_o needs it.
+    """
+
+    uncertainty: npt.NDArray[np.float32]
+    right: npt.NDArray[np.bool_]
+    passes: float
+    is_probability: bool
+
+
+def figures(candidate: Candidate, large: Floats) -> dict[str, float]:
+    """Return every figure, the mean over the seeds.
+
+    Args:
+        candidate: Whose.
+        large: 1 where M_L is right, [n].
+    """
+    rows = [
+        _figures(1.0 - u.astype(float), right.astype(float), large, candidate.is_probability)
+        for u, right in zip(candidate.uncertainty, candidate.right, strict=True)
+    ]
+    return {name: float(np.mean([row[name] for row in rows])) for name in FIGURES}
+
+
+def _figures(g: Floats, right: Floats, large: Floats, is_probability: bool) -> dict[str, float]:
+    performance = metrics.deferral_performance(g, right, large)
+    return {
+        ACCURACY: performance.p_s,
+        "s_d": performance.s_d,
+        "s_o": metrics.distributional_overlap(g, right) if is_probability else float("nan"),
+        "AUROC": metrics.auroc(g, right),
+        **{joint_name(r): metrics.joint_accuracy_at(g, right, large, r) for r in RATIOS},
+        AREA: metrics.joint_accuracy_area(g, right, large),
+    }
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Bootstrap draws that every candidate shares.
+
+    Attributes:
+        counts: How often each input was drawn, float64 [draws, n].
+        seeds: Which seeds were drawn, int64 [draws, k].
+    """
+
+    counts: Floats
+    seeds: npt.NDArray[np.int64]
+
+    @classmethod
+    def make(cls, inputs: int, seeds: int, *, seed: int = 0, draws: int = DRAWS) -> Draws:
+        """Draw with replacement; the same seed gives the same draws."""
+        random = np.random.default_rng(seed)
+        counts = random.multinomial(inputs, np.full(inputs, 1 / inputs), draws)
+        return cls(counts.astype(float), random.integers(0, seeds, (draws, seeds)))
+
+    def of(self, candidate: Candidate, large: Floats) -> dict[str, Floats]:
+        """Return each figure of every draw, [draws]."""
+        runs = [
+            _weighted(u.astype(float), right.astype(float), large, self.counts)
+            for u, right in zip(candidate.uncertainty, candidate.right, strict=True)
+        ]
+        picked = {}
+        for name in DRAWN:
+            table = np.stack([run[name] for run in runs], axis=1)
+            picked[name] = np.take_along_axis(table, self.seeds, axis=1).mean(axis=1)
+        return picked
+
+
+def _weighted(u: Floats, right: Floats, large: Floats, counts: Floats) -> dict[str, Floats]:
+    """Return the figures of one seed with weighted inputs: those of the metrics, draw by draw."""
+    order = np.argsort(-u, kind="stable")  # the least confident first
+    ends = np.append(np.flatnonzero(np.diff(u[order])), u.size - 1)
+    total = counts.sum(axis=1)
+    rights, larges = (counts @ flags / total for flags in (right, large))
+
+    def up_to(values: Floats) -> Floats:
+        return np.cumsum(counts[:, order] * values[order], axis=1)[:, ends] / total[:, None]
+
+    ratios, gains = up_to(np.ones_like(u)), up_to(large - right)
+    ratios, gains = (np.pad(values, ((0, 0), (1, 0))) for values in (ratios, gains))
+    area = rights + (np.diff(ratios) * (gains[:, 1:] + gains[:, :-1])).sum(axis=1) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        s_d = (area - (rights + larges) / 2) / (rights * (larges - rights) / 2)
+    drawn = {
+        ACCURACY: rights,
+        "s_d": np.where(larges > rights, s_d, np.nan),
+        "AUROC": _auroc(up_to(right), up_to(1.0 - right)),
+        AREA: area,
+    }
+    for ratio in RATIOS:
+        gained = [np.interp(ratio, x, y) for x, y in zip(ratios, gains, strict=True)]
+        drawn[joint_name(ratio)] = rights + np.array(gained)
+    return drawn
+
+
+def _auroc(right: Floats, wrong: Floats) -> Floats:
+    """Return the AUROC from the cumulative shares of right and wrong, the least confident first."""
+    rights = np.diff(right, axis=1, prepend=0.0)
+    below = (wrong + np.pad(wrong, ((0, 0), (1, 0)))[:, :-1]) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((rights * below).sum(axis=1) / (right[:, -1] * wrong[:, -1]))
+
+
+def interval(values: Floats) -> tuple[float, float]:
+    """Return the percentile interval of a figure's draws; NaN where it was never defined."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return float("nan"), float("nan")
+    tail = (1.0 - LEVEL) / 2
+    low, high = np.quantile(finite, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def compare(
+    candidates: Mapping[str, Candidate], large: Floats, control: str
+) -> dict[str, dict[str, Any]]:
+    """Return for each candidate its figures, and their difference to the control's.
+
+    Args:
+        candidates: By name, all with the same seeds and inputs.
+        large: 1 where M_L is right, [n].
+        control: The name of the one that the others are compared with.
+
+    Returns:
+        name -> {"passes", "figures": {figure: {"value", "low", "high"}}, "minus_control": the
+        same}; s_o has no interval.
+    """
+    first = candidates[control]
+    draws = Draws.make(first.right.shape[1], first.right.shape[0])
+    values = {name: figures(candidate, large) for name, candidate in candidates.items()}
+    base = draws.of(first, large)
+    result = {}
+    for name, candidate in candidates.items():
+        drawn = draws.of(candidate, large)
+        gains = {f: values[name][f] - values[control][f] for f in FIGURES}
+        result[name] = {
+            "passes": candidate.passes,
+            "figures": _with_intervals(values[name], drawn),
+            "minus_control": _with_intervals(gains, {f: drawn[f] - base[f] for f in DRAWN}),
+        }
+    return result
+
+
+def _with_intervals(values: Mapping[str, float], drawn: Mapping[str, Floats]) -> dict[str, Any]:
+    found = {}
+    for name, value in values.items():
+        low, high = interval(drawn[name]) if name in drawn else (float("nan"), float("nan"))
+        found[name] = {"value": value, "low": low, "high": high}
+    return found

@@ -1,0 +1,155 @@
+"""The pieces of a sweep that one process does: fit a seed, tune and score one training of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from train import data
+from train.data import LabelledData, Splits
+from train.fit import FitSettings
+from train.large import LargeAnswers
+from train.models import open_checkpoint
+from train.scores import save_scores, score
+from train.stage2 import tune
+from train.sweeps.methods import UNTUNED, Training
+from train.sweeps.settings import SweepSettings
+from train.tune import TuneSettings
+
+_IN_MEMORY_BYTES = 2 << 30
+LARGE_FILE = "large.npz"
+
+
+def set_up_worker(threads: int) -> None:
+    """Share the cores between the processes, and leave the terminal to the first one."""
+    torch.set_num_threads(threads)
+
+
+def fit_seed(settings: SweepSettings, seed: int) -> None:
+    """Fit M_S of one seed, unless it is there."""
+    out = seed_folder(settings, seed) / "small"
+    if _is_done(out):
+        return
+    fit = FitSettings(
+        model=settings.model,
+        data=settings.data,
+        out=out,
+        epochs=settings.fit_epochs,
+        patience=settings.patience,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        augment=settings.augment,
+        device=settings.device,
+        seed=seed,
+        limit=settings.limit,
+        resume=True,
+    )
+    with _quietly(out):
+        fit.fit(load_splits(settings.data, settings.limit))
+
+
+def train_and_score(settings: SweepSettings, seed: int, training: Training) -> None:
+    """Tune one training of a seed and score it on validation and test, unless that is done."""
+    scored = scores_file(settings, seed, training.name)
+    if scored.is_file():
+        return
+    folder = seed_folder(settings, seed)
+    splits = load_splits(settings.data, settings.limit)
+    out = folder / ("small" if training.name == UNTUNED else training.name)
+    if training.flags is not None and not _is_done(out):
+        with _quietly(out):
+            _tune(settings, seed, training.flags, out, splits)
+    checkpoint = open_checkpoint(out, kind=splits.train.kind)
+    save_scores(scored, score(checkpoint, splits, settings.deferral))
+
+
+def _tune(
+    settings: SweepSettings, seed: int, flags: dict[str, Any], out: Path, splits: Splits
+) -> None:
+    start = open_checkpoint(out.parent / "small", kind=splits.train.kind)
+    tuning = TuneSettings(
+        **{
+            "checkpoint": out.parent / "small",
+            "data": settings.data,
+            "out": out,
+            "large": settings.large,
+            "stage2_data": settings.stage2_data,
+            "epochs": settings.epochs,
+            "batch_size": settings.batch_size,
+            "learning_rate": settings.learning_rate / 2,
+            "device": settings.device,
+            "seed": seed,
+            "limit": settings.limit,
+            "resume": True,
+            **flags,
+        }
+    )
+    tune(tuning, start, splits, load_large(settings.out / LARGE_FILE))
+
+
+def seed_folder(settings: SweepSettings, seed: int) -> Path:
+    """Return where the checkpoints and scores of a seed are."""
+    return settings.out / f"seed-{seed}"
+
+
+def scores_file(settings: SweepSettings, seed: int, name: str) -> Path:
+    """Return where the scores of one training are."""
+    return seed_folder(settings, seed) / f"{name}.scores.npz"
+
+
+@lru_cache(maxsize=1)
+def load_splits(name: str, limit: int | None) -> Splits:
+    """Load a data set once a process, its pictures decoded where they fit into the memory."""
+    splits = data.load(name, limit=limit)
+    return Splits(*(_decoded(part) for part in (splits.train, splits.validation, splits.test)))
+
+
+def _decoded(part: LabelledData) -> LabelledData:
+    if part.kind == "text" or part.inputs[0].nbytes * len(part) > _IN_MEMORY_BYTES:
+        return part
+    pictures = [part.inputs[i] for i in range(len(part))]
+    return LabelledData(pictures, part.labels, part.ids, part.label_names, part.kind)
+
+
+def save_large(path: Path, answers: LargeAnswers) -> None:
+    """Write what M_L gets right, in one step."""
+    partial = path.with_suffix(".partial.npz")
+    right = np.fromiter(answers.right.values(), np.bool_, len(answers.right))
+    np.savez_compressed(partial, ids=np.array(list(answers.right)), right=right)
+    partial.replace(path)
+
+
+@lru_cache(maxsize=1)
+def load_large(path: Path) -> LargeAnswers:
+    """Read what `save_large` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        return LargeAnswers(dict(zip(file["ids"].tolist(), file["right"].tolist(), strict=True)))
+
+
+def _is_done(out: Path) -> bool:
+    return (out / "training.json").is_file()
+
+
+@contextlib.contextmanager
+def _quietly(out: Path) -> Any:
+    """Send what a training says to a file beside it: several talk at once, the driver sums up."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    log = out.parent / f"{out.name}.log"
+    with (
+        log.open("a", encoding="utf-8") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        yield
+
+
+def threads_each(jobs: int) -> int:
+    """Return how many threads one of several processes takes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // jobs)

@@ -1,0 +1,106 @@
+"""The ways of training that a sweep compares, by name, each with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edge_runtime.errors import SettingError
+
+UNTUNED = "untuned"
+CONTROL = "control"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of training in stage 2.
+
+    Attributes:
+        flags: alpha -> the settings of `train tune` that make it.
+        has_alpha: Whether it is trained at every alpha.
+        source: Where it is described.
+    """
+
+    flags: Callable[[float], dict[str, Any]]
+    has_alpha: bool
+    source: str
+
+
+METHODS: Mapping[str, Method] = {
+    "gatekeeper": Method(
+        lambda alpha: {"objective": "gatekeeper", "alpha": alpha},
+        has_alpha=True,
+        source="Rabanser et al. 2025, eq. 2",
+    ),
+    "auxiliary": Method(
+        lambda alpha: {"objective": "gatekeeper", "alpha": alpha, "head": "auxiliary"},
+        has_alpha=True,
+        source="cross-entropy on the head, Gatekeeper on a second one of the same trunk",
+    ),
+    "crossfit": Method(
+        lambda alpha: {"objective": "gatekeeper", "alpha": alpha, "stage2_data": "crossfit"},
+        has_alpha=True,
+        source="Gatekeeper, right or wrong by models that never saw the input",
+    ),
+    "label_smoothing": Method(
+        lambda _: {"objective": "label_smoothing"},
+        has_alpha=False,
+        source="Szegedy et al. 2016, section 7",
+    ),
+    "cascade_aware": Method(
+        lambda _: {"objective": "cascade_aware"},
+        has_alpha=False,
+        source="Wang et al. 2024, cascade-aware training",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One row of a sweep: a way of training at an alpha.
+
+    Attributes:
+        name: What it is called in files and tables.
+        flags: The settings of `train tune`; None for the model as it was fitted.
+    """
+
+    name: str
+    flags: dict[str, Any] | None
+
+
+def trainings(methods: tuple[str, ...], alphas: tuple[float, ...]) -> list[Training]:
+    """Return what a sweep trains: always the untuned model and the control, then the methods.
+
+    Args:
+        methods: Names of `METHODS`, at every alpha, or `NAME:ALPHA` at one.
+        alphas: For methods that take an alpha and name none.
+
+    Raises:
+        SettingError: A name is unknown, or an alpha is out of range.
+    """
+    found = [Training(UNTUNED, None), Training(CONTROL, {"objective": "cross_entropy"})]
+    for word in methods:
+        name, _, own = word.partition(":")
+        if name not in METHODS:
+            raise SettingError(
+                f"expected --methods among {', '.join(METHODS)}, each with :ALPHA where one is "
+                f"wanted, got {word!r}"
+            )
+        method = METHODS[name]
+        if not method.has_alpha:
+            found.append(Training(name, method.flags(0.0)))
+            continue
+        chosen = [_alpha(own)] if own else alphas
+        found += [Training(f"{name}-{alpha:g}", method.flags(alpha)) for alpha in chosen]
+    return found
+
+
+def _alpha(text: str) -> float:
+    try:
+        alpha = float(text)
+    except ValueError:
+        alpha = -1.0
+    if not 0.0 <= alpha <= 1.0:
+        raise SettingError(f"expected an alpha in [0, 1] after the colon, got {text!r}")
+    return alpha
