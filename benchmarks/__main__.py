@@ -6,12 +6,14 @@ from benchmarks.check import CheckSettings
 from benchmarks.demo import DemoSettings
 from benchmarks.latency import LatencySettings
 from benchmarks.overhead import OverheadSettings
+from benchmarks.report import ReportSettings
 from edge_runtime.cli import main
 
 COMMANDS = {
     "demo": DemoSettings,
     "latency": LatencySettings,
     "overhead": OverheadSettings,
+    "report": ReportSettings,
     "check": CheckSettings,
 }
 

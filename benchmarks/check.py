@@ -24,12 +24,11 @@ class CheckSettings:
 
     def run(self) -> None:
         """Fail on the first figure that is not what its samples give."""
-        from benchmarks import results
+        from benchmarks import results, sweeps
 
-        folders = self.folders or tuple(
-            sorted(p.parent for p in COMMITTED.glob("*/samples.csv.gz"))
-        )
+        folders = self.folders or tuple(sorted(p.parent for p in COMMITTED.glob("*/*samples*")))
         if not folders:
             raise CheckError(f"expected a result folder, found none under {COMMITTED}: name one")
         for folder in folders:
-            print(f"{folder}: {results.check(folder)} figures recomputed, all as printed")
+            check = sweeps.check if sweeps.is_sweep(folder) else results.check
+            print(f"{folder}: {check(folder)} figures recomputed, all as printed")

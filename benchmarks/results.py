@@ -81,7 +81,7 @@ def check(folder: Path) -> int:
     except (OSError, ValueError) as error:
         raise CheckError(f"expected {RESULTS} in {folder}: {error}") from None
     recomputed = figures(read_samples(folder / SAMPLES))
-    compared = _compare(recomputed, results, where=str(folder))
+    compared = compare(recomputed, results, where=str(folder))
     if findings(results) != results.get("findings"):
         raise CheckError(f"{folder}: the findings do not follow from the figures: run it again")
     report = folder / REPORT
@@ -90,11 +90,16 @@ def check(folder: Path) -> int:
     return compared
 
 
-def _compare(fresh: Any, stored: Any, where: str) -> int:
+def compare(fresh: Any, stored: Any, where: str) -> int:
+    """Return how many numbers of `fresh` stand in `stored` to rounding.
+
+    Raises:
+        CheckError: One differs or is missing.
+    """
     if isinstance(fresh, dict):
         if not isinstance(stored, dict):
             raise CheckError(f"{where}: expected an object, got {stored!r}")
-        return sum(_compare(fresh[key], stored.get(key), f"{where}: {key}") for key in fresh)
+        return sum(compare(fresh[key], stored.get(key), f"{where}: {key}") for key in fresh)
     both_nan = isinstance(stored, float) and math.isnan(stored) and math.isnan(fresh)
     if both_nan or (isinstance(stored, (int, float)) and abs(fresh - stored) <= _TOLERANCE):
         return 1

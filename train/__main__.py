@@ -6,6 +6,7 @@ from edge_runtime.cli import main
 from train.convert import ConvertSettings
 from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
+from train.sweeps.recommend import RecommendSettings
 from train.sweeps.settings import SweepSettings
 from train.tune import TuneSettings
 
@@ -14,6 +15,7 @@ COMMANDS = {
     "tune": TuneSettings,
     "evaluate": EvaluateSettings,
     "sweep": SweepSettings,
+    "recommend": RecommendSettings,
     "convert": ConvertSettings,
 }
 

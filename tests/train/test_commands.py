@@ -25,7 +25,7 @@ CONVERT = "--image-mean 0.5,0.5,0.5 --image-std 0.5,0.5,0.5"
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("", "expected a command (fit, tune, evaluate, convert)"),
+        ("", "expected a command (fit, tune, evaluate,"),
         ("ft --out o", "did you mean 'fit'"),
         ("fit --ouput o", "did you mean '--out'"),
         ("fit", "--out required"),

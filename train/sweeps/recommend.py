@@ -1,83 +1,76 @@
-"""Chooses the setting to take on validation, by what the user will get."""
+"""The command `python -m train recommend`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from dataclasses import dataclass
+from pathlib import Path
 
-from train.comparison import ACCURACY, AREA
-from train.sweeps.methods import CONTROL, UNTUNED
+from edge_runtime.cli import field
+from edge_runtime.errors import SettingError
 
-LARGEST_DROP = 0.01
-_SHOWN = (ACCURACY, "s_d")
+_NAMED = {"area": "area under joint accuracy", "auroc": "AUROC", "s_d": "s_d"}
+_JOINT = "joint_accuracy@"
 
 
-def recommend(
-    validation: Mapping[str, Any],
-    *,
-    select: str,
-    largest_drop: float = LARGEST_DROP,
-    most_passes: float = 2.0,
-) -> str:
-    """Return the candidate with the best figure on validation.
+@dataclass(frozen=True, kw_only=True)
+class RecommendSettings:
+    """Name the setting of a sweep to take, chosen on validation, with its test figures.
 
-    Args:
-        validation: What `compare` returned for validation.
-        select: The figure to choose by.
-        largest_drop: How much accuracy a candidate may lose to the better of the control and the
-            untuned model.
-        most_passes: Forward passes an input that the user is ready to pay.
-
-    Returns:
-        Its name; the control where no other candidate is admitted.
+    Example: python -m train recommend --sweep runs/sweep --select joint_accuracy@0.1
     """
-    base = max(validation[n]["figures"][ACCURACY]["value"] for n in (CONTROL, UNTUNED))
-    admitted = {
-        name: row["figures"][select]["value"]
-        for name, row in validation.items()
-        if (
-            row["figures"][ACCURACY]["value"] >= base - largest_drop
-            and row["passes"] <= most_passes
-        )
-        # The control is every other candidate's yardstick: it loses a draw with none.
-        or name == CONTROL
-    }
-    known = {name: value for name, value in admitted.items() if value == value}  # noqa: PLR0124
-    return max(known, key=lambda name: (known[name], name == CONTROL), default=CONTROL)
 
-
-def sentences(compared: Mapping[str, Any], chosen: str, *, select: str) -> list[str]:
-    """Say in words what was chosen on validation, and what it brings on the test set."""
-    lines = [f"Chosen on validation by {select}: {chosen}."]
-    if chosen != CONTROL:
-        row = compared["test"][chosen]
-        shown = dict.fromkeys((select, AREA, *_SHOWN))
-        lines += [_sentence(figure, row["minus_control"][figure]) for figure in shown]
-        if row["passes"] > 1:
-            lines.append(f"It costs {row['passes']:.2f} forward passes of M_S an input.")
-    best = max(compared["test"], key=lambda name: _value(compared["test"][name]["figures"]["s_d"]))
-    behind = compared["test"][best]["minus_control"][select]
-    if behind["high"] < 0:
-        lines.append(
-            f"The best s_d is that of {best}, with less {select} than the control "
-            f"({behind['value'] * 100:+.2f} points): s_d alone would have chosen wrongly."
-        )
-    return lines
-
-
-def _value(figure: Mapping[str, float]) -> float:
-    value = figure["value"]
-    return value if value == value else float("-inf")  # noqa: PLR0124 - NaN
-
-
-def _sentence(name: str, figure: Mapping[str, float]) -> str:
-    if figure["low"] > 0:
-        verdict = "higher than the control's"
-    elif figure["high"] < 0:
-        verdict = "lower than the control's"
-    else:
-        verdict = "not distinguishable from the control's"
-    return (
-        f"On the test set its {name} is {verdict} ({figure['value'] * 100:+.2f} points, 95 % "
-        f"interval {figure['low'] * 100:+.2f} to {figure['high'] * 100:+.2f})."
+    sweep: Path = field("folder of a sweep")
+    select: str = field(
+        "what to choose by: joint_accuracy@R, area, auroc or s_d; the last two can choose a model "
+        "that answers worse",
+        default="joint_accuracy@0.3",
     )
+    max_accuracy_drop: float = field(
+        "accuracy of M_S that may be lost to the better of control and untuned", default=0.01
+    )
+    max_passes: float = field("forward passes of M_S an input that may be paid for", default=2.0)
+
+    def __post_init__(self) -> None:
+        self.figure  # noqa: B018 - refuses a name that is none
+        if not 0.0 <= self.max_accuracy_drop <= 1.0:
+            raise SettingError(
+                f"expected --max-accuracy-drop in [0, 1], got {self.max_accuracy_drop}"
+            )
+        if not self.max_passes >= 1.0:
+            raise SettingError(f"expected --max-passes of at least 1, got {self.max_passes}")
+
+    @property
+    def figure(self) -> str:
+        """The figure of the table that `select` names.
+
+        Raises:
+            SettingError: It names none.
+        """
+        from train.comparison import RATIOS, joint_name
+
+        names = {f"{_JOINT}{ratio:g}": joint_name(ratio) for ratio in RATIOS} | _NAMED
+        if self.select not in names:
+            raise SettingError(f"expected --select among {', '.join(names)}, got {self.select!r}")
+        return names[self.select]
+
+    def run(self) -> None:
+        """Choose, and print what was chosen beside the control."""
+        from train.comparison import FIGURES
+        from train.sweeps.choice import recommend, sentences
+        from train.sweeps.results import SAMPLES_FILE, compare_both, read_samples
+
+        compared = compare_both(read_samples(self.sweep / SAMPLES_FILE))
+        chosen = recommend(
+            compared["validation"],
+            select=self.figure,
+            largest_drop=self.max_accuracy_drop,
+            most_passes=self.max_passes,
+        )
+        ours, control = (compared["test"][name]["figures"] for name in (chosen, "control"))
+        print(f"{'on the test set':28} {chosen:>28}      control")
+        for name in FIGURES:
+            values = [figures[name]["value"] for figures in (ours, control)]
+            cells = ["    -  " if math.isnan(value) else f"{value:.4f}" for value in values]
+            print(f"{name:28} {cells[0]:>28} {cells[1]:>12}")
+        print("\n".join(sentences(compared, chosen, select=self.figure)))

@@ -17,8 +17,8 @@ from train.data import Splits
 from train.errors import DataError
 from train.scores import SPLITS, Scores, load_scores
 from train.sweeps import jobs
+from train.sweeps.choice import recommend, sentences
 from train.sweeps.methods import CONTROL, UNTUNED, trainings
-from train.sweeps.recommend import recommend, sentences
 from train.sweeps.settings import SweepSettings
 
 RESULTS_FILE = "sweep-results.json"
@@ -76,10 +76,7 @@ def write_results(settings: SweepSettings, splits: Splits, wall_time_s: float) -
 
 def follows(samples: Samples, deferral: float) -> dict[str, Any]:
     """Return everything of the results that follows from the per-sample file."""
-    compared = {
-        split: compare(samples.candidates[split], samples.large[split].astype(float), CONTROL)
-        for split in SPLITS
-    }
+    compared = compare_both(samples)
     chosen = recommend(compared["validation"], select=joint_name(deferral))
     return {
         "seeds": list(samples.seeds),
@@ -87,6 +84,14 @@ def follows(samples: Samples, deferral: float) -> dict[str, Any]:
         **compared,
         "recommended": chosen,
         "findings": sentences(compared, chosen, select=joint_name(deferral)),
+    }
+
+
+def compare_both(samples: Samples) -> dict[str, Any]:
+    """Return the comparison with the control on validation and on test."""
+    return {
+        split: compare(samples.candidates[split], samples.large[split].astype(float), CONTROL)
+        for split in SPLITS
     }
 
 

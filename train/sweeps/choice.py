@@ -1,0 +1,83 @@
+"""Chooses the setting to take on validation, by what the user will get."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from train.comparison import ACCURACY, AREA
+from train.sweeps.methods import CONTROL, UNTUNED
+
+LARGEST_DROP = 0.01
+_SHOWN = (ACCURACY, "s_d")
+
+
+def recommend(
+    validation: Mapping[str, Any],
+    *,
+    select: str,
+    largest_drop: float = LARGEST_DROP,
+    most_passes: float = 2.0,
+) -> str:
+    """Return the candidate with the best figure on validation.
+
+    Args:
+        validation: What `compare` returned for validation.
+        select: The figure to choose by.
+        largest_drop: How much accuracy a candidate may lose to the better of the control and the
+            untuned model.
+        most_passes: Forward passes an input that the user is ready to pay.
+
+    Returns:
+        Its name; the control where no other candidate is admitted.
+    """
+    base = max(validation[n]["figures"][ACCURACY]["value"] for n in (CONTROL, UNTUNED))
+    admitted = {
+        name: row["figures"][select]["value"]
+        for name, row in validation.items()
+        if (
+            row["figures"][ACCURACY]["value"] >= base - largest_drop
+            and row["passes"] <= most_passes
+        )
+        # The control is every other candidate's yardstick: it loses a draw with none.
+        or name == CONTROL
+    }
+    known = {name: value for name, value in admitted.items() if value == value}  # noqa: PLR0124
+    return max(known, key=lambda name: (known[name], name == CONTROL), default=CONTROL)
+
+
+def sentences(compared: Mapping[str, Any], chosen: str, *, select: str) -> list[str]:
+    """Say in words what was chosen on validation, and what it brings on the test set."""
+    lines = [f"Chosen on validation by {select}: {chosen}."]
+    if chosen != CONTROL:
+        row = compared["test"][chosen]
+        shown = dict.fromkeys((select, AREA, *_SHOWN))
+        lines += [_sentence(figure, row["minus_control"][figure]) for figure in shown]
+        if row["passes"] > 1:
+            lines.append(f"It costs {row['passes']:.2f} forward passes of M_S an input.")
+    best = max(compared["test"], key=lambda name: _value(compared["test"][name]["figures"]["s_d"]))
+    behind = compared["test"][best]["minus_control"][select]
+    if behind["high"] < 0:
+        lines.append(
+            f"The best s_d is that of {best}, with less {select} than the control "
+            f"({behind['value'] * 100:+.2f} points): s_d alone would have chosen wrongly."
+        )
+    return lines
+
+
+def _value(figure: Mapping[str, float]) -> float:
+    value = figure["value"]
+    return value if value == value else float("-inf")  # noqa: PLR0124 - NaN
+
+
+def _sentence(name: str, figure: Mapping[str, float]) -> str:
+    if figure["low"] > 0:
+        verdict = "higher than the control's"
+    elif figure["high"] < 0:
+        verdict = "lower than the control's"
+    else:
+        verdict = "not distinguishable from the control's"
+    return (
+        f"On the test set its {name} is {verdict} ({figure['value'] * 100:+.2f} points, 95 % "
+        f"interval {figure['low'] * 100:+.2f} to {figure['high'] * 100:+.2f})."
+    )
