@@ -8,6 +8,7 @@ has its own order, so a picture is augmented anew each epoch.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from train.errors import DataError
 
 KINDS = ("none", "shift", "mirror", "shift+mirror")
 _REACH = 8  # a shift goes up to this part of the side
-_LOOKED_AT = 64  # pictures
+_LOOKED_AT = 64  # pictures at most, evenly spaced
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Augment:
     """Shifts and mirrors the pictures of a batch, each at random.
 
     A shift is uniform over whole pixels up to 1/8 of the side, both ways and along both sides; the
-    pixels of the edge are repeated. A mirror image swaps left and right, of every second picture.
+    pixels of the edge are repeated. A mirror image swaps left and right, with probability 1/2.
 
     Attributes:
         shift: Whether pictures are shifted.
@@ -110,7 +111,7 @@ def choose(kind: str, data: LabelledData, seed: int) -> Augment | None:
 def _fitting(data: LabelledData) -> tuple[str, str]:
     if data.kind == "text":
         return "none", "texts"
-    step = max(1, len(data) // _LOOKED_AT)
+    step = math.ceil(len(data) / _LOOKED_AT)
     if all(_is_grey(data.inputs[i]) for i in range(0, len(data), step)):
         return "shift", "grey pictures may be of characters, which have no mirror image"
     return "shift+mirror", "colour pictures"

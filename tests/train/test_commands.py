@@ -33,6 +33,10 @@ CONVERT = "--image-mean 0.5,0.5,0.5 --image-std 0.5,0.5,0.5"
         ("fit --out o --epochs 0", "--epochs of at least 1, got 0"),
         ("fit --out o --learning-rate nan", "--learning-rate"),
         ("fit --out o --precision half", "--precision expects one of auto, fp32, bf16, fp16"),
+        (
+            "fit --out o --augment flip",
+            "--augment expects one of auto, none, shift, mirror, shift+mir",
+        ),
         ("tune --checkpoint c --out o --alpha 1.5", "--alpha in [0, 1], got 1.5"),
         ("tune --checkpoint c --out o --alpha nan", "--alpha"),
         ("tune --checkpoint c --out o --objective ce", "gatekeeper, cross_entropy"),

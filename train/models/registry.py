@@ -33,7 +33,7 @@ _RESNETS: dict[str, dict[str, Any]] = {
         "block": "bottleneck",
     },
 }
-NAMES = ("small-cnn", "mobilenetv3-small", *_RESNETS)
+NAMES = ("small-cnn", *_RESNETS, "mobilenetv3-small")
 """Architectures that `build` knows by name."""
 
 
