@@ -18,7 +18,8 @@ from transformers import TrainerCallback
 
 from train.batches import EncodedData
 
-_FEW_WRONG = 100
+_FEW_WRONG = 20
+_SMALL_SHARE = 0.01
 _MOST_LOST = 0.10
 _LARGEST_CLASS = 0.5
 _OVER_ITS_SHARE = 1.5
@@ -48,7 +49,7 @@ def warnings_before(alpha: float, right: npt.NDArray[np.bool_]) -> list[str]:
     """
     wrong, accuracy = int((~right).sum()), float(right.mean())
     found = []
-    if wrong < _FEW_WRONG:
+    if wrong < max(_FEW_WRONG, _SMALL_SHARE * right.size):
         found.append(
             f"M_S is wrong on {wrong} of {right.size} inputs of the stage 2 data: there is next to "
             "nothing to teach doubt from. Try --stage2-data augment, holdout or crossfit"

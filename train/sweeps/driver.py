@@ -58,7 +58,8 @@ def _claim(settings: SweepSettings, splits: Splits) -> None:
     if not path.is_file():
         if settings.out.exists() and any(settings.out.iterdir()):
             raise OutputError(
-                f"expected an empty folder or a sweep at {settings.out}: name another"
+                f"expected an empty folder or a sweep at {settings.out}, other things are there: "
+                "name another"
             )
         settings.out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,116 @@
+"""Tuning that would do harm is warned of, stopped, or ended with the last good weights."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from train.fit import FitSettings
+from train.guards import Health, balance, warnings_before
+from train.models import open_checkpoint
+from train.tune import TuneSettings
+
+
+def test_the_balance_of_right_and_wrong_by_hand():
+    # Three of four right at alpha 1/4: (1/4 * 3/4) / (3/4 * 1/4).
+    assert balance(0.25, 0.75) == pytest.approx(1.0)
+    assert balance(0.0, 0.75) == 0.0
+    assert balance(1.0, 0.75) == math.inf
+    assert balance(0.5, 1.0) == math.inf
+
+
+def flags(right, wrong):
+    return np.repeat([True, False], [right, wrong])
+
+
+@pytest.mark.parametrize(
+    ("alpha", "right", "wrong", "says"),
+    [
+        (0.5, 900, 200, []),
+        (0.5, 900, 19, ["wrong on 19 of 919"]),
+        (0.5, 9900, 100, []),
+        (0.5, 9901, 99, ["wrong on 99 of 10000"]),
+        (0.5, 900, 0, ["wrong on 0 of 900"]),
+        (0.1, 700, 300, [r"rho = 0.26", "over 0.30"]),
+        (0.0, 700, 300, ["rho = 0.00"]),
+        (1.0, 700, 300, []),
+    ],
+)
+def test_what_cannot_teach_is_warned_of(alpha, right, wrong, says):
+    found = " ".join(warnings_before(alpha, flags(right, wrong)))
+    assert all(text in found for text in says)
+    assert bool(found) == bool(says)
+
+
+def test_a_class_with_most_predictions_is_a_collapse_unless_it_has_the_labels():
+    labels = np.repeat([0, 1, 2, 3], 25)
+    start = Health.of(labels, labels)
+    collapsed = np.where(np.arange(100) < 60, 0, labels)
+    assert "60% of the predictions" in Health.of(collapsed, labels).illness(start)
+    # Two thirds of these labels are of class 0, and so may as many predictions be.
+    unequal = np.repeat([0, 1], [66, 34])
+    assert Health.of(unequal, unequal).illness(Health.of(unequal, unequal)) is None
+
+
+def test_losing_more_than_ten_points_is_a_collapse():
+    labels = np.repeat([0, 1, 2, 3], 25)
+    start = Health.of(labels, labels)
+    for lost, ill in ((10, False), (11, True)):
+        predicted = labels.copy()
+        predicted[:lost] = 1
+        assert (Health.of(predicted, labels).illness(start) is not None) == ill
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("guards") / "small"
+    FitSettings(out=out, epochs=15, patience=15).run()
+    return out
+
+
+def tuned(fitted, out, **settings):
+    TuneSettings(checkpoint=fitted, out=out, **settings).run()
+    record = json.loads((out / "training.json").read_text())
+    return record["stopped"], record["validation_accuracy"]
+
+
+@pytest.mark.slow
+def test_a_collapsing_run_ends_with_its_last_good_weights(fitted, tmp_path, capsys):
+    before = json.loads((fitted / "training.json").read_text())["validation_accuracy"]
+    # Nothing but "be uncertain where you are wrong": the quickest way there is to forget.
+    settings = {"alpha": 0.0, "epochs": 40, "stage2_data": "same", "learning_rate": 3e-3}
+    reason, accuracy = tuned(fitted, tmp_path / "guarded", **settings)
+    assert reason.startswith("stopped in epoch")
+    assert accuracy >= before - 0.1
+    assert "rho = 0.00" in capsys.readouterr().err
+    reason, accuracy = tuned(fitted, tmp_path / "free", guard=False, **settings)
+    assert reason is None
+    assert accuracy < before - 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"stage2_data": "crossfit"}, "fold-2: validation accuracy"),
+        ({"stage2_data": "holdout", "learning_rate": 3e-4}, "held-out inputs instead of 90"),
+        ({"correctness": "eval", "stage2_data": "same"}, "joint accuracy at 30%"),
+        ({"head": "auxiliary"}, "stage 2 data: "),
+        ({"objective": "label_smoothing"}, "a perfect M_L"),
+    ],
+)
+def test_every_way_of_tuning_says_what_it_does(settings, says, fitted, tmp_path, capsys):
+    out = tmp_path / "tuned"
+    assert tuned(fitted, out, epochs=3, **settings)[0] is None
+    assert open_checkpoint(out).labels == tuple("0123456789")
+    assert [p.name for p in tmp_path.iterdir()] == ["tuned"]
+    assert says in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_cascade_aware_training_asks_the_large_model(fitted, tmp_path, capsys):
+    out = tmp_path / "tuned"
+    settings = {"objective": "cascade_aware", "large": fitted, "epochs": 2}
+    assert tuned(fitted, out, **settings)[0] is None
+    assert "with M_L" in capsys.readouterr().out

@@ -1,0 +1,183 @@
+"""Sweeps: real trainings in several processes, killed and resumed, and what follows from them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tools import processes
+
+from benchmarks.check import CheckSettings
+from benchmarks.errors import CheckError
+from benchmarks.report import ReportSettings
+from edge_runtime.cli import main
+from edge_runtime.errors import SettingError
+from train.__main__ import COMMANDS
+from train.errors import OutputError
+from train.models import open_checkpoint
+from train.sweeps.choice import recommend
+from train.sweeps.methods import METHODS, trainings
+from train.sweeps.results import SAMPLES_FILE, read_samples
+from train.sweeps.settings import SweepSettings
+
+SHORT = {
+    "seeds": (0, 1),
+    "methods": ("gatekeeper", "auxiliary:0.5"),
+    "alphas": (0.3, 0.7),
+    "fit_epochs": 6,
+    "epochs": 2,
+}
+
+
+def test_the_untuned_model_and_the_control_always_take_part():
+    names = [t.name for t in trainings(("gatekeeper", "label_smoothing", "crossfit:0.9"), (0.1, 1))]
+    assert names == [
+        "untuned",
+        "control",
+        "gatekeeper-0.1",
+        "gatekeeper-1",
+        "label_smoothing",
+        "crossfit-0.9",
+    ]
+    assert all(method.source for method in METHODS.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"methods": ("gatekeper",)}, "expected --methods among gatekeeper"),
+        ({"methods": ("gatekeeper:2",)}, r"alpha in \[0, 1\] after the colon"),
+        ({"methods": ("gatekeeper:0.5", "gatekeeper:0.5")}, "each of --methods once"),
+        ({"seeds": (1, 1)}, "different --seeds"),
+        ({"deferral": 1.0}, r"--deferral in \(0, 1\)"),
+        ({"jobs": 0}, "--jobs of at least 1"),
+        ({"alphas": (float("nan"),)}, "--alphas in"),
+    ],
+)
+def test_settings_without_sense_are_refused(settings, says, tmp_path):
+    with pytest.raises(SettingError, match=says):
+        SweepSettings(large=tmp_path, out=tmp_path, **settings)
+
+
+def row(joint, accuracy=0.8, passes=1.0, s_d=0.5):
+    values = {"joint accuracy at 30%": joint, "acc(M_S)": accuracy, "s_d": s_d}
+    return {"passes": passes, "figures": {name: {"value": v} for name, v in values.items()}}
+
+
+def test_the_choice_is_what_the_user_gets_within_the_limits():
+    rows = {
+        "untuned": row(0.90, accuracy=0.81),
+        "control": row(0.91),
+        "sure": row(0.92, accuracy=0.801),
+        "forgetful": row(0.99, accuracy=0.799, s_d=0.9),
+        "costly": row(0.95, accuracy=0.81, passes=2.0),
+        "undefined": row(float("nan")),
+    }
+    name = "joint accuracy at 30%"
+    assert recommend(rows, select=name) == "costly"
+    assert recommend(rows, select=name, most_passes=1.5) == "sure"
+    assert recommend(rows, select="s_d", largest_drop=1.0) == "forgetful"
+    assert recommend({n: rows[n] for n in ("untuned", "control")}, select=name) == "control"
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    from train.fit import FitSettings
+
+    out = tmp_path_factory.mktemp("sweep-large") / "large"
+    FitSettings(model="small-cnn", data="digits-more", out=out, epochs=8, patience=8).run()
+    return out
+
+
+@pytest.fixture(scope="module")
+def sweep(large, tmp_path_factory):
+    out = tmp_path_factory.mktemp("sweep") / "sweep"
+    SweepSettings(large=large, out=out, jobs=2, **SHORT).run()
+    return out
+
+
+@pytest.mark.slow
+def test_a_sweep_has_every_candidate_on_every_input(sweep):
+    samples = read_samples(sweep / SAMPLES_FILE)
+    names = set(samples.candidates["test"])
+    assert {"untuned + entropy", "control + mirror", "gatekeeper-0.3", "auxiliary-0.5"} <= names
+    assert "gatekeeper-0.3 + entropy" not in names
+    for split, size in (("validation", 359), ("test", 809)):
+        assert samples.large[split].shape == (size,)
+        assert samples.candidates[split]["control"].right.shape == (2, size)
+    control = samples.candidates["test"]["control"]
+    again = open_checkpoint(sweep / "seed-1" / "control")
+    from train import data
+
+    test = data.load("digits").test
+    right = again.predict(test.inputs).argmax(axis=-1) == test.labels
+    np.testing.assert_array_equal(control.right[1], right)
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_gives_its_table_without_training_again(sweep, large, capsys):
+    before = {p: p.stat().st_mtime_ns for p in sweep.rglob("*.safetensors")}
+    SweepSettings(large=large, out=sweep, jobs=1, **SHORT).run()
+    assert {p: p.stat().st_mtime_ns for p in sweep.rglob("*.safetensors")} == before
+    assert "| control | 1.00 |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_sweep_of_other_settings_or_data_is_refused(sweep, large, tmp_path):
+    with pytest.raises(OutputError, match="epochs differ"):
+        SweepSettings(large=large, out=sweep, **{**SHORT, "epochs": 3}).run()
+    copy = shutil.copytree(sweep, tmp_path / "copy")
+    record = json.loads((copy / "sweep.json").read_text())
+    (copy / "sweep.json").write_text(json.dumps({**record, "data_sha256": "0"}))
+    with pytest.raises(OutputError, match="has changed since"):
+        SweepSettings(large=large, out=copy, **SHORT).run()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.tex").write_text("mine")
+    with pytest.raises(OutputError, match="other things are there"):
+        SweepSettings(large=large, out=tmp_path / "folder", **SHORT).run()
+
+
+@pytest.mark.slow
+def test_recommend_shows_the_choice_beside_the_control(sweep, capsys):
+    assert main("python -m train", COMMANDS, argv=["recommend", "--sweep", str(sweep)]) == 0
+    out = capsys.readouterr().out
+    assert "Chosen on validation by joint accuracy at 30%" in out
+    assert "control" in out.splitlines()[0]
+    line = ["recommend", "--sweep", str(sweep), "--select", "joint_acuracy@0.3"]
+    assert main("python -m train", COMMANDS, argv=line) == 2
+
+
+@pytest.mark.slow
+def test_check_recomputes_a_sweep_and_finds_a_touched_figure(sweep, tmp_path, capsys):
+    CheckSettings(folders=(sweep,)).run()
+    assert "figures recomputed" in capsys.readouterr().out
+    copy = shutil.copytree(sweep, tmp_path / "copy", ignore=shutil.ignore_patterns("seed-*"))
+    file = copy / "sweep-results.json"
+    content = json.loads(file.read_text())
+    content["test"]["control"]["figures"]["AUROC"]["value"] += 1e-6
+    file.write_text(json.dumps(content))
+    with pytest.raises(CheckError, match="AUROC"):
+        CheckSettings(folders=(copy,)).run()
+
+
+@pytest.mark.slow
+def test_the_pictures_of_a_sweep_are_drawn(sweep):
+    ReportSettings(folders=(sweep,)).run()
+    assert all((sweep / f"{name}.png").stat().st_size > 20_000 for name in ("pareto", "alphas"))
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_where_it_stopped(large, tmp_path):
+    out = tmp_path / "sweep"
+    line = ["sweep", "--large", large, "--out", out, "--seeds", "0", "--fit-epochs", "4"]
+    line += ["--epochs", "4", "--methods", "gatekeeper:0.5"]
+    process = processes.start("train", *line)
+    processes.wait_for((out / "seed-0" / "control.scores.npz").exists, process)
+    process.kill()
+    process.communicate(timeout=60)
+    kept = (out / "seed-0" / "control.scores.npz").stat().st_mtime_ns
+    assert not (out / "sweep-results.json").exists()
+    code, error, _ = processes.finish("train", *line)
+    assert code == 0, error
+    assert (out / "seed-0" / "control.scores.npz").stat().st_mtime_ns == kept
+    assert (out / "sweep-results.json").exists()
