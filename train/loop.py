@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 import warnings
@@ -45,7 +46,7 @@ class Schedule:
 
     Attributes:
         epochs: Passes over the training split.
-        batch_size: Pictures a step.
+        batch_size: Pictures a step, of all processes together.
         accumulation: Steps whose gradients are summed before an update.
         learning_rate: Peak rate.
         weight_decay: Decoupled weight decay of AdamW.
@@ -220,6 +221,16 @@ def _trainer(
     return trainer
 
 
+def _share_of_batch(batch_size: int) -> int:
+    """Return what one of the processes that `torchrun` or `accelerate launch` made takes of it."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if batch_size % processes:
+        raise TrainingError(
+            f"expected a --batch-size that {processes} processes can share, got {batch_size}"
+        )
+    return batch_size // processes
+
+
 def _arguments(schedule: Schedule, work: Path, workers: int) -> TrainingArguments:
     on_cuda = uses_cuda(schedule.device)
     precision = schedule.precision
@@ -229,7 +240,7 @@ def _arguments(schedule: Schedule, work: Path, workers: int) -> TrainingArgument
     return TrainingArguments(
         output_dir=str(work),
         num_train_epochs=schedule.epochs,
-        per_device_train_batch_size=schedule.batch_size,
+        per_device_train_batch_size=_share_of_batch(schedule.batch_size),
         per_device_eval_batch_size=max(256, schedule.batch_size),
         gradient_accumulation_steps=schedule.accumulation,
         learning_rate=schedule.learning_rate,
@@ -251,5 +262,6 @@ def _arguments(schedule: Schedule, work: Path, workers: int) -> TrainingArgument
         remove_unused_columns=False,
         dataloader_pin_memory=on_cuda,
         dataloader_num_workers=workers,
-        use_cpu=schedule.device == "cpu",
+        use_cpu=not on_cuda,
+        ddp_find_unused_parameters=False,
     )
