@@ -15,19 +15,23 @@ from edge_runtime.metrics.deferral import (
 )
 from edge_runtime.metrics.intervals import Interval, bootstrap_interval
 from edge_runtime.metrics.separation import auroc, distributional_overlap, pearson
+from edge_runtime.metrics.views import band_limits, in_band, second_look
 
 __all__ = [
     "DeferralPerformance",
     "Interval",
     "auroc",
+    "band_limits",
     "bootstrap_interval",
     "deferral_performance",
     "distributional_overlap",
+    "in_band",
     "joint_accuracy_area",
     "joint_accuracy_at",
     "joint_accuracy_at_threshold",
     "max_softmax",
     "neg_entropy",
     "pearson",
+    "second_look",
     "unit_neg_entropy",
 ]
