@@ -4,9 +4,11 @@ from train.models.checkpoint import Checkpoint, open_checkpoint, save
 from train.models.registry import NAMES, Normalisation, build
 from train.models.small_cnn import SmallCNN, SmallCNNConfig
 from train.models.small_resnet import SmallResNet, SmallResNetConfig
+from train.models.views import VIEWS
 
 __all__ = [
     "NAMES",
+    "VIEWS",
     "Checkpoint",
     "Normalisation",
     "SmallCNN",
