@@ -102,6 +102,9 @@ class SecondLook:
             either side of the threshold, 1 is every input.
         share: Share of the calibration inputs in the band: an input costs 1 + share passes through
             the model on average.
+
+    Raises:
+        ValueError: Band or share are out of range.
     """
 
     view: str
@@ -110,6 +113,12 @@ class SecondLook:
     band: float
     share: float
 
+    def __post_init__(self) -> None:
+        if not (0 < self.band <= 1 and 0 <= self.share <= 1):
+            raise ValueError(
+                f"expected a band in (0, 1] and a share in [0, 1], got {self.band} and {self.share}"
+            )
+
     @property
     def limits(self) -> tuple[float, float]:
         """The band as numbers, infinite where there is no limit."""
@@ -117,6 +126,11 @@ class SecondLook:
             -math.inf if self.low is None else self.low,
             math.inf if self.high is None else self.high,
         )
+
+    @property
+    def is_of_every_input(self) -> bool:
+        """Whether the band has no limits."""
+        return self.low is None and self.high is None
 
     @classmethod
     def from_limits(
@@ -147,8 +161,8 @@ class SecondLook:
             )
         except (TypeError, ValueError, OverflowError) as error:
             raise BundleError(
-                f"expected second_look with view, low, high, band and share in the gate metadata, "
-                f"{error}: export the bundle again"
+                "expected second_look with view, low, high, band and share in the gate metadata "
+                f"({error}): export the bundle again"
             ) from None
 
 

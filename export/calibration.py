@@ -111,6 +111,21 @@ def calibrate_look(
     return measure(*limits), SecondLook.from_limits(limits, view=view, band=band, share=share)
 
 
+def band_note(threshold: float, look: SecondLook | None) -> str:
+    """Return what to say of a second look: its share, and whether it decides anything."""
+    if look is None:
+        return ""
+    low, high = look.limits
+    note = f", looks twice at {look.share:.1%}"
+    if low <= threshold <= high:
+        return note
+    # Averages lie lower than first confidences where the views disagree.
+    return (
+        f"{note}; the {look.view} view moves the threshold out of the band: see whether it helps "
+        "with `train evaluate --second-look`"
+    )
+
+
 def _prediction_interval(deferred: int, n: int) -> tuple[float, float]:
     draws = np.random.default_rng(0)
     share = draws.beta(deferred + 1, n - deferred + 1, _DRAWS)

@@ -57,7 +57,7 @@ def build_bundle(settings: BuildSettings) -> None:
     metadata = _metadata(settings, checkpoint, export.input, gate, record)
     bundle.write_bundle(settings.out, export.shipped, metadata, verified)
     achieved = f", defers {record['achieved']:.1%} of {record['n']}" if record else ""
-    looked = f", looks twice at {gate.look.share:.1%}" if gate.look else ""
+    looked = calibration.band_note(gate.threshold, gate.look)
     print(f"{settings.out}: threshold {gate.threshold:.6g}{achieved}{looked}", flush=True)
 
 

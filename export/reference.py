@@ -107,7 +107,4 @@ def _second(
             f"expected one of {', '.join(VIEWS)} as second view, got {view!r}: compare the bundle "
             "with the toolkit that made it"
         )
-    logits = checkpoint.predict(images, view=view).astype(np.float64)
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    rows = np.arange(len(logits))
-    return np.asarray(weights[rows, prediction] / weights.sum(axis=-1))
+    return metrics.probability_of(checkpoint.predict(images, view=view), prediction)

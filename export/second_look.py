@@ -185,7 +185,7 @@ def _read_by(node: onnx.NodeProto) -> Iterator[str]:
 def _renamed(node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
-    copy.name = _COPY + node.name
+    copy.name = node.name and _COPY + node.name  # many may have none, but no two the same
     copy.input[:] = [names.get(name, name) for name in node.input]
     copy.output[:] = [names.get(name, name) for name in node.output]
     for graph in _subgraphs(copy):

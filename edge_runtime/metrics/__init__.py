@@ -5,7 +5,12 @@ and
 q_L the qualities of the small and the large model (1 right, 0 wrong, or any score in [0, 1]).
 """
 
-from edge_runtime.metrics.confidence import max_softmax, neg_entropy, unit_neg_entropy
+from edge_runtime.metrics.confidence import (
+    max_softmax,
+    neg_entropy,
+    probability_of,
+    unit_neg_entropy,
+)
 from edge_runtime.metrics.deferral import (
     DeferralPerformance,
     deferral_performance,
@@ -32,6 +37,7 @@ __all__ = [
     "max_softmax",
     "neg_entropy",
     "pearson",
+    "probability_of",
     "second_look",
     "unit_neg_entropy",
 ]

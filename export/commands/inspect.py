@@ -59,20 +59,26 @@ def _second_look(described: dict[str, Any]) -> list[str]:
         look = SecondLook.from_fields(described)
     except BundleError:  # another toolkit's
         return [f"second look: {json.dumps(described, ensure_ascii=False)}"]
-    low, high = look.limits
-    who = f"an input whose first confidence is {low:.6g} to {high:.6g}"
-    if look.low is None or look.high is None:
-        who = f"an input whose first confidence is at least {low:.6g}"
-    if look.low is None:
-        who = f"an input whose first confidence is at most {high:.6g}"
-    if look.low is None and look.high is None:
-        who = "every input"
+    cost = (
+        f"{look.share:.1%} of the calibration inputs needed it, {1 + look.share:.2f} passes an "
+        "input on average"
+    )
     return [
-        f"second look: {who} runs through the model twice, the second time as {look.view} view; "
-        "its confidence is the mean of both views' probabilities of the first view's prediction",
-        f"cost: {look.share:.1%} of the calibration inputs needed it, {1 + look.share:.2f} passes "
-        "an input on average",
+        f"second look: {_who(look)} runs through the model twice, the second time as {look.view} "
+        "view; its confidence is the mean of both views' probabilities of the first's prediction",
+        f"cost: {'two passes an input' if look.is_of_every_input else cost}",
     ]
+
+
+def _who(look: SecondLook) -> str:
+    if look.is_of_every_input:
+        return "every input"
+    who = "an input whose first confidence is"
+    if look.low is None:
+        return f"{who} at most {look.high:.6g}"
+    if look.high is None:
+        return f"{who} at least {look.low:.6g}"
+    return f"{who} from {look.low:.6g} to {look.high:.6g}"
 
 
 def _calibration(record: dict[str, Any]) -> list[str]:

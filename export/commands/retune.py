@@ -11,6 +11,7 @@ from typing import Any, Literal
 from edge_runtime.bundle import Bundle
 from edge_runtime.cli import field
 from edge_runtime.contract import SecondLook
+from edge_runtime.errors import BundleError
 from export.commands.build import check_goal
 
 
@@ -38,6 +39,7 @@ class RetuneSettings:
 
         from edge_runtime.bundle import read_bundle
         from export.bundle import write_bundle
+        from export.calibration import band_note
         from export.gate import set_threshold
         from export.second_look import set_band
 
@@ -54,8 +56,9 @@ class RetuneSettings:
             second_look=dataclasses.asdict(look) if look else bundle.metadata.second_look,
         )
         write_bundle(self.bundle, model, metadata, bundle.verification, others=bundle.others)
-        print(f"{self.bundle}: threshold {bundle.metadata.threshold:.6g} -> {threshold:.6g}")
-        if metadata.second_look is not None and look is None:
+        change = f"threshold {bundle.metadata.threshold:.6g} -> {threshold:.6g}"
+        print(f"{self.bundle}: {change}{band_note(threshold, look)}")
+        if look is None and _has_limits(metadata.second_look):
             print(
                 "the second look keeps its band, which was not chosen for this threshold: "
                 "--calibrate moves both"
@@ -104,3 +107,12 @@ class RetuneSettings:
             return run_images(open_graph(model), inputs)[1]
 
         return calibrate_look(measure, view=before.view, ratio=ratio, band=before.band)
+
+
+def _has_limits(described: dict[str, Any] | None) -> bool:
+    if described is None:
+        return False
+    try:
+        return not SecondLook.from_fields(described).is_of_every_input
+    except BundleError:  # another toolkit's; its threshold can be set all the same
+        return True
