@@ -7,7 +7,9 @@ Every name that crosses a package, a file or a language stands here once. A clas
     outputs  `prediction` int64 [batch], `confidence` float32 [batch], `defer` bool [batch],
              on request `probabilities` or `logits` float32 [batch, classes]
 
-with `defer = not (confidence >= threshold)`, so that a NaN confidence defers.
+with `defer = not (confidence >= threshold)`, so that a NaN confidence defers. A graph that takes a
+second look at some inputs also has the initializers `second_look_low` and `second_look_high`,
+float32 scalars: the band of first confidences that it looks at again.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from edge_runtime.errors import BundleError, ContractVersionError
 
@@ -32,6 +34,8 @@ DEFER: Final = "defer"
 PROBABILITIES: Final = "probabilities"
 LOGITS: Final = "logits"
 GATE_OUTPUTS: Final = (PREDICTION, CONFIDENCE, DEFER)
+SECOND_LOOK_LOW: Final = "second_look_low"
+SECOND_LOOK_HIGH: Final = "second_look_high"
 
 # Where the metadata stands.
 METADATA_KEY: Final = "gatekeeper"  # in the graph's metadata_props
@@ -43,6 +47,11 @@ TASK_IMAGE_CLASSIFICATION: Final = "image-classification"
 MAX_SOFTMAX: Final = "max_softmax"
 NEG_ENTROPY: Final = "neg_entropy"
 
+# Second views this toolkit takes; any other name is opaque as well.
+MIRROR: Final = "mirror"
+SecondView = Literal["none", "mirror"]
+"""What a command line offers."""
+
 # On the wire, beside the tensors.
 LABEL: Final = "label"
 DEFAULT_MODEL: Final = "large"
@@ -50,15 +59,17 @@ PARAMETER_CONFIDENCE: Final = "gatekeeper_confidence"
 PARAMETER_THRESHOLD: Final = "gatekeeper_threshold"
 
 
-def confidence_range(kind: str, classes: int) -> tuple[float, float]:
+def confidence_range(kind: str, classes: int, *, views: int = 1) -> tuple[float, float]:
     """Return the least and greatest value a confidence of this kind can take.
 
     Args:
         kind: `max_softmax` (paper eq. 6: 1/C to 1) or `neg_entropy` (eq. 8: -log C to 0).
         classes: Number of classes, C >= 1.
+        views: Views that `max_softmax` is the mean over. Only of the first the prediction is the
+            arg-max, the others may give it no probability at all.
     """
     if kind == MAX_SOFTMAX:
-        return 1.0 / classes, 1.0
+        return 1.0 / classes / views, 1.0
     if kind == NEG_ENTROPY:
         return -math.log(classes), 0.0
     raise ValueError(f"expected {MAX_SOFTMAX} or {NEG_ENTROPY}, got {kind!r}")
@@ -80,6 +91,82 @@ class InputDescription:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecondLook:
+    """How a graph looks twice at inputs near its threshold; as a dict in `GateMetadata`.
+
+    Attributes:
+        view: What the second view is, e.g. `mirror`.
+        low: Least first confidence that is looked at again; None is no limit.
+        high: Greatest; None is no limit.
+        band: Half the band's width in ranks of the calibration data: 0.1 is 10 percentile ranks on
+            either side of the threshold, 1 is every input.
+        share: Share of the calibration inputs in the band: an input costs 1 + share passes through
+            the model on average.
+
+    Raises:
+        ValueError: Band or share are out of range.
+    """
+
+    view: str
+    low: float | None
+    high: float | None
+    band: float
+    share: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.band <= 1 and 0 <= self.share <= 1):
+            raise ValueError(
+                f"expected a band in (0, 1] and a share in [0, 1], got {self.band} and {self.share}"
+            )
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The band as numbers, infinite where there is no limit."""
+        return (
+            -math.inf if self.low is None else self.low,
+            math.inf if self.high is None else self.high,
+        )
+
+    @property
+    def is_of_every_input(self) -> bool:
+        """Whether the band has no limits."""
+        return self.low is None and self.high is None
+
+    @classmethod
+    def from_limits(
+        cls, limits: tuple[float, float], *, view: str, band: float, share: float
+    ) -> SecondLook:
+        """Build it from numbers; JSON has none that is infinite."""
+        low, high = (limit if math.isfinite(limit) else None for limit in limits)
+        return cls(view=view, low=low, high=high, band=min(band, 1.0), share=share)
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> SecondLook:
+        """Read what stands in the metadata; keys of other toolkits are passed over.
+
+        Raises:
+            BundleError: A key is missing or has another type.
+        """
+        try:
+            low, high = (
+                None if _typed(fields, key, (int, float, _NONE)) is None else _number(fields[key])
+                for key in ("low", "high")
+            )
+            return cls(
+                view=_typed(fields, "view", str),
+                low=low,
+                high=high,
+                band=_number(_typed(fields, "band", (int, float))),
+                share=_number(_typed(fields, "share", (int, float))),
+            )
+        except (TypeError, ValueError, OverflowError) as error:
+            raise BundleError(
+                "expected second_look with view, low, high, band and share in the gate metadata "
+                f"({error}): export the bundle again"
+            ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
 class GateMetadata:
     """What a gated graph says of itself; the same JSON in the graph and in `bundle.json`.
 
@@ -92,6 +179,7 @@ class GateMetadata:
         labels: Class names in the order of the logits.
         input: The graph's input.
         calibration: How the threshold was chosen (goal, achieved, n, interval, hashes), or None.
+        second_look: What `SecondLook` describes, or None; opaque to the runtime.
         source_sha256: Hash of the weights that were exported.
         toolkit_version: Version of gatekeeper-edge that wrote it.
     """
@@ -104,6 +192,7 @@ class GateMetadata:
     labels: tuple[str, ...]
     input: InputDescription
     calibration: dict[str, Any] | None = None
+    second_look: dict[str, Any] | None = None
     source_sha256: str = ""
     toolkit_version: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -152,9 +241,10 @@ class GateMetadata:
                 labels=_texts(_typed(fields, "labels", list)),
                 input=_input(_typed(fields, "input", dict)),
                 calibration=_typed({"calibration": None, **fields}, "calibration", (dict, _NONE)),
+                second_look=_typed({"second_look": None, **fields}, "second_look", (dict, _NONE)),
                 source_sha256=_typed({"source_sha256": "", **fields}, "source_sha256", str),
                 toolkit_version=_typed({"toolkit_version": "", **fields}, "toolkit_version", str),
-                # Keys of a later minor addition (`second_look`, ...) are carried, not dropped.
+                # Keys of a later minor addition are carried, not dropped.
                 extra={key: value for key, value in fields.items() if key not in known},
             )
         except (TypeError, ValueError, OverflowError) as error:

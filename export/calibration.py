@@ -1,14 +1,17 @@
-"""Chooses the threshold for a deferral ratio, on the confidences of the graph that ships."""
+"""Chooses threshold and band for a deferral ratio, on the confidences of the graph that ships."""
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime import metrics
+from edge_runtime.contract import SecondLook
 from export.errors import CalibrationError
 
 LEVEL = 0.95
@@ -76,6 +79,51 @@ def calibration_record(
         "split": split,
         "confidence_sha256": hashlib.sha256(confidence.tobytes()).hexdigest(),
     }
+
+
+def calibrate_look(
+    measure: Callable[[float, float], npt.NDArray[np.float32]],
+    *,
+    view: str,
+    ratio: float,
+    band: float,
+) -> tuple[npt.NDArray[np.float32], SecondLook]:
+    """Return (confidences [n] to choose the threshold on, the second look that makes them).
+
+    The band lies around the rank of the threshold among the first confidences; the threshold is
+    then chosen on what the graph with that band gives, to the last bit what it will decide on.
+
+    Args:
+        measure: Returns the confidences float32 [n] that the graph gives with a band (low, high);
+            none is in one whose low is above its high.
+        view: The second view's name.
+        ratio: Wished deferral ratio.
+        band: Half the band's width in ranks.
+
+    Raises:
+        CalibrationError: There are no data.
+    """
+    first = measure(math.inf, -math.inf)
+    if first.size == 0:
+        raise CalibrationError("expected at least one confidence to calibrate on, got none")
+    limits = metrics.band_limits(first, ratio, band)
+    share = float(metrics.in_band(first, *limits).mean())
+    return measure(*limits), SecondLook.from_limits(limits, view=view, band=band, share=share)
+
+
+def band_note(threshold: float, look: SecondLook | None) -> str:
+    """Return what to say of a second look: its share, and whether it decides anything."""
+    if look is None:
+        return ""
+    low, high = look.limits
+    note = f", looks twice at {look.share:.1%}"
+    if low <= threshold <= high:
+        return note
+    # Averages lie lower than first confidences where the views disagree.
+    return (
+        f"{note}; the {look.view} view moves the threshold out of the band: see whether it helps "
+        "with `train evaluate --second-look`"
+    )
 
 
 def _prediction_interval(deferred: int, n: int) -> tuple[float, float]:

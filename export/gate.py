@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge_runtime import contract
 from export.errors import GraphError
+from export.second_look import second_look
 
 Emit = Literal["none", "logits", "probabilities"]
 
@@ -22,7 +23,12 @@ _FLOOR = -1e4  # exp of it is 0, and 0 * floor is 0 where 0 * (-inf) would be Na
 
 
 def append_gate(
-    model: onnx.ModelProto, *, kind: str, threshold: float, emit: Emit = "none"
+    model: onnx.ModelProto,
+    *,
+    kind: str,
+    threshold: float,
+    emit: Emit = "none",
+    view: str | None = None,
 ) -> None:
     """Replace the graph's logits by `prediction`, `confidence` and `defer`, in place.
 
@@ -31,9 +37,12 @@ def append_gate(
         kind: `max_softmax` (paper, eq. 6) or `neg_entropy` (eq. 8).
         threshold: The baked default of the input `threshold`.
         emit: Keep the `logits`, or give the `probabilities`, as one more output.
+        view: Take a second look with this view; where, `set_band` says. What is emitted is the
+            first view's.
 
     Raises:
-        GraphError: The graph has not one output, or it is not float.
+        GraphError: The graph has not one output, or it is not float, or of this graph or kind no
+            second look can be taken.
     """
     graph = model.graph
     logits = _logits(graph)
@@ -43,7 +52,11 @@ def append_gate(
     else:
         source = _P + "logits"
     nodes.append(helper.make_node("ArgMax", [source], [contract.PREDICTION], axis=1, keepdims=0))
-    nodes += _max_softmax(source) if kind == contract.MAX_SOFTMAX else _neg_entropy(source)
+    first = contract.CONFIDENCE if view is None else _P + "first"
+    nodes += (_max_softmax if kind == contract.MAX_SOFTMAX else _neg_entropy)(source, first)
+    if view is not None:
+        _require_probability(kind)
+        nodes += second_look(graph, view=view, first=first, logits=logits)
     nodes += _decision()
     nodes += _emitted(source, emit, kind)
     graph.node.extend(nodes)
@@ -65,15 +78,23 @@ def _logits(graph: onnx.GraphProto) -> str:
     return str(graph.output[0].name)
 
 
-def _max_softmax(logits: str) -> list[onnx.NodeProto]:
+def _require_probability(kind: str) -> None:
+    if kind != contract.MAX_SOFTMAX:
+        raise GraphError(
+            f"expected {contract.MAX_SOFTMAX} for a second look, got {kind}: the mean of two views "
+            "is one of probabilities, leave out --second-look or --confidence"
+        )
+
+
+def _max_softmax(logits: str, confidence: str) -> list[onnx.NodeProto]:
     """Softmax is one fused kernel, and a NaN anywhere in a row makes the whole row NaN."""
     return [
         helper.make_node("Softmax", [logits], [_P + "p"], axis=-1),
-        helper.make_node("ReduceMax", [_P + "p", _P + "axis"], [contract.CONFIDENCE], keepdims=0),
+        helper.make_node("ReduceMax", [_P + "p", _P + "axis"], [confidence], keepdims=0),
     ]
 
 
-def _neg_entropy(logits: str) -> list[onnx.NodeProto]:
+def _neg_entropy(logits: str, confidence: str) -> list[onnx.NodeProto]:
     """Log-sum-exp form: sum(e * c) / S - log S with c = z - max z, e = exp c, S = sum e."""
     return [
         helper.make_node("ReduceMax", [logits, _P + "axis"], [_P + "max"], keepdims=1),
@@ -86,7 +107,7 @@ def _neg_entropy(logits: str) -> list[onnx.NodeProto]:
         helper.make_node("ReduceSum", [_P + "ec", _P + "axis"], [_P + "sum_ec"], keepdims=0),
         helper.make_node("Div", [_P + "sum_ec", _P + "S"], [_P + "mean_c"]),
         helper.make_node("Log", [_P + "S"], [_P + "log_S"]),
-        helper.make_node("Sub", [_P + "mean_c", _P + "log_S"], [contract.CONFIDENCE]),
+        helper.make_node("Sub", [_P + "mean_c", _P + "log_S"], [confidence]),
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +12,15 @@ import onnx
 
 from edge_runtime import contract
 from edge_runtime.bundle import file_sha256
+from edge_runtime.contract import SecondLook
 from export import bundle, calibration, verification
-from export.commands.build import BuildSettings, input_of_pixels
+from export.commands.build import EVERY_INPUT, BuildSettings, input_of_pixels
 from export.errors import GraphError
 from export.gate import append_gate, set_threshold
 from export.labelled import load_split
 from export.preprocessing import fuse_preprocessing
+from export.reference import Gate, ask_pytorch
+from export.second_look import set_band
 from export.session import open_graph, run_images
 from export.torch_exporter import export_logits
 from train.models import Checkpoint, open_checkpoint
@@ -43,14 +48,17 @@ def build_bundle(settings: BuildSettings) -> None:
     checkpoint = open_checkpoint(settings.checkpoint)
     images = _images(settings, checkpoint)
     export = _trace(settings, checkpoint)
-    threshold, record = _choose_threshold(settings, export, checkpoint, images)
+    gate, record = _choose_gate(settings, export, checkpoint, images)
     for graph in (export.plain, export.shipped):
-        set_threshold(graph, threshold)
-    verified = _verify(settings, export, checkpoint, images[:_VERIFIED], threshold)
-    metadata = _metadata(settings, checkpoint, export.input, threshold, record)
+        set_threshold(graph, gate.threshold)
+        if gate.look is not None:
+            set_band(graph, *gate.look.limits)
+    verified = _verify(settings, export, checkpoint, images[:_VERIFIED], gate)
+    metadata = _metadata(settings, checkpoint, export.input, gate, record)
     bundle.write_bundle(settings.out, export.shipped, metadata, verified)
     achieved = f", defers {record['achieved']:.1%} of {record['n']}" if record else ""
-    print(f"{settings.out}: threshold {threshold:.6g}{achieved}", flush=True)
+    looked = calibration.band_note(gate.threshold, gate.look)
+    print(f"{settings.out}: threshold {gate.threshold:.6g}{achieved}{looked}", flush=True)
 
 
 def image_size(checkpoint: Checkpoint) -> tuple[int, int]:
@@ -104,7 +112,13 @@ def _smooth(draws: np.random.Generator, shape: tuple[int, int, int]) -> Any:
 def _trace(settings: BuildSettings, checkpoint: Checkpoint) -> _Export:
     size = image_size(checkpoint)
     plain = export_logits(checkpoint, size)
-    append_gate(plain, kind=settings.confidence, threshold=0.0, emit=settings.emit)
+    append_gate(
+        plain,
+        kind=settings.confidence,
+        threshold=0.0,
+        emit=settings.emit,
+        view=settings.view,
+    )
     if settings.preprocessing == "none":
         return _Export(plain, plain, input_of_pixels(*size))
     shipped = onnx.ModelProto()
@@ -114,18 +128,42 @@ def _trace(settings: BuildSettings, checkpoint: Checkpoint) -> _Export:
     return _Export(plain, shipped, described)
 
 
-def _choose_threshold(
+def _choose_gate(
     settings: BuildSettings, export: _Export, checkpoint: Checkpoint, images: list[Any]
-) -> tuple[float, dict[str, Any] | None]:
+) -> tuple[Gate, dict[str, Any] | None]:
+    kind, view = settings.confidence, settings.view
     if settings.threshold is not None:
-        return float(np.float32(settings.threshold)), None
-    confidence = measure_confidence(export.shipped, checkpoint, images)
+        threshold = float(np.float32(settings.threshold))
+        return Gate(kind, threshold, None if view is None else _of_every_input(view)), None
     assert settings.target_deferral is not None  # noqa: S101 - checked on creation
-    return calibration.calibration_record(
+    confidence, look = _measure(settings, export, checkpoint, images)
+    threshold, record = calibration.calibration_record(
         confidence,
         ratio=settings.target_deferral,
         data=str(settings.calibrate),
         split=settings.split,
+    )
+    return Gate(kind, threshold, look), record
+
+
+def _of_every_input(view: str) -> SecondLook:
+    return SecondLook.from_limits((-math.inf, math.inf), view=view, band=EVERY_INPUT, share=1.0)
+
+
+def _measure(
+    settings: BuildSettings, export: _Export, checkpoint: Checkpoint, images: list[Any]
+) -> tuple[Any, SecondLook | None]:
+    """Return the confidences that the threshold is chosen on, and the second look behind them."""
+    if settings.view is None:
+        return measure_confidence(export.shipped, checkpoint, images), None
+
+    def measure(low: float, high: float) -> Any:
+        set_band(export.shipped, low, high)
+        return measure_confidence(export.shipped, checkpoint, images)
+
+    assert settings.target_deferral is not None  # noqa: S101 - checked on creation
+    return calibration.calibrate_look(
+        measure, view=settings.view, ratio=settings.target_deferral, band=settings.half_width
     )
 
 
@@ -144,19 +182,19 @@ def _verify(
     export: _Export,
     checkpoint: Checkpoint,
     images: list[Any],
-    threshold: float,
+    gate: Gate,
 ) -> dict[str, Any]:
-    graph = verification.verify_graph(
-        export.plain, checkpoint, images, settings.confidence, threshold
-    )
-    result = {"graph": graph}
+    expected = ask_pytorch(checkpoint, images, gate)
+    pixels = checkpoint.pixel_values(images).numpy()
+    result = {"graph": verification.verify_graph(export.plain, pixels, expected)}
     if settings.preprocessing == "fused":
         result["preprocessing"] = verification.verify_preprocessing(
             export.shipped,
             export.plain,
             checkpoint,
             images,
-            threshold,
+            pixels,
+            expected,
             made_up=settings.calibrate is None,
         )
     return result
@@ -166,19 +204,22 @@ def _metadata(
     settings: BuildSettings,
     checkpoint: Checkpoint,
     described: contract.InputDescription,
-    threshold: float,
+    gate: Gate,
     record: dict[str, Any] | None,
 ) -> contract.GateMetadata:
     weights = sorted(settings.checkpoint.glob("*.safetensors"))
     return contract.GateMetadata(
         contract_version=contract.CONTRACT_VERSION,
         task=contract.TASK_IMAGE_CLASSIFICATION,
-        confidence_kind=settings.confidence,
-        confidence_range=contract.confidence_range(settings.confidence, len(checkpoint.labels)),
-        threshold=threshold,
+        confidence_kind=gate.kind,
+        confidence_range=contract.confidence_range(
+            gate.kind, len(checkpoint.labels), views=2 if gate.look else 1
+        ),
+        threshold=gate.threshold,
         labels=checkpoint.labels,
         input=described,
         calibration=record,
+        second_look=dataclasses.asdict(gate.look) if gate.look else None,
         source_sha256=file_sha256(weights[0]),
         toolkit_version=bundle.toolkit_version(),
     )

@@ -2,57 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-import torch
 
-from edge_runtime import contract, metrics
+from edge_runtime import contract
 from export.errors import VerificationError
+from export.reference import Pictures, Reference
 from export.session import open_graph, run_images
 from train.models import Checkpoint
 
-TOLERANCE = 1e-5
 MAX_FLIPPED = 0.005
 MAX_STEPS = 2.0
 """How far a made-up picture's pixels may be off after fused preprocessing, in 8-bit steps."""
-Pictures = Sequence[npt.NDArray[np.uint8]]
 
 
-def verify_graph(
-    gated: onnx.ModelProto, checkpoint: Checkpoint, images: Pictures, kind: str, threshold: float
-) -> dict[str, Any]:
-    """Put the same pixel_values into PyTorch and the gated graph without preprocessing.
+def verify_graph(gated: onnx.ModelProto, pixels: Any, expected: Reference) -> dict[str, Any]:
+    """Hold the gated graph without preprocessing to what PyTorch says of the same pictures.
+
+    Args:
+        gated: The graph.
+        pixels: float32 [n, 3, height, width], from the checkpoint's processor.
+        expected: PyTorch's answers.
 
     Raises:
         VerificationError: A prediction or decision differs where it is not a tie (within 1e-5).
     """
-    pixels = checkpoint.pixel_values([images[i] for i in range(len(images))])
-    with torch.inference_mode():
-        logits = checkpoint.model(pixel_values=pixels).logits.double().numpy()
     session = open_graph(gated)
     prediction, confidence, defer = session.run(
-        contract.GATE_OUTPUTS, {session.get_inputs()[0].name: pixels.numpy()}
+        contract.GATE_OUTPUTS, {session.get_inputs()[0].name: pixels}
     )
-    expected = confidence_of(logits, kind)
-    top = np.sort(logits, axis=-1)
-    tied = np.zeros(len(top), bool) if top.shape[1] == 1 else top[:, -1] - top[:, -2] <= TOLERANCE
-    border = np.abs(expected - np.float32(threshold)) <= TOLERANCE
-    wrong = (prediction != logits.argmax(axis=-1)) & ~tied
-    flipped = (defer != ~(expected >= np.float32(threshold))) & ~border
+    wrong = (prediction != expected.prediction) & ~expected.tied
+    flipped = (defer != expected.defer) & ~expected.border
     if wrong.any() or flipped.any():
         raise VerificationError(
             f"expected the graph to decide as PyTorch does, {int(wrong.sum())} predictions and "
-            f"{int(flipped.sum())} decisions of {len(logits)} differ: nothing was written"
+            f"{int(flipped.sum())} decisions of {len(pixels)} differ: nothing was written"
         )
+    shift = np.abs(confidence - expected.confidence)[~expected.unclear]
     return {
-        "inputs": len(logits),
+        "inputs": len(pixels),
         "predictions_differing": 0,
         "decisions_differing": 0,
-        "confidence_difference_max": float(np.abs(confidence - expected).max()),
+        "confidence_difference_max": float(shift.max(initial=0.0)),
     }
 
 
@@ -61,7 +54,8 @@ def verify_preprocessing(
     plain: onnx.ModelProto,
     checkpoint: Checkpoint,
     images: Pictures,
-    threshold: float,
+    pixels: Any,
+    expected: Reference,
     *,
     made_up: bool = False,
 ) -> dict[str, Any]:
@@ -74,15 +68,13 @@ def verify_preprocessing(
         VerificationError: More than 0.5 % of the decisions or predictions on real pictures differ,
             or the pixels of a made-up one by more than `MAX_STEPS`.
     """
-    pixels = checkpoint.pixel_values([images[i] for i in range(len(images))])
     session = open_graph(plain)
-    expected = session.run(contract.GATE_OUTPUTS, {session.get_inputs()[0].name: pixels.numpy()})
+    processed = session.run(contract.GATE_OUTPUTS, {session.get_inputs()[0].name: pixels})
     prediction, confidence, defer = run_images(open_graph(fused), images)
     # On the threshold itself the last bit decides, as in the comparison with PyTorch.
-    border = np.abs(expected[1] - np.float32(threshold)) <= TOLERANCE
-    differing = ((defer != expected[2]) & ~border) | (prediction != expected[0])
+    differing = ((defer != processed[2]) & ~expected.border) | (prediction != processed[0])
     flipped = float(differing.mean())
-    steps = _pixel_difference(fused, checkpoint, images, pixels.numpy())
+    steps = _pixel_difference(fused, checkpoint, images, pixels)
     if made_up and not steps <= MAX_STEPS:
         raise VerificationError(
             f"expected the fused preprocessing to give the processor's pixels, {steps:.1f} steps "
@@ -97,7 +89,7 @@ def verify_preprocessing(
         "inputs": len(images),
         "made_up": made_up,
         "decisions_differing": flipped,
-        "confidence_difference_max": float(np.abs(confidence - expected[1]).max()),
+        "confidence_difference_max": float(np.abs(confidence - processed[1]).max()),
         "pixel_difference_max": steps,
     }
 
@@ -121,10 +113,3 @@ def _pixel_difference(
     factor = settings["rescale_factor"] if settings.get("do_rescale") else 1.0
     std = min(settings["image_std"]) if settings.get("do_normalize") else 1.0
     return largest * std / factor
-
-
-def confidence_of(logits: Any, kind: str) -> Any:
-    """Return the confidence of logits [n, classes] in float64."""
-    return (
-        metrics.max_softmax(logits) if kind == contract.MAX_SOFTMAX else metrics.neg_entropy(logits)
-    )

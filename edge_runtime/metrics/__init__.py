@@ -5,7 +5,12 @@ and
 q_L the qualities of the small and the large model (1 right, 0 wrong, or any score in [0, 1]).
 """
 
-from edge_runtime.metrics.confidence import max_softmax, neg_entropy, unit_neg_entropy
+from edge_runtime.metrics.confidence import (
+    max_softmax,
+    neg_entropy,
+    probability_of,
+    unit_neg_entropy,
+)
 from edge_runtime.metrics.deferral import (
     DeferralPerformance,
     deferral_performance,
@@ -15,19 +20,24 @@ from edge_runtime.metrics.deferral import (
 )
 from edge_runtime.metrics.intervals import Interval, bootstrap_interval
 from edge_runtime.metrics.separation import auroc, distributional_overlap, pearson
+from edge_runtime.metrics.views import band_limits, in_band, second_look
 
 __all__ = [
     "DeferralPerformance",
     "Interval",
     "auroc",
+    "band_limits",
     "bootstrap_interval",
     "deferral_performance",
     "distributional_overlap",
+    "in_band",
     "joint_accuracy_area",
     "joint_accuracy_at",
     "joint_accuracy_at_threshold",
     "max_softmax",
     "neg_entropy",
     "pearson",
+    "probability_of",
+    "second_look",
     "unit_neg_entropy",
 ]

@@ -34,6 +34,39 @@ def max_softmax(logits: npt.ArrayLike) -> Floats:
     return np.asarray(1.0 / np.exp(shifted).sum(axis=-1))
 
 
+def probability_of(logits: npt.ArrayLike, chosen: npt.ArrayLike) -> Floats:
+    """Return the softmax probability of one class a row.
+
+    Args:
+        logits: float [n, C]; -inf marks an impossible class.
+        chosen: int [n], in [0, C).
+
+    Returns:
+        float64 [n] in [0, 1]; NaN where a row holds NaN, +inf, or -inf alone.
+
+    Raises:
+        InputError: The shapes do not belong together, or a class is none of the C.
+
+    Example:
+        >>> probability_of([[0.0, 0.0], [0.0, float("-inf")]], [1, 1])
+        array([0.5, 0. ])
+    """
+    weights = np.exp(_below_greatest(logits))
+    classes = np.asarray(chosen)
+    if weights.ndim != 2 or classes.shape != weights.shape[:1] or classes.dtype.kind not in "iu":  # noqa: PLR2004
+        raise InputError(
+            f"expected logits [n, classes] and n whole numbers, got {list(weights.shape)} and "
+            f"{classes.dtype} {list(classes.shape)}"
+        )
+    if classes.size and not 0 <= classes.min() <= classes.max() < weights.shape[1]:
+        raise InputError(
+            f"expected classes from 0 to {weights.shape[1] - 1}, got {classes.min()} to "
+            f"{classes.max()}"
+        )
+    picked = np.take_along_axis(weights, classes[:, None], axis=1)[:, 0]
+    return np.asarray(picked / weights.sum(axis=-1))
+
+
 def neg_entropy(logits: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Floats:
     """Return the negative predictive entropy; over tokens, its mean (the paper's g_NENT).
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from edge_runtime import contract
 from edge_runtime.cli import field
+from edge_runtime.contract import SecondView
 from edge_runtime.errors import SettingError
 
 
@@ -24,6 +25,11 @@ def check_goal(threshold: float | None, calibrate: str | None, ratio: float | No
         raise SettingError(f"expected --target-deferral in [0, 1], got {ratio}")
     if threshold is not None and math.isnan(threshold):
         raise SettingError("expected a number as --threshold, got NaN")
+
+
+BAND = 0.1
+"""Ranks on either side of the threshold: most of what two looks at every input would gain."""
+EVERY_INPUT = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,13 @@ class BuildSettings:
     confidence: Literal["max_softmax", "neg_entropy"] = field(
         "how confidence is made", default="max_softmax"
     )
+    second_look: SecondView = field(
+        "second view of inputs near the threshold, averaged with the first", default="none"
+    )
+    band: float | None = field(
+        f"how near, in ranks of the calibration data ({BAND} if not given; 1 is every input)",
+        default=None,
+    )
     emit: Literal["none", "logits", "probabilities"] = field("one more output", default="none")
     preprocessing: Literal["fused", "none"] = field(
         "fused takes uint8 pictures, none takes pixel_values", default="fused"
@@ -54,6 +67,35 @@ class BuildSettings:
 
     def __post_init__(self) -> None:
         check_goal(self.threshold, self.calibrate, self.target_deferral)
+        if self.second_look == "none":
+            if self.band is not None:
+                raise SettingError("expected --second-look with --band: name the second view")
+            return
+        if self.confidence != contract.MAX_SOFTMAX:
+            raise SettingError(
+                f"expected --confidence {contract.MAX_SOFTMAX} with --second-look, got "
+                f"{self.confidence}: only probabilities of two views are averaged"
+            )
+        if not self.half_width >= 0:
+            raise SettingError(f"expected --band of at least 0, got {self.band}")
+        if self.calibrate is None and 0 < self.half_width < EVERY_INPUT:
+            raise SettingError(
+                "expected --calibrate DATA with --second-look, because a band is one of ranks "
+                f"among data: got --threshold, give --band {EVERY_INPUT:g} to look twice at every "
+                "input"
+            )
+
+    @property
+    def half_width(self) -> float:
+        """Half the band's width in ranks; 0 where no second look is taken."""
+        if self.second_look == "none":
+            return 0.0
+        return BAND if self.band is None else self.band
+
+    @property
+    def view(self) -> str | None:
+        """The second view that the graph takes, or None: an empty band needs no copy of a model."""
+        return self.second_look if self.half_width > 0 else None
 
     def run(self) -> None:
         """Export, calibrate, verify, and only then write."""

@@ -9,6 +9,8 @@ from typing import Any
 
 from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.cli import field
+from edge_runtime.contract import SecondLook
+from edge_runtime.errors import BundleError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ def describe(bundle: Bundle) -> list[str]:
         f"confidence: {gate.confidence_kind}, from {low:.6g} to {high:.6g}",
         f"threshold: {gate.threshold:.9g}; an input under it (or NaN) is deferred",
     ]
+    if gate.second_look is not None:
+        lines += _second_look(gate.second_look)
     record = gate.calibration
     if record is None:
         return [*lines, "the threshold was set by hand: nothing is known of its deferral ratio"]
@@ -48,6 +52,33 @@ def describe(bundle: Bundle) -> list[str]:
         return [*lines, *_calibration(record)]
     except (KeyError, TypeError, ValueError, IndexError):  # another toolkit's record
         return [*lines, f"calibration: {json.dumps(record, ensure_ascii=False)}"]
+
+
+def _second_look(described: dict[str, Any]) -> list[str]:
+    try:
+        look = SecondLook.from_fields(described)
+    except BundleError:  # another toolkit's
+        return [f"second look: {json.dumps(described, ensure_ascii=False)}"]
+    cost = (
+        f"{look.share:.1%} of the calibration inputs needed it, {1 + look.share:.2f} passes an "
+        "input on average"
+    )
+    return [
+        f"second look: {_who(look)} runs through the model twice, the second time as {look.view} "
+        "view; its confidence is the mean of both views' probabilities of the first's prediction",
+        f"cost: {'two passes an input' if look.is_of_every_input else cost}",
+    ]
+
+
+def _who(look: SecondLook) -> str:
+    if look.is_of_every_input:
+        return "every input"
+    who = "an input whose first confidence is"
+    if look.low is None:
+        return f"{who} at most {look.high:.6g}"
+    if look.high is None:
+        return f"{who} at least {look.low:.6g}"
+    return f"{who} from {look.low:.6g} to {look.high:.6g}"
 
 
 def _calibration(record: dict[str, Any]) -> list[str]:

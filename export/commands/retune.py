@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from edge_runtime.bundle import Bundle
 from edge_runtime.cli import field
+from edge_runtime.contract import SecondLook
+from edge_runtime.errors import BundleError
 from export.commands.build import check_goal
 
 
@@ -35,32 +39,80 @@ class RetuneSettings:
 
         from edge_runtime.bundle import read_bundle
         from export.bundle import write_bundle
+        from export.calibration import band_note
         from export.gate import set_threshold
+        from export.second_look import set_band
 
         bundle = read_bundle(self.bundle)
         model = onnx.load(str(bundle.graph), load_external_data=False)
-        threshold, record = self._choose(bundle)
+        threshold, record, look = self._choose(bundle)
         set_threshold(model, threshold)
-        metadata = dataclasses.replace(bundle.metadata, threshold=threshold, calibration=record)
+        if look is not None:
+            set_band(model, *look.limits)
+        metadata = dataclasses.replace(
+            bundle.metadata,
+            threshold=threshold,
+            calibration=record,
+            second_look=dataclasses.asdict(look) if look else bundle.metadata.second_look,
+        )
         write_bundle(self.bundle, model, metadata, bundle.verification, others=bundle.others)
-        print(f"{self.bundle}: threshold {bundle.metadata.threshold:.6g} -> {threshold:.6g}")
+        change = f"threshold {bundle.metadata.threshold:.6g} -> {threshold:.6g}"
+        print(f"{self.bundle}: {change}{band_note(threshold, look)}")
+        if look is None and _has_limits(metadata.second_look):
+            print(
+                "the second look keeps its band, which was not chosen for this threshold: "
+                "--calibrate moves both"
+            )
 
-    def _choose(self, bundle: Any) -> tuple[float, dict[str, Any] | None]:
+    def _choose(self, bundle: Bundle) -> tuple[float, dict[str, Any] | None, SecondLook | None]:
+        """Return threshold, calibration record, and the second look where it changes."""
         import numpy as np
 
         if self.threshold is not None:
-            return float(np.float32(self.threshold)), None
-        from edge_runtime.model import EdgeModel
+            return float(np.float32(self.threshold)), None, None
         from export.calibration import calibration_record
         from export.labelled import load_split
-        from export.session import run_images
 
         assert self.calibrate is not None  # noqa: S101 - checked on creation
         assert self.target_deferral is not None  # noqa: S101 - checked on creation
         split = load_split(
             self.calibrate, self.split, labels=bundle.metadata.labels, owner=self.bundle
         )
-        confidence = run_images(EdgeModel(bundle).session, split.inputs)[1]
-        return calibration_record(
+        confidence, look = self._measure(bundle, split.inputs, self.target_deferral)
+        threshold, record = calibration_record(
             confidence, ratio=self.target_deferral, data=self.calibrate, split=self.split
         )
+        return threshold, record, look
+
+    def _measure(
+        self, bundle: Bundle, inputs: Sequence[Any], ratio: float
+    ) -> tuple[Any, SecondLook | None]:
+        from edge_runtime.model import EdgeModel
+        from export.session import run_images
+
+        session = EdgeModel(bundle).session  # holds the graph to the contract
+        if bundle.metadata.second_look is None:
+            return run_images(session, inputs)[1], None
+        import onnx
+
+        from export.calibration import calibrate_look
+        from export.second_look import set_band
+        from export.session import open_graph
+
+        before = SecondLook.from_fields(bundle.metadata.second_look)
+        model = onnx.load(str(bundle.graph))
+
+        def measure(low: float, high: float) -> Any:
+            set_band(model, low, high)
+            return run_images(open_graph(model), inputs)[1]
+
+        return calibrate_look(measure, view=before.view, ratio=ratio, band=before.band)
+
+
+def _has_limits(described: dict[str, Any] | None) -> bool:
+    if described is None:
+        return False
+    try:
+        return not SecondLook.from_fields(described).is_of_every_input
+    except BundleError:  # another toolkit's; its threshold can be set all the same
+        return True

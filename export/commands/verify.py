@@ -49,18 +49,22 @@ class VerifySettings:
     ) -> float:
         import numpy as np
 
+        from edge_runtime.contract import SecondLook
         from export.labelled import require_labels
-        from export.verification import confidence_of
+        from export.reference import Gate, ask_pytorch
         from train.models import open_checkpoint
 
         assert self.against is not None  # noqa: S101 - the caller checked
         checkpoint = open_checkpoint(self.against)
         require_labels(checkpoint.labels, self.against, labels=model.labels, owner=self.bundle)
-        logits = checkpoint.predict(split.inputs)
-        expected = confidence_of(logits, model.metadata.confidence_kind)
-        flips = defer != ~(expected >= np.float32(model.threshold))
-        shift = np.abs(confidence - expected)
-        print(f"top-1 disagreement         {(prediction != logits.argmax(-1)).mean():.4f}")
+        described = model.metadata.second_look
+        look = None if described is None else SecondLook.from_fields(described)
+        gate = Gate(model.metadata.confidence_kind, model.threshold, look)
+        expected = ask_pytorch(checkpoint, split.inputs, gate)
+        flips = defer != expected.defer
+        shift = np.abs(confidence - expected.confidence)
+        wrong = prediction != expected.prediction
+        print(f"top-1 disagreement         {wrong.mean():.4f}")
         print(f"decision flips             {flips.mean():.4f}")
         print(f"confidence shift           mean {shift.mean():.2e}, largest {shift.max():.2e}")
-        return float((flips | (prediction != logits.argmax(-1))).mean())
+        return float((flips | wrong).mean())

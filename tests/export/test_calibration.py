@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.calibration import calibration_record, threshold_for_deferral_ratio
+from edge_runtime.contract import SecondLook
+from export.calibration import (
+    band_note,
+    calibrate_look,
+    calibration_record,
+    threshold_for_deferral_ratio,
+)
 from export.errors import CalibrationError
 
 
@@ -50,3 +56,21 @@ def test_the_interval_covers_fresh_data():
         inside += low <= (draws.random(300) < threshold).mean() <= high
     # 95 % of 200 is 190; the bound is four standard deviations below.
     assert inside >= 177
+
+
+@pytest.mark.parametrize(
+    ("threshold", "says"),
+    [(0.5, ", looks twice at 20.0%"), (0.39, "out of"), (0.61, "out of")],
+)
+def test_a_second_look_that_decides_nothing_is_said(threshold, says):
+    look = SecondLook(view="mirror", low=0.4, high=0.6, band=0.1, share=0.2)
+    note = band_note(threshold, look)
+    assert says in note
+    assert ("--second-look" in note) == (threshold != 0.5)
+    assert band_note(threshold, None) == ""
+
+
+def test_nothing_to_calibrate_a_second_look_on_is_refused():
+    nothing = np.empty(0, np.float32)
+    with pytest.raises(CalibrationError, match="at least one confidence"):
+        calibrate_look(lambda low, high: nothing, view="mirror", ratio=0.3, band=0.1)

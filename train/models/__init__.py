@@ -5,9 +5,11 @@ from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
 from train.models.registry import NAMES, Normalisation, build
 from train.models.small_cnn import SmallCNN, SmallCNNConfig
 from train.models.small_resnet import SmallResNet, SmallResNetConfig
+from train.models.views import VIEWS
 
 __all__ = [
     "NAMES",
+    "VIEWS",
     "Checkpoint",
     "MobileNetV3Small",
     "MobileNetV3SmallConfig",

@@ -19,6 +19,7 @@ from torch import Tensor
 from train.data import Kind
 from train.errors import CheckpointError
 from train.models.kinds import SAFE, Family, encode, family_of, open_processor
+from train.models.views import VIEWS
 
 _BATCH = 256
 
@@ -49,8 +50,16 @@ class Checkpoint:
         """Return float32 [n, channels, height, width] for pictures uint8 [height, width, 3]."""
         return self.encode(images)["pixel_values"]
 
-    def predict(self, inputs: Sequence[Any], batch_size: int = _BATCH) -> npt.NDArray[np.float32]:
-        """Return logits float32 [n, classes] for pictures uint8 [height, width, 3] or texts."""
+    def predict(
+        self, inputs: Sequence[Any], batch_size: int = _BATCH, *, view: str | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return logits float32 [n, classes].
+
+        Args:
+            inputs: Pictures uint8 [height, width, 3] or texts.
+            batch_size: Inputs that the model sees at once.
+            view: Show the model another view of each picture, by its name in `train.models.views`.
+        """
         if not len(inputs):
             return np.empty((0, len(self.labels)), np.float32)
         device = next(self.model.parameters()).device
@@ -58,6 +67,8 @@ class Checkpoint:
         with torch.inference_mode():
             for start in range(0, len(inputs), batch_size):
                 encoded = self.encode(inputs[start : start + batch_size])
+                if view is not None:
+                    encoded["pixel_values"] = VIEWS[view](encoded["pixel_values"])
                 output = self.model(**{k: v.to(device) for k, v in encoded.items()})
                 logits.append(output.logits.float().cpu().numpy())
         return np.concatenate(logits)

@@ -1,0 +1,110 @@
+"""What PyTorch says of pictures, in float64: an answer to hold an exported graph to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime import contract, metrics
+from edge_runtime.contract import SecondLook
+from export.errors import VerificationError
+from train.models import VIEWS, Checkpoint
+
+TOLERANCE = 1e-5
+"""A confidence this close to a limit may fall on either side of it in float32."""
+Pictures = Sequence[npt.NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a graph decides by.
+
+    Attributes:
+        kind: The first confidence, `max_softmax` or `neg_entropy`.
+        threshold: The confidence from which the model answers.
+        look: The second look, or None.
+    """
+
+    kind: str
+    threshold: float
+    look: SecondLook | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """PyTorch's answers.
+
+    Attributes:
+        prediction: int64 [n], first arg-max of the first view.
+        confidence: float64 [n], after the second look where the gate takes one.
+        defer: bool [n].
+        tied: bool [n], two logits so close that either may be the prediction.
+        unclear: bool [n], whether a second view is taken, or of which class, is a matter of
+            rounding; the confidence may be another.
+        border: bool [n], whether to defer is.
+    """
+
+    prediction: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float64]
+    defer: npt.NDArray[np.bool_]
+    tied: npt.NDArray[np.bool_]
+    unclear: npt.NDArray[np.bool_]
+    border: npt.NDArray[np.bool_]
+
+
+def ask_pytorch(checkpoint: Checkpoint, images: Pictures, gate: Gate) -> Reference:
+    """Let the checkpoint answer by itself, one view after the other.
+
+    Raises:
+        VerificationError: The gate looks at a view that is not known here.
+    """
+    logits = checkpoint.predict(images).astype(np.float64)
+    confidence = confidence_of(logits, gate.kind)
+    tied = _tied(logits)
+    unclear = np.zeros(len(logits), bool)
+    prediction = logits.argmax(axis=-1)
+    if gate.look is not None:
+        low, high = gate.look.limits
+        unclear = tied | (np.abs(confidence - low) <= TOLERANCE)
+        unclear |= np.abs(confidence - high) <= TOLERANCE
+        second = _second(checkpoint, images, gate.look.view, prediction)
+        confidence = metrics.second_look(confidence, second, low, high)
+    threshold = np.float32(gate.threshold)
+    return Reference(
+        prediction=prediction,
+        confidence=confidence,
+        defer=~(confidence >= threshold),
+        tied=tied,
+        unclear=unclear,
+        border=unclear | (np.abs(confidence - threshold) <= TOLERANCE),
+    )
+
+
+def confidence_of(logits: Any, kind: str) -> Any:
+    """Return the first confidence of logits [n, classes] in float64."""
+    return (
+        metrics.max_softmax(logits) if kind == contract.MAX_SOFTMAX else metrics.neg_entropy(logits)
+    )
+
+
+def _tied(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    if logits.shape[1] == 1:
+        return np.zeros(len(logits), bool)
+    top = np.sort(logits, axis=-1)
+    return np.asarray(top[:, -1] - top[:, -2] <= TOLERANCE)
+
+
+def _second(
+    checkpoint: Checkpoint, images: Pictures, view: str, prediction: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Return the second view's probability of the prediction, [n]."""
+    if view not in VIEWS:
+        raise VerificationError(
+            f"expected one of {', '.join(VIEWS)} as second view, got {view!r}: compare the bundle "
+            "with the toolkit that made it"
+        )
+    return metrics.probability_of(checkpoint.predict(images, view=view), prediction)
