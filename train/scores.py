@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime import contract, metrics
 from train.data import LabelledData, Splits
 from train.errors import DataError
 from train.gates import GATES, Views, fitted_temperature
@@ -69,17 +70,14 @@ def _views(checkpoint: Checkpoint, data: LabelledData) -> tuple[Any, Any]:
     first = checkpoint.predict(data.inputs).astype(np.float64)
     if checkpoint.kind == "text":
         return first, None
-    mirrored = [np.ascontiguousarray(data.inputs[i][:, ::-1]) for i in range(len(data))]
-    return first, checkpoint.predict(mirrored).astype(np.float64)
+    return first, checkpoint.predict(data.inputs, view=contract.MIRROR).astype(np.float64)
 
 
 def _add_band(doubts: dict[str, dict[str, Any]], passes: dict[str, float], ratio: float) -> None:
-    first = doubts["validation"]["max_softmax"]
-    # The least confident share `ratio` is deferred: the threshold is at that rank from the top.
-    low, high = np.quantile(first, np.clip([1 - ratio - BAND, 1 - ratio + BAND], 0, 1))
+    low, high = metrics.band_limits(1.0 - doubts["validation"]["max_softmax"], ratio, BAND)
     for split in SPLITS:
         plain, twice = doubts[split]["max_softmax"], doubts[split]["mirror"]
-        inside = (plain >= low) & (plain <= high)
+        inside = metrics.in_band(1.0 - plain, low, high)
         doubts[split][MIRROR_BAND] = np.where(inside, twice, plain)
         passes[MIRROR_BAND] = 1.0 + float(inside.mean())
 

@@ -1,0 +1,51 @@
+"""Several processes train as one does: two of them under `torchrun`, on the CPU."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tools.processes import ROOT
+
+from train.errors import TrainingError
+from train.fit import FitSettings
+
+pytestmark = pytest.mark.slow
+
+# Without batch norm, whose statistics are of a process's own share of a batch.
+VIT = {
+    "model_type": "vit",
+    "image_size": 8,
+    "patch_size": 4,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+def test_two_processes_give_the_weights_of_one(tmp_path):
+    (tmp_path / "vit").mkdir()
+    (tmp_path / "vit" / "config.json").write_text(json.dumps(VIT))
+    # 64 inputs are two whole batches: of a cut one, the processes repeat inputs to share it.
+    settings = {"model": str(tmp_path / "vit"), "epochs": 3, "limit": 64, "augment": "none"}
+    FitSettings(out=tmp_path / "one", **settings).run()
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "train"]
+    line += ["fit", "--out", str(tmp_path / "two"), "--device", "cpu"]
+    line += [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name, wanted in one.items():
+        torch.testing.assert_close(two[name], wanted, atol=2e-5, rtol=0, msg=name)
+    assert done.stdout.count("validation accuracy") == 1
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(TrainingError, match="3 processes can share, got 32"):
+        FitSettings(out=tmp_path / "out", epochs=1, limit=64).run()
