@@ -101,7 +101,8 @@ def _fit(model: str, dataset: str, out: Path, *, seed: int, limit: int | None) -
     """Fit an architecture, or take the checkpoint folder that was named."""
     if _is_checkpoint(model):
         return Path(model)
-    FitSettings(model=model, data=dataset, out=out, seed=seed, limit=limit).run()
+    # The paper's recipe: pictures as they are, in both stages.
+    FitSettings(model=model, data=dataset, out=out, seed=seed, limit=limit, augment="none").run()
     return out
 
 
@@ -138,6 +139,7 @@ def _train(settings: DemoSettings, folder: Path, seed: int) -> dict[str, Path]:
             out=paths[variant],
             objective=objective,
             alpha=settings.alpha,
+            stage2_data="same",
             seed=seed,
             limit=settings.limit,
         ).run()

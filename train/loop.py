@@ -28,7 +28,7 @@ from train.batches import EncodedData, as_it_comes
 from train.callbacks import DataWait, Progress, StopOnNaN
 from train.data import LabelledData, Splits
 from train.devices import Device, uses_cuda
-from train.errors import TrainingError
+from train.errors import DataError, TrainingError
 from train.guards import Collapse
 from train.models import Checkpoint, save
 from train.objectives import Objective
@@ -38,6 +38,7 @@ from train.trainer import ObjectiveTrainer
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Watcher = Callable[[EncodedData], TrainerCallback]
 _LARGE_SET = 10_000
+_DATA_FILE = "data.sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,7 @@ def train_checkpoint(
         TrainingError: The loss became NaN or infinite, or the device's memory is too small.
         DeviceError: CUDA was asked for and is not there.
         FullDiskError: An epoch or the checkpoint could not be written.
+        DataError: A run is resumed with other data.
     """
     refuse_existing(out, overwrite=overwrite)
     work = out.parent / f".{out.name}.training"
@@ -130,6 +132,7 @@ def train_checkpoint(
         guard = Collapse(checkpoint.model, trainer.eval_dataset) if guarded else None
         if guard is not None:
             trainer.add_callback(guard)
+        _require_same_data(work, splits)  # last, so that what is refused leaves no folder
         _run(trainer, _last_epoch(work) if resume else None)
     reason = None if guard is None else guard.reason
     if guard is not None and reason is not None:
@@ -160,6 +163,23 @@ def train_checkpoint(
         flush=True,
     )
     return reason
+
+
+def _require_same_data(work: Path, splits: Splits) -> None:
+    """Refuse to go on with other data than the interrupted run had.
+
+    Raises:
+        DataError: They have changed since.
+    """
+    file, mine = work / _DATA_FILE, splits.fingerprint()
+    if not file.is_file():
+        work.mkdir(parents=True, exist_ok=True)
+        file.write_text(mine, encoding="utf-8")
+    elif file.read_text(encoding="utf-8") != mine:
+        raise DataError(
+            f"expected the data that the run in {work} was begun with, they have changed since: "
+            "leave --resume out to begin anew"
+        )
 
 
 def _run(trainer: ObjectiveTrainer, last_epoch: str | None) -> None:

@@ -56,3 +56,14 @@ def test_a_killed_run_resumes_to_the_same_model(device, augment, small_checkpoin
     pictures = data.load("digits", limit=50).test.inputs
     whole, resumed = (open_checkpoint(tmp_path / n).predict(pictures) for n in ("whole", "killed"))
     np.testing.assert_allclose(resumed, whole, atol=1e-5)
+
+
+def test_a_run_does_not_go_on_with_other_data(small_checkpoint, tmp_path, capfd):
+    work = tmp_path / ".killed.training"
+    kill_after_two_epochs(tune(small_checkpoint, tmp_path / "killed", "cpu"), work)
+    # The same data set, less some of its pictures.
+    process = tune(small_checkpoint, tmp_path / "killed", "cpu", "--resume", "--limit", "60")
+    output, _ = process.communicate(timeout=_LONGEST_S)
+    assert process.returncode == 1
+    assert "they have changed since: leave --resume out" in output
+    assert list(work.glob("checkpoint-*"))

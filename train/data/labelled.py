@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from train.errors import DataError
 
 Picture = npt.NDArray[np.uint8]
 Kind = Literal["image", "text"]
+_SAMPLED = 64
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,17 @@ class Splits:
     def label_names(self) -> tuple[str, ...]:
         """Class names in the order of the labels."""
         return self.train.label_names
+
+    def fingerprint(self) -> str:
+        """Return a hash of class names, ids, labels and a sample of the inputs, all splits."""
+        digest = hashlib.sha256("\n".join(self.label_names).encode())
+        for part in (self.train, self.validation, self.test):
+            digest.update("\n".join(part.ids).encode())
+            digest.update(part.labels.tobytes())
+            for i in range(0, len(part), max(1, len(part) // _SAMPLED)):
+                item = part.inputs[i]
+                digest.update(item.encode() if isinstance(item, str) else item.tobytes())
+        return digest.hexdigest()
 
     def limited(self, limit: int | None) -> Splits:
         """Keep at most `limit` inputs of each split, evenly spaced."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import multiprocessing
 import time
@@ -52,7 +51,7 @@ def _claim(settings: SweepSettings, splits: Splits) -> None:
     """Take the folder, or see that it is of this very sweep."""
     mine: dict[str, Any] = {
         "settings": _plain(settings),
-        "data_sha256": fingerprint(splits),
+        "data_sha256": splits.fingerprint(),
     }
     path = settings.out / SWEEP_FILE
     if not path.is_file():
@@ -83,18 +82,6 @@ def _plain(settings: SweepSettings) -> dict[str, Any]:
     kept = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if k not in _FREE}
     plain: dict[str, Any] = json.loads(json.dumps(kept))
     return plain
-
-
-def fingerprint(splits: Splits) -> str:
-    """Return a hash of the ids, labels and class names of all splits, and of some inputs."""
-    digest = hashlib.sha256("\n".join(splits.label_names).encode())
-    for part in (splits.train, splits.validation, splits.test):
-        digest.update("\n".join(part.ids).encode())
-        digest.update(part.labels.tobytes())
-        for i in range(0, len(part), max(1, len(part) // 256)):
-            item = part.inputs[i]
-            digest.update(item.encode() if isinstance(item, str) else item.tobytes())
-    return digest.hexdigest()
 
 
 def _ask_large(settings: SweepSettings, splits: Splits) -> None:
