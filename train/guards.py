@@ -129,9 +129,14 @@ class Collapse(TrainerCallback):
         control.should_training_stop = True
         control.should_save = False
 
-    def restore(self, model: Any) -> None:
-        """Give the model the weights of the last good epoch, or of the start where none was."""
-        model.load_state_dict(self._good)
+    def conclude(self, model: Any) -> str | None:
+        """Return why the run was ended, the model then having the weights of the last good epoch.
+
+        Where no epoch was good these are the weights of the start.
+        """
+        if self.reason is not None:
+            model.load_state_dict(self._good)
+        return self.reason
 
     def _health(self, model: Any) -> Health:
         return Health.of(predictions(model, self._validation), self._validation.labels)

@@ -122,47 +122,56 @@ def train_checkpoint(
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
     start = time.perf_counter()
-    wait = DataWait()
     with full_disk_in_words(out.parent):
         objective.attach(checkpoint.model)
         train = EncodedData(checkpoint, splits.train, columns, augment=schedule.augment)
         trainer = _trainer(checkpoint, train, splits.validation, objective, schedule, work)
-        for callback in (wait, *(watcher(train) for watcher in watchers)):
-            trainer.add_callback(callback)
+        wait = DataWait()
         guard = Collapse(checkpoint.model, trainer.eval_dataset) if guarded else None
-        if guard is not None:
-            trainer.add_callback(guard)
+        for callback in (wait, *(watcher(train) for watcher in watchers), guard):
+            if callback is not None:
+                trainer.add_callback(callback)
         _require_same_data(work, splits)  # last, so that what is refused leaves no folder
         _run(trainer, _last_epoch(work) if resume else None)
-    reason = None if guard is None else guard.reason
-    if guard is not None and reason is not None:
-        guard.restore(checkpoint.model)
+    reason = None if guard is None else guard.conclude(checkpoint.model)
     objective.detach(checkpoint.model)
     checkpoint.model.eval()
     extra = {
         **record,
+        **_measured(trainer, checkpoint, splits, schedule),
+        "data_wait_share": round(wait.share, 4),
+        "stopped": reason,
+        "wall_time_s": round(time.perf_counter() - start, 2),
+    }
+    # With several processes one of them writes.
+    if trainer.is_world_process_zero():
+        _write(checkpoint, out, work, extra)
+    return reason
+
+
+def _measured(
+    trainer: ObjectiveTrainer, checkpoint: Checkpoint, splits: Splits, schedule: Schedule
+) -> dict[str, Any]:
+    return {
         "epochs_run": round(trainer.state.epoch or 0),
         "validation_accuracy": accuracy(checkpoint, splits.validation),
         "augmentation": schedule.augment.kind if schedule.augment else "none",
         "device": str(trainer.args.device),
-        "data_wait_share": round(wait.share, 4),
-        "stopped": reason,
-        "wall_time_s": round(time.perf_counter() - start, 2),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    # With several processes one of them writes.
-    if not trainer.is_world_process_zero():
-        return reason
+
+
+def _write(checkpoint: Checkpoint, out: Path, work: Path, extra: dict[str, Any]) -> None:
     checkpoint.model.to("cpu")
     with full_disk_in_words(out.parent):
         save(checkpoint, out, extra=extra)
     shutil.rmtree(work, ignore_errors=True)
+    why = f"; {extra['stopped']}" if extra["stopped"] else ""
     print(
         f"{out}: validation accuracy {extra['validation_accuracy']:.4f} after "
-        f"{extra['epochs_run']} epochs, {extra['wall_time_s']} s{f'; {reason}' if reason else ''}",
+        f"{extra['epochs_run']} epochs, {extra['wall_time_s']} s{why}",
         flush=True,
     )
-    return reason
 
 
 def _require_same_data(work: Path, splits: Splits) -> None:

@@ -16,13 +16,13 @@ from train.__main__ import COMMANDS
 from train.errors import OutputError
 from train.models import open_checkpoint
 from train.sweeps.choice import recommend
-from train.sweeps.methods import METHODS, trainings
+from train.sweeps.methods import METHODS, chains, trainings
 from train.sweeps.results import SAMPLES_FILE, read_samples
 from train.sweeps.settings import SweepSettings
 
 SHORT = {
     "seeds": (0, 1),
-    "methods": ("gatekeeper", "auxiliary:0.5"),
+    "methods": ("gatekeeper", "auxiliary:0.5", "path"),
     "alphas": (0.3, 0.7),
     "fit_epochs": 6,
     "epochs": 2,
@@ -40,6 +40,17 @@ def test_the_untuned_model_and_the_control_always_take_part():
         "crossfit-0.9",
     ]
     assert all(method.source for method in METHODS.values())
+
+
+def test_a_path_goes_down_from_the_greatest_alpha():
+    rows = trainings(("gatekeeper:0.5", "path"), (0.1, 0.9, 0.5))
+    assert [(row.name, row.start) for row in rows[3:]] == [
+        ("path-0.9", "small"),
+        ("path-0.5", "path-0.9"),
+        ("path-0.1", "path-0.5"),
+    ]
+    assert sum(row.share for row in rows[3:]) == pytest.approx(1.0)
+    assert [len(chain) for chain in chains(rows)] == [1, 1, 1, 3]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from train.errors import OutputError
 from train.large import LargeAnswers
 from train.matching import open_for
 from train.sweeps import jobs
-from train.sweeps.methods import trainings
+from train.sweeps.methods import chains, trainings
 from train.sweeps.results import write_results
 from train.sweeps.settings import SweepSettings
 
@@ -38,12 +38,12 @@ def run_sweep(settings: SweepSettings) -> None:
     splits = jobs.load_splits(settings.data, settings.limit)
     _claim(settings, splits)
     _ask_large(settings, splits)
-    rows = trainings(settings.methods, settings.alphas)
+    rows = chains(trainings(settings.methods, settings.alphas))
     with _workers(settings.jobs) as submit:
         _all("fit", [submit(jobs.fit_seed, settings, seed) for seed in settings.seeds])
         # Seed by seed, so that an interrupted sweep has whole seeds to show.
         pairs = [(seed, row) for seed in settings.seeds for row in rows]
-        _all("tune", [submit(jobs.train_and_score, settings, *pair) for pair in pairs])
+        _all("tune", [submit(jobs.train_chain, settings, *pair) for pair in pairs])
     write_results(settings, splits, round(time.perf_counter() - start, 1))
 
 

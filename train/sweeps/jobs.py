@@ -18,7 +18,7 @@ from train.large import LargeAnswers
 from train.models import open_checkpoint
 from train.scores import save_scores, score
 from train.stage2 import tune
-from train.sweeps.methods import UNTUNED, Training
+from train.sweeps.methods import FITTED, UNTUNED, Training
 from train.sweeps.settings import SweepSettings
 from train.tune import TuneSettings
 
@@ -33,7 +33,7 @@ def set_up_worker(threads: int) -> None:
 
 def fit_seed(settings: SweepSettings, seed: int) -> None:
     """Fit M_S of one seed, unless it is there."""
-    out = seed_folder(settings, seed) / "small"
+    out = seed_folder(settings, seed) / FITTED
     if _is_done(out):
         return
     fit = FitSettings(
@@ -54,6 +54,12 @@ def fit_seed(settings: SweepSettings, seed: int) -> None:
         fit.fit(load_splits(settings.data, settings.limit))
 
 
+def train_chain(settings: SweepSettings, seed: int, chain: list[Training]) -> None:
+    """Tune and score trainings of a seed, one after the other."""
+    for training in chain:
+        train_and_score(settings, seed, training)
+
+
 def train_and_score(settings: SweepSettings, seed: int, training: Training) -> None:
     """Tune one training of a seed and score it on validation and test, unless that is done."""
     scored = scores_file(settings, seed, training.name)
@@ -61,26 +67,31 @@ def train_and_score(settings: SweepSettings, seed: int, training: Training) -> N
         return
     folder = seed_folder(settings, seed)
     splits = load_splits(settings.data, settings.limit)
-    out = folder / ("small" if training.name == UNTUNED else training.name)
+    out = folder / (FITTED if training.name == UNTUNED else training.name)
     if training.flags is not None and not _is_done(out):
         with _quietly(out):
-            _tune(settings, seed, training.flags, out, splits)
+            _tune(settings, seed, training, training.flags, out, splits)
     checkpoint = open_checkpoint(out, kind=splits.train.kind)
     save_scores(scored, score(checkpoint, splits, settings.deferral))
 
 
 def _tune(
-    settings: SweepSettings, seed: int, flags: dict[str, Any], out: Path, splits: Splits
+    settings: SweepSettings,
+    seed: int,
+    training: Training,
+    flags: dict[str, Any],
+    out: Path,
+    splits: Splits,
 ) -> None:
-    start = open_checkpoint(out.parent / "small", kind=splits.train.kind)
+    start = open_checkpoint(out.parent / training.start, kind=splits.train.kind)
     tuning = TuneSettings(
         **{
-            "checkpoint": out.parent / "small",
+            "checkpoint": out.parent / training.start,
             "data": settings.data,
             "out": out,
             "large": settings.large,
             "stage2_data": settings.stage2_data,
-            "epochs": settings.epochs,
+            "epochs": max(1, round(settings.epochs * training.share)),
             "batch_size": settings.batch_size,
             "learning_rate": settings.learning_rate / 2,
             "device": settings.device,

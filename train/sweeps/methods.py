@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edge_runtime.errors import SettingError
 
 UNTUNED = "untuned"
 CONTROL = "control"
+FITTED = "small"
+"""The folder of the model as it was fitted."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,14 @@ class Method:
         flags: alpha -> the settings of `train tune` that make it.
         has_alpha: Whether it is trained at every alpha.
         source: Where it is described.
+        is_path: Whether each alpha starts where the greater one ended, with its share of the
+            epochs, so that one run gives the whole curve.
     """
 
     flags: Callable[[float], dict[str, Any]]
     has_alpha: bool
     source: str
+    is_path: bool = False
 
 
 METHODS: Mapping[str, Method] = {
@@ -42,6 +47,12 @@ METHODS: Mapping[str, Method] = {
         lambda alpha: {"objective": "gatekeeper", "alpha": alpha, "stage2_data": "crossfit"},
         has_alpha=True,
         source="Gatekeeper, right or wrong by models that never saw the input",
+    ),
+    "path": Method(
+        lambda alpha: {"objective": "gatekeeper", "alpha": alpha},
+        has_alpha=True,
+        source="Gatekeeper from the greatest alpha down, each warm-started by the one before",
+        is_path=True,
     ),
     "label_smoothing": Method(
         lambda _: {"objective": "label_smoothing"},
@@ -63,10 +74,25 @@ class Training:
     Attributes:
         name: What it is called in files and tables.
         flags: The settings of `train tune`; None for the model as it was fitted.
+        start: The folder of the checkpoint that it starts from.
+        share: Its part of the epochs.
     """
 
     name: str
     flags: dict[str, Any] | None
+    start: str = FITTED
+    share: float = 1.0
+
+
+def chains(rows: list[Training]) -> list[list[Training]]:
+    """Return the trainings in groups, each to be done in its order: the steps of a path wait."""
+    found: list[list[Training]] = []
+    for row in rows:
+        if row.start == FITTED:
+            found.append([row])
+        else:
+            next(chain for chain in found if chain[-1].name == row.start).append(row)
+    return found
 
 
 def trainings(methods: tuple[str, ...], alphas: tuple[float, ...]) -> list[Training]:
@@ -91,9 +117,22 @@ def trainings(methods: tuple[str, ...], alphas: tuple[float, ...]) -> list[Train
         if not method.has_alpha:
             found.append(Training(name, method.flags(0.0)))
             continue
-        chosen = [_alpha(own)] if own else alphas
-        found += [Training(f"{name}-{alpha:g}", method.flags(alpha)) for alpha in chosen]
+        chosen = (_alpha(own),) if own else alphas
+        found += _path(name, method, chosen) if method.is_path else _each(name, method, chosen)
     return found
+
+
+def _each(name: str, method: Method, alphas: tuple[float, ...]) -> list[Training]:
+    return [Training(f"{name}-{alpha:g}", method.flags(alpha)) for alpha in alphas]
+
+
+def _path(name: str, method: Method, alphas: tuple[float, ...]) -> list[Training]:
+    steps = _each(name, method, tuple(sorted(alphas, reverse=True)))
+    starts = [FITTED, *(step.name for step in steps)]
+    return [
+        replace(step, start=start, share=1 / len(steps))
+        for step, start in zip(steps, starts, strict=False)
+    ]
 
 
 def _alpha(text: str) -> float:
