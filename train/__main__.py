@@ -4,12 +4,14 @@ import sys
 
 from edge_runtime.cli import main
 from train.convert import ConvertSettings
+from train.distill import DistillSettings
 from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
 from train.tune import TuneSettings
 
 COMMANDS = {
     "fit": FitSettings,
+    "distill": DistillSettings,
     "tune": TuneSettings,
     "evaluate": EvaluateSettings,
     "convert": ConvertSettings,

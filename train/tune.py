@@ -22,6 +22,9 @@ class TuneSettings:
 
     checkpoint: Path = field("checkpoint folder to start from")
     data: str = field("data set name, folder or file", default="digits")
+    extra: str | None = field(
+        "data set whose training rows are added to train, e.g. of `train harvest`", default=None
+    )
     out: Path = field("checkpoint folder to write")
     objective: Literal["gatekeeper", "cross_entropy"] = field(
         "gatekeeper, or cross_entropy for the control", default="gatekeeper"
@@ -57,6 +60,7 @@ class TuneSettings:
 
         splits = data.load(self.data, limit=self.limit)
         checkpoint = open_for(self.checkpoint, splits.train, self.data)
+        splits = data.with_extra(splits, self.extra, limit=self.limit)
         train_checkpoint(
             checkpoint,
             splits,

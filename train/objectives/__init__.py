@@ -2,6 +2,7 @@
 
 from train.objectives.base import Objective, Step
 from train.objectives.cross_entropy import CrossEntropy
+from train.objectives.distillation import Distillation
 from train.objectives.gatekeeper import Gatekeeper
 
-__all__ = ["CrossEntropy", "Gatekeeper", "Objective", "Step"]
+__all__ = ["CrossEntropy", "Distillation", "Gatekeeper", "Objective", "Step"]
