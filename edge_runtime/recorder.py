@@ -93,7 +93,7 @@ class Recorder:
                 self.dropped += 1
                 return
             self._start()
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            now = datetime.now(UTC).isoformat(timespec="microseconds")
             self._waiting_bytes += array.nbytes
             self._queue.put_nowait((array.copy(), dataclasses.replace(record, time=now)))
 

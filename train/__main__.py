@@ -7,6 +7,7 @@ from train.convert import ConvertSettings
 from train.distill import DistillSettings
 from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
+from train.harvest import HarvestSettings
 from train.tune import TuneSettings
 
 COMMANDS = {
@@ -15,6 +16,7 @@ COMMANDS = {
     "tune": TuneSettings,
     "evaluate": EvaluateSettings,
     "convert": ConvertSettings,
+    "harvest": HarvestSettings,
 }
 
 if __name__ == "__main__":

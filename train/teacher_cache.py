@@ -76,7 +76,7 @@ def _key(teacher: Teacher, data: LabelledData) -> str:
 def _kept(cache: Path, key: str, shape: tuple[int, int]) -> tuple[npt.NDArray[np.float32], int]:
     """Return (logits, how many rows of them are known)."""
     try:
-        with np.load(cache, allow_pickle=False) as found:
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as found:
             if str(found["key"]) == key and found["logits"].shape == shape:
                 return found["logits"].astype(np.float32), int(found["done"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
