@@ -57,7 +57,8 @@ class RecordStore:
         line = dataclasses.replace(record, file=name).to_line()
         taken = self._taken_bytes + _on_disk(len(content))
         taken += _on_disk(self._lines_bytes + len(line)) - _on_disk(self._lines_bytes)
-        if taken > self._max_bytes or self._inputs == self._max_inputs:
+        has_room = self._max_inputs is None or self._inputs < self._max_inputs
+        if taken > self._max_bytes or not has_room:
             return False
         self._write_file(self._folder / name, content)
         try:

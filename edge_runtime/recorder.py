@@ -27,7 +27,7 @@ from edge_runtime.record_store import RecordStore
 from edge_runtime.records import Record
 
 DEFAULT_MAX_BYTES: Final = 256 << 20
-_MOST_WAITING: Final = 256  # inputs
+_MOST_WAITING: Final = 10_000  # inputs
 _MOST_WAITING_BYTES: Final = 64 << 20
 _LONGEST_CLOSE_S: Final = 10.0
 _Waiting = tuple[npt.NDArray[Any], Record]
@@ -92,10 +92,16 @@ class Recorder:
             if self._is_closed or self._is_at_limit or self._is_behind(array.nbytes):
                 self.dropped += 1
                 return
-            self._start()
             now = datetime.now(UTC).isoformat(timespec="microseconds")
+            try:
+                waiting = array.copy(), dataclasses.replace(record, time=now)
+                self._start()
+            except (MemoryError, RuntimeError) as error:  # no memory, or no thread, for it
+                self._say("failed", f"{error or 'no memory is left'}")
+                self.dropped += 1
+                return
             self._waiting_bytes += array.nbytes
-            self._queue.put_nowait((array.copy(), dataclasses.replace(record, time=now)))
+            self._queue.put_nowait(waiting)
 
     def close(self) -> None:
         """Write what still waits, and let go of the folder; what comes later is dropped."""
@@ -118,8 +124,9 @@ class Recorder:
 
     def _start(self) -> None:
         if self._writer is None:
-            self._writer = threading.Thread(target=self._write_all, name="recorder", daemon=True)
-            self._writer.start()
+            writer = threading.Thread(target=self._write_all, name="recorder", daemon=True)
+            writer.start()
+            self._writer = writer
             # A program that ends without closing the cascade keeps what it recorded.
             atexit.register(self.close)
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from train.data import LabelledData
+from train.errors import TeacherError
 from train.output import full_disk_in_words
 from train.teacher import Teacher
 
@@ -40,7 +41,7 @@ def teacher_logits(teacher: Teacher, data: LabelledData, cache: Path) -> npt.NDA
         cache: The file.
 
     Raises:
-        TeacherError: A server gives no usable answer.
+        TeacherError: A server gives no usable answer, or the teacher gives NaN.
         FullDiskError: The file could not be written.
     """
     key = _key(teacher, data)
@@ -52,7 +53,7 @@ def teacher_logits(teacher: Teacher, data: LabelledData, cache: Path) -> npt.NDA
         try:
             while done < len(data):
                 inputs = data.inputs[done : done + _CHUNK]
-                logits[done : done + len(inputs)] = teacher.logits(inputs)
+                logits[done : done + len(inputs)] = _numbers(teacher.logits(inputs))
                 done += len(inputs)
                 bar.update(len(inputs))
                 if time.monotonic() - saved_s > _SAVE_EVERY_S and done < len(data):
@@ -61,6 +62,12 @@ def teacher_logits(teacher: Teacher, data: LabelledData, cache: Path) -> npt.NDA
         finally:
             if done > begun:
                 _keep(cache, key, logits, done)
+    return logits
+
+
+def _numbers(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    if np.isnan(logits).any():
+        raise TeacherError("expected numbers from the teacher, got NaN: its weights are broken")
     return logits
 
 
@@ -86,7 +93,7 @@ def _kept(cache: Path, key: str, shape: tuple[int, int]) -> tuple[npt.NDArray[np
 
 def _keep(cache: Path, key: str, logits: npt.NDArray[np.float32], done: int) -> None:
     values: dict[str, Any] = {"key": key, "logits": logits, "done": done}
-    fresh = cache.with_suffix(".part")
+    fresh = cache.with_suffix(f".{os.getpid()}.part")  # several processes may train together
     cache.parent.mkdir(parents=True, exist_ok=True)
     with full_disk_in_words(cache.parent, " and run again"):
         try:

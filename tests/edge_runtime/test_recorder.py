@@ -166,6 +166,32 @@ def test_a_restart_goes_on_within_the_same_bound(pictures, tmp_path):
     assert (blocked.recorded, blocked.dropped) == (0, 1)
 
 
+def test_a_bound_that_was_lowered_holds(pictures, tmp_path):
+    add_all(Recorder(tmp_path), pictures[:5])
+    recorder = Recorder(tmp_path, max_inputs=3)
+    add_all(recorder, pictures[5:7])
+    assert (recorder.recorded, recorder.dropped) == (0, 2)
+
+
+def test_a_large_batch_is_recorded_whole(tmp_path):
+    recorder = Recorder(tmp_path)
+    add_all(recorder, np.zeros((1000, 8, 8, 3), np.uint8))
+    assert (recorder.recorded, recorder.dropped) == (1000, 0)
+
+
+def test_a_machine_without_another_thread_costs_no_answer(pictures, tmp_path, monkeypatch, caplog):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    recorder = Recorder(tmp_path)
+    with monkeypatch.context() as crowded:
+        crowded.setattr(threading.Thread, "start", refuse)
+        recorder.add(pictures[0], RECORD)
+    add_all(recorder, pictures[1:3])
+    assert (recorder.recorded, recorder.dropped) == (2, 1)
+    assert caplog.text.count("can't start new thread") == 1
+
+
 def test_a_line_that_a_kill_cut_off_costs_only_itself(pictures, tmp_path):
     add_all(Recorder(tmp_path), pictures[:3])
     lines = tmp_path / "records.jsonl"

@@ -214,6 +214,15 @@ def test_answers_of_another_teacher_or_to_other_inputs_are_not_taken(
     np.testing.assert_allclose(found, teacher.logits(digits.test.inputs), atol=1e-6)
 
 
+def test_a_teacher_that_is_broken_is_said(large_checkpoint, digits, tmp_path):
+    teacher = open_checkpoint_teacher(str(large_checkpoint), digits.train, cuda=False)
+    with torch.no_grad():
+        teacher.checkpoint.model.classifier.bias[3] = math.nan
+    with pytest.raises(TeacherError, match="got NaN"):
+        teacher_logits(teacher, digits.train, tmp_path / "cache.npz")
+    assert not list(tmp_path.iterdir())
+
+
 def write_pictures(folder, pictures):
     folder.mkdir(parents=True)
     for i, picture in enumerate(pictures):
