@@ -4,12 +4,14 @@ import sys
 
 from benchmarks.check import CheckSettings
 from benchmarks.demo import DemoSettings
+from benchmarks.harvest import HarvestBenchmarkSettings
 from benchmarks.latency import LatencySettings
 from benchmarks.overhead import OverheadSettings
 from edge_runtime.cli import main
 
 COMMANDS = {
     "demo": DemoSettings,
+    "harvest": HarvestBenchmarkSettings,
     "latency": LatencySettings,
     "overhead": OverheadSettings,
     "check": CheckSettings,
