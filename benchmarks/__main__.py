@@ -4,6 +4,7 @@ import sys
 
 from benchmarks.check import CheckSettings
 from benchmarks.demo import DemoSettings
+from benchmarks.harvest import HarvestBenchmarkSettings
 from benchmarks.latency import LatencySettings
 from benchmarks.overhead import OverheadSettings
 from benchmarks.report import ReportSettings
@@ -11,6 +12,7 @@ from edge_runtime.cli import main
 
 COMMANDS = {
     "demo": DemoSettings,
+    "harvest": HarvestBenchmarkSettings,
     "latency": LatencySettings,
     "overhead": OverheadSettings,
     "report": ReportSettings,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import pictures, results
 from benchmarks.demo import DemoSettings
-from benchmarks.errors import BenchmarkError
 from benchmarks.samples import Samples, write_samples
 from benchmarks.server import running_server
+from benchmarks.steps import empty_folder, step
 from benchmarks.trial import Trial
 from benchmarks.wording import findings, table
 from edge_runtime import environment
@@ -40,9 +37,8 @@ def run_chain(settings: DemoSettings) -> None:
     # A slip in the second name must not cost the hours of the first model.
     _check_model(settings.small, settings.dataset, settings.limit)
     _check_model(settings.large, settings.large_data, settings.limit)
-    _clear(settings)
-    steps = _Steps()
-    with steps.step("large model: fit"):
+    empty_folder(settings.out, overwrite=settings.overwrite)
+    with step("large model: fit"):
         large = _fit(
             settings.large,
             settings.large_data,
@@ -50,39 +46,19 @@ def run_chain(settings: DemoSettings) -> None:
             seed=settings.seeds[0],
             limit=settings.limit,
         )
-    bundles = {seed: _bundles(settings, seed, steps) for seed in settings.seeds}
-    with steps.step("the test set over gRPC"):
+    bundles = {seed: _bundles(settings, seed) for seed in settings.seeds}
+    with step("the test set over gRPC"):
         measured = _measure(settings, large, bundles)
     fitted = _training_accuracy(settings)
     variants = {v: Samples.joined([samples for samples, _ in measured[v]]) for v in VARIANTS}
     sent = {v: sum(sent for _, sent in measured[v]) / len(measured[v]) for v in VARIANTS}
-    with steps.step("figures and pictures"):
+    with step("figures and pictures"):
         content = _content(settings, variants, sent, fitted)
         content["wall_time_s"] = round(time.perf_counter() - start, 1)
         _write(settings.out, content, variants)
     print(f"\n{table(content)}\n")
     print("\n".join(content["findings"]))
     print(f"\n{settings.out}: report.md, results.json, samples.csv.gz ({content['wall_time_s']} s)")
-
-
-class _Steps:
-    """Says what is going on, and how long it took."""
-
-    @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        print(f"== {name}", flush=True)
-        start = time.perf_counter()
-        yield
-        print(f"== {name}: {time.perf_counter() - start:.1f} s", flush=True)
-
-
-def _clear(settings: DemoSettings) -> None:
-    out = settings.out
-    if out.exists() and any(out.iterdir()):
-        if not settings.overwrite:
-            raise BenchmarkError(f"expected no results at {out} yet: --overwrite replaces them")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
 
 
 def _is_checkpoint(model: str) -> bool:
@@ -106,12 +82,12 @@ def _fit(model: str, dataset: str, out: Path, *, seed: int, limit: int | None) -
     return out
 
 
-def _bundles(settings: DemoSettings, seed: int, steps: _Steps) -> dict[str, Path]:
+def _bundles(settings: DemoSettings, seed: int) -> dict[str, Path]:
     is_first = seed == settings.seeds[0]
     folder = settings.out if is_first else settings.out / f"seed-{seed}"
-    with steps.step(f"seed {seed}: small model: fit, control and tune"):
+    with step(f"seed {seed}: small model: fit, control and tune"):
         checkpoints = _train(settings, folder, seed)
-    with steps.step(f"seed {seed}: export and calibrate"):
+    with step(f"seed {seed}: export and calibrate"):
         return {v: _export(settings, checkpoints[v], folder / f"bundle-{v}") for v in VARIANTS}
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
         SettingError,
     )
     from edge_runtime.model import EdgeModel
+    from edge_runtime.recorder import Recorder
+    from edge_runtime.records import Record, read_records
 
 _HOMES = {
     "Answer": "answer",
@@ -39,6 +41,9 @@ _HOMES = {
     "Cascade": "cascade",
     "CloudModel": "cloud",
     "EdgeModel": "model",
+    "Record": "records",
+    "Recorder": "recorder",
+    "read_records": "records",
     "BundleError": "errors",
     "CloudDeadlineError": "errors",
     "CloudError": "errors",
@@ -67,9 +72,12 @@ __all__ = [
     "EdgeModel",
     "GatekeeperError",
     "InputError",
+    "Record",
+    "Recorder",
     "SettingError",
     "Source",
     "Timings",
+    "read_records",
 ]
 
 

@@ -21,6 +21,7 @@ from edge_runtime.providers import CPU, Provider
 if TYPE_CHECKING:
     # gRPC and protobuf cost time and 30 MB: a device that never asks the cloud does not load them.
     from edge_runtime.cloud import CloudAnswers, CloudModel
+    from edge_runtime.recorder import Recorder
 
 Forward = Literal["original", "model_input"]
 _NO_CLOUD = "no cloud address was given"
@@ -35,11 +36,18 @@ class Cascade:
     Args:
         edge: The small model.
         cloud: The large model, or None: every deferred input is then an `EDGE_FALLBACK`.
+        recorder: Keeps the deferred inputs that M_L answered; None keeps nothing.
     """
 
-    def __init__(self, edge: EdgeModel, cloud: CloudModel | None = None) -> None:
+    def __init__(
+        self,
+        edge: EdgeModel,
+        cloud: CloudModel | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
         self.edge = edge
         self.cloud = cloud
+        self.recorder = recorder
         self.sent_bytes = 0
         """Size of all answered requests to the cloud."""
 
@@ -55,6 +63,7 @@ class Cascade:
         threads: int | None = None,
         providers: Sequence[Provider] = (CPU,),
         forward: Forward = "original",
+        record: Recorder | None = None,
         **cloud_options: Any,
     ) -> Cascade:
         """Open a bundle and, where an address is given, a channel to the cloud.
@@ -71,6 +80,8 @@ class Cascade:
                 an error, never a silent fall back.
             forward: What the cloud gets: the `original` picture, or the graph's own `model_input`
                 (the only one there is when preprocessing is not fused).
+            record: Keeps, on this device, the deferred inputs with M_L's answers; off where none is
+                given. It belongs to the cascade, which closes it.
             **cloud_options: Passed to `CloudModel.open` (foreign engines, plaintext beyond
                 loopback).
 
@@ -81,7 +92,7 @@ class Cascade:
         edge = EdgeModel.open(bundle, threshold=threshold, threads=threads, providers=providers)
         if cloud is None:
             _refuse_unknown(cloud_options)
-            return cls(edge)
+            return cls(edge, recorder=record)
         from edge_runtime.cloud import CloudModel
 
         name = edge.metadata.input.name
@@ -98,6 +109,7 @@ class Cascade:
             CloudModel.open(
                 cloud, model, labels=edge.labels, deadline_s=deadline_s, **cloud_options
             ),
+            record,
         )
 
     def __call__(self, image: npt.NDArray[Any]) -> Answer:
@@ -128,7 +140,10 @@ class Cascade:
         total_s = perf_counter() - start
         answers = self._edge_answers(gated, Timings(edge_s, total_s - edge_s, total_s))
         for place, row in enumerate(deferred.tolist()):
-            answers[row] = _replace_deferred(answers[row], outcome, place)
+            small = answers[row]
+            answers[row] = _replace_deferred(small, outcome, place)
+            if self.recorder is not None and not isinstance(outcome, str):
+                self._record(rows[row], small, outcome, place)
         return answers
 
     def _edge_answers(self, gated: Gated, timings: Timings) -> list[Answer]:
@@ -162,8 +177,27 @@ class Cascade:
         self.sent_bytes += answers.sent_bytes
         return answers
 
+    def _record(
+        self, row: npt.NDArray[Any], small: Answer, large: CloudAnswers, place: int
+    ) -> None:
+        from edge_runtime.records import Record
+
+        assert self.recorder is not None  # noqa: S101 - narrows the type
+        assert self.cloud is not None  # noqa: S101 - the same
+        record = Record(
+            model=self.cloud.model,
+            label=large.label[place],
+            confidence=float(large.confidence[place]),
+            small_label=small.label,
+            small_confidence=small.confidence,
+            threshold=self.edge.threshold,
+        )
+        self.recorder.add(row, record)
+
     def close(self) -> None:
-        """Close the channel to the cloud."""
+        """Close the channel to the cloud, and write what the recorder still holds."""
+        if self.recorder is not None:
+            self.recorder.close()
         if self.cloud is not None:
             self.cloud.close()
 

@@ -18,6 +18,7 @@ from edge_runtime.inputs import find_inputs, read_input
 
 if TYPE_CHECKING:
     from edge_runtime.cascade import Cascade
+    from edge_runtime.recorder import Recorder
 
 
 class RunError(GatekeeperError):
@@ -40,6 +41,11 @@ class RunSettings:
     deadline_s: float = field("longest wait for the cloud, in seconds", default=0.5)
     threshold: float | None = field("use this instead of the bundle's threshold", default=None)
     provider: Literal["cpu", "cuda"] = field("where the graph runs", default="cpu")
+    record: Path | None = field(
+        "keep the deferred inputs and the cloud's answers in this folder, for `train harvest`",
+        default=None,
+    )
+    record_limit_mb: float = field("what that folder may take on disk, in MB", default=256.0)
     json: bool = field("one JSON object a line", default=False)
 
     def __post_init__(self) -> None:
@@ -47,6 +53,14 @@ class RunSettings:
             raise SettingError("expected at least one input, got none: name a picture or a folder")
         if not self.deadline_s > 0:
             raise SettingError(f"expected --deadline-s above 0, got {self.deadline_s}")
+        if not _LEAST_MB <= self.record_limit_mb < math.inf:
+            raise SettingError(
+                f"expected --record-limit-mb of at least {_LEAST_MB}, got {self.record_limit_mb}"
+            )
+        if self.record is not None and self.cloud is None:
+            raise SettingError(
+                "expected --cloud beside --record: what the cloud answers is recorded, nothing else"
+            )
 
     def run(self) -> None:
         """Print an answer or an error for every input, then a summary.
@@ -58,6 +72,7 @@ class RunSettings:
         from edge_runtime.cascade import Cascade
         from edge_runtime.providers import named
 
+        recorder = self._recorder()
         with Cascade.open(
             self.bundle,
             cloud=self.cloud,
@@ -65,15 +80,26 @@ class RunSettings:
             deadline_s=self.deadline_s,
             threshold=self.threshold,
             providers=named(self.provider),
+            record=recorder,
         ) as cascade:
             counts = Counter(self._answer(cascade, path) for path in find_inputs(self.inputs))
         if not self.json:
             print(", ".join(f"{source} {count}" for source, count in sorted(counts.items())))
+            if recorder is not None:
+                counted = f"recorded {recorder.recorded}, dropped {recorder.dropped}"
+                print(f"{counted} in {recorder.folder}")
         if counts[_NO_ANSWER]:
             raise RunError(
                 f"{counts[_NO_ANSWER]} of {counts.total()} inputs got no answer: their lines say "
                 "why"
             )
+
+    def _recorder(self) -> Recorder | None:
+        if self.record is None:
+            return None
+        from edge_runtime.recorder import Recorder
+
+        return Recorder(self.record, max_bytes=int(self.record_limit_mb * _MB))
 
     def _answer(self, cascade: Cascade, path: Path) -> str:
         """Print one input's line and return who answered."""
@@ -88,6 +114,8 @@ class RunSettings:
 
 
 _NO_ANSWER = "error"
+_MB = 1_000_000
+_LEAST_MB = 0.01
 
 
 def _as_json(path: Path, answer: Answer) -> str:

@@ -4,19 +4,23 @@ import sys
 
 from edge_runtime.cli import main
 from train.convert import ConvertSettings
+from train.distill import DistillSettings
 from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
+from train.harvest import HarvestSettings
 from train.sweeps.recommend import RecommendSettings
 from train.sweeps.settings import SweepSettings
 from train.tune import TuneSettings
 
 COMMANDS = {
     "fit": FitSettings,
+    "distill": DistillSettings,
     "tune": TuneSettings,
     "evaluate": EvaluateSettings,
     "sweep": SweepSettings,
     "recommend": RecommendSettings,
     "convert": ConvertSettings,
+    "harvest": HarvestSettings,
 }
 
 if __name__ == "__main__":

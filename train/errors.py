@@ -6,6 +6,7 @@ TrainError (GatekeeperError)
 ├── FullDiskError (OSError)        an epoch or a checkpoint could not be written
 ├── DataError (ValueError)         a data set is missing, unreadable or has no usable labels
 ├── OutputError (FileExistsError)  the output folder holds something already
+├── TeacherError (ConnectionError) a teacher gave no usable answer
 └── TrainingError (ArithmeticError) training left the numbers (NaN loss)
 """
 
@@ -36,6 +37,10 @@ class FullDiskError(TrainError, OSError):
 
 class OutputError(TrainError, FileExistsError):
     """The output folder holds something already."""
+
+
+class TeacherError(TrainError, ConnectionError):
+    """A teacher gave no usable answer."""
 
 
 class TrainingError(TrainError, ArithmeticError):

@@ -10,7 +10,8 @@ from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
 
 if TYPE_CHECKING:
-    from train.data import Splits
+    from train.data import LabelledData, Splits
+    from train.loop import Schedule
     from train.models import Checkpoint
 
 Augmentation = Literal["auto", "none", "shift", "mirror", "shift+mirror"]
@@ -29,6 +30,7 @@ class FitSettings:
 
     model: str = field("architecture, or a folder with a config.json", default="small-cnn")
     data: str = field("data set name, folder or file", default="digits")
+    extra: str | None = field("data set whose training rows are added to train", default=None)
     out: Path = field("checkpoint folder to write")
     image_size: int | None = field("side in pixels (default: the data's own)", default=None)
     epochs: int = field("at most so many epochs", default=60)
@@ -53,14 +55,11 @@ class FitSettings:
 
     def run(self) -> None:
         """Fit, and write the checkpoint."""
-        from train import data
-
-        self.fit(data.load(self.data, limit=self.limit))
+        self.fit(self.splits())
 
     def fit(self, splits: Splits) -> None:
         """Fit on splits that are loaded already, and write the checkpoint."""
-        from train.augment import choose
-        from train.loop import Schedule, train_checkpoint, usual_batch_size
+        from train.loop import train_checkpoint
         from train.objectives import CrossEntropy
         from train.output import settings_record
 
@@ -68,22 +67,40 @@ class FitSettings:
             self.untrained(splits),
             splits,
             CrossEntropy(),
-            Schedule(
-                epochs=self.epochs,
-                batch_size=self.batch_size or usual_batch_size(len(splits.train)),
-                learning_rate=self.learning_rate,
-                weight_decay=self.weight_decay,
-                scheduler="cosine",
-                patience=self.patience,
-                precision=self.precision,
-                device=self.device,
-                seed=self.seed,
-                augment=choose(self.augment, splits.train, self.seed),
-            ),
+            self.schedule(splits.train),
             out=self.out,
             resume=self.resume,
             overwrite=self.overwrite,
             record=settings_record("fit", self),
+        )
+
+    def splits(self) -> Splits:
+        """Return the data set, with what is added to its training split.
+
+        Raises:
+            DataError: One of them is missing or unreadable, or they do not belong together.
+        """
+        from train import data
+
+        splits = data.load(self.data, limit=self.limit)
+        return data.with_extra(splits, self.extra, limit=self.limit)
+
+    def schedule(self, train: LabelledData) -> Schedule:
+        """Return how long and how fast to train on these data."""
+        from train.augment import choose
+        from train.loop import Schedule, usual_batch_size
+
+        return Schedule(
+            epochs=self.epochs,
+            batch_size=self.batch_size or usual_batch_size(len(train)),
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            scheduler="cosine",
+            patience=self.patience,
+            precision=self.precision,
+            device=self.device,
+            seed=self.seed,
+            augment=choose(self.augment, train, self.seed),
         )
 
     def untrained(self, splits: Splits) -> Checkpoint:

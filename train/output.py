@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,19 @@ def settings_record(command: str, settings: Any) -> dict[str, Any]:
         "command": command,
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in values.items()},
     }
+
+
+@contextlib.contextmanager
+def fresh_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `out` in one step when the block ends without an error."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        fresh = Path(scratch) / "fresh"
+        fresh.mkdir()
+        yield fresh
+        if out.exists():
+            shutil.move(out, Path(scratch) / "old")
+        fresh.rename(out)
 
 
 @contextlib.contextmanager

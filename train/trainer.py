@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import Trainer
 
@@ -27,6 +28,14 @@ class ObjectiveTrainer(Trainer):
         """Keep the columns from the model, which knows nothing of them."""
         self._columns = {n: inputs.pop(n) for n in self._objective.columns if n in inputs}
         return super().compute_loss(model, inputs, *args, **settings)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], *args: Any) -> Any:
+        # Rows without a label are items as well: transformers counts labels, and would divide by 0.
+        counted = [
+            {**b, "labels": torch.zeros_like(b["labels"])} if b["labels"].ndim == 1 else b
+            for b in batch_samples
+        ]
+        return super()._get_num_items_in_batch(counted, *args)
 
     def _objective_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Any:
         items = len(labels) if num_items_in_batch is None else num_items_in_batch

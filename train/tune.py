@@ -22,6 +22,9 @@ class TuneSettings:
 
     checkpoint: Path = field("checkpoint folder to start from")
     data: str = field("data set name, folder or file", default="digits")
+    extra: str | None = field(
+        "data set whose training rows are added to train, e.g. of `train harvest`", default=None
+    )
     out: Path = field("checkpoint folder to write")
     objective: Literal["gatekeeper", "cross_entropy", "label_smoothing", "cascade_aware"] = field(
         "gatekeeper, cross_entropy (the control), label_smoothing or cascade_aware",
@@ -93,6 +96,7 @@ class TuneSettings:
 
         splits = data.load(self.data, limit=self.limit)
         start = open_for(self.checkpoint, splits.train, self.data)
+        splits = data.with_extra(splits, self.extra, limit=self.limit)
         large = None
         if self.large is not None:
             model = open_for(self.large, splits.train, self.data)

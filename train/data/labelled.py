@@ -15,6 +15,8 @@ from train.errors import DataError
 Picture = npt.NDArray[np.uint8]
 Kind = Literal["image", "text"]
 _SAMPLED = 64
+NO_LABEL = -100
+"""Label of an input that has none; torch's losses leave it out by default."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class LabelledData:
 
     Attributes:
         inputs: Pictures uint8 [height, width, 3], decoded when they are asked for, or texts.
-        labels: int64 [n], index into `label_names`.
+        labels: int64 [n], index into `label_names`; `NO_LABEL` where there is none.
         ids: A stable name of each input.
         label_names: Class names.
         kind: What the inputs are.
@@ -38,10 +40,11 @@ class LabelledData:
     def __post_init__(self) -> None:
         if not len(self.inputs) == len(self.labels) == len(self.ids) >= 1:
             raise DataError(f"expected at least one input with a label, got {len(self.labels)}")
-        if self.labels.min() < 0 or self.labels.max() >= len(self.label_names):
+        known = self.labels[self.labels != NO_LABEL]
+        if known.size and (known.min() < 0 or known.max() >= len(self.label_names)):
             raise DataError(
                 f"expected labels from 0 to {len(self.label_names) - 1}, got "
-                f"{int(self.labels.min())} to {int(self.labels.max())}"
+                f"{int(known.min())} to {int(known.max())}"
             )
 
     def __len__(self) -> int:
@@ -58,6 +61,10 @@ class LabelledData:
         if len(sizes) > 1:
             raise DataError(f"expected pictures of one size, got {sorted(sizes)[:3]} ...")
         return np.stack(pictures)
+
+    def limited(self, limit: int) -> LabelledData:
+        """Keep at most `limit` inputs, evenly spaced."""
+        return self.take(_spread(len(self), limit))
 
     def take(self, rows: npt.NDArray[Any]) -> LabelledData:
         """Return the named rows as a split of its own."""
@@ -84,6 +91,38 @@ class Selection(Sequence[Any]):
         if isinstance(index, slice):
             return Selection(self._inputs, self._rows[index])
         return self._inputs[int(self._rows[index])]
+
+
+class Chain(Sequence[Any]):
+    """Sequences of inputs one after the other, pictures still decoded late."""
+
+    def __init__(self, *parts: Sequence[Any]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        row = int(index) % len(self)
+        part = int(np.searchsorted(self._ends, row, side="right"))
+        return self._parts[part][row - int(self._ends[part]) + len(self._parts[part])]
+
+
+def joined(parts: Sequence[LabelledData]) -> LabelledData:
+    """Return splits of one kind and of the same labels as one."""
+    first = parts[0]
+    return LabelledData(
+        Chain(*(part.inputs for part in parts)),
+        np.concatenate([part.labels for part in parts]),
+        tuple(i for part in parts for i in part.ids),
+        first.label_names,
+        first.kind,
+    )
 
 
 @dataclass(frozen=True)
@@ -114,8 +153,7 @@ class Splits:
         """Keep at most `limit` inputs of each split, evenly spaced."""
         if limit is None:
             return self
-        parts = (self.train, self.validation, self.test)
-        return Splits(*(part.take(_spread(len(part), limit)) for part in parts))
+        return Splits(*(p.limited(limit) for p in (self.train, self.validation, self.test)))
 
 
 def _spread(size: int, limit: int) -> npt.NDArray[np.intp]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data import hub
-from train.data.labelled import LabelledData, Splits, split_stratified
+from train.data.labelled import NO_LABEL, LabelledData, Splits, joined, split_stratified
 from train.data.layouts import read_folder, tables
 from train.errors import DataError
 
@@ -49,13 +49,33 @@ def load_all(name: str) -> LabelledData:
     """
     if name in {DIGITS, DIGITS_MORE}:
         splits = load(DIGITS_MORE)
-        return _joined([splits.train, splits.validation, splits.test])
+        return joined([splits.train, splits.validation, splits.test])
     found = _found(name)
     names = next(iter(found.values())).label_names
-    return _joined([_relabelled(part, names, split) for split, part in found.items()])
+    return joined([_relabelled(part, names, split) for split, part in found.items()])
+
+
+def load_train(name: str, *, limit: int | None = None) -> LabelledData:
+    """Load the training split of a data set whole: nothing is carved out of it.
+
+    Raises:
+        DataError: It is missing or unreadable, or has no training split with usable labels.
+    """
+    if name in {DIGITS, DIGITS_MORE}:
+        return load(name, limit=limit).train
+    train = _train_of(_found(name, limit), name)
+    return train if limit is None else train.limited(limit)
 
 
 def _found(name: str, limit: int | None = None) -> dict[str, LabelledData]:
+    found = _read(name, limit)
+    for split, part in found.items():
+        if (part.labels == NO_LABEL).any():
+            raise DataError(f"expected a label in every row of {split} of {name}, got {NO_LABEL}")
+    return found
+
+
+def _read(name: str, limit: int | None) -> dict[str, LabelledData]:
     path = Path(name)
     if path.is_file():
         return tables.read_file(path)
@@ -69,9 +89,7 @@ def _found(name: str, limit: int | None = None) -> dict[str, LabelledData]:
 
 
 def _carve(found: dict[str, LabelledData], seed: int, name: str) -> Splits:
-    train = found.get("train")
-    if train is None:
-        raise DataError(f"expected a split named train in {name}, got {', '.join(found)}")
+    train = _train_of(found, name)
     parts = {s: _relabelled(part, train.label_names, s) for s, part in found.items()}
     test = parts.get("test")
     validation = next((parts[n] for n in _VALIDATION_NAMES if n in parts), None)
@@ -80,6 +98,12 @@ def _carve(found: dict[str, LabelledData], seed: int, name: str) -> Splits:
     if validation is None:
         validation, train = _split_off(train, seed + 1, name)
     return Splits(train, validation, test)
+
+
+def _train_of(found: dict[str, LabelledData], name: str) -> LabelledData:
+    if "train" not in found:
+        raise DataError(f"expected a split named train in {name}, got {', '.join(found)}")
+    return found["train"]
 
 
 def _split_off(train: LabelledData, seed: int, name: str) -> tuple[LabelledData, LabelledData]:
@@ -96,10 +120,20 @@ def _relabelled(part: LabelledData, names: tuple[str, ...], split: str) -> Label
     """Number the labels of a split as train does: splits are matched by name, never by number."""
     if part.label_names == names:
         return part
+    unknown = unknown_labels(part, names)
+    if unknown:
+        raise DataError(f"expected the classes of train in {split}, it also has {unknown[:5]}")
+    return renumbered(part, names)
+
+
+def unknown_labels(part: LabelledData, names: tuple[str, ...]) -> list[str]:
+    """Return the classes that inputs of a split have and `names` lacks, sorted."""
+    return sorted({part.label_names[i] for i in np.unique(part.labels)} - set(names))
+
+
+def renumbered(part: LabelledData, names: tuple[str, ...]) -> LabelledData:
+    """Return a split with its labels as indices into `names`, which holds all that are used."""
     numbers = {name: i for i, name in enumerate(names)}
-    used = sorted({part.label_names[i] for i in np.unique(part.labels)} - set(names))
-    if used:
-        raise DataError(f"expected the classes of train in {split}, it also has {used[:5]}")
     table = np.array([numbers.get(name, -1) for name in part.label_names], np.int64)
     return dataclasses.replace(part, labels=table[part.labels], label_names=names)
 
@@ -134,14 +168,3 @@ def _note_absent(names: tuple[str, ...], present: set[int], split: str, data: st
             f"({', '.join(absent[:5])})",
             file=sys.stderr,
         )
-
-
-def _joined(parts: list[LabelledData]) -> LabelledData:
-    first = parts[0]
-    return LabelledData(
-        [inputs for part in parts for inputs in part.inputs],
-        np.concatenate([part.labels for part in parts]),
-        tuple(i for part in parts for i in part.ids),
-        first.label_names,
-        first.kind,
-    )

@@ -4,6 +4,15 @@ from train.objectives.auxiliary import Auxiliary
 from train.objectives.base import Objective, Step
 from train.objectives.cascade_aware import CascadeAware
 from train.objectives.cross_entropy import CrossEntropy
+from train.objectives.distillation import Distillation
 from train.objectives.gatekeeper import Gatekeeper
 
-__all__ = ["Auxiliary", "CascadeAware", "CrossEntropy", "Gatekeeper", "Objective", "Step"]
+__all__ = [
+    "Auxiliary",
+    "CascadeAware",
+    "CrossEntropy",
+    "Distillation",
+    "Gatekeeper",
+    "Objective",
+    "Step",
+]

@@ -7,7 +7,7 @@ splits it finds as split name -> `LabelledData`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from train.data.labelled import LabelledData
 from train.data.layouts import food101, idx, image_folder, python_batches, tables, tiny_imagenet
@@ -27,15 +27,20 @@ LAYOUTS: Final = (
 )
 
 
+def layout_of(folder: Path) -> Any:
+    """Return the module that reads a folder, or None."""
+    return next((layout for layout in LAYOUTS if layout.matches(folder)), None)
+
+
 def read_folder(folder: Path) -> Found:
     """Return the splits of a folder in whichever layout it has.
 
     Raises:
         DataError: It has none of them, or its files are damaged.
     """
-    for layout in LAYOUTS:
-        if layout.matches(folder):
-            return layout.read(folder)
+    layout = layout_of(folder)
+    if layout is not None:
+        return layout.read(folder)
     raise DataError(
         f"expected parquet, csv or jsonl files, folders of pictures, idx files or CIFAR batches in "
         f"{folder}, found {_glimpse(folder)}"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from train.data.labelled import LabelledData
+from train.data.labelled import Kind, LabelledData
 from train.data.pictures import EncodedPictures
 from train.errors import DataError
 
@@ -48,6 +48,21 @@ def read_file(path: Path) -> dict[str, LabelledData]:
     if path.suffix not in BUILDERS:
         raise DataError(f"expected a file {', '.join(BUILDERS)}, got {path}")
     return {"train": from_table(_open([path]), "train")}
+
+
+def read_inputs(path: Path) -> tuple[Sequence[Any], Kind]:
+    """Return the inputs of a file, or of a folder's `train*` (all of it where there is none).
+
+    Raises:
+        DataError: It is of another kind, damaged, or has no inputs.
+    """
+    found = _files(path) if path.is_dir() else {"train": [path]}
+    groups = [found["train"]] if "train" in found else list(found.values())
+    files = [file for group in groups for file in group]
+    odd = next((file for file in files if file.suffix not in BUILDERS), None)
+    if odd is not None or len({file.suffix for file in files}) > 1:
+        raise DataError(f"expected files of one kind ({', '.join(BUILDERS)}), got {odd or path}")
+    return _inputs(_open(files), path.name)
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
@@ -100,19 +115,30 @@ def from_table(table: Any, split: str) -> LabelledData:
         DataError: It has no column of inputs or of labels, or some are missing.
     """
     columns = table.column_names
-    image = next((c for c in _IMAGES if c in columns), None)
-    text = next((c for c in _TEXTS if c in columns), None)
     label = next((c for c in _LABELS if c in columns), None)
-    if label is None or (image is None and text is None):
+    if label is None or not any(c in columns for c in (*_IMAGES, *_TEXTS)):
         raise DataError(
             f"expected a column {'|'.join((*_IMAGES, *_TEXTS))} and a column {'|'.join(_LABELS)} "
             f"in {split}, got {columns}: name them so, on the first line of a csv file"
         )
     labels, names = _labels(table, label, split)
     ids = tuple(f"{split}-{i}" for i in range(len(labels)))
+    inputs, kind = _inputs(table, split)
+    return LabelledData(inputs, labels, ids, names, kind)
+
+
+def _inputs(table: Any, split: str) -> tuple[Sequence[Any], Kind]:
+    columns = table.column_names
+    image = next((c for c in _IMAGES if c in columns), None)
     if image is not None:
-        return LabelledData(_pictures(table, image, split), labels, ids, names)
-    return LabelledData(_texts(table, str(text), split), labels, ids, names, "text")
+        return _pictures(table, image, split), "image"
+    text = next((c for c in _TEXTS if c in columns), None)
+    if text is None:
+        raise DataError(
+            f"expected a column {'|'.join((*_IMAGES, *_TEXTS))} in {split}, got {columns}: name it "
+            "so, on the first line of a csv file"
+        )
+    return _texts(table, text, split), "text"
 
 
 def _pictures(table: Any, column: str, split: str) -> EncodedPictures:
