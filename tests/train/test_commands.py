@@ -25,7 +25,10 @@ CONVERT = "--image-mean 0.5,0.5,0.5 --image-std 0.5,0.5,0.5"
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("", "expected a command (fit, tune, evaluate,"),
+        (
+            "",
+            "expected a command (fit, distill, tune, evaluate, sweep, recommend, convert, harvest)",
+        ),
         ("ft --out o", "did you mean 'fit'"),
         ("fit --ouput o", "did you mean '--out'"),
         ("fit", "--out required"),
