@@ -45,6 +45,7 @@ class FitSettings:
         "auto, fp32, bf16 or fp16; auto is bf16 on CUDA", default="auto"
     )
     device: Literal["auto", "cpu", "cuda"] = field("auto takes CUDA where it is", default="auto")
+    compile: bool = field("compile the model with torch.compile first", default=False)
     seed: int = field("seed of weights and order", default=0)
     limit: int | None = field("use at most so many pictures a split", default=None)
     resume: bool = field("go on from the last epoch of an interrupted run", default=False)
@@ -99,6 +100,7 @@ class FitSettings:
             patience=self.patience,
             precision=self.precision,
             device=self.device,
+            compile=self.compile,
             seed=self.seed,
             augment=choose(self.augment, train, self.seed),
         )

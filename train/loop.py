@@ -56,6 +56,7 @@ class Schedule:
             weights; None trains all epochs and takes the last.
         precision: `auto` is bf16 on CUDA, else fp32.
         device: `auto` takes CUDA where it is.
+        compile: Compile the model with `torch.compile` first; pays where a step takes long.
         seed: Seed of the order of the pictures.
         augment: How training pictures are varied; None leaves them.
     """
@@ -69,6 +70,7 @@ class Schedule:
     patience: int | None = None
     precision: Precision = "auto"
     device: Device = "auto"
+    compile: bool = False
     seed: int = 0
     augment: Augment | None = None
 
@@ -292,5 +294,6 @@ def _arguments(schedule: Schedule, work: Path, workers: int) -> TrainingArgument
         dataloader_pin_memory=on_cuda,
         dataloader_num_workers=workers,
         use_cpu=not on_cuda,
+        torch_compile=schedule.compile,
         ddp_find_unused_parameters=False,
     )

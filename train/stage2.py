@@ -101,6 +101,7 @@ def _plan(settings: TuneSettings, start: Checkpoint, splits: Splits) -> _Plan:
         scheduler="cosine",
         precision=settings.precision,
         device=settings.device,
+        compile=settings.compile,
         seed=settings.seed,
     )
     plan = _Plan(splits, schedule, right_of(start, splits.train))

@@ -62,6 +62,7 @@ class TuneSettings:
         "auto, fp32, bf16 or fp16; auto is bf16 on CUDA", default="auto"
     )
     device: Literal["auto", "cpu", "cuda"] = field("auto takes CUDA where it is", default="auto")
+    compile: bool = field("compile the model with torch.compile first", default=False)
     seed: int = field("seed of the order", default=0)
     limit: int | None = field("use at most so many pictures a split", default=None)
     resume: bool = field("go on from the last epoch of an interrupted run", default=False)

@@ -26,7 +26,7 @@ refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("", "expected a command (demo, harvest, latency, overhead, check)"),
+        ("", "expected a command (demo, harvest, latency, overhead, report, check)"),
         ("dmo", "did you mean 'demo'"),
         ("demo --datset digits", "did you mean '--dataset'"),
         ("demo --alpha 2", "--alpha in [0, 1], got 2.0"),
