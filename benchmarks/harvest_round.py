@@ -94,6 +94,9 @@ def _bundles(
                 data=settings.dataset,
                 extra=None if extra is None else str(extra),
                 objective=settings.objective,
+                # Like with like: the same data for all, and no run that ends before the others.
+                stage2_data="same",
+                guard=False,
                 epochs=epochs,
                 seed=seed,
                 out=folder / variant,

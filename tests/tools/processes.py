@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,11 @@ ROOT = Path(__file__).parent.parent.parent
 needs_proc = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux' /proc")
 
 
+def _heed_ctrl_c():
+    # A shell without job control starts what runs in the background deaf to it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(module, *words, **options):
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, words)],
@@ -23,6 +29,7 @@ def start(module, *words, **options):
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 - no threads run in the tests' own process
         **options,
     )
 

