@@ -113,12 +113,14 @@ def _weighted(u: Floats, right: Floats, large: Floats, counts: Floats) -> dict[s
     order = np.argsort(-u, kind="stable")  # the least confident first
     ends = np.append(np.flatnonzero(np.diff(u[order])), u.size - 1)
     total = counts.sum(axis=1)
+    weights = counts[:, order] / total[:, None]
     rights, larges = (counts @ flags / total for flags in (right, large))
 
     def up_to(values: Floats) -> Floats:
-        return np.cumsum(counts[:, order] * values[order], axis=1)[:, ends] / total[:, None]
+        return np.cumsum(weights * values[order], axis=1)[:, ends]
 
-    ratios, gains = up_to(np.ones_like(u)), up_to(large - right)
+    correct, ratios = up_to(right), up_to(np.ones_like(u))
+    wrong, gains = ratios - correct, up_to(large) - correct
     ratios, gains = (np.pad(values, ((0, 0), (1, 0))) for values in (ratios, gains))
     area = rights + (np.diff(ratios) * (gains[:, 1:] + gains[:, :-1])).sum(axis=1) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -126,7 +128,7 @@ def _weighted(u: Floats, right: Floats, large: Floats, counts: Floats) -> dict[s
     drawn = {
         ACCURACY: rights,
         "s_d": np.where(larges > rights, s_d, np.nan),
-        "AUROC": _auroc(up_to(right), up_to(1.0 - right)),
+        "AUROC": _auroc(correct, wrong),
         AREA: area,
     }
     for ratio in RATIOS:

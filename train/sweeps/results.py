@@ -195,7 +195,7 @@ def table(compared: Mapping[str, Any]) -> str:
     head = ["", "passes", *FIGURES]
     rows = [head, ["---"] * len(head)]
     for name, row in compared.items():
-        values = [f"{row['figures'][figure]['value']:.3f}" for figure in FIGURES]
+        values = [_value(row["figures"][figure]["value"]) for figure in FIGURES]
         if name != CONTROL:
             values = [
                 f"{value}{_gain(row['minus_control'][figure])}"
@@ -203,6 +203,10 @@ def table(compared: Mapping[str, Any]) -> str:
             ]
         rows.append([name, f"{row['passes']:.2f}", *values])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _value(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"
 
 
 def _gain(figure: Mapping[str, float]) -> str:
