@@ -37,7 +37,11 @@ def start(module, *words, **options):
 def finish(module, *words):
     """Return (status, standard error, standard output)."""
     process = start(module, *words)
-    out, error = process.communicate(timeout=120)
+    try:
+        out, error = process.communicate(timeout=120)
+    finally:
+        process.kill()  # one that takes too long must not slow the tests after it
+        process.wait()
     return process.returncode, error, out
 
 
