@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from tools.processes import heed_ctrl_c
 
 from edge_runtime import Cascade, EdgeModel, InputError, Source
 from edge_runtime.inputs import read_input
@@ -269,6 +270,7 @@ def test_ctrl_c_ends_a_run_with_one_line(bundle, pictures, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,  # noqa: PLW1509 - no threads run in the tests' own process
     )
     assert process.stdout.readline()
     process.send_signal(signal.SIGINT)

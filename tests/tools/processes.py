@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 needs_proc = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux' /proc")
 
 
-def _heed_ctrl_c():
+def heed_ctrl_c():
     # A shell without job control starts what runs in the background deaf to it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -29,7 +29,7 @@ def start(module, *words, **options):
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 - no threads run in the tests' own process
+        preexec_fn=heed_ctrl_c,  # noqa: PLW1509 - no threads run in the tests' own process
         **options,
     )
 
