@@ -21,8 +21,8 @@ LINES = {
 }
 # What is in memory once the work goes on: before that, the interpreter is still importing.
 WORKS = {
-    "train": "libtorch_cpu",
-    "export": "libtorch_cpu",
+    "train": "tokenizers",
+    "export": "tokenizers",
     "edge_runtime": "onnxruntime",
     "benchmarks": "onnxruntime",
     "benchmarks check": "pocketfft",

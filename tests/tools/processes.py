@@ -104,4 +104,6 @@ def has_loaded(process, library):
 
 
 def has_loaded_torch(process):
-    return has_loaded(process, "libtorch_cpu")
+    # transformers loads this once the import of torch is over: a Ctrl-C that strikes inside of
+    # torch's own start-up ends the process from C++.
+    return has_loaded(process, "tokenizers")
