@@ -267,6 +267,9 @@ def _arguments(schedule: Schedule, work: Path, workers: int) -> TrainingArgument
     precision = schedule.precision
     if precision == "auto":
         precision = "bf16" if on_cuda else "fp32"
+    # transformers 4 leaves the precision of the last run in the process's environment, and would
+    # take it for this one's.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if precision == "fp32" else precision
     best = schedule.patience is not None
     return TrainingArguments(
         output_dir=str(work),

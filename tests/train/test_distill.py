@@ -313,14 +313,13 @@ def taught(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_student_learns_from_inputs_without_labels(taught, tmp_path, capsys):
-    settings = {"teacher": str(taught), "unlabelled": "digits-more", "epochs": 6, "limit": 300}
+    settings = {"teacher": str(taught), "unlabelled": "digits-more", "epochs": 20, "limit": 300}
     DistillSettings(out=tmp_path / "small", weight=1.0, **settings).run()
     test = data.load("digits", limit=200).test
     teacher, student = (
         open_checkpoint(p).predict(test.inputs) for p in (taught, tmp_path / "small")
     )
-    # One in ten would agree by chance.
-    assert (student.argmax(-1) == teacher.argmax(-1)).mean() > 0.6
+    assert (student.argmax(-1) == teacher.argmax(-1)).mean() > 0.8
     assert "of 90 labels, teaches 300 inputs without one" in capsys.readouterr().out
     record = json.loads((tmp_path / "small" / "training.json").read_text())
     assert record["command"] == "distill"

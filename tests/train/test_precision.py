@@ -84,3 +84,15 @@ def test_half_precision_with_loss_scaling_learns(device, tmp_path):
     FitSettings(out=tmp_path / "out", epochs=12, patience=12, precision="fp16", device=device).run()
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert record["validation_accuracy"] > 0.6
+
+
+@pytest.mark.slow
+def test_a_run_in_half_precision_leaves_the_next_one_in_full(tmp_path):
+    for name, precision in (("before", "fp32"), ("half", "bf16"), ("after", "fp32")):
+        settings = {"epochs": 2, "limit": 64, "precision": precision, "device": "cpu"}
+        FitSettings(out=tmp_path / name, **settings).run()
+    before, half, after = (
+        open_checkpoint(tmp_path / name).model.state_dict() for name in ("before", "half", "after")
+    )
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert not all(torch.equal(half[name], value) for name, value in before.items())
