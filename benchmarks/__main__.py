@@ -4,6 +4,7 @@ import sys
 
 from benchmarks.check import CheckSettings
 from benchmarks.demo import DemoSettings
+from benchmarks.guarantee import GuaranteeSettings
 from benchmarks.harvest import HarvestBenchmarkSettings
 from benchmarks.latency import LatencySettings
 from benchmarks.overhead import OverheadSettings
@@ -12,6 +13,7 @@ from edge_runtime.cli import main
 
 COMMANDS = {
     "demo": DemoSettings,
+    "guarantee": GuaranteeSettings,
     "harvest": HarvestBenchmarkSettings,
     "latency": LatencySettings,
     "overhead": OverheadSettings,

@@ -14,7 +14,8 @@ from edge_runtime import contract
 from edge_runtime.bundle import file_sha256
 from edge_runtime.contract import SecondLook
 from export import bundle, calibration, verification
-from export.commands.build import EVERY_INPUT, BuildSettings, input_of_pixels
+from export.calibration.look import EVERY_INPUT
+from export.commands.build import BuildSettings, input_of_pixels
 from export.errors import GraphError
 from export.gate import append_gate, set_threshold
 from export.labelled import load_split
@@ -23,6 +24,7 @@ from export.reference import Gate, ask_pytorch
 from export.second_look import set_band
 from export.session import open_graph, run_images
 from export.torch_exporter import export_logits
+from train.data import LabelledData
 from train.models import Checkpoint, open_checkpoint
 
 _VERIFIED = 256  # inputs that verify an export; all calibration data choose the threshold
@@ -46,14 +48,15 @@ def build_bundle(settings: BuildSettings) -> None:
             written.
     """
     checkpoint = open_checkpoint(settings.checkpoint)
-    images = _images(settings, checkpoint)
+    split = _calibration_split(settings, checkpoint)
+    images = _images(settings, checkpoint, split)
     export = _trace(settings, checkpoint)
-    gate, record = _choose_gate(settings, export, checkpoint, images)
+    gate, record = _choose_gate(settings, export, checkpoint, split)
     for graph in (export.plain, export.shipped):
         set_threshold(graph, gate.threshold)
         if gate.look is not None:
             set_band(graph, *gate.look.limits)
-    verified = _verify(settings, export, checkpoint, images[:_VERIFIED], gate)
+    verified = _verify(settings, export, checkpoint, images, gate)
     metadata = _metadata(settings, checkpoint, export.input, gate, record)
     bundle.write_bundle(settings.out, export.shipped, metadata, verified)
     achieved = f", defers {record['achieved']:.1%} of {record['n']}" if record else ""
@@ -81,16 +84,20 @@ def image_size(checkpoint: Checkpoint) -> tuple[int, int]:
     return (int(side), int(side)) if isinstance(side, int) else (int(side[0]), int(side[1]))
 
 
-def _images(settings: BuildSettings, checkpoint: Checkpoint) -> list[Any]:
-    """Return the calibration pictures, or made-up ones of several sizes to verify with."""
-    if settings.calibrate is not None:
-        split = load_split(
-            settings.calibrate,
-            settings.split,
-            labels=checkpoint.labels,
-            owner=settings.checkpoint,
-        )
-        return [split.inputs[i] for i in range(len(split))]
+def _calibration_split(settings: BuildSettings, checkpoint: Checkpoint) -> LabelledData | None:
+    if settings.calibrate is None:
+        return None
+    return load_split(
+        settings.calibrate, settings.split, labels=checkpoint.labels, owner=settings.checkpoint
+    )
+
+
+def _images(
+    settings: BuildSettings, checkpoint: Checkpoint, split: LabelledData | None
+) -> list[Any]:
+    """Return pictures to verify with: of the calibration data, or made-up ones of several sizes."""
+    if split is not None:
+        return [split.inputs[i] for i in range(min(len(split), _VERIFIED))]
     height, width = image_size(checkpoint)
     draws = np.random.default_rng(settings.seed)
     shapes = [(round(height * a), round(width * b), 3) for a, b in _SIZES]
@@ -129,19 +136,17 @@ def _trace(settings: BuildSettings, checkpoint: Checkpoint) -> _Export:
 
 
 def _choose_gate(
-    settings: BuildSettings, export: _Export, checkpoint: Checkpoint, images: list[Any]
+    settings: BuildSettings, export: _Export, checkpoint: Checkpoint, split: LabelledData | None
 ) -> tuple[Gate, dict[str, Any] | None]:
     kind, view = settings.confidence, settings.view
     if settings.threshold is not None:
         threshold = float(np.float32(settings.threshold))
         return Gate(kind, threshold, None if view is None else _of_every_input(view)), None
-    assert settings.target_deferral is not None  # noqa: S101 - checked on creation
-    confidence, look = _measure(settings, export, checkpoint, images)
-    threshold, record = calibration.calibration_record(
-        confidence,
-        ratio=settings.target_deferral,
-        data=str(settings.calibrate),
-        split=settings.split,
+    assert split is not None  # noqa: S101 - a goal comes with data
+    goal = settings.goal()
+    sample, look = _measure(settings, export, checkpoint, split, goal)
+    threshold, record = calibration.calibrate(
+        goal, sample, data=str(settings.calibrate), split=settings.split
     )
     return Gate(kind, threshold, look), record
 
@@ -151,30 +156,41 @@ def _of_every_input(view: str) -> SecondLook:
 
 
 def _measure(
-    settings: BuildSettings, export: _Export, checkpoint: Checkpoint, images: list[Any]
-) -> tuple[Any, SecondLook | None]:
-    """Return the confidences that the threshold is chosen on, and the second look behind them."""
+    settings: BuildSettings,
+    export: _Export,
+    checkpoint: Checkpoint,
+    split: LabelledData,
+    goal: calibration.Goal,
+) -> tuple[calibration.Sample, SecondLook | None]:
+    """Return what the threshold is chosen on, and the second look behind it."""
+    large_right = settings.large_right(split)
+
+    def sample() -> calibration.Sample:
+        prediction, confidence = _ask_graph(export.shipped, checkpoint, split)
+        return calibration.Sample(confidence, prediction == split.labels, large_right)
+
     if settings.view is None:
-        return measure_confidence(export.shipped, checkpoint, images), None
+        return sample(), None
 
-    def measure(low: float, high: float) -> Any:
+    def measure(low: float, high: float) -> calibration.Sample:
         set_band(export.shipped, low, high)
-        return measure_confidence(export.shipped, checkpoint, images)
+        return sample()
 
-    assert settings.target_deferral is not None  # noqa: S101 - checked on creation
     return calibration.calibrate_look(
-        measure, view=settings.view, ratio=settings.target_deferral, band=settings.half_width
+        measure, view=settings.view, goal=goal, band=settings.half_width
     )
 
 
-def measure_confidence(model: onnx.ModelProto, checkpoint: Checkpoint, images: list[Any]) -> Any:
-    """Return the confidences float32 [n] that the exported graph itself gives."""
+def _ask_graph(model: onnx.ModelProto, checkpoint: Checkpoint, split: LabelledData) -> Any:
+    """Return (prediction int64 [n], confidence float32 [n]) of the exported graph itself."""
     session = open_graph(model)
     if session.get_inputs()[0].name == contract.IMAGE:
-        return run_images(session, images)[1]
+        return run_images(session, split.inputs)[:2]
+    images = [split.inputs[i] for i in range(len(split))]
     pixels = checkpoint.pixel_values(images).numpy()
-    (confidence,) = session.run([contract.CONFIDENCE], {session.get_inputs()[0].name: pixels})
-    return confidence
+    return session.run(
+        [contract.PREDICTION, contract.CONFIDENCE], {session.get_inputs()[0].name: pixels}
+    )
 
 
 def _verify(

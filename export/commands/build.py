@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,21 +10,7 @@ from edge_runtime import contract
 from edge_runtime.cli import field
 from edge_runtime.contract import SecondView
 from edge_runtime.errors import SettingError
-
-
-def check_goal(threshold: float | None, calibrate: str | None, ratio: float | None) -> None:
-    """Raise `SettingError` unless the threshold is given, or can be calibrated, not both."""
-    if (threshold is None) == (calibrate is None):
-        raise SettingError(
-            "expected either --threshold T, or --calibrate DATA with --target-deferral R"
-        )
-    if (calibrate is None) != (ratio is None):
-        raise SettingError("expected --calibrate and --target-deferral together")
-    if ratio is not None and not 0.0 <= ratio <= 1.0:
-        raise SettingError(f"expected --target-deferral in [0, 1], got {ratio}")
-    if threshold is not None and math.isnan(threshold):
-        raise SettingError("expected a number as --threshold, got NaN")
-
+from export.commands.goal import GoalSettings
 
 BAND = 0.1
 """Ranks on either side of the threshold: most of what two looks at every input would gain."""
@@ -33,7 +18,7 @@ EVERY_INPUT = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildSettings:
+class BuildSettings(GoalSettings):
     """Export a checkpoint as a bundle: preprocessing, model and gate in one ONNX graph.
 
     Example: python -m export --checkpoint runs/tuned --out bundle --calibrate digits \
@@ -42,12 +27,6 @@ class BuildSettings:
 
     checkpoint: Path = field("checkpoint folder")
     out: Path = field("bundle folder to write")
-    threshold: float | None = field("the threshold, where it is known", default=None)
-    calibrate: str | None = field("data set to choose the threshold on", default=None)
-    target_deferral: float | None = field("deferral ratio to calibrate for", default=None)
-    split: Literal["train", "validation", "test"] = field(
-        "split of the calibration data", default="validation"
-    )
     confidence: Literal["max_softmax", "neg_entropy"] = field(
         "how confidence is made", default="max_softmax"
     )
@@ -66,7 +45,7 @@ class BuildSettings:
     overwrite: bool = field("replace the bundle", default=False)
 
     def __post_init__(self) -> None:
-        check_goal(self.threshold, self.calibrate, self.target_deferral)
+        super().__post_init__()
         if self.second_look == "none":
             if self.band is not None:
                 raise SettingError("expected --second-look with --band: name the second view")
@@ -78,6 +57,11 @@ class BuildSettings:
             )
         if not self.half_width >= 0:
             raise SettingError(f"expected --band of at least 0, got {self.band}")
+        if self.is_certified and 0 < self.half_width < EVERY_INPUT:
+            raise SettingError(
+                f"expected --band {EVERY_INPUT:g} with --second-look and a guarantee, got "
+                f"{self.half_width:g}: a band that is chosen on the same data voids it"
+            )
         if self.calibrate is None and 0 < self.half_width < EVERY_INPUT:
             raise SettingError(
                 "expected --calibrate DATA with --second-look, because a band is one of ranks "

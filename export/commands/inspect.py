@@ -11,6 +11,7 @@ from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.cli import field
 from edge_runtime.contract import SecondLook
 from edge_runtime.errors import BundleError
+from export.wording import describe_calibration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ def describe(bundle: Bundle) -> list[str]:
     if record is None:
         return [*lines, "the threshold was set by hand: nothing is known of its deferral ratio"]
     try:
-        return [*lines, *_calibration(record)]
+        return [*lines, *describe_calibration(record)]
     except (KeyError, TypeError, ValueError, IndexError):  # another toolkit's record
         return [*lines, f"calibration: {json.dumps(record, ensure_ascii=False)}"]
 
@@ -79,12 +80,3 @@ def _who(look: SecondLook) -> str:
     if look.high is None:
         return f"{who} at least {look.low:.6g}"
     return f"{who} from {look.low:.6g} to {look.high:.6g}"
-
-
-def _calibration(record: dict[str, Any]) -> list[str]:
-    return [
-        f"it was chosen to defer at most {record['target']:.1%} of {record['n']} inputs "
-        f"({record['split']} of {record['data']}), and defers {record['achieved']:.1%} of them",
-        f"on as many fresh inputs of the same kind expect {record['interval'][0]:.1%} to "
-        f"{record['interval'][1]:.1%} deferred ({record['interval_level']:.0%} interval)",
-    ]

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.bundle import Bundle
 from edge_runtime.cli import field
 from edge_runtime.contract import SecondLook
 from edge_runtime.errors import BundleError
-from export.commands.build import check_goal
+from export.commands.goal import GoalSettings
+
+if TYPE_CHECKING:  # torch and scipy take their time to load
+    from export.calibration import Goal, Sample
+    from train.data import LabelledData
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetuneSettings:
+class RetuneSettings(GoalSettings):
     """Give a bundle another threshold, chosen by hand or on data.
 
     Example: python -m export retune --bundle bundle --calibrate digits --target-deferral 0.1
     """
 
     bundle: Path = field("bundle folder, rewritten in place")
-    threshold: float | None = field("the threshold, where it is known", default=None)
-    calibrate: str | None = field("data set to choose the threshold on", default=None)
-    target_deferral: float | None = field("deferral ratio to calibrate for", default=None)
-    split: Literal["train", "validation", "test"] = field(
-        "split of the calibration data", default="validation"
-    )
-
-    def __post_init__(self) -> None:
-        check_goal(self.threshold, self.calibrate, self.target_deferral)
 
     def run(self) -> None:
         """Rewrite threshold, record and hashes; the rest of the graph stays as it is."""
@@ -70,43 +64,48 @@ class RetuneSettings:
 
         if self.threshold is not None:
             return float(np.float32(self.threshold)), None, None
-        from export.calibration import calibration_record
+        from export import calibration
         from export.labelled import load_split
 
         assert self.calibrate is not None  # noqa: S101 - checked on creation
-        assert self.target_deferral is not None  # noqa: S101 - checked on creation
         split = load_split(
             self.calibrate, self.split, labels=bundle.metadata.labels, owner=self.bundle
         )
-        confidence, look = self._measure(bundle, split.inputs, self.target_deferral)
-        threshold, record = calibration_record(
-            confidence, ratio=self.target_deferral, data=self.calibrate, split=self.split
+        goal = self.goal()
+        sample, look = self._measure(bundle, split, goal)
+        threshold, record = calibration.calibrate(
+            goal, sample, data=self.calibrate, split=self.split
         )
         return threshold, record, look
 
     def _measure(
-        self, bundle: Bundle, inputs: Sequence[Any], ratio: float
-    ) -> tuple[Any, SecondLook | None]:
+        self, bundle: Bundle, split: LabelledData, goal: Goal
+    ) -> tuple[Sample, SecondLook | None]:
         from edge_runtime.model import EdgeModel
-        from export.session import run_images
+        from export.calibration import Sample, calibrate_look
+        from export.session import open_graph, run_images
+
+        large_right = self.large_right(split)
+
+        def sample(session: Any) -> Sample:
+            prediction, confidence, _ = run_images(session, split.inputs)
+            return Sample(confidence, prediction == split.labels, large_right)
 
         session = EdgeModel(bundle).session  # holds the graph to the contract
         if bundle.metadata.second_look is None:
-            return run_images(session, inputs)[1], None
+            return sample(session), None
         import onnx
 
-        from export.calibration import calibrate_look
         from export.second_look import set_band
-        from export.session import open_graph
 
         before = SecondLook.from_fields(bundle.metadata.second_look)
         model = onnx.load(str(bundle.graph))
 
-        def measure(low: float, high: float) -> Any:
+        def measure(low: float, high: float) -> Sample:
             set_band(model, low, high)
-            return run_images(open_graph(model), inputs)[1]
+            return sample(open_graph(model))
 
-        return calibrate_look(measure, view=before.view, ratio=ratio, band=before.band)
+        return calibrate_look(measure, view=before.view, goal=goal, band=before.band)
 
 
 def _has_limits(described: dict[str, Any] | None) -> bool:

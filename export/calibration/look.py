@@ -1,0 +1,72 @@
+"""Chooses the band of a second look, and says what the look does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from edge_runtime import metrics
+from edge_runtime.contract import SecondLook
+from export.calibration.goals import Goal, TargetDeferral
+from export.calibration.sample import Sample
+from export.errors import CalibrationError
+
+EVERY_INPUT = 1.0
+"""The band that has no limits."""
+
+
+def calibrate_look(
+    measure: Callable[[float, float], Sample],
+    *,
+    view: str,
+    goal: Goal,
+    band: float,
+) -> tuple[Sample, SecondLook]:
+    """Return (the sample to choose the threshold on, the second look that makes it).
+
+    The band lies around the rank of the threshold among the first confidences; the threshold is
+    then chosen on what the graph with that band gives, to the last bit what it will decide on.
+
+    Args:
+        measure: Returns what the graph gives with a band (low, high); no confidence is in one
+            whose low is above its high.
+        view: The second view's name.
+        goal: What the threshold is chosen for.
+        band: Half the band's width in ranks.
+
+    Raises:
+        CalibrationError: The data cannot give a threshold, or the band, chosen on the same data,
+            would void the goal's guarantee.
+    """
+    if goal.is_certified and band < EVERY_INPUT:
+        raise CalibrationError(
+            f"expected a second look at every input beside a guarantee, got a band of {band:g}: it "
+            f"is chosen on the same data; use --band {EVERY_INPUT:g}"
+        )
+    first = measure(math.inf, -math.inf)
+    limits = metrics.band_limits(first.confidence, _ratio(goal, first), band)
+    share = float(metrics.in_band(first.confidence, *limits).mean())
+    return measure(*limits), SecondLook.from_limits(limits, view=view, band=band, share=share)
+
+
+def _ratio(goal: Goal, first: Sample) -> float:
+    """Return the deferral ratio to lay the band around."""
+    if isinstance(goal, TargetDeferral):
+        return goal.target
+    threshold = goal.choose(first).threshold
+    return 1.0 - float((first.confidence >= threshold).mean())
+
+
+def band_note(threshold: float, look: SecondLook | None) -> str:
+    """Return what to say of a second look: its share, and whether it decides anything."""
+    if look is None:
+        return ""
+    low, high = look.limits
+    note = f", looks twice at {look.share:.1%}"
+    if low <= threshold <= high:
+        return note
+    # Averages lie lower than first confidences where the views disagree.
+    return (
+        f"{note}; the {look.view} view moves the threshold out of the band: see whether it helps "
+        "with `train evaluate --second-look`"
+    )
