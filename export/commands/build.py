@@ -48,8 +48,9 @@ class BuildSettings:
     split: Literal["train", "validation", "test"] = field(
         "split of the calibration data", default="validation"
     )
-    confidence: Literal["max_softmax", "neg_entropy"] = field(
-        "how confidence is made", default="max_softmax"
+    confidence: Literal["max_softmax", "neg_entropy", "deferral_head"] = field(
+        "how confidence is made; deferral_head is what `train deferral-head` has fitted",
+        default="max_softmax",
     )
     second_look: SecondView = field(
         "second view of inputs near the threshold, averaged with the first", default="none"
