@@ -46,6 +46,8 @@ TASK_IMAGE_CLASSIFICATION: Final = "image-classification"
 # Confidence kinds this toolkit makes; the runtime takes any other name as an opaque number.
 MAX_SOFTMAX: Final = "max_softmax"
 NEG_ENTROPY: Final = "neg_entropy"
+DEFERRAL_HEAD: Final = "deferral_head"
+"""Also the key of what the head was fitted on, beside the metadata's own."""
 
 # Second views this toolkit takes; any other name is opaque as well.
 MIRROR: Final = "mirror"
@@ -63,7 +65,8 @@ def confidence_range(kind: str, classes: int, *, views: int = 1) -> tuple[float,
     """Return the least and greatest value a confidence of this kind can take.
 
     Args:
-        kind: `max_softmax` (paper eq. 6: 1/C to 1) or `neg_entropy` (eq. 8: -log C to 0).
+        kind: `max_softmax` (paper eq. 6: 1/C to 1), `neg_entropy` (eq. 8: -log C to 0) or
+            `deferral_head` (1 - the estimated probability that M_L is right and M_S wrong: 0 to 1).
         classes: Number of classes, C >= 1.
         views: Views that `max_softmax` is the mean over. Only of the first the prediction is the
             arg-max, the others may give it no probability at all.
@@ -72,7 +75,9 @@ def confidence_range(kind: str, classes: int, *, views: int = 1) -> tuple[float,
         return 1.0 / classes / views, 1.0
     if kind == NEG_ENTROPY:
         return -math.log(classes), 0.0
-    raise ValueError(f"expected {MAX_SOFTMAX} or {NEG_ENTROPY}, got {kind!r}")
+    if kind == DEFERRAL_HEAD:
+        return 0.0, 1.0
+    raise ValueError(f"expected {MAX_SOFTMAX}, {NEG_ENTROPY} or {DEFERRAL_HEAD}, got {kind!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

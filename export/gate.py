@@ -13,8 +13,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_runtime import contract
+from export.deferral_head import deferral_confidence
 from export.errors import GraphError
 from export.second_look import second_look
+from train.models import DeferralHead
 
 Emit = Literal["none", "logits", "probabilities"]
 
@@ -29,20 +31,23 @@ def append_gate(
     threshold: float,
     emit: Emit = "none",
     view: str | None = None,
+    head: DeferralHead | None = None,
 ) -> None:
     """Replace the graph's logits by `prediction`, `confidence` and `defer`, in place.
 
     Args:
         model: A graph whose one output is logits float32 or float16 [batch, classes].
-        kind: `max_softmax` (paper, eq. 6) or `neg_entropy` (eq. 8).
+        kind: `max_softmax` (paper, eq. 6), `neg_entropy` (eq. 8) or `deferral_head` (Narasimhan et
+            al. 2022).
         threshold: The baked default of the input `threshold`.
         emit: Keep the `logits`, or give the `probabilities`, as one more output.
         view: Take a second look with this view; where, `set_band` says. What is emitted is the
             first view's.
+        head: For `deferral_head`.
 
     Raises:
         GraphError: The graph has not one output, or it is not float, or of this graph or kind no
-            second look can be taken.
+            second look can be taken, or the head does not fit the graph.
     """
     graph = model.graph
     logits = _logits(graph)
@@ -53,7 +58,7 @@ def append_gate(
         source = _P + "logits"
     nodes.append(helper.make_node("ArgMax", [source], [contract.PREDICTION], axis=1, keepdims=0))
     first = contract.CONFIDENCE if view is None else _P + "first"
-    nodes += (_max_softmax if kind == contract.MAX_SOFTMAX else _neg_entropy)(source, first)
+    nodes += _confidence(graph, kind, head, logits=logits, source=source, confidence=first)
     if view is not None:
         _require_probability(kind)
         nodes += second_look(graph, view=view, first=first, logits=logits)
@@ -76,6 +81,28 @@ def _logits(graph: onnx.GraphProto) -> str:
             f"expected float32 or float16 logits, got {TensorProto.DataType.Name(kind)}"
         )
     return str(graph.output[0].name)
+
+
+def _confidence(
+    graph: onnx.GraphProto,
+    kind: str,
+    head: DeferralHead | None,
+    *,
+    logits: str,
+    source: str,
+    confidence: str,
+) -> list[onnx.NodeProto]:
+    """Return the nodes of one view's confidence; `source` is the logits in float32."""
+    if kind == contract.NEG_ENTROPY:
+        return _neg_entropy(source, confidence)
+    if kind == contract.MAX_SOFTMAX:
+        return _max_softmax(source, confidence)
+    if head is None:
+        raise GraphError(f"expected a deferral head for {contract.DEFERRAL_HEAD}, got none")
+    surest = _P + "max_softmax"
+    return _max_softmax(source, surest) + deferral_confidence(
+        graph, head, logits=logits, max_softmax=surest, confidence=confidence
+    )
 
 
 def _require_probability(kind: str) -> None:
@@ -123,7 +150,7 @@ def _decision() -> list[onnx.NodeProto]:
 def _emitted(logits: str, emit: Emit, kind: str) -> list[onnx.NodeProto]:
     if emit == "logits":
         return [helper.make_node("Identity", [logits], [contract.LOGITS])]
-    if emit == "probabilities" and kind == contract.MAX_SOFTMAX:
+    if emit == "probabilities" and kind != contract.NEG_ENTROPY:
         return [helper.make_node("Identity", [_P + "p"], [contract.PROBABILITIES])]
     if emit == "probabilities":
         return [helper.make_node("Softmax", [logits], [contract.PROBABILITIES], axis=-1)]

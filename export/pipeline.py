@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 
 from edge_runtime import contract
-from edge_runtime.bundle import file_sha256
 from edge_runtime.contract import SecondLook
 from export import bundle, calibration, verification
 from export.calibration.look import EVERY_INPUT
 from export.commands.build import BuildSettings, input_of_pixels
+from export.deferral_head import fitted_on_note
 from export.errors import GraphError
 from export.gate import append_gate, set_threshold
 from export.labelled import load_split
@@ -25,7 +25,7 @@ from export.second_look import set_band
 from export.session import open_graph, run_images
 from export.torch_exporter import export_logits
 from train.data import LabelledData
-from train.models import Checkpoint, open_checkpoint
+from train.models import Checkpoint, DeferralHead, open_checkpoint, read_head, weights_sha256
 
 _VERIFIED = 256  # inputs that verify an export; all calibration data choose the threshold
 _SIZES = ((1.0, 1.0), (1.5, 1.25), (0.75, 1.0), (2.0, 3.0))  # of made-up pictures, by side
@@ -33,11 +33,12 @@ _SIZES = ((1.0, 1.0), (1.5, 1.25), (0.75, 1.0), (2.0, 3.0))  # of made-up pictur
 
 @dataclass
 class _Export:
-    """The graphs on their way: without and with preprocessing."""
+    """The graphs on their way, without and with preprocessing, and the deferral head in them."""
 
     plain: onnx.ModelProto
     shipped: onnx.ModelProto
     input: contract.InputDescription
+    head: DeferralHead | None
 
 
 def build_bundle(settings: BuildSettings) -> None:
@@ -57,11 +58,12 @@ def build_bundle(settings: BuildSettings) -> None:
         if gate.look is not None:
             set_band(graph, *gate.look.limits)
     verified = _verify(settings, export, checkpoint, images, gate)
-    metadata = _metadata(settings, checkpoint, export.input, gate, record)
+    metadata = _metadata(settings, checkpoint, export, gate, record)
     bundle.write_bundle(settings.out, export.shipped, metadata, verified)
     achieved = f", defers {record['achieved']:.1%} of {record['n']}" if record else ""
     looked = calibration.band_note(gate.threshold, gate.look)
-    print(f"{settings.out}: threshold {gate.threshold:.6g}{achieved}{looked}", flush=True)
+    seen = fitted_on_note(metadata, settings.calibrate, settings.split)
+    print(f"{settings.out}: threshold {gate.threshold:.6g}{achieved}{looked}{seen}", flush=True)
 
 
 def image_size(checkpoint: Checkpoint) -> tuple[int, int]:
@@ -117,6 +119,7 @@ def _smooth(draws: np.random.Generator, shape: tuple[int, int, int]) -> Any:
 
 
 def _trace(settings: BuildSettings, checkpoint: Checkpoint) -> _Export:
+    head = read_head(checkpoint) if settings.confidence == contract.DEFERRAL_HEAD else None
     size = image_size(checkpoint)
     plain = export_logits(checkpoint, size)
     append_gate(
@@ -125,14 +128,15 @@ def _trace(settings: BuildSettings, checkpoint: Checkpoint) -> _Export:
         threshold=0.0,
         emit=settings.emit,
         view=settings.view,
+        head=head,
     )
     if settings.preprocessing == "none":
-        return _Export(plain, plain, input_of_pixels(*size))
+        return _Export(plain, plain, input_of_pixels(*size), head)
     shipped = onnx.ModelProto()
     shipped.CopyFrom(plain)
     described = fuse_preprocessing(shipped, checkpoint.processor, size)
     onnx.checker.check_model(shipped)
-    return _Export(plain, shipped, described)
+    return _Export(plain, shipped, described, head)
 
 
 def _choose_gate(
@@ -219,11 +223,10 @@ def _verify(
 def _metadata(
     settings: BuildSettings,
     checkpoint: Checkpoint,
-    described: contract.InputDescription,
+    export: _Export,
     gate: Gate,
     record: dict[str, Any] | None,
 ) -> contract.GateMetadata:
-    weights = sorted(settings.checkpoint.glob("*.safetensors"))
     return contract.GateMetadata(
         contract_version=contract.CONTRACT_VERSION,
         task=contract.TASK_IMAGE_CLASSIFICATION,
@@ -233,9 +236,10 @@ def _metadata(
         ),
         threshold=gate.threshold,
         labels=checkpoint.labels,
-        input=described,
+        input=export.input,
         calibration=record,
         second_look=dataclasses.asdict(gate.look) if gate.look else None,
-        source_sha256=file_sha256(weights[0]),
+        source_sha256=weights_sha256(settings.checkpoint),
         toolkit_version=bundle.toolkit_version(),
+        extra={} if export.head is None else {contract.DEFERRAL_HEAD: export.head.record},
     )

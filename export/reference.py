@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edge_runtime import contract, metrics
 from edge_runtime.contract import SecondLook
 from export.errors import VerificationError
-from train.models import VIEWS, Checkpoint
+from train.models import VIEWS, Checkpoint, read_head
 
 TOLERANCE = 1e-5
 """A confidence this close to a limit may fall on either side of it in float32."""
@@ -24,7 +24,7 @@ class Gate:
     """What a graph decides by.
 
     Attributes:
-        kind: The first confidence, `max_softmax` or `neg_entropy`.
+        kind: The first confidence, a name of `edge_runtime.contract`.
         threshold: The confidence from which the model answers.
         look: The second look, or None.
     """
@@ -60,10 +60,10 @@ def ask_pytorch(checkpoint: Checkpoint, images: Pictures, gate: Gate) -> Referen
     """Let the checkpoint answer by itself, one view after the other.
 
     Raises:
-        VerificationError: The gate looks at a view that is not known here.
+        CheckpointError: The gate has a deferral head, and the checkpoint none.
+        VerificationError: The gate looks at a view, or has a confidence, that is not known here.
     """
-    logits = checkpoint.predict(images).astype(np.float64)
-    confidence = confidence_of(logits, gate.kind)
+    logits, confidence = _first(checkpoint, images, gate.kind)
     tied = _tied(logits)
     unclear = np.zeros(len(logits), bool)
     prediction = logits.argmax(axis=-1)
@@ -84,11 +84,24 @@ def ask_pytorch(checkpoint: Checkpoint, images: Pictures, gate: Gate) -> Referen
     )
 
 
-def confidence_of(logits: Any, kind: str) -> Any:
-    """Return the first confidence of logits [n, classes] in float64."""
-    return (
-        metrics.max_softmax(logits) if kind == contract.MAX_SOFTMAX else metrics.neg_entropy(logits)
-    )
+def _first(checkpoint: Checkpoint, images: Pictures, kind: str) -> tuple[Any, Any]:
+    """Return (logits float64 [n, classes], the first confidence float64 [n])."""
+    if kind == contract.DEFERRAL_HEAD:
+        logits, confidence = read_head(checkpoint).confidence_of(checkpoint, images)
+        return logits.astype(np.float64), confidence
+    if kind not in _OF_LOGITS:
+        raise VerificationError(
+            f"expected a confidence of {', '.join(_OF_LOGITS)} or {contract.DEFERRAL_HEAD}, got "
+            f"{kind!r}: compare the bundle with the toolkit that made it"
+        )
+    logits = checkpoint.predict(images).astype(np.float64)
+    return logits, _OF_LOGITS[kind](logits)
+
+
+_OF_LOGITS = {
+    contract.MAX_SOFTMAX: metrics.max_softmax,
+    contract.NEG_ENTROPY: metrics.neg_entropy,
+}
 
 
 def _tied(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

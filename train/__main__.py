@@ -4,6 +4,7 @@ import sys
 
 from edge_runtime.cli import main
 from train.convert import ConvertSettings
+from train.deferral_head import DeferralHeadSettings
 from train.distill import DistillSettings
 from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
@@ -16,6 +17,7 @@ COMMANDS = {
     "fit": FitSettings,
     "distill": DistillSettings,
     "tune": TuneSettings,
+    "deferral-head": DeferralHeadSettings,
     "evaluate": EvaluateSettings,
     "sweep": SweepSettings,
     "recommend": RecommendSettings,

@@ -16,7 +16,7 @@ from edge_runtime.bundle import file_sha256
 from edge_runtime.errors import CloudError
 from train.data import LabelledData
 from train.errors import DataError, TeacherError
-from train.models import Checkpoint, open_checkpoint
+from train.models import Checkpoint, open_checkpoint, weight_files
 
 if TYPE_CHECKING:
     from edge_runtime.cloud import CloudModel
@@ -172,7 +172,7 @@ def open_checkpoint_teacher(folder: str, data: LabelledData, *, cuda: bool) -> C
     checkpoint.model.to("cuda" if cuda else "cpu")
     order = np.array([numbers[label] for label in data.label_names], np.int64)
     digest = hashlib.sha256()
-    for file in (Path(folder) / "config.json", *sorted(Path(folder).glob("*.safetensors"))):
+    for file in (Path(folder) / "config.json", *weight_files(Path(folder))):
         digest.update(file_sha256(file).encode())
     return CheckpointTeacher(checkpoint, order, digest.hexdigest())
 

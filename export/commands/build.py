@@ -27,8 +27,9 @@ class BuildSettings(GoalSettings):
 
     checkpoint: Path = field("checkpoint folder")
     out: Path = field("bundle folder to write")
-    confidence: Literal["max_softmax", "neg_entropy"] = field(
-        "how confidence is made", default="max_softmax"
+    confidence: Literal["max_softmax", "neg_entropy", "deferral_head"] = field(
+        "how confidence is made; deferral_head is what `train deferral-head` has fitted",
+        default="max_softmax",
     )
     second_look: SecondView = field(
         "second view of inputs near the threshold, averaged with the first", default="none"

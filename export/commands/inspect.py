@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.cli import field
 from edge_runtime.contract import SecondLook
@@ -46,6 +47,8 @@ def describe(bundle: Bundle) -> list[str]:
     ]
     if gate.second_look is not None:
         lines += _second_look(gate.second_look)
+    if contract.DEFERRAL_HEAD in gate.extra:
+        lines.append(f"deferral head: {_fitted_on(gate.extra[contract.DEFERRAL_HEAD])}")
     record = gate.calibration
     if record is None:
         return [*lines, "the threshold was set by hand: nothing is known of its deferral ratio"]
@@ -53,6 +56,16 @@ def describe(bundle: Bundle) -> list[str]:
         return [*lines, *describe_calibration(record)]
     except (KeyError, TypeError, ValueError, IndexError):  # another toolkit's record
         return [*lines, f"calibration: {json.dumps(record, ensure_ascii=False)}"]
+
+
+def _fitted_on(record: Any) -> str:
+    try:
+        return (
+            f"fitted on {record['n']} inputs ({record['split']} of {record['data']}); on "
+            f"{record['gained']} of them M_L ({record['large']}) is right and M_S wrong"
+        )
+    except (KeyError, TypeError):  # another toolkit's
+        return json.dumps(record, ensure_ascii=False)
 
 
 def _second_look(described: dict[str, Any]) -> list[str]:

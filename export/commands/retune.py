@@ -34,6 +34,7 @@ class RetuneSettings(GoalSettings):
         from edge_runtime.bundle import read_bundle
         from export.bundle import write_bundle
         from export.calibration import band_note
+        from export.deferral_head import fitted_on_note
         from export.gate import set_threshold
         from export.second_look import set_band
 
@@ -51,7 +52,8 @@ class RetuneSettings(GoalSettings):
         )
         write_bundle(self.bundle, model, metadata, bundle.verification, others=bundle.others)
         change = f"threshold {bundle.metadata.threshold:.6g} -> {threshold:.6g}"
-        print(f"{self.bundle}: {change}{band_note(threshold, look)}")
+        seen = fitted_on_note(metadata, self.calibrate, self.split)
+        print(f"{self.bundle}: {change}{band_note(threshold, look)}{seen}")
         if look is None and _has_limits(metadata.second_look):
             print(
                 "the second look keeps its band, which was not chosen for this threshold: "

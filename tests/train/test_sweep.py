@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tools import processes
 
+import benchmarks
 from benchmarks.check import CheckSettings
 from benchmarks.errors import CheckError
 from benchmarks.report import ReportSettings
@@ -15,9 +17,10 @@ from edge_runtime.errors import SettingError
 from train.__main__ import COMMANDS
 from train.errors import OutputError
 from train.models import open_checkpoint
+from train.scores import Scores
 from train.sweeps.choice import recommend
 from train.sweeps.methods import METHODS, chains, trainings
-from train.sweeps.results import SAMPLES_FILE, read_samples
+from train.sweeps.results import RESULTS_FILE, SAMPLES_FILE, _gates, read_samples, report
 from train.sweeps.settings import SweepSettings
 
 SHORT = {
@@ -91,6 +94,28 @@ def test_the_choice_is_what_the_user_gets_within_the_limits():
     assert recommend({n: rows[n] for n in ("untuned", "control")}, select=name) == "control"
 
 
+def test_a_gate_that_one_seed_lacks_is_no_candidate():
+    with_head, without = (
+        Scores({}, {}, {}, dict.fromkeys(gates, 1.0))
+        for gates in (("max_softmax", "margin", "deferral_head"), ("max_softmax", "margin"))
+    )
+    assert "deferral_head" in _gates("control", [with_head, with_head])
+    assert _gates("control", [with_head, without]) == ["max_softmax", "margin"]
+    assert _gates("gatekeeper-0.5", [with_head, with_head]) == ["max_softmax"]
+
+
+def test_the_page_says_which_gate_was_left_out_and_why(sweep_content):
+    page = report({**sweep_content, "left_out": {"control + deferral_head, seed 1": "too few"}})
+    assert page.splitlines()[-1] == "- Left out: control + deferral_head, seed 1: too few."
+
+
+@pytest.fixture
+def sweep_content():
+    """Return the committed results of the sweep on digits."""
+    folder = Path(benchmarks.__file__).parent / "results" / "sweep-digits"
+    return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     from train.fit import FitSettings
@@ -112,7 +137,8 @@ def test_a_sweep_has_every_candidate_on_every_input(sweep):
     samples = read_samples(sweep / SAMPLES_FILE)
     names = set(samples.candidates["test"])
     assert {"untuned + entropy", "control + mirror", "gatekeeper-0.3", "auxiliary-0.5"} <= names
-    assert "gatekeeper-0.3 + entropy" not in names
+    assert {"untuned + deferral_head", "control + deferral_head"} <= names
+    assert not {"gatekeeper-0.3 + entropy", "gatekeeper-0.3 + deferral_head"} & names
     for split, size in (("validation", 359), ("test", 809)):
         assert samples.large[split].shape == (size,)
         assert samples.candidates[split]["control"].right.shape == (2, size)

@@ -1,6 +1,14 @@
 """Architectures and checkpoints: what `export` and `cloud_stub` may import of `train`."""
 
-from train.models.checkpoint import Checkpoint, open_checkpoint, save
+from train.models.checkpoint import (
+    Checkpoint,
+    open_checkpoint,
+    save,
+    weight_files,
+    weights_sha256,
+)
+from train.models.deferral_head import HEAD_FILE, DeferralHead, read_head, write_head
+from train.models.features import features_of
 from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
 from train.models.registry import NAMES, Normalisation, build
 from train.models.small_cnn import SmallCNN, SmallCNNConfig
@@ -8,9 +16,11 @@ from train.models.small_resnet import SmallResNet, SmallResNetConfig
 from train.models.views import VIEWS
 
 __all__ = [
+    "HEAD_FILE",
     "NAMES",
     "VIEWS",
     "Checkpoint",
+    "DeferralHead",
     "MobileNetV3Small",
     "MobileNetV3SmallConfig",
     "Normalisation",
@@ -19,6 +29,11 @@ __all__ = [
     "SmallResNet",
     "SmallResNetConfig",
     "build",
+    "features_of",
     "open_checkpoint",
+    "read_head",
     "save",
+    "weight_files",
+    "weights_sha256",
+    "write_head",
 ]

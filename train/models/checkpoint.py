@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -21,7 +22,8 @@ from train.errors import CheckpointError
 from train.models.kinds import SAFE, Family, encode, family_of, open_processor
 from train.models.views import VIEWS
 
-_BATCH = 256
+BATCH = 256
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Checkpoint:
         return self.encode(images)["pixel_values"]
 
     def predict(
-        self, inputs: Sequence[Any], batch_size: int = _BATCH, *, view: str | None = None
+        self, inputs: Sequence[Any], batch_size: int = BATCH, *, view: str | None = None
     ) -> npt.NDArray[np.float32]:
         """Return logits float32 [n, classes].
 
@@ -147,11 +149,30 @@ def _check_files(folder: Path) -> None:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"expected a config.json in {folder}: {error}") from None
-    if not any(folder.glob("*.safetensors")):
+    if not weight_files(folder):
         raise CheckpointError(
             f"expected safetensors weights in {folder}, found none: pickled weights can run code "
             "and are not opened, save the model with safe_serialization=True"
         )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of a checkpoint's weights in order; a deferral head beside them is none."""
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def weights_sha256(folder: Path) -> str:
+    """Return the hexadecimal sha256 of a checkpoint's weights, several files one after the other.
+
+    Raises:
+        OSError: They cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in weight_files(folder):
+        with file.open("rb") as content:
+            while block := content.read(_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def save(checkpoint: Checkpoint, path: Path | str, *, extra: dict[str, Any] | None = None) -> None:

@@ -6,12 +6,13 @@ import copy
 import dataclasses
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from train.errors import CheckpointError
+from train.models.features import classification_head
 from train.objectives.base import Objective, Step
 from train.objectives.cross_entropy import CrossEntropy
+
+__all__ = ["Auxiliary", "classification_head"]
 
 _NAME = "auxiliary_head"
 
@@ -57,32 +58,3 @@ class Auxiliary(Objective):
             raise RuntimeError("expected attach() and a forward pass in train mode before loss()")
         other = dataclasses.replace(step, logits=self._logits)
         return self._own.loss(step) + self.weight * self.inner.loss(other)
-
-
-def classification_head(model: Any) -> nn.Linear:
-    """Return the linear layer that gives the logits.
-
-    Raises:
-        CheckpointError: The model does not end in one.
-    """
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    if not linear or linear[-1].out_features != model.config.num_labels:
-        raise CheckpointError(
-            f"expected a model that ends in a linear layer of {model.config.num_labels} logits, "
-            f"{type(model).__name__} does not: it takes no auxiliary head"
-        )
-    return linear[-1]
-
-
-def penultimate_features(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return (features [n, D] that the head reads, logits [n, C]) of one forward pass."""
-    seen: list[Tensor] = []
-    hook = classification_head(model).register_forward_pre_hook(
-        lambda _, features: seen.append(features[0])
-    )
-    try:
-        with torch.inference_mode():
-            logits = model(**inputs).logits
-    finally:
-        hook.remove()
-    return seen[-1], logits

@@ -18,7 +18,7 @@ from train.large import LargeAnswers
 from train.models import open_checkpoint
 from train.scores import save_scores, score
 from train.stage2 import tune
-from train.sweeps.methods import FITTED, UNTUNED, Training
+from train.sweeps.methods import CONTROL, FITTED, UNTUNED, Training
 from train.sweeps.settings import SweepSettings
 from train.tune import TuneSettings
 
@@ -72,7 +72,8 @@ def train_and_score(settings: SweepSettings, seed: int, training: Training) -> N
         with _quietly(out):
             _tune(settings, seed, training, training.flags, out, splits)
     checkpoint = open_checkpoint(out, kind=splits.train.kind)
-    save_scores(scored, score(checkpoint, splits, settings.deferral))
+    large = load_large(settings.out / LARGE_FILE) if training.name in {UNTUNED, CONTROL} else None
+    save_scores(scored, score(checkpoint, splits, settings.deferral, large))
 
 
 def _tune(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime import environment
+from edge_runtime import contract, environment
 from train.comparison import FIGURES, Candidate, compare, joint_name
 from train.data import Splits
 from train.errors import DataError
@@ -25,7 +25,9 @@ RESULTS_FILE = "sweep-results.json"
 SAMPLES_FILE = "sweep-samples.npz"
 TABLE_FILE = "sweep.md"
 _SECOND_LOOKS = ("max_softmax", "mirror", "mirror_band")
-_PROBABILITIES = frozenset({"max_softmax", "temperature", "mirror", "mirror_band"})
+_PROBABILITIES = frozenset(
+    {"max_softmax", "temperature", "mirror", "mirror_band", contract.DEFERRAL_HEAD}
+)
 _PLAIN = "max_softmax"
 
 
@@ -62,6 +64,7 @@ def write_results(settings: SweepSettings, splits: Splits, wall_time_s: float) -
         "sizes": {s: len(getattr(splits, s)) for s in ("train", "validation", "test")},
         "wall_time_s": wall_time_s,
         "stopped": _stopped(settings),
+        "left_out": _left_out(settings),
         **follows(samples, settings.deferral),
     }
     text = json.dumps(content, indent=1) + "\n"
@@ -101,7 +104,7 @@ def _gather(settings: SweepSettings, splits: Splits) -> Samples:
     for training in trainings(settings.methods, settings.alphas):
         files = [jobs.scores_file(settings, seed, training.name) for seed in settings.seeds]
         runs = [load_scores(file) for file in files]
-        for gate in _gates(training.name, runs[0]):
+        for gate in _gates(training.name, runs):
             name = training.name if gate == _PLAIN else f"{training.name} + {gate}"
             for split in SPLITS:
                 candidates[split][name] = _candidate(runs, gate, split)
@@ -114,11 +117,15 @@ def _gather(settings: SweepSettings, splits: Splits) -> Samples:
     )
 
 
-def _gates(training: str, scores: Scores) -> list[str]:
-    """Gates that only reorder one view are rivals of Gatekeeper: they go with what is untuned."""
+def _gates(training: str, runs: list[Scores]) -> list[str]:
+    """Return the gates that every seed has.
+
+    Those that only reorder one view are rivals of Gatekeeper: they go with what is untuned.
+    """
+    shared = [gate for gate in runs[0].passes if all(gate in run.passes for run in runs)]
     if training in {UNTUNED, CONTROL}:
-        return list(scores.passes)
-    return [gate for gate in _SECOND_LOOKS if gate in scores.passes]
+        return shared
+    return [gate for gate in _SECOND_LOOKS if gate in shared]
 
 
 def _candidate(runs: list[Scores], gate: str, split: str) -> Candidate:
@@ -139,6 +146,17 @@ def _stopped(settings: SweepSettings) -> dict[str, str]:
             reason = json.loads(file.read_text(encoding="utf-8")).get("stopped")
             if reason:
                 found[f"{training.name}, seed {seed}"] = reason
+    return found
+
+
+def _left_out(settings: SweepSettings) -> dict[str, str]:
+    """Return which gates could not be scored, and why."""
+    found = {}
+    for seed in settings.seeds:
+        for name in (UNTUNED, CONTROL):
+            scores = load_scores(jobs.scores_file(settings, seed, name))
+            for gate, reason in scores.left_out.items():
+                found[f"{name} + {gate}, seed {seed}"] = reason
     return found
 
 
@@ -238,5 +256,7 @@ def report(content: Mapping[str, Any]) -> str:
         "",
         *(f"- {line}" for line in content["findings"]),
         *(f"- The guard ended {run}: {why}." for run, why in content["stopped"].items()),
+        # Results of older sweeps do not say.
+        *(f"- Left out: {gate}: {why}." for gate, why in content.get("left_out", {}).items()),
     ]
     return "\n".join(lines) + "\n"

@@ -1,0 +1,147 @@
+"""The deferral head as it is stored in a checkpoint's folder, and the confidence that it gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from edge_runtime import metrics
+from train.errors import CheckpointError
+from train.models.checkpoint import Checkpoint, weights_sha256
+from train.models.features import features_of
+
+HEAD_FILE = "deferral_head.safetensors"
+_RECORD = "deferral_head"  # key of the file's own metadata
+_WEIGHTS = "weights_sha256"
+_AGAIN = "fit it again with `python -m train deferral-head --overwrite`"
+
+
+@dataclass(frozen=True, eq=False)
+class DeferralHead:
+    """A logistic estimate of the probability that M_L is right and M_S wrong.
+
+    P(defer | x) = sigmoid(weight . (features(x), max softmax(x)) + bias), and the confidence is
+    1 - P(defer | x), in [0, 1]. Post-hoc deferral: Narasimhan et al. 2022, "Post-hoc Estimators for
+    Learning to Defer to an Expert".
+
+    Attributes:
+        weight: float32 [D + 1]: of the D penultimate features, then of the max softmax.
+        bias: The logit where all of them are 0.
+        record: What it was fitted on; goes into JSON.
+
+    Raises:
+        CheckpointError: A weight is no finite number, or there are too few.
+    """
+
+    weight: npt.NDArray[np.float32]
+    bias: float
+    record: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 1 or self.weight.size < 2:  # noqa: PLR2004 - a feature, the softmax
+            raise CheckpointError(
+                f"expected a deferral head of [features + 1] weights, got "
+                f"{list(self.weight.shape)}: {_AGAIN}"
+            )
+        if not (np.isfinite(self.weight).all() and np.isfinite(self.bias)):
+            raise CheckpointError(
+                f"expected finite weights of a deferral head, got others: {_AGAIN}"
+            )
+
+    def confidence(self, features: npt.ArrayLike, logits: npt.ArrayLike) -> Any:
+        """Return float64 [n] in [0, 1]; NaN where features or logits hold NaN.
+
+        Args:
+            features: float [n, D].
+            logits: float [n, C].
+
+        Raises:
+            CheckpointError: D is another than that of the head.
+        """
+        inputs = head_inputs(features, logits)
+        if inputs.shape[1] != self.weight.size:
+            raise CheckpointError(
+                f"expected {self.weight.size - 1} features for the deferral head, the model has "
+                f"{inputs.shape[1] - 1}: {_AGAIN}"
+            )
+        return sigmoid(-(inputs @ self.weight.astype(np.float64) + self.bias))
+
+    def confidence_of(self, checkpoint: Checkpoint, inputs: Sequence[Any]) -> Any:
+        """Return (logits float32 [n, C], confidence float64 [n]) of pictures or texts."""
+        features, logits = features_of(checkpoint, inputs)
+        return logits, self.confidence(features, logits)
+
+
+def head_inputs(features: npt.ArrayLike, logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return what the head reads, float64 [n, D + 1].
+
+    The logits themselves are linear in the features and would add nothing; their greatest softmax
+    probability is not, and no linear function of the features comes near it.
+    """
+    surest = metrics.max_softmax(logits)[:, None]
+    return np.concatenate([np.asarray(features, np.float64), surest], axis=1)
+
+
+def sigmoid(logit: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return 1 / (1 + exp(-logit)) without overflow."""
+    e = np.exp(-np.abs(logit))
+    return np.asarray(np.where(logit < 0, e, 1.0) / (1.0 + e))
+
+
+def write_head(head: DeferralHead, folder: Path) -> None:
+    """Write a head beside the weights that it was fitted for, in one step."""
+    record = {**head.record, _WEIGHTS: weights_sha256(folder)}
+    tensors = {"weight": head.weight, "bias": np.array([head.bias], np.float32)}
+    partial = folder / f".{HEAD_FILE}.partial"
+    try:
+        save_file(tensors, partial, metadata={_RECORD: json.dumps(record)})
+        partial.replace(folder / HEAD_FILE)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_head(checkpoint: Checkpoint) -> DeferralHead:
+    """Read the head of a checkpoint.
+
+    Raises:
+        CheckpointError: There is none, it is damaged, or the weights have changed since it was
+            fitted.
+    """
+    folder = checkpoint.path
+    if folder is None or not (folder / HEAD_FILE).is_file():
+        raise CheckpointError(
+            f"expected {HEAD_FILE} in {folder}, found none: fit one with `python -m train "
+            "deferral-head`"
+        )
+    try:
+        head = _read(folder / HEAD_FILE)
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"expected a deferral head in {folder / HEAD_FILE}, it does not open ({error}): "
+            f"{_AGAIN}"
+        ) from None
+    if head.record.get(_WEIGHTS) != weights_sha256(folder):
+        raise CheckpointError(
+            f"expected a deferral head of the weights in {folder}, they have changed since it was "
+            f"fitted: {_AGAIN}"
+        )
+    return head
+
+
+def _read(path: Path) -> DeferralHead:
+    with safe_open(path, framework="numpy") as file:
+        record = json.loads((file.metadata() or {})[_RECORD])
+        weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
+    if not isinstance(record, dict):
+        raise TypeError(f"its record is {str(record)[:40]}")
+    return DeferralHead(weight.astype(np.float32), float(bias.item()), record)
