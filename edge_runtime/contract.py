@@ -49,6 +49,9 @@ NEG_ENTROPY: Final = "neg_entropy"
 DEFERRAL_HEAD: Final = "deferral_head"
 """Also the key of what the head was fitted on, beside the metadata's own."""
 
+# A further key of the metadata: how the weights are stored, where not as they were trained.
+QUANTIZATION: Final = "quantization"
+
 # Second views this toolkit takes; any other name is opaque as well.
 MIRROR: Final = "mirror"
 SecondView = Literal["none", "mirror"]

@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_runtime import contract
-from export.errors import GraphError
+from export.errors import CalibrationError, GraphError
 from train.models import DeferralHead
 
 _P = "deferral_head/"  # keeps our names apart from the model's
@@ -121,11 +121,32 @@ def fitted_on_note(metadata: contract.GateMetadata, data: str | None, split: str
         split: Of the data.
     """
     record = metadata.extra.get(contract.DEFERRAL_HEAD)
-    if data is None or not isinstance(record, dict) or record.get("split") != split:
-        return ""
-    if Path(str(record.get("data"))).absolute() != Path(data).absolute():
+    if data is None or not isinstance(record, dict) or not _is_fitted_on(record, data, split):
         return ""
     return (
         f"; the deferral head was fitted on the same inputs ({split} of {data}): expect another "
         "deferral ratio on fresh ones, and calibrate on such ones where there are any"
     )
+
+
+def require_other_inputs(record: dict[str, Any], data: str | None, split: str) -> None:
+    """Refuse to certify a threshold on the very inputs that a head was fitted on.
+
+    Args:
+        record: Of the head.
+        data: What the threshold is chosen on.
+        split: Of the data.
+
+    Raises:
+        CalibrationError: They are the same.
+    """
+    if data is not None and _is_fitted_on(record, data, split):
+        raise CalibrationError(
+            f"expected a guarantee on inputs that the deferral head was not fitted on, got {split} "
+            f"of {data} for both: take another --split, or other data"
+        )
+
+
+def _is_fitted_on(record: dict[str, Any], data: str, split: str) -> bool:
+    same_data = Path(str(record.get("data"))).absolute() == Path(data).absolute()
+    return same_data and record.get("split") == split

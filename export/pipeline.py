@@ -1,10 +1,9 @@
-"""The steps of an export: trace, gate, fuse, calibrate, verify, write."""
+"""The steps of an export: trace, quantize, gate, fuse, calibrate, verify, write."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,31 +13,22 @@ from edge_runtime import contract
 from edge_runtime.contract import SecondLook
 from export import bundle, calibration, verification
 from export.calibration.look import EVERY_INPUT
-from export.commands.build import BuildSettings, input_of_pixels
-from export.deferral_head import fitted_on_note
-from export.errors import GraphError
-from export.gate import append_gate, set_threshold
+from export.commands.build import BuildSettings
+from export.deferral_head import fitted_on_note, require_other_inputs
+from export.errors import CalibrationError
+from export.gated import Gated
 from export.labelled import load_split
-from export.preprocessing import fuse_preprocessing
+from export.made_up import image_size, made_up_pictures
+from export.quantization import quantize
 from export.reference import Gate, ask_pytorch
 from export.second_look import set_band
-from export.session import open_graph, run_images
 from export.torch_exporter import export_logits
 from train.data import LabelledData
-from train.models import Checkpoint, DeferralHead, open_checkpoint, read_head, weights_sha256
+from train.models import Checkpoint, open_checkpoint, read_head, weights_sha256
 
 _VERIFIED = 256  # inputs that verify an export; all calibration data choose the threshold
-_SIZES = ((1.0, 1.0), (1.5, 1.25), (0.75, 1.0), (2.0, 3.0))  # of made-up pictures, by side
-
-
-@dataclass
-class _Export:
-    """The graphs on their way, without and with preprocessing, and the deferral head in them."""
-
-    plain: onnx.ModelProto
-    shipped: onnx.ModelProto
-    input: contract.InputDescription
-    head: DeferralHead | None
+_RANGED = 256  # inputs that fix the ranges of int8
+_Record = dict[str, Any]
 
 
 def build_bundle(settings: BuildSettings) -> None:
@@ -49,106 +39,51 @@ def build_bundle(settings: BuildSettings) -> None:
             written.
     """
     checkpoint = open_checkpoint(settings.checkpoint)
-    split = _calibration_split(settings, checkpoint)
-    images = _images(settings, checkpoint, split)
-    export = _trace(settings, checkpoint)
-    gate, record = _choose_gate(settings, export, checkpoint, split)
-    for graph in (export.plain, export.shipped):
-        set_threshold(graph, gate.threshold)
-        if gate.look is not None:
-            set_band(graph, *gate.look.limits)
-    verified = _verify(settings, export, checkpoint, images, gate)
-    metadata = _metadata(settings, checkpoint, export, gate, record)
-    bundle.write_bundle(settings.out, export.shipped, metadata, verified)
-    achieved = f", defers {record['achieved']:.1%} of {record['n']}" if record else ""
-    looked = calibration.band_note(gate.threshold, gate.look)
-    seen = fitted_on_note(metadata, settings.calibrate, settings.split)
-    print(f"{settings.out}: threshold {gate.threshold:.6g}{achieved}{looked}{seen}", flush=True)
+    split = _split(settings, checkpoint, settings.split)
+    logits = export_logits(checkpoint, image_size(checkpoint))
+    head = read_head(checkpoint) if settings.confidence == contract.DEFERRAL_HEAD else None
+    exact = Gated.of(logits, settings, checkpoint, head)
+    if settings.quantize == "none":
+        gate, record = _choose_gate(settings, exact, checkpoint, split)
+        exact.set_gate(gate)
+        verified = _verify(settings, exact, checkpoint, split, gate)
+        _write(settings, checkpoint, exact, gate, record, verified)
+        return
+    small = Gated.of(_quantized(settings, logits, checkpoint), settings, checkpoint, head)
+    gate, record = _choose_gate(settings, small, checkpoint, split)
+    small.set_gate(gate)
+    verified = _verify_quantized(settings, exact, small, checkpoint, split, gate)
+    _write(settings, checkpoint, small, gate, record, verified)
 
 
-def image_size(checkpoint: Checkpoint) -> tuple[int, int]:
-    """Return the (height, width) that the model works at."""
-    settings = checkpoint.processor.to_dict()
-    for name in ("crop_size", "size"):
-        size = settings.get(name) or {}
-        if name == "crop_size" and not settings.get("do_center_crop"):
-            continue
-        if "height" in size:
-            return int(size["height"]), int(size["width"])
-        if "shortest_edge" in size:
-            return int(size["shortest_edge"]), int(size["shortest_edge"])
-    side = getattr(checkpoint.model.config, "image_size", None)
-    if side is None:
-        raise GraphError(
-            "expected the size of the model's pictures in its processor or config, got none: add "
-            "image_size to config.json"
-        )
-    return (int(side), int(side)) if isinstance(side, int) else (int(side[0]), int(side[1]))
-
-
-def _calibration_split(settings: BuildSettings, checkpoint: Checkpoint) -> LabelledData | None:
+def _split(settings: BuildSettings, checkpoint: Checkpoint, name: str) -> LabelledData | None:
     if settings.calibrate is None:
         return None
-    return load_split(
-        settings.calibrate, settings.split, labels=checkpoint.labels, owner=settings.checkpoint
-    )
+    return load_split(settings.calibrate, name, labels=checkpoint.labels, owner=settings.checkpoint)
 
 
-def _images(
-    settings: BuildSettings, checkpoint: Checkpoint, split: LabelledData | None
-) -> list[Any]:
-    """Return pictures to verify with: of the calibration data, or made-up ones of several sizes."""
-    if split is not None:
-        return [split.inputs[i] for i in range(min(len(split), _VERIFIED))]
-    height, width = image_size(checkpoint)
-    draws = np.random.default_rng(settings.seed)
-    shapes = [(round(height * a), round(width * b), 3) for a, b in _SIZES]
-    if not checkpoint.processor.to_dict().get("do_resize"):
-        shapes = [(height, width, 3)]
-    # Smooth pictures: a processor's filters are made for these.
-    return [_smooth(draws, shapes[i % len(shapes)]) for i in range(64)]
-
-
-def _smooth(draws: np.random.Generator, shape: tuple[int, int, int]) -> Any:
-    rows, columns = np.mgrid[: shape[0], : shape[1]]
-    waves = draws.uniform(0, 6, (4, 3))
-    surface = np.sin(
-        rows[..., None] * waves[0] / shape[0] + columns[..., None] * waves[1] / shape[1] + waves[2]
-    )
-    return np.round(127.5 * (surface + 1)).astype(np.uint8)
-
-
-def _trace(settings: BuildSettings, checkpoint: Checkpoint) -> _Export:
-    head = read_head(checkpoint) if settings.confidence == contract.DEFERRAL_HEAD else None
-    size = image_size(checkpoint)
-    plain = export_logits(checkpoint, size)
-    append_gate(
-        plain,
-        kind=settings.confidence,
-        threshold=0.0,
-        emit=settings.emit,
-        view=settings.view,
-        head=head,
-    )
-    if settings.preprocessing == "none":
-        return _Export(plain, plain, input_of_pixels(*size), head)
-    shipped = onnx.ModelProto()
-    shipped.CopyFrom(plain)
-    described = fuse_preprocessing(shipped, checkpoint.processor, size)
-    onnx.checker.check_model(shipped)
-    return _Export(plain, shipped, described, head)
+def _quantized(
+    settings: BuildSettings, logits: onnx.ModelProto, checkpoint: Checkpoint
+) -> onnx.ModelProto:
+    # Training inputs: those that choose the threshold, and may certify it, stay out of the model.
+    train = _split(settings, checkpoint, "train")
+    assert train is not None  # noqa: S101 - checked on creation
+    images = [train.inputs[i] for i in range(min(len(train), _RANGED))]
+    return quantize(logits, settings.quantize, checkpoint.pixel_values(images).numpy())
 
 
 def _choose_gate(
-    settings: BuildSettings, export: _Export, checkpoint: Checkpoint, split: LabelledData | None
-) -> tuple[Gate, dict[str, Any] | None]:
+    settings: BuildSettings, graphs: Gated, checkpoint: Checkpoint, split: LabelledData | None
+) -> tuple[Gate, _Record | None]:
     kind, view = settings.confidence, settings.view
     if settings.threshold is not None:
         threshold = float(np.float32(settings.threshold))
         return Gate(kind, threshold, None if view is None else _of_every_input(view)), None
     assert split is not None  # noqa: S101 - a goal comes with data
     goal = settings.goal()
-    sample, look = _measure(settings, export, checkpoint, split, goal)
+    if graphs.head is not None and goal.is_certified:
+        require_other_inputs(graphs.head.record, settings.calibrate, settings.split)
+    sample, look = _measure(settings, graphs, checkpoint, split, goal)
     threshold, record = calibration.calibrate(
         goal, sample, data=str(settings.calibrate), split=settings.split
     )
@@ -161,7 +96,7 @@ def _of_every_input(view: str) -> SecondLook:
 
 def _measure(
     settings: BuildSettings,
-    export: _Export,
+    graphs: Gated,
     checkpoint: Checkpoint,
     split: LabelledData,
     goal: calibration.Goal,
@@ -170,14 +105,14 @@ def _measure(
     large_right = settings.large_right(split)
 
     def sample() -> calibration.Sample:
-        prediction, confidence = _ask_graph(export.shipped, checkpoint, split)
+        prediction, confidence, _ = graphs.answers(checkpoint, split)
         return calibration.Sample(confidence, prediction == split.labels, large_right)
 
     if settings.view is None:
         return sample(), None
 
     def measure(low: float, high: float) -> calibration.Sample:
-        set_band(export.shipped, low, high)
+        set_band(graphs.shipped, low, high)
         return sample()
 
     return calibration.calibrate_look(
@@ -185,48 +120,92 @@ def _measure(
     )
 
 
-def _ask_graph(model: onnx.ModelProto, checkpoint: Checkpoint, split: LabelledData) -> Any:
-    """Return (prediction int64 [n], confidence float32 [n]) of the exported graph itself."""
-    session = open_graph(model)
-    if session.get_inputs()[0].name == contract.IMAGE:
-        return run_images(session, split.inputs)[:2]
-    images = [split.inputs[i] for i in range(len(split))]
-    pixels = checkpoint.pixel_values(images).numpy()
-    return session.run(
-        [contract.PREDICTION, contract.CONFIDENCE], {session.get_inputs()[0].name: pixels}
-    )
-
-
 def _verify(
     settings: BuildSettings,
-    export: _Export,
+    graphs: Gated,
     checkpoint: Checkpoint,
-    images: list[Any],
+    split: LabelledData | None,
     gate: Gate,
-) -> dict[str, Any]:
+) -> _Record:
+    """Hold the float graphs to PyTorch and to the checkpoint's processor."""
+    if split is None:
+        images = made_up_pictures(checkpoint, settings.seed)
+    else:
+        images = [split.inputs[i] for i in range(min(len(split), _VERIFIED))]
     expected = ask_pytorch(checkpoint, images, gate)
     pixels = checkpoint.pixel_values(images).numpy()
-    result = {"graph": verification.verify_graph(export.plain, pixels, expected)}
+    result = {"graph": verification.verify_graph(graphs.plain, pixels, expected)}
     if settings.preprocessing == "fused":
         result["preprocessing"] = verification.verify_preprocessing(
-            export.shipped,
-            export.plain,
+            graphs.shipped,
+            graphs.plain,
             checkpoint,
             images,
             pixels,
             expected,
-            made_up=settings.calibrate is None,
+            made_up=split is None,
         )
     return result
+
+
+def _verify_quantized(
+    settings: BuildSettings,
+    exact: Gated,
+    small: Gated,
+    checkpoint: Checkpoint,
+    split: LabelledData | None,
+    gate: Gate,
+) -> _Record:
+    """Hold the float graphs to PyTorch, and the quantized one to them.
+
+    Each has its own threshold for the same goal, because that is what either would ship with.
+    """
+    assert split is not None  # noqa: S101 - checked on creation
+    try:
+        own, _ = _choose_gate(settings, exact, checkpoint, split)
+    except CalibrationError:  # a guarantee that the float graph just misses
+        own = gate
+    exact.set_gate(own)
+    verified = _verify(settings, exact, checkpoint, split, own)
+    verified["quantization"] = verification.verify_quantized(
+        small.answers(checkpoint, split),
+        exact.answers(checkpoint, split),
+        split.labels,
+        max_flips=settings.max_flips,
+    )
+    sizes = {"bytes": small.shipped.ByteSize(), "bytes_float": exact.shipped.ByteSize()}
+    verified["quantization"] |= {"kind": settings.quantize, **sizes}
+    return verified
+
+
+def _write(
+    settings: BuildSettings,
+    checkpoint: Checkpoint,
+    graphs: Gated,
+    gate: Gate,
+    record: _Record | None,
+    verified: _Record,
+) -> None:
+    metadata = _metadata(settings, checkpoint, graphs, gate, record)
+    bundle.write_bundle(settings.out, graphs.shipped, metadata, verified)
+    achieved = f", defers {record['achieved']:.1%} of {record['n']}" if record else ""
+    looked = calibration.band_note(gate.threshold, gate.look)
+    seen = fitted_on_note(metadata, settings.calibrate, settings.split)
+    print(f"{settings.out}: threshold {gate.threshold:.6g}{achieved}{looked}{seen}", flush=True)
+    if settings.quantize != "none":
+        print(verification.quantized_in_words(verified["quantization"]), flush=True)
 
 
 def _metadata(
     settings: BuildSettings,
     checkpoint: Checkpoint,
-    export: _Export,
+    graphs: Gated,
     gate: Gate,
-    record: dict[str, Any] | None,
+    record: _Record | None,
 ) -> contract.GateMetadata:
+    extra: _Record = {} if graphs.head is None else {contract.DEFERRAL_HEAD: graphs.head.record}
+    if settings.quantize != "none":
+        extra[contract.QUANTIZATION] = settings.quantize
     return contract.GateMetadata(
         contract_version=contract.CONTRACT_VERSION,
         task=contract.TASK_IMAGE_CLASSIFICATION,
@@ -236,10 +215,10 @@ def _metadata(
         ),
         threshold=gate.threshold,
         labels=checkpoint.labels,
-        input=export.input,
+        input=graphs.input,
         calibration=record,
         second_look=dataclasses.asdict(gate.look) if gate.look else None,
         source_sha256=weights_sha256(settings.checkpoint),
         toolkit_version=bundle.toolkit_version(),
-        extra={} if export.head is None else {contract.DEFERRAL_HEAD: export.head.record},
+        extra=extra,
     )

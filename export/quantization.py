@@ -60,7 +60,7 @@ def quantize(model: onnx.ModelProto, kind: Kind, pixels: Pixels | None = None) -
     return quantized
 
 
-class _Batches(quantization.CalibrationDataReader):  # type: ignore[misc] # untyped base
+class _Batches(quantization.CalibrationDataReader):
     """Hands the calibration inputs to the quantizer."""
 
     def __init__(self, name: str, pixels: Pixels) -> None:

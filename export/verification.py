@@ -49,6 +49,49 @@ def verify_graph(gated: onnx.ModelProto, pixels: Any, expected: Reference) -> di
     }
 
 
+def verify_quantized(
+    small: tuple[Any, Any, Any], exact: tuple[Any, Any, Any], labels: Any, *, max_flips: float
+) -> dict[str, Any]:
+    """Hold a quantized graph to the float one, each at its own threshold.
+
+    Args:
+        small: Prediction, confidence and defer [n] of the quantized graph.
+        exact: Those of the float one.
+        labels: int64 [n].
+        max_flips: Share of the decisions that may differ.
+
+    Raises:
+        VerificationError: More do.
+    """
+    flips = float((small[2] != exact[2]).mean())
+    if flips > max_flips:
+        raise VerificationError(
+            f"expected at most {max_flips:.2%} of the decisions to flip by quantization, got "
+            f"{flips:.2%} of {len(labels)}: raise --max-flips, or quantize less"
+        )
+    shift = np.abs(small[1] - exact[1])
+    return {
+        "inputs": len(labels),
+        "predictions_differing": float((small[0] != exact[0]).mean()),
+        "decisions_differing": flips,
+        "confidence_difference_mean": float(shift.mean()),
+        "confidence_difference_max": float(shift.max()),
+        "accuracy": float((small[0] == labels).mean()),
+        "accuracy_float": float((exact[0] == labels).mean()),
+    }
+
+
+def quantized_in_words(found: dict[str, Any]) -> str:
+    """Return a line on what `verify_quantized` found."""
+    return (
+        f"{found['kind']}: {found['bytes'] / 1e6:.2f} MB for {found['bytes_float'] / 1e6:.2f}, "
+        f"accuracy {found['accuracy']:.4f} for {found['accuracy_float']:.4f}, "
+        f"{found['predictions_differing']:.2%} of the predictions and "
+        f"{found['decisions_differing']:.2%} of the decisions differ on {found['inputs']} inputs, "
+        f"confidence by {found['confidence_difference_mean']:.1e} on average"
+    )
+
+
 def verify_preprocessing(
     fused: onnx.ModelProto,
     plain: onnx.ModelProto,

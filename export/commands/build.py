@@ -38,6 +38,15 @@ class BuildSettings(GoalSettings):
         f"how near, in ranks of the calibration data ({BAND} if not given; 1 is every input)",
         default=None,
     )
+    quantize: Literal["none", "fp16", "int8", "int8-dynamic", "int4"] = field(
+        "int8 for convolutions, int8-dynamic or int4 for matrix products, fp16 to halve the size; "
+        "the threshold is chosen on the quantized graph",
+        default="none",
+    )
+    max_flips: float = field(
+        "share of the decisions that may differ from the float graph's after quantization",
+        default=0.01,
+    )
     emit: Literal["none", "logits", "probabilities"] = field("one more output", default="none")
     preprocessing: Literal["fused", "none"] = field(
         "fused takes uint8 pictures, none takes pixel_values", default="fused"
@@ -47,6 +56,13 @@ class BuildSettings(GoalSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.quantize != "none" and self.calibrate is None:
+            raise SettingError(
+                "expected --calibrate DATA with --quantize, got --threshold: quantization moves "
+                "the confidences, so the threshold has to be chosen on the quantized graph"
+            )
+        if not 0.0 <= self.max_flips <= 1.0:
+            raise SettingError(f"expected --max-flips in [0, 1], got {self.max_flips}")
         if self.second_look == "none":
             if self.band is not None:
                 raise SettingError("expected --second-look with --band: name the second view")

@@ -45,6 +45,8 @@ def describe(bundle: Bundle) -> list[str]:
         f"confidence: {gate.confidence_kind}, from {low:.6g} to {high:.6g}",
         f"threshold: {gate.threshold:.9g}; an input under it (or NaN) is deferred",
     ]
+    if contract.QUANTIZATION in gate.extra:
+        lines.append(f"quantized: {gate.extra[contract.QUANTIZATION]}; the gate is float32")
     if gate.second_look is not None:
         lines += _second_look(gate.second_look)
     if contract.DEFERRAL_HEAD in gate.extra:

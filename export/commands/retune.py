@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime import contract
 from edge_runtime.bundle import Bundle
 from edge_runtime.cli import field
 from edge_runtime.contract import SecondLook
@@ -67,6 +68,7 @@ class RetuneSettings(GoalSettings):
         if self.threshold is not None:
             return float(np.float32(self.threshold)), None, None
         from export import calibration
+        from export.deferral_head import require_other_inputs
         from export.labelled import load_split
 
         assert self.calibrate is not None  # noqa: S101 - checked on creation
@@ -74,6 +76,10 @@ class RetuneSettings(GoalSettings):
             self.calibrate, self.split, labels=bundle.metadata.labels, owner=self.bundle
         )
         goal = self.goal()
+        if goal.is_certified:
+            require_other_inputs(
+                bundle.metadata.extra.get(contract.DEFERRAL_HEAD) or {}, self.calibrate, self.split
+            )
         sample, look = self._measure(bundle, split, goal)
         threshold, record = calibration.calibrate(
             goal, sample, data=self.calibrate, split=self.split
