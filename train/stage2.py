@@ -23,9 +23,18 @@ from train.guards import warnings_before
 from train.large import LargeAnswers, right_of
 from train.loop import Schedule, Watcher, train_checkpoint, usual_batch_size
 from train.models import Checkpoint
-from train.objectives import Auxiliary, CascadeAware, CrossEntropy, Gatekeeper, Objective
+from train.objectives import (
+    Auxiliary,
+    CascadeAware,
+    CrossEntropy,
+    DeepGamblers,
+    Gatekeeper,
+    Objective,
+    SelfAdaptive,
+)
 from train.objectives.cascade_aware import LARGE_RIGHT
 from train.objectives.gatekeeper import RIGHT
+from train.objectives.self_adaptive import ROW
 from train.output import refuse_existing, settings_record
 from train.tune import TuneSettings
 
@@ -72,10 +81,12 @@ def tune(
             print(f"warning: {line}", file=sys.stderr)
     if large is not None and settings.objective == "cascade_aware":
         plan.columns[LARGE_RIGHT] = torch.from_numpy(large.flags(plan.splits.train))
+    if settings.objective == "self_adaptive":
+        plan.columns[ROW] = torch.arange(len(plan.splits.train))
     reason = train_checkpoint(
         start,
         plan.splits,
-        _objective(settings, by_column=RIGHT in plan.columns),
+        _objective(settings, plan),
         plan.schedule,
         out=settings.out,
         resume=settings.resume,
@@ -148,12 +159,14 @@ def _folds(out: Path) -> Path:
     return out.parent / f".{out.name}.folds"
 
 
-def _objective(settings: TuneSettings, *, by_column: bool) -> Objective:
+def _objective(settings: TuneSettings, plan: _Plan) -> Objective:
     made: dict[str, Any] = {
-        "gatekeeper": lambda: Gatekeeper(settings.alpha, by_column=by_column),
+        "gatekeeper": lambda: Gatekeeper(settings.alpha, by_column=RIGHT in plan.columns),
         "cross_entropy": CrossEntropy,
         "label_smoothing": lambda: CrossEntropy(settings.smoothing),
         "cascade_aware": CascadeAware,
+        "deep_gamblers": lambda: DeepGamblers(settings.payoff),
+        "self_adaptive": lambda: SelfAdaptive(len(plan.splits.train), settings.momentum),
     }
     objective: Objective = made[settings.objective]()
     return Auxiliary(objective) if settings.head == "auxiliary" else objective

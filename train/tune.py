@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,8 @@ from typing import Literal
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
 from train.fit import AUGMENT_HELP, Augmentation, check_training_settings
+
+_ABSTAINING = ("deep_gamblers", "self_adaptive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +29,31 @@ class TuneSettings:
         "data set whose training rows are added to train, e.g. of `train harvest`", default=None
     )
     out: Path = field("checkpoint folder to write")
-    objective: Literal["gatekeeper", "cross_entropy", "label_smoothing", "cascade_aware"] = field(
-        "gatekeeper, cross_entropy (the control), label_smoothing or cascade_aware",
+    objective: Literal[
+        "gatekeeper",
+        "cross_entropy",
+        "label_smoothing",
+        "cascade_aware",
+        "deep_gamblers",
+        "self_adaptive",
+    ] = field(
+        "gatekeeper, cross_entropy (the control), label_smoothing, cascade_aware, deep_gamblers or "
+        "self_adaptive",
         default="gatekeeper",
     )
     alpha: float = field("Gatekeeper: weight of the right samples, in [0, 1]", default=0.5)
     smoothing: float = field("label_smoothing: share spread over all classes", default=0.1)
+    payoff: float = field(
+        "deep_gamblers: what a right bet pays, over 1 and at most the number of classes; the "
+        "greater, the less is abstained",
+        default=2.2,  # the paper's for the ten classes of CIFAR-10
+    )
+    momentum: float = field(
+        "self_adaptive: share of a soft target that stays each time its row comes, in [0, 1)",
+        # The paper takes 0.99 from random weights on: over the 15 epochs here that would move no
+        # target by more than 0.14.
+        default=0.9,
+    )
     head: Literal["shared", "auxiliary"] = field(
         "auxiliary: cross-entropy on the model's head, the objective on a second one that is "
         "dropped after training",
@@ -73,6 +95,15 @@ class TuneSettings:
             raise SettingError(f"expected --alpha in [0, 1], got {self.alpha}")
         if not 0.0 <= self.smoothing < 1.0:
             raise SettingError(f"expected --smoothing in [0, 1), got {self.smoothing}")
+        if not 1.0 < self.payoff < math.inf:
+            raise SettingError(f"expected --payoff over 1, got {self.payoff}")
+        if not 0.0 <= self.momentum < 1.0:
+            raise SettingError(f"expected --momentum in [0, 1), got {self.momentum}")
+        if self.head == "auxiliary" and self.objective in _ABSTAINING:
+            raise SettingError(
+                f"expected --head shared beside --objective {self.objective}, got auxiliary: its "
+                "abstention logit goes with the classes of the model's own head"
+            )
         if self.objective == "cascade_aware" and self.large is None:
             raise SettingError(
                 "expected --large beside --objective cascade_aware: it has to know where M_L is "

@@ -140,10 +140,12 @@ class GoalSettings:
         """
         if self.large is None:
             return None
-        from train.large import LargeAnswers
-        from train.matching import open_for
+        from export.labelled import require_labels
+        from train.models import open_checkpoint
 
-        return LargeAnswers.of(open_for(self.large, data, str(self.calibrate)), data).flags(data)
+        model = open_checkpoint(self.large, kind=data.kind)
+        require_labels(model.labels, self.large, labels=data.label_names, owner=self.calibrate)
+        return model.predict(data.inputs).argmax(axis=-1) == data.labels
 
 
 def _flag(name: str) -> str:

@@ -80,8 +80,8 @@ def test_an_auxiliary_head_teaches_the_trunk_and_goes(architecture):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_a_model_without_a_linear_head_takes_no_auxiliary_one():
+def test_a_model_without_a_linear_head_takes_no_second_one():
     model = build("small-cnn", labels=list("abc"), image_size=(8, 8)).model
     model.config.num_labels = 7
-    with pytest.raises(CheckpointError, match="auxiliary head"):
+    with pytest.raises(CheckpointError, match="second head"):
         Auxiliary(CrossEntropy()).attach(model)

@@ -11,6 +11,7 @@ from tools.processes import ROOT
 
 from train.errors import TrainingError
 from train.fit import FitSettings
+from train.tune import TuneSettings
 
 pytestmark = pytest.mark.slow
 
@@ -28,21 +29,50 @@ VIT = {
 }
 
 
-def test_two_processes_give_the_weights_of_one(tmp_path):
-    (tmp_path / "vit").mkdir()
-    (tmp_path / "vit" / "config.json").write_text(json.dumps(VIT))
-    # 64 inputs are two whole batches: of a cut one, the processes repeat inputs to share it.
-    settings = {"model": str(tmp_path / "vit"), "epochs": 3, "limit": 64, "augment": "none"}
-    FitSettings(out=tmp_path / "one", **settings).run()
+def by_two_processes(command, out, settings):
+    """Run a training command under `torchrun`; return what it printed."""
     line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "train"]
-    line += ["fit", "--out", str(tmp_path / "two"), "--device", "cpu"]
+    line += [command, "--out", str(out), "--device", "cpu"]
     line += [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    return done.stdout
+
+
+def assert_same_weights(one, two):
+    one, two = (load_file(folder / "model.safetensors") for folder in (one, two))
+    assert one.keys() == two.keys()
     for name, wanted in one.items():
         torch.testing.assert_close(two[name], wanted, atol=2e-5, rtol=0, msg=name)
-    assert done.stdout.count("validation accuracy") == 1
+
+
+@pytest.fixture
+def vit(tmp_path):
+    folder = tmp_path / "vit"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(VIT))
+    return folder
+
+
+# 64 inputs are two whole batches: of a cut one, the processes repeat inputs to share it.
+
+
+def test_two_processes_give_the_weights_of_one(vit, tmp_path):
+    settings = {"model": str(vit), "epochs": 3, "limit": 64, "augment": "none"}
+    FitSettings(out=tmp_path / "one", **settings).run()
+    printed = by_two_processes("fit", tmp_path / "two", settings)
+    assert_same_weights(tmp_path / "one", tmp_path / "two")
+    assert printed.count("validation accuracy") == 1
+
+
+def test_two_processes_keep_the_same_soft_targets(vit, tmp_path):
+    start = tmp_path / "start"
+    FitSettings(model=str(vit), out=start, epochs=1, limit=64, augment="none").run()
+    settings = {"checkpoint": start, "objective": "self_adaptive", "momentum": 0.1}
+    settings |= {"epochs": 3, "limit": 64, "stage2_data": "same"}
+    TuneSettings(out=tmp_path / "one", **settings).run()
+    by_two_processes("tune", tmp_path / "two", settings)
+    assert_same_weights(tmp_path / "one", tmp_path / "two")
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, monkeypatch):

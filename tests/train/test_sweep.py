@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tools import processes
 
 import benchmarks
@@ -14,10 +15,12 @@ from benchmarks.errors import CheckError
 from benchmarks.report import ReportSettings
 from edge_runtime.cli import main
 from edge_runtime.errors import SettingError
+from train import data
 from train.__main__ import COMMANDS
 from train.errors import OutputError
 from train.models import open_checkpoint
 from train.scores import Scores
+from train.sweeps.average import _pair
 from train.sweeps.choice import recommend
 from train.sweeps.methods import METHODS, chains, trainings
 from train.sweeps.results import RESULTS_FILE, SAMPLES_FILE, _gates, read_samples, report
@@ -25,7 +28,7 @@ from train.sweeps.settings import SweepSettings
 
 SHORT = {
     "seeds": (0, 1),
-    "methods": ("gatekeeper", "auxiliary:0.5", "path"),
+    "methods": ("gatekeeper", "auxiliary:0.5", "path", "average", "deep_gamblers", "self_adaptive"),
     "alphas": (0.3, 0.7),
     "fit_epochs": 6,
     "epochs": 2,
@@ -61,6 +64,8 @@ def test_a_path_goes_down_from_the_greatest_alpha():
     [
         ({"methods": ("gatekeper",)}, "expected --methods among gatekeeper"),
         ({"methods": ("gatekeeper:2",)}, r"alpha in \[0, 1\] after the colon"),
+        ({"methods": ("label_smoothing:0.5",)}, "label_smoothing without an alpha, got"),
+        ({"methods": ("average",), "seeds": (3,)}, r"at least two --seeds beside .*, got \[3\]"),
         ({"methods": ("gatekeeper:0.5", "gatekeeper:0.5")}, "each of --methods once"),
         ({"seeds": (1, 1)}, "different --seeds"),
         ({"deferral": 1.0}, r"--deferral in \(0, 1\)"),
@@ -92,6 +97,22 @@ def test_the_choice_is_what_the_user_gets_within_the_limits():
     assert recommend(rows, select=name, most_passes=1.5) == "sure"
     assert recommend(rows, select="s_d", largest_drop=1.0) == "forgetful"
     assert recommend({n: rows[n] for n in ("untuned", "control")}, select=name) == "control"
+    rivals = rows | {"average": row(0.99, accuracy=0.82, passes=2.0, s_d=0.9)}
+    assert recommend(rivals, select=name) == "costly"
+
+
+def test_the_average_waits_for_the_controls_of_both_seeds():
+    rows = trainings(("average", "deep_gamblers"), (0.5,))
+    assert [r.name for r in rows] == ["untuned", "control", "average", "deep_gamblers"]
+    assert [[r.name for r in c] for c in chains(rows)] == [
+        ["untuned"],
+        ["control"],
+        ["deep_gamblers"],
+    ]
+
+
+def test_neighbours_go_round():
+    assert [_pair((5, 1, 3), seed) for seed in (5, 1, 3)] == [(5, 1), (1, 3), (3, 5)]
 
 
 def test_a_gate_that_one_seed_lacks_is_no_candidate():
@@ -144,11 +165,37 @@ def test_a_sweep_has_every_candidate_on_every_input(sweep):
         assert samples.candidates[split]["control"].right.shape == (2, size)
     control = samples.candidates["test"]["control"]
     again = open_checkpoint(sweep / "seed-1" / "control")
-    from train import data
-
     test = data.load("digits").test
     right = again.predict(test.inputs).argmax(axis=-1) == test.labels
     np.testing.assert_array_equal(control.right[1], right)
+
+
+@pytest.mark.slow
+def test_the_average_is_that_of_two_controls(sweep):
+    samples = read_samples(sweep / SAMPLES_FILE)
+    controls = [open_checkpoint(sweep / f"seed-{seed}" / "control") for seed in (0, 1)]
+    splits = data.load("digits")
+    for split in ("validation", "test"):
+        part = getattr(splits, split)
+        # In torch, and by 1 - max p, which cancels: to 1e-6 alone.
+        logits = [torch.from_numpy(c.predict(part.inputs)).double() for c in controls]
+        p = (logits[0].softmax(dim=1) + logits[1].softmax(dim=1)) / 2
+        average = samples.candidates[split]["average"]
+        assert average.passes == 2.0
+        assert average.is_probability
+        for row in (0, 1):  # of two seeds, each is the other's neighbour
+            right = p.argmax(dim=1).numpy() == part.labels
+            np.testing.assert_array_equal(average.right[row], right)
+            doubt = 1 - p.max(dim=1).values.numpy()
+            np.testing.assert_allclose(average.uncertainty[row], doubt, atol=1e-6)
+        control = samples.candidates[split]["control"]
+        assert not np.allclose(average.uncertainty[0], control.uncertainty[0], atol=1e-3)
+    content = json.loads((sweep / "sweep-results.json").read_text())
+    assert content["test"]["average"]["figures"]["acc(M_S)"]["value"] == pytest.approx(right.mean())
+    assert any("never chosen, as a bundle holds one model" in f for f in content["findings"])
+    names = set(samples.candidates["test"])
+    assert {"deep_gamblers", "self_adaptive", "self_adaptive + mirror"} <= names
+    assert "average + mirror" not in names
 
 
 @pytest.mark.slow

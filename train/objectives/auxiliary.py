@@ -6,15 +6,12 @@ import copy
 import dataclasses
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from train.models.features import classification_head
 from train.objectives.base import Objective, Step
 from train.objectives.cross_entropy import CrossEntropy
-
-__all__ = ["Auxiliary", "classification_head"]
-
-_NAME = "auxiliary_head"
+from train.objectives.side_head import SideHead
 
 
 class Auxiliary(Objective):
@@ -33,28 +30,18 @@ class Auxiliary(Objective):
         self.weight = weight
         self.columns = inner.columns
         self._own = CrossEntropy()
-        self._logits: Tensor | None = None
-        self._hook: Any = None
+        self._side = SideHead("auxiliary_head")
 
     def attach(self, model: Any) -> None:
         """Put the second head beside the first one, on the same features."""
         head = classification_head(model)
-        model.add_module(_NAME, copy.deepcopy(head))
-
-        def second(_: nn.Module, features: tuple[Tensor, ...]) -> None:
-            if model.training:
-                self._logits = getattr(model, _NAME)(features[0])
-
-        self._hook = head.register_forward_pre_hook(second)
+        self._side.attach(model, head, copy.deepcopy(head))
 
     def detach(self, model: Any) -> None:
         """Drop it."""
-        self._hook.remove()
-        delattr(model, _NAME)
+        self._side.detach(model)
 
     def loss(self, step: Step) -> Tensor:
         """Return the sum of both heads' losses."""
-        if self._logits is None:
-            raise RuntimeError("expected attach() and a forward pass in train mode before loss()")
-        other = dataclasses.replace(step, logits=self._logits)
+        other = dataclasses.replace(step, logits=self._side.output)
         return self._own.loss(step) + self.weight * self.inner.loss(other)

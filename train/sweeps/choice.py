@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from train.comparison import ACCURACY, AREA
-from train.sweeps.methods import CONTROL, UNTUNED
+from train.sweeps.methods import AVERAGE, CONTROL, UNTUNED
 
 LARGEST_DROP = 0.01
 _SHOWN = (ACCURACY, "s_d")
@@ -30,7 +30,8 @@ def recommend(
         most_passes: Forward passes an input that the user is ready to pay.
 
     Returns:
-        Its name; the control where no other candidate is admitted.
+        Its name; the control where no other candidate is admitted. Never the average of two
+        controls: a bundle holds one model.
     """
     base = max(validation[n]["figures"][ACCURACY]["value"] for n in (CONTROL, UNTUNED))
     admitted = {
@@ -39,6 +40,7 @@ def recommend(
         if (
             row["figures"][ACCURACY]["value"] >= base - largest_drop
             and row["passes"] <= most_passes
+            and name != AVERAGE
         )
         # The control is every other candidate's yardstick: it loses a draw with none.
         or name == CONTROL
@@ -56,6 +58,12 @@ def sentences(compared: Mapping[str, Any], chosen: str, *, select: str) -> list[
         lines += [_sentence(figure, row["minus_control"][figure]) for figure in shown]
         if row["passes"] > 1:
             lines.append(f"It costs {row['passes']:.2f} forward passes of M_S an input.")
+    if AVERAGE in compared["test"]:
+        figure = compared["test"][AVERAGE]["minus_control"][select]
+        lines.append(
+            f"{AVERAGE}, two controls of neighbouring seeds, is a rival alone and never chosen, as "
+            f"a bundle holds one model. {_sentence(select, figure)}"
+        )
     best = max(compared["test"], key=lambda name: _value(compared["test"][name]["figures"]["s_d"]))
     behind = compared["test"][best]["minus_control"][select]
     if behind["high"] < 0:

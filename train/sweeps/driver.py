@@ -19,7 +19,8 @@ from train.errors import OutputError
 from train.large import LargeAnswers
 from train.matching import open_for
 from train.sweeps import jobs
-from train.sweeps.methods import chains, trainings
+from train.sweeps.average import score_average
+from train.sweeps.methods import AVERAGE, chains, trainings
 from train.sweeps.results import write_results
 from train.sweeps.settings import SweepSettings
 
@@ -38,12 +39,14 @@ def run_sweep(settings: SweepSettings) -> None:
     splits = jobs.load_splits(settings.data, settings.limit)
     _claim(settings, splits)
     _ask_large(settings, splits)
-    rows = chains(trainings(settings.methods, settings.alphas))
+    rows = trainings(settings.methods, settings.alphas)
     with _workers(settings.jobs) as submit:
         _all("fit", [submit(jobs.fit_seed, settings, seed) for seed in settings.seeds])
         # Seed by seed, so that an interrupted sweep has whole seeds to show.
-        pairs = [(seed, row) for seed in settings.seeds for row in rows]
+        pairs = [(seed, row) for seed in settings.seeds for row in chains(rows)]
         _all("tune", [submit(jobs.train_chain, settings, *pair) for pair in pairs])
+        if any(row.name == AVERAGE for row in rows):
+            _all("average", [submit(score_average, settings, seed) for seed in settings.seeds])
     write_results(settings, splits, round(time.perf_counter() - start, 1))
 
 

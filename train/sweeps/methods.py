@@ -10,6 +10,8 @@ from edge_runtime.errors import SettingError
 
 UNTUNED = "untuned"
 CONTROL = "control"
+AVERAGE = "average"
+"""The only row that is no model of its own: it can't be exported, so it is never recommended."""
 FITTED = "small"
 """The folder of the model as it was fitted."""
 
@@ -19,14 +21,14 @@ class Method:
     """One way of training in stage 2.
 
     Attributes:
-        flags: alpha -> the settings of `train tune` that make it.
+        flags: alpha -> the settings of `train tune` that make it; None where nothing is trained.
         has_alpha: Whether it is trained at every alpha.
         source: Where it is described.
         is_path: Whether each alpha starts where the greater one ended, with its share of the
             epochs, so that one run gives the whole curve.
     """
 
-    flags: Callable[[float], dict[str, Any]]
+    flags: Callable[[float], dict[str, Any] | None]
     has_alpha: bool
     source: str
     is_path: bool = False
@@ -64,6 +66,21 @@ METHODS: Mapping[str, Method] = {
         has_alpha=False,
         source="Wang et al. 2024, cascade-aware training",
     ),
+    "deep_gamblers": Method(
+        lambda _: {"objective": "deep_gamblers"},
+        has_alpha=False,
+        source="Liu et al. 2019, Deep Gamblers; gate by Feng et al. 2023",
+    ),
+    "self_adaptive": Method(
+        lambda _: {"objective": "self_adaptive"},
+        has_alpha=False,
+        source="Huang, Zhang & Zhang 2020, self-adaptive training; gate by Feng et al. 2023",
+    ),
+    AVERAGE: Method(
+        lambda _: None,
+        has_alpha=False,
+        source="the controls of two seeds as a deep ensemble; Lakshminarayanan et al. 2017",
+    ),
 }
 
 
@@ -73,7 +90,8 @@ class Training:
 
     Attributes:
         name: What it is called in files and tables.
-        flags: The settings of `train tune`; None for the model as it was fitted.
+        flags: The settings of `train tune`; None for the model as it was fitted and for the
+            average of two controls.
         start: The folder of the checkpoint that it starts from.
         share: Its part of the epochs.
     """
@@ -85,9 +103,14 @@ class Training:
 
 
 def chains(rows: list[Training]) -> list[list[Training]]:
-    """Return the trainings in groups, each to be done in its order: the steps of a path wait."""
+    """Return the trainings in groups, each to be done in its order: the steps of a path wait.
+
+    The average is in none of them: it waits for the controls of two seeds.
+    """
     found: list[list[Training]] = []
     for row in rows:
+        if row.name == AVERAGE:
+            continue
         if row.start == FITTED:
             found.append([row])
         else:
@@ -103,7 +126,7 @@ def trainings(methods: tuple[str, ...], alphas: tuple[float, ...]) -> list[Train
         alphas: For methods that take an alpha and name none.
 
     Raises:
-        SettingError: A name is unknown, or an alpha is out of range.
+        SettingError: A name is unknown, or an alpha is out of range or of no use.
     """
     found = [Training(UNTUNED, None), Training(CONTROL, {"objective": "cross_entropy"})]
     for word in methods:
@@ -115,6 +138,8 @@ def trainings(methods: tuple[str, ...], alphas: tuple[float, ...]) -> list[Train
             )
         method = METHODS[name]
         if not method.has_alpha:
+            if own:
+                raise SettingError(f"expected --methods {name} without an alpha, got {word!r}")
             found.append(Training(name, method.flags(0.0)))
             continue
         chosen = (_alpha(own),) if own else alphas

@@ -141,7 +141,9 @@ def _stopped(settings: SweepSettings) -> dict[str, str]:
     """Return which runs the guard ended, and why."""
     found = {}
     for seed in settings.seeds:
-        for training in trainings(settings.methods, settings.alphas)[1:]:
+        for training in trainings(settings.methods, settings.alphas):
+            if training.flags is None:
+                continue
             file = jobs.seed_folder(settings, seed) / training.name / "training.json"
             reason = json.loads(file.read_text(encoding="utf-8")).get("stopped")
             if reason:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
-from train.sweeps.methods import trainings
+from train.sweeps.methods import AVERAGE, trainings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,10 @@ class SweepSettings:
         names = [training.name for training in trainings(self.methods, self.alphas)]
         if len(set(names)) != len(names):
             raise SettingError(f"expected each of --methods once, got {', '.join(names)}")
+        if AVERAGE in names and len(self.seeds) < 2:  # noqa: PLR2004 - it is of two models
+            raise SettingError(
+                f"expected at least two --seeds beside --methods {AVERAGE}, got {list(self.seeds)}"
+            )
 
     def run(self) -> None:
         """Train what is not trained yet, and write the table, the figures and the samples."""
