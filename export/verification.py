@@ -14,6 +14,7 @@ from export.session import open_graph, run_images
 from train.models import Checkpoint
 
 MAX_FLIPPED = 0.005
+MAX_FLIPPED_QUANTIZED = 0.01
 MAX_STEPS = 2.0
 """How far a made-up picture's pixels may be off after fused preprocessing, in 8-bit steps."""
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from edge_runtime import contract
 from edge_runtime.cli import field
+from edge_runtime.errors import SettingError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +22,24 @@ class VerifySettings:
     data: str = field("data set name, folder or file")
     split: Literal["train", "validation", "test"] = field("split to use", default="test")
     against: Path | None = field("checkpoint to compare with", default=None)
+    max_flips: float | None = field(
+        "share of the decisions that may differ (0.005 if not given, 0.01 of a quantized bundle)",
+        default=None,
+    )
+
+    def __post_init__(self) -> None:
+        if self.max_flips is not None and not 0.0 <= self.max_flips <= 1.0:
+            raise SettingError(f"expected --max-flips in [0, 1], got {self.max_flips}")
+        if self.max_flips is not None and self.against is None:
+            raise SettingError("expected --against CHECKPOINT with --max-flips")
 
     def run(self) -> None:
-        """Print the figures; fail when more than 0.5 % of the decisions differ."""
+        """Print the figures; fail when too many of the decisions differ."""
         from edge_runtime.model import EdgeModel
         from export.errors import VerificationError
         from export.labelled import load_split
         from export.session import run_images
-        from export.verification import MAX_FLIPPED
+        from export.verification import MAX_FLIPPED, MAX_FLIPPED_QUANTIZED
 
         model = EdgeModel.open(self.bundle)
         split = load_split(self.data, self.split, labels=model.labels, owner=self.bundle)
@@ -38,9 +50,11 @@ class VerifySettings:
         if self.against is None:
             return
         differing = self._differences(model, split, prediction, confidence, defer)
-        if differing > MAX_FLIPPED:
+        usual = MAX_FLIPPED_QUANTIZED if _is_quantized(model) else MAX_FLIPPED
+        allowed = usual if self.max_flips is None else self.max_flips
+        if differing > allowed:
             raise VerificationError(
-                f"expected at most {MAX_FLIPPED:.1%} of the decisions to differ from "
+                f"expected at most {allowed:.1%} of the decisions to differ from "
                 f"{self.against}, got {differing:.2%}: export it again"
             )
 
@@ -61,10 +75,18 @@ class VerifySettings:
         look = None if described is None else SecondLook.from_fields(described)
         gate = Gate(model.metadata.confidence_kind, model.threshold, look)
         expected = ask_pytorch(checkpoint, split.inputs, gate)
-        flips = defer != expected.defer
+        theirs = expected.defer
+        if _is_quantized(model):
+            # Its threshold was chosen on its own confidences: compare at the same deferral ratio.
+            theirs = expected.confidence < np.sort(expected.confidence)[int(defer.sum()) :][:1]
+        flips = defer != theirs
         shift = np.abs(confidence - expected.confidence)
         wrong = prediction != expected.prediction
         print(f"top-1 disagreement         {wrong.mean():.4f}")
         print(f"decision flips             {flips.mean():.4f}")
         print(f"confidence shift           mean {shift.mean():.2e}, largest {shift.max():.2e}")
         return float((flips | wrong).mean())
+
+
+def _is_quantized(model: Any) -> bool:
+    return contract.QUANTIZATION in model.metadata.extra

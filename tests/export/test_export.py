@@ -109,7 +109,8 @@ def test_graph_and_bundle_json_say_the_same(bundle):
 
 def test_inspect_says_what_the_threshold_means(bundle):
     text = " ".join(describe(read_bundle(bundle)))
-    assert "at most 30.0% of 359 inputs (validation of digits)" in text
+    assert "to defer at most 30.0% of the inputs" in text
+    assert "of 359 inputs (validation of digits)" in text
     assert "an input under it (or NaN) is deferred" in text
 
 

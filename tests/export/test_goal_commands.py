@@ -14,16 +14,6 @@ from export.commands.retune import RetuneSettings
 from export.errors import CalibrationError
 from export.labelled import load_split
 from export.session import run_images
-from train.fit import FitSettings
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Return (M_S, M_L): of one kind, M_L fitted on seven times as many digits."""
-    folder = tmp_path_factory.mktemp("models")
-    for name, data in (("small", "digits"), ("large", "digits-more")):
-        FitSettings(data=data, out=folder / name, epochs=12, patience=12, learning_rate=3e-3).run()
-    return folder / "small", folder / "large"
 
 
 def _export(checkpoint, out, **goal):

@@ -26,7 +26,7 @@ def classification_head(model: Any) -> nn.Linear:
     if not linear or linear[-1].out_features != model.config.num_labels:
         raise CheckpointError(
             f"expected a model that ends in a linear layer of {model.config.num_labels} logits, "
-            f"{type(model).__name__} does not: it takes no deferral or auxiliary head"
+            f"{type(model).__name__} does not: it takes no second head"
         )
     return linear[-1]
 
