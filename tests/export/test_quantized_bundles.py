@@ -88,7 +88,7 @@ def test_verify_compares_at_the_same_deferral_ratio(quantized, models, capsys):
     VerifySettings(bundle=quantized[0], data="digits", against=models[0], max_flips=0.05).run()
     printed = capsys.readouterr().out.splitlines()
     lines = dict(line.rsplit(None, 1) for line in printed if not line.startswith("confidence"))
-    (_, confidence, defer), _ = _answers(quantized[0], "test")
+    (_, _, defer), _ = _answers(quantized[0], "test")
     (_, exact, _), _ = _answers(quantized[1], "test")
     # As many of the float model's least sure ones as the bundle defers.
     theirs = np.argsort(np.argsort(exact)) < defer.sum()
