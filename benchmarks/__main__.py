@@ -8,6 +8,7 @@ from benchmarks.guarantee import GuaranteeSettings
 from benchmarks.harvest import HarvestBenchmarkSettings
 from benchmarks.latency import LatencySettings
 from benchmarks.overhead import OverheadSettings
+from benchmarks.quantization import QuantizationSettings
 from benchmarks.report import ReportSettings
 from edge_runtime.cli import main
 
@@ -17,6 +18,7 @@ COMMANDS = {
     "harvest": HarvestBenchmarkSettings,
     "latency": LatencySettings,
     "overhead": OverheadSettings,
+    "quantization": QuantizationSettings,
     "report": ReportSettings,
     "check": CheckSettings,
 }

@@ -119,12 +119,14 @@ def _four_bits(model: onnx.ModelProto, _: Pixels | None, scratch: Path) -> onnx.
 
 
 def _half(model: onnx.ModelProto, _: Pixels | None, __: Path) -> onnx.ModelProto:
+    from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    half: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True)
-    return half
+    half = ONNXModel(convert_float_to_float16(copy, keep_io_types=True))
+    half.topological_sort()  # the cast of the input comes last
+    return half.model
 
 
 _QUANTIZERS: Mapping[str, Callable[[onnx.ModelProto, Pixels | None, Path], onnx.ModelProto]] = {

@@ -62,6 +62,7 @@ def _run(model, pixels):
 def test_a_quantized_graph_is_smaller_and_near(make, kind, smaller, near, pixels):
     model = make()
     quantized = quantize(model, kind, pixels)
+    onnx.checker.check_model(quantized)
     assert model.ByteSize() / quantized.ByteSize() > smaller
     expected, got = _run(model, pixels), _run(quantized, pixels)
     assert got.dtype == np.float32
