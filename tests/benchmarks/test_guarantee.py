@@ -11,6 +11,7 @@ from benchmarks.guarantee_figures import Population
 from export.calibration.certificates import RiskCertificate
 
 
+@pytest.mark.slow
 def test_it_holds_and_is_written(tmp_path):
     GuaranteeSettings(draws=60, size=2000, out=tmp_path / "g.json").run()
     figures = json.loads((tmp_path / "g.json").read_text())["figures"]
@@ -21,6 +22,7 @@ def test_it_holds_and_is_written(tmp_path):
         assert row["coverage"] <= row["coverage_uncorrected"] + 0.01
 
 
+@pytest.mark.slow
 def test_a_certificate_that_promises_too_much_is_caught(monkeypatch):
     # Tests at 60 % instead of 5 %: the true risk is then over its bound far too often.
     monkeypatch.setattr(RiskCertificate, "pass_at", property(lambda self: 0.6))

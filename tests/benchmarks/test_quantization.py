@@ -8,6 +8,7 @@ from benchmarks.quantization import QuantizationSettings
 from edge_runtime.errors import SettingError
 
 
+@pytest.mark.slow
 def test_each_precision_stands_beside_the_float_graph(small_checkpoint, tmp_path, capsys):
     out = tmp_path / "q.json"
     QuantizationSettings(checkpoint=small_checkpoint, rounds=2, out=out).run()

@@ -28,6 +28,7 @@ def _on_validation(bundle_path):
     return prediction == split.labels, defer
 
 
+@pytest.mark.slow
 def test_a_target_accuracy_is_reached_on_the_data_it_was_chosen_on(models, tmp_path):
     bundle = _export(models[0], tmp_path / "b", target_accuracy=0.98)
     right, defer = _on_validation(tmp_path / "b")
@@ -36,6 +37,7 @@ def test_a_target_accuracy_is_reached_on_the_data_it_was_chosen_on(models, tmp_p
     assert any("no guarantee" in line for line in describe(bundle))
 
 
+@pytest.mark.slow
 def test_a_guaranteed_risk_stands_in_words_with_its_evidence(models, tmp_path):
     bundle = _export(models[0], tmp_path / "b", max_risk=0.2, delta=0.1)
     record = bundle.metadata.calibration
@@ -49,6 +51,7 @@ def test_a_guaranteed_risk_stands_in_words_with_its_evidence(models, tmp_path):
     assert defer.mean() == pytest.approx(record["achieved"])
 
 
+@pytest.mark.slow
 def test_a_guaranteed_harm_counts_what_only_one_model_knows(models, tmp_path):
     small, large = models
     bundle = _export(small, tmp_path / "b", max_harm=0.1, delta=0.1, large=large)
@@ -58,6 +61,7 @@ def test_a_guaranteed_harm_counts_what_only_one_model_knows(models, tmp_path):
     assert re.search(r"at most 10\.00% less often than M_L", "\n".join(describe(bundle)))
 
 
+@pytest.mark.slow
 def test_a_bundle_is_retuned_for_the_least_cost(models, tmp_path):
     _export(models[0], tmp_path / "b", target_deferral=0.5)
     RetuneSettings(bundle=tmp_path / "b", calibrate="digits", cloud_cost=1, error_cost=5).run()
@@ -104,6 +108,7 @@ def test_a_guarantee_beside_a_band_is_refused(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_mistaken_data_do_not_touch_the_bundle(models, tmp_path):
     _export(models[0], tmp_path / "b", target_deferral=0.5)
     before = {f.name: f.read_bytes() for f in (tmp_path / "b").iterdir()}

@@ -11,6 +11,8 @@ from export.quantization import quantize
 from export.session import open_graph
 from export.torch_exporter import export_logits
 
+pytestmark = pytest.mark.slow
+
 
 def _logits(name, size=16):
     from train.models import build

@@ -17,6 +17,8 @@ from export.errors import VerificationError
 from export.labelled import load_split
 from export.session import run_images
 
+pytestmark = pytest.mark.slow
+
 GOAL = {"calibrate": "digits", "target_deferral": 0.3}
 
 
