@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Bundle:
         metadata: The gate's metadata.
         verification: What the export measured of itself.
         others: Further files of the bundle, external data for example.
+        hashes: What `bundle.json` gives as the sha256 of each file, by its name.
     """
 
     path: Path
@@ -32,6 +34,7 @@ class Bundle:
     metadata: contract.GateMetadata
     verification: dict[str, Any]
     others: tuple[Path, ...] = ()
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_bundle(path: Path | str) -> Bundle:
@@ -63,8 +66,9 @@ def _read(folder: Path) -> Bundle:
     metadata = contract.GateMetadata.from_json(json.dumps(record.get("metadata")))
     files = _section(record, "files")
     verification = _section(record, "verification") if record.get("verification") else {}
-    _check_files(folder, files)
     name = _section(record, "graphs").get(contract.ROLE_CLASSIFIER)
+    _check_places(folder, files)
+    _check_hashes(folder, files)
     if not isinstance(name, str) or name not in files:
         raise BundleError(
             f"expected a graph with the role {contract.ROLE_CLASSIFIER!r} and its hash in "
@@ -72,7 +76,7 @@ def _read(folder: Path) -> Bundle:
         )
     _check_graph(folder / name, metadata, files)
     others = tuple(folder / other for other in files if other != name)
-    return Bundle(folder, folder / name, metadata, verification, others)
+    return Bundle(folder, folder / name, metadata, verification, others, files)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -102,21 +106,24 @@ def _section(record: dict[str, Any], name: str) -> dict[str, Any]:
     return section
 
 
-def _check_files(folder: Path, files: dict[str, Any]) -> None:
+def _check_places(folder: Path, files: dict[str, Any]) -> None:
     for name in files:  # all places before the first byte is read
         _check_place(folder, name)
-    for name, digest in files.items():
-        if file_sha256(folder / name) != digest:
-            raise BundleError(
-                f"bundle file {folder / name} was altered or truncated (its sha256 differs from "
-                f"{contract.BUNDLE_FILE}): {_AGAIN}"
-            )
     extra = _unlisted(folder, files)
     if extra:
         raise BundleError(
             f"expected the files that {contract.BUNDLE_FILE} lists, {folder} also holds {extra}: "
             f"move it elsewhere, or {_AGAIN}"
         )
+
+
+def _check_hashes(folder: Path, files: dict[str, Any]) -> None:
+    for name, digest in files.items():
+        if file_sha256(folder / name) != digest:
+            raise BundleError(
+                f"bundle file {folder / name} was altered or truncated (its sha256 differs from "
+                f"{contract.BUNDLE_FILE}): {_AGAIN}"
+            )
 
 
 def _check_place(folder: Path, name: str) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def write_bundle(
     verification: dict[str, Any],
     *,
     others: tuple[Path, ...] = (),
+    hashes: Mapping[str, str] | None = None,
 ) -> None:
     """Write a bundle in one step: a failure or a kill leaves the old one as it was.
 
@@ -78,7 +80,9 @@ def write_bundle(
         model: The gated graph.
         metadata: What it says of itself.
         verification: What the export measured.
-        others: Further files of the bundle, copied beside the graph.
+        others: Further files of the bundle, placed beside the graph; where the file system can,
+            as another name of the same bytes, which nobody writes to.
+        hashes: sha256 of the others by name, where they are known.
 
     Raises:
         WriteError: No space or permission; nothing was written.
@@ -93,7 +97,7 @@ def write_bundle(
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
             fresh = Path(scratch) / "fresh"
-            _write_files(fresh, model, record, others)
+            _write_files(fresh, model, record, others, hashes or {})
             replace_folder(path, fresh)
     except OSError as error:
         raise WriteError(
@@ -103,12 +107,26 @@ def write_bundle(
 
 
 def _write_files(
-    fresh: Path, model: onnx.ModelProto, record: dict[str, Any], others: tuple[Path, ...]
+    fresh: Path,
+    model: onnx.ModelProto,
+    record: dict[str, Any],
+    others: tuple[Path, ...],
+    hashes: Mapping[str, str],
 ) -> None:
     fresh.mkdir()
     (fresh / GRAPH_FILE).write_bytes(model.SerializeToString(deterministic=True))
     for file in others:
-        shutil.copy2(file, fresh / file.name)
-    files = {file.name: file_sha256(file) for file in sorted(fresh.iterdir())}
+        _place(file, fresh / file.name)
+    known = {file.name: hashes[file.name] for file in others if file.name in hashes}
+    files = {
+        file.name: known.get(file.name) or file_sha256(file) for file in sorted(fresh.iterdir())
+    }
     text = json.dumps({**record, "files": files}, indent=2, ensure_ascii=False) + "\n"
     (fresh / contract.BUNDLE_FILE).write_text(text, encoding="utf-8")
+
+
+def _place(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)

@@ -51,7 +51,14 @@ class RetuneSettings(GoalSettings):
             calibration=record,
             second_look=dataclasses.asdict(look) if look else bundle.metadata.second_look,
         )
-        write_bundle(self.bundle, model, metadata, bundle.verification, others=bundle.others)
+        write_bundle(
+            self.bundle,
+            model,
+            metadata,
+            bundle.verification,
+            others=bundle.others,
+            hashes=bundle.hashes,
+        )
         change = f"threshold {bundle.metadata.threshold:.6g} -> {threshold:.6g}"
         seen = fitted_on_note(metadata, self.calibrate, self.split)
         print(f"{self.bundle}: {change}{band_note(threshold, look)}{seen}")

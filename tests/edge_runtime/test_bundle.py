@@ -220,6 +220,14 @@ def test_weights_in_a_file_of_their_own_are_taken(bundle, copy, pictures):
     assert EdgeModel.open(copy)(pictures).defer.all()
 
 
+def test_retune_leaves_weights_where_they_are(copy):
+    before, hashes = (copy / WEIGHTS).stat(), read_bundle(copy).hashes
+    RetuneSettings(bundle=copy, threshold=2.0).run()
+    after = (copy / WEIGHTS).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert read_bundle(copy).hashes[WEIGHTS] == hashes[WEIGHTS]
+
+
 def test_an_entry_written_the_other_way_round_is_seen(tmp_path):
     entry = b"\x12\x02/x" + b"\x0a\x08location"  # field 2, the value, before field 1, the key
     tensor = b"\x6a" + bytes([len(entry)]) + entry  # field 13 of a tensor
