@@ -15,6 +15,7 @@ import onnx
 
 from benchmarks import results
 from benchmarks.figure import Figure
+from benchmarks.gate_figures import entropy_of_large_vocabulary
 from benchmarks.latency import random_input
 from benchmarks.loss_figures import loss_of_large_vocabulary, training_step
 from benchmarks.overhead import OverheadSettings
@@ -44,6 +45,7 @@ def measure(settings: OverheadSettings) -> None:
             _edge_call(bundle, settings),
             _deferred_call(bundle, settings),
             _import_time(),
+            entropy_of_large_vocabulary(settings.seed),
             training_step(settings.seed, settings.rounds),
             loss_of_large_vocabulary(settings.seed),
         ]

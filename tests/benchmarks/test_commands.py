@@ -26,7 +26,11 @@ refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("", "expected a command (demo, harvest, latency, overhead, report, check)"),
+        (
+            "",
+            "expected a command (demo, guarantee, harvest, latency, overhead, quantization, "
+            "report, check)",
+        ),
         ("dmo", "did you mean 'demo'"),
         ("demo --datset digits", "did you mean '--dataset'"),
         ("demo --alpha 2", "--alpha in [0, 1], got 2.0"),
@@ -39,6 +43,10 @@ refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
         ("harvest --large l --target-deferral 0", "--target-deferral in (0, 1), got 0"),
         ("harvest --large l --objective ce", "cross_entropy, gatekeeper"),
         ("latency", "--bundle required"),
+        ("guarantee --delta 0", "--delta in (0, 1), got 0"),
+        ("guarantee --draws 0", "--draws and --size of at least 1"),
+        ("quantization", "--checkpoint required"),
+        ("quantization --checkpoint c --kinds int3", "--kinds among none, fp16"),
         ("latency --bundle b --calls 0", "--calls"),
         ("overhead --rounds none", "--rounds expects a whole number"),
     ],
