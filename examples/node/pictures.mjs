@@ -3,6 +3,7 @@
 import { readFile } from "node:fs/promises";
 import { PNG } from "pngjs";
 import { InputError } from "../shared/classifier.mjs";
+import { withoutAlpha } from "../shared/rgb.mjs";
 
 const SIGNATURE = Buffer.from("\x89PNG\r\n\x1a\n", "latin1");
 const WIDTH_AT = 16;
@@ -11,7 +12,7 @@ const HEADER_BYTES = 24;
 const MAX_PIXELS = 64 * 1024 * 1024;
 
 /**
- * Reads a PNG; an alpha channel is dropped, as the Python runtime does.
+ * Reads a PNG.
  *
  * @param {string} path
  * @returns {Promise<import("../shared/classifier.mjs").Pictures>}
@@ -62,15 +63,4 @@ async function readBytes(path) {
   } catch (error) {
     throw new InputError(`expected a picture at ${path}, got ${error.code}: check the path`);
   }
-}
-
-/** @param {Uint8Array} rgba */
-function withoutAlpha(rgba) {
-  const rgb = new Uint8Array((rgba.length / 4) * 3);
-  for (let from = 0, to = 0; from < rgba.length; from += 4, to += 3) {
-    rgb[to] = rgba[from];
-    rgb[to + 1] = rgba[from + 1];
-    rgb[to + 2] = rgba[from + 2];
-  }
-  return rgb;
 }
