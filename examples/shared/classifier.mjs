@@ -3,7 +3,7 @@
 import { BundleError } from "./bundle.mjs";
 import { requireThresholdInput, THRESHOLD } from "./threshold_input.mjs";
 
-const OUTPUTS = ["prediction", "confidence", "defer"];
+export const OUTPUTS = ["prediction", "confidence", "defer"];
 const ERRORS_ONLY = 3;
 
 /** A picture or a setting that the graph cannot work on; the message says what to do. */

@@ -41,16 +41,43 @@ def installed(package):
         for file in (package / "package.json", lock):
             shutil.copy(file, fresh)
         # onnxruntime-node's install script only fetches CUDA, from another host than the registry.
-        line = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        line = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
         run = subprocess.run(line, cwd=fresh, capture_output=True, text=True, check=False)
         if any(code in run.stderr for code in OFFLINE):
             pytest.skip("the bindings' tests need the npm registry once: connect, and run again")
         assert run.returncode == 0, run.stderr
-        try:
-            fresh.rename(done)
-        except OSError:  # another session was faster
-            assert done.is_dir()
+        keep(fresh, done)
     return done / "node_modules"
+
+
+def keep(fresh, done):
+    try:
+        fresh.rename(done)
+    except OSError:  # another session was faster
+        assert done.is_dir()
+
+
+def run_module(source, folder, **env):
+    """Run JavaScript that finds its packages under a folder; return what it printed."""
+    line = ["node", "--input-type=module", "--eval", source]
+    done = subprocess.run(
+        line, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | env
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def unpacked_chromium(packages):
+    """Return the folder where the package has put its browser, once and whole."""
+    done = packages.parent / "chromium"
+    if not done.is_dir():
+        with tempfile.TemporaryDirectory(dir=packages.parent, prefix="unpacking-") as scratch:
+            fresh = Path(scratch) / "fresh"
+            fresh.mkdir()
+            unpack = 'import it from "@sparticuz/chromium"; await it.executablePath();'
+            run_module(unpack, packages.parent, TMPDIR=str(fresh))
+            keep(fresh, done)
+    return done
 
 
 @pytest.fixture(scope="session")
@@ -82,16 +109,33 @@ def samples(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def trained_bundle(tmp_path_factory):
-    """Return a bundle of a fitted SmallCNN: an untrained one gives every digit the same class."""
-    from export.commands.build import BuildSettings
+def fitted(tmp_path_factory):
+    """Return the checkpoint of a fitted SmallCNN: an untrained one knows a single class."""
     from train.fit import FitSettings
 
-    folder = tmp_path_factory.mktemp("trained")
-    fitted, out = folder / "checkpoint", folder / "bundle"
-    FitSettings(out=fitted, epochs=12).run()
-    BuildSettings(checkpoint=fitted, out=out, calibrate="digits", target_deferral=0.3).run()
+    out = tmp_path_factory.mktemp("fitted") / "checkpoint"
+    FitSettings(out=out, epochs=12).run()
     return out
+
+
+def exported(checkpoint, out, **settings):
+    from export.commands.build import BuildSettings
+
+    BuildSettings(
+        checkpoint=checkpoint, out=out, calibrate="digits", target_deferral=0.3, **settings
+    ).run()
+    return out
+
+
+@pytest.fixture(scope="session")
+def trained_bundle(fitted):
+    return exported(fitted, fitted.parent / "bundle")
+
+
+@pytest.fixture(scope="session")
+def twice_looking_bundle(fitted):
+    """Return a bundle whose graph has a branch, and so another graph inside."""
+    return exported(fitted, fitted.parent / "twice", second_look="mirror")
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +154,12 @@ def other_threshold(python_says):
     ordered = np.sort(python_says().confidence.astype(float))
     at = int(0.7 * SAMPLES)
     return float(ordered[at - 1 : at + 1].mean())
+
+
+@pytest.fixture(scope="session")
+def javascript(examples):
+    """Return a way to run a module in the folder of an example: (name, source) -> its output."""
+    return lambda name, source: run_module(source, examples / name)
 
 
 @pytest.fixture
@@ -132,8 +182,7 @@ def damaged(trained_bundle, tmp_path):
 def browse(examples):
     """Return a way to use a page in headless Chromium: (url, steps) -> what was seen."""
     packages = installed(HERE)
-    chromium = packages.parent / "chromium"  # the package unpacks its browser into TMPDIR
-    chromium.mkdir(exist_ok=True)
+    chromium = unpacked_chromium(packages)
     driver = examples.parent / "browser"
     driver.mkdir()
     (driver / "node_modules").symlink_to(packages)
@@ -148,7 +197,7 @@ def browse(examples):
             text=True,
             check=False,
             timeout=120,
-            env={**os.environ, "TMPDIR": str(chromium)},
+            env=os.environ | {"TMPDIR": str(chromium)},  # where the package looks for it
         )
         if "error while loading shared libraries" in run.stderr:
             pytest.skip(f"Chromium needs system libraries (apt-get install libnss3): {run.stderr}")

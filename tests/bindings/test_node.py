@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edge_runtime import contract
+from edge_runtime.inputs import read_input
+from edge_runtime.model import EdgeModel
+
 pytestmark = pytest.mark.slow
 CONFIDENCE_TOLERANCE = 1e-5
 
@@ -41,6 +45,46 @@ def test_the_samples_tell_answers_and_decisions_apart(python_says, other_thresho
     assert 0.1 < own.defer.mean() < 0.5 < other.defer.mean() < 0.9
 
 
+def test_the_contract_is_the_same_in_both_languages(javascript):
+    names = """
+        import { BUNDLE_FILE, CONTRACT_VERSION } from "../shared/bundle.mjs";
+        import { OUTPUTS } from "../shared/classifier.mjs";
+        import { THRESHOLD } from "../shared/threshold_input.mjs";
+        console.log(JSON.stringify([BUNDLE_FILE, CONTRACT_VERSION, OUTPUTS, THRESHOLD]));
+    """
+    assert json.loads(javascript("node", names)) == [
+        contract.BUNDLE_FILE,
+        contract.CONTRACT_VERSION,
+        list(contract.GATE_OUTPUTS),
+        contract.THRESHOLD,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"), [("node", "[0,0]"), ("web", "invalid input 'threshold'")]
+)
+def test_an_initializer_cannot_be_fed_from_javascript(javascript, trained_bundle, name, outcome):
+    # Why examples/shared/threshold_input.mjs is there; where this fails, it may go.
+    feed = f"""
+        import * as ort from "onnxruntime-{name}";
+        import {{ readFile }} from "node:fs/promises";
+        const graph = new Uint8Array(await readFile({str(trained_bundle / "model.onnx")!r}));
+        const session = await ort.InferenceSession.create(graph, {{ logSeverityLevel: 3 }});
+        const image = new ort.Tensor("uint8", new Uint8Array(192), [1, 8, 8, 3]);
+        const decide = async (threshold) => {{
+          const feeds = {{ image, threshold: new ort.Tensor("float32", [threshold], []) }};
+          return (await session.run(feeds)).defer.data[0];
+        }};
+        const own = (await session.run({{ image }})).defer.data[0];
+        try {{
+          console.log(JSON.stringify([await decide(-1) - own, await decide(2) - own]));
+        }} catch (error) {{
+          console.log(error.message);
+        }}
+    """
+    assert javascript(name, feed).strip() == outcome
+
+
 def test_node_answers_pictures_as_python_does(classify, trained_bundle, samples, python_says):
     found = answers(classify(trained_bundle, *samples.files))
     assert_equal(found, python_says())
@@ -55,6 +99,14 @@ def test_node_feeds_another_threshold(
     assert_equal(found, python_says(other_threshold))
 
 
+def test_node_runs_a_graph_that_looks_twice(
+    classify, twice_looking_bundle, samples, other_threshold
+):
+    expected = EdgeModel.open(twice_looking_bundle, threshold=other_threshold)(samples.pictures)
+    found = classify(twice_looking_bundle, "--threshold", other_threshold, *samples.files)
+    assert_equal(answers(found), expected)
+
+
 def test_node_takes_raw_pictures_in_one_batch(
     classify, trained_bundle, samples, python_says, tmp_path
 ):
@@ -64,9 +116,6 @@ def test_node_takes_raw_pictures_in_one_batch(
 
 
 def test_a_png_with_alpha_or_16_bits_is_read_as_python_reads_it(classify, trained_bundle, tmp_path):
-    from edge_runtime.inputs import read_input
-    from edge_runtime.model import EdgeModel
-
     values = np.random.default_rng(5).integers(0, 256, (11, 9, 4), np.uint8)
     Image.fromarray(values).save(tmp_path / "alpha.png")
     wide = (values[..., 0].astype(np.uint16) << 8) + values[..., 1]
