@@ -1,0 +1,84 @@
+/** Uses the page in a headless Chromium as its spec on standard input says; prints JSON. */
+
+import { text } from "node:stream/consumers";
+import chromium from "@sparticuz/chromium";
+import puppeteer from "puppeteer-core";
+
+const { url, steps, viewport, scheme } = JSON.parse(await text(process.stdin));
+
+const browser = await puppeteer.launch({
+  executablePath: await chromium.executablePath(),
+  headless: "shell",
+  // Chromium's sandbox does not start as root, which CI is; it opens nothing but our own page.
+  args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"],
+});
+const page = await browser.newPage();
+const requests = [];
+const problems = [];
+page.on("request", (request) => requests.push(request.url()));
+page.on("pageerror", (error) => problems.push(error.message));
+page.on("console", (message) => message.type() === "error" && problems.push(message.text()));
+
+/** What a user, or a screen reader, gets from the page once it is idle. */
+const read = () =>
+  page.evaluate(async () => {
+    while (document.getElementById("main").ariaBusy === "true") {
+      await new Promise((resolve) => setTimeout(resolve));
+    }
+    const find = (id) => document.getElementById(id);
+    const visible = (id) => (find(id).checkVisibility() ? find(id).textContent : "");
+    const bar = find("bar").getBoundingClientRect();
+    return {
+      status: visible("status"),
+      error: visible("error"),
+      label: find("label").value,
+      confidence: Number(find("confidence").value),
+      decision: find("decision").dataset.decision ?? "",
+      said: find("decision").textContent,
+      meter: find("bar").getAttribute("aria-valuenow"),
+      fill: find("fill").getBoundingClientRect().width / bar.width,
+      mark: (find("mark").getBoundingClientRect().x + 1.5 - bar.x) / bar.width,
+      threshold: find("threshold").valueAsNumber,
+      disabled: document.querySelectorAll(":disabled").length,
+      focus: document.activeElement.id,
+      overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+      colors: [getComputedStyle(document.body)].map((s) => [s.color, s.backgroundColor])[0],
+    };
+  });
+
+const ACTIONS = {
+  pick: async (path) => (await page.$("#file")).uploadFile(path),
+  threshold: (value) =>
+    page.$eval(
+      "#threshold",
+      (slider, wanted) => {
+        slider.value = String(wanted);
+        slider.dispatchEvent(new Event("input"));
+      },
+      value,
+    ),
+  press: (key) => page.keyboard.press(key),
+  tap: (selector) => page.click(selector),
+  draw: async (points) => {
+    const box = await (await page.$("#pad")).boundingBox();
+    const at = ([x, y]) => [box.x + x * box.width, box.y + y * box.height];
+    await page.mouse.move(...at(points[0]));
+    await page.mouse.down();
+    for (const point of points.slice(1)) await page.mouse.move(...at(point), { steps: 5 });
+    await page.mouse.up();
+  },
+};
+
+try {
+  if (viewport) await page.setViewport(viewport);
+  if (scheme) await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
+  await page.goto(url);
+  const seen = [await read()];
+  for (const [action, value] of steps) {
+    await ACTIONS[action](value);
+    seen.push(await read());
+  }
+  console.log(JSON.stringify({ seen, requests, problems }));
+} finally {
+  await browser.close();
+}
