@@ -97,7 +97,8 @@ def raise_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
         return model
     try:
         converted = version_converter.convert_version(model, least)
-        converted.functions.extend(f for f in model.functions if not converted.functions)
+        if not converted.functions:  # the converter leaves them out
+            converted.functions.extend(model.functions)
     except Exception as error:  # noqa: BLE001 - the converter raises RuntimeError and its own
         reason = " ".join(str(error).split())[:200]
         raise GraphError(
@@ -151,6 +152,7 @@ def keep_output(graph: onnx.GraphProto, name: str, element: int, classes: int) -
     graph.output.append(helper.make_tensor_value_info(name, element, ["batch", classes]))
     needed = {name}
     kept: list[onnx.NodeProto] = []
+    sort_nodes(graph)
     for node in reversed(graph.node):
         if needed & set(node.output):
             kept.append(node)
@@ -158,6 +160,29 @@ def keep_output(graph: onnx.GraphProto, name: str, element: int, classes: int) -
     _set(graph.node, kept[::-1])
     _set(graph.initializer, [t for t in graph.initializer if t.name in needed])
     _set(graph.sparse_initializer, [t for t in graph.sparse_initializer if t.values.name in needed])
+
+
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Put the nodes in an order they can run in, as the standard demands and few tools keep to.
+
+    Raises:
+        GraphError: There is none.
+    """
+    waiting = list(graph.node)
+    missing = {output for node in waiting for output in node.output if output}
+    ordered: list[onnx.NodeProto] = []
+    while waiting:
+        later = []
+        for node in waiting:
+            if missing.isdisjoint(read_by(node)):
+                ordered.append(node)
+                missing.difference_update(node.output)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            raise GraphError(f"expected a graph without a circle, {later[0].op_type} is in one")
+        waiting = later
+    _set(graph.node, ordered)
 
 
 def _set(field: Any, values: list[Any]) -> None:

@@ -21,6 +21,7 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from export.errors import GraphError
+from export.graphs import sort_nodes
 
 Kind = Literal["none", "fp16", "int8", "int8-dynamic", "int4"]
 _MATRICES = ("MatMul", "Gemm")
@@ -124,6 +125,7 @@ def _half(model: onnx.ModelProto, _: Pixels | None, __: Path) -> onnx.ModelProto
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     half: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True)
+    sort_nodes(half.graph)  # it appends the cast of the input at the end
     return half
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto
 from transformers import AutoImageProcessor
 
 from edge_runtime.contract import InputDescription
@@ -27,6 +27,7 @@ from export.graphs import (
     rename_reserved,
     squashed_by,
     strip_traces,
+    tensors,
 )
 from export.made_up import image_size, made_up_pictures, made_up_tensor
 from export.preprocessing import least_opset
@@ -38,8 +39,11 @@ from train.models.kinds import SAFE
 
 Pixels = npt.NDArray[Any]
 Run = Callable[[Pixels], Pixels]
-"""Takes inputs [n, ...] and returns the original's logits [n, classes]."""
+"""Takes inputs [n, ...] and returns the original's logits, float32 [n, classes]."""
 _ELEMENTS: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
+_QUANTIZED = frozenset(
+    {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulNBits"}
+)
 _CHANNELS, _IMAGE_RANK = 3, 4
 _FREE_SIDE = 224  # where neither graph nor processor says how large pictures are
 _SUMS_TO_ONE = 1e-2  # fp16 and int8 probabilities do so only roughly
@@ -54,6 +58,7 @@ class Original:
         files: All its files.
         model: Its graph, which has the value `logits`.
         logits: The name of that.
+        element: Its type, of `onnx.TensorProto`.
         weights: The folder of the graph's external weights, or None.
         run: The original itself.
         runs_in: What a message calls it by.
@@ -63,6 +68,7 @@ class Original:
     files: tuple[Path, ...]
     model: onnx.ModelProto
     logits: str
+    element: int
     weights: Path | None
     run: Run
     runs_in: str
@@ -89,6 +95,8 @@ class ForeignSource:
             PreprocessingError: The processor does not open, or makes other pictures.
         """
         _require_opset(original)
+        if settings.quantize != "none":
+            _require_float32(original, settings.quantize)
         model = onnx.ModelProto()
         model.CopyFrom(original.model)
         drop_weights_from_inputs(model.graph)
@@ -99,8 +107,7 @@ class ForeignSource:
         owner, labels = _labels(settings)
         require_number(labels, owner, logits.shape[1], original.place)
         strip_traces(model)
-        element = helper.np_dtype_to_tensor_dtype(logits.dtype)
-        keep_output(model.graph, original.logits, element, logits.shape[1])
+        keep_output(model.graph, original.logits, original.element, logits.shape[1])
         rename_reserved(model.graph)
         if processor is not None and settings.preprocessing == "fused":
             model = raise_opset(model, least_opset(processor))
@@ -176,6 +183,17 @@ def _require_opset(original: Original) -> None:
         raise GraphError(
             f"expected opset {LEAST_OPSET} or newer in {original.place}, got {opset or 'none'}: "
             "export it with a newer one, or convert it with onnx.version_converter"
+        )
+
+
+def _require_float32(original: Original, kind: str) -> None:
+    operators = {node.op_type for node in original.model.graph.node}
+    halves = any(t.data_type == TensorProto.FLOAT16 for t in tensors(original.model.graph))
+    if halves or operators & _QUANTIZED:
+        raise GraphError(
+            f"expected a float32 model with --quantize {kind}, {original.place} is "
+            f"{'half precision' if halves else 'already quantized'}: leave out --quantize, or "
+            "give the original"
         )
 
 

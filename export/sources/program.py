@@ -41,22 +41,21 @@ def open_program(path: Path, settings: BuildSettings, scratch: Path) -> ForeignS
     def run(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         with torch.inference_mode():
             logits = pytree.tree_leaves(module(torch.from_numpy(pixels)))[index]
-        values: npt.NDArray[Any] = logits.numpy()
+        values: npt.NDArray[Any] = logits.float().numpy()
         return values
 
-    graph = translated.model.graph
-    return ForeignSource.of(
-        Original(
-            path,
-            (path,),
-            translated.model,
-            graph.output[index].name,
-            translated.weights,
-            run,
-            "PyTorch",
-        ),
-        settings,
+    output = translated.model.graph.output[index]
+    original = Original(
+        place=path,
+        files=(path,),
+        model=translated.model,
+        logits=output.name,
+        element=output.type.tensor_type.elem_type,
+        weights=translated.weights,
+        run=run,
+        runs_in="PyTorch",
     )
+    return ForeignSource.of(original, settings)
 
 
 def _require_free_batch(program: Any, path: Path) -> None:

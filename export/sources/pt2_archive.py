@@ -47,14 +47,14 @@ def read_program(path: Path) -> Any:
     Raises:
         GraphError: It is another file, or an archive with anything in it that would run code.
     """
+    if not path.is_file():
+        raise GraphError(f"expected a program at {path}, no file is there: check the path")
     try:
         with _quiet():
             _look_through(PT2ArchiveReader(str(path)))
             return torch.export.load(path)
     except GraphError as error:
         raise GraphError(f"{path} {error}") from None
-    except FileNotFoundError:
-        raise GraphError(f"expected a program at {path}, nothing is there") from None
     except Exception as error:  # noqa: BLE001 - the reader and torch raise unrelated classes
         reason = " ".join(str(error).split())[:120]
         raise GraphError(
