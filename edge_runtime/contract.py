@@ -54,6 +54,8 @@ QUANTIZATION: Final = "quantization"
 
 # Second views this toolkit takes; any other name is opaque as well.
 MIRROR: Final = "mirror"
+EVERY_INPUT: Final = 1.0
+"""The band, in ranks, that has no limits."""
 SecondView = Literal["none", "mirror"]
 """What a command line offers."""
 

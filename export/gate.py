@@ -15,12 +15,14 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_runtime import contract
 from export.deferral_head import deferral_confidence
 from export.errors import GraphError
+from export.graphs import check_graph, opset_of
 from export.second_look import second_look
 from train.models import DeferralHead
 
 Emit = Literal["none", "logits", "probabilities"]
 
 _P = "gatekeeper/"  # keeps our names apart from the exporter's
+_AXES_AS_INPUT = 18  # the opset from which ReduceMax takes its axes as an input
 _FLOOR = -1e4  # exp of it is 0, and 0 * floor is 0 where 0 * (-inf) would be NaN
 
 
@@ -59,6 +61,8 @@ def append_gate(
     nodes.append(helper.make_node("ArgMax", [source], [contract.PREDICTION], axis=1, keepdims=0))
     first = contract.CONFIDENCE if view is None else _P + "first"
     nodes += _confidence(graph, kind, head, logits=logits, source=source, confidence=first)
+    if opset_of(model) < _AXES_AS_INPUT:
+        nodes = [_axes_as_attribute(node) for node in nodes]
     if view is not None:
         _require_probability(kind)
         nodes += second_look(graph, view=view, first=first, logits=logits)
@@ -68,7 +72,7 @@ def append_gate(
     _add_constants(graph, kind, threshold)
     _set_outputs(graph, emit)
     model.ir_version = max(model.ir_version, 4)  # from 4 on an initializer may also be fed
-    onnx.checker.check_model(model)
+    check_graph(model)
 
 
 def _logits(graph: onnx.GraphProto) -> str:
@@ -138,6 +142,16 @@ def _neg_entropy(logits: str, confidence: str) -> list[onnx.NodeProto]:
     ]
 
 
+def _axes_as_attribute(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Write the maximum over the classes as older opsets do."""
+    if node.op_type != "ReduceMax":
+        return node
+    (keepdims,) = (a.i for a in node.attribute if a.name == "keepdims")
+    return helper.make_node(
+        "ReduceMax", [node.input[0]], [node.output[0]], axes=[-1], keepdims=keepdims
+    )
+
+
 def _decision() -> list[onnx.NodeProto]:
     """`not (confidence >= threshold)`: NaN compares false, so it defers."""
     sure = _P + "sure"
@@ -148,6 +162,8 @@ def _decision() -> list[onnx.NodeProto]:
 
 
 def _emitted(logits: str, emit: Emit, kind: str) -> list[onnx.NodeProto]:
+    if emit == "logits" and logits == contract.LOGITS:
+        return []  # the model's own value is called so
     if emit == "logits":
         return [helper.make_node("Identity", [logits], [contract.LOGITS])]
     if emit == "probabilities" and kind != contract.NEG_ENTROPY:

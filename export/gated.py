@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
 from edge_runtime import contract
-from export.commands.build import BuildSettings, input_of_pixels
+from export.commands.build import BuildSettings
 from export.gate import append_gate, set_threshold
-from export.made_up import image_size
+from export.graphs import check_graph
 from export.preprocessing import fuse_preprocessing
 from export.reference import Gate
 from export.second_look import set_band
 from export.session import open_graph, run_images
+from export.sources import Source
+from export.sources.external import WEIGHTS_FILE
 from train.data import LabelledData
-from train.models import Checkpoint, DeferralHead
+from train.models import DeferralHead
 
 
 @dataclass(frozen=True)
@@ -25,26 +28,29 @@ class Gated:
     """The graphs, and the deferral head in them.
 
     Attributes:
-        plain: Takes `pixel_values`.
+        plain: Takes what the model itself does, e.g. `pixel_values`.
         shipped: Takes what the bundle says; the same graph where nothing is fused.
         input: What that is.
         head: The deferral head, or None.
+        weights: The folder of external weights, or None where the graphs hold all of them.
     """
 
     plain: onnx.ModelProto
     shipped: onnx.ModelProto
     input: contract.InputDescription
     head: DeferralHead | None
+    weights: Path | None
 
     @classmethod
     def of(
         cls,
         logits: onnx.ModelProto,
         settings: BuildSettings,
-        checkpoint: Checkpoint,
+        source: Source,
         head: DeferralHead | None,
+        weights: Path | None = None,
     ) -> Gated:
-        """Gate a copy of a graph pixel_values -> logits, and fuse the preprocessing."""
+        """Gate a copy of a graph of logits, and fuse the preprocessing."""
         plain = _copy(logits)
         append_gate(
             plain,
@@ -54,13 +60,22 @@ class Gated:
             view=settings.view,
             head=head,
         )
-        size = image_size(checkpoint)
-        if settings.preprocessing == "none":
-            return cls(plain, plain, input_of_pixels(*size), head)
+        if settings.preprocessing == "none" or source.processor is None:
+            return cls(plain, plain, source.input, head, weights)
         shipped = _copy(plain)
-        described = fuse_preprocessing(shipped, checkpoint.processor, size)
-        onnx.checker.check_model(shipped)
-        return cls(plain, shipped, described, head)
+        described = fuse_preprocessing(shipped, source.processor, source.image_size)
+        check_graph(shipped)
+        return cls(plain, shipped, described, head, weights)
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the graph that ships takes pictures."""
+        return self.shipped is not self.plain
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of external weights."""
+        return () if self.weights is None else (self.weights / WEIGHTS_FILE,)
 
     def set_gate(self, gate: Gate) -> None:
         """Write threshold and band into both graphs."""
@@ -70,13 +85,13 @@ class Gated:
                 set_band(graph, *gate.look.limits)
 
     def answers(
-        self, checkpoint: Checkpoint, data: LabelledData
+        self, source: Source, data: LabelledData
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Return prediction, confidence and defer [n] of the graph that ships."""
-        session = open_graph(self.shipped)
-        if session.get_inputs()[0].name == contract.IMAGE:
+        session = open_graph(self.shipped, self.weights)
+        if self.is_fused:
             return run_images(session, data.inputs)
-        pixels = checkpoint.pixel_values([data.inputs[i] for i in range(len(data))]).numpy()
+        pixels = source.pixel_values([data.inputs[i] for i in range(len(data))])
         prediction, confidence, defer = session.run(
             contract.GATE_OUTPUTS, {session.get_inputs()[0].name: pixels}
         )

@@ -1,21 +1,29 @@
-"""The size of a model's pictures, and made-up ones to verify with where there are no data."""
+"""The size of a model's pictures, and made-up inputs to verify with where there are no data."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from export.errors import GraphError
-from train.models import Checkpoint
 
 _SIZES = ((1.0, 1.0), (1.5, 1.25), (0.75, 1.0), (2.0, 3.0))  # by side, of the model's own
 _COUNT = 64
 
 
-def image_size(checkpoint: Checkpoint) -> tuple[int, int]:
-    """Return the (height, width) that the model works at."""
-    settings = checkpoint.processor.to_dict()
+def image_size(processor: Any, side: Any = None) -> tuple[int, int]:
+    """Return the (height, width) that a model works at.
+
+    Args:
+        processor: The image processor in front of it.
+        side: What the model's config says, for processors that neither resize nor crop.
+
+    Raises:
+        GraphError: Neither says it.
+    """
+    settings = processor.to_dict()
     for name in ("crop_size", "size"):
         size = settings.get(name) or {}
         if name == "crop_size" and not settings.get("do_center_crop"):
@@ -24,7 +32,6 @@ def image_size(checkpoint: Checkpoint) -> tuple[int, int]:
             return int(size["height"]), int(size["width"])
         if "shortest_edge" in size:
             return int(size["shortest_edge"]), int(size["shortest_edge"])
-    side = getattr(checkpoint.model.config, "image_size", None)
     if side is None:
         raise GraphError(
             "expected the size of the model's pictures in its processor or config, got none: add "
@@ -33,15 +40,27 @@ def image_size(checkpoint: Checkpoint) -> tuple[int, int]:
     return (int(side), int(side)) if isinstance(side, int) else (int(side[0]), int(side[1]))
 
 
-def made_up_pictures(checkpoint: Checkpoint, seed: int) -> list[Any]:
+def made_up_pictures(processor: Any, size: tuple[int, int], seed: int) -> list[Any]:
     """Return smooth pictures, uint8 [height, width, 3], of several sizes where it resizes."""
-    height, width = image_size(checkpoint)
+    height, width = size
     draws = np.random.default_rng(seed)
     shapes = [(round(height * a), round(width * b), 3) for a, b in _SIZES]
-    if not checkpoint.processor.to_dict().get("do_resize"):
+    if not processor.to_dict().get("do_resize"):
         shapes = [(height, width, 3)]
     # Smooth pictures: a processor's filters are made for these.
     return [_smooth(draws, shapes[i % len(shapes)]) for i in range(_COUNT)]
+
+
+def made_up_tensor(shape: tuple[int, ...], dtype: str, seed: int) -> npt.NDArray[Any]:
+    """Return [n, *shape] of standard normal numbers, coarse where they are pictures."""
+    draws = np.random.default_rng(seed)
+    if len(shape) < 3:  # noqa: PLR2004 - no picture: no neighbours that are alike
+        return draws.normal(size=(_COUNT, *shape)).astype(dtype)
+    scales = draws.uniform(0.5, 2.0, (_COUNT, *(1,) * len(shape)))
+    waves = draws.uniform(0, 6, (_COUNT, len(shape), *(1,) * len(shape)))
+    places = np.meshgrid(*(np.arange(n) / n for n in shape), indexing="ij")
+    phase = sum(waves[:, axis] * place for axis, place in enumerate(places))
+    return np.asarray(scales * np.sin(phase + waves[:, 0])).astype(dtype)
 
 
 def _smooth(draws: np.random.Generator, shape: tuple[int, int, int]) -> Any:

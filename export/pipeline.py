@@ -12,19 +12,17 @@ import onnx
 from edge_runtime import contract
 from edge_runtime.contract import SecondLook
 from export import bundle, calibration, verification
-from export.calibration.look import EVERY_INPUT
 from export.commands.build import BuildSettings
 from export.deferral_head import fitted_on_note, require_other_inputs
 from export.errors import CalibrationError
 from export.gated import Gated
 from export.labelled import load_split
-from export.made_up import image_size, made_up_pictures
 from export.quantization import quantize
-from export.reference import Gate, ask_pytorch
+from export.reference import Gate
 from export.second_look import set_band
-from export.torch_exporter import export_logits
+from export.sources import Inputs, Source, open_source
+from export.sources.external import inlined
 from train.data import LabelledData
-from train.models import Checkpoint, open_checkpoint, read_head, weights_sha256
 
 _VERIFIED = 256  # inputs that verify an export; all calibration data choose the threshold
 _RANGED = 256  # inputs that fix the ranges of int8
@@ -32,48 +30,51 @@ _Record = dict[str, Any]
 
 
 def build_bundle(settings: BuildSettings) -> None:
-    """Export a checkpoint; see `BuildSettings`.
+    """Export a model; see `BuildSettings`.
 
     Raises:
-        ExportError: The graph, its preprocessing, the data or the verification failed; nothing was
-            written.
+        ExportError: The source, its graph or preprocessing, the data or the verification failed;
+            nothing was written.
     """
-    checkpoint = open_checkpoint(settings.checkpoint)
-    split = _split(settings, checkpoint, settings.split)
-    logits = export_logits(checkpoint, image_size(checkpoint))
-    head = read_head(checkpoint) if settings.confidence == contract.DEFERRAL_HEAD else None
-    exact = Gated.of(logits, settings, checkpoint, head)
+    with open_source(settings) as source:
+        _build(settings, source)
+
+
+def _build(settings: BuildSettings, source: Source) -> None:
+    split = _split(settings, source, settings.split)
+    logits = source.graph()
+    head = source.deferral_head() if settings.confidence == contract.DEFERRAL_HEAD else None
+    exact = Gated.of(logits, settings, source, head, source.weights)
     if settings.quantize == "none":
-        gate, record = _choose_gate(settings, exact, checkpoint, split)
+        gate, record = _choose_gate(settings, exact, source, split)
         exact.set_gate(gate)
-        verified = _verify(settings, exact, checkpoint, split, gate)
-        _write(settings, checkpoint, exact, gate, record, verified)
+        verified = _verify(settings, exact, source, split, gate)
+        _write(settings, source, exact, gate, record, verified)
         return
-    small = Gated.of(_quantized(settings, logits, checkpoint), settings, checkpoint, head)
-    gate, record = _choose_gate(settings, small, checkpoint, split)
+    small = Gated.of(_quantized(settings, logits, source), settings, source, head)
+    gate, record = _choose_gate(settings, small, source, split)
     small.set_gate(gate)
-    verified = _verify_quantized(settings, exact, small, checkpoint, split, gate)
-    _write(settings, checkpoint, small, gate, record, verified)
+    verified = _verify_quantized(settings, exact, small, source, split, gate)
+    _write(settings, source, small, gate, record, verified)
 
 
-def _split(settings: BuildSettings, checkpoint: Checkpoint, name: str) -> LabelledData | None:
+def _split(settings: BuildSettings, source: Source, name: str) -> LabelledData | None:
     if settings.calibrate is None:
         return None
-    return load_split(settings.calibrate, name, labels=checkpoint.labels, owner=settings.checkpoint)
+    return load_split(settings.calibrate, name, labels=source.labels, owner=source.place)
 
 
-def _quantized(
-    settings: BuildSettings, logits: onnx.ModelProto, checkpoint: Checkpoint
-) -> onnx.ModelProto:
+def _quantized(settings: BuildSettings, logits: onnx.ModelProto, source: Source) -> onnx.ModelProto:
     # Training inputs: those that choose the threshold, and may certify it, stay out of the model.
-    train = _split(settings, checkpoint, "train")
+    train = _split(settings, source, "train")
     assert train is not None  # noqa: S101 - checked on creation
     images = [train.inputs[i] for i in range(min(len(train), _RANGED))]
-    return quantize(logits, settings.quantize, checkpoint.pixel_values(images).numpy())
+    whole = inlined(logits, source.weights)
+    return quantize(whole, settings.quantize, source.pixel_values(images))
 
 
 def _choose_gate(
-    settings: BuildSettings, graphs: Gated, checkpoint: Checkpoint, split: LabelledData | None
+    settings: BuildSettings, graphs: Gated, source: Source, split: LabelledData | None
 ) -> tuple[Gate, _Record | None]:
     kind, view = settings.confidence, settings.view
     if settings.threshold is not None:
@@ -83,7 +84,7 @@ def _choose_gate(
     goal = settings.goal()
     if graphs.head is not None and goal.is_certified:
         require_other_inputs(graphs.head.record, settings.calibrate, settings.split)
-    sample, look = _measure(settings, graphs, checkpoint, split, goal)
+    sample, look = _measure(settings, graphs, source, split, goal)
     threshold, record = calibration.calibrate(
         goal, sample, data=str(settings.calibrate), split=settings.split
     )
@@ -91,13 +92,15 @@ def _choose_gate(
 
 
 def _of_every_input(view: str) -> SecondLook:
-    return SecondLook.from_limits((-math.inf, math.inf), view=view, band=EVERY_INPUT, share=1.0)
+    return SecondLook.from_limits(
+        (-math.inf, math.inf), view=view, band=contract.EVERY_INPUT, share=1.0
+    )
 
 
 def _measure(
     settings: BuildSettings,
     graphs: Gated,
-    checkpoint: Checkpoint,
+    source: Source,
     split: LabelledData,
     goal: calibration.Goal,
 ) -> tuple[calibration.Sample, SecondLook | None]:
@@ -105,7 +108,7 @@ def _measure(
     large_right = settings.large_right(split)
 
     def sample() -> calibration.Sample:
-        prediction, confidence, _ = graphs.answers(checkpoint, split)
+        prediction, confidence, _ = graphs.answers(source, split)
         return calibration.Sample(confidence, prediction == split.labels, large_right)
 
     if settings.view is None:
@@ -123,53 +126,64 @@ def _measure(
 def _verify(
     settings: BuildSettings,
     graphs: Gated,
-    checkpoint: Checkpoint,
+    source: Source,
     split: LabelledData | None,
     gate: Gate,
 ) -> _Record:
-    """Hold the float graphs to PyTorch and to the checkpoint's processor."""
-    if split is None:
-        images = made_up_pictures(checkpoint, settings.seed)
-    else:
-        images = [split.inputs[i] for i in range(min(len(split), _VERIFIED))]
-    expected = ask_pytorch(checkpoint, images, gate)
-    pixels = checkpoint.pixel_values(images).numpy()
-    result = {"graph": verification.verify_graph(graphs.plain, pixels, expected)}
-    if settings.preprocessing == "fused":
+    """Hold the float graphs to the original, and to its processor."""
+    inputs = source.made_up(settings.seed) if split is None else _some(source, split)
+    expected = source.ask(inputs, gate)
+    result = {
+        "graph": verification.verify_graph(
+            graphs.plain,
+            inputs.pixels,
+            expected,
+            original=source.runs_in,
+            weights=graphs.weights,
+        )
+    }
+    if graphs.is_fused:
+        assert inputs.images is not None  # noqa: S101 - what is fused is the processor that made them
         result["preprocessing"] = verification.verify_preprocessing(
             graphs.shipped,
             graphs.plain,
-            checkpoint,
-            images,
-            pixels,
+            source.processor,
+            inputs.images,
+            inputs.pixels,
             expected,
-            made_up=split is None,
+            made_up=inputs.made_up,
+            weights=graphs.weights,
         )
     return result
+
+
+def _some(source: Source, split: LabelledData) -> Inputs:
+    images = [split.inputs[i] for i in range(min(len(split), _VERIFIED))]
+    return Inputs(source.pixel_values(images), images, made_up=False)
 
 
 def _verify_quantized(
     settings: BuildSettings,
     exact: Gated,
     small: Gated,
-    checkpoint: Checkpoint,
+    source: Source,
     split: LabelledData | None,
     gate: Gate,
 ) -> _Record:
-    """Hold the float graphs to PyTorch, and the quantized one to them.
+    """Hold the float graphs to the original, and the quantized one to them.
 
     Each has its own threshold for the same goal, because that is what either would ship with.
     """
     assert split is not None  # noqa: S101 - checked on creation
     try:
-        own, _ = _choose_gate(settings, exact, checkpoint, split)
+        own, _ = _choose_gate(settings, exact, source, split)
     except CalibrationError:  # a guarantee that the float graph just misses
         own = gate
     exact.set_gate(own)
-    verified = _verify(settings, exact, checkpoint, split, own)
+    verified = _verify(settings, exact, source, split, own)
     verified["quantization"] = verification.verify_quantized(
-        small.answers(checkpoint, split),
-        exact.answers(checkpoint, split),
+        small.answers(source, split),
+        exact.answers(source, split),
         split.labels,
         max_flips=settings.max_flips,
     )
@@ -180,14 +194,14 @@ def _verify_quantized(
 
 def _write(
     settings: BuildSettings,
-    checkpoint: Checkpoint,
+    source: Source,
     graphs: Gated,
     gate: Gate,
     record: _Record | None,
     verified: _Record,
 ) -> None:
-    metadata = _metadata(settings, checkpoint, graphs, gate, record)
-    bundle.write_bundle(settings.out, graphs.shipped, metadata, verified)
+    metadata = _metadata(settings, source, graphs, gate, record)
+    bundle.write_bundle(settings.out, graphs.shipped, metadata, verified, others=graphs.files)
     achieved = f", defers {record['achieved']:.1%} of {record['n']}" if record else ""
     looked = calibration.band_note(gate.threshold, gate.look)
     seen = fitted_on_note(metadata, settings.calibrate, settings.split)
@@ -198,7 +212,7 @@ def _write(
 
 def _metadata(
     settings: BuildSettings,
-    checkpoint: Checkpoint,
+    source: Source,
     graphs: Gated,
     gate: Gate,
     record: _Record | None,
@@ -211,14 +225,14 @@ def _metadata(
         task=contract.TASK_IMAGE_CLASSIFICATION,
         confidence_kind=gate.kind,
         confidence_range=contract.confidence_range(
-            gate.kind, len(checkpoint.labels), views=2 if gate.look else 1
+            gate.kind, len(source.labels), views=2 if gate.look else 1
         ),
         threshold=gate.threshold,
-        labels=checkpoint.labels,
+        labels=source.labels,
         input=graphs.input,
         calibration=record,
         second_look=dataclasses.asdict(gate.look) if gate.look else None,
-        source_sha256=weights_sha256(settings.checkpoint),
+        source_sha256=source.sha256(),
         toolkit_version=bundle.toolkit_version(),
         extra=extra,
     )

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_runtime import contract
 from edge_runtime.contract import InputDescription
 from export.errors import PreprocessingError
+from export.graphs import LEAST_OPSET
 
 _P = "preprocessing/"
 _MODES = {0: "nearest", 2: "linear", 3: "cubic"}  # Pillow's resampling numbers
@@ -41,13 +42,20 @@ class _Builder:
         return _P + name
 
 
+def least_opset(processor: Any) -> int:
+    """Return the opset from which ONNX has what a processor does: smooth resizing came late."""
+    settings = processor.to_dict()
+    return 18 if settings.get("do_resize") or settings.get("do_center_crop") else LEAST_OPSET
+
+
 def fuse_preprocessing(
     model: onnx.ModelProto, processor: Any, image_size: tuple[int, int]
 ) -> InputDescription:
     """Put the processor before the graph, in place, and return the new input.
 
     Args:
-        model: A graph whose one input is pixel_values float32 [batch, 3, height, width].
+        model: A graph of at least the opset `least_opset`, whose one input is pixel_values float32
+            or float16 [batch, 3, height, width].
         processor: A transformers image processor.
         image_size: (height, width) the model works at, for processors that do not resize.
 
@@ -57,7 +65,7 @@ def fuse_preprocessing(
     settings = processor.to_dict()
     _refuse_unknown(settings)
     graph = model.graph
-    pixel_values = graph.input[0].name
+    pixel_values, element = graph.input[0].name, graph.input[0].type.tensor_type.elem_type
     builder = _Builder(contract.IMAGE)
     builder.value = builder.add("Cast", builder.value, name="float", to=TensorProto.FLOAT)
     builder.value = builder.add("Transpose", builder.value, name="nchw", perm=[0, 3, 1, 2])
@@ -66,7 +74,12 @@ def fuse_preprocessing(
         _resize(builder, settings)
     if settings.get("do_center_crop"):
         _center_crop(builder, settings["crop_size"])
-    _scale_and_shift(builder, settings, pixel_values)
+    if element == TensorProto.FLOAT:
+        _scale_and_shift(builder, settings, pixel_values)
+    else:
+        _scale_and_shift(builder, settings, _P + "float_pixels")
+        cast = helper.make_node("Cast", [_P + "float_pixels"], [pixel_values], to=element)
+        builder.nodes.append(cast)
     graph.initializer.extend(builder.constants)
     old = list(graph.node)
     del graph.node[:]

@@ -21,6 +21,7 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from export.errors import GraphError
+from export.graphs import sort_nodes
 
 Kind = Literal["none", "fp16", "int8", "int8-dynamic", "int4"]
 _MATRICES = ("MatMul", "Gemm")
@@ -119,14 +120,13 @@ def _four_bits(model: onnx.ModelProto, _: Pixels | None, scratch: Path) -> onnx.
 
 
 def _half(model: onnx.ModelProto, _: Pixels | None, __: Path) -> onnx.ModelProto:
-    from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    half = ONNXModel(convert_float_to_float16(copy, keep_io_types=True))
-    half.topological_sort()  # the cast of the input comes last
-    return half.model
+    half: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True)
+    sort_nodes(half.graph)  # it appends the cast of the input at the end
+    return half
 
 
 _QUANTIZERS: Mapping[str, Callable[[onnx.ModelProto, Pixels | None, Path], onnx.ModelProto]] = {

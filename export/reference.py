@@ -1,8 +1,8 @@
-"""What PyTorch says of pictures, in float64: an answer to hold an exported graph to."""
+"""What the original model decides, in float64: an answer to hold an exported graph to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from train.models import VIEWS, Checkpoint, read_head
 TOLERANCE = 1e-5
 """A confidence this close to a limit may fall on either side of it in float32."""
 Pictures = Sequence[npt.NDArray[np.uint8]]
+Ask = Callable[[str | None], npt.NDArray[Any]]
+"""Takes the name of a view, or None, and returns the model's logits [n, classes] of it."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Gate:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """PyTorch's answers.
+    """The original's answers.
 
     Attributes:
         prediction: int64 [n], first arg-max of the first view.
@@ -63,15 +65,45 @@ def ask_pytorch(checkpoint: Checkpoint, images: Pictures, gate: Gate) -> Referen
         CheckpointError: The gate has a deferral head, and the checkpoint none.
         VerificationError: The gate looks at a view, or has a confidence, that is not known here.
     """
-    logits, confidence = _first(checkpoint, images, gate.kind)
-    tied = _tied(logits)
-    unclear = np.zeros(len(logits), bool)
+
+    def ask(view: str | None) -> npt.NDArray[Any]:
+        return checkpoint.predict(images, view=view)
+
+    if gate.kind != contract.DEFERRAL_HEAD:
+        return decide(ask, gate)
+    logits, confidence = read_head(checkpoint).confidence_of(checkpoint, images)
+    return _decided(logits.astype(np.float64), confidence, ask, gate)
+
+
+def decide(ask: Ask, gate: Gate) -> Reference:
+    """Decide by a model's logits alone.
+
+    Args:
+        ask: The model, and its inputs.
+        gate: What to decide by.
+
+    Raises:
+        VerificationError: The gate looks at a view, or has a confidence, that is not known here.
+    """
+    if gate.kind not in _OF_LOGITS:
+        raise VerificationError(
+            f"expected a confidence of {', '.join(_OF_LOGITS)} or {contract.DEFERRAL_HEAD}, got "
+            f"{gate.kind!r}: compare the bundle with the toolkit that made it"
+        )
+    logits = ask(None).astype(np.float64)
+    return _decided(logits, _OF_LOGITS[gate.kind](logits), ask, gate)
+
+
+def _decided(
+    logits: npt.NDArray[np.float64], confidence: npt.NDArray[np.float64], ask: Ask, gate: Gate
+) -> Reference:
+    tied, unclear = _tied(logits), np.zeros(len(logits), bool)
     prediction = logits.argmax(axis=-1)
     if gate.look is not None:
         low, high = gate.look.limits
         unclear = tied | (np.abs(confidence - low) <= TOLERANCE)
         unclear |= np.abs(confidence - high) <= TOLERANCE
-        second = _second(checkpoint, images, gate.look.view, prediction)
+        second = _second(ask, gate.look.view, prediction)
         confidence = metrics.second_look(confidence, second, low, high)
     threshold = np.float32(gate.threshold)
     return Reference(
@@ -82,20 +114,6 @@ def ask_pytorch(checkpoint: Checkpoint, images: Pictures, gate: Gate) -> Referen
         unclear=unclear,
         border=unclear | (np.abs(confidence - threshold) <= TOLERANCE),
     )
-
-
-def _first(checkpoint: Checkpoint, images: Pictures, kind: str) -> tuple[Any, Any]:
-    """Return (logits float64 [n, classes], the first confidence float64 [n])."""
-    if kind == contract.DEFERRAL_HEAD:
-        logits, confidence = read_head(checkpoint).confidence_of(checkpoint, images)
-        return logits.astype(np.float64), confidence
-    if kind not in _OF_LOGITS:
-        raise VerificationError(
-            f"expected a confidence of {', '.join(_OF_LOGITS)} or {contract.DEFERRAL_HEAD}, got "
-            f"{kind!r}: compare the bundle with the toolkit that made it"
-        )
-    logits = checkpoint.predict(images).astype(np.float64)
-    return logits, _OF_LOGITS[kind](logits)
 
 
 _OF_LOGITS = {
@@ -111,13 +129,11 @@ def _tied(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     return np.asarray(top[:, -1] - top[:, -2] <= TOLERANCE)
 
 
-def _second(
-    checkpoint: Checkpoint, images: Pictures, view: str, prediction: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
+def _second(ask: Ask, view: str, prediction: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Return the second view's probability of the prediction, [n]."""
     if view not in VIEWS:
         raise VerificationError(
             f"expected one of {', '.join(VIEWS)} as second view, got {view!r}: compare the bundle "
             "with the toolkit that made it"
         )
-    return metrics.probability_of(checkpoint.predict(images, view=view), prediction)
+    return metrics.probability_of(ask(view), prediction)

@@ -11,7 +11,7 @@ or with one that is not [batch, channels, height, width].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge_runtime import contract
 from export.errors import GraphError
+from export.graphs import read_by, subgraphs
 
 _P = "second_look/"  # keeps our names apart from the model's
 _COPY = _P + "again/"
@@ -161,25 +162,10 @@ def _run_again(graph: onnx.GraphProto, given: dict[str, str]) -> tuple[_Nodes, d
     names = dict(given)
     copies = []
     for node in graph.node:
-        if names.keys() & set(_read_by(node)):
+        if names.keys() & set(read_by(node)):
             names.update({output: _COPY + output for output in node.output if output})
             copies.append(_renamed(node, names))
     return copies, names
-
-
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        yield from attribute.graphs
-        if attribute.HasField("g"):
-            yield attribute.g
-
-
-def _read_by(node: onnx.NodeProto) -> Iterator[str]:
-    yield from node.input
-    for graph in _subgraphs(node):
-        yield from (output.name for output in graph.output)
-        for inner in graph.node:
-            yield from _read_by(inner)
 
 
 def _renamed(node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
@@ -188,7 +174,7 @@ def _renamed(node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
     copy.name = node.name and _COPY + node.name  # many may have none, but no two the same
     copy.input[:] = [names.get(name, name) for name in node.input]
     copy.output[:] = [names.get(name, name) for name in node.output]
-    for graph in _subgraphs(copy):
+    for graph in subgraphs(copy):
         for inner in graph.node:
             inner.CopyFrom(_renamed(inner, names))
         for output in graph.output:

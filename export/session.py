@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,21 @@ from edge_runtime import contract
 from export.errors import GraphError
 
 _BATCH = 128
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _ERROR_LEVEL = 3  # it warns of every initializer that may be fed, which is our threshold
 
 
-def open_graph(model: onnx.ModelProto) -> Any:
-    """Return a session over a graph that is still in memory."""
+def open_graph(model: onnx.ModelProto, weights: Path | None = None) -> Any:
+    """Return a session over a graph that is still in memory.
+
+    Args:
+        model: The graph.
+        weights: The folder of its external weights, where it has any.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = _ERROR_LEVEL
+    if weights is not None:
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights))
     return ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

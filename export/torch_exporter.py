@@ -54,7 +54,7 @@ def export_logits(checkpoint: Checkpoint, image_size: tuple[int, int]) -> onnx.M
 
 
 def _trace(model: nn.Module, example: Tensor) -> onnx.ModelProto:
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             model,
             (example,),
@@ -70,7 +70,7 @@ def _trace(model: nn.Module, example: Tensor) -> onnx.ModelProto:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter reports its progress and its own deprecations; neither is the user's."""
     log = logging.getLogger("torch.onnx")
     level = log.level

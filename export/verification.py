@@ -1,7 +1,8 @@
-"""Checks an export by what it decides, against PyTorch and against the checkpoint's processor."""
+"""Checks an export by what it decides, against the original model and its own processor."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from edge_runtime import contract
 from export.errors import VerificationError
 from export.reference import Pictures, Reference
 from export.session import open_graph, run_images
-from train.models import Checkpoint
 
 MAX_FLIPPED = 0.005
 MAX_FLIPPED_QUANTIZED = 0.01
@@ -19,18 +19,27 @@ MAX_STEPS = 2.0
 """How far a made-up picture's pixels may be off after fused preprocessing, in 8-bit steps."""
 
 
-def verify_graph(gated: onnx.ModelProto, pixels: Any, expected: Reference) -> dict[str, Any]:
-    """Hold the gated graph without preprocessing to what PyTorch says of the same pictures.
+def verify_graph(
+    gated: onnx.ModelProto,
+    pixels: Any,
+    expected: Reference,
+    *,
+    original: str = "PyTorch",
+    weights: Path | None = None,
+) -> dict[str, Any]:
+    """Hold the gated graph without preprocessing to what the original says of the same inputs.
 
     Args:
         gated: The graph.
-        pixels: float32 [n, 3, height, width], from the checkpoint's processor.
-        expected: PyTorch's answers.
+        pixels: float [n, ...] as the graph takes them, e.g. from the checkpoint's processor.
+        expected: The original's answers.
+        original: What gave them, for the message.
+        weights: The folder of the graph's external weights, where it has any.
 
     Raises:
         VerificationError: A prediction or decision differs where it is not a tie (within 1e-5).
     """
-    session = open_graph(gated)
+    session = open_graph(gated, weights)
     prediction, confidence, defer = session.run(
         contract.GATE_OUTPUTS, {session.get_inputs()[0].name: pixels}
     )
@@ -38,7 +47,7 @@ def verify_graph(gated: onnx.ModelProto, pixels: Any, expected: Reference) -> di
     flipped = (defer != expected.defer) & ~expected.border
     if wrong.any() or flipped.any():
         raise VerificationError(
-            f"expected the graph to decide as PyTorch does, {int(wrong.sum())} predictions and "
+            f"expected the graph to decide as {original} does, {int(wrong.sum())} predictions and "
             f"{int(flipped.sum())} decisions of {len(pixels)} differ: nothing was written"
         )
     shift = np.abs(confidence - expected.confidence)[~expected.unclear]
@@ -96,14 +105,15 @@ def quantized_in_words(found: dict[str, Any]) -> str:
 def verify_preprocessing(
     fused: onnx.ModelProto,
     plain: onnx.ModelProto,
-    checkpoint: Checkpoint,
+    processor: Any,
     images: Pictures,
     pixels: Any,
     expected: Reference,
     *,
     made_up: bool = False,
+    weights: Path | None = None,
 ) -> dict[str, Any]:
-    """Compare the fused preprocessing with the checkpoint's own processor.
+    """Compare the fused preprocessing with the processor itself.
 
     Real pictures are compared by decision. What a model decides on made-up ones says little, and a
     deep one may change its mind for one step of a pixel: there the pixels themselves are compared.
@@ -112,13 +122,15 @@ def verify_preprocessing(
         VerificationError: More than 0.5 % of the decisions or predictions on real pictures differ,
             or the pixels of a made-up one by more than `MAX_STEPS`.
     """
-    session = open_graph(plain)
+    session = open_graph(plain, weights)
     processed = session.run(contract.GATE_OUTPUTS, {session.get_inputs()[0].name: pixels})
-    prediction, confidence, defer = run_images(open_graph(fused), images)
+    prediction, confidence, defer = run_images(open_graph(fused, weights), images)
     # On the threshold itself the last bit decides, as in the comparison with PyTorch.
     differing = ((defer != processed[2]) & ~expected.border) | (prediction != processed[0])
     flipped = float(differing.mean())
-    steps = _pixel_difference(fused, checkpoint, images, pixels)
+    step = _step(processor)
+    name = plain.graph.input[0].name
+    steps = _pixel_difference(open_graph(_probe(fused, name), weights), images, pixels) / step
     if made_up and not steps <= MAX_STEPS:
         raise VerificationError(
             f"expected the fused preprocessing to give the processor's pixels, {steps:.1f} steps "
@@ -138,22 +150,28 @@ def verify_preprocessing(
     }
 
 
-def _pixel_difference(
-    fused: onnx.ModelProto, checkpoint: Checkpoint, images: Pictures, expected: Any
-) -> float:
-    """Return the largest difference of pixel_values, in steps of the 8-bit picture."""
+def _probe(fused: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Return a copy that gives the pixels in front of the model."""
     probe = onnx.ModelProto()
     probe.CopyFrom(fused)
-    name = "pixel_values"
     del probe.graph.output[:]
     probe.graph.output.add().name = name
-    session = open_graph(probe)
+    return probe
+
+
+def _pixel_difference(session: Any, images: Pictures, expected: Any) -> float:
+    """Return the largest difference of the pixels that a graph gives."""
     source = session.get_inputs()[0].name
     largest = 0.0
     for index in range(len(images)):
-        (pixels,) = session.run([name], {source: images[index][None]})
+        (pixels,) = session.run(None, {source: images[index][None]})
         largest = max(largest, float(np.abs(pixels[0] - expected[index]).max()))
-    settings = checkpoint.processor.to_dict()
-    factor = settings["rescale_factor"] if settings.get("do_rescale") else 1.0
-    std = min(settings["image_std"]) if settings.get("do_normalize") else 1.0
-    return largest * std / factor
+    return largest
+
+
+def _step(processor: Any) -> float:
+    """Return what one step of an 8-bit picture is among the pixels."""
+    settings = processor.to_dict()
+    factor: float = settings["rescale_factor"] if settings.get("do_rescale") else 1.0
+    std: float = min(settings["image_std"]) if settings.get("do_normalize") else 1.0
+    return factor / std

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from edge_runtime import metrics
+from edge_runtime import contract, metrics
 from edge_runtime.contract import SecondLook
 from export.calibration.goals import Goal, TargetDeferral
 from export.calibration.sample import Sample
 from export.errors import CalibrationError
-
-EVERY_INPUT = 1.0
-"""The band that has no limits."""
 
 
 def calibrate_look(
@@ -38,10 +35,10 @@ def calibrate_look(
         CalibrationError: The data cannot give a threshold, or the band, chosen on the same data,
             would void the goal's guarantee.
     """
-    if goal.is_certified and band < EVERY_INPUT:
+    if goal.is_certified and band < contract.EVERY_INPUT:
         raise CalibrationError(
             f"expected a second look at every input beside a guarantee, got a band of {band:g}: it "
-            f"is chosen on the same data; use --band {EVERY_INPUT:g}"
+            f"is chosen on the same data; use --band {contract.EVERY_INPUT:g}"
         )
     first = measure(math.inf, -math.inf)
     limits = metrics.band_limits(first.confidence, _ratio(goal, first), band)

@@ -1,31 +1,30 @@
-"""The command `python -m export`: a checkpoint becomes a bundle."""
+"""The command `python -m export`: a checkpoint, program or ONNX file becomes a bundle."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from edge_runtime import contract
 from edge_runtime.cli import field
 from edge_runtime.contract import SecondView
 from edge_runtime.errors import SettingError
 from export.commands.goal import GoalSettings
+from export.commands.source import SourceSettings
 
 BAND = 0.1
 """Ranks on either side of the threshold: most of what two looks at every input would gain."""
-EVERY_INPUT = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildSettings(GoalSettings):
-    """Export a checkpoint as a bundle: preprocessing, model and gate in one ONNX graph.
+class BuildSettings(SourceSettings, GoalSettings):
+    """Export a classifier as a bundle: preprocessing, model and gate in one ONNX graph.
 
     Example: python -m export --checkpoint runs/tuned --out bundle --calibrate digits \
 --target-deferral 0.3
     """
 
-    checkpoint: Path = field("checkpoint folder")
     out: Path = field("bundle folder to write")
     confidence: Literal["max_softmax", "neg_entropy", "deferral_head"] = field(
         "how confidence is made; deferral_head is what `train deferral-head` has fitted",
@@ -49,13 +48,15 @@ class BuildSettings(GoalSettings):
     )
     emit: Literal["none", "logits", "probabilities"] = field("one more output", default="none")
     preprocessing: Literal["fused", "none"] = field(
-        "fused takes uint8 pictures, none takes pixel_values", default="fused"
+        "fused takes uint8 pictures, none (and a model without --processor) what the model takes",
+        default="fused",
     )
     seed: int = field("seed of the pictures that verify without calibration data", default=0)
     overwrite: bool = field("replace the bundle", default=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_source(self.calibrate, self.confidence)
         if self.quantize != "none" and self.calibrate is None:
             raise SettingError(
                 "expected --calibrate DATA with --quantize, got --threshold: quantization moves "
@@ -74,16 +75,16 @@ class BuildSettings(GoalSettings):
             )
         if not self.half_width >= 0:
             raise SettingError(f"expected --band of at least 0, got {self.band}")
-        if self.is_certified and 0 < self.half_width < EVERY_INPUT:
+        if self.is_certified and 0 < self.half_width < contract.EVERY_INPUT:
             raise SettingError(
-                f"expected --band {EVERY_INPUT:g} with --second-look and a guarantee, got "
+                f"expected --band {contract.EVERY_INPUT:g} with --second-look and a guarantee, got "
                 f"{self.half_width:g}: a band that is chosen on the same data voids it"
             )
-        if self.calibrate is None and 0 < self.half_width < EVERY_INPUT:
+        if self.calibrate is None and 0 < self.half_width < contract.EVERY_INPUT:
             raise SettingError(
                 "expected --calibrate DATA with --second-look, because a band is one of ranks "
-                f"among data: got --threshold, give --band {EVERY_INPUT:g} to look twice at every "
-                "input"
+                f"among data: got --threshold, give --band {contract.EVERY_INPUT:g} to look twice "
+                "at every input"
             )
 
     @property
@@ -106,9 +107,3 @@ class BuildSettings(GoalSettings):
         from export.pipeline import build_bundle
 
         build_bundle(self)
-
-
-def input_of_pixels(height: int, width: int) -> contract.InputDescription:
-    """Return the description of an input that is not fused."""
-    shape: tuple[Any, ...] = ("batch", 3, height, width)
-    return contract.InputDescription(name="pixel_values", dtype="float32", shape=shape)

@@ -114,11 +114,11 @@ class RetuneSettings(GoalSettings):
         from export.second_look import set_band
 
         before = SecondLook.from_fields(bundle.metadata.second_look)
-        model = onnx.load(str(bundle.graph))
+        model = onnx.load(str(bundle.graph), load_external_data=False)
 
         def measure(low: float, high: float) -> Sample:
             set_band(model, low, high)
-            return sample(open_graph(model))
+            return sample(open_graph(model, bundle.path))
 
         return calibrate_look(measure, view=before.view, goal=goal, band=before.band)
 

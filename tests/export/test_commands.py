@@ -46,6 +46,8 @@ refused = partial(processes.refused, "export")
         ("--chekpoint c --out b", "did you mean '--checkpoint'"),
         ("build --checkpoint c --output b", "did you mean '--out'"),
         ("--checkpoint c", "--out required"),
+        ("--out b --threshold 1", "one of --checkpoint DIR, --program FILE and --onnx FILE"),
+        ("--onnx o --program p --out b --threshold 1", "got --program and --onnx"),
         ("--checkpoint c --out b", "--threshold T, or --calibrate DATA"),
         ("--checkpoint c --out b --threshold high", "--threshold expects a number"),
         ("--checkpoint c --out b --threshold nan", "got NaN"),
