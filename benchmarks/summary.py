@@ -35,7 +35,13 @@ STATISTICS: dict[str, Statistic] = {
     },
     "area under joint accuracy": metrics.joint_accuracy_area,
 }
-HEADLINE = ("s_d", "joint accuracy at 30%", "area under joint accuracy", "acc(M_S)")
+HEADLINE = (
+    "s_d",
+    "joint accuracy at 10%",
+    "joint accuracy at 30%",
+    "area under joint accuracy",
+    "acc(M_S)",
+)
 
 
 def summarise(samples: Samples, *, seed: int = 0) -> dict[str, dict[str, float]]:
