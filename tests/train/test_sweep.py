@@ -21,7 +21,7 @@ from train.errors import OutputError
 from train.models import open_checkpoint
 from train.scores import Scores
 from train.sweeps.average import _pair
-from train.sweeps.choice import recommend
+from train.sweeps.choice import recommend, sentences
 from train.sweeps.methods import METHODS, chains, trainings
 from train.sweeps.results import RESULTS_FILE, SAMPLES_FILE, _gates, read_samples, report
 from train.sweeps.settings import SweepSettings
@@ -99,6 +99,21 @@ def test_the_choice_is_what_the_user_gets_within_the_limits():
     assert recommend({n: rows[n] for n in ("untuned", "control")}, select=name) == "control"
     rivals = rows | {"average": row(0.99, accuracy=0.82, passes=2.0, s_d=0.9)}
     assert recommend(rivals, select=name) == "costly"
+
+
+@pytest.mark.parametrize(("large", "told"), [(0.7, True), (0.8, True), (0.81, False)])
+def test_a_large_model_that_is_no_better_is_told(large, told):
+    none = {"value": float("nan"), "low": float("nan"), "high": float("nan")}
+    control = row(0.8, s_d=float("nan")) | {
+        "minus_control": dict.fromkeys(("joint accuracy at 30%", "s_d"), none)
+    }
+    lines = sentences(
+        {"test": {"control": control}},
+        "control",
+        select="joint accuracy at 30%",
+        large_accuracy=large,
+    )
+    assert any("Take a better M_L" in line for line in lines) == told
 
 
 def test_the_average_waits_for_the_controls_of_both_seeds():

@@ -49,9 +49,24 @@ def recommend(
     return max(known, key=lambda name: (known[name], name == CONTROL), default=CONTROL)
 
 
-def sentences(compared: Mapping[str, Any], chosen: str, *, select: str) -> list[str]:
-    """Say in words what was chosen on validation, and what it brings on the test set."""
+def sentences(
+    compared: Mapping[str, Any], chosen: str, *, select: str, large_accuracy: float
+) -> list[str]:
+    """Say in words what was chosen on validation, and what it brings on the test set.
+
+    Args:
+        compared: What `compare` returned for validation and test.
+        chosen: The candidate.
+        select: The figure it was chosen by.
+        large_accuracy: acc(M_L) on test.
+    """
     lines = [f"Chosen on validation by {select}: {chosen}."]
+    small = compared["test"][CONTROL]["figures"][ACCURACY]["value"]
+    if large_accuracy <= small:
+        lines.append(
+            f"M_L is right on {large_accuracy:.1%} of the test set, the control on {small:.1%}: "
+            "deferring can only lose, and s_d is not defined. Take a better M_L."
+        )
     if chosen != CONTROL:
         row = compared["test"][chosen]
         shown = dict.fromkeys((select, AREA, *_SHOWN))

@@ -60,7 +60,8 @@ class RecommendSettings:
         from train.sweeps.choice import recommend, sentences
         from train.sweeps.results import SAMPLES_FILE, compare_both, read_samples
 
-        compared = compare_both(read_samples(self.sweep / SAMPLES_FILE))
+        samples = read_samples(self.sweep / SAMPLES_FILE)
+        compared = compare_both(samples)
         chosen = recommend(
             compared["validation"],
             select=self.figure,
@@ -73,4 +74,6 @@ class RecommendSettings:
             values = [figures[name]["value"] for figures in (ours, control)]
             cells = ["    -  " if math.isnan(value) else f"{value:.4f}" for value in values]
             print(f"{name:28} {cells[0]:>28} {cells[1]:>12}")
-        print("\n".join(sentences(compared, chosen, select=self.figure)))
+        large = float(samples.large["test"].mean())
+        lines = sentences(compared, chosen, select=self.figure, large_accuracy=large)
+        print("\n".join(lines))

@@ -81,12 +81,15 @@ def follows(samples: Samples, deferral: float) -> dict[str, Any]:
     """Return everything of the results that follows from the per-sample file."""
     compared = compare_both(samples)
     chosen = recommend(compared["validation"], select=joint_name(deferral))
+    large = {split: float(samples.large[split].mean()) for split in SPLITS}
     return {
         "seeds": list(samples.seeds),
-        "acc(M_L)": {split: float(samples.large[split].mean()) for split in SPLITS},
+        "acc(M_L)": large,
         **compared,
         "recommended": chosen,
-        "findings": sentences(compared, chosen, select=joint_name(deferral)),
+        "findings": sentences(
+            compared, chosen, select=joint_name(deferral), large_accuracy=large["test"]
+        ),
     }
 
 
