@@ -12,6 +12,7 @@ takes the words that are not flags.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import dataclasses
 import difflib
@@ -20,6 +21,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +36,7 @@ from edge_runtime.errors import GatekeeperError, SettingError
 
 FAILED = 1
 BAD_USAGE = 2
+_AFTER_S = 0.05  # by then the finaliser is over
 _SIGNED = {"-inf", "-infinity", "-nan"}
 
 
@@ -84,6 +87,7 @@ def main(
 
 
 def _run(program: str, settings: Command) -> int:
+    usual, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
         settings.run()
         sys.stdout.flush()  # what cannot be written shows here, and not at the interpreter's exit
@@ -105,8 +109,17 @@ def _run(program: str, settings: Command) -> int:
         print(f"{program}: {_one_line(reason)}: make it possible and run again", file=sys.stderr)
         return FAILED
     finally:
+        sys.unraisablehook = usual
         _abandon_output()
     return 0
+
+
+def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
+    """Repeat a Ctrl-C that struck in a finaliser, where Python drops whatever is raised."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(_AFTER_S, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _abandon_output() -> None:

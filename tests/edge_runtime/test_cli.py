@@ -127,3 +127,33 @@ def test_an_interrupt_ends_a_module_with_status_130(tmp_path):
         env={**os.environ, "PYTHONPATH": path},
     )
     assert (done.returncode, done.stderr) == (130, "house: interrupted\n")
+
+
+SWALLOWED = """
+import signal, sys, time
+from dataclasses import dataclass
+from edge_runtime.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
+
+class Dying:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+@dataclass(frozen=True)
+class Command:
+    \"\"\"Wait.\"\"\"
+    def run(self):
+        Dying()  # Python drops what its finaliser raises
+        for _ in range(1000):
+            time.sleep(0.01)
+
+sys.exit(main("program", {"wait": Command}, argv=["wait"]))
+"""
+
+
+def test_an_interrupt_that_a_finaliser_swallowed_comes_again():
+    found = subprocess.run(
+        [sys.executable, "-c", SWALLOWED], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (found.returncode, found.stderr) == (130, "program: interrupted\n")
