@@ -78,7 +78,7 @@ class VerifySettings:
         theirs = expected.defer
         if _is_quantized(model):
             # Its threshold was chosen on its own confidences: compare at the same deferral ratio.
-            theirs = expected.confidence < np.sort(expected.confidence)[int(defer.sum()) :][:1]
+            theirs = least_sure(expected.confidence, int(defer.sum()))
         flips = defer != theirs
         shift = np.abs(confidence - expected.confidence)
         wrong = prediction != expected.prediction
@@ -86,6 +86,16 @@ class VerifySettings:
         print(f"decision flips             {flips.mean():.4f}")
         print(f"confidence shift           mean {shift.mean():.2e}, largest {shift.max():.2e}")
         return float((flips | wrong).mean())
+
+
+def least_sure(confidence: Any, count: int) -> Any:
+    """Return bool [n]: which `count` of the inputs have the least confidence; a NaN comes first."""
+    import numpy as np
+
+    order = np.argsort(np.where(np.isnan(confidence), -np.inf, confidence), kind="stable")
+    deferred = np.zeros(len(confidence), bool)
+    deferred[order[:count]] = True
+    return deferred
 
 
 def _is_quantized(model: Any) -> bool:

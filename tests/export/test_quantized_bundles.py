@@ -1,6 +1,7 @@
 """A quantized export from end to end: chosen on, verified on and running as what ships."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from edge_runtime.model import EdgeModel
 from export.commands.build import BuildSettings
 from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings
-from export.commands.verify import VerifySettings
+from export.commands.verify import VerifySettings, least_sure
 from export.errors import VerificationError
 from export.labelled import load_split
 from export.session import run_images
@@ -78,8 +79,6 @@ def test_inspect_and_the_runtime_take_it(quantized, pictures):
 
 
 def test_retune_keeps_the_weights(quantized, tmp_path):
-    import shutil
-
     copy = shutil.copytree(quantized[0], tmp_path / "b")
     RetuneSettings(bundle=copy, calibrate="digits", target_deferral=0.1).run()
     assert read_bundle(copy).metadata.calibration["achieved"] <= 0.1
@@ -95,6 +94,21 @@ def test_verify_compares_at_the_same_deferral_ratio(quantized, models, capsys):
     # As many of the float model's least sure ones as the bundle defers.
     theirs = np.argsort(np.argsort(exact)) < defer.sum()
     assert float(lines["decision flips"]) == pytest.approx((theirs != defer).mean(), abs=2e-3)
+
+
+def test_verify_takes_a_quantized_bundle_that_defers_everything(
+    quantized, models, tmp_path, capsys
+):
+    copy = shutil.copytree(quantized[0], tmp_path / "b")
+    RetuneSettings(bundle=copy, threshold=2.0).run()
+    VerifySettings(bundle=copy, data="digits", against=models[0], max_flips=0.05).run()
+    assert "deferral ratio             1.0000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, []), (1, [2]), (2, [1, 2]), (4, [0, 1, 2, 3])])
+def test_the_least_sure_are_as_many_as_asked_for(count, expected):
+    found = least_sure(np.array([0.5, 0.1, np.nan, 0.5]), count)
+    assert list(np.flatnonzero(found)) == expected
 
 
 def test_too_many_flips_write_nothing(small_checkpoint, tmp_path):
