@@ -26,7 +26,7 @@ from edge_runtime.environment import describe, hardware
 from edge_runtime.wire import messages as pb
 from export.commands.build import BuildSettings
 from export.preprocessing import fuse_preprocessing
-from export.torch_exporter import export_logits
+from export.sources.checkpoint import image_graph
 from train.models import build, open_checkpoint, save
 
 _SIDE = 32
@@ -64,7 +64,7 @@ def _graphs(folder: Path, seed: int) -> tuple[Path, Path]:
     save(build("small-cnn", labels=names, image_size=(_SIDE, _SIDE), seed=seed), folder / "small")
     checkpoint = open_checkpoint(folder / "small")
     BuildSettings(checkpoint=folder / "small", out=folder / "bundle", threshold=0.5).run()
-    model = export_logits(checkpoint, (_SIDE, _SIDE))
+    model = image_graph(checkpoint, (_SIDE, _SIDE))
     fuse_preprocessing(model, checkpoint.processor, (_SIDE, _SIDE))
     onnx.save(model, folder / "bare.onnx")
     return folder / "bundle", folder / "bare.onnx"

@@ -18,7 +18,7 @@ from export.commands.build import BuildSettings
 from export.errors import GraphError
 from export.labelled import load_split
 from export.quantization import Kind
-from export.session import run_images
+from export.session import run_bundle
 from train.data import LabelledData
 
 _CALLS = 10
@@ -70,7 +70,7 @@ def _rows(settings: QuantizationSettings, bundles: dict[str, Path]) -> dict[str,
     models = {k: EdgeModel.open(path, threads=settings.threads) for k, path in bundles.items()}
     exact = models["none"]
     test = load_split(settings.data, "test", labels=exact.labels, owner=settings.checkpoint)
-    answers = {kind: run_images(model.session, test.inputs) for kind, model in models.items()}
+    answers = {kind: run_bundle(model, test.inputs) for kind, model in models.items()}
     times = _times_us(settings, models, test)
     return {
         kind: {

@@ -12,29 +12,35 @@ import numpy.typing as npt
 from edge_runtime import contract
 from edge_runtime.bundle import read_bundle
 from edge_runtime.errors import BundleError, DependencyError
+from edge_runtime.intake import open_intake
 
-Images: TypeAlias = Sequence[npt.NDArray[np.uint8]]
+Inputs: TypeAlias = Sequence[npt.NDArray[np.uint8]] | Sequence[str]
 Predictions: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 
 
 class Backend(Protocol):
-    """A model that answers batches of images.
+    """A model that answers batches of pictures or of texts.
 
     Attributes:
+        takes: `image` or `text`, the input's name on the wire.
         labels: Class names in the order of `predict`'s indices.
         platform: What runs the model, for the metadata call.
-        image_size: Fixed height and width, each None where free.
+        image_size: Fixed height and width of pictures, each None where free.
     """
 
+    takes: str
     labels: tuple[str, ...]
     platform: str
     image_size: tuple[int | None, int | None]
 
-    def predict(self, images: Images) -> Predictions:
-        """Answer n images, each uint8 [h, w, 3] RGB.
+    def predict(self, inputs: Inputs) -> Predictions:
+        """Answer n pictures, each uint8 [h, w, 3] RGB, or n texts.
 
         Returns:
             Class indices int64 [n] and confidences float32 [n].
+
+        Raises:
+            InputError: The model does not take them.
         """
 
 
@@ -63,27 +69,28 @@ class CheckpointBackend:
 
         if threads:
             torch.set_num_threads(threads)
-        self._checkpoint = open_checkpoint(path)
+        self._checkpoint = open_checkpoint(path, kind=None)
+        self.takes = contract.TEXT if self._checkpoint.kind == "text" else contract.IMAGE
         self.labels: tuple[str, ...] = tuple(self._checkpoint.labels)
 
-    def predict(self, images: Images) -> Predictions:
-        """Answer n images; see `Backend.predict`."""
+    def predict(self, inputs: Inputs) -> Predictions:
+        """Answer n inputs; see `Backend.predict`."""
         from edge_runtime.metrics import max_softmax
 
-        logits = self._checkpoint.predict(images)
+        logits = self._checkpoint.predict(inputs)
         return np.argmax(logits, axis=1), np.asarray(max_softmax(logits), np.float32)
 
 
 class BundleBackend:
-    """An exported bundle: its classifier graph with fused preprocessing.
+    """An exported bundle: its classifier graph with fused preprocessing, or with its tokenizer.
 
     Args:
         path: The bundle's folder.
         threads: Threads of the model; 0 leaves it to the library.
 
     Raises:
-        BundleError: The folder holds no bundle, an altered one, or one whose graph takes no uint8
-            images.
+        BundleError: The folder holds no bundle, an altered one, or one whose graph takes neither
+            uint8 images nor texts.
     """
 
     platform = "gatekeeper_bundle"
@@ -91,34 +98,41 @@ class BundleBackend:
     def __init__(self, path: Path, threads: int) -> None:
         bundle = read_bundle(path)
         metadata, described = bundle.metadata, bundle.metadata.input
-        if described.dtype != "uint8" or len(described.shape) != 4:  # noqa: PLR2004 - n, h, w, 3
-            raise BundleError(
-                f"expected a graph that takes uint8 [batch, height, width, 3], {path} takes "
-                f"{described.dtype} {list(described.shape)}: export it with fused preprocessing"
-            )
-        height, width = (side if isinstance(side, int) else None for side in described.shape[1:3])
-        self.image_size = (height, width)
+        self.takes = contract.TEXT if described.name == contract.TEXT else contract.IMAGE
+        self.image_size: tuple[int | None, int | None] = (None, None)
+        if self.takes == contract.IMAGE:
+            self.image_size = _image_size(described, path)
         self.labels = metadata.labels
-        self._input = described.name
         self._session = _open_session(bundle.graph, threads)
+        self._intake = open_intake(bundle, self._session.get_inputs())
 
-    def predict(self, images: Images) -> Predictions:
-        """Answer n images; those of one size go through the graph together."""
-        prediction = np.empty(len(images), np.int64)
-        confidence = np.empty(len(images), np.float32)
-        for rows in _rows_by_size(images):
-            batch = np.stack([images[row] for row in rows])
+    def predict(self, inputs: Inputs) -> Predictions:
+        """Answer n inputs; pictures of one size go through the graph together."""
+        prediction = np.empty(len(inputs), np.int64)
+        confidence = np.empty(len(inputs), np.float32)
+        for rows in _rows_by_size(inputs):
+            batch = self._intake.rows([inputs[row] for row in rows])
             found = self._session.run(
-                [contract.PREDICTION, contract.CONFIDENCE], {self._input: batch}
+                [contract.PREDICTION, contract.CONFIDENCE], self._intake.feeds(batch)
             )
             prediction[rows], confidence[rows] = found
         return prediction, confidence
 
 
-def _rows_by_size(images: Images) -> list[list[int]]:
+def _image_size(described: contract.InputDescription, path: Path) -> tuple[int | None, int | None]:
+    if described.dtype != "uint8" or len(described.shape) != 4:  # noqa: PLR2004 - n, h, w, 3
+        raise BundleError(
+            f"expected a graph that takes uint8 [batch, height, width, 3], {path} takes "
+            f"{described.dtype} {list(described.shape)}: export it with fused preprocessing"
+        )
+    height, width = (side if isinstance(side, int) else None for side in described.shape[1:3])
+    return height, width
+
+
+def _rows_by_size(inputs: Inputs) -> list[list[int]]:
     rows: dict[tuple[int, ...], list[int]] = {}
-    for row, image in enumerate(images):
-        rows.setdefault(image.shape, []).append(row)
+    for row, given in enumerate(inputs):
+        rows.setdefault(getattr(given, "shape", ()), []).append(row)
     return list(rows.values())
 
 

@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 
 from cloud_stub import validation
-from cloud_stub.backends import Backend, Images, Predictions
+from cloud_stub.backends import Backend, Inputs, Predictions
 from cloud_stub.errors import (
     BadRequestError,
     CallError,
@@ -26,7 +26,7 @@ from cloud_stub.errors import (
     OverloadError,
 )
 from edge_runtime import contract
-from edge_runtime.errors import GatekeeperError
+from edge_runtime.errors import GatekeeperError, InputError
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 
@@ -109,8 +109,11 @@ class Front:
         response = pb.ModelMetadataResponse(
             name=self._model, versions=[VERSION], platform=self._backend.platform
         )
-        sides = [side or -1 for side in self._backend.image_size]
-        response.inputs.add(name=contract.IMAGE, datatype="UINT8", shape=[-1, *sides, 3])
+        if self._backend.takes == contract.TEXT:
+            response.inputs.add(name=contract.TEXT, datatype=tensors.BYTES, shape=[-1])
+        else:
+            sides = [side or -1 for side in self._backend.image_size]
+            response.inputs.add(name=contract.IMAGE, datatype="UINT8", shape=[-1, *sides, 3])
         for name, datatype in zip(validation.OUTPUTS, ("INT64", "BYTES", "FP32"), strict=True):
             response.outputs.add(name=name, datatype=datatype, shape=[-1])
         return response.SerializeToString()
@@ -127,16 +130,18 @@ class Front:
     async def _infer(self, request: pb.ModelInferRequest) -> bytes:
         self._check_served(request.model_name, request.model_version)
         names = validation.requested_outputs(request)
-        images = await self._images(request)
+        inputs = await self._inputs(request)
         loop = asyncio.get_running_loop()
-        predictions = await loop.run_in_executor(self._model_worker, self._predict, images)
+        predictions = await loop.run_in_executor(self._model_worker, self._predict, inputs)
         self.answered += 1
         self.ignored_parameters += validation.count_unknown_parameters(request)
         return self._response(request, names, predictions)
 
-    async def _images(self, request: pb.ModelInferRequest) -> Images:
-        found = validation.read_input(request)
-        images: Images = list(found)
+    async def _inputs(self, request: pb.ModelInferRequest) -> Inputs:
+        found = validation.read_input(request, self._backend.takes)
+        if self._backend.takes == contract.TEXT:
+            return validation.decode_texts(found)
+        images: Inputs = list(found)
         if request.inputs[0].datatype == tensors.BYTES:
             loop = asyncio.get_running_loop()
             decode = validation.decode_pictures
@@ -144,9 +149,11 @@ class Front:
         validation.check_size(images, self._backend.image_size)
         return images
 
-    def _predict(self, images: Images) -> Predictions:
+    def _predict(self, inputs: Inputs) -> Predictions:
         try:
-            prediction, confidence = self._backend.predict(images)
+            prediction, confidence = self._backend.predict(inputs)
+        except InputError as error:
+            raise BadRequestError(str(error)) from None
         except Exception as error:
             # The caller gets the gist; where it happened is for the operator.
             traceback.print_exc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,36 +44,53 @@ def count_unknown_parameters(request: pb.ModelInferRequest) -> int:
     return count + sum(len(output.parameters) for output in request.outputs)
 
 
-def read_input(request: pb.ModelInferRequest) -> tensors.Array:
-    """Return the request's one tensor, `image`.
+def read_input(request: pb.ModelInferRequest, takes: str) -> tensors.Array:
+    """Return the request's one tensor.
+
+    Args:
+        request: The request.
+        takes: What it has to be called, `image` or `text`.
 
     Returns:
-        uint8 [n, h, w, 3], or an object array [n] of encoded pictures.
+        uint8 [n, h, w, 3], or an object array [n] of encoded pictures or texts.
 
     Raises:
         BadRequestError: Another tensor, type or shape came, or no row.
         WireError: The contents are malformed.
     """
     names = [tensor.name for tensor in request.inputs]
-    if names != [contract.IMAGE]:
+    if names != [takes]:
         raise BadRequestError(
-            f"expected one input {contract.IMAGE!r}, got {', '.join(names)[:200] or 'none'}"
+            f"expected one input {takes!r}, got {', '.join(names)[:200] or 'none'}"
         )
     datatype, shape = request.inputs[0].datatype, list(request.inputs[0].shape)
     # Before decoding: the message then speaks of the model's input, not of the protocol's.
     is_array = datatype == "UINT8" and len(shape) == 4 and shape[3] == _CHANNELS  # noqa: PLR2004
-    is_pictures = datatype == tensors.BYTES and len(shape) == 1
-    if not (is_array or is_pictures) or min(shape) < 1:
+    is_bytes = datatype == tensors.BYTES and len(shape) == 1
+    if not (is_bytes or (is_array and takes == contract.IMAGE)) or min(shape) < 1:
+        array = "UINT8 [n, height, width, 3] or " if takes == contract.IMAGE else ""
         raise BadRequestError(
-            f"expected {contract.IMAGE} as UINT8 [n, height, width, 3] or BYTES [n] with n >= 1, "
-            f"got {datatype[:40]} {shape[:8]}"
+            f"expected {takes} as {array}BYTES [n] with n >= 1, got {datatype[:40]} {shape[:8]}"
         )
-    return tensors.decode_tensors(request.inputs, request.raw_input_contents)[contract.IMAGE]
+    return tensors.decode_tensors(request.inputs, request.raw_input_contents)[takes]
 
 
-def check_size(
-    images: Sequence[npt.NDArray[np.uint8]], size: tuple[int | None, int | None]
-) -> None:
+def decode_texts(encoded: Iterable[bytes]) -> list[str]:
+    """Decode texts.
+
+    Raises:
+        BadRequestError: One is not UTF-8.
+    """
+    texts = []
+    for row, content in enumerate(encoded):
+        try:
+            texts.append(content.decode())
+        except UnicodeDecodeError as error:
+            raise BadRequestError(f"expected texts in UTF-8, row {row} is none: {error}") from None
+    return texts
+
+
+def check_size(images: Sequence[Any], size: tuple[int | None, int | None]) -> None:
     """Refuse images of a size that the model does not take.
 
     Raises:

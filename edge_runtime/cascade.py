@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.answer import Answer, Source, Timings
-from edge_runtime.errors import BundleError, CloudError, InputError, SettingError
+from edge_runtime.errors import BundleError, CloudError, SettingError
 from edge_runtime.model import EdgeModel, Gated
 from edge_runtime.providers import CPU, Provider
 
@@ -78,7 +78,7 @@ class Cascade:
             providers: ONNX Runtime's execution providers, in order of preference, for example
                 `("CUDAExecutionProvider", "CPUExecutionProvider")`; one that is not to be had is
                 an error, never a silent fall back.
-            forward: What the cloud gets: the `original` picture, or the graph's own `model_input`
+            forward: What the cloud gets: the `original` input, or the graph's own `model_input`
                 (the only one there is when preprocessing is not fused).
             record: Keeps, on this device, the deferred inputs with M_L's answers; off where none is
                 given. It belongs to the cascade, which closes it.
@@ -90,20 +90,25 @@ class Cascade:
             SettingError: A setting is out of range or contradicts the bundle.
         """
         edge = EdgeModel.open(bundle, threshold=threshold, threads=threads, providers=providers)
+        if record is not None and edge.metadata.input.name == contract.TEXT:
+            raise SettingError("expected a bundle of pictures with record: no texts are kept yet")
         if cloud is None:
             _refuse_unknown(cloud_options)
             return cls(edge, recorder=record)
         from edge_runtime.cloud import CloudModel
 
         name = edge.metadata.input.name
-        if forward == "original" and name != contract.IMAGE:
+        if forward == "original" and name not in contract.ORIGINALS:
             raise SettingError(
                 f"the bundle takes {name!r}, not {contract.IMAGE!r}, so there is no original "
                 "picture to forward: export with --preprocessing fused, or set "
                 "forward='model_input'"
             )
-        if forward == "model_input":
-            cloud_options.setdefault("cloud_input", name)
+        if forward == "model_input" and name == contract.TEXT:
+            raise SettingError(
+                "expected forward='original' for a bundle of texts: M_L has a tokenizer of its own"
+            )
+        cloud_options.setdefault("cloud_input", name)
         return cls(
             edge,
             CloudModel.open(
@@ -112,15 +117,16 @@ class Cascade:
             record,
         )
 
-    def __call__(self, image: npt.NDArray[Any]) -> Answer:
-        """Answer one input, e.g. uint8 [height, width, 3]; see `batch` for errors."""
-        return self.batch(_array(image)[None])[0]
+    def __call__(self, given: npt.NDArray[Any] | str) -> Answer:
+        """Answer one input, e.g. uint8 [height, width, 3] or a text; see `batch` for errors."""
+        return self.batch(self.edge.intake.one(given))[0]
 
-    def batch(self, images: npt.NDArray[Any] | Sequence[npt.NDArray[Any]]) -> list[Answer]:
+    def batch(self, given: npt.NDArray[Any] | Sequence[npt.NDArray[Any] | str]) -> list[Answer]:
         """Answer a batch; only the deferred rows are forwarded, in one request.
 
         Args:
-            images: Inputs of one size, e.g. uint8 [batch, height, width, 3] or a list of pictures.
+            given: Inputs of one size, e.g. uint8 [batch, height, width, 3] or a list of pictures;
+                or texts.
 
         Returns:
             One answer an input, in order. A failed cloud never raises: the row's source is
@@ -130,7 +136,7 @@ class Cascade:
             InputError: The inputs do not fit the model.
         """
         start = perf_counter()
-        rows = images if isinstance(images, np.ndarray) else _stack(images)
+        rows = self.edge.intake.rows(given)
         gated = self.edge(rows)
         edge_s = perf_counter() - start
         if not gated.defer.any():
@@ -215,27 +221,6 @@ def _refuse_unknown(cloud_options: dict[str, Any]) -> None:
     from edge_runtime.cloud import CloudModel
 
     inspect.signature(CloudModel.open).bind_partial(**cloud_options)
-
-
-def _array(image: Any) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(image)
-    except ValueError as error:  # rows of different lengths
-        raise InputError(f"expected an input as an array, got one that is none: {error}") from None
-
-
-def _stack(images: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    if isinstance(images, (str, bytes, Mapping)) or not isinstance(images, Iterable):
-        raise InputError(
-            f"expected an array or a list of inputs, got a {type(images).__name__}: put a single "
-            "input into a list, without its name"
-        )
-    rows = [_array(image) for image in images]
-    sizes = {row.shape for row in rows}
-    if len(sizes) != 1:
-        came = "none" if not sizes else ", ".join(str(list(s)) for s in sorted(sizes))
-        raise InputError(f"expected inputs of one size in a batch, got {came}: batch by size")
-    return np.stack(rows)
 
 
 def _replace_deferred(answer: Answer, outcome: CloudAnswers | str, place: int) -> Answer:

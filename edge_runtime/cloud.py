@@ -1,7 +1,7 @@
 """The large model M_L behind the Open Inference Protocol, as the edge device calls it.
 
     cloud = CloudModel.open("localhost:8001", labels=("cat", "dog"))
-    answers = cloud.infer(images)  # uint8 [n, h, w, 3]
+    answers = cloud.infer(images)  # uint8 [n, h, w, 3], or an object array [n] of texts
 
 Every call has a deadline and ends in an answer or in a `CloudError`. Retries are gRPC's own: a call
 that met an unavailable server is tried again within its deadline.
@@ -181,7 +181,7 @@ class CloudModel:
 
     def infer(
         self,
-        images: npt.NDArray[np.uint8] | npt.NDArray[np.float32],
+        rows: npt.NDArray[Any],
         *,
         confidences: Sequence[float] | npt.NDArray[np.floating[Any]] | None = None,
         threshold: float | None = None,
@@ -190,7 +190,8 @@ class CloudModel:
         """Ask M_L about a batch.
 
         Args:
-            images: uint8 [n, h, w, 3], or float32 for an engine that takes a model's own input.
+            rows: Pictures uint8 [n, h, w, 3], texts as an object array [n] of str, or float32 for
+                an engine that takes a model's own input.
             confidences: M_S's confidences [n], told to the server as `gatekeeper_confidence`.
             threshold: M_S's threshold, told as `gatekeeper_threshold`.
             deadline_s: Limit of this call instead of the model's own.
@@ -200,17 +201,17 @@ class CloudModel:
             CloudDeadlineError: No answer in time.
             CloudRejectedError: The server refused or failed.
             CloudProtocolError: The answer is not what was asked for.
-            InputError: The array is neither uint8 nor float32, or has no rows.
+            InputError: The array is neither uint8, float32 nor texts, or has no rows.
             SettingError: The deadline is not over 0.
         """
         request_id = f"{self._id_prefix}-{next(self._id_number)}"
-        data = self._request(request_id, images, confidences, threshold)
+        data = self._request(request_id, rows, confidences, threshold)
         reply = self._call(self._infer, data, deadline_s)
         try:
             response = tensors.parse(pb.ModelInferResponse, reply)
             self._check_echo(response, request_id)
             outputs = tensors.decode_tensors(response.outputs, response.raw_output_contents)
-            names, confidence = self._reader.read(outputs, len(images))
+            names, confidence = self._reader.read(outputs, len(rows))
         except (tensors.WireError, CloudProtocolError) as error:
             raise CloudProtocolError(f"{self.address}: {_one_line(error)}") from None
         index = self._reader.index
@@ -246,13 +247,9 @@ class CloudModel:
         self.close()
 
     def _request(
-        self, request_id: str, images: tensors.Array, confidences: Any, threshold: float | None
+        self, request_id: str, rows: tensors.Array, confidences: Any, threshold: float | None
     ) -> bytes:
-        if images.dtype not in {np.dtype(np.uint8), np.dtype(np.float32)} or not images.size:
-            raise InputError(
-                "expected images as uint8 [n, h, w, 3] or float32 with n >= 1, got "
-                f"{images.dtype} {list(images.shape)}"
-            )
+        datatype, contents = _encode(rows)
         header = pb.ModelInferRequest(model_name=self.model, id=request_id)
         if confidences is not None:
             # The shortest text that reads back as the same float32.
@@ -261,9 +258,8 @@ class CloudModel:
         if threshold is not None:
             text = str(np.float32(threshold))
             header.parameters[contract.PARAMETER_THRESHOLD].string_param = text
-        datatype = tensors.datatype_of(images)
-        header.inputs.add(name=self._input, datatype=datatype, shape=images.shape)
-        return tensors.append_raw(header, [tensors.encode_array(images)])
+        header.inputs.add(name=self._input, datatype=datatype, shape=rows.shape)
+        return tensors.append_raw(header, [contents])
 
     def _call(
         self, method: grpc.UnaryUnaryMultiCallable[bytes, bytes], data: bytes, limit_s: float | None
@@ -296,6 +292,18 @@ class CloudModel:
                 raise CloudProtocolError(
                     f"expected the answer's {what} {sent!r}, got {came[:80]!r}"
                 )
+
+
+def _encode(rows: tensors.Array) -> tuple[str, bytes | memoryview]:
+    """Return a batch's datatype on the wire, and its raw contents."""
+    if rows.dtype == object and rows.size and all(isinstance(row, str) for row in rows.flat):
+        return tensors.BYTES, tensors.encode_bytes(rows)
+    if rows.dtype not in {np.dtype(np.uint8), np.dtype(np.float32)} or not rows.size:
+        raise InputError(
+            "expected images as uint8 [n, h, w, 3], float32 or texts with n >= 1, got "
+            f"{rows.dtype} {list(rows.shape)}"
+        )
+    return tensors.datatype_of(rows), tensors.encode_array(rows)
 
 
 def _check_deadline(deadline_s: float) -> float:

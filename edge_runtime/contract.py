@@ -2,7 +2,9 @@
 
 Every name that crosses a package, a file or a language stands here once. A classifier graph has
 
-    inputs   the model's own, or `image` uint8 [batch, height, width, 3] with fused preprocessing
+    inputs   the model's own, or `image` uint8 [batch, height, width, 3] with fused preprocessing;
+             of texts `input_ids`, `attention_mask`, `token_type_ids` int64 [batch, tokens], which
+             the bundle's `tokenizer.json` makes of the `text` that the metadata name as its input
              `threshold` float32 scalar, an initializer that may be fed
     outputs  `prediction` int64 [batch], `confidence` float32 [batch], `defer` bool [batch],
              on request `probabilities` or `logits` float32 [batch, classes]
@@ -27,6 +29,12 @@ CONTRACT_VERSION: Final = 1
 # Graph inputs and outputs.
 IMAGE: Final = "image"
 TEXT: Final = "text"
+ORIGINALS: Final = (IMAGE, TEXT)
+"""Inputs that are what the user has, before any preprocessing of the model's own."""
+INPUT_IDS: Final = "input_ids"
+ATTENTION_MASK: Final = "attention_mask"
+TOKEN_TYPE_IDS: Final = "token_type_ids"  # noqa: S105 - no secret: a token is a piece of text
+TOKEN_INPUTS: Final = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
 THRESHOLD: Final = "threshold"
 PREDICTION: Final = "prediction"
 CONFIDENCE: Final = "confidence"
@@ -41,7 +49,8 @@ SECOND_LOOK_HIGH: Final = "second_look_high"
 METADATA_KEY: Final = "gatekeeper"  # in the graph's metadata_props
 BUNDLE_FILE: Final = "bundle.json"
 ROLE_CLASSIFIER: Final = "classifier"
-TASK_IMAGE_CLASSIFICATION: Final = "image-classification"
+TASKS: Final = {"image": "image-classification", "text": "text-classification"}
+"""The task of a classifier by what it classifies, named as Hugging Face does."""
 
 # Confidence kinds this toolkit makes; the runtime takes any other name as an opaque number.
 MAX_SOFTMAX: Final = "max_softmax"
@@ -49,8 +58,10 @@ NEG_ENTROPY: Final = "neg_entropy"
 DEFERRAL_HEAD: Final = "deferral_head"
 """Also the key of what the head was fitted on, beside the metadata's own."""
 
-# A further key of the metadata: how the weights are stored, where not as they were trained.
+# Further keys of the metadata: how the weights are stored, where not as they were trained, and the
+# file of the tokenizer.
 QUANTIZATION: Final = "quantization"
+TOKENIZER: Final = "tokenizer"
 
 # Second views this toolkit takes; any other name is opaque as well.
 MIRROR: Final = "mirror"
@@ -91,7 +102,7 @@ class InputDescription:
 
     Attributes:
         name: Graph input name.
-        dtype: numpy type name, e.g. `uint8`.
+        dtype: numpy type name, e.g. `uint8`; `str` for texts.
         shape: One entry an axis; an int is fixed, a string names a free axis.
     """
 

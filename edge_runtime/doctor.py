@@ -83,7 +83,7 @@ class DoctorSettings:
 
         assert self.bundle is not None  # noqa: S101 - narrows the type
         model = EdgeModel.open(self.bundle, providers=named(self.provider))
-        gated = model(_blank(model.metadata.input))
+        gated = model(model.intake.one(_blank(model.metadata.input)))
         return (
             f"{len(model.labels)} labels, threshold {model.threshold:.6g}, a blank input gets "
             f"confidence {float(gated.confidence[0]):.4f}"
@@ -104,7 +104,7 @@ class DoctorSettings:
             threshold=float("inf"),
             providers=named(self.provider),
         ) as cascade:
-            answer = cascade(_blank(cascade.edge.metadata.input)[0])
+            answer = cascade(_blank(cascade.edge.metadata.input))
         if answer.error:
             raise CloudUnavailableError(answer.error)
         return f"answered in {answer.timings.cloud_s * 1e3:.1f} ms"
@@ -122,8 +122,9 @@ def _import(module: str, library: str, purpose: str, extra: str) -> str:
     return str(getattr(loaded, "__version__", "present"))
 
 
-def _blank(described: contract.InputDescription) -> npt.NDArray[Any]:
-    # A free axis gets the smallest sensible size: one row, and pictures of 32 x 32.
-    sizes = [1 if i == 0 else 32 for i in range(len(described.shape))]
-    shape = [w if isinstance(w, int) else s for w, s in zip(described.shape, sizes, strict=True)]
+def _blank(described: contract.InputDescription) -> npt.NDArray[Any] | str:
+    if described.name == contract.TEXT:
+        return "a text"
+    # A free axis gets a sensible size: pictures of 32 x 32.
+    shape = [size if isinstance(size, int) else 32 for size in described.shape[1:]]
     return np.zeros(shape, described.dtype)

@@ -1,4 +1,4 @@
-"""Reads the files that `run` is given: pictures (with Pillow) and numpy arrays."""
+"""Reads the files that `run` is given: pictures (with Pillow), numpy arrays, and texts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from edge_runtime.pictures import decode_picture
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 _ARRAY = ".npy"
+_TEXT = ".txt"
 
 
 def find_inputs(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files named, and the pictures and arrays under the folders named, sorted.
+    """Yield the files named, and the inputs under the folders named, sorted.
 
     A path that leads nowhere, and a folder without inputs, are yielded as they are: reading them
     says what is wrong, and costs the other inputs nothing.
@@ -28,7 +29,7 @@ def find_inputs(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _is_input(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES | {_ARRAY} and not _is_folder(path)
+    return path.suffix.lower() in PICTURES | {_ARRAY, _TEXT} and not _is_folder(path)
 
 
 def _is_folder(path: Path) -> bool:
@@ -38,14 +39,29 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def read_input(path: Path) -> npt.NDArray[Any]:
-    """Read one input: a picture as uint8 [height, width, 3], or an array as it was saved.
+def read_input(path: Path) -> npt.NDArray[Any] | str:
+    """Read one input: a text from a `.txt` file, or what `read_array` reads.
+
+    Raises:
+        InputError: See there; or the text is not UTF-8.
+        DependencyError: Pillow is missing.
+    """
+    return _read_text(path) if path.suffix.lower() == _TEXT else read_array(path)
+
+
+def read_array(path: Path) -> npt.NDArray[Any]:
+    """Read a picture as uint8 [height, width, 3], or an array as it was saved.
 
     Raises:
         InputError: The file is missing or unreadable, a picture has too many pixels to decode or
             another kind of pixels, or an array holds Python objects (never unpickled).
         DependencyError: Pillow is missing.
     """
+    _require_file(path)
+    return _read_npy(path) if path.suffix.lower() == _ARRAY else decode_picture(path, str(path))
+
+
+def _require_file(path: Path) -> None:
     try:
         path.stat()
     except OSError as error:
@@ -53,13 +69,20 @@ def read_input(path: Path) -> npt.NDArray[Any]:
             f"expected a file or folder, nothing is at {path} ({error.strerror}): check the path"
         ) from None
     if path.is_dir():
-        raise InputError(f"expected pictures or .npy files under {path}, found none: name others")
-    if path.suffix.lower() == _ARRAY:
-        return _read_array(path)
-    return decode_picture(path, str(path))
+        raise InputError(
+            f"expected pictures, .npy or .txt files under {path}, found none: name others"
+        )
 
 
-def _read_array(path: Path) -> npt.NDArray[Any]:
+def _read_text(path: Path) -> str:
+    _require_file(path)
+    try:
+        return path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected a text in UTF-8 in {path} ({error}): save it again") from None
+
+
+def _read_npy(path: Path) -> npt.NDArray[Any]:
     try:
         found: Any = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError, MemoryError, SyntaxError) as error:

@@ -13,10 +13,10 @@ import onnxruntime as ort
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.errors import BundleError, InputError, SettingError
+from edge_runtime.intake import kind_of, open_intake
 from edge_runtime.providers import CPU, Provider, require_offered, require_started
 
 _ERROR_LEVEL = 3  # ONNX Runtime warns of every initializer that may be fed, which is our threshold
-_ORT_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
 _OUTPUT_TYPES = {
     contract.PREDICTION: "tensor(int64)",
     contract.CONFIDENCE: "tensor(float)",
@@ -48,8 +48,12 @@ class EdgeModel:
         providers: ONNX Runtime's execution providers in order of preference, each a name or (name,
             options), e.g. `("CUDAExecutionProvider", "CPUExecutionProvider")`.
 
+    Attributes:
+        intake: Makes batches of the caller's inputs.
+
     Raises:
         BundleError: The graph does not load, or does not follow the contract.
+        DependencyError: The bundle takes texts, and `tokenizers` is not installed.
         SettingError: A setting is out of range, or a provider is not to be had here.
     """
 
@@ -65,10 +69,8 @@ class EdgeModel:
         self.metadata = bundle.metadata
         self.labels = bundle.metadata.labels
         self.session = _open_session(bundle.graph, threads, providers)
+        self.intake = open_intake(bundle, self.session.get_inputs())
         _check_contract(self.session, bundle)
-        self._dtype = np.dtype(self.metadata.input.dtype)
-        self._is_float = self._dtype.kind == "f"
-        self._shape = self.metadata.input.shape
         self._feeds: dict[str, Any] = {}
         self.threshold = self.metadata.threshold
         if threshold is not None:
@@ -86,39 +88,27 @@ class EdgeModel:
         """Check the bundle at `path` and load its graph; see the class for arguments and errors."""
         return cls(read_bundle(path), threshold=threshold, threads=threads, providers=providers)
 
-    def __call__(self, batch: npt.NDArray[Any]) -> Gated:
+    def __call__(self, rows: npt.NDArray[Any]) -> Gated:
         """Run a batch.
 
         Args:
-            batch: The graph's input, e.g. uint8 [batch, height, width, 3]; batch >= 1. Rows of a
-                float input that hold NaN or infinite values are deferred, with confidence NaN.
+            rows: The graph's input, e.g. uint8 [batch, height, width, 3], or an object array
+                [batch] of texts; batch >= 1. Rows of a float input that hold NaN or infinite
+                values are deferred, with confidence NaN.
 
         Raises:
             InputError: Type, rank or size differ from what the graph takes.
         """
-        if not self._fits(batch):
-            raise InputError(
-                f"expected {self._dtype} {list(self._shape)} with at least one row, "
-                f"got {_kind_of(batch)}: convert or resize the input"
-            )
-        feeds = {self.metadata.input.name: batch, **self._feeds}
+        feeds = {**self.intake.feeds(rows), **self._feeds}
         try:
             gated = Gated(*self.session.run(contract.GATE_OUTPUTS, feeds))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
             raise InputError(
-                f"expected {self._dtype} {list(self._shape)} that the graph can work on, it failed "
-                f"on {_kind_of(batch)} ({_reason(error)}): try an input of another size"
+                f"expected {self.intake.wanted} that the graph can work on, it failed on "
+                f"{kind_of(rows)} ({_reason(error)}): try an input of another size"
             ) from None
-        return _defer_not_finite(batch, gated) if self._is_float else gated
-
-    def _fits(self, batch: object) -> bool:
-        if not isinstance(batch, np.ndarray) or batch.dtype != self._dtype:
-            return False
-        shape = batch.shape
-        if len(shape) != len(self._shape) or 0 in shape:
-            return False
-        # Free axes are named by strings.
-        return all(w == c for w, c in zip(self._shape, shape, strict=True) if w.__class__ is int)
+        unusable = self.intake.unusable(rows)
+        return gated if unusable is None else _deferred(gated, unusable)
 
     def _feed_threshold(self, threshold: float) -> None:
         if np.isnan(threshold):
@@ -128,23 +118,14 @@ class EdgeModel:
         self.threshold = float(np.float32(threshold))
 
 
-def _kind_of(batch: object) -> str:
-    if isinstance(batch, np.ndarray):
-        return f"{batch.dtype} {list(batch.shape)}"
-    return f"a {type(batch).__name__}, not a numpy array"
-
-
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _defer_not_finite(batch: npt.NDArray[Any], gated: Gated) -> Gated:
-    """Defer rows that are not numbers: ReLU and max pooling can swallow a NaN on the way."""
-    bad = ~np.isfinite(batch).all(axis=tuple(range(1, batch.ndim)))
-    if not bad.any():
-        return gated
-    confidence = np.where(bad, np.float32(np.nan), gated.confidence)
-    return Gated(gated.prediction, confidence, gated.defer | bad)
+def _deferred(gated: Gated, rows: npt.NDArray[np.bool_]) -> Gated:
+    """Defer some rows, whatever the graph says."""
+    confidence = np.where(rows, np.float32(np.nan), gated.confidence)
+    return Gated(gated.prediction, confidence, gated.defer | rows)
 
 
 def _open_session(graph: Path, threads: int | None, providers: Sequence[Provider]) -> Any:
@@ -167,7 +148,7 @@ def _open_session(graph: Path, threads: int | None, providers: Sequence[Provider
 
 
 def _check_contract(session: Any, bundle: Bundle) -> None:
-    """Hold the graph's inputs and outputs to the contract and to what `bundle.json` says of it."""
+    """Hold the graph's outputs and threshold to the contract; the intake holds its inputs."""
     types = {node.name: node.type for node in session.get_outputs()}
     for name, kind in _OUTPUT_TYPES.items():
         if types.get(name) != kind:
@@ -175,26 +156,9 @@ def _check_contract(session: Any, bundle: Bundle) -> None:
                 f"expected the output {name!r} {kind} in {bundle.graph}, got {types.get(name)}: "
                 "export the bundle again"
             )
-    inputs = {node.name: _ORT_DTYPES.get(node.type) for node in session.get_inputs()}
-    described = bundle.metadata.input
-    if inputs != {described.name: described.dtype}:
-        raise BundleError(
-            f"expected the one input {described.name!r} {described.dtype} in {bundle.graph}, got "
-            f"{inputs}: export the bundle again"
-        )
-    shape = session.get_inputs()[0].shape
-    if [_size(axis) for axis in shape] != [_size(axis) for axis in described.shape]:
-        raise BundleError(
-            f"expected the input {described.name!r} {list(described.shape)} in {bundle.graph}, got "
-            f"{shape}: export the bundle again"
-        )
     fed = {node.name for node in session.get_overridable_initializers()}
     if contract.THRESHOLD not in fed:
         raise BundleError(
             f"expected an initializer {contract.THRESHOLD!r} that can be fed in {bundle.graph}, "
             "got none: export the bundle again"
         )
-
-
-def _size(axis: int | str | None) -> int | None:
-    return axis if isinstance(axis, int) else None

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import math
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,15 +29,16 @@ class RunError(GatekeeperError):
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """Run pictures (files or folders) through a bundle, one line an answer.
+    """Run pictures or texts (files or folders) through a bundle, one line an answer.
 
     Example: python -m edge_runtime run --bundle runs/demo/bundle-tuned --cloud localhost:8001 x.png
     """
 
     bundle: Path = field("bundle folder")
     inputs: tuple[Path, ...] = field(
-        "pictures, .npy arrays or folders", default=(), positional=True
+        "pictures, .npy arrays, .txt files (a text each) or folders", default=(), positional=True
     )
+    text: str | None = field("a text itself, for a bundle that takes texts", default=None)
     cloud: str | None = field("host:port of the large model", default=None)
     model: str = field("the large model's name there", default=contract.DEFAULT_MODEL)
     deadline_s: float = field("longest wait for the cloud, in seconds", default=0.5)
@@ -49,7 +52,7 @@ class RunSettings:
     json: bool = field("one JSON object a line", default=False)
 
     def __post_init__(self) -> None:
-        if not self.inputs:
+        if not self.inputs and self.text is None:
             raise SettingError("expected at least one input, got none: name a picture or a folder")
         if not self.deadline_s > 0:
             raise SettingError(f"expected --deadline-s above 0, got {self.deadline_s}")
@@ -82,7 +85,7 @@ class RunSettings:
             providers=named(self.provider),
             record=recorder,
         ) as cascade:
-            counts = Counter(self._answer(cascade, path) for path in find_inputs(self.inputs))
+            counts = Counter(self._answer(cascade, *named) for named in self._inputs())
         if not self.json:
             print(", ".join(f"{source} {count}" for source, count in sorted(counts.items())))
             if recorder is not None:
@@ -101,15 +104,22 @@ class RunSettings:
 
         return Recorder(self.record, max_bytes=int(self.record_limit_mb * _MB))
 
-    def _answer(self, cascade: Cascade, path: Path) -> str:
+    def _inputs(self) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """Yield each input's name, and what reads it."""
+        if self.text is not None:
+            yield "--text", partial(str, self.text)
+        for path in find_inputs(self.inputs):
+            yield str(path), partial(read_input, path)
+
+    def _answer(self, cascade: Cascade, name: str, read: Callable[[], Any]) -> str:
         """Print one input's line and return who answered."""
         try:
-            answer = cascade(read_input(path))
+            answer = cascade(read())
         except InputError as error:
-            failed = {"input": str(path), "error": str(error)}
-            print(json.dumps(failed) if self.json else f"{path}  {_NO_ANSWER}  ({error})")
+            failed = {"input": name, "error": str(error)}
+            print(json.dumps(failed) if self.json else f"{name}  {_NO_ANSWER}  ({error})")
             return _NO_ANSWER
-        print(_as_json(path, answer) if self.json else _as_text(path, answer))
+        print(_as_json(name, answer) if self.json else _as_text(name, answer))
         return answer.source
 
 
@@ -118,17 +128,17 @@ _MB = 1_000_000
 _LEAST_MB = 0.01
 
 
-def _as_json(path: Path, answer: Answer) -> str:
-    fields: dict[str, Any] = {"input": str(path), **dataclasses.asdict(answer)}
+def _as_json(name: str, answer: Answer) -> str:
+    fields: dict[str, Any] = {"input": name, **dataclasses.asdict(answer)}
     if math.isnan(answer.confidence):  # JSON has no NaN
         fields["confidence"] = None
     return json.dumps(fields)
 
 
-def _as_text(path: Path, answer: Answer) -> str:
+def _as_text(name: str, answer: Answer) -> str:
     reason = f"  ({answer.error})" if answer.error else ""
     total_ms = answer.timings.total_s * 1e3
     return (
-        f"{path}  {answer.label}  confidence {answer.confidence:.4f}  "
+        f"{name}  {answer.label}  confidence {answer.confidence:.4f}  "
         f"{answer.source}  {total_ms:.2f} ms{reason}"
     )

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 
 from edge_runtime import contract
@@ -16,7 +14,7 @@ from export.graphs import check_graph
 from export.preprocessing import fuse_preprocessing
 from export.reference import Gate
 from export.second_look import set_band
-from export.session import open_graph, run_images
+from export.session import Answers, open_graph, run_images, run_on
 from export.sources import Source
 from export.sources.external import WEIGHTS_FILE
 from train.data import LabelledData
@@ -84,18 +82,12 @@ class Gated:
             if gate.look is not None:
                 set_band(graph, *gate.look.limits)
 
-    def answers(
-        self, source: Source, data: LabelledData
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    def answers(self, source: Source, data: LabelledData) -> Answers:
         """Return prediction, confidence and defer [n] of the graph that ships."""
         session = open_graph(self.shipped, self.weights)
         if self.is_fused:
             return run_images(session, data.inputs)
-        pixels = source.pixel_values([data.inputs[i] for i in range(len(data))])
-        prediction, confidence, defer = session.run(
-            contract.GATE_OUTPUTS, {session.get_inputs()[0].name: pixels}
-        )
-        return prediction, confidence, defer
+        return run_on(session, data.inputs, source.feeds)
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ from export.errors import GraphError
 
 _SIZES = ((1.0, 1.0), (1.5, 1.25), (0.75, 1.0), (2.0, 3.0))  # by side, of the model's own
 _COUNT = 64
+_LONG_TEXT = 64  # tokens
 
 
 def image_size(processor: Any, side: Any = None) -> tuple[int, int]:
@@ -49,6 +50,17 @@ def made_up_pictures(processor: Any, size: tuple[int, int], seed: int) -> list[A
         shapes = [(height, width, 3)]
     # Smooth pictures: a processor's filters are made for these.
     return [_smooth(draws, shapes[i % len(shapes)]) for i in range(_COUNT)]
+
+
+def made_up_texts(tokenizer: Any, seed: int) -> list[str]:
+    """Return texts of random tokens of several lengths, the last longer than a model takes."""
+    draws = np.random.default_rng(seed)
+    special = set(tokenizer.all_special_ids)
+    known = [number for number in range(len(tokenizer)) if number not in special]
+    longest = tokenizer.model_max_length
+    lengths = [*draws.integers(1, min(longest, _LONG_TEXT) + 1, _COUNT - 1), longest + 1]
+    texts = [tokenizer.decode(draws.choice(known, length)) for length in lengths]
+    return [text if text.strip() else "a" for text in texts]
 
 
 def made_up_tensor(shape: tuple[int, ...], dtype: str, seed: int) -> npt.NDArray[Any]:

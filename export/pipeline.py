@@ -61,16 +61,20 @@ def _build(settings: BuildSettings, source: Source) -> None:
 def _split(settings: BuildSettings, source: Source, name: str) -> LabelledData | None:
     if settings.calibrate is None:
         return None
-    return load_split(settings.calibrate, name, labels=source.labels, owner=source.place)
+    return load_split(
+        settings.calibrate, name, labels=source.labels, kind=source.kind, owner=source.place
+    )
 
 
 def _quantized(settings: BuildSettings, logits: onnx.ModelProto, source: Source) -> onnx.ModelProto:
+    whole = inlined(logits, source.weights)
+    if settings.quantize != "int8":
+        return quantize(whole, settings.quantize)
     # Training inputs: those that choose the threshold, and may certify it, stay out of the model.
     train = _split(settings, source, "train")
     assert train is not None  # noqa: S101 - checked on creation
-    images = [train.inputs[i] for i in range(min(len(train), _RANGED))]
-    whole = inlined(logits, source.weights)
-    return quantize(whole, settings.quantize, source.pixel_values(images))
+    (pixels,) = source.feeds([train.inputs[i] for i in range(min(len(train), _RANGED))]).values()
+    return quantize(whole, settings.quantize, pixels)
 
 
 def _choose_gate(
@@ -136,19 +140,19 @@ def _verify(
     result = {
         "graph": verification.verify_graph(
             graphs.plain,
-            inputs.pixels,
+            inputs.feeds,
             expected,
             original=source.runs_in,
             weights=graphs.weights,
         )
     }
     if graphs.is_fused:
-        assert inputs.images is not None  # noqa: S101 - what is fused is the processor that made them
+        assert inputs.given is not None  # noqa: S101 - what is fused is the processor that made them
         result["preprocessing"] = verification.verify_preprocessing(
             graphs.shipped,
             graphs.plain,
             source.processor,
-            inputs.images,
+            inputs.given,
             inputs.pixels,
             expected,
             made_up=inputs.made_up,
@@ -159,7 +163,7 @@ def _verify(
 
 def _some(source: Source, split: LabelledData) -> Inputs:
     images = [split.inputs[i] for i in range(min(len(split), _VERIFIED))]
-    return Inputs(source.pixel_values(images), images, made_up=False)
+    return Inputs(source.feeds(images), images, made_up=False)
 
 
 def _verify_quantized(
@@ -201,7 +205,8 @@ def _write(
     verified: _Record,
 ) -> None:
     metadata = _metadata(settings, source, graphs, gate, record)
-    bundle.write_bundle(settings.out, graphs.shipped, metadata, verified, others=graphs.files)
+    others = graphs.files if source.tokenizer is None else (*graphs.files, source.tokenizer)
+    bundle.write_bundle(settings.out, graphs.shipped, metadata, verified, others=others)
     achieved = f", defers {record['achieved']:.1%} of {record['n']}" if record else ""
     looked = calibration.band_note(gate.threshold, gate.look)
     seen = fitted_on_note(metadata, settings.calibrate, settings.split)
@@ -220,9 +225,11 @@ def _metadata(
     extra: _Record = {} if graphs.head is None else {contract.DEFERRAL_HEAD: graphs.head.record}
     if settings.quantize != "none":
         extra[contract.QUANTIZATION] = settings.quantize
+    if source.tokenizer is not None:
+        extra[contract.TOKENIZER] = source.tokenizer.name
     return contract.GateMetadata(
         contract_version=contract.CONTRACT_VERSION,
-        task=contract.TASK_IMAGE_CLASSIFICATION,
+        task=contract.TASKS[source.kind],
         confidence_kind=gate.kind,
         confidence_range=contract.confidence_range(
             gate.kind, len(source.labels), views=2 if gate.look else 1

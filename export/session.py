@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,14 @@ import onnx
 import onnxruntime as ort
 
 from edge_runtime import contract
+from edge_runtime.model import EdgeModel
 from export.errors import GraphError
 
+Answers = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
+"""Prediction, confidence and defer, each [n]."""
+Feed = Callable[[Sequence[Any]], Mapping[str, npt.NDArray[Any]]]
 _BATCH = 128
+_TEXTS = 16  # attention grows with the square of the longest
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _ERROR_LEVEL = 3  # it warns of every initializer that may be fed, which is our threshold
 
@@ -35,41 +40,83 @@ def open_graph(model: onnx.ModelProto, weights: Path | None = None) -> Any:
     )
 
 
-def run_images(
-    session: Any, images: Sequence[npt.NDArray[np.uint8]]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+def run_on(session: Any, given: Sequence[Any], feed: Feed) -> Answers:
     """Return prediction, confidence and defer [n]; neighbours of one size share a batch.
 
+    Args:
+        session: A gated graph.
+        given: Pictures uint8 [height, width, 3] or texts.
+        feed: Makes what the graph takes of some of them.
+
     Raises:
-        GraphError: The graph takes no such pictures.
+        GraphError: The graph does not take them.
     """
+    return _joined(_run(session, feed(group)) for group in _groups(given))
+
+
+def run_images(session: Any, images: Sequence[npt.NDArray[np.uint8]]) -> Answers:
+    """Return what a graph that takes pictures as they are says of them; see `run_on`."""
     name = session.get_inputs()[0].name
-    parts = [_run(session, {name: np.stack(group)}) for group in _groups(images)]
+    return run_on(session, images, lambda group: {name: np.stack(group)})
+
+
+def run_bundle(model: EdgeModel, given: Sequence[Any], session: Any = None) -> Answers:
+    """Return what a bundle says of pictures or texts; see `run_on`.
+
+    Args:
+        model: The opened bundle.
+        given: What it takes.
+        session: Another session over its graph, with another threshold or band.
+    """
+    if model.metadata.input.name != contract.TEXT:
+        return run_images(session or model.session, given)
+    intake = model.intake
+    return run_on(session or model.session, given, lambda group: intake.feeds(intake.rows(group)))
+
+
+def run_feeds(session: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> Answers:
+    """Return what a graph says of what it takes itself, some rows at a time."""
+    count = len(next(iter(feeds.values())))
+    size = _TEXTS if contract.INPUT_IDS in feeds else _BATCH
+    return _joined(
+        _run(session, {name: rows[i : i + size] for name, rows in feeds.items()})
+        for i in range(0, count, size)
+    )
+
+
+def _joined(parts: Iterable[Sequence[Any]]) -> Answers:
     prediction, confidence, defer = (np.concatenate(column) for column in zip(*parts, strict=True))
     return prediction, confidence, defer
 
 
-def _run(session: Any, feeds: dict[str, npt.NDArray[Any]]) -> Any:
+def _run(session: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> Sequence[Any]:
+    taken = {node.name: feeds[node.name] for node in session.get_inputs()}
     try:
-        return session.run(contract.GATE_OUTPUTS, feeds)
+        answers: Sequence[Any] = session.run(contract.GATE_OUTPUTS, taken)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
-        (name, batch), wanted = next(iter(feeds.items())), session.get_inputs()[0]
+        (name, batch), wanted = next(iter(taken.items())), session.get_inputs()[0]
         reason = " ".join(str(error).split())[:200]
         raise GraphError(
             f"expected data that fit the graph's {name} {wanted.type} {wanted.shape}, got "
             f"{batch.dtype} {list(batch.shape)} ({reason}): use data of that size"
         ) from None
+    return answers
 
 
-def _groups(
-    images: Sequence[npt.NDArray[np.uint8]],
-) -> Iterator[list[npt.NDArray[np.uint8]]]:
-    group: list[npt.NDArray[np.uint8]] = []
-    for index in range(len(images)):
-        image = images[index]
-        if group and (len(group) == _BATCH or image.shape != group[0].shape):
+def _groups(given: Sequence[Any]) -> Iterator[list[Any]]:
+    """Yield neighbours of one size; texts have none, and are cut and padded together."""
+    group: list[Any] = []
+    for index in range(len(given)):
+        one = given[index]
+        most = _TEXTS if isinstance(one, str) else _BATCH
+        if group and (len(group) == most or _size(one) != _size(group[0])):
             yield group
             group = []
-        group.append(image)
+        group.append(one)
     if group:
         yield group
+
+
+def _size(given: Any) -> tuple[int, ...]:
+    size: tuple[int, ...] = getattr(given, "shape", ())
+    return size

@@ -11,7 +11,8 @@ import onnx
 from edge_runtime import contract
 from export.errors import VerificationError
 from export.reference import Pictures, Reference
-from export.session import open_graph, run_images
+from export.session import open_graph, run_feeds, run_images
+from export.sources.source import Feeds
 
 MAX_FLIPPED = 0.005
 MAX_FLIPPED_QUANTIZED = 0.01
@@ -21,7 +22,7 @@ MAX_STEPS = 2.0
 
 def verify_graph(
     gated: onnx.ModelProto,
-    pixels: Any,
+    feeds: Feeds,
     expected: Reference,
     *,
     original: str = "PyTorch",
@@ -31,7 +32,7 @@ def verify_graph(
 
     Args:
         gated: The graph.
-        pixels: float [n, ...] as the graph takes them, e.g. from the checkpoint's processor.
+        feeds: As the graph takes them, e.g. from the checkpoint's processor.
         expected: The original's answers.
         original: What gave them, for the message.
         weights: The folder of the graph's external weights, where it has any.
@@ -39,20 +40,17 @@ def verify_graph(
     Raises:
         VerificationError: A prediction or decision differs where it is not a tie (within 1e-5).
     """
-    session = open_graph(gated, weights)
-    prediction, confidence, defer = session.run(
-        contract.GATE_OUTPUTS, {session.get_inputs()[0].name: pixels}
-    )
+    prediction, confidence, defer = run_feeds(open_graph(gated, weights), feeds)
     wrong = (prediction != expected.prediction) & ~expected.tied
     flipped = (defer != expected.defer) & ~expected.border
     if wrong.any() or flipped.any():
         raise VerificationError(
             f"expected the graph to decide as {original} does, {int(wrong.sum())} predictions and "
-            f"{int(flipped.sum())} decisions of {len(pixels)} differ: nothing was written"
+            f"{int(flipped.sum())} decisions of {len(prediction)} differ: nothing was written"
         )
     shift = np.abs(confidence - expected.confidence)[~expected.unclear]
     return {
-        "inputs": len(pixels),
+        "inputs": len(prediction),
         "predictions_differing": 0,
         "decisions_differing": 0,
         "confidence_difference_max": float(shift.max(initial=0.0)),

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from edge_runtime.errors import InputError
-from edge_runtime.inputs import read_input
+from edge_runtime.inputs import read_array
 from edge_runtime.records import Record, read_records
 from train.errors import DataError
 
@@ -147,7 +147,7 @@ def write_table(rows: Iterable[Row], names: Sequence[str], file: Path, total: in
 def _picture(file: Path) -> npt.NDArray[np.uint8] | None:
     """Return a recorded picture, or None where it is gone, damaged, or no picture."""
     try:
-        found = read_input(file)
+        found = read_array(file)
     except InputError:
         return None
     is_picture = found.dtype == np.uint8 and found.ndim == _PICTURE_RANK

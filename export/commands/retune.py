@@ -76,11 +76,15 @@ class RetuneSettings(GoalSettings):
             return float(np.float32(self.threshold)), None, None
         from export import calibration
         from export.deferral_head import require_other_inputs
-        from export.labelled import load_split
+        from export.labelled import kind_of, load_split
 
         assert self.calibrate is not None  # noqa: S101 - checked on creation
         split = load_split(
-            self.calibrate, self.split, labels=bundle.metadata.labels, owner=self.bundle
+            self.calibrate,
+            self.split,
+            labels=bundle.metadata.labels,
+            owner=self.bundle,
+            kind=kind_of(bundle.metadata),
         )
         goal = self.goal()
         if goal.is_certified:
@@ -98,17 +102,17 @@ class RetuneSettings(GoalSettings):
     ) -> tuple[Sample, SecondLook | None]:
         from edge_runtime.model import EdgeModel
         from export.calibration import Sample, calibrate_look
-        from export.session import open_graph, run_images
+        from export.session import open_graph, run_bundle
 
         large_right = self.large_right(split)
+        edge = EdgeModel(bundle)  # holds the graph to the contract
 
-        def sample(session: Any) -> Sample:
-            prediction, confidence, _ = run_images(session, split.inputs)
+        def sample(session: Any = None) -> Sample:
+            prediction, confidence, _ = run_bundle(edge, split.inputs, session)
             return Sample(confidence, prediction == split.labels, large_right)
 
-        session = EdgeModel(bundle).session  # holds the graph to the contract
         if bundle.metadata.second_look is None:
-            return sample(session), None
+            return sample(), None
         import onnx
 
         from export.second_look import set_band

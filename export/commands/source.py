@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
@@ -27,6 +28,11 @@ class SourceSettings:
         "those of --calibrate if not given",
         default=None,
     )
+    exporter: Literal["auto", "optimum", "torch"] = field(
+        "who translates --checkpoint: auto takes optimum where it is installed and knows the "
+        "model, else torch.onnx",
+        default="auto",
+    )
     processor: Path | None = field(
         "folder with the preprocessor_config.json of --program or --onnx", default=None
     )
@@ -47,6 +53,11 @@ class SourceSettings:
         if self.checkpoint is not None:
             self._check_checkpoint()
             return
+        if self.exporter != "auto":
+            raise SettingError(
+                f"expected --checkpoint with --exporter, got {named[0]}: it is translated already "
+                "or by torch.onnx alone"
+            )
         if confidence == "deferral_head":
             raise SettingError(
                 f"expected --checkpoint with --confidence deferral_head, got {named[0]}: the head "

@@ -37,13 +37,14 @@ class VerifySettings:
         """Print the figures; fail when too many of the decisions differ."""
         from edge_runtime.model import EdgeModel
         from export.errors import VerificationError
-        from export.labelled import load_split
-        from export.session import run_images
+        from export.labelled import kind_of, load_split
+        from export.session import run_bundle
         from export.verification import MAX_FLIPPED, MAX_FLIPPED_QUANTIZED
 
         model = EdgeModel.open(self.bundle)
-        split = load_split(self.data, self.split, labels=model.labels, owner=self.bundle)
-        prediction, confidence, defer = run_images(model.session, split.inputs)
+        kind = kind_of(model.metadata)
+        split = load_split(self.data, self.split, labels=model.labels, owner=self.bundle, kind=kind)
+        prediction, confidence, defer = run_bundle(model, split.inputs)
         print(f"inputs                     {len(split)}")
         print(f"accuracy of the edge model {(prediction == split.labels).mean():.4f}")
         print(f"deferral ratio             {defer.mean():.4f}")
@@ -64,12 +65,12 @@ class VerifySettings:
         import numpy as np
 
         from edge_runtime.contract import SecondLook
-        from export.labelled import require_labels
+        from export.labelled import kind_of, require_labels
         from export.reference import Gate, ask_pytorch
         from train.models import open_checkpoint
 
         assert self.against is not None  # noqa: S101 - the caller checked
-        checkpoint = open_checkpoint(self.against)
+        checkpoint = open_checkpoint(self.against, kind=kind_of(model.metadata))
         require_labels(checkpoint.labels, self.against, labels=model.labels, owner=self.bundle)
         described = model.metadata.second_look
         look = None if described is None else SecondLook.from_fields(described)

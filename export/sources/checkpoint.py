@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint as a source."""
+"""A Hugging Face checkpoint of an image classifier as a source."""
 
 from __future__ import annotations
 
@@ -6,15 +6,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
 import onnx
+import torch
 
 from edge_runtime.contract import InputDescription
+from export.exporters import Exporter, export_logits
 from export.made_up import image_size, made_up_pictures
 from export.reference import Gate, Reference, ask_pytorch
-from export.sources.source import Inputs, Pictures
-from export.torch_exporter import PIXEL_VALUES, export_logits
-from train.models import Checkpoint, DeferralHead, open_checkpoint, read_head, weights_sha256
+from export.sources.source import Feeds, Inputs, Pictures
+from train.data import Kind
+from train.models import Checkpoint, DeferralHead, read_head, weights_sha256
+
+_PIXEL_VALUES = "pixel_values"
+
+
+def image_graph(
+    checkpoint: Checkpoint, size: tuple[int, int], exporter: Exporter = "torch"
+) -> onnx.ModelProto:
+    """Return a graph pixel_values float32 [batch, 3, height, width] -> logits [batch, classes].
+
+    Raises:
+        GraphError: The model cannot be translated.
+    """
+    example = {_PIXEL_VALUES: torch.zeros(2, 3, *size)}
+    return export_logits(
+        checkpoint, example, free={0: "batch"}, takes=(_PIXEL_VALUES,), exporter=exporter
+    )
 
 
 @dataclass(frozen=True)
@@ -23,17 +40,11 @@ class CheckpointSource:
 
     place: Path
     checkpoint: Checkpoint
+    exporter: Exporter = "auto"
+    kind: Kind = "image"
     weights: None = None
+    tokenizer: None = None
     runs_in: str = "PyTorch"
-
-    @classmethod
-    def open(cls, path: Path) -> CheckpointSource:
-        """Open the folder.
-
-        Raises:
-            CheckpointError: It does not open.
-        """
-        return cls(path, open_checkpoint(path))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -44,7 +55,7 @@ class CheckpointSource:
     def input(self) -> InputDescription:
         """The `pixel_values`, float32."""
         shape = ("batch", 3, *self.image_size)
-        return InputDescription(name=PIXEL_VALUES, dtype="float32", shape=shape)
+        return InputDescription(name=_PIXEL_VALUES, dtype="float32", shape=shape)
 
     @property
     def processor(self) -> Any:
@@ -58,23 +69,22 @@ class CheckpointSource:
         return image_size(self.checkpoint.processor, side)
 
     def graph(self) -> onnx.ModelProto:
-        """Return what `torch.onnx` traces."""
-        return export_logits(self.checkpoint, self.image_size)
+        """Return what the exporter makes of the model."""
+        return image_graph(self.checkpoint, self.image_size, self.exporter)
 
-    def pixel_values(self, images: Pictures) -> npt.NDArray[Any]:
-        """Return float32 [n, 3, height, width]."""
-        pixels: npt.NDArray[Any] = self.checkpoint.pixel_values(images).numpy()
-        return pixels
+    def feeds(self, given: Pictures) -> Feeds:
+        """Return `pixel_values` float32 [n, 3, height, width]."""
+        return {_PIXEL_VALUES: self.checkpoint.pixel_values(given).contiguous().numpy()}
 
     def made_up(self, seed: int) -> Inputs:
         """Return smooth pictures."""
         images = made_up_pictures(self.processor, self.image_size, seed)
-        return Inputs(self.pixel_values(images), images, made_up=True)
+        return Inputs(self.feeds(images), images, made_up=True)
 
     def ask(self, inputs: Inputs, gate: Gate) -> Reference:
         """Let PyTorch decide."""
-        assert inputs.images is not None  # noqa: S101 - a checkpoint has a processor
-        return ask_pytorch(self.checkpoint, inputs.images, gate)
+        assert inputs.given is not None  # noqa: S101 - a checkpoint has a processor
+        return ask_pytorch(self.checkpoint, inputs.given, gate)
 
     def deferral_head(self) -> DeferralHead:
         """Return the head beside the weights."""

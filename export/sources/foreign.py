@@ -33,7 +33,8 @@ from export.made_up import image_size, made_up_pictures, made_up_tensor
 from export.preprocessing import least_opset
 from export.reference import Gate, Reference, decide
 from export.sources.labels import labels_of_data, read_labels, require_number
-from export.sources.source import Inputs, Pictures
+from export.sources.source import Feeds, Inputs, Pictures
+from train.data import Kind
 from train.models import VIEWS, DeferralHead
 from train.models.kinds import SAFE
 
@@ -83,6 +84,8 @@ class ForeignSource:
     input: InputDescription
     labels: tuple[str, ...]
     processor: Any | None
+    kind: Kind = "image"
+    tokenizer: None = None
 
     @classmethod
     def of(cls, original: Original, settings: BuildSettings) -> ForeignSource:
@@ -140,17 +143,17 @@ class ForeignSource:
         """Return the model up to its logits."""
         return self.prepared
 
-    def pixel_values(self, images: Pictures) -> Pixels:
+    def feeds(self, given: Pictures) -> Feeds:
         """Return [n, 3, height, width] in the model's own type."""
-        return _processed(self.processor, images).astype(self.input.dtype)
+        return {self.input.name: _processed(self.processor, given).astype(self.input.dtype)}
 
     def made_up(self, seed: int) -> Inputs:
         """Return smooth pictures, or numbers where there is no processor."""
         if self.processor is None:
             pixels = _made_up_pixels(self.input, None, seed)
-            return Inputs(pixels, None, made_up=True)
+            return Inputs({self.input.name: pixels}, None, made_up=True)
         images = made_up_pictures(self.processor, self.image_size, seed)
-        return Inputs(self.pixel_values(images), images, made_up=True)
+        return Inputs(self.feeds(images), images, made_up=True)
 
     def ask(self, inputs: Inputs, gate: Gate) -> Reference:
         """Let the original give logits, and decide by them."""

@@ -12,6 +12,8 @@ from export.sources.checkpoint import CheckpointSource
 from export.sources.onnx_file import open_onnx
 from export.sources.program import open_program
 from export.sources.source import Source
+from export.sources.text_checkpoint import TextCheckpointSource
+from train.models import open_checkpoint
 
 
 @contextlib.contextmanager
@@ -22,11 +24,17 @@ def open_source(settings: BuildSettings) -> Iterator[Source]:
         CheckpointError: The checkpoint does not open.
         ExportError: The program or the ONNX file does not, or its labels do not fit.
     """
-    if settings.checkpoint is not None:
-        yield CheckpointSource.open(settings.checkpoint)
-        return
     with tempfile.TemporaryDirectory() as scratch:
-        if settings.program is not None:
+        if settings.checkpoint is not None:
+            yield _open_checkpoint(settings.checkpoint, settings, Path(scratch))
+        elif settings.program is not None:
             yield open_program(settings.program, settings, Path(scratch))
         elif settings.onnx is not None:
             yield open_onnx(settings.onnx, settings, Path(scratch))
+
+
+def _open_checkpoint(path: Path, settings: BuildSettings, scratch: Path) -> Source:
+    checkpoint = open_checkpoint(path, kind=None)
+    if checkpoint.kind == "text":
+        return TextCheckpointSource.of(path, checkpoint, settings, scratch)
+    return CheckpointSource(path, checkpoint, settings.exporter)

@@ -12,10 +12,10 @@ from torch.utils import _pytree as pytree
 
 from export.commands.build import BuildSettings
 from export.errors import GraphError
+from export.exporters import OPSET, quiet
 from export.sources.external import OnnxFile, load_onnx
 from export.sources.foreign import ForeignSource, Original
 from export.sources.pt2_archive import read_program
-from export.torch_exporter import OPSET, quiet
 
 _RANK = 2
 

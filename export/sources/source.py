@@ -13,9 +13,12 @@ import onnx
 
 from edge_runtime.contract import InputDescription
 from export.reference import Gate, Reference
+from train.data import Kind
 from train.models import DeferralHead
 
 Pictures = Sequence[npt.NDArray[np.uint8]]
+Feeds = dict[str, npt.NDArray[Any]]
+"""What a graph takes, by the names of its inputs; rows along the first axis."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,14 +26,24 @@ class Inputs:
     """What an export is verified with.
 
     Attributes:
-        pixels: float32 or float16 [n, ...], as the model takes them.
-        images: The pictures uint8 [height, width, 3] they were made of; None without a processor.
+        feeds: As the model takes them.
+        given: The pictures uint8 [height, width, 3] or texts they were made of; None where there is
+            no processor.
         made_up: Whether they are no data.
     """
 
-    pixels: npt.NDArray[Any]
-    images: Pictures | None
+    feeds: Feeds
+    given: Sequence[Any] | None
     made_up: bool
+
+    def __len__(self) -> int:
+        return len(next(iter(self.feeds.values())))
+
+    @property
+    def pixels(self) -> npt.NDArray[Any]:
+        """The one tensor of a model that takes one."""
+        (pixels,) = self.feeds.values()
+        return pixels
 
 
 class Source(Protocol):
@@ -45,16 +58,20 @@ class Source(Protocol):
         """What a message calls the original, e.g. `PyTorch`."""
 
     @property
+    def kind(self) -> Kind:
+        """What it classifies."""
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of the logits."""
 
     @property
     def input(self) -> InputDescription:
-        """What the model itself takes."""
+        """What a bundle takes where nothing is fused: the model's own tensor, or `text`."""
 
     @property
     def processor(self) -> Any | None:
-        """The transformers image processor in front of the model, or None."""
+        """The transformers image processor that can be fused, or None."""
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -64,11 +81,15 @@ class Source(Protocol):
     def weights(self) -> Path | None:
         """The folder of the graph's external weights, or None where it holds all of them."""
 
-    def graph(self) -> onnx.ModelProto:
-        """Return a graph from `input` to logits float [batch, classes], its one output."""
+    @property
+    def tokenizer(self) -> Path | None:
+        """The `tokenizer.json` that goes into the bundle, or None."""
 
-    def pixel_values(self, images: Pictures) -> npt.NDArray[Any]:
-        """Return what the processor makes of pictures uint8 [height, width, 3]."""
+    def graph(self) -> onnx.ModelProto:
+        """Return a graph from what `feeds` gives to logits float [batch, classes], its output."""
+
+    def feeds(self, given: Sequence[Any]) -> Feeds:
+        """Return what the model takes for pictures uint8 [height, width, 3] or texts."""
 
     def made_up(self, seed: int) -> Inputs:
         """Return inputs to verify with where there are no data."""

@@ -20,6 +20,7 @@ from edge_runtime.wire import messages as pb
 class _Backend:
     labels = ("a", "b")
     platform = "test"
+    takes = "image"
     image_size = (None, None)
 
     def __init__(self, predict):

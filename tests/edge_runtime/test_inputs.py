@@ -122,7 +122,7 @@ BAD_FILES = {
     "nothing.png": (lambda _: None, "nothing is at"),
     "n" * 300: (lambda _: None, "File name too long"),
     "empty.png": (lambda p: p.write_bytes(b""), "cannot be decoded"),
-    "text.txt": (lambda p: p.write_text("no picture"), "cannot be decoded"),
+    "text.txt": (lambda p: p.write_bytes(b"caf\xe9"), "a text in UTF-8"),
     "text.png": (lambda p: p.write_text("no picture"), "cannot be decoded"),
     "cut.png": (cut_off, "truncated"),
     "huge.tif": (too_large, "scale it down"),

@@ -24,7 +24,7 @@ from export.errors import GraphError, VerificationError
 from export.gate import append_gate
 from export.reference import Gate, ask_pytorch
 from export.session import open_graph
-from export.torch_exporter import export_logits
+from export.sources.checkpoint import image_graph
 from train.errors import CheckpointError
 from train.models import (
     HEAD_FILE,
@@ -300,7 +300,7 @@ def test_the_features_of_other_models_are_found(name):
     pictures = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
     features, _ = features_of(checkpoint, pictures)
     head = made_up_head(features.shape[1])
-    graph = export_logits(checkpoint, size)
+    graph = image_graph(checkpoint, size)
     append_gate(graph, kind=KIND, threshold=0.5, head=head)
     pixels = checkpoint.pixel_values(pictures).numpy()
     (confidence,) = open_graph(graph).run([contract.CONFIDENCE], {"pixel_values": pixels})

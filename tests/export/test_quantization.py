@@ -9,7 +9,7 @@ from export.errors import GraphError
 from export.gate import append_gate
 from export.quantization import quantize
 from export.session import open_graph
-from export.torch_exporter import export_logits
+from export.sources.checkpoint import image_graph
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ def _logits(name, size=16):
     from train.models import build
 
     checkpoint = build(name, labels=[str(i) for i in range(10)], image_size=(size, size), seed=2)
-    return export_logits(checkpoint, (size, size))
+    return image_graph(checkpoint, (size, size))
 
 
 def _transformer():
@@ -38,7 +38,7 @@ def _transformer():
     labels = tuple(str(i) for i in range(10))
     processor = ViTImageProcessor(size={"height": 16, "width": 16})
     model = ViTForImageClassification(config).eval()
-    return export_logits(Checkpoint(model, processor, labels, None), (16, 16))
+    return image_graph(Checkpoint(model, processor, labels, None), (16, 16))
 
 
 @pytest.fixture(scope="module")

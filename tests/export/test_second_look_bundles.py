@@ -24,7 +24,7 @@ from export.errors import VerificationError
 from export.gate import append_gate
 from export.reference import Gate, ask_pytorch
 from export.second_look import set_band
-from export.torch_exporter import export_logits
+from export.sources.checkpoint import image_graph
 from export.verification import verify_graph
 from train import data
 from train.models import Checkpoint, open_checkpoint, save
@@ -228,7 +228,7 @@ def test_an_export_that_looks_elsewhere_than_it_says_is_refused(
     gate = Gate(metadata.confidence_kind, metadata.threshold, look)
     expected = ask_pytorch(checkpoint, digits, gate)
     pixels = checkpoint.pixel_values(list(digits)).numpy()
-    model = export_logits(checkpoint, (8, 8))
+    model = image_graph(checkpoint, (8, 8))
     append_gate(model, kind=gate.kind, threshold=gate.threshold, view=contract.MIRROR)
     set_band(model, *look.limits)
     assert verify_graph(model, pixels, expected)["confidence_difference_max"] < 1e-5

@@ -23,6 +23,7 @@ from train.models.kinds import SAFE, Family, encode, family_of, open_processor
 from train.models.views import VIEWS
 
 BATCH = 256
+_TEXTS = 32  # in a batch: attention grows with the square of the longest
 _BLOCK_BYTES = 1 << 20
 
 
@@ -53,18 +54,20 @@ class Checkpoint:
         return self.encode(images)["pixel_values"]
 
     def predict(
-        self, inputs: Sequence[Any], batch_size: int = BATCH, *, view: str | None = None
+        self, inputs: Sequence[Any], batch_size: int | None = None, *, view: str | None = None
     ) -> npt.NDArray[np.float32]:
         """Return logits float32 [n, classes].
 
         Args:
             inputs: Pictures uint8 [height, width, 3] or texts.
-            batch_size: Inputs that the model sees at once.
+            batch_size: Inputs that the model sees at once; fewer texts than pictures where it is
+                not given.
             view: Show the model another view of each picture, by its name in `train.models.views`.
         """
         if not len(inputs):
             return np.empty((0, len(self.labels)), np.float32)
         device = next(self.model.parameters()).device
+        batch_size = batch_size or (_TEXTS if self.kind == "text" else BATCH)
         logits = []
         with torch.inference_mode():
             for start in range(0, len(inputs), batch_size):

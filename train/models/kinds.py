@@ -88,9 +88,17 @@ def open_processor(family: Family, folder: Path, model: Any) -> Any:
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise CheckpointError(f"expected a tokenizer of the text classifier in {folder}, got none")
     # Tokenizers without a length of their own say about 1e30.
-    longest = getattr(model.config, "max_position_embeddings", None) or _LONGEST_TEXT
-    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(model))
     return tokenizer
+
+
+def _positions(model: Any) -> int:
+    """Return how many tokens a text classifier can take."""
+    positions = getattr(model.config, "max_position_embeddings", None) or _LONGEST_TEXT
+    embeddings = getattr(model.base_model, "embeddings", None)
+    # RoBERTa and its kin number positions from behind that of the padding.
+    padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    return int(positions - (0 if padding is None else padding + 1))
 
 
 def encode(kind: Kind, processor: Any, inputs: Sequence[Any]) -> dict[str, Tensor]:

@@ -1,0 +1,175 @@
+"""What a bundle takes: inputs as one batch, held to the graph, as the graph is fed them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime import contract
+from edge_runtime.bundle import Bundle
+from edge_runtime.errors import BundleError, InputError
+
+Rows = npt.NDArray[Any]
+"""Inputs along the first axis: a tensor, or an object array [n] of texts."""
+_ORT_DTYPES = {
+    "tensor(uint8)": "uint8",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+}
+
+
+class Intake(Protocol):
+    """Between the caller's inputs and the graph; `wanted` is how a message says what it takes."""
+
+    wanted: str
+
+    def one(self, given: Any) -> Rows:
+        """Return a single input as a batch."""
+
+    def rows(self, given: Any) -> Rows:
+        """Return several inputs as a batch.
+
+        Raises:
+            InputError: They are none that can be batched.
+        """
+
+    def feeds(self, rows: Rows) -> dict[str, npt.NDArray[Any]]:
+        """Return what the graph is fed, by the names of its inputs.
+
+        Raises:
+            InputError: The graph does not take them.
+        """
+
+    def unusable(self, rows: Rows) -> npt.NDArray[np.bool_] | None:
+        """Return which rows have to be deferred whatever the graph says, or None where none has."""
+
+
+class ArrayIntake:
+    """Takes arrays of the type and size that the graph has.
+
+    Args:
+        bundle: The bundle.
+        inputs: The graph's inputs, as ONNX Runtime describes them.
+
+    Raises:
+        BundleError: The graph takes something else than `bundle.json` says.
+    """
+
+    def __init__(self, bundle: Bundle, inputs: Sequence[Any]) -> None:
+        described = bundle.metadata.input
+        _check_inputs(described, inputs, bundle)
+        self._name = described.name
+        self._dtype = np.dtype(described.dtype)
+        self._is_float = self._dtype.kind == "f"
+        self._shape = described.shape
+        self.wanted = f"{self._dtype} {list(self._shape)}"
+
+    def one(self, given: Any) -> Rows:
+        """Return a single input as a batch of one row."""
+        return _array(given)[None]
+
+    def rows(self, given: Any) -> Rows:
+        """Return inputs of one size as a batch; an array is one already."""
+        return given if isinstance(given, np.ndarray) else _stack(given)
+
+    def feeds(self, rows: Rows) -> dict[str, npt.NDArray[Any]]:
+        """Return the batch under the input's name."""
+        if not self._fits(rows):
+            raise InputError(
+                f"expected {self.wanted} with at least one row, got {kind_of(rows)}: convert or "
+                "resize the input"
+            )
+        return {self._name: rows}
+
+    def unusable(self, rows: Rows) -> npt.NDArray[np.bool_] | None:
+        """Return which rows are not numbers: ReLU and max pooling can swallow a NaN on the way."""
+        if not self._is_float:
+            return None
+        bad = np.asarray(~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim))))
+        return bad if bad.any() else None
+
+    def _fits(self, batch: object) -> bool:
+        if not isinstance(batch, np.ndarray) or batch.dtype != self._dtype:
+            return False
+        shape = batch.shape
+        if len(shape) != len(self._shape) or 0 in shape:
+            return False
+        # Free axes are named by strings.
+        return all(w == c for w, c in zip(self._shape, shape, strict=True) if w.__class__ is int)
+
+
+def open_intake(bundle: Bundle, inputs: Sequence[Any]) -> Intake:
+    """Return the intake of a bundle.
+
+    Args:
+        bundle: The bundle.
+        inputs: The graph's inputs, as ONNX Runtime describes them.
+
+    Raises:
+        BundleError: The graph takes something else than `bundle.json` says, or the tokenizer is
+            missing or damaged.
+        DependencyError: The bundle takes texts, and `tokenizers` is not installed.
+    """
+    if bundle.metadata.input.name != contract.TEXT:
+        return ArrayIntake(bundle, inputs)
+    from edge_runtime.texts import TextIntake
+
+    return TextIntake(bundle, types_of(inputs))
+
+
+def types_of(inputs: Sequence[Any]) -> dict[str, str | None]:
+    """Return the numpy type of each input by its name; None where the runtime knows none."""
+    return {node.name: _ORT_DTYPES.get(node.type) for node in inputs}
+
+
+def kind_of(rows: object) -> str:
+    """Return how a message calls a batch."""
+    if not isinstance(rows, np.ndarray):
+        return f"a {type(rows).__name__}, not a numpy array"
+    return f"{len(rows)} texts" if rows.dtype == object else f"{rows.dtype} {list(rows.shape)}"
+
+
+def _check_inputs(
+    described: contract.InputDescription, inputs: Sequence[Any], bundle: Bundle
+) -> None:
+    found = types_of(inputs)
+    if found != {described.name: described.dtype}:
+        raise BundleError(
+            f"expected the one input {described.name!r} {described.dtype} in {bundle.graph}, got "
+            f"{found}: export the bundle again"
+        )
+    shape = inputs[0].shape
+    if [_size(axis) for axis in shape] != [_size(axis) for axis in described.shape]:
+        raise BundleError(
+            f"expected the input {described.name!r} {list(described.shape)} in {bundle.graph}, got "
+            f"{shape}: export the bundle again"
+        )
+
+
+def _size(axis: int | str | None) -> int | None:
+    return axis if isinstance(axis, int) else None
+
+
+def _array(given: Any) -> Rows:
+    try:
+        return np.asarray(given)
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"expected an input as an array, got one that is none: {error}") from None
+
+
+def _stack(given: Any) -> Rows:
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise InputError(
+            f"expected an array or a list of inputs, got a {type(given).__name__}: put a single "
+            "input into a list, without its name"
+        )
+    rows = [_array(one) for one in given]
+    sizes = {row.shape for row in rows}
+    if len(sizes) != 1:
+        came = "none" if not sizes else ", ".join(str(list(s)) for s in sorted(sizes))
+        raise InputError(f"expected inputs of one size in a batch, got {came}: batch by size")
+    return np.stack(rows)
