@@ -108,9 +108,9 @@ class TextIntake:
                 "list"
             )
         texts = list(given)
-        odd = next((text for text in texts if not isinstance(text, str)), None)
-        if odd is not None or not texts:
-            came = "none" if odd is None else f"a {type(odd).__name__}"
+        odd = [type(text).__name__ for text in texts if not isinstance(text, str)]
+        if odd or not texts:
+            came = f"a {odd[0]}" if odd else "none"
             raise InputError(f"expected texts (str), at least one, got {came}: decode bytes first")
         return np.array(texts, object)
 

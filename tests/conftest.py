@@ -60,6 +60,29 @@ def pictures():
     return data.load("digits", limit=40).test.array()
 
 
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory):
+    """Return the folder of a data set of texts in four classes."""
+    from tools.texts import write_texts
+
+    return write_texts(tmp_path_factory.mktemp("texts") / "data")
+
+
+@pytest.fixture(scope="session")
+def text_models(texts, tmp_path_factory):
+    """Return the folders of (M_S, M_L): text classifiers, the second fitted for longer."""
+    from tools.texts import write_classifier
+
+    from train.fit import FitSettings
+
+    folder = tmp_path_factory.mktemp("text-models")
+    for name, epochs in (("small", 2), ("large", 8)):
+        start = write_classifier(folder / f"{name}-start", scale=1.0)
+        out = folder / name
+        FitSettings(model=str(start), data=str(texts), out=out, epochs=epochs).run()
+    return folder / "small", folder / "large"
+
+
 @pytest.fixture
 def generator():
     """Return a seeded source of random numbers."""

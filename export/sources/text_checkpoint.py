@@ -60,14 +60,14 @@ class TextCheckpointSource:
             PreprocessingError: The tokenizer cannot be written as one file.
         """
         _refuse_settings_of_pictures(settings)
+        file = scratch / TOKENIZER_FILE
+        file.write_text(_as_one_file(checkpoint.processor, path), encoding="utf-8")
         names = tuple(checkpoint.encode(_EXAMPLE[:1]))
         if not set(names) <= set(contract.TOKEN_INPUTS):
             raise GraphError(
                 f"expected a text classifier of {', '.join(contract.TOKEN_INPUTS)}, the tokenizer "
                 f"in {path} makes {', '.join(names)}: only these are handled"
             )
-        file = scratch / TOKENIZER_FILE
-        file.write_text(_as_one_file(checkpoint.processor, path), encoding="utf-8")
         return cls(
             path, checkpoint, file, TextEncoder(file, contract.TOKEN_INPUTS), settings.exporter
         )
