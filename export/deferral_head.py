@@ -10,15 +10,13 @@ of other classes or features than expected. The head itself is float32, whatever
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_runtime import contract
-from export.errors import CalibrationError, GraphError
+from export.errors import GraphError
 from train.models import DeferralHead
 
 _P = "deferral_head/"  # keeps our names apart from the model's
@@ -110,43 +108,3 @@ def _refusal(came: str, features: int | None = None, classes: int | None = None)
         f"expected a graph whose logits come from one linear layer{wanted} to put the deferral "
         f"head beside, got {came}: export with another --confidence"
     )
-
-
-def fitted_on_note(metadata: contract.GateMetadata, data: str | None, split: str) -> str:
-    """Return what to say when a threshold is chosen on the very inputs a head was fitted on.
-
-    Args:
-        metadata: Of the bundle.
-        data: What the threshold is chosen on, or None.
-        split: Of the data.
-    """
-    record = metadata.extra.get(contract.DEFERRAL_HEAD)
-    if data is None or not isinstance(record, dict) or not _is_fitted_on(record, data, split):
-        return ""
-    return (
-        f"; the deferral head was fitted on the same inputs ({split} of {data}): expect another "
-        "deferral ratio on fresh ones, and calibrate on such ones where there are any"
-    )
-
-
-def require_other_inputs(record: dict[str, Any], data: str | None, split: str) -> None:
-    """Refuse to certify a threshold on the very inputs that a head was fitted on.
-
-    Args:
-        record: Of the head.
-        data: What the threshold is chosen on.
-        split: Of the data.
-
-    Raises:
-        CalibrationError: They are the same.
-    """
-    if data is not None and _is_fitted_on(record, data, split):
-        raise CalibrationError(
-            f"expected a guarantee on inputs that the deferral head was not fitted on, got {split} "
-            f"of {data} for both: take another --split, or other data"
-        )
-
-
-def _is_fitted_on(record: dict[str, Any], data: str, split: str) -> bool:
-    same_data = Path(str(record.get("data"))).absolute() == Path(data).absolute()
-    return same_data and record.get("split") == split

@@ -13,8 +13,8 @@ from edge_runtime import contract
 from edge_runtime.contract import SecondLook
 from export import bundle, calibration, verification
 from export.commands.build import BuildSettings
-from export.deferral_head import fitted_on_note, require_other_inputs
 from export.errors import CalibrationError
+from export.freshness import TRAINING, remarks, require_fresh, was_chosen_on
 from export.gated import Gated
 from export.labelled import load_split
 from export.quantization import quantize
@@ -85,13 +85,14 @@ def _choose_gate(
         threshold = float(np.float32(settings.threshold))
         return Gate(kind, threshold, None if view is None else _of_every_input(view)), None
     assert split is not None  # noqa: S101 - a goal comes with data
-    goal = settings.goal()
-    if graphs.head is not None and goal.is_certified:
-        require_other_inputs(graphs.head.record, settings.calibrate, settings.split)
+    goal, data = settings.goal(), str(settings.calibrate)
+    made_with = _made_with(source, graphs)
+    if goal.is_certified:
+        require_fresh(made_with, data, settings.split)
     sample, look = _measure(settings, graphs, source, split, goal)
-    threshold, record = calibration.calibrate(
-        goal, sample, data=str(settings.calibrate), split=settings.split
-    )
+    threshold, record = calibration.calibrate(goal, sample, data=data, split=settings.split)
+    if goal.is_certified and was_chosen_on(made_with, data, settings.split):
+        record[calibration.REUSED] = True
     return Gate(kind, threshold, look), record
 
 
@@ -209,10 +210,22 @@ def _write(
     bundle.write_bundle(settings.out, graphs.shipped, metadata, verified, others=others)
     achieved = f", defers {record['achieved']:.1%} of {record['n']}" if record else ""
     looked = calibration.band_note(gate.threshold, gate.look)
-    seen = fitted_on_note(metadata, settings.calibrate, settings.split)
+    seen = remarks(
+        metadata.extra, settings.calibrate, settings.split, certified=settings.is_certified
+    )
     print(f"{settings.out}: threshold {gate.threshold:.6g}{achieved}{looked}{seen}", flush=True)
     if settings.quantize != "none":
         print(verification.quantized_in_words(verified["quantization"]), flush=True)
+
+
+def _made_with(source: Source, graphs: Gated) -> _Record:
+    """Return what the metadata say of the inputs that had a part in making the model."""
+    made_with: _Record = {}
+    if graphs.head is not None:
+        made_with[contract.DEFERRAL_HEAD] = graphs.head.record
+    if source.training is not None:
+        made_with[TRAINING] = source.training.as_record()
+    return made_with
 
 
 def _metadata(
@@ -222,7 +235,7 @@ def _metadata(
     gate: Gate,
     record: _Record | None,
 ) -> contract.GateMetadata:
-    extra: _Record = {} if graphs.head is None else {contract.DEFERRAL_HEAD: graphs.head.record}
+    extra = _made_with(source, graphs)
     if settings.quantize != "none":
         extra[contract.QUANTIZATION] = settings.quantize
     if source.tokenizer is not None:

@@ -57,7 +57,11 @@ def _max_harm(record: Record) -> list[str]:
 
 
 def _basis(record: Record) -> str:
-    return (
+    reused = (
+        "the same inputs also decided when training stopped, so strictly it is for a model made "
+        "without them; "
+    )
+    return (reused if record.get("reused") else "") + (
         f"{record['method']}, {record['ordered_by']} inputs to order the thresholds and "
         f"{record['tested_on']} to test them; void for inputs of another kind, and for another "
         "threshold"

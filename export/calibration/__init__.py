@@ -10,10 +10,11 @@ from export.calibration.goals import (
     TargetDeferral,
 )
 from export.calibration.look import band_note, calibrate_look
-from export.calibration.record import calibrate
+from export.calibration.record import REUSED, calibrate
 from export.calibration.sample import Choice, Sample
 
 __all__ = [
+    "REUSED",
     "Choice",
     "Goal",
     "LeastCost",

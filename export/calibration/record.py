@@ -9,6 +9,9 @@ from export.calibration.deferral import LEVEL, prediction_interval
 from export.calibration.goals import Goal
 from export.calibration.sample import Sample
 
+REUSED = "reused"
+"""Key of a record with a guarantee: the same inputs also decided when training stopped."""
+
 
 def calibrate(goal: Goal, sample: Sample, *, data: str, split: str) -> tuple[float, dict[str, Any]]:
     """Return (threshold, calibration record).

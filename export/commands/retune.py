@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_runtime import contract
 from edge_runtime.bundle import Bundle
 from edge_runtime.cli import field
 from edge_runtime.contract import SecondLook
@@ -35,7 +34,7 @@ class RetuneSettings(GoalSettings):
         from edge_runtime.bundle import read_bundle
         from export.bundle import write_bundle
         from export.calibration import band_note
-        from export.deferral_head import fitted_on_note
+        from export.freshness import remarks
         from export.gate import set_threshold
         from export.second_look import set_band
 
@@ -60,7 +59,8 @@ class RetuneSettings(GoalSettings):
             hashes=bundle.hashes,
         )
         change = f"threshold {bundle.metadata.threshold:.6g} -> {threshold:.6g}"
-        seen = fitted_on_note(metadata, self.calibrate, self.split)
+        certified = self.is_certified
+        seen = remarks(metadata.extra, self.calibrate, self.split, certified=certified)
         print(f"{self.bundle}: {change}{band_note(threshold, look)}{seen}")
         if look is None and _has_limits(metadata.second_look):
             print(
@@ -75,7 +75,7 @@ class RetuneSettings(GoalSettings):
         if self.threshold is not None:
             return float(np.float32(self.threshold)), None, None
         from export import calibration
-        from export.deferral_head import require_other_inputs
+        from export.freshness import require_fresh, was_chosen_on
         from export.labelled import kind_of, load_split
 
         assert self.calibrate is not None  # noqa: S101 - checked on creation
@@ -87,14 +87,15 @@ class RetuneSettings(GoalSettings):
             kind=kind_of(bundle.metadata),
         )
         goal = self.goal()
+        made_with = bundle.metadata.extra
         if goal.is_certified:
-            require_other_inputs(
-                bundle.metadata.extra.get(contract.DEFERRAL_HEAD) or {}, self.calibrate, self.split
-            )
+            require_fresh(made_with, self.calibrate, self.split)
         sample, look = self._measure(bundle, split, goal)
         threshold, record = calibration.calibrate(
             goal, sample, data=self.calibrate, split=self.split
         )
+        if goal.is_certified and was_chosen_on(made_with, self.calibrate, self.split):
+            record[calibration.REUSED] = True
         return threshold, record, look
 
     def _measure(

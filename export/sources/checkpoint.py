@@ -15,7 +15,7 @@ from export.made_up import image_size, made_up_pictures
 from export.reference import Gate, Reference, ask_pytorch
 from export.sources.source import Feeds, Inputs, Pictures
 from train.data import Kind
-from train.models import Checkpoint, DeferralHead, read_head, weights_sha256
+from train.models import Checkpoint, DeferralHead, Training, read_head, training_of, weights_sha256
 
 _PIXEL_VALUES = "pixel_values"
 
@@ -85,6 +85,11 @@ class CheckpointSource:
         """Let PyTorch decide."""
         assert inputs.given is not None  # noqa: S101 - a checkpoint has a processor
         return ask_pytorch(self.checkpoint, inputs.given, gate)
+
+    @property
+    def training(self) -> Training | None:
+        """What the folder's `training.json` says."""
+        return training_of(self.place)
 
     def deferral_head(self) -> DeferralHead:
         """Return the head beside the weights."""

@@ -86,6 +86,7 @@ class ForeignSource:
     processor: Any | None
     kind: Kind = "image"
     tokenizer: None = None
+    training: None = None
 
     @classmethod
     def of(cls, original: Original, settings: BuildSettings) -> ForeignSource:

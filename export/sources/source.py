@@ -14,7 +14,7 @@ import onnx
 from edge_runtime.contract import InputDescription
 from export.reference import Gate, Reference
 from train.data import Kind
-from train.models import DeferralHead
+from train.models import DeferralHead, Training
 
 Pictures = Sequence[npt.NDArray[np.uint8]]
 Feeds = dict[str, npt.NDArray[Any]]
@@ -84,6 +84,10 @@ class Source(Protocol):
     @property
     def tokenizer(self) -> Path | None:
         """The `tokenizer.json` that goes into the bundle, or None."""
+
+    @property
+    def training(self) -> Training | None:
+        """What is known of the inputs that made the model."""
 
     def graph(self) -> onnx.ModelProto:
         """Return a graph from what `feeds` gives to logits float [batch, classes], its output."""

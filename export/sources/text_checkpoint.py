@@ -22,7 +22,7 @@ from export.made_up import made_up_texts
 from export.reference import Gate, Reference, ask_pytorch
 from export.sources.source import Feeds, Inputs
 from train.data import Kind
-from train.models import Checkpoint, DeferralHead, read_head, weights_sha256
+from train.models import Checkpoint, DeferralHead, Training, read_head, training_of, weights_sha256
 
 TOKENIZER_FILE = "tokenizer.json"
 _EXAMPLE = ("a text", "another text, of more tokens than the first")
@@ -115,6 +115,11 @@ class TextCheckpointSource:
         assert inputs.given is not None  # noqa: S101 - a text is always given
         _require_same_tokens(inputs.feeds, self.checkpoint.encode(inputs.given))
         return ask_pytorch(self.checkpoint, inputs.given, gate)
+
+    @property
+    def training(self) -> Training | None:
+        """What the folder's `training.json` says."""
+        return training_of(self.place)
 
     def deferral_head(self) -> DeferralHead:
         """Return the head beside the weights."""

@@ -13,6 +13,7 @@ from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
 from train.models.registry import NAMES, Normalisation, build
 from train.models.small_cnn import SmallCNN, SmallCNNConfig
 from train.models.small_resnet import SmallResNet, SmallResNetConfig
+from train.models.training import Training, training_of
 from train.models.views import VIEWS
 
 __all__ = [
@@ -28,11 +29,13 @@ __all__ = [
     "SmallCNNConfig",
     "SmallResNet",
     "SmallResNetConfig",
+    "Training",
     "build",
     "features_of",
     "open_checkpoint",
     "read_head",
     "save",
+    "training_of",
     "weight_files",
     "weights_sha256",
     "write_head",

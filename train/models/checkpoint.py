@@ -19,6 +19,7 @@ from torch import Tensor
 
 from train.data import Kind
 from train.errors import CheckpointError
+from train.models import training
 from train.models.kinds import SAFE, Family, encode, family_of, open_processor
 from train.models.views import VIEWS
 
@@ -194,7 +195,7 @@ def save(checkpoint: Checkpoint, path: Path | str, *, extra: dict[str, Any] | No
         checkpoint.processor.save_pretrained(fresh)
         if extra is not None:
             text = json.dumps(extra, indent=2) + "\n"
-            (fresh / "training.json").write_text(text, encoding="utf-8")
+            (fresh / training.FILE).write_text(text, encoding="utf-8")
         if folder.exists():
             shutil.move(folder, Path(scratch) / "old")
         fresh.rename(folder)
