@@ -18,6 +18,7 @@ from edge_runtime.environment import describe
 from edge_runtime.errors import SettingError
 
 _SIZE = 32  # for a free height or width
+_TEXT = "what do I have to do when my card does not come by post?"
 _WARM_UP = 20
 
 
@@ -76,8 +77,10 @@ class LatencySettings:
         return percentiles_ms(np.array(times_ns) / 1e9)
 
 
-def random_input(described: contract.InputDescription, seed: int) -> npt.NDArray[Any]:
+def random_input(described: contract.InputDescription, seed: int) -> npt.NDArray[Any] | str:
     """Return one input of the described type and size; a free height or width is 32."""
+    if described.name == contract.TEXT:
+        return _TEXT
     shape = [size if isinstance(size, int) else _SIZE for size in described.shape[1:]]
     values = np.random.default_rng(seed).integers(0, 256, shape)
     return values.astype(described.dtype)
