@@ -127,7 +127,7 @@ CHECKPOINTS = {
     "labels that do not fit the weights": (relabelled, "another number of labels"),
     "labels numbered from 1": (misnumbered, "number the labels from 0"),
     "no classification head": (headless, "no classification head"),
-    "a text model": (of_texts, "expected a classifier of images"),
+    "no tokenizer": (of_texts, "expected a tokenizer of the text classifier"),
     "no processor": (lambda p, _: (p / "preprocessor_config.json").unlink(), "does not open"),
 }
 
@@ -155,7 +155,7 @@ def test_a_checkpoint_that_is_none_is_refused(damaged, tmp_path, capfd):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("damaged", ["missing", "weights truncated", "a text model"], indirect=True)
+@pytest.mark.parametrize("damaged", ["missing", "weights truncated", "no tokenizer"], indirect=True)
 def test_a_process_refuses_a_checkpoint_that_is_none(damaged, tmp_path):
     path, says = damaged
     out = tmp_path / "out" / "b"

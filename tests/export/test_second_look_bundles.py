@@ -227,14 +227,14 @@ def test_an_export_that_looks_elsewhere_than_it_says_is_refused(
     look = SecondLook.from_fields(metadata.second_look)
     gate = Gate(metadata.confidence_kind, metadata.threshold, look)
     expected = ask_pytorch(checkpoint, digits, gate)
-    pixels = checkpoint.pixel_values(list(digits)).numpy()
+    feeds = {"pixel_values": checkpoint.pixel_values(list(digits)).numpy()}
     model = image_graph(checkpoint, (8, 8))
     append_gate(model, kind=gate.kind, threshold=gate.threshold, view=contract.MIRROR)
     set_band(model, *look.limits)
-    assert verify_graph(model, pixels, expected)["confidence_difference_max"] < 1e-5
+    assert verify_graph(model, feeds, expected)["confidence_difference_max"] < 1e-5
     set_band(model, INF, -INF)
     with pytest.raises(VerificationError, match="decisions of 809 differ"):
-        verify_graph(model, pixels, expected)
+        verify_graph(model, feeds, expected)
 
 
 @pytest.mark.slow

@@ -83,7 +83,13 @@ def open_processor(family: Family, folder: Path, model: Any) -> Any:
     """
     if family.kind == "image":
         return AutoImageProcessor.from_pretrained(folder, use_fast=False, **SAFE)
-    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **SAFE)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **SAFE)
+    except Exception as error:  # noqa: BLE001 - where a file is missing it is a TypeError, or others
+        raise CheckpointError(
+            f"expected a tokenizer of the text classifier in {folder}, none opens "
+            f"({' '.join(str(error).split())[:160]}): save the tokenizer beside the model"
+        ) from None
     # transformers 5 makes an empty tokenizer where it finds no file of one.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise CheckpointError(f"expected a tokenizer of the text classifier in {folder}, got none")
