@@ -28,7 +28,7 @@ from train.models import open_checkpoint, read_head
 
 pytestmark = pytest.mark.slow
 
-HAS_OPTIMUM = importlib.util.find_spec("optimum.exporters.onnx") is not None
+HAS_OPTIMUM = importlib.util.find_spec("optimum") is not None
 GOAL = {"target_deferral": 0.3}
 # Longer than the model takes, other scripts, unknown letters, and nothing but white space.
 ODD = ["card " * 3 * LONGEST, "Żółw 天气 🙂", "\x00\t", " ", "CARD?!"]
