@@ -64,7 +64,8 @@ def test_every_source_is_calibrated_for_every_goal(models, tmp_path, capsys):
         assert found["answered"] == answered.sum()
         assert found["harm"] == pytest.approx(large.mean() - joint.mean())
     firsts = [row["goals"]["target-deferral=0.2"] for row in rows.values()]
-    assert firsts[0] == pytest.approx(firsts[1]) == pytest.approx(firsts[2])
+    assert firsts[1] == pytest.approx(firsts[0])
+    assert firsts[2] == pytest.approx(firsts[0])
     assert "| onnx none | answers " in capsys.readouterr().out
 
 
