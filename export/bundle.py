@@ -17,6 +17,7 @@ from edge_runtime import contract
 from edge_runtime.bundle import file_sha256
 from edge_runtime.contract import GateMetadata
 from export.errors import OutputError, WriteError
+from export.graphs import serialized
 from export.replace import replace_folder
 
 GRAPH_FILE = "model.onnx"
@@ -114,7 +115,7 @@ def _write_files(
     hashes: Mapping[str, str],
 ) -> None:
     fresh.mkdir()
-    (fresh / GRAPH_FILE).write_bytes(model.SerializeToString(deterministic=True))
+    (fresh / GRAPH_FILE).write_bytes(serialized(model))
     for file in others:
         _place(file, fresh / file.name)
     known = {file.name: hashes[file.name] for file in others if file.name in hashes}

@@ -10,7 +10,7 @@ import onnx
 from edge_runtime import contract
 from export.commands.build import BuildSettings
 from export.gate import append_gate, set_threshold
-from export.graphs import check_graph
+from export.graphs import check_graph, copy_of
 from export.preprocessing import fuse_preprocessing
 from export.reference import Gate
 from export.second_look import set_band
@@ -49,7 +49,7 @@ class Gated:
         weights: Path | None = None,
     ) -> Gated:
         """Gate a copy of a graph of logits, and fuse the preprocessing."""
-        plain = _copy(logits)
+        plain = copy_of(logits)
         append_gate(
             plain,
             kind=settings.confidence,
@@ -60,7 +60,7 @@ class Gated:
         )
         if settings.preprocessing == "none" or source.processor is None:
             return cls(plain, plain, source.input, head, weights)
-        shipped = _copy(plain)
+        shipped = copy_of(plain)
         described = fuse_preprocessing(shipped, source.processor, source.image_size)
         check_graph(shipped)
         return cls(plain, shipped, described, head, weights)
@@ -75,6 +75,11 @@ class Gated:
         """The files of external weights."""
         return () if self.weights is None else (self.weights / WEIGHTS_FILE,)
 
+    @property
+    def size_bytes(self) -> int:
+        """How large the graph that ships is with its weights."""
+        return self.shipped.ByteSize() + sum(file.stat().st_size for file in self.files)
+
     def set_gate(self, gate: Gate) -> None:
         """Write threshold and band into both graphs."""
         for graph in (self.plain, self.shipped):
@@ -88,9 +93,3 @@ class Gated:
         if self.is_fused:
             return run_images(session, data.inputs)
         return run_on(session, data.inputs, source.feeds)
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy

@@ -17,6 +17,8 @@ from export.errors import GraphError
 
 LEAST_OPSET = 13
 """The first in which Softmax, Squeeze and ReduceSum are what the gate takes them for."""
+MESSAGE_BYTES = (1 << 31) - (1 << 24)
+"""What a protobuf message takes; writing a larger one fails nowhere, reading it does."""
 _RESERVED = frozenset(
     {
         *contract.GATE_OUTPUTS,
@@ -32,6 +34,7 @@ _PREFIX = "model/"
 _THROUGH = frozenset(
     {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "QuantizeLinear", "DequantizeLinear"}
 )
+_SQUASHING = frozenset({"Softmax", "Sigmoid", "ArgMax"})
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
@@ -64,6 +67,38 @@ def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
             yield from tensors(inner)
 
 
+def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph of its own; external weights stay where they are."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def serialized(model: onnx.ModelProto, *, limit: int = MESSAGE_BYTES) -> bytes:
+    """Return the bytes of a graph.
+
+    Raises:
+        GraphError: They are more than can be read again.
+    """
+    require_size(model, limit=limit)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def require_size(model: onnx.ModelProto, *, limit: int = MESSAGE_BYTES) -> None:
+    """Raise `GraphError` where a graph holds more weights than a protobuf message takes."""
+    size = model.ByteSize()
+    if size >= limit:
+        raise GraphError(
+            f"expected a graph under {limit / 1e9:.1f} GB, got {size / 1e9:.1f} GB with its "
+            "weights: save it as ONNX with external data and give --onnx"
+        )
+
+
+def has_halves(graph: onnx.GraphProto) -> bool:
+    """Return whether a graph stores float16."""
+    return any(tensor.data_type == TensorProto.FLOAT16 for tensor in tensors(graph))
+
+
 def has_external_weights(model: onnx.ModelProto) -> bool:
     """Return whether a tensor lies in another file."""
     return any(t.data_location == TensorProto.EXTERNAL for t in tensors(model.graph))
@@ -73,8 +108,10 @@ def check_graph(model: onnx.ModelProto) -> None:
     """Hold a graph to the ONNX standard.
 
     Raises:
+        GraphError: It is too large.
         onnx.checker.ValidationError: It is none.
     """
+    require_size(model)
     # The checker looks for external files in the working directory; ONNX Runtime, which runs every
     # graph before it is written, knows where they are.
     if not has_external_weights(model):
@@ -214,14 +251,14 @@ def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
 
 
 def squashed_by(graph: onnx.GraphProto, name: str) -> tuple[str, str] | None:
-    """Return (the operator that makes probabilities of a value, what it reads), or None.
+    """Return (the operator that makes probabilities or classes of a value, what it reads), or None.
 
     A log-softmax is none: its softmax is that of the logits.
     """
     made_by = {output: node for node in graph.node for output in node.output}
     while name in made_by:
         node = made_by[name]
-        if node.op_type in {"Softmax", "Sigmoid"}:
+        if node.op_type in _SQUASHING:
             return str(node.op_type), str(node.input[0])
         if node.op_type not in _THROUGH:
             return None

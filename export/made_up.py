@@ -64,15 +64,21 @@ def made_up_texts(tokenizer: Any, seed: int) -> list[str]:
 
 
 def made_up_tensor(shape: tuple[int, ...], dtype: str, seed: int) -> npt.NDArray[Any]:
-    """Return [n, *shape] of standard normal numbers, coarse where they are pictures."""
+    """Return [n, *shape]: about standard normal, or uint8; coarse where they are pictures."""
     draws = np.random.default_rng(seed)
-    if len(shape) < 3:  # noqa: PLR2004 - no picture: no neighbours that are alike
-        return draws.normal(size=(_COUNT, *shape)).astype(dtype)
+    is_picture = len(shape) >= 3  # noqa: PLR2004 - below that no neighbours are alike
+    numbers = _waves(draws, shape) if is_picture else draws.normal(size=(_COUNT, *shape))
+    if dtype == "uint8":
+        numbers = np.clip(np.round(64 * numbers + 128), 0, 255)
+    return numbers.astype(dtype)
+
+
+def _waves(draws: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     scales = draws.uniform(0.5, 2.0, (_COUNT, *(1,) * len(shape)))
     waves = draws.uniform(0, 6, (_COUNT, len(shape), *(1,) * len(shape)))
     places = np.meshgrid(*(np.arange(n) / n for n in shape), indexing="ij")
     phase = sum(waves[:, axis] * place for axis, place in enumerate(places))
-    return np.asarray(scales * np.sin(phase + waves[:, 0])).astype(dtype)
+    return np.asarray(scales * np.sin(phase + waves[:, 0]))
 
 
 def _smooth(draws: np.random.Generator, shape: tuple[int, int, int]) -> Any:

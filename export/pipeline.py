@@ -192,7 +192,7 @@ def _verify_quantized(
         split.labels,
         max_flips=settings.max_flips,
     )
-    sizes = {"bytes": small.shipped.ByteSize(), "bytes_float": exact.shipped.ByteSize()}
+    sizes = {"bytes": small.size_bytes, "bytes_float": exact.size_bytes}
     verified["quantization"] |= {"kind": settings.quantize, **sizes}
     return verified
 

@@ -17,6 +17,7 @@ from edge_runtime import contract
 from edge_runtime.contract import InputDescription
 from export.errors import PreprocessingError
 from export.graphs import LEAST_OPSET
+from export.layout import has_channels_last, shape_of
 
 _P = "preprocessing/"
 _MODES = {0: "nearest", 2: "linear", 3: "cubic"}  # Pillow's resampling numbers
@@ -54,8 +55,8 @@ def fuse_preprocessing(
     """Put the processor before the graph, in place, and return the new input.
 
     Args:
-        model: A graph of at least the opset `least_opset`, whose one input is pixel_values float32
-            or float16 [batch, 3, height, width].
+        model: A graph of at least the opset `least_opset`, whose one input is pixel_values float32,
+            float16 or uint8, [batch, 3, height, width] or [batch, height, width, 3].
         processor: A transformers image processor.
         image_size: (height, width) the model works at, for processors that do not resize.
 
@@ -66,18 +67,15 @@ def fuse_preprocessing(
     _refuse_unknown(settings)
     graph = model.graph
     pixel_values, element = graph.input[0].name, graph.input[0].type.tensor_type.elem_type
+    is_last = has_channels_last(shape_of(graph.input[0]))
     builder = _Builder(contract.IMAGE)
     builder.value = builder.add("Cast", builder.value, name="float", to=TensorProto.FLOAT)
-    builder.value = builder.add("Transpose", builder.value, name="nchw", perm=[0, 3, 1, 2])
     height, width = _fixed_size(settings, image_size)
-    if settings.get("do_resize"):
-        _resize(builder, settings)
-    if settings.get("do_center_crop"):
-        _center_crop(builder, settings["crop_size"])
+    _move_pixels(builder, settings, is_last=is_last)
     if element == TensorProto.FLOAT:
-        _scale_and_shift(builder, settings, pixel_values)
+        _scale_and_shift(builder, settings, pixel_values, is_last=is_last)
     else:
-        _scale_and_shift(builder, settings, _P + "float_pixels")
+        _scale_and_shift(builder, settings, _P + "float_pixels", is_last=is_last)
         cast = helper.make_node("Cast", [_P + "float_pixels"], [pixel_values], to=element)
         builder.nodes.append(cast)
     graph.initializer.extend(builder.constants)
@@ -109,6 +107,19 @@ def _fixed_size(
 ) -> tuple[int | str, int | str]:
     """A processor that resizes takes pictures of any size; another takes the model's own."""
     return ("height", "width") if settings.get("do_resize") else image_size
+
+
+def _move_pixels(builder: _Builder, settings: dict[str, Any], *, is_last: bool) -> None:
+    """Resize and crop with the channels first, as ONNX Runtime resizes, and order the axes."""
+    is_moved = bool(settings.get("do_resize") or settings.get("do_center_crop"))
+    if is_moved or not is_last:
+        builder.value = builder.add("Transpose", builder.value, name="nchw", perm=[0, 3, 1, 2])
+    if settings.get("do_resize"):
+        _resize(builder, settings)
+    if settings.get("do_center_crop"):  # ConvNext's resize may have asked for it
+        _center_crop(builder, settings["crop_size"])
+    if is_moved and is_last:
+        builder.value = builder.add("Transpose", builder.value, name="nhwc", perm=[0, 2, 3, 1])
 
 
 def _resize(builder: _Builder, settings: dict[str, Any]) -> None:
@@ -213,13 +224,16 @@ def _center_crop(builder: _Builder, size: dict[str, int]) -> None:
     builder.value = builder.add("Slice", builder.value, start, end, axes, name="cropped")
 
 
-def _scale_and_shift(builder: _Builder, settings: dict[str, Any], output: str) -> None:
+def _scale_and_shift(
+    builder: _Builder, settings: dict[str, Any], output: str, *, is_last: bool
+) -> None:
     """Rescale and normalize are one multiplication and one addition a channel."""
     factor = settings["rescale_factor"] if settings.get("do_rescale") else 1.0
     mean, std = np.zeros(3), np.ones(3)
     if settings.get("do_normalize"):
         mean, std = np.array(settings["image_mean"]), np.array(settings["image_std"])
-    scale = builder.constant("scale", (factor / std).reshape(1, 3, 1, 1), np.float32)
-    shift = builder.constant("shift", (-mean / std).reshape(1, 3, 1, 1), np.float32)
+    shape = (1, 1, 1, 3) if is_last else (1, 3, 1, 1)
+    scale = builder.constant("scale", (factor / std).reshape(shape), np.float32)
+    shift = builder.constant("shift", (-mean / std).reshape(shape), np.float32)
     scaled = builder.add("Mul", builder.value, scale, name="scaled_pixels")
     builder.nodes.append(helper.make_node("Add", [scaled, shift], [output]))

@@ -16,6 +16,8 @@ from train.models import VIEWS, Checkpoint, read_head
 
 TOLERANCE = 1e-5
 """A confidence this close to a limit may fall on either side of it in float32."""
+HALF_TOLERANCE = 2.0**-8
+"""The same where the original rounds to the 11 bits of float16 after every layer."""
 Pictures = Sequence[npt.NDArray[np.uint8]]
 Ask = Callable[[str | None], npt.NDArray[Any]]
 """Takes the name of a view, or None, and returns the model's logits [n, classes] of it."""
@@ -75,12 +77,13 @@ def ask_pytorch(checkpoint: Checkpoint, images: Pictures, gate: Gate) -> Referen
     return _decided(logits.astype(np.float64), confidence, ask, gate)
 
 
-def decide(ask: Ask, gate: Gate) -> Reference:
+def decide(ask: Ask, gate: Gate, *, tolerance: float = TOLERANCE) -> Reference:
     """Decide by a model's logits alone.
 
     Args:
         ask: The model, and its inputs.
         gate: What to decide by.
+        tolerance: How far the model rounds.
 
     Raises:
         VerificationError: The gate looks at a view, or has a confidence, that is not known here.
@@ -91,18 +94,22 @@ def decide(ask: Ask, gate: Gate) -> Reference:
             f"{gate.kind!r}: compare the bundle with the toolkit that made it"
         )
     logits = ask(None).astype(np.float64)
-    return _decided(logits, _OF_LOGITS[gate.kind](logits), ask, gate)
+    return _decided(logits, _OF_LOGITS[gate.kind](logits), ask, gate, tolerance)
 
 
 def _decided(
-    logits: npt.NDArray[np.float64], confidence: npt.NDArray[np.float64], ask: Ask, gate: Gate
+    logits: npt.NDArray[np.float64],
+    confidence: npt.NDArray[np.float64],
+    ask: Ask,
+    gate: Gate,
+    tolerance: float = TOLERANCE,
 ) -> Reference:
-    tied, unclear = _tied(logits), np.zeros(len(logits), bool)
+    tied, unclear = _tied(logits, tolerance), np.zeros(len(logits), bool)
     prediction = logits.argmax(axis=-1)
     if gate.look is not None:
         low, high = gate.look.limits
-        unclear = tied | (np.abs(confidence - low) <= TOLERANCE)
-        unclear |= np.abs(confidence - high) <= TOLERANCE
+        unclear = tied | (np.abs(confidence - low) <= tolerance)
+        unclear |= np.abs(confidence - high) <= tolerance
         second = _second(ask, gate.look.view, prediction)
         confidence = metrics.second_look(confidence, second, low, high)
     threshold = np.float32(gate.threshold)
@@ -112,7 +119,7 @@ def _decided(
         defer=~(confidence >= threshold),
         tied=tied,
         unclear=unclear,
-        border=unclear | (np.abs(confidence - threshold) <= TOLERANCE),
+        border=unclear | (np.abs(confidence - threshold) <= tolerance),
     )
 
 
@@ -122,11 +129,12 @@ _OF_LOGITS = {
 }
 
 
-def _tied(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def _tied(logits: npt.NDArray[np.float64], tolerance: float) -> npt.NDArray[np.bool_]:
     if logits.shape[1] == 1:
         return np.zeros(len(logits), bool)
     top = np.sort(logits, axis=-1)
-    return np.asarray(top[:, -1] - top[:, -2] <= TOLERANCE)
+    # Rounding grows with the number.
+    return np.asarray(top[:, -1] - top[:, -2] <= tolerance * np.maximum(1, np.abs(top[:, -1])))
 
 
 def _second(ask: Ask, view: str, prediction: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -6,7 +6,7 @@
 Both ways are the branches of one `If`, so that a batch without such a row pays the question alone.
 The second pass is a copy of the model's nodes; weights, and nodes that do not depend on the input,
 are shared with the first. Subgraphs in the model are handled. Refused: a graph with several inputs,
-or with one that is not [batch, channels, height, width].
+or with one that is no batch of pictures.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_runtime import contract
 from export.errors import GraphError
 from export.graphs import read_by, subgraphs
+from export.layout import shape_of, width_axis
 
 _P = "second_look/"  # keeps our names apart from the model's
 _COPY = _P + "again/"
@@ -97,13 +98,13 @@ def _branch(
 
 
 def _then_branch(graph: onnx.GraphProto, view: str, first: str, logits: str) -> onnx.GraphProto:
-    source = _only_input(graph)
+    source, width = _only_input(graph)
     picked, seen, rows = _P + "picked", _P + "seen", _P + "rows"
     again, names = _run_again(graph, {source: seen})
     nodes = [
         helper.make_node("Squeeze", [_P + "found", _P + "0"], [rows]),
         helper.make_node("Gather", [source, rows], [picked], axis=0),
-        *_VIEWS[view](picked, seen),
+        *_VIEWS[view](picked, seen, _P + "width"),
         *again,
         *_probability(names[logits], rows),
         helper.make_node("Gather", [first, rows], [_P + "first"], axis=0),
@@ -111,18 +112,18 @@ def _then_branch(graph: onnx.GraphProto, view: str, first: str, logits: str) -> 
         helper.make_node("Mul", [_P + "sum", _P + "half"], [_P + "mean"]),
         helper.make_node("ScatterElements", [first, rows, _P + "mean"], [_P + "changed"], axis=0),
     ]
-    numbers = {"0": [0], "1": [1], "3": [3], "-1": [-1], "end": [np.iinfo(np.int64).min]}
+    numbers = {"0": [0], "1": [1], "width": [width], "-1": [-1], "end": [np.iinfo(np.int64).min]}
     constants = [numpy_helper.from_array(np.array(v, np.int64), _P + n) for n, v in numbers.items()]
     return _branch("then", nodes, (*constants, _limit(_P + "half", 0.5)))
 
 
-def _mirror(picked: str, seen: str) -> _Nodes:
-    """Reverse the width of [rows, channels, height, width]."""
-    slices = [_P + "-1", _P + "end", _P + "3", _P + "-1"]
+def _mirror(picked: str, seen: str, width: str) -> _Nodes:
+    """Reverse the axis that `width` names."""
+    slices = [_P + "-1", _P + "end", width, _P + "-1"]
     return [helper.make_node("Slice", [picked, *slices], [seen])]
 
 
-_VIEWS: dict[str, Callable[[str, str], _Nodes]] = {contract.MIRROR: _mirror}
+_VIEWS: dict[str, Callable[[str, str, str], _Nodes]] = {contract.MIRROR: _mirror}
 
 
 def _probability(logits: str, rows: str) -> _Nodes:
@@ -137,7 +138,8 @@ def _probability(logits: str, rows: str) -> _Nodes:
     ]
 
 
-def _only_input(graph: onnx.GraphProto) -> str:
+def _only_input(graph: onnx.GraphProto) -> tuple[str, int]:
+    """Return its name and which axis is the width."""
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1 or len(inputs[0].type.tensor_type.shape.dim) != _RANK:
@@ -146,7 +148,7 @@ def _only_input(graph: onnx.GraphProto) -> str:
             f"expected one input [batch, channels, height, width] to take a second view of, got "
             f"{names}: export without --second-look"
         )
-    return str(inputs[0].name)
+    return str(inputs[0].name), width_axis(shape_of(inputs[0]))
 
 
 def _run_again(graph: onnx.GraphProto, given: dict[str, str]) -> tuple[_Nodes, dict[str, str]]:

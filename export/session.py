@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import onnxruntime as ort
 from edge_runtime import contract
 from edge_runtime.model import EdgeModel
 from export.errors import GraphError
+from export.graphs import serialized
 
 Answers = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 """Prediction, confidence and defer, each [n]."""
@@ -21,23 +23,36 @@ Feed = Callable[[Sequence[Any]], Mapping[str, npt.NDArray[Any]]]
 _BATCH = 128
 _TEXTS = 16  # attention grows with the square of the longest
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+_SIGNATURE = re.compile(r"/\S+\.(h|cc):\d+ .*?\) ")  # where in ONNX Runtime's own source it failed
 _ERROR_LEVEL = 3  # it warns of every initializer that may be fed, which is our threshold
 
 
-def open_graph(model: onnx.ModelProto, weights: Path | None = None) -> Any:
+def open_graph(
+    model: onnx.ModelProto, weights: Path | None = None, *, place: object = "the exported model"
+) -> Any:
     """Return a session over a graph that is still in memory.
 
     Args:
         model: The graph.
         weights: The folder of its external weights, where it has any.
+        place: Where it comes from, for the message.
+
+    Raises:
+        GraphError: ONNX Runtime does not take it.
     """
     options = ort.SessionOptions()
     options.log_severity_level = _ERROR_LEVEL
     if weights is not None:
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights))
-    return ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    content = serialized(model)
+    try:
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
+        reason = _SIGNATURE.sub("", " ".join(str(error).split()))[:250]
+        raise GraphError(
+            f"expected a graph that ONNX Runtime {ort.__version__} takes in {place}, it does not "
+            f"({reason}): export it with operators, types and an opset that it knows"
+        ) from None
 
 
 def run_on(session: Any, given: Sequence[Any], feed: Feed) -> Answers:

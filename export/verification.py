@@ -10,6 +10,7 @@ import onnx
 
 from edge_runtime import contract
 from export.errors import VerificationError
+from export.graphs import copy_of
 from export.reference import Pictures, Reference
 from export.session import open_graph, run_feeds, run_images
 from export.sources.source import Feeds
@@ -150,8 +151,7 @@ def verify_preprocessing(
 
 def _probe(fused: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """Return a copy that gives the pixels in front of the model."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(fused)
+    probe = copy_of(fused)
     del probe.graph.output[:]
     probe.graph.output.add().name = name
     return probe
@@ -163,7 +163,9 @@ def _pixel_difference(session: Any, images: Pictures, expected: Any) -> float:
     largest = 0.0
     for index in range(len(images)):
         (pixels,) = session.run(None, {source: images[index][None]})
-        largest = max(largest, float(np.abs(pixels[0] - expected[index]).max()))
+        # Bytes that are subtracted would wrap around.
+        apart = pixels[0].astype(np.float64) - expected[index]
+        largest = max(largest, float(np.abs(apart).max()))
     return largest
 
 

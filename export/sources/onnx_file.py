@@ -2,52 +2,61 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from export.commands.build import BuildSettings
 from export.errors import GraphError
+from export.graphs import copy_of, squashed_by
 from export.session import open_graph
-from export.sources.external import load_onnx
-from export.sources.foreign import ForeignSource, Original, Run
+from export.sources.external import INSIDE_BYTES, load_onnx
+from export.sources.foreign import ForeignSource
+from export.sources.logits import flatten, is_of_classes, is_of_one_pixel
+from export.sources.original import Original, Run
 
 _ELEMENTS = {"tensor(float)": TensorProto.FLOAT, "tensor(float16)": TensorProto.FLOAT16}
-_RANK = 2
-_SIGNATURE = re.compile(r"/\S+\.(h|cc):\d+ .*?\) ")  # where in ONNX Runtime's own source it failed
 
 
-def open_onnx(path: Path, settings: BuildSettings, scratch: Path) -> ForeignSource:
+def open_onnx(
+    path: Path, settings: BuildSettings, scratch: Path, *, inside_bytes: int = INSIDE_BYTES
+) -> ForeignSource:
     """Open an ONNX file, and hold it to what ONNX Runtime can run.
 
     Args:
         path: The file; external weights beside it.
         settings: Logits, labels and processor.
         scratch: A folder for weights that stay outside the graph.
+        inside_bytes: How large those are at least.
 
     Raises:
         ExportError: See `ForeignSource.of`; or ONNX Runtime does not take the file.
     """
-    loaded = load_onnx(path, scratch)
-    session = _session(loaded.model, loaded.weights, path)
-    logits = settings.logits or _only_candidate(session, path)
-    opened = _with_value(loaded.model, logits, path)
-    kind = _type_of(_session(opened, loaded.weights, path), logits)
-    output = _read_in_float32(opened, logits, kind)
-    run = _runner(_session(opened, loaded.weights, path), output, path)
+    loaded = load_onnx(path, scratch, inside_bytes=inside_bytes)
+    model, weights = loaded.model, loaded.weights
+    logits = settings.logits or _only_candidate(model, open_graph(model, weights, place=path), path)
+    _require_value(model, logits, path)
+    found = _value(open_graph(_with_output(model, logits), weights, place=path), logits)
+    if found.type not in _ELEMENTS:
+        raise GraphError(
+            f"expected float logits in {path}, {logits!r} is {found.type}: name another value "
+            "with --logits"
+        )
+    if is_of_one_pixel(found.shape or ()):
+        logits = flatten(model, logits)
+    opened = _with_output(model, logits)
+    output = _read_in_float32(opened, logits, found.type)
     original = Original(
         place=path,
         files=loaded.files,
-        model=loaded.model,
+        model=model,
         logits=logits,
-        element=_ELEMENTS.get(kind, TensorProto.UNDEFINED),
-        weights=loaded.weights,
-        run=run,
+        element=_ELEMENTS[found.type],
+        weights=weights,
+        run=_runner(open_graph(opened, weights, place=path), output, path),
         runs_in="the ONNX file",
     )
     return ForeignSource.of(original, settings)
@@ -71,48 +80,42 @@ def _runner(session: Any, output: str, path: Path) -> Run:
     return run
 
 
-def _session(model: onnx.ModelProto, weights: Path | None, path: Path) -> Any:
-    try:
-        return open_graph(model, weights)
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
-        reason = _SIGNATURE.sub("", " ".join(str(error).split()))[:250]
-        raise GraphError(
-            f"expected a graph that ONNX Runtime {ort.__version__} takes in {path}, it does not "
-            f"({reason}): export it with operators and an opset that it knows"
-        ) from None
-
-
-def _only_candidate(session: Any, path: Path) -> str:
+def _only_candidate(model: onnx.ModelProto, session: Any, path: Path) -> str:
     """Return the one output that can be logits."""
     outputs = session.get_outputs()
-    fitting = [o.name for o in outputs if o.type in _ELEMENTS and len(o.shape or ()) == _RANK]
+    fitting = [o.name for o in outputs if o.type in _ELEMENTS and is_of_classes(o.shape or ())]
     if len(fitting) == 1:
         return str(fitting[0])
+    expected = f"expected one output of logits, float [batch, classes], in {path}, got"
+    if fitting:
+        raise GraphError(f"{expected} several ({', '.join(fitting)}): name it with --logits")
     shapes = ", ".join(f"{o.name} {o.type} {o.shape}" for o in outputs)
-    came = f"several ({', '.join(fitting)})" if fitting else f"none among {shapes}"
+    made = [squashed_by(model.graph, output.name) for output in outputs]
+    hint = next((f" {name}" for _, name in filter(None, made)), "")
     raise GraphError(
-        f"expected one output of logits, float [batch, classes], in {path}, got {came}: name it "
-        "with --logits"
+        f"{expected} none among {shapes}: name a value inside the graph with --logits{hint}"
     )
 
 
-def _with_value(model: onnx.ModelProto, name: str, path: Path) -> onnx.ModelProto:
-    """Return a copy with a value from inside the graph among its outputs."""
+def _require_value(model: onnx.ModelProto, name: str, path: Path) -> None:
     if not any(name in node.output for node in model.graph.node):
         outputs = ", ".join(output.name for output in model.graph.output)
         raise GraphError(
             f"expected --logits to name a value in {path}, it has no {name!r}: its outputs are "
             f"{outputs}"
         )
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+
+
+def _with_output(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Return a copy with a value from inside the graph among its outputs."""
+    copy = copy_of(model)
     if name not in {output.name for output in copy.graph.output}:
         copy.graph.output.add().name = name
     return copy
 
 
-def _type_of(session: Any, name: str) -> str:
-    return next(str(output.type) for output in session.get_outputs() if output.name == name)
+def _value(session: Any, name: str) -> Any:
+    return next(output for output in session.get_outputs() if output.name == name)
 
 
 def _read_in_float32(model: onnx.ModelProto, name: str, kind: str) -> str:

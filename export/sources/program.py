@@ -13,11 +13,14 @@ from torch.utils import _pytree as pytree
 from export.commands.build import BuildSettings
 from export.errors import GraphError
 from export.exporters import OPSET, quiet
+from export.graphs import has_halves
+from export.layout import shape_of
+from export.reference import HALF_TOLERANCE, TOLERANCE
 from export.sources.external import OnnxFile, load_onnx
-from export.sources.foreign import ForeignSource, Original
+from export.sources.foreign import ForeignSource
+from export.sources.logits import flatten, is_of_classes, is_of_one_pixel
+from export.sources.original import Original
 from export.sources.pt2_archive import read_program
-
-_RANK = 2
 
 
 def open_program(path: Path, settings: BuildSettings, scratch: Path) -> ForeignSource:
@@ -36,24 +39,27 @@ def open_program(path: Path, settings: BuildSettings, scratch: Path) -> ForeignS
     _require_free_batch(program, path)
     index = _find_logits(program, settings.logits, path)
     translated = _translate(program, path, scratch)
+    output = translated.model.graph.output[index]
+    is_pixel = is_of_one_pixel(shape_of(output))
     module = program.module()
 
     def run(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         with torch.inference_mode():
             logits = pytree.tree_leaves(module(torch.from_numpy(pixels)))[index]
         values: npt.NDArray[Any] = logits.float().numpy()
-        return values
+        return values.reshape(len(values), -1) if is_pixel else values
 
-    output = translated.model.graph.output[index]
     original = Original(
         place=path,
         files=(path,),
         model=translated.model,
-        logits=output.name,
+        logits=flatten(translated.model, output.name) if is_pixel else output.name,
         element=output.type.tensor_type.elem_type,
         weights=translated.weights,
         run=run,
         runs_in="PyTorch",
+        # ONNX Runtime works half precision out in float32 on a CPU.
+        tolerance=HALF_TOLERANCE if has_halves(translated.model.graph) else TOLERANCE,
     )
     return ForeignSource.of(original, settings)
 
@@ -96,7 +102,9 @@ def _find_logits(program: Any, wanted: str | None, path: Path) -> int:
 
 
 def _is_candidate(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.ndim == _RANK and value.is_floating_point()
+    return (
+        isinstance(value, torch.Tensor) and is_of_classes(value.shape) and value.is_floating_point()
+    )
 
 
 def _values(program: Any, operation: str | None, names: Sequence[Any]) -> list[Any]:
@@ -130,4 +138,7 @@ def _translate(program: Any, path: Path, scratch: Path) -> OnnxFile:
             f"expected a program that torch.onnx can translate in {path}, it failed ({reason}): "
             "export an ONNX file yourself and give --onnx"
         ) from None
-    return load_onnx(file, scratch)
+    loaded = load_onnx(file, scratch)
+    for written in loaded.files:  # its weights are in the graph now, or in another file
+        written.unlink()
+    return loaded

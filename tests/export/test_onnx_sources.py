@@ -1,86 +1,21 @@
-"""Somebody else's ONNX file: half precision, quantized, old, split into files, or no classifier."""
+"""Somebody else's ONNX file: half precision, quantized, old, or no classifier."""
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
-from tools.foreign_models import Logits, rewrite, write_onnx
-from tools.processes import contents
+from tools.decisions import assert_decides_like, run_alone
+from tools.foreign_models import Logits, cast_in_front, rewrite, show, write_onnx
 from transformers import ViTImageProcessor
 
 from edge_runtime import metrics
 from edge_runtime.bundle import read_bundle
-from edge_runtime.errors import GatekeeperError
 from edge_runtime.model import EdgeModel
-from export.commands.build import BuildSettings
-from export.commands.retune import RetuneSettings
 from export.errors import GraphError
-from export.sources import external
-from train import data
 from train.models import open_checkpoint
-
-GOAL = {"calibrate": "digits", "target_deferral": 0.3}
-
-
-@pytest.fixture(scope="module")
-def model(small_checkpoint, tmp_path_factory):
-    """An ONNX file of opset 17, float32."""
-    module = Logits(open_checkpoint(small_checkpoint))
-    return write_onnx(module, tmp_path_factory.mktemp("models") / "model.onnx")
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return data.load("digits").test.array()
-
-
-@pytest.fixture
-def export(small_checkpoint, tmp_path):
-    """Export with the small checkpoint's processor, and return the bundle."""
-
-    def run(path, **settings):
-        given = {"processor": small_checkpoint, **GOAL, **settings}
-        BuildSettings(onnx=path, out=tmp_path / "bundle", **given).run()
-        return tmp_path / "bundle"
-
-    return run
-
-
-@pytest.fixture
-def refused(export, tmp_path):
-    """Expect one line that says something, and nothing written."""
-
-    def run(path, says, **settings):
-        with pytest.raises(GatekeeperError, match=says) as error:
-            export(path, **settings)
-        assert "\n" not in str(error.value)
-        assert not (tmp_path / "bundle").exists()
-
-    return run
-
-
-def run_alone(path, pixels, output):
-    """Return what ONNX Runtime says of the original file, float64."""
-    session = ort.InferenceSession(path)
-    (logits,) = session.run([output], {session.get_inputs()[0].name: pixels})
-    return logits.astype(np.float64)
-
-
-def assert_decides_like(bundle, path, checkpoint, digits, *, output="scores", dtype=np.float32):
-    """Hold a bundle to the original file run by itself, with a gate in numpy."""
-    pixels = open_checkpoint(checkpoint).pixel_values(digits).contiguous().numpy().astype(dtype)
-    logits = run_alone(path, pixels, output)
-    model = EdgeModel.open(bundle)
-    gated = model(digits)
-    confidence = metrics.max_softmax(logits)
-    np.testing.assert_array_equal(gated.prediction, logits.argmax(-1))
-    np.testing.assert_allclose(gated.confidence, confidence, atol=1e-5)
-    clear = np.abs(confidence - model.threshold) > 1e-5
-    np.testing.assert_array_equal(gated.defer[clear], (confidence < model.threshold)[clear])
 
 
 def halved(model):
@@ -107,10 +42,9 @@ def quantized(path, target):
 
 
 @pytest.mark.parametrize("change", [halved, halved_inside])
-def test_half_precision(change, model, export, small_checkpoint, digits, tmp_path):
+def test_half_precision(change, model, export, pixels, digits, tmp_path):
     path = rewrite(model, tmp_path / "half.onnx", change)
     dtype = np.float16 if change is halved else np.float32
-    pixels = open_checkpoint(small_checkpoint).pixel_values(digits).contiguous().numpy()
     logits = run_alone(path, pixels.astype(dtype), "scores")
     bundle = export(path)
     graph = read_bundle(bundle).verification["graph"]
@@ -120,30 +54,26 @@ def test_half_precision(change, model, export, small_checkpoint, digits, tmp_pat
     np.testing.assert_allclose(gated.confidence, metrics.max_softmax(logits), atol=1e-3)
 
 
-def test_a_half_precision_input_stays_one_without_a_processor(model, export, tmp_path):
+def test_a_half_precision_input_stays_one_without_a_processor(
+    model, export, without_data, tmp_path
+):
     path = rewrite(model, tmp_path / "half.onnx", halved)
-    (tmp_path / "labels.txt").write_text("\n".join("abcdefghij"))
-    bundle = export(
-        path, processor=None, calibrate=None, target_deferral=None, threshold=0.1,
-        labels=tmp_path / "labels.txt",
-    )  # fmt: skip
-    opened = EdgeModel.open(bundle)
+    opened = EdgeModel.open(export(path, **without_data))
     assert opened.metadata.input.dtype == "float16"
     assert opened(np.zeros((3, 3, 8, 8), np.float16)).prediction.shape == (3,)
 
 
-def test_quantized(model, export, small_checkpoint, digits, tmp_path):
+def test_quantized(model, export, pixels, digits, tmp_path):
     path = quantized(model, tmp_path / "qdq.onnx")
     bundle = export(path)
-    assert_decides_like(bundle, path, small_checkpoint, digits)
+    assert_decides_like(bundle, path, pixels, digits)
     confidence = EdgeModel.open(bundle)(digits).confidence
     assert confidence.dtype == np.float32
 
 
 @pytest.mark.parametrize("kind", ["max_softmax", "neg_entropy"])
 @pytest.mark.parametrize("opset", [13, 17])
-def test_older_opsets_stay_as_they_are(opset, kind, small_checkpoint, export, digits, tmp_path):
-    module = Logits(open_checkpoint(small_checkpoint))
+def test_older_opsets_stay_as_they_are(opset, kind, module, export, digits, tmp_path):
     path = write_onnx(module, tmp_path / "old.onnx", opset=opset)
     ViTImageProcessor(do_resize=False).save_pretrained(tmp_path / "processor")
     bundle = export(path, confidence=kind, processor=tmp_path / "processor")
@@ -160,9 +90,8 @@ def test_older_opsets_stay_as_they_are(opset, kind, small_checkpoint, export, di
 @pytest.mark.parametrize("opset", [13, 17])
 @pytest.mark.parametrize("is_quantized", [False, True])
 def test_older_opsets_are_raised_for_a_processor_that_resizes(
-    is_quantized, opset, small_checkpoint, export, digits, tmp_path
+    is_quantized, opset, module, export, digits, tmp_path
 ):
-    module = Logits(open_checkpoint(small_checkpoint))
     path = write_onnx(module, tmp_path / "old.onnx", opset=opset)
     if is_quantized:
         path = quantized(path, tmp_path / "qdq.onnx")
@@ -179,72 +108,6 @@ def test_older_opsets_are_raised_for_a_processor_that_resizes(
     assert np.abs(gated.confidence - confidence).max() < (2e-2 if is_quantized else 1e-5)
 
 
-def split_up(path, folder, *, threshold=0):
-    folder.mkdir()
-    onnx.save(
-        onnx.load(path),
-        folder / "model.onnx",
-        save_as_external_data=True,
-        location="weights.bin",
-        size_threshold=threshold,
-    )
-    return folder / "model.onnx"
-
-
-def test_small_external_weights_move_into_the_graph(
-    model, export, small_checkpoint, digits, tmp_path
-):
-    path = split_up(model, tmp_path / "split")
-    bundle = export(path)
-    assert {file.name for file in bundle.iterdir()} == {"model.onnx", "bundle.json"}
-    assert_decides_like(bundle, path, small_checkpoint, digits)
-
-
-def test_large_external_weights_stay_files(
-    model, export, small_checkpoint, digits, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(external, "INSIDE_BYTES", 1 << 14)
-    path = split_up(model, tmp_path / "split")
-    bundle = export(path)
-    graph, weights = bundle / "model.onnx", bundle / "model.onnx.data"
-    assert weights.stat().st_size > 5 * graph.stat().st_size
-    assert_decides_like(bundle, path, small_checkpoint, digits)
-    again = tmp_path / "again" / "b"
-    BuildSettings(onnx=path, processor=small_checkpoint, out=again, **GOAL).run()
-    assert contents(again) == contents(bundle)
-
-
-@pytest.mark.parametrize("more", [{"second_look": "mirror"}, {"quantize": "int8", "max_flips": 1}])
-def test_large_external_weights_take_the_rest(more, model, export, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(external, "INSIDE_BYTES", 1 << 14)
-    path = split_up(model, tmp_path / "split")
-    bundle = export(path, **more)
-    weights = (bundle / "model.onnx.data").read_bytes() if "quantize" not in more else None
-    RetuneSettings(bundle=bundle, calibrate="digits", target_deferral=0.1).run()
-    assert read_bundle(bundle).metadata.calibration["achieved"] <= 0.1
-    assert EdgeModel.open(bundle)(digits).defer.mean() < 0.2
-    if weights is not None:
-        assert (bundle / "model.onnx.data").read_bytes() == weights
-
-
-def test_external_weights_that_are_missing_or_elsewhere_are_refused(model, refused, tmp_path):
-    path = split_up(model, tmp_path / "split")
-    weights = path.parent / "weights.bin"
-    weights.rename(tmp_path / "weights.bin")
-    refused(path, "external weights of .* does not load")
-
-    def outside(proto):
-        for tensor in proto.graph.initializer:
-            for entry in tensor.external_data:
-                if entry.key == "location":
-                    entry.value = "../weights.bin"
-
-    proto = onnx.load(path, load_external_data=False)
-    outside(proto)
-    path.write_bytes(proto.SerializeToString())
-    refused(path, "external weights of .* does not load")
-
-
 class Several(Logits):
     """Logits, and two more outputs."""
 
@@ -253,14 +116,14 @@ class Several(Logits):
         return logits, logits[:, :3], x.mean((2, 3))
 
 
-def test_several_candidates_are_named(small_checkpoint, export, refused, digits, tmp_path):
+def test_several_candidates_are_named(small_checkpoint, export, refused, pixels, digits, tmp_path):
     module = Several(open_checkpoint(small_checkpoint))
     path = write_onnx(module, tmp_path / "several.onnx", names=("scores", "coarse", "mean"))
     refused(path, r"got several \(scores, coarse, mean\): name it with --logits")
     refused(path, "no 'score': its outputs are scores, coarse, mean", logits="score")
     refused(path, "expected 3 labels", logits="coarse")
     bundle = export(path, logits="scores")
-    assert_decides_like(bundle, path, small_checkpoint, digits)
+    assert_decides_like(bundle, path, pixels, digits)
     kept = {output.name for output in onnx.load(bundle / "model.onnx").graph.output}
     assert kept == {"prediction", "confidence", "defer"}
 
@@ -281,7 +144,7 @@ def by_hand(z):
 
 @pytest.mark.parametrize("squash", [torch.sigmoid, lambda z: torch.softmax(z, -1)])
 def test_probabilities_are_told_and_what_to_name_instead(
-    squash, small_checkpoint, export, refused, tmp_path, digits
+    squash, small_checkpoint, export, refused, pixels, digits, tmp_path
 ):
     path = write_onnx(Squashed(open_checkpoint(small_checkpoint), squash), tmp_path / "p.onnx")
     last = onnx.load(path).graph.node[-1]
@@ -289,13 +152,8 @@ def test_probabilities_are_told_and_what_to_name_instead(
     refused(path, says)
     bundle = export(path, logits=last.input[0])
     assert {"Softmax", "Sigmoid"} & {n.op_type for n in onnx.load(path).graph.node}
-    plain = rewrite(path, tmp_path / "plain.onnx", lambda m: opened(m, last.input[0]))
-    assert_decides_like(bundle, plain, small_checkpoint, digits, output=last.input[0])
-
-
-def opened(model, name):
-    value = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 10])
-    model.graph.output.append(value)
+    plain = rewrite(path, tmp_path / "plain.onnx", lambda m: show(m, last.input[0]))
+    assert_decides_like(bundle, plain, pixels, digits, output=last.input[0])
 
 
 def test_probabilities_of_a_softmax_by_hand_are_found_in_the_values(
@@ -307,15 +165,13 @@ def test_probabilities_of_a_softmax_by_hand_are_found_in_the_values(
     refused(path, "holds probabilities")
 
 
-def test_log_probabilities_are_logits(small_checkpoint, export, digits, tmp_path):
+def test_log_probabilities_are_logits(small_checkpoint, export, pixels, digits, tmp_path):
     module = Squashed(open_checkpoint(small_checkpoint), lambda z: torch.log_softmax(z, -1))
     path = write_onnx(module, tmp_path / "p.onnx")
-    assert_decides_like(export(path), path, small_checkpoint, digits)
+    assert_decides_like(export(path), path, pixels, digits)
 
 
-def test_values_with_the_contracts_names_are_no_obstacle(
-    model, export, small_checkpoint, digits, tmp_path
-):
+def test_values_with_the_contracts_names_are_no_obstacle(model, export, pixels, digits, tmp_path):
     def rename(proto):
         names = {"input": "image", "scores": "confidence"}
         names[proto.graph.node[0].output[0]] = "threshold"
@@ -326,12 +182,10 @@ def test_values_with_the_contracts_names_are_no_obstacle(
             value.name = names.get(value.name, value.name)
 
     path = rewrite(model, tmp_path / "names.onnx", rename)
-    assert_decides_like(export(path), path, small_checkpoint, digits, output="confidence")
+    assert_decides_like(export(path), path, pixels, digits, output="confidence")
 
 
-def test_weights_that_are_also_inputs_are_no_obstacle(
-    model, export, small_checkpoint, digits, tmp_path
-):
+def test_weights_that_are_also_inputs_are_no_obstacle(model, export, pixels, digits, tmp_path):
     def list_weights(proto):
         for tensor in proto.graph.initializer:
             value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
@@ -341,7 +195,7 @@ def test_weights_that_are_also_inputs_are_no_obstacle(
     bundle = export(path)
     inputs = {value.name for value in onnx.load(bundle / "model.onnx").graph.input}
     assert inputs == {"image", "threshold"}
-    assert_decides_like(bundle, path, small_checkpoint, digits)
+    assert_decides_like(bundle, path, pixels, digits)
 
 
 def with_operator(proto):
@@ -359,13 +213,13 @@ def with_two_inputs(proto):
     proto.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["N"]))
 
 
-def with_bytes_in(proto):
-    proto.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
-    proto.graph.input[0].name = "bytes"
-    cast = helper.make_node("Cast", ["bytes"], ["input"], to=TensorProto.FLOAT)
-    nodes = [cast, *proto.graph.node]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
+def with_domain(proto):
+    proto.graph.node[1].domain = "org.example"
+    proto.opset_import.append(helper.make_opsetid("org.example", 1))
+
+
+def with_int32_in(proto):
+    cast_in_front(proto, "numbers", TensorProto.INT32)
 
 
 @pytest.mark.parametrize(
@@ -374,16 +228,16 @@ def with_bytes_in(proto):
         (with_operator, "ONNX Runtime .* takes .* NoSuchOperator"),
         (with_opset(12), "expected opset 13 or newer .* got 12"),
         (with_opset(99), "ONNX Runtime .* takes .*Opset 99"),
-        (with_two_inputs, "expected one input"),
-        (with_bytes_in, "expected a float32 or float16 input .* UINT8"),
+        (with_domain, r"ONNX Runtime .* takes .* org\.example.*: export it with operators"),
+        (with_two_inputs, r"expected one input .* got 2 \(input, more\): export"),
+        (with_int32_in, "input of float32, float16 or uint8 .* numbers is INT32"),
     ],
 )
 def test_what_cannot_be_gated_is_one_line(change, says, model, refused, tmp_path):
     refused(rewrite(model, tmp_path / "other.onnx", change), says)
 
 
-def test_a_fixed_batch_axis_is_told(small_checkpoint, refused, tmp_path):
-    module = Logits(open_checkpoint(small_checkpoint))
+def test_a_fixed_batch_axis_is_told(module, refused, tmp_path):
     path = write_onnx(module, tmp_path / "fixed.onnx", batch=1)
     refused(path, "expected a free batch axis .* always takes 1")
 

@@ -8,44 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tools.decisions import pixels_of
 from tools.foreign_models import Logits, write_program
 
 from edge_runtime.bundle import read_bundle
-from edge_runtime.errors import GatekeeperError
 from edge_runtime.model import EdgeModel
-from export.commands.build import BuildSettings
-from train import data
 from train.models import open_checkpoint
-
-GOAL = {"calibrate": "digits", "target_deferral": 0.3}
-
-
-@pytest.fixture(scope="module")
-def module(small_checkpoint):
-    return Logits(open_checkpoint(small_checkpoint))
-
-
-@pytest.fixture
-def export(small_checkpoint, tmp_path):
-    def run(path, **settings):
-        given = {"processor": small_checkpoint, **GOAL, **settings}
-        BuildSettings(program=path, out=tmp_path / "bundle", **given).run()
-        return tmp_path / "bundle"
-
-    return run
-
-
-@pytest.fixture
-def refused(export, tmp_path):
-    """Expect one line that says something, and nothing written."""
-
-    def run(path, says, **settings):
-        with pytest.raises(GatekeeperError, match=says) as error:
-            export(path, **settings)
-        assert "\n" not in str(error.value)
-        assert not (tmp_path / "bundle").exists()
-
-    return run
 
 
 class Named(torch.nn.Module):
@@ -70,14 +38,81 @@ class Two(Named):
         return self.model(x) + self.model(y)
 
 
-def test_several_candidates_are_named(module, export, refused, small_checkpoint, tmp_path):
+def test_several_candidates_are_named(module, export, refused, small_checkpoint, digits, tmp_path):
     path = write_program(Named(module), tmp_path / "named.pt2")
     refused(path, r"got several \(coarse, embedding, scores\): name it with --logits")
     refused(path, "no 'score': its outputs are coarse, embedding, scores", logits="score")
-    digits = data.load("digits").test.array()
     gated = EdgeModel.open(export(path, logits="scores"))(digits)
     expected = open_checkpoint(small_checkpoint).predict(digits).argmax(-1)
     np.testing.assert_array_equal(gated.prediction, expected)
+
+
+def test_half_precision(export, large_checkpoint, digits, tmp_path):
+    # Its layers are many enough for a decision or two to hang on the rounding.
+    half = Logits(open_checkpoint(large_checkpoint)).half()
+    path = write_program(half, tmp_path / "half.pt2", dtype=torch.float16)
+    bundle = export(path, processor=large_checkpoint)
+    graph = read_bundle(bundle).verification["graph"]
+    assert 1e-5 < graph["confidence_difference_max"] < 2**-8
+    pixels = torch.from_numpy(pixels_of(large_checkpoint, digits)).half()
+    with torch.inference_mode():
+        confidence = half(pixels).double().softmax(-1).amax(-1)
+    np.testing.assert_allclose(EdgeModel.open(bundle)(digits).confidence, confidence, atol=2**-8)
+
+
+class Inside(Named):
+    """bfloat16 between inputs and outputs of float32."""
+
+    def forward(self, x):
+        return self.model(x.bfloat16()).float()
+
+
+def test_bfloat16_is_told(small_checkpoint, refused, tmp_path):
+    bf16 = Logits(open_checkpoint(small_checkpoint)).bfloat16()
+    path = write_program(bf16, tmp_path / "bf16.pt2", dtype=torch.bfloat16)
+    refused(path, "x is BFLOAT16: convert the model to float32")
+    path = write_program(Inside(bf16), tmp_path / "inside.pt2")
+    refused(path, r"ONNX Runtime .* takes .*bfloat16.*: export it with .* types")
+
+
+class Bytes(Named):
+    """Takes uint8 [batch, height, width, 3]."""
+
+    def forward(self, x):
+        return self.model((x.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5)
+
+
+def test_bytes_with_channels_last(module, export, without_data, digits, tmp_path):
+    own = Bytes(module)
+    path = write_program(own, tmp_path / "bytes.pt2", shape=(8, 8, 3), dtype=torch.uint8)
+    gated = EdgeModel.open(export(path, **without_data))(digits)
+    with torch.inference_mode():
+        probabilities = own(torch.from_numpy(digits)).softmax(-1)
+    np.testing.assert_array_equal(gated.prediction, probabilities.argmax(-1))
+    np.testing.assert_allclose(gated.confidence, probabilities.amax(-1), atol=1e-5)
+
+
+class Map(Named):
+    def forward(self, x):
+        return self.model(x)[:, :, None, None]
+
+
+def test_logits_of_one_pixel_are_taken(module, export, small_checkpoint, digits, tmp_path):
+    path = write_program(Map(module), tmp_path / "map.pt2")
+    gated = EdgeModel.open(export(path))(digits)
+    expected = open_checkpoint(small_checkpoint).predict(digits).argmax(-1)
+    np.testing.assert_array_equal(gated.prediction, expected)
+
+
+class Classes(Named):
+    def forward(self, x):
+        return {"label": self.model(x).argmax(-1), "rows": self.model(x).sum(-1)}
+
+
+@pytest.mark.parametrize("logits", [None, "label", "rows"])
+def test_a_program_without_logits_is_told(logits, module, refused, tmp_path):
+    path = write_program(Classes(module), tmp_path / "classes.pt2")
+    refused(path, "logits", logits=logits)
 
 
 def test_a_program_is_held_to_itself(module, export, tmp_path):

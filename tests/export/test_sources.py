@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tools.foreign_models import Logits, write_onnx, write_program
+from tools.foreign_models import GOAL, Logits, write_onnx, write_program
 from tools.processes import contents
 
 from edge_runtime import contract
@@ -18,7 +18,6 @@ from export.errors import LabelError, PreprocessingError
 from train import data
 from train.models import build, open_checkpoint, save
 
-GOAL = {"calibrate": "digits", "target_deferral": 0.3}
 FOREIGN = ("program", "onnx")
 
 

@@ -6,7 +6,10 @@ from contextlib import redirect_stdout
 
 import onnx
 import torch
+from onnx import TensorProto, helper
 from torch import nn
+
+GOAL = {"calibrate": "digits", "target_deferral": 0.3}
 
 
 class Logits(nn.Module):
@@ -20,10 +23,10 @@ class Logits(nn.Module):
         return self.model(pixel_values=x).logits
 
 
-def write_program(module, path, *, size=(8, 8), batch=None):
+def write_program(module, path, *, shape=(3, 8, 8), dtype=torch.float32, batch=None):
     """Write a `torch.export` program; its batch axis is free unless one is given."""
     shapes = ({0: torch.export.Dim("batch")},) if batch is None else None
-    example = (torch.zeros(batch or 2, 3, *size),)
+    example = (torch.zeros(batch or 2, *shape, dtype=dtype),)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.save(torch.export.export(module.eval(), example, dynamic_shapes=shapes), path)
@@ -53,3 +56,53 @@ def rewrite(path, target, change):
     model = onnx.load(path)
     onnx.save(change(model) or model, target)
     return target
+
+
+def cast_in_front(proto, name, element):
+    """Let a model take another type, in place: its first node casts."""
+    before = proto.graph.input[0].name
+    proto.graph.input[0].type.tensor_type.elem_type = element
+    proto.graph.input[0].name = name
+    put_in_front(proto, helper.make_node("Cast", [name], [before], to=TensorProto.FLOAT))
+
+
+def with_channels_last(proto, name="nhwc"):
+    """Let a model take [batch, height, width, 3], in place, as tf2onnx writes one."""
+    value = proto.graph.input[0]
+    before, (batch, channels, height, width) = value.name, value.type.tensor_type.shape.dim
+    sides = [batch.dim_param, height.dim_value, width.dim_value, channels.dim_value]
+    element = value.type.tensor_type.elem_type
+    value.CopyFrom(helper.make_tensor_value_info(name, element, sides))
+    put_in_front(proto, helper.make_node("Transpose", [name], [before], perm=[0, 3, 1, 2]))
+
+
+def put_in_front(proto, node):
+    nodes = [node, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
+def show(proto, name, element=TensorProto.FLOAT, shape=("N", 10)):
+    """Make a value inside a model an output too, in place."""
+    proto.graph.output.append(helper.make_tensor_value_info(name, element, shape))
+
+
+class Chain(nn.Module):
+    """A classifier of bytes [batch, height, width, 3], as large as wanted: layers in a row."""
+
+    def __init__(self, *, width=6400, layers=14, size=(8, 8), classes=10):
+        super().__init__()
+        torch.manual_seed(0)
+        inputs = 3 * size[0] * size[1]
+        sizes = [(inputs, width), *[(width, width)] * layers, (width, classes)]
+        self.layers = nn.ModuleList(torch.nn.utils.skip_init(nn.Linear, *size) for size in sizes)
+        noise = torch.randn(width * width)  # for all of them: drawing takes longest
+        for number, (layer, (n, m)) in enumerate(zip(self.layers, sizes, strict=True)):
+            layer.weight.data.copy_(noise.roll(number)[: n * m].reshape(m, n) * (2 / n) ** 0.5)
+            layer.bias.data.zero_()
+
+    def forward(self, pixels):
+        x = (pixels.float() / 255 - 0.5).flatten(1)
+        for layer in self.layers[:-1]:
+            x = layer(x).relu()
+        return self.layers[-1](x)

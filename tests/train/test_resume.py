@@ -1,14 +1,13 @@
 """A killed run goes on from its last epoch and ends where an unbroken one ends."""
 
-import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from tools.devices import DEVICES
+from tools.processes import wait_for
 
 from train import data
 from train.models import open_checkpoint
@@ -31,13 +30,12 @@ def finish(process):
 
 
 def kill_after_two_epochs(process, work):
-    deadline = time.monotonic() + _LONGEST_S
-    while time.monotonic() < deadline and process.poll() is None:
+    def has_two_epochs():
         steps = [int(p.name.rsplit("-", 1)[1]) for p in work.glob("checkpoint-*")]
-        if max(steps, default=0) >= 2 * 3:  # 91 pictures, 32 a step
-            break
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
+        return max(steps, default=0) >= 2 * 3  # 91 pictures, 32 a step
+
+    wait_for(has_two_epochs, process)
+    process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
 

@@ -1,0 +1,134 @@
+"""ONNX files with their weights in further files, and graphs too large to hold their own."""
+
+import numpy as np
+import onnx
+import pytest
+from tools.decisions import assert_decides_like
+from tools.foreign_models import GOAL, write_onnx
+from tools.processes import contents
+from transformers import ViTImageProcessor
+
+from edge_runtime.bundle import read_bundle
+from edge_runtime.model import EdgeModel
+from export import pipeline
+from export.commands.build import BuildSettings
+from export.commands.retune import RetuneSettings
+from export.errors import GraphError
+from export.graphs import serialized
+from export.sources.external import inlined, load_onnx
+from export.sources.onnx_file import open_onnx
+
+LIMIT = 1 << 14
+
+
+def split_up(path, folder, *, threshold=0):
+    folder.mkdir()
+    onnx.save(
+        onnx.load(path),
+        folder / "model.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=threshold,
+    )
+    return folder / "model.onnx"
+
+
+def test_small_external_weights_move_into_the_graph(model, export, pixels, digits, tmp_path):
+    path = split_up(model, tmp_path / "split")
+    bundle = export(path)
+    assert {file.name for file in bundle.iterdir()} == {"model.onnx", "bundle.json"}
+    assert_decides_like(bundle, path, pixels, digits)
+
+
+@pytest.fixture
+def export_outside(small_checkpoint, tmp_path):
+    """Export as if the graph could hold next to nothing."""
+
+    def run(path, folder="outside", **settings):
+        out = tmp_path / folder / "bundle"
+        given = {"processor": small_checkpoint, **GOAL, **settings}
+        settings = BuildSettings(onnx=path, out=out, **given)
+        scratch = tmp_path / folder / "scratch"
+        scratch.mkdir(parents=True)
+        pipeline._build(settings, open_onnx(path, settings, scratch, inside_bytes=LIMIT))
+        return out
+
+    return run
+
+
+@pytest.mark.parametrize("is_split", [True, False])
+def test_large_weights_become_files(is_split, model, export_outside, pixels, digits, tmp_path):
+    path = split_up(model, tmp_path / "split") if is_split else model
+    bundle = export_outside(path)
+    graph, weights = bundle / "model.onnx", bundle / "model.onnx.data"
+    assert weights.stat().st_size > 5 * graph.stat().st_size
+    assert_decides_like(bundle, path, pixels, digits)
+    assert contents(export_outside(path, "again")) == contents(bundle)
+
+
+def test_large_weights_stay_files_when_the_opset_is_raised(
+    module, export_outside, digits, tmp_path
+):
+    path = split_up(write_onnx(module, tmp_path / "old.onnx", opset=13), tmp_path / "split")
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "processor")
+    bundle = export_outside(path, processor=tmp_path / "processor")
+    assert (bundle / "model.onnx.data").stat().st_size > LIMIT
+    whole = tmp_path / "whole"
+    BuildSettings(onnx=path, processor=tmp_path / "processor", out=whole, **GOAL).run()
+    assert not (whole / "model.onnx.data").exists()
+    one, other = (EdgeModel.open(b)(digits) for b in (bundle, whole))
+    np.testing.assert_array_equal(one.confidence, other.confidence)
+
+
+@pytest.mark.parametrize("more", [{"second_look": "mirror"}, {"quantize": "int8", "max_flips": 1}])
+def test_large_weights_take_the_rest(more, model, export_outside, digits):
+    bundle = export_outside(model, **more)
+    weights = (bundle / "model.onnx.data").read_bytes() if "quantize" not in more else None
+    RetuneSettings(bundle=bundle, calibrate="digits", target_deferral=0.1).run()
+    assert read_bundle(bundle).metadata.calibration["achieved"] <= 0.1
+    assert EdgeModel.open(bundle)(digits).defer.mean() < 0.2
+    if weights is not None:
+        assert (bundle / "model.onnx.data").read_bytes() == weights
+
+
+def test_quantization_counts_the_weights_outside(model, export_outside):
+    bundle = export_outside(model, quantize="int8", max_flips=1)
+    found = read_bundle(bundle).verification["quantization"]
+    assert found["bytes"] == pytest.approx((bundle / "model.onnx").stat().st_size, rel=0.1)
+    assert found["bytes_float"] > 2 * found["bytes"]
+
+
+def test_more_weights_than_a_message_takes_are_not_moved_into_one(model, tmp_path):
+    (tmp_path / "outside").mkdir()
+    loaded = load_onnx(model, tmp_path / "outside", inside_bytes=LIMIT)
+    size = (tmp_path / "outside" / "model.onnx.data").stat().st_size
+    whole = inlined(loaded.model, loaded.weights, limit=size + 1)
+    assert len(serialized(whole, limit=2 * size)) > 0.9 * size
+    with pytest.raises(GraphError, match=r"for --quantize, got weights of .* give the result"):
+        inlined(loaded.model, loaded.weights, limit=size)
+    with pytest.raises(GraphError, match=r"got .* save it as ONNX with external data and give"):
+        serialized(whole, limit=size // 2)
+
+
+def test_a_file_of_more_bytes_than_a_message_takes_is_refused(refused, tmp_path):
+    with (tmp_path / "whole.onnx").open("wb") as file:
+        file.truncate(2**31)  # takes no room
+    refused(tmp_path / "whole.onnx", "under 2 GB .* got 2.1 GB .* save it with external data")
+
+
+def test_external_weights_that_are_missing_or_elsewhere_are_refused(model, refused, tmp_path):
+    path = split_up(model, tmp_path / "split")
+    weights = path.parent / "weights.bin"
+    weights.rename(tmp_path / "weights.bin")
+    refused(path, "external weights of .* does not load")
+
+    def outside(proto):
+        for tensor in proto.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = "../weights.bin"
+
+    proto = onnx.load(path, load_external_data=False)
+    outside(proto)
+    path.write_bytes(proto.SerializeToString())
+    refused(path, "external weights of .* does not load")
