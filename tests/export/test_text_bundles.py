@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+import torch
 from tools.processes import refused_here
 from tools.texts import LABELS, LONGEST, make_tokenizer, write_classifier
 
@@ -157,6 +158,19 @@ def test_the_same_export_is_the_same_bytes(checkpoints, bundle, texts, tmp_path)
     names = ["bundle.json", "model.onnx", "tokenizer.json"]
     assert sorted(path.name for path in again.iterdir()) == names
     assert filecmp.cmpfiles(bundle, again, names, shallow=False)[0] == names
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_weights_stored_in_half_precision_are_worked_out_in_float32(dtype, checkpoints, tmp_path):
+    path = shutil.copytree(checkpoints["bert"], tmp_path / "half")
+    model = open_checkpoint(path, kind="text").model
+    model.to(dtype).save_pretrained(path)
+    BuildSettings(checkpoint=path, out=tmp_path / "b", threshold=0.5, exporter="torch").run()
+    weights = onnx.load(tmp_path / "b" / "model.onnx").graph.initializer
+    assert onnx.TensorProto.FLOAT in {tensor.data_type for tensor in weights}
+    assert not {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16} & {
+        tensor.data_type for tensor in weights
+    }
 
 
 def test_retune_keeps_the_tokenizer(checkpoints, texts, tmp_path, capsys):

@@ -98,6 +98,7 @@ def open_checkpoint(path: Path | str, *, kind: Kind | None = "image") -> Checkpo
         _check_kind(family, kind, folder)
         model, report = family.auto_model.from_pretrained(
             folder,
+            dtype=torch.float32,  # transformers 5 would take the type that they are stored in
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # `_check_weights` names them, in words of our own
