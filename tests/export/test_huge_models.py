@@ -40,13 +40,13 @@ def module():
     return chain.eval()
 
 
-@pytest.fixture(scope="module", params=["onnx", "program"])
+FILES = {"onnx": "model.onnx", "program": "model.pt2"}
+
+
+@pytest.fixture(scope="module", params=FILES)
 def source(request, module, tmp_path_factory):
     """The setting that names the model, and the file."""
-    file = (
-        tmp_path_factory.mktemp("huge")
-        / {"onnx": "model.onnx", "program": "model.pt2"}[request.param]
-    )
+    file = tmp_path_factory.mktemp("huge") / FILES[request.param]
     example = (torch.zeros(2, 8, 8, 3, dtype=torch.uint8),)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
