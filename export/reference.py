@@ -16,6 +16,8 @@ from train.models import VIEWS, Checkpoint, read_head
 
 TOLERANCE = 1e-5
 """A confidence this close to a limit may fall on either side of it in float32."""
+HEAD_TOLERANCE = 1e-4
+"""The same for a deferral head, whose weights multiply what float32 rounds off the features."""
 HALF_TOLERANCE = 2.0**-8
 """The same where the original rounds to the 11 bits of float16 after every layer."""
 Pictures = Sequence[npt.NDArray[np.uint8]]
@@ -74,7 +76,7 @@ def ask_pytorch(checkpoint: Checkpoint, images: Pictures, gate: Gate) -> Referen
     if gate.kind != contract.DEFERRAL_HEAD:
         return decide(ask, gate)
     logits, confidence = read_head(checkpoint).confidence_of(checkpoint, images)
-    return _decided(logits.astype(np.float64), confidence, ask, gate)
+    return _decided(logits.astype(np.float64), confidence, ask, gate, HEAD_TOLERANCE)
 
 
 def decide(ask: Ask, gate: Gate, *, tolerance: float = TOLERANCE) -> Reference:

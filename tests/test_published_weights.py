@@ -69,7 +69,7 @@ def test_published_weights_decide_the_same_from_three_sources(
     sources = {
         "checkpoint": {"checkpoint": folder},
         "program": {
-            "program": write_program(module, tmp_path / "model.pt2", size=(32, 32)),
+            "program": write_program(module, tmp_path / "model.pt2", shape=(3, 32, 32)),
             **foreign,
         },
         "onnx": {

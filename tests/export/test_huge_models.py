@@ -1,0 +1,104 @@
+"""Models of over 2 GB, which is more than a protobuf message takes: their weights stay files.
+
+Writes 18 GB and takes minutes: GATEKEEPER_HUGE=1 python -m pytest tests/export/test_huge_models.py
+"""
+
+import os
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from tools.foreign_models import Chain
+from transformers import ViTImageProcessor
+
+from edge_runtime.bundle import read_bundle
+from edge_runtime.model import EdgeModel
+from export.commands.build import BuildSettings
+from export.commands.inspect import describe
+from export.commands.retune import RetuneSettings
+from export.commands.verify import VerifySettings
+from export.errors import GraphError
+from train import data
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        os.environ.get("GATEKEEPER_HUGE") != "1",
+        reason="writes 18 GB and takes minutes: set GATEKEEPER_HUGE=1",
+    ),
+]
+MESSAGE = 2**31
+
+
+@pytest.fixture(scope="module")
+def module():
+    chain = Chain(width=6400, layers=14)
+    assert sum(weight.nbytes for weight in chain.parameters()) > MESSAGE
+    return chain.eval()
+
+
+FILES = {"onnx": "model.onnx", "program": "model.pt2"}
+
+
+@pytest.fixture(scope="module", params=FILES)
+def source(request, module, tmp_path_factory):
+    """The setting that names the model, and the file."""
+    file = tmp_path_factory.mktemp("huge") / FILES[request.param]
+    example = (torch.zeros(2, 8, 8, 3, dtype=torch.uint8),)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        batch = ({0: torch.export.Dim("batch")},)
+        program = torch.export.export(module, example, dynamic_shapes=batch)
+        if request.param == "program":
+            torch.export.save(program, file)
+        else:
+            torch.onnx.export(program, dynamo=True, verbose=False).save(file, external_data=True)
+    yield {request.param: file}
+    shutil.rmtree(file.parent)
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory):
+    file = tmp_path_factory.mktemp("labels") / "labels.txt"
+    file.write_text("\n".join(data.load("digits").label_names))
+    return file
+
+
+@pytest.fixture(scope="module")
+def bundle(source, labels, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bundles") / "b"
+    BuildSettings(**source, labels=labels, out=out, threshold=0.2, preprocessing="none").run()
+    yield out
+    shutil.rmtree(out)
+
+
+def test_it_goes_through_every_command(bundle, module, capsys):
+    assert (bundle / "model.onnx.data").stat().st_size > MESSAGE
+    assert (bundle / "model.onnx").stat().st_size < 2**20
+    assert any("uint8 ['batch', 8, 8, 3]" in line for line in describe(read_bundle(bundle)))
+    VerifySettings(bundle=bundle, data="digits").run()
+    assert "accuracy of the edge model" in capsys.readouterr().out
+    RetuneSettings(bundle=bundle, calibrate="digits", target_deferral=0.3).run()
+    pictures = data.load("digits", limit=20).test.array()
+    gated = EdgeModel.open(bundle)(pictures)
+    with torch.inference_mode():
+        probabilities = module(torch.from_numpy(pictures)).softmax(-1)
+    np.testing.assert_array_equal(gated.prediction, probabilities.argmax(-1))
+    np.testing.assert_allclose(gated.confidence, probabilities.amax(-1), atol=1e-5)
+
+
+def test_quantization_says_what_to_do(source, tmp_path):
+    processor = tmp_path / "processor"
+    ViTImageProcessor(do_resize=False, do_rescale=False, do_normalize=False).save_pretrained(
+        processor
+    )
+    settings = BuildSettings(
+        **source, processor=processor, out=tmp_path / "b", quantize="int8", calibrate="digits",
+        target_deferral=0.3,
+    )  # fmt: skip
+    with pytest.raises(GraphError, match=r"under 2 GB for --quantize, got weights of 2\.3 GB"):
+        settings.run()
+    assert not (tmp_path / "b").exists()
