@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import GraphError
 from export.gate import append_gate
@@ -82,6 +82,57 @@ def test_the_gate_behind_it_stays_in_float32(pixels):
     assert len(np.unique(confidence)) > 1000
 
 
+def _in_float32(model):
+    """Return for each convolution whether what it takes is left in float32."""
+    quantized = {o for n in model.graph.node if n.op_type == "DequantizeLinear" for o in n.output}
+    return [n.input[0] not in quantized for n in model.graph.node if n.op_type == "Conv"]
+
+
+@pytest.mark.parametrize(("name", "count"), [("resnet-20", 3), ("small-cnn", 1)])
+def test_the_first_convolutions_stay_in_float32(name, count, pixels):
+    found = _in_float32(quantize(_logits(name), "int8", pixels))
+    assert found[:count] == [True] * count
+    assert found[count:] == [False] * (len(found) - count)
+
+
+def _one_convolution():
+    weights = np.random.default_rng(0).normal(size=(64, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["pixel_values", "weights"], ["maps"]),  # without a name
+        helper.make_node("GlobalAveragePool", ["maps"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "one",
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 64])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+
+
+def test_the_only_convolution_is_quantized():
+    inputs = np.random.default_rng(1).normal(size=(8, 3, 32, 32)).astype(np.float32)
+    assert _in_float32(quantize(_one_convolution(), "int8", inputs)) == [False]
+
+
+def test_a_rare_value_does_not_widen_the_range():
+    model, inputs = _one_convolution(), np.random.default_rng(1).normal(size=(128, 3, 32, 32))
+    inputs = inputs.astype(np.float32)
+    inputs[64, 1, 16, 16] = 1000.0  # one of 393,216, of which one in 100,000 may lie outside
+    scales = {t.name: t for t in quantize(model, "int8", inputs).graph.initializer}
+    # From the smallest to the largest of the others are about 10 in at most 255 steps.
+    assert numpy_helper.to_array(scales["pixel_values_scale"]) < 20 / 255
+
+
+@pytest.mark.parametrize("name", ["resnet-20", "small-cnn"])
+def test_the_logits_are_not_rounded(name, pixels):
+    logits = _run(quantize(_logits(name), "int8", pixels), pixels)
+    # In 8 bits they have one scale, so at most 256 values.
+    assert len(np.unique(logits)) > 400
+
+
 def test_ranges_come_from_the_inputs_that_are_given(pixels):
     model = _logits("resnet-20")
     fitting, narrow = (quantize(model, "int8", pixels * scale) for scale in (1.0, 0.01))
@@ -119,7 +170,7 @@ def test_int8_without_inputs_is_refused():
 
 def test_what_the_quantizer_cannot_take_is_one_line():
     broken = _logits("small-cnn")
-    broken.graph.node.append(onnx.helper.make_node("NoSuchOperator", ["logits"], ["more"]))
+    broken.graph.node.append(helper.make_node("NoSuchOperator", ["logits"], ["more"]))
     with pytest.raises(GraphError, match="--quantize int8") as error:
         quantize(broken, "int8", np.zeros((2, 3, 16, 16), np.float32))
     assert "\n" not in str(error.value)

@@ -25,12 +25,10 @@ GOAL = {"calibrate": "digits", "target_deferral": 0.3}
 
 @pytest.fixture(scope="module")
 def quantized(models, tmp_path_factory):
-    """Return (int8 bundle, float bundle) of the fitted M_S."""
+    """Return (int8 bundle, float bundle) of the fitted M_S; the usual limit on flips holds."""
     folder = tmp_path_factory.mktemp("bundles")
     for kind in ("int8", "none"):
-        BuildSettings(
-            checkpoint=models[0], out=folder / kind, quantize=kind, max_flips=0.05, **GOAL
-        ).run()
+        BuildSettings(checkpoint=models[0], out=folder / kind, quantize=kind, **GOAL).run()
     return folder / "int8", folder / "none"
 
 
@@ -68,6 +66,16 @@ def test_what_it_measured_is_what_two_sessions_say(quantized):
     assert found["bytes"] < found["bytes_float"]
     sizes = [(path / "model.onnx").stat().st_size for path in quantized]
     assert sizes[0] < 0.5 * sizes[1]
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_confidences_hardly_move(quantized, split):
+    (_, c8, d8), _ = _answers(quantized[0], split)
+    (_, c, d), _ = _answers(quantized[1], split)
+    # 0.0008 and at most 0.5 %; ranges of smallest and largest value, without a layer in float32
+    # and with logits of 8 bits, gave 0.0016 and 1.0 to 1.1 %.
+    assert np.abs(c8 - c).mean() < 0.0012
+    assert (d8 != d).mean() < 0.01
 
 
 def test_inspect_and_the_runtime_take_it(quantized, pictures):
