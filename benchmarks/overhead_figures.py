@@ -64,7 +64,7 @@ def _graphs(folder: Path, seed: int) -> tuple[Path, Path]:
     save(build("small-cnn", labels=names, image_size=(_SIDE, _SIDE), seed=seed), folder / "small")
     checkpoint = open_checkpoint(folder / "small")
     BuildSettings(checkpoint=folder / "small", out=folder / "bundle", threshold=0.5).run()
-    model = image_graph(checkpoint, (_SIDE, _SIDE))
+    model = image_graph(checkpoint, (_SIDE, _SIDE), folder).model
     fuse_preprocessing(model, checkpoint.processor, (_SIDE, _SIDE))
     onnx.save(model, folder / "bare.onnx")
     return folder / "bundle", folder / "bare.onnx"

@@ -9,6 +9,7 @@ import onnx
 
 from edge_runtime import contract
 from export.commands.build import BuildSettings
+from export.external import WEIGHTS_FILE
 from export.gate import append_gate, set_threshold
 from export.graphs import check_graph, copy_of
 from export.preprocessing import fuse_preprocessing
@@ -16,7 +17,6 @@ from export.reference import Gate
 from export.second_look import set_band
 from export.session import Answers, open_graph, run_images, run_on
 from export.sources import Source
-from export.sources.external import WEIGHTS_FILE
 from train.data import LabelledData
 from train.models import DeferralHead
 

@@ -14,6 +14,7 @@ from edge_runtime.contract import SecondLook
 from export import bundle, calibration, verification
 from export.commands.build import BuildSettings
 from export.errors import CalibrationError
+from export.external import inlined
 from export.freshness import TRAINING, remarks, require_fresh, was_chosen_on
 from export.gated import Gated
 from export.labelled import load_split
@@ -21,7 +22,6 @@ from export.quantization import quantize
 from export.reference import Gate
 from export.second_look import set_band
 from export.sources import Inputs, Source, open_source
-from export.sources.external import inlined
 from train.data import LabelledData
 
 _VERIFIED = 256  # inputs that verify an export; all calibration data choose the threshold

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
-import onnx
 from torch import Tensor
 
 from export.errors import GraphError
 from export.exporters import optimum_onnx, torch_onnx
+from export.external import OnnxFile, load_onnx
 from export.graphs import strip_traces
 from train.models import Checkpoint
 
@@ -21,11 +23,12 @@ Exporter = Literal["auto", "optimum", "torch"]
 def export_logits(
     checkpoint: Checkpoint,
     example: Mapping[str, Tensor],
+    folder: Path,
     *,
     free: Mapping[int, str],
     takes: Sequence[str],
     exporter: Exporter = "auto",
-) -> onnx.ModelProto:
+) -> OnnxFile:
     """Return a graph from a classifier's inputs to its logits [batch, classes].
 
     Traces of the source (stack traces, paths) are stripped, so that the bytes do not depend on
@@ -34,6 +37,7 @@ def export_logits(
     Args:
         checkpoint: The classifier.
         example: Inputs of the model by name, at least two rows of them.
+        folder: Where large weights go.
         free: Name of each axis, the same for all inputs, that may have any size.
         takes: Inputs that the graph may have: optimum gives a model some that the example has not.
         exporter: `auto` falls back on `torch.onnx` where optimum fails, and says so.
@@ -42,16 +46,18 @@ def export_logits(
         DependencyError: optimum was asked for and is not installed.
         GraphError: The model cannot be translated.
     """
-    model = _exported(checkpoint, example, free, exporter)
-    names = [value.name for value in model.graph.input]
-    outputs = [value.name for value in model.graph.output]
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        file = _exported(checkpoint, example, free, exporter, Path(scratch))
+        loaded = load_onnx(file, folder)
+    graph = loaded.model.graph
+    names, outputs = ([value.name for value in values] for values in (graph.input, graph.output))
     if not set(names) <= set(takes) or outputs != ["logits"]:
         raise GraphError(
             f"expected a graph from {', '.join(takes)} to logits, got one from {', '.join(names)} "
             f"to {', '.join(outputs)}: use --exporter torch"
         )
-    strip_traces(model)
-    return model
+    strip_traces(loaded.model)
+    return loaded
 
 
 def _exported(
@@ -59,12 +65,15 @@ def _exported(
     example: Mapping[str, Tensor],
     free: Mapping[int, str],
     exporter: Exporter,
-) -> onnx.ModelProto:
+    folder: Path,
+) -> Path:
     if exporter == "optimum" or (exporter == "auto" and optimum_onnx.knows(checkpoint)):
         try:
-            return optimum_onnx.export(checkpoint)
+            return optimum_onnx.export(checkpoint, folder)
         except GraphError as error:
             if exporter == "optimum":
                 raise
             print(f"note: {error}; torch.onnx is used instead", file=sys.stderr)
-    return torch_onnx.export(checkpoint, example, free)
+    file = folder / "torch.onnx"
+    torch_onnx.export(checkpoint, example, free, file)
+    return file

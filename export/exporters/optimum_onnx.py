@@ -5,11 +5,7 @@ Its ONNX part, optimum-onnx, holds transformers under 4.58; beside a newer one i
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
-from typing import Any
-
-import onnx
 
 from edge_runtime import contract
 from edge_runtime.errors import DependencyError
@@ -36,8 +32,12 @@ def knows(checkpoint: Checkpoint) -> bool:
     return contract.TASKS[checkpoint.kind] in tasks
 
 
-def export(checkpoint: Checkpoint) -> onnx.ModelProto:
-    """Return a graph from the model's inputs to `logits`.
+def export(checkpoint: Checkpoint, folder: Path) -> Path:
+    """Write a graph from the model's inputs to `logits`, and return its file.
+
+    Args:
+        checkpoint: The classifier.
+        folder: An empty one; weights that are too large for the graph come beside it.
 
     Raises:
         DependencyError: optimum is not installed, or does not go with this transformers.
@@ -48,19 +48,18 @@ def export(checkpoint: Checkpoint) -> onnx.ModelProto:
     except ImportError:
         raise DependencyError("optimum-onnx", "--exporter optimum", "optimum") from None
     try:
-        with quiet(), tempfile.TemporaryDirectory() as scratch:
+        with quiet():
             onnx_export_from_model(
                 checkpoint.model,
-                scratch,
+                folder,
                 opset=OPSET,
                 task=contract.TASKS[checkpoint.kind],
                 do_validation=False,  # by decision, later, as every other graph
             )
-            model: Any = onnx.load(Path(scratch) / "model.onnx")
     except Exception as error:  # noqa: BLE001 - it runs the model's own code
         reason = " ".join(str(error).split())[:200]
         raise GraphError(
             f"expected a model that optimum can export, {type(checkpoint.model).__name__} failed "
             f"({type(error).__name__}: {reason}): use --exporter torch"
         ) from None
-    return model
+    return folder / "model.onnx"

@@ -7,8 +7,8 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-import onnx
 import torch
 from torch import Tensor, nn
 
@@ -32,16 +32,16 @@ class _Logits(nn.Module):
 
 
 def export(
-    checkpoint: Checkpoint, example: Mapping[str, Tensor], free: Mapping[int, str]
-) -> onnx.ModelProto:
-    """Return a graph from the example's names to `logits`; see `export.exporters.export_logits`.
+    checkpoint: Checkpoint, example: Mapping[str, Tensor], free: Mapping[int, str], file: Path
+) -> None:
+    """Write a graph from the example's names to `logits`; see `export.exporters.export_logits`.
 
     Raises:
         GraphError: The model cannot be traced.
     """
     model = _Logits(checkpoint.model, tuple(example)).eval()
     try:
-        return _trace(model, example, free)
+        _trace(model, example, free).save(file)
     except Exception as error:  # noqa: BLE001 - tracing runs the model's own code
         reason = " ".join(str(error).split())[:200]
         sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in example.items())
@@ -53,7 +53,7 @@ def export(
 
 def _trace(
     model: _Logits, example: Mapping[str, Tensor], free: Mapping[int, str]
-) -> onnx.ModelProto:
+) -> torch.onnx.ONNXProgram:
     axes = {axis: torch.export.Dim(name) for axis, name in free.items()}
     with quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -67,7 +67,7 @@ def _trace(
             verbose=False,
         )
     assert program is not None  # noqa: S101 - narrows the type: with dynamo there is a program
-    return program.model_proto
+    return program
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from edge_runtime.contract import InputDescription
 from export.exporters import Exporter, export_logits
+from export.external import OnnxFile
 from export.made_up import image_size, made_up_pictures
 from export.reference import Gate, Reference, ask_pytorch
 from export.sources.source import Feeds, Inputs, Pictures
@@ -21,8 +23,8 @@ _PIXEL_VALUES = "pixel_values"
 
 
 def image_graph(
-    checkpoint: Checkpoint, size: tuple[int, int], exporter: Exporter = "torch"
-) -> onnx.ModelProto:
+    checkpoint: Checkpoint, size: tuple[int, int], folder: Path, exporter: Exporter = "torch"
+) -> OnnxFile:
     """Return a graph pixel_values float32 [batch, 3, height, width] -> logits [batch, classes].
 
     Raises:
@@ -30,7 +32,7 @@ def image_graph(
     """
     example = {_PIXEL_VALUES: torch.zeros(2, 3, *size)}
     return export_logits(
-        checkpoint, example, free={0: "batch"}, takes=(_PIXEL_VALUES,), exporter=exporter
+        checkpoint, example, folder, free={0: "batch"}, takes=(_PIXEL_VALUES,), exporter=exporter
     )
 
 
@@ -40,9 +42,9 @@ class CheckpointSource:
 
     place: Path
     checkpoint: Checkpoint
+    scratch: Path
     exporter: Exporter = "auto"
     kind: Kind = "image"
-    weights: None = None
     tokenizer: None = None
     runs_in: str = "PyTorch"
 
@@ -70,7 +72,16 @@ class CheckpointSource:
 
     def graph(self) -> onnx.ModelProto:
         """Return what the exporter makes of the model."""
-        return image_graph(self.checkpoint, self.image_size, self.exporter)
+        return self._translated.model
+
+    @property
+    def weights(self) -> Path | None:
+        """The folder of weights that are too large for the graph, or None."""
+        return self._translated.weights
+
+    @cached_property
+    def _translated(self) -> OnnxFile:
+        return image_graph(self.checkpoint, self.image_size, self.scratch, self.exporter)
 
     def feeds(self, given: Pictures) -> Feeds:
         """Return `pixel_values` float32 [n, 3, height, width]."""

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 
 from export.commands.build import BuildSettings
 from export.errors import GraphError
+from export.external import INSIDE_BYTES, load_onnx
 from export.graphs import copy_of, squashed_by
 from export.session import open_graph
-from export.sources.external import INSIDE_BYTES, load_onnx
 from export.sources.foreign import ForeignSource
 from export.sources.logits import flatten, is_of_classes, is_of_one_pixel
 from export.sources.original import Original, Run

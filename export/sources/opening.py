@@ -37,4 +37,4 @@ def _open_checkpoint(path: Path, settings: BuildSettings, scratch: Path) -> Sour
     checkpoint = open_checkpoint(path, kind=None)
     if checkpoint.kind == "text":
         return TextCheckpointSource.of(path, checkpoint, settings, scratch)
-    return CheckpointSource(path, checkpoint, settings.exporter)
+    return CheckpointSource(path, checkpoint, scratch, settings.exporter)

@@ -13,10 +13,10 @@ from torch.utils import _pytree as pytree
 from export.commands.build import BuildSettings
 from export.errors import GraphError
 from export.exporters import OPSET, quiet
+from export.external import OnnxFile, load_onnx
 from export.graphs import has_halves
 from export.layout import shape_of
 from export.reference import HALF_TOLERANCE, TOLERANCE
-from export.sources.external import OnnxFile, load_onnx
 from export.sources.foreign import ForeignSource
 from export.sources.logits import flatten, is_of_classes, is_of_one_pixel
 from export.sources.original import Original

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from edge_runtime.texts import TextEncoder
 from export.commands.build import BuildSettings
 from export.errors import GraphError, PreprocessingError, VerificationError
 from export.exporters import Exporter, export_logits
+from export.external import OnnxFile
 from export.made_up import made_up_texts
 from export.reference import Gate, Reference, ask_pytorch
 from export.sources.source import Feeds, Inputs
@@ -37,9 +39,9 @@ class TextCheckpointSource:
     checkpoint: Checkpoint
     tokenizer: Path
     encode: TextEncoder
+    scratch: Path
     exporter: Exporter
     kind: Kind = "text"
-    weights: None = None
     processor: None = None
     runs_in: str = "PyTorch"
 
@@ -53,7 +55,7 @@ class TextCheckpointSource:
             path: The checkpoint's folder.
             checkpoint: What was opened there.
             settings: The exporter, and what has no sense for texts.
-            scratch: A folder for the tokenizer.
+            scratch: A folder for the tokenizer and for large weights.
 
         Raises:
             GraphError: The model takes more than tokens, or a setting is for pictures.
@@ -68,9 +70,8 @@ class TextCheckpointSource:
                 f"expected a text classifier of {', '.join(contract.TOKEN_INPUTS)}, the tokenizer "
                 f"in {path} makes {', '.join(names)}: only these are handled"
             )
-        return cls(
-            path, checkpoint, file, TextEncoder(file, contract.TOKEN_INPUTS), settings.exporter
-        )
+        encode = TextEncoder(file, contract.TOKEN_INPUTS)
+        return cls(path, checkpoint, file, encode, scratch, settings.exporter)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -89,9 +90,19 @@ class TextCheckpointSource:
 
     def graph(self) -> onnx.ModelProto:
         """Return what the exporter makes of the model."""
+        return self._translated.model
+
+    @property
+    def weights(self) -> Path | None:
+        """The folder of weights that are too large for the graph, or None."""
+        return self._translated.weights
+
+    @cached_property
+    def _translated(self) -> OnnxFile:
         return export_logits(
             self.checkpoint,
             self.checkpoint.encode(_EXAMPLE),
+            self.scratch,
             free=_FREE,
             takes=contract.TOKEN_INPUTS,
             exporter=self.exporter,

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tools.foreign_models import logits_graph
 from transformers import (
     ConvNextImageProcessor,
     ResNetConfig,
@@ -24,7 +25,6 @@ from export.errors import GraphError, VerificationError
 from export.gate import append_gate
 from export.reference import Gate, ask_pytorch
 from export.session import open_graph
-from export.sources.checkpoint import image_graph
 from train.errors import CheckpointError
 from train.models import (
     HEAD_FILE,
@@ -300,7 +300,7 @@ def test_the_features_of_other_models_are_found(name):
     pictures = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
     features, _ = features_of(checkpoint, pictures)
     head = made_up_head(features.shape[1])
-    graph = image_graph(checkpoint, size)
+    graph = logits_graph(checkpoint, size)
     append_gate(graph, kind=KIND, threshold=0.5, head=head)
     pixels = checkpoint.pixel_values(pictures).numpy()
     (confidence,) = open_graph(graph).run([contract.CONFIDENCE], {"pixel_values": pixels})

@@ -14,8 +14,8 @@ from export import pipeline
 from export.commands.build import BuildSettings
 from export.commands.retune import RetuneSettings
 from export.errors import GraphError
+from export.external import inlined, load_onnx
 from export.graphs import serialized
-from export.sources.external import inlined, load_onnx
 from export.sources.onnx_file import open_onnx
 
 LIMIT = 1 << 14

@@ -4,12 +4,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tools.foreign_models import logits_graph
 
 from export.errors import GraphError
 from export.gate import append_gate
 from export.quantization import quantize
 from export.session import open_graph
-from export.sources.checkpoint import image_graph
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ def _logits(name, size=16):
     from train.models import build
 
     checkpoint = build(name, labels=[str(i) for i in range(10)], image_size=(size, size), seed=2)
-    return image_graph(checkpoint, (size, size))
+    return logits_graph(checkpoint, (size, size))
 
 
 def _transformer():
@@ -38,7 +38,7 @@ def _transformer():
     labels = tuple(str(i) for i in range(10))
     processor = ViTImageProcessor(size={"height": 16, "width": 16})
     model = ViTForImageClassification(config).eval()
-    return image_graph(Checkpoint(model, processor, labels, None), (16, 16))
+    return logits_graph(Checkpoint(model, processor, labels, None), (16, 16))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from tools.foreign_models import logits_graph
 from transformers import ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification
 
 from edge_runtime import BundleError, Cascade, EdgeModel, contract
@@ -24,7 +25,6 @@ from export.errors import VerificationError
 from export.gate import append_gate
 from export.reference import Gate, ask_pytorch
 from export.second_look import set_band
-from export.sources.checkpoint import image_graph
 from export.verification import verify_graph
 from train import data
 from train.models import Checkpoint, open_checkpoint, save
@@ -228,7 +228,7 @@ def test_an_export_that_looks_elsewhere_than_it_says_is_refused(
     gate = Gate(metadata.confidence_kind, metadata.threshold, look)
     expected = ask_pytorch(checkpoint, digits, gate)
     feeds = {"pixel_values": checkpoint.pixel_values(list(digits)).numpy()}
-    model = image_graph(checkpoint, (8, 8))
+    model = logits_graph(checkpoint, (8, 8))
     append_gate(model, kind=gate.kind, threshold=gate.threshold, view=contract.MIRROR)
     set_band(model, *look.limits)
     assert verify_graph(model, feeds, expected)["confidence_difference_max"] < 1e-5

@@ -1,13 +1,17 @@
 """Makes what other people's tools would: programs and ONNX files of a checkpoint."""
 
 import io
+import tempfile
 import warnings
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import onnx
 import torch
 from onnx import TensorProto, helper
 from torch import nn
+
+from export.sources.checkpoint import image_graph
 
 GOAL = {"calibrate": "digits", "target_deferral": 0.3}
 
@@ -106,3 +110,9 @@ class Chain(nn.Module):
         for layer in self.layers[:-1]:
             x = layer(x).relu()
         return self.layers[-1](x)
+
+
+def logits_graph(checkpoint, size):
+    """Return the graph of logits that an export of a checkpoint begins with."""
+    with tempfile.TemporaryDirectory() as folder:
+        return image_graph(checkpoint, size, Path(folder)).model
