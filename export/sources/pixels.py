@@ -114,15 +114,13 @@ def _require_bytes(processor: Any, described: InputDescription, folder: Path) ->
 
 def processed(processor: Any, images: Pictures, described: InputDescription) -> Pixels:
     """Return what the processor makes of pictures, in the model's type and order of axes."""
-    is_last = has_channels_last(described.shape)
-    made = processor(
-        [images[i] for i in range(len(images))],
-        return_tensors="np",
-        input_data_format="channels_last",
-        data_format="channels_last" if is_last else "channels_first",
-    )
-    pixels: npt.NDArray[Any] = np.ascontiguousarray(made["pixel_values"], described.dtype)
-    return pixels
+    pictures = [images[i] for i in range(len(images))]
+    made = processor(pictures, return_tensors="np", input_data_format="channels_last")
+    pixels = np.asarray(made["pixel_values"])
+    if has_channels_last(described.shape):  # transformers 5 has no setting for it
+        pixels = np.moveaxis(pixels, 1, -1)
+    ordered: npt.NDArray[Any] = np.ascontiguousarray(pixels, described.dtype)
+    return ordered
 
 
 def made_up_pixels(described: InputDescription, processor: Any | None, seed: int) -> Pixels:
