@@ -1,6 +1,6 @@
 """Models of over 2 GB, which is more than a protobuf message takes: their weights stay files.
 
-Writes 18 GB and takes minutes: GATEKEEPER_HUGE=1 python -m pytest tests/export/test_huge_models.py
+Writes 25 GB and takes minutes: GATEKEEPER_HUGE=1 python -m pytest tests/export/test_huge_models.py
 """
 
 import os
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tools.foreign_models import Chain
+from tools.texts import write_classifier
 from transformers import ViTImageProcessor
 
 from edge_runtime.bundle import read_bundle
@@ -21,13 +22,14 @@ from export.commands.retune import RetuneSettings
 from export.commands.verify import VerifySettings
 from export.errors import GraphError
 from train import data
+from train.models import open_checkpoint
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(
         os.environ.get("GATEKEEPER_HUGE") != "1",
-        reason="writes 18 GB and takes minutes: set GATEKEEPER_HUGE=1",
+        reason="writes 25 GB and takes minutes: set GATEKEEPER_HUGE=1",
     ),
 ]
 MESSAGE = 2**31
@@ -102,3 +104,19 @@ def test_quantization_says_what_to_do(source, tmp_path):
     with pytest.raises(GraphError, match=r"under 2 GB for --quantize, got weights of 2\.3 GB"):
         settings.run()
     assert not (tmp_path / "b").exists()
+
+
+def test_a_checkpoint_of_texts_does_as_well(tmp_path):
+    start = write_classifier(tmp_path / "c", vocab_size=290_000, hidden_size=2048, scale=1.0)
+    weights = sum(file.stat().st_size for file in start.glob("*.safetensors"))
+    assert weights > MESSAGE
+    out = tmp_path / "b"
+    BuildSettings(checkpoint=start, out=out, threshold=0.3).run()
+    assert (out / "model.onnx.data").stat().st_size > MESSAGE
+    model = EdgeModel.open(out)
+    texts = ["my card was stolen", "a loan"]
+    logits = open_checkpoint(start, kind="text").predict(texts)
+    gated = model(model.intake.rows(texts))
+    np.testing.assert_array_equal(gated.prediction, logits.argmax(-1))
+    RetuneSettings(bundle=out, threshold=0.9).run()
+    assert read_bundle(out).metadata.extra["tokenizer"] == "tokenizer.json"

@@ -23,11 +23,11 @@ _FILLING = "please what is the a my about can you tell me why für ça 天气 on
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 _TINY = {
     "bert": {"hidden_size": 32, "intermediate_size": 64},
-    "distilbert": {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2},
     "roberta": {"hidden_size": 32, "intermediate_size": 64},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": LONGEST},
+    "gpt2": {"n_embd": 32, "n_positions": LONGEST},
 }
-_LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2}
+_TWO = {"num_hidden_layers": 2, "num_attention_heads": 2}
+_LAYERS = {"bert": _TWO, "roberta": _TWO, "gpt2": {"n_layer": 2, "n_head": 2}}
 
 
 def write_texts(folder, *, sizes=(400, 300, 300), seed=0):
@@ -52,7 +52,7 @@ def _row(draws, label):
     return " ".join(draws.permutation(words)), label
 
 
-def write_classifier(path, kind="bert", *, labels=LABELS, seed=0, scale=3.0):
+def write_classifier(path, kind="bert", *, labels=LABELS, seed=0, scale=3.0, **sizes):
     """Write a tiny untrained classifier with a tokenizer of its own.
 
     Fresh weights are so small that every answer is alike: they are made larger by `scale`.
@@ -62,14 +62,12 @@ def write_classifier(path, kind="bert", *, labels=LABELS, seed=0, scale=3.0):
     positions = LONGEST + 1 if kind == "roberta" else LONGEST
     config = AutoConfig.for_model(
         kind,
-        vocab_size=len(tokenizer),
         pad_token_id=0,
         max_position_embeddings=positions,
         num_labels=len(labels),
         id2label=dict(enumerate(labels)),
         label2id={label: i for i, label in enumerate(labels)},
-        **_TINY[kind],
-        **({} if "n_layers" in _TINY[kind] or "n_layer" in _TINY[kind] else _LAYERS),
+        **{"vocab_size": len(tokenizer), **_LAYERS[kind], **_TINY[kind], **sizes},
     )
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_config(config)
