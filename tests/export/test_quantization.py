@@ -1,5 +1,7 @@
 """Quantized graphs: smaller, near the float ones, and the gate behind them in float32."""
 
+import itertools
+
 import numpy as np
 import onnx
 import pytest
@@ -95,30 +97,48 @@ def test_the_first_convolutions_stay_in_float32(name, count, pixels):
     assert found[count:] == [False] * (len(found) - count)
 
 
-def _one_convolution():
-    weights = np.random.default_rng(0).normal(size=(64, 3, 3, 3)).astype(np.float32)
+def _convolutions(*channels):
+    """Return a graph of 3x3 convolutions, whose nodes have no names, for inputs of 32 x 32."""
+    random = np.random.default_rng(0)
+    pairs = list(enumerate(itertools.pairwise(channels)))
+    shapes = {f"w_{i}": (out, into, 3, 3) for i, (into, out) in pairs}
+    values = ["pixel_values", *(f"maps_{i}" for i, _ in pairs)]
     nodes = [
-        helper.make_node("Conv", ["pixel_values", "weights"], ["maps"]),  # without a name
-        helper.make_node("GlobalAveragePool", ["maps"], ["means"]),
-        helper.make_node("Flatten", ["means"], ["logits"]),
+        helper.make_node("Conv", [values[i], f"w_{i}"], [values[i + 1]], pads=[1] * 4)
+        for i, _ in pairs
     ]
+    nodes.append(helper.make_node("GlobalAveragePool", [values[-1]], ["means"]))
+    nodes.append(helper.make_node("Flatten", ["means"], ["logits"]))
     graph = helper.make_graph(
         nodes,
-        "one",
+        "convolutions",
         [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["n", 3, 32, 32])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 64])],
-        [numpy_helper.from_array(weights, "weights")],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", channels[-1]])],
+        [
+            numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name)
+            for name, shape in shapes.items()
+        ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
 
 
-def test_the_only_convolution_is_quantized():
+@pytest.mark.parametrize(
+    ("channels", "count"),
+    [
+        ([3, 64], 0),  # the only one is what there is to quantize
+        ([3, 64, 32], 1),
+        ([3, 8, 8, 8] + 15 * [16], 3),
+        ([3, 16, 16, 16] + 15 * [8], 0),  # over a sixth of all multiplications
+    ],
+)
+def test_so_many_convolutions_stay_in_float32(channels, count):
     inputs = np.random.default_rng(1).normal(size=(8, 3, 32, 32)).astype(np.float32)
-    assert _in_float32(quantize(_one_convolution(), "int8", inputs)) == [False]
+    found = _in_float32(quantize(_convolutions(*channels), "int8", inputs))
+    assert found == [True] * count + [False] * (len(channels) - 1 - count)
 
 
 def test_a_rare_value_does_not_widen_the_range():
-    model, inputs = _one_convolution(), np.random.default_rng(1).normal(size=(128, 3, 32, 32))
+    model, inputs = _convolutions(3, 64), np.random.default_rng(1).normal(size=(128, 3, 32, 32))
     inputs = inputs.astype(np.float32)
     inputs[64, 1, 16, 16] = 1000.0  # one of 393,216, of which one in 100,000 may lie outside
     scales = {t.name: t for t in quantize(model, "int8", inputs).graph.initializer}
