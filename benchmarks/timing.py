@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from time import perf_counter_ns
+from time import perf_counter_ns, sleep
 from typing import Any
 
 import numpy as np
 
 Call = Callable[[], Any]
+_PAUSE_S = 0.03
+"""Before a turn: ONNX Runtime's threads spin for a while after their own, and hold the cores."""
 
 
 def paired_medians_us(
@@ -26,6 +28,7 @@ def paired_medians_us(
         time_each(call, calls_a_round)  # warm-up
     for _ in range(rounds):
         for name, call in calls.items():
+            sleep(_PAUSE_S)
             samples[name] += time_each(call, calls_a_round)
     return {name: float(np.median(times)) / 1e3 for name, times in samples.items()}
 
