@@ -151,8 +151,8 @@ def _dynamic(model: onnx.ModelProto, _: Pixels | None, scratch: Path) -> onnx.Mo
     quantization.quantize_dynamic(
         str(_prepared(model, scratch)),
         str(scratch / "quantized.onnx"),
-        # Convolutions are left: with ranges found at run time they are several times slower. What is
-        # gathered from is an embedding, most of the weights of a small text classifier.
+        # Convolutions are left: with ranges found at run time they are several times slower. Gather
+        # reads an embedding, most of the weights of a small text classifier.
         op_types_to_quantize=[*_MATRICES, "Gather"],
         per_channel=True,
         weight_type=quantization.QuantType.QInt8,
