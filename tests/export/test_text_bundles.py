@@ -145,7 +145,8 @@ def test_a_quantized_text_classifier_is_calibrated_as_it_ships(
 ):
     out = export(checkpoints["bert"], tmp_path / kind, texts, quantize=kind, max_flips=0.1)
     sizes = [(path / "model.onnx").stat().st_size for path in (out, bundle)]
-    assert sizes[0] < {"fp16": 0.65, "int8-dynamic": 0.6}[kind] * sizes[1]
+    # Of so small a graph the nodes themselves are a large part.
+    assert sizes[0] < {"fp16": 0.8, "int8-dynamic": 0.65}[kind] * sizes[1]
     model, validation = EdgeModel.open(out), load(str(texts)).validation
     _, confidence, defer = run_bundle(model, validation.inputs)
     assert model.threshold in confidence
