@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import time
 
 import pytest
 from tools.processes import contents, has_loaded, needs_proc, start, wait_for
@@ -41,6 +42,7 @@ def interrupted(command, places):
     words = LINES[command].format(**places).split()
     process = start(module, *command.split()[1:], *words)
     wait_for(lambda: has_loaded(process, WORKS.get(command, WORKS[module])), process)
+    time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     return process.returncode, error
