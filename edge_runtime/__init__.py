@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edge_runtime.answer import Answer, Source, Timings
     from edge_runtime.cascade import Cascade
-    from edge_runtime.cloud import CloudModel
+    from edge_runtime.cloud.model import CloudModel
     from edge_runtime.errors import (
         BundleError,
         CloudDeadlineError,
         CloudError,
+        CloudMisconfiguredError,
+        CloudOverloadedError,
         CloudProtocolError,
         CloudRejectedError,
         CloudUnavailableError,
@@ -39,7 +41,7 @@ _HOMES = {
     "Source": "answer",
     "Timings": "answer",
     "Cascade": "cascade",
-    "CloudModel": "cloud",
+    "CloudModel": "cloud.model",
     "EdgeModel": "model",
     "Record": "records",
     "Recorder": "recorder",
@@ -47,6 +49,8 @@ _HOMES = {
     "BundleError": "errors",
     "CloudDeadlineError": "errors",
     "CloudError": "errors",
+    "CloudMisconfiguredError": "errors",
+    "CloudOverloadedError": "errors",
     "CloudProtocolError": "errors",
     "CloudRejectedError": "errors",
     "CloudUnavailableError": "errors",
@@ -64,6 +68,8 @@ __all__ = [
     "CloudDeadlineError",
     "CloudError",
     "CloudModel",
+    "CloudMisconfiguredError",
+    "CloudOverloadedError",
     "CloudProtocolError",
     "CloudRejectedError",
     "CloudUnavailableError",

@@ -20,7 +20,8 @@ from edge_runtime.providers import CPU, Provider
 
 if TYPE_CHECKING:
     # gRPC and protobuf cost time and 30 MB: a device that never asks the cloud does not load them.
-    from edge_runtime.cloud import CloudAnswers, CloudModel
+    from edge_runtime.cloud.answers import CloudAnswers
+    from edge_runtime.cloud.model import CloudModel
     from edge_runtime.recorder import Recorder
 
 Forward = Literal["original", "model_input"]
@@ -95,7 +96,7 @@ class Cascade:
         if cloud is None:
             _refuse_unknown(cloud_options)
             return cls(edge, recorder=record)
-        from edge_runtime.cloud import CloudModel
+        from edge_runtime.cloud.model import CloudModel
 
         name = edge.metadata.input.name
         if forward == "original" and name not in contract.ORIGINALS:
@@ -218,7 +219,7 @@ def _refuse_unknown(cloud_options: dict[str, Any]) -> None:
     """Refuse misspelt options where no cloud model is there to do so."""
     if not cloud_options:
         return
-    from edge_runtime.cloud import CloudModel
+    from edge_runtime.cloud.model import CloudModel
 
     inspect.signature(CloudModel.open).bind_partial(**cloud_options)
 

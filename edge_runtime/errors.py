@@ -10,6 +10,8 @@ GatekeeperError
 └── CloudError (ConnectionError)      the large model gave no usable answer
     ├── CloudUnavailableError         nothing answers at the address
     ├── CloudDeadlineError            no answer in time
+    ├── CloudOverloadedError          the server has too much to do
+    ├── CloudMisconfiguredError       certificate, token or protection do not fit
     ├── CloudRejectedError            the server refused the request
     └── CloudProtocolError            the server answered, but not with what was asked for
 
@@ -83,8 +85,16 @@ class CloudDeadlineError(CloudError, TimeoutError):
     """No answer arrived before the deadline."""
 
 
+class CloudOverloadedError(CloudError):
+    """The server has too much to do; a message that is too large is no overload."""
+
+
+class CloudMisconfiguredError(CloudError):
+    """Certificate, token or protection of the link do not fit; waiting does not help."""
+
+
 class CloudRejectedError(CloudError):
-    """The server refused the request (unknown model, bad input, overload, no permission)."""
+    """The server refused the request (unknown model, bad input, too large a message)."""
 
 
 class CloudProtocolError(CloudError, ValueError):

@@ -19,7 +19,7 @@ from train.errors import DataError, TeacherError
 from train.models import Checkpoint, open_checkpoint, weight_files
 
 if TYPE_CHECKING:
-    from edge_runtime.cloud import CloudModel
+    from edge_runtime.cloud.model import CloudModel
 
 Logits = npt.NDArray[np.float32]
 _DEADLINE_S = 60.0
@@ -136,7 +136,7 @@ def open_server(address: str, model: str, data: LabelledData) -> Iterator[Server
         TeacherError: The data holds no pictures.
         SettingError: The address is another machine's.
     """
-    from edge_runtime.cloud import CloudModel
+    from edge_runtime.cloud.model import CloudModel
 
     if data.kind != "image":
         raise TeacherError(

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
-from edge_runtime.cloud import CloudModel
+from edge_runtime.cloud.model import CloudModel
 from edge_runtime.errors import CloudUnavailableError, GatekeeperError
 
 pytestmark = pytest.mark.slow

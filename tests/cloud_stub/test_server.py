@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 
-from edge_runtime.cloud import CloudModel
+from edge_runtime.cloud.model import CloudModel
 from edge_runtime.errors import CloudDeadlineError, CloudRejectedError, CloudUnavailableError
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors

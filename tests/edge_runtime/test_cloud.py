@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.cloud import CloudModel
+from edge_runtime.cloud.model import CloudModel
 from edge_runtime.errors import (
     CloudDeadlineError,
     CloudError,
+    CloudOverloadedError,
     CloudProtocolError,
     CloudRejectedError,
     CloudUnavailableError,
@@ -127,7 +128,7 @@ def test_answer_that_was_not_asked_for_is_a_protocol_error(mode, settings, why):
     ("mode", "kind"),
     [
         ("INTERNAL", CloudRejectedError),
-        ("RESOURCE_EXHAUSTED", CloudRejectedError),
+        ("RESOURCE_EXHAUSTED", CloudOverloadedError),
         ("NOT_FOUND", CloudRejectedError),
         ("UNAVAILABLE", CloudUnavailableError),
     ],

@@ -14,7 +14,7 @@ from tools.texts import make_tokenizer
 from benchmarks.server import running_server
 from edge_runtime import BundleError, Cascade, CloudRejectedError, InputError, SettingError, Source
 from edge_runtime.bundle import file_sha256
-from edge_runtime.cloud import CloudModel
+from edge_runtime.cloud.model import CloudModel
 from edge_runtime.model import EdgeModel
 from edge_runtime.recorder import Recorder
 from edge_runtime.texts import TextEncoder

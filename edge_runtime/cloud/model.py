@@ -4,17 +4,17 @@
     answers = cloud.infer(images)  # uint8 [n, h, w, 3], or an object array [n] of texts
 
 Every call has a deadline and ends in an answer or in a `CloudError`. Retries are gRPC's own: a call
-that met an unavailable server is tried again within its deadline.
+that met an unavailable server is tried again within its deadline. A server that stays away is asked
+no more until a probe in the background finds it (`breaker`).
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -23,78 +23,29 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime import contract
+from edge_runtime.cloud.answers import CloudAnswers
+from edge_runtime.cloud.breaker import BreakerSettings, CircuitBreaker
+from edge_runtime.cloud.channel import open_channel
+from edge_runtime.cloud.failures import one_line, translate
 from edge_runtime.errors import (
-    CloudDeadlineError,
     CloudError,
+    CloudMisconfiguredError,
+    CloudOverloadedError,
     CloudProtocolError,
-    CloudRejectedError,
     CloudUnavailableError,
     InputError,
     SettingError,
 )
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
-from edge_runtime.wire.address import is_loopback, join_address, split_address
+from edge_runtime.wire.address import is_loopback, split_address
 from edge_runtime.wire.answers import AnswerReader
 
-MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 DEFAULT_DEADLINE_S: Final = 0.5
-
-_SERVICE_CONFIG: Final = json.dumps(
-    {
-        "methodConfig": [
-            {
-                # No "timeout" here: one shorter than the call's own ends the call at once.
-                "name": [{"service": pb.SERVICE}],
-                "retryPolicy": {
-                    "maxAttempts": 3,
-                    "initialBackoff": "0.02s",
-                    "maxBackoff": "0.2s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ]
-    }
-)
-_OPTIONS: Final[tuple[tuple[str, str | int], ...]] = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.service_config", _SERVICE_CONFIG),
-    ("grpc.enable_retries", 1),
-    # Requests over this size are silently not retried; the default is 256 KiB.
-    ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES),
-    # A server that comes back is noticed within a second.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-)
-_ERRORS: Final[dict[grpc.StatusCode, tuple[type[CloudError], str]]] = {
-    grpc.StatusCode.UNAVAILABLE: (CloudUnavailableError, "is the server running there?"),
-    grpc.StatusCode.CANCELLED: (CloudUnavailableError, "the call was cut off"),
-    grpc.StatusCode.DEADLINE_EXCEEDED: (CloudDeadlineError, "raise deadline_s if this is common"),
-    grpc.StatusCode.UNIMPLEMENTED: (
-        CloudProtocolError,
-        "expected a server of the Open Inference Protocol over gRPC",
-    ),
-}
-_DETAILS_LENGTH: Final = 300
-
-
-@dataclass(frozen=True, slots=True)
-class CloudAnswers:
-    """What M_L said about a batch.
-
-    Attributes:
-        prediction: int64 [n], index into the caller's labels.
-        label: Class name of each row.
-        confidence: float32 [n], M_L's own; NaN where a foreign engine gives none.
-        sent_bytes: Size of the request message.
-    """
-
-    prediction: npt.NDArray[np.int64]
-    label: list[str]
-    confidence: npt.NDArray[np.float32]
-    sent_bytes: int
+_PROBE_S: Final = 1.0
+"""How long one probe waits; a new one connects anew, so it also ends a connection that hangs."""
+# Who refuses a probe in other words than these is there, and the next call shows what it can do.
+_GONE: Final = (CloudUnavailableError, CloudMisconfiguredError, CloudOverloadedError, TimeoutError)
 
 
 class CloudModel:
@@ -105,23 +56,26 @@ class CloudModel:
 
     def __init__(
         self,
-        channel: grpc.Channel,
+        connect: Callable[[], grpc.Channel],
         *,
         address: str,
         model: str,
         reader: AnswerReader,
         cloud_input: str,
         deadline_s: float,
+        breaker: BreakerSettings,
     ) -> None:
         self.address = address
         self.model = model
         self.deadline_s = deadline_s
+        self.breaker = CircuitBreaker(self._probe, breaker)
         self._reader = reader
         self._input = cloud_input
-        self._channel = channel
-        # Without (de)serializers gRPC hands bytes through: they are built in one copy here.
-        self._infer = channel.unary_unary(pb.METHODS["ModelInfer"], None, None)
-        self._ready = channel.unary_unary(pb.METHODS["ModelReady"], None, None)
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._retired: grpc.Channel | None = None
+        self._is_closed = False
+        self._use(connect())
         # The prefix tells apart devices in a server's log.
         self._id_prefix = secrets.token_hex(4)
         self._id_number = itertools.count()
@@ -139,6 +93,7 @@ class CloudModel:
         cloud_output: str | None = None,
         cloud_reduce: Literal["argmax"] | None = None,
         cloud_labels: Sequence[str] | None = None,
+        breaker: BreakerSettings | None = None,
     ) -> Self:
         """Prepare calls to a server; it need not be up yet, and nothing is sent.
 
@@ -153,6 +108,7 @@ class CloudModel:
                 class indices, or scores to reduce. Its other outputs are ignored.
             cloud_reduce: `argmax` when `cloud_output` holds scores [n, classes].
             cloud_labels: Class names in the foreign engine's order; `labels` when not given.
+            breaker: When the circuit breaker opens.
 
         Raises:
             SettingError: A setting makes no sense, the label sets differ, or the address is
@@ -168,15 +124,14 @@ class CloudModel:
         reader = AnswerReader.of(
             labels, output=cloud_output, reduce=cloud_reduce, foreign_labels=cloud_labels
         )
-        # An http_proxy meant for the web must not carry what stays on this machine.
-        options = [*_OPTIONS, ("grpc.enable_http_proxy", int(not is_loopback(host)))]
         return cls(
-            grpc.insecure_channel(join_address(host, port), options),
+            lambda: open_channel(host, port),
             address=address,
             model=model,
             reader=reader,
             cloud_input=cloud_input,
             deadline_s=deadline_s,
+            breaker=breaker or BreakerSettings(),
         )
 
     def infer(
@@ -197,8 +152,10 @@ class CloudModel:
             deadline_s: Limit of this call instead of the model's own.
 
         Raises:
-            CloudUnavailableError: Nothing answers at the address.
+            CloudUnavailableError: Nothing answers at the address, or the breaker is open.
             CloudDeadlineError: No answer in time.
+            CloudOverloadedError: The server has too much to do.
+            CloudMisconfiguredError: Certificate, token or protection do not fit.
             CloudRejectedError: The server refused or failed.
             CloudProtocolError: The answer is not what was asked for.
             InputError: The array is neither uint8, float32 nor texts, or has no rows.
@@ -206,17 +163,14 @@ class CloudModel:
         """
         request_id = f"{self._id_prefix}-{next(self._id_number)}"
         data = self._request(request_id, rows, confidences, threshold)
-        reply = self._call(self._infer, data, deadline_s)
+        self.breaker.check()
         try:
-            response = tensors.parse(pb.ModelInferResponse, reply)
-            self._check_echo(response, request_id)
-            outputs = tensors.decode_tensors(response.outputs, response.raw_output_contents)
-            names, confidence = self._reader.read(outputs, len(rows))
-        except (tensors.WireError, CloudProtocolError) as error:
-            raise CloudProtocolError(f"{self.address}: {_one_line(error)}") from None
-        index = self._reader.index
-        prediction = np.fromiter((index[name] for name in names), np.int64, len(names))
-        return CloudAnswers(prediction, names, confidence, len(data))
+            answers = self._read(self._call(self._infer, data, deadline_s), request_id, len(rows))
+        except CloudError as error:
+            self.breaker.failed(error)
+            raise
+        self.breaker.succeeded()
+        return CloudAnswers(*answers, sent_bytes=len(data))
 
     def check(self, *, deadline_s: float | None = None) -> bool:
         """Ask the server whether the model is ready.
@@ -224,16 +178,16 @@ class CloudModel:
         Raises:
             CloudError: As `infer`.
         """
-        data = pb.ModelReadyRequest(name=self.model).SerializeToString()
-        reply = self._call(self._ready, data, deadline_s)
-        try:
-            return bool(tensors.parse(pb.ModelReadyResponse, reply).ready)
-        except tensors.WireError as error:
-            raise CloudProtocolError(f"{self.address}: {_one_line(error)}") from None
+        return self._is_ready(self._channel, deadline_s)
 
     def close(self) -> None:
         """Close the connection; calls in flight end in `CloudUnavailableError`."""
-        self._channel.close()
+        self.breaker.close()
+        with self._lock:
+            self._is_closed = True
+            self._channel.close()
+            if self._retired is not None:
+                self._retired.close()
 
     def __enter__(self) -> Self:
         return self
@@ -245,6 +199,54 @@ class CloudModel:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _use(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+        # Without (de)serializers gRPC hands bytes through: they are built in one copy here.
+        self._infer = channel.unary_unary(pb.METHODS["ModelInfer"], None, None)
+
+    def _probe(self) -> bool:
+        """Connect anew and ask; where the server is there, calls go that way from now on."""
+        channel = self._connect()
+        try:
+            is_back = self._is_ready(channel, _PROBE_S, wait_for_ready=True)
+        except CloudError as error:
+            is_back = not isinstance(error, _GONE)
+        with self._lock:
+            if not is_back or self._is_closed:
+                channel.close()
+                return False
+            # Calls that are still on the old one end by themselves before the next outage.
+            if self._retired is not None:
+                self._retired.close()
+            self._retired = self._channel
+            self._use(channel)
+        return True
+
+    def _is_ready(
+        self, channel: grpc.Channel, limit_s: float | None, *, wait_for_ready: bool = False
+    ) -> bool:
+        method = channel.unary_unary(pb.METHODS["ModelReady"], None, None)
+        data = pb.ModelReadyRequest(name=self.model).SerializeToString()
+        reply = self._call(method, data, limit_s, wait_for_ready=wait_for_ready)
+        try:
+            return bool(tensors.parse(pb.ModelReadyResponse, reply).ready)
+        except tensors.WireError as error:
+            raise CloudProtocolError(f"{self.address}: {one_line(error)}") from None
+
+    def _read(
+        self, reply: bytes, request_id: str, rows: int
+    ) -> tuple[npt.NDArray[np.int64], list[str], npt.NDArray[np.float32]]:
+        try:
+            response = tensors.parse(pb.ModelInferResponse, reply)
+            self._check_echo(response, request_id)
+            outputs = tensors.decode_tensors(response.outputs, response.raw_output_contents)
+            names, confidence = self._reader.read(outputs, rows)
+        except (tensors.WireError, CloudProtocolError) as error:
+            raise CloudProtocolError(f"{self.address}: {one_line(error)}") from None
+        index = self._reader.index
+        prediction = np.fromiter((index[name] for name in names), np.int64, len(names))
+        return prediction, names, confidence
 
     def _request(
         self, request_id: str, rows: tensors.Array, confidences: Any, threshold: float | None
@@ -262,26 +264,23 @@ class CloudModel:
         return tensors.append_raw(header, [contents])
 
     def _call(
-        self, method: grpc.UnaryUnaryMultiCallable[bytes, bytes], data: bytes, limit_s: float | None
+        self,
+        method: grpc.UnaryUnaryMultiCallable[bytes, bytes],
+        data: bytes,
+        limit_s: float | None,
+        *,
+        wait_for_ready: bool | None = None,
     ) -> bytes:
         timeout_s = self.deadline_s if limit_s is None else _check_deadline(limit_s)
         try:
-            return method(data, timeout=timeout_s)
+            return method(data, timeout=timeout_s, wait_for_ready=wait_for_ready)
         except grpc.RpcError as error:
-            raise self._translate(error, timeout_s) from None
+            raise translate(error, self.address, timeout_s) from None
         except ValueError:
             # How gRPC says that the channel is closed.
             raise CloudUnavailableError(
                 f"{self.address}: this CloudModel is closed: open another"
             ) from None
-
-    def _translate(self, error: Any, timeout_s: float) -> CloudError:
-        code = error.code()
-        kind, advice = _ERRORS.get(code, (CloudRejectedError, "see the server's log"))
-        details = _one_line(error.details() or "no details")[:_DETAILS_LENGTH]
-        if kind is CloudDeadlineError:
-            return kind(f"{self.address}: no answer within {timeout_s:g} s: {advice}")
-        return kind(f"{self.address}: {code.name}: {details}: {advice}")
 
     def _check_echo(self, response: pb.ModelInferResponse, request_id: str) -> None:
         for what, sent, came in (
@@ -310,7 +309,3 @@ def _check_deadline(deadline_s: float) -> float:
     if not (math.isfinite(deadline_s) and deadline_s > 0):
         raise SettingError(f"expected deadline_s as seconds over 0, got {deadline_s!r}")
     return deadline_s
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())

@@ -1,0 +1,68 @@
+"""Tells apart what gRPC reports: out of reach, overloaded, refused, misconfigured, too late."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import grpc
+
+from edge_runtime.errors import (
+    CloudDeadlineError,
+    CloudError,
+    CloudMisconfiguredError,
+    CloudOverloadedError,
+    CloudProtocolError,
+    CloudRejectedError,
+    CloudUnavailableError,
+)
+
+_DETAILS_LENGTH: Final = 300
+_CREDENTIALS: Final = "the server does not accept the caller: check token and client certificate"
+_KINDS: Final[dict[grpc.StatusCode, tuple[type[CloudError], str]]] = {
+    grpc.StatusCode.UNAVAILABLE: (CloudUnavailableError, "is the server running there?"),
+    grpc.StatusCode.CANCELLED: (CloudUnavailableError, "the call was cut off"),
+    grpc.StatusCode.DEADLINE_EXCEEDED: (CloudDeadlineError, "raise deadline_s if this is common"),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (CloudOverloadedError, "the server has too much to do"),
+    grpc.StatusCode.UNAUTHENTICATED: (CloudMisconfiguredError, _CREDENTIALS),
+    grpc.StatusCode.PERMISSION_DENIED: (CloudMisconfiguredError, _CREDENTIALS),
+    grpc.StatusCode.UNIMPLEMENTED: (
+        CloudProtocolError,
+        "expected a server of the Open Inference Protocol over gRPC",
+    ),
+}
+# gRPC has one code for a full server and for a message that is too large, and another for a server
+# that is gone and for a certificate that does not fit: the words alone tell them apart.
+_TOO_LARGE: Final = re.compile(r"message larger than max", re.IGNORECASE)
+_CERTIFICATE: Final = re.compile(
+    r"certificate|handshak|ssl|tls|peer name|self.signed|wrong version number", re.IGNORECASE
+)
+
+
+def translate(error: Any, address: str, timeout_s: float) -> CloudError:
+    """Return the `CloudError` of a `grpc.RpcError`, with one line of text.
+
+    Args:
+        error: What a call raised.
+        address: Where it went, for the text.
+        timeout_s: How long it had.
+    """
+    code = error.code()
+    details = one_line(error.details() or "no details")[:_DETAILS_LENGTH]
+    kind, advice = _kind(code, details)
+    if kind is CloudDeadlineError:
+        return kind(f"{address}: no answer within {timeout_s:g} s: {advice}")
+    return kind(f"{address}: {code.name}: {details}: {advice}")
+
+
+def _kind(code: grpc.StatusCode, details: str) -> tuple[type[CloudError], str]:
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE.search(details):
+        return CloudRejectedError, "send smaller inputs or raise the message limit"
+    if code is grpc.StatusCode.UNAVAILABLE and _CERTIFICATE.search(details):
+        return CloudMisconfiguredError, "check certificate, host name and that both sides speak TLS"
+    return _KINDS.get(code, (CloudRejectedError, "see the server's log"))
+
+
+def one_line(text: object) -> str:
+    """Return a text without its line breaks."""
+    return " ".join(str(text).split())
