@@ -10,7 +10,7 @@
 No window of `window_s` seconds, wherever it begins, ever holds more than the budget. That is why it
 is no token bucket, which lets a full bucket and a refill into one window, twice the budget.
 Time is counted in slots of a 64th of the window: what was sent comes free again with its slot, one
-to one and a 32nd windows later, never sooner. So memory is constant, however much is sent.
+to one and a 64th windows later, never sooner. So memory is constant, however much is sent.
 """
 
 from __future__ import annotations
@@ -150,7 +150,6 @@ class DeferralBudget:
     def refund(self, reservation: Reservation) -> None:
         """Give a place back, because nothing was sent; once a reservation, instead of `settle`."""
         with self._lock:
-            self._now()
             self._give_back(reservation)
 
     def remaining(self) -> Remaining:
@@ -166,9 +165,6 @@ class DeferralBudget:
         """Return the current slot, and forget those that are out of every window that ends now."""
         slot = round(self._clock() * _NS) // self._slot_ns
         slots = self._slots
-        if slots:
-            # A clock that two threads read may be seen to step back between them.
-            slot = max(slot, slots[-1].number)
         while slots and slots[0].number < slot - _SLOTS:
             gone = slots.popleft()
             self._calls -= gone.calls

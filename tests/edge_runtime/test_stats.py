@@ -137,6 +137,8 @@ def test_a_snapshot_does_not_change_and_reset_starts_from_nothing():
     stats.record("edge", 0.1)
     stats.record_error("CloudError")
     before = stats.snapshot()
+    stats.record("edge", 0.1)
+    stats.record_error("CloudError")
     stats.reset()
     stats.record("edge", 0.2, 5)
     assert before.sources["edge"].count == 1
