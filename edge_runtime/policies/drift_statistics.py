@@ -1,0 +1,155 @@
+"""The two tests behind the drift alarm, and the threshold that their false-alarm rate asks for.
+
+`signed_root` compares a window of calls with the calls before it, `log_evidence` all calls with the
+calibration data. Counts may be fractions: of neighbouring calls that are alike each counts in part.
+
+References: Siegmund (1985), Sequential Analysis, and Siegmund and Venkatraman (1995), Annals of
+Statistics 23:255-271 (passages of moving sums looked at in steps); Guépié, Fillatre and Nikiforov
+(2012), Sequential Analysis 31:528-547 (a moving sum finds a change within a given delay best); Lai
+(1998), IEEE Transactions on Information Theory 44:2917-2929 (windows of likelihood ratios); Howard,
+Ramdas, McAuliffe and Sekhon (2021), Annals of Statistics 49:1055-1080 (mixture martingales).
+"""
+
+from __future__ import annotations
+
+from math import copysign, erfc, exp, lgamma, log, pi, sqrt
+from typing import NamedTuple
+
+_SQRT_2 = sqrt(2.0)
+_HIGHEST = 12.0  # standard deviations: a rate of 1e-30, under any that can be asked for
+_HALVINGS = 60
+
+
+class Counts(NamedTuple):
+    """Deferred calls among all of some stretch; fractions are allowed."""
+
+    deferred: float
+    calls: float
+
+    @property
+    def ratio(self) -> float:
+        """The deferral ratio; the stretch must not be empty."""
+        return self.deferred / self.calls
+
+
+def signed_root(window: Counts, reference: Counts) -> float:
+    """Return how far the window's ratio is from the reference's, in standard deviations.
+
+    The signed root of twice the log-likelihood ratio of "two ratios" over "one ratio", with half a
+    call as continuity correction. Unlike the plain z it stays near normal for ratios near 0 and 1.
+
+    Args:
+        window: The calls in question.
+        reference: What they are compared with; infinitely many calls are not allowed, see
+            `signed_root_known`.
+
+    Returns:
+        Positive where the window defers more; about standard normal where nothing has changed.
+    """
+    pooled = (window.deferred + reference.deferred) / (window.calls + reference.calls)
+    d = _corrected(window, pooled)
+    # The half call goes to the other side, so that the pooled ratio is the same.
+    k = reference.deferred + window.deferred - d
+    deviance = _divergence(d, window.calls, pooled) + _divergence(k, reference.calls, pooled)
+    return copysign(sqrt(max(2.0 * deviance, 0.0)), d - window.calls * pooled)
+
+
+def signed_root_known(window: Counts, ratio: float) -> float:
+    """Return the same for a reference ratio that is known exactly, in (0, 1)."""
+    d = _corrected(window, ratio)
+    deviance = _divergence(d, window.calls, ratio)
+    return copysign(sqrt(max(2.0 * deviance, 0.0)), d - window.calls * ratio)
+
+
+def _corrected(window: Counts, ratio: float) -> float:
+    """Return the deferred calls half a call nearer to what the ratio leads to expect."""
+    expected = window.calls * ratio
+    distance = window.deferred - expected
+    return expected + copysign(max(abs(distance) - 0.5, 0.0), distance)
+
+
+def _divergence(deferred: float, calls: float, ratio: float) -> float:
+    """Return calls * KL(deferred / calls || ratio) in nats; 0 log 0 = 0."""
+    kept = calls - deferred
+    total = 0.0
+    if deferred > 0.0:
+        total += deferred * log(deferred / (calls * ratio))
+    if kept > 0.0:
+        total += kept * log(kept / (calls * (1.0 - ratio)))
+    return total
+
+
+def log_evidence(seen: Counts, calibration: Counts, concentration: float) -> float:
+    """Return log of how much likelier the calls are if their ratio is not the calibration's.
+
+    The numerator draws the ratio afresh around the calibration's, the denominator predicts the
+    calls from the calibration data (Pólya's urn). If calls and calibration data are exchangeable
+    this is the log of a martingale that starts at 1, so that it ever exceeds log(1 / alpha) with
+    probability at most alpha (Ville), over calibration data and stream together.
+
+    Args:
+        seen: All calls since the start.
+        calibration: Its deferred inputs and its inputs, both with the prior's share, so that
+            neither deferred nor kept is 0.
+        concentration: Weight of the numerator's Beta in calls; its standard deviation is
+            sqrt(ratio * (1 - ratio) / (concentration + 1)).
+    """
+    a, b = calibration.deferred, calibration.calls - calibration.deferred
+    return _log_drawn(seen, calibration.ratio, concentration) - _log_urn(seen, a, b)
+
+
+def log_evidence_known(seen: Counts, ratio: float, concentration: float) -> float:
+    """Return the same for a calibration ratio that is known exactly, in (0, 1)."""
+    known = seen.deferred * log(ratio) + (seen.calls - seen.deferred) * log(1.0 - ratio)
+    return _log_drawn(seen, ratio, concentration) - known
+
+
+def _log_drawn(seen: Counts, ratio: float, concentration: float) -> float:
+    return _log_urn(seen, concentration * ratio, concentration * (1.0 - ratio))
+
+
+def _log_urn(seen: Counts, a: float, b: float) -> float:
+    """Return the log probability of a sequence with these counts under a Beta(a, b) ratio."""
+    d, kept = seen.deferred, seen.calls - seen.deferred
+    return _log_beta(a + d, b + kept) - _log_beta(a, b)
+
+
+def _log_beta(a: float, b: float) -> float:
+    return lgamma(a) + lgamma(b) - lgamma(a + b)
+
+
+def false_alarm_probability(bound: float, steps: float, window: float) -> float:
+    """Return with what probability a moving mean of noise leaves (-bound, bound).
+
+    Args:
+        bound: In standard deviations, at least 1.
+        steps: How often it is looked at.
+        window: How many steps the mean goes over.
+
+    Returns:
+        Siegmund's approximation for both sides together; above 1 where alarms are the rule.
+    """
+    density = exp(-bound * bound / 2.0) / sqrt(2.0 * pi)
+    tail = erfc(bound / _SQRT_2) / 2.0
+    passages = steps / window * bound * density * _overshoot(bound * sqrt(2.0 / window))
+    return 2.0 * (tail + passages)
+
+
+def _overshoot(x: float) -> float:
+    """Return nu(x), by how much looking in steps lowers the rate of passages (Siegmund)."""
+    half = x / 2.0
+    below = 1.0 - erfc(half / _SQRT_2) / 2.0
+    density = exp(-half * half / 2.0) / sqrt(2.0 * pi)
+    return (2.0 / x) * (below - 0.5) / (half * below + density)
+
+
+def bound_for(probability: float, steps: float, window: float) -> float:
+    """Return the least bound whose `false_alarm_probability` is at most this one."""
+    low, high = 1.0, _HIGHEST
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2.0
+        if false_alarm_probability(middle, steps, window) > probability:
+            low = middle
+        else:
+            high = middle
+    return high
