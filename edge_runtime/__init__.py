@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge_runtime.answer import Answer, Source, Timings
+    from edge_runtime.async_cascade import AsyncCascade
     from edge_runtime.cascade import Cascade
+    from edge_runtime.cloud.breaker import BreakerSettings
     from edge_runtime.cloud.model import CloudModel
     from edge_runtime.errors import (
         BundleError,
+        CloudCircuitOpenError,
         CloudDeadlineError,
         CloudError,
         CloudMisconfiguredError,
@@ -31,8 +34,12 @@ if TYPE_CHECKING:
         GatekeeperError,
         InputError,
         SettingError,
+        UseError,
     )
     from edge_runtime.model import EdgeModel
+    from edge_runtime.policies.budget import DeferralBudget
+    from edge_runtime.policies.drift import DriftAlarm
+    from edge_runtime.policies.policy import Policy
     from edge_runtime.recorder import Recorder
     from edge_runtime.records import Record, read_records
 
@@ -40,13 +47,19 @@ _HOMES = {
     "Answer": "answer",
     "Source": "answer",
     "Timings": "answer",
+    "AsyncCascade": "async_cascade",
+    "BreakerSettings": "cloud.breaker",
     "Cascade": "cascade",
+    "DeferralBudget": "policies.budget",
+    "DriftAlarm": "policies.drift",
+    "Policy": "policies.policy",
     "CloudModel": "cloud.model",
     "EdgeModel": "model",
     "Record": "records",
     "Recorder": "recorder",
     "read_records": "records",
     "BundleError": "errors",
+    "CloudCircuitOpenError": "errors",
     "CloudDeadlineError": "errors",
     "CloudError": "errors",
     "CloudMisconfiguredError": "errors",
@@ -59,12 +72,16 @@ _HOMES = {
     "GatekeeperError": "errors",
     "InputError": "errors",
     "SettingError": "errors",
+    "UseError": "errors",
 }
 
 __all__ = [
     "Answer",
+    "AsyncCascade",
+    "BreakerSettings",
     "BundleError",
     "Cascade",
+    "CloudCircuitOpenError",
     "CloudDeadlineError",
     "CloudError",
     "CloudMisconfiguredError",
@@ -74,15 +91,19 @@ __all__ = [
     "CloudRejectedError",
     "CloudUnavailableError",
     "ContractVersionError",
+    "DeferralBudget",
     "DependencyError",
+    "DriftAlarm",
     "EdgeModel",
     "GatekeeperError",
     "InputError",
+    "Policy",
     "Record",
     "Recorder",
     "SettingError",
     "Source",
     "Timings",
+    "UseError",
     "read_records",
 ]
 

@@ -1,39 +1,50 @@
-"""What a cascade answers."""
+"""What a cascade answers.
+
+Named tuples and no dataclasses: one is made for every call, and these cost a quarter of the time.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, NamedTuple
+
+from edge_runtime.contract import CONTRACT_VERSION
 
 
 class Source(StrEnum):
     """Who gave the answer."""
 
     EDGE = "edge"
-    """M_S, which was sure enough."""
+    """M_S, which was sure enough, or was told to answer everything (`mode="edge_only"`)."""
     CLOUD = "cloud"
-    """M_L, because M_S deferred."""
+    """M_L, because M_S deferred, or because M_L was to answer everything (`mode="cloud_only"`)."""
     EDGE_FALLBACK = "edge_fallback"
     """M_S, which deferred, because M_L gave no usable answer; the reason is in `Answer.error`."""
+    EDGE_BUDGET = "edge_budget"
+    """M_S, which deferred, because the deferral budget is used up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(NamedTuple):
     """Where the time of a call went, in seconds; the rows of a batch share one.
 
     Attributes:
-        edge_s: The small model's graph: preprocessing, model and gate.
-        cloud_s: The round trip to the large model; 0 when nothing was forwarded.
+        preprocess_s: Making a batch of the inputs, e.g. tokenizing texts.
+        edge_s: The small model's graph: its own preprocessing, model and gate.
+        wire_s: The round trip to the large model without the time it worked: encoding, link,
+            waiting there, decoding. All of the round trip where the server does not say how long it
+            worked. 0 when nothing was forwarded.
+        cloud_s: How long the large model worked; 0 when nothing was forwarded or it does not say.
         total_s: The whole call.
     """
 
+    preprocess_s: float
     edge_s: float
+    wire_s: float
     cloud_s: float
     total_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """One input's answer.
 
     Attributes:
@@ -43,7 +54,10 @@ class Answer:
         deferred: Whether the gate asked for the large model.
         source: Who answered.
         timings: Where the time went.
-        error: Why a deferred input was answered by the small model, else None.
+        request_id: Names the call, here and in the server's log; rows of a batch share it.
+        threshold: What the confidence was compared with.
+        error: Why the answer is not the one of the model that should have given it, else None.
+        contract_version: Version of the gate contract.
     """
 
     prediction: int
@@ -52,4 +66,11 @@ class Answer:
     deferred: bool
     source: Source
     timings: Timings
+    request_id: str
+    threshold: float
     error: str | None = None
+    contract_version: int = CONTRACT_VERSION
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain values, for a log or a reply; a confidence may be NaN."""
+        return {**self._asdict(), "source": str(self.source), "timings": self.timings._asdict()}

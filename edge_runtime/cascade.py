@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
+import itertools
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from math import isnan
 from pathlib import Path
 from time import perf_counter
@@ -14,50 +20,96 @@ import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.answer import Answer, Source, Timings
-from edge_runtime.errors import BundleError, CloudError, SettingError
+from edge_runtime.cloud.answers import Cloud, CloudAnswers
+from edge_runtime.cloud.connect import connect
+from edge_runtime.errors import (
+    BundleError,
+    CloudCircuitOpenError,
+    CloudDeadlineError,
+    CloudError,
+    CloudUnavailableError,
+    SettingError,
+    UseError,
+)
+from edge_runtime.forwarding import Batch, read_batch
 from edge_runtime.model import EdgeModel, Gated
+from edge_runtime.policies.policy import Policy
 from edge_runtime.providers import CPU, Provider
+from edge_runtime.stats import Stats
 
 if TYPE_CHECKING:
-    # gRPC and protobuf cost time and 30 MB: a device that never asks the cloud does not load them.
-    from edge_runtime.cloud.answers import CloudAnswers
-    from edge_runtime.cloud.model import CloudModel
     from edge_runtime.recorder import Recorder
 
+Input = npt.NDArray[Any] | str | Path
 Forward = Literal["original", "model_input"]
+_log = logging.getLogger("edge_runtime")
 _NO_CLOUD = "no cloud address was given"
+_NO_BUDGET = "the deferral budget is used up"
 _NO_NUMBER = (
     "the confidence is not a number: the input holds NaN or infinite values, or the model is broken"
 )
+_NOBODY = 0
+"""Process id of a cascade that was closed."""
 
 
 class Cascade:
     """A small model on the device backed by a large one in the cloud.
 
+    Safe to share between threads; not across `fork()`.
+
     Args:
         edge: The small model.
         cloud: The large model, or None: every deferred input is then an `EDGE_FALLBACK`.
         recorder: Keeps the deferred inputs that M_L answered; None keeps nothing.
+        policy: Whom to ask, for how long, and what it may cost.
+        on_answer: Is given every answer before it is returned, in the caller's thread; what it
+            raises is logged and costs no answer.
+        concurrency: Calls of `submit`, and calls under a soft deadline, that run at once.
+
+    Attributes:
+        stats: Counts and latencies by who answered.
+
+    Raises:
+        SettingError: The policy needs a cloud, and there is none.
     """
 
     def __init__(
         self,
         edge: EdgeModel,
-        cloud: CloudModel | None = None,
+        cloud: Cloud | None = None,
         recorder: Recorder | None = None,
+        *,
+        policy: Policy | None = None,
+        on_answer: Callable[[Answer], None] | None = None,
+        concurrency: int = 8,
     ) -> None:
         self.edge = edge
         self.cloud = cloud
         self.recorder = recorder
+        self.policy = policy or Policy()
+        self.stats = Stats()
         self.sent_bytes = 0
         """Size of all answered requests to the cloud."""
+        if cloud is None and self.policy.mode == "cloud_only":
+            raise SettingError("expected a cloud with mode='cloud_only': name its address")
+        if concurrency < 1:
+            raise SettingError(f"expected a concurrency of at least 1, got {concurrency}")
+        self._on_answer = on_answer
+        self._concurrency = concurrency
+        self._lock = threading.Lock()
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+        # As many as run may wait: who submits more waits in line instead of filling the memory.
+        self._room = threading.Semaphore(2 * concurrency)
+        self._owner = os.getpid()
+        self._id_prefix = secrets.token_hex(4)
+        self._id_number = itertools.count()
 
     @classmethod
     def open(
         cls,
         bundle: Path | str,
         *,
-        cloud: str | None = None,
+        cloud: str | Sequence[str] | Cascade | None = None,
         model: str = contract.DEFAULT_MODEL,
         deadline_s: float = 0.5,
         threshold: float | None = None,
@@ -65,13 +117,18 @@ class Cascade:
         providers: Sequence[Provider] = (CPU,),
         forward: Forward = "original",
         record: Recorder | None = None,
+        policy: Policy | None = None,
+        on_answer: Callable[[Answer], None] | None = None,
+        concurrency: int = 8,
         **cloud_options: Any,
     ) -> Cascade:
         """Open a bundle and, where an address is given, a channel to the cloud.
 
         Args:
             bundle: Folder that `python -m export` wrote.
-            cloud: `host:port` of an Open Inference Protocol server; connected on first use.
+            cloud: `host:port` of an Open Inference Protocol server, connected on first use; several
+                of them, the preferred one first; or another cascade (M_S -> M_M -> M_L), which is
+                closed with this one.
             model: The large model's name there.
             deadline_s: Longest wait for the cloud in one call, in seconds.
             threshold: Overrides the bundle's threshold.
@@ -83,8 +140,10 @@ class Cascade:
                 (the only one there is when preprocessing is not fused).
             record: Keeps, on this device, the deferred inputs with M_L's answers; off where none is
                 given. It belongs to the cascade, which closes it.
-            **cloud_options: Passed to `CloudModel.open` (foreign engines, plaintext beyond
-                loopback).
+            policy: Whom to ask, for how long, and what it may cost.
+            on_answer: See the class.
+            concurrency: See the class.
+            **cloud_options: Passed to `CloudModel.open` (foreign engines, security, breaker).
 
         Raises:
             BundleError: The bundle is missing, damaged or of an unknown contract version.
@@ -93,120 +152,118 @@ class Cascade:
         edge = EdgeModel.open(bundle, threshold=threshold, threads=threads, providers=providers)
         if record is not None and edge.metadata.input.name == contract.TEXT:
             raise SettingError("expected a bundle of pictures with record: no texts are kept yet")
-        if cloud is None:
-            _refuse_unknown(cloud_options)
-            return cls(edge, recorder=record)
-        from edge_runtime.cloud.model import CloudModel
-
-        name = edge.metadata.input.name
-        if forward == "original" and name not in contract.ORIGINALS:
-            raise SettingError(
-                f"the bundle takes {name!r}, not {contract.IMAGE!r}, so there is no original "
-                "picture to forward: export with --preprocessing fused, or set "
-                "forward='model_input'"
-            )
-        if forward == "model_input" and name == contract.TEXT:
-            raise SettingError(
-                "expected forward='original' for a bundle of texts: M_L has a tokenizer of its own"
-            )
-        cloud_options.setdefault("cloud_input", name)
+        behind = connect(
+            cloud,
+            edge,
+            model=model,
+            deadline_s=deadline_s,
+            forward=forward,
+            options=cloud_options,
+        )
         return cls(
             edge,
-            CloudModel.open(
-                cloud, model, labels=edge.labels, deadline_s=deadline_s, **cloud_options
-            ),
+            behind,
             record,
+            policy=policy,
+            on_answer=on_answer,
+            concurrency=concurrency,
         )
 
-    def __call__(self, given: npt.NDArray[Any] | str) -> Answer:
-        """Answer one input, e.g. uint8 [height, width, 3] or a text; see `batch` for errors."""
-        return self.batch(self.edge.intake.one(given))[0]
+    def __call__(self, given: Input, *, deadline_s: float | None = None) -> Answer:
+        """Answer one input: an array, e.g. uint8 [height, width, 3], a text, or a picture's file.
 
-    def batch(self, given: npt.NDArray[Any] | Sequence[npt.NDArray[Any] | str]) -> list[Answer]:
+        See `batch` for the errors.
+        """
+        one = [given] if isinstance(given, Path) else self.edge.intake.one(given)
+        return self.batch(one, deadline_s=deadline_s)[0]
+
+    def batch(
+        self,
+        given: npt.NDArray[Any] | Sequence[Input],
+        *,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
+    ) -> list[Answer]:
         """Answer a batch; only the deferred rows are forwarded, in one request.
 
         Args:
             given: Inputs of one size, e.g. uint8 [batch, height, width, 3] or a list of pictures;
-                or texts.
+                or texts; or picture files (`Path`), which are forwarded as they are.
+            deadline_s: Longest wait for the cloud in this call, in seconds.
+            request_id: Names the call in answers and at the server; made up when not given.
 
         Returns:
-            One answer an input, in order. A failed cloud never raises: the row's source is
-            `EDGE_FALLBACK` and its `error` says why.
+            One answer an input, in order. A failed cloud does not raise, unless the policy says so:
+            the row's source is `EDGE_FALLBACK` and its `error` says why.
 
         Raises:
             InputError: The inputs do not fit the model.
+            CloudError: M_L gave no usable answer, and the policy says `on_cloud_failure="raise"`.
+            UseError: The cascade is closed, or was opened in another process.
         """
         start = perf_counter()
-        rows = self.edge.intake.rows(given)
-        gated = self.edge(rows)
-        edge_s = perf_counter() - start
-        if not gated.defer.any():
-            return self._edge_answers(gated, Timings(edge_s, 0.0, perf_counter() - start))
-        deferred = np.flatnonzero(gated.defer)
-        outcome = self._ask_cloud(rows, gated, deferred)
-        total_s = perf_counter() - start
-        answers = self._edge_answers(gated, Timings(edge_s, total_s - edge_s, total_s))
-        for place, row in enumerate(deferred.tolist()):
-            small = answers[row]
-            answers[row] = _replace_deferred(small, outcome, place)
-            if self.recorder is not None and not isinstance(outcome, str):
-                self._record(rows[row], small, outcome, place)
+        if os.getpid() != self._owner:
+            self._refuse()
+        request_id = request_id or f"{self._id_prefix}-{next(self._id_number)}"
+        batch = read_batch(given, self.edge.intake)
+        feeds = self.edge.intake.feeds(batch.rows)
+        fed = perf_counter()
+        gated = self.edge.run(batch.rows, feeds)
+        gate_s = perf_counter()
+        defer: list[bool] = gated.defer.tolist()
+        deferred = defer.count(True)
+        asked = self._asked(gated, deferred)
+        outcome: CloudAnswers | _Unanswered | None = None
+        if asked is not None:
+            outcome = self._ask(batch, gated, asked, request_id, deadline_s, start)
+        end = perf_counter()
+        compute_s = outcome.compute_s if isinstance(outcome, CloudAnswers) else 0.0
+        wire_s = end - gate_s - compute_s if asked is not None else 0.0
+        timings = Timings(fed - start, gate_s - fed, wire_s, compute_s, end - start)
+        answers = self._edge_answers(gated, defer, timings, request_id)
+        if asked is not None and outcome is not None:
+            for place, row in enumerate(asked.tolist()):
+                answers[row] = _replaced(answers[row], outcome, place)
+        self._count(answers, deferred, timings.total_s)
         return answers
 
-    def _edge_answers(self, gated: Gated, timings: Timings) -> list[Answer]:
-        labels = self.edge.labels
-        columns = zip(
-            gated.prediction.tolist(), gated.confidence.tolist(), gated.defer.tolist(), strict=True
-        )
+    def submit(self, given: Input, *, deadline_s: float | None = None) -> Future[Answer]:
+        """Answer one input in the background; waits while many others are under way.
+
+        Raises:
+            UseError: The cascade is closed, or was opened in another process.
+        """
+        if os.getpid() != self._owner:
+            self._refuse()
+        self._room.acquire()
         try:
-            return [Answer(p, labels[p], g, d, Source.EDGE, timings) for p, g, d in columns]
-        except IndexError:
-            raise BundleError(
-                f"expected predictions below {len(labels)}, the number of labels, the graph gave "
-                f"{int(gated.prediction.max())}: export the bundle again"
-            ) from None
-
-    def _ask_cloud(
-        self, rows: npt.NDArray[Any], gated: Gated, deferred: npt.NDArray[np.intp]
-    ) -> CloudAnswers | str:
-        """Return M_L's answers to the deferred rows, or the reason why there are none."""
-        if self.cloud is None:
-            return _NO_CLOUD
-        forwarded = rows if len(deferred) == len(rows) else rows[deferred]
-        try:
-            answers = self.cloud.infer(
-                forwarded,
-                confidences=gated.confidence[deferred],
-                threshold=self.edge.threshold,
-            )
-        except CloudError as error:
-            return f"{type(error).__name__}: {error}"
-        self.sent_bytes += answers.sent_bytes
-        return answers
-
-    def _record(
-        self, row: npt.NDArray[Any], small: Answer, large: CloudAnswers, place: int
-    ) -> None:
-        from edge_runtime.records import Record
-
-        assert self.recorder is not None  # noqa: S101 - narrows the type
-        assert self.cloud is not None  # noqa: S101 - the same
-        record = Record(
-            model=self.cloud.model,
-            label=large.label[place],
-            confidence=float(large.confidence[place]),
-            small_label=small.label,
-            small_confidence=small.confidence,
-            threshold=self.edge.threshold,
-        )
-        self.recorder.add(row, record)
+            future = self._pool("submit").submit(self, given, deadline_s=deadline_s)
+        except BaseException:
+            self._room.release()
+            raise
+        future.add_done_callback(lambda _: self._room.release())
+        return future
 
     def close(self) -> None:
-        """Close the channel to the cloud, and write what the recorder still holds."""
-        if self.recorder is not None:
-            self.recorder.close()
+        """Let submitted calls end, close the way to the cloud, write what was recorded."""
+        owner, self._owner = self._owner, _NOBODY
+        if owner == _NOBODY:
+            return
+        # Those that were submitted before are answered, as their callers expect.
+        self._owner = owner
+        with self._lock:
+            submitted = self._pools.pop("submit", None)
+        if submitted is not None:
+            submitted.shutdown(wait=True)
+        self._owner = _NOBODY
         if self.cloud is not None:
             self.cloud.close()
+        with self._lock:
+            pools, self._pools = list(self._pools.values()), {}
+        for pool in pools:  # their calls have ended with the way to the cloud
+            pool.shutdown(wait=True)
+        if self.recorder is not None:
+            self.recorder.close()
 
     def __enter__(self) -> Self:
         return self
@@ -214,32 +271,193 @@ class Cascade:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _asked(self, gated: Gated, deferred: int) -> npt.NDArray[np.intp] | None:
+        """Return the rows that M_L is to answer, or None."""
+        mode = self.policy.mode
+        if mode == "cloud_only":
+            return np.arange(len(gated.defer))
+        if not deferred or mode == "edge_only":
+            return None
+        return np.flatnonzero(gated.defer)
 
-def _refuse_unknown(cloud_options: dict[str, Any]) -> None:
-    """Refuse misspelt options where no cloud model is there to do so."""
-    if not cloud_options:
-        return
-    from edge_runtime.cloud.model import CloudModel
+    def _ask(
+        self,
+        batch: Batch,
+        gated: Gated,
+        asked: npt.NDArray[np.intp],
+        request_id: str,
+        deadline_s: float | None,
+        start: float,
+    ) -> CloudAnswers | _Unanswered:
+        """Return M_L's answers to some rows, or why there are none."""
 
-    inspect.signature(CloudModel.open).bind_partial(**cloud_options)
+        def forward() -> CloudAnswers:
+            return self._forward(batch, gated, asked, request_id, deadline_s)
 
+        soft_s = self.policy.soft_deadline_s
+        try:
+            if soft_s is None:
+                return forward()
+            return self._within(forward, soft_s, start)
+        except _OverBudgetError:
+            return _Unanswered(Source.EDGE_BUDGET, _NO_BUDGET)
+        except CloudError as error:
+            self.stats.record_error(type(error).__name__)
+            if self.policy.on_cloud_failure == "raise":
+                raise
+            return _Unanswered(Source.EDGE_FALLBACK, f"{type(error).__name__}: {error}")
 
-def _replace_deferred(answer: Answer, outcome: CloudAnswers | str, place: int) -> Answer:
-    if isinstance(outcome, str):
-        return Answer(
-            answer.prediction,
-            answer.label,
-            answer.confidence,
-            deferred=True,
-            source=Source.EDGE_FALLBACK,
-            timings=answer.timings,
-            error=f"{outcome}; {_NO_NUMBER}" if isnan(answer.confidence) else outcome,
+    def _within(
+        self, forward: Callable[[], CloudAnswers], soft_s: float, start: float
+    ) -> CloudAnswers:
+        """Wait for M_L at most until the soft deadline; the call itself goes on without us."""
+        future = self._pool("forward").submit(forward)
+        try:
+            return future.result(max(0.0, soft_s - (perf_counter() - start)))
+        except FutureTimeoutError:
+            if future.done():  # it is the call's own
+                raise
+            future.cancel()  # where it has not begun, nothing is sent
+            raise CloudDeadlineError(
+                f"no answer within the soft deadline of {soft_s:g} s: the answer is dropped"
+            ) from None
+
+    def _forward(
+        self,
+        batch: Batch,
+        gated: Gated,
+        asked: npt.NDArray[np.intp],
+        request_id: str,
+        deadline_s: float | None,
+    ) -> CloudAnswers:
+        if self.cloud is None:
+            raise CloudUnavailableError(_NO_CLOUD)
+        forwarded = batch.forwarded(asked)
+        budget = self.policy.budget
+        held = None
+        if budget is not None and (held := budget.reserve(batch.size_bytes(asked))) is None:
+            raise _OverBudgetError
+        try:
+            answers = self.cloud.infer(
+                forwarded,
+                confidences=gated.confidence[asked],
+                threshold=self.edge.threshold,
+                deadline_s=deadline_s,
+                request_id=request_id,
+            )
+        except CloudCircuitOpenError:
+            if budget is not None and held is not None:
+                budget.refund(held)
+            raise
+        if budget is not None and held is not None:
+            budget.settle(held, answers.sent_bytes)
+        with self._lock:
+            self.sent_bytes += answers.sent_bytes
+        if self.recorder is not None:
+            self._record(batch, gated, asked, answers)
+        return answers
+
+    def _edge_answers(
+        self, gated: Gated, defer: list[bool], timings: Timings, request_id: str
+    ) -> list[Answer]:
+        labels, threshold = self.edge.labels, self.edge.threshold
+        columns = zip(gated.prediction.tolist(), gated.confidence.tolist(), defer, strict=True)
+        try:
+            return [
+                Answer(p, labels[p], g, d, Source.EDGE, timings, request_id, threshold)
+                for p, g, d in columns
+            ]
+        except IndexError:
+            raise BundleError(
+                f"expected predictions below {len(labels)}, the number of labels, the graph gave "
+                f"{int(gated.prediction.max())}: export the bundle again"
+            ) from None
+
+    def _count(self, answers: list[Answer], deferred: int, total_s: float) -> None:
+        """Tell statistics, drift alarm and callback."""
+        if not deferred and self.policy.mode != "cloud_only":
+            self.stats.record(Source.EDGE, total_s, len(answers))
+        else:
+            by_source: dict[Source, list[bool]] = {}
+            for answer in answers:
+                by_source.setdefault(answer.source, []).append(answer.deferred)
+            for source, flags in by_source.items():
+                self.stats.record(source, total_s, len(flags), deferred=sum(flags))
+        drift = self.policy.drift
+        if drift is not None and (report := drift.observe(deferred, len(answers))) is not None:
+            _log.warning("%s", report.text)
+        if self._on_answer is not None:
+            for answer in answers:
+                try:
+                    self._on_answer(answer)
+                except Exception:  # noqa: BLE001 - it is the caller's code, and his answer is due
+                    _log.exception("on_answer failed on %s", answer.request_id)
+
+    def _record(
+        self,
+        batch: Batch,
+        gated: Gated,
+        asked: npt.NDArray[np.intp],
+        answers: CloudAnswers,
+    ) -> None:
+        from edge_runtime.records import Record
+
+        assert self.recorder is not None  # noqa: S101 - narrows the type
+        assert self.cloud is not None  # noqa: S101 - the same
+        for place, row in enumerate(asked.tolist()):
+            if answers.errors is not None and answers.errors[place] is not None:
+                continue  # not M_L's answer
+            record = Record(
+                model=self.cloud.model,
+                label=answers.label[place],
+                confidence=float(answers.confidence[place]),
+                small_label=self.edge.labels[int(gated.prediction[row])],
+                small_confidence=float(gated.confidence[row]),
+                threshold=self.edge.threshold,
+            )
+            self.recorder.add(batch.rows[row], record)
+
+    def _pool(self, name: str) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._owner == _NOBODY:
+                self._refuse()
+            if name not in self._pools:
+                self._pools[name] = ThreadPoolExecutor(
+                    self._concurrency, thread_name_prefix=f"cascade-{name}"
+                )
+            return self._pools[name]
+
+    def _refuse(self) -> None:
+        if self._owner == _NOBODY:
+            raise UseError("expected an open cascade, this one is closed: open another")
+        raise UseError(
+            f"expected the process {self._owner} that opened this cascade, got {os.getpid()}: its "
+            "threads and connections do not outlive a fork, open one after it"
         )
-    return Answer(
-        int(outcome.prediction[place]),
-        outcome.label[place],
-        answer.confidence,
-        deferred=True,
+
+
+class _OverBudgetError(Exception):
+    """Nothing may be forwarded now."""
+
+
+class _Unanswered:
+    """Why M_L did not answer, and what M_S's answer is called then."""
+
+    __slots__ = ("reason", "source")
+
+    def __init__(self, source: Source, reason: str) -> None:
+        self.source = source
+        self.reason = reason
+
+
+def _replaced(small: Answer, outcome: CloudAnswers | _Unanswered, place: int) -> Answer:
+    if isinstance(outcome, _Unanswered):
+        reason = outcome.reason
+        error = f"{reason}; {_NO_NUMBER}" if isnan(small.confidence) else reason
+        return small._replace(source=outcome.source, error=error)
+    return small._replace(
+        prediction=int(outcome.prediction[place]),
+        label=outcome.label[place],
         source=Source.CLOUD,
-        timings=answer.timings,
+        error=None if outcome.errors is None else outcome.errors[place],
     )

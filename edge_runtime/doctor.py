@@ -107,7 +107,7 @@ class DoctorSettings:
             answer = cascade(_blank(cascade.edge.metadata.input))
         if answer.error:
             raise CloudUnavailableError(answer.error)
-        return f"answered in {answer.timings.cloud_s * 1e3:.1f} ms"
+        return f"answered in {(answer.timings.wire_s + answer.timings.cloud_s) * 1e3:.1f} ms"
 
 
 def _required(module: str) -> tuple[str, str, str]:

@@ -7,8 +7,10 @@ GatekeeperError
 │   └── PictureSizeError              a picture has too many pixels to be decoded
 ├── DependencyError (ImportError)     an optional library is missing
 ├── SettingError (ValueError)         a setting is out of range or contradicts another
+├── UseError (RuntimeError)           what is used is closed, or belongs to another process
 └── CloudError (ConnectionError)      the large model gave no usable answer
     ├── CloudUnavailableError         nothing answers at the address
+    │   └── CloudCircuitOpenError     nothing was sent: it did not answer lately
     ├── CloudDeadlineError            no answer in time
     ├── CloudOverloadedError          the server has too much to do
     ├── CloudMisconfiguredError       certificate, token or protection do not fit
@@ -73,12 +75,20 @@ class SettingError(GatekeeperError, ValueError):
     """A setting has no sense: wrong type, out of range, or contradicted by another setting."""
 
 
+class UseError(GatekeeperError, RuntimeError):
+    """Something is used after it was closed, or in another process than it was opened in."""
+
+
 class CloudError(GatekeeperError, ConnectionError):
     """The large model gave no usable answer; the cascade answers with M_S instead."""
 
 
 class CloudUnavailableError(CloudError):
     """Nothing answered at the address."""
+
+
+class CloudCircuitOpenError(CloudUnavailableError):
+    """Nothing was sent: the server did not answer lately, and is being probed."""
 
 
 class CloudDeadlineError(CloudError, TimeoutError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,9 +99,12 @@ class EdgeModel:
         Raises:
             InputError: Type, rank or size differ from what the graph takes.
         """
-        feeds = {**self.intake.feeds(rows), **self._feeds}
+        return self.run(rows, self.intake.feeds(rows))
+
+    def run(self, rows: npt.NDArray[Any], feeds: Mapping[str, npt.NDArray[Any]]) -> Gated:
+        """Run a batch that the intake has made feeds of; see `__call__`."""
         try:
-            gated = Gated(*self.session.run(contract.GATE_OUTPUTS, feeds))
+            gated = Gated(*self.session.run(contract.GATE_OUTPUTS, {**feeds, **self._feeds}))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
             raise InputError(
                 f"expected {self.intake.wanted} that the graph can work on, it failed on "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections import Counter
@@ -129,7 +128,7 @@ _LEAST_MB = 0.01
 
 
 def _as_json(name: str, answer: Answer) -> str:
-    fields: dict[str, Any] = {"input": name, **dataclasses.asdict(answer)}
+    fields: dict[str, Any] = {"input": name, **answer.as_dict()}
     if math.isnan(answer.confidence):  # JSON has no NaN
         fields["confidence"] = None
     return json.dumps(fields)

@@ -45,6 +45,7 @@ class Cloud(Protocol):
         confidences: Sequence[float] | npt.NDArray[np.floating[Any]] | None = None,
         threshold: float | None = None,
         deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> CloudAnswers:
         """Answer a batch, or raise a `CloudError`, within the deadline."""
 

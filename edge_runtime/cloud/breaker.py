@@ -15,9 +15,9 @@ from time import monotonic
 from typing import Final
 
 from edge_runtime.errors import (
+    CloudCircuitOpenError,
     CloudError,
     CloudRejectedError,
-    CloudUnavailableError,
     SettingError,
 )
 
@@ -75,11 +75,11 @@ class CircuitBreaker:
         """Let a call through.
 
         Raises:
-            CloudUnavailableError: The circuit is open.
+            CloudCircuitOpenError: The circuit is open.
         """
         reason = self._reason
         if reason is not None:
-            raise CloudUnavailableError(
+            raise CloudCircuitOpenError(
                 f"not asked, the circuit breaker is open for {monotonic() - self._opened_s:.1f} s "
                 f"and probes every {self._settings.probe_interval_s:g} s; the last call: {reason}"
             )

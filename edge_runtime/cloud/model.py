@@ -141,6 +141,7 @@ class CloudModel:
         confidences: Sequence[float] | npt.NDArray[np.floating[Any]] | None = None,
         threshold: float | None = None,
         deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> CloudAnswers:
         """Ask M_L about a batch.
 
@@ -150,6 +151,7 @@ class CloudModel:
             confidences: M_S's confidences [n], told to the server as `gatekeeper_confidence`.
             threshold: M_S's threshold, told as `gatekeeper_threshold`.
             deadline_s: Limit of this call instead of the model's own.
+            request_id: Names the request in the server's log; made up when not given.
 
         Raises:
             CloudUnavailableError: Nothing answers at the address, or the breaker is open.
@@ -161,7 +163,7 @@ class CloudModel:
             InputError: The array is neither uint8, float32 nor texts, or has no rows.
             SettingError: The deadline is not over 0.
         """
-        request_id = f"{self._id_prefix}-{next(self._id_number)}"
+        request_id = request_id or f"{self._id_prefix}-{next(self._id_number)}"
         data = self._request(request_id, rows, confidences, threshold)
         self.breaker.check()
         try:
