@@ -8,12 +8,12 @@ The gate's decisions are all it sees: whether M_L then answered does not matter.
 stated false-alarm probability.
 
 A moving window of calls is compared with all that came before it, calibration data included, for
-sudden changes. Of all tests this finds a change within a given number of calls at the least rate
-of false alarms (Guépié, Fillatre and Nikiforov 2012). That rate has a floor: any test that finds
-0.30 -> 0.35 as well as 0.30 -> 0.25 within 2,000 calls in 95 of 100 cases gives a false alarm in
-about 0.6 % of the months of 10,000 calls and in 6 % of those of 100,000 (Neyman and Pearson). Who
-wants fewer gives it more calls: `alpha=0.01, horizon_calls=100_000, within_calls=3_000` finds the
-same shifts.
+sudden changes. Where a change must be found within a given number of calls this is what the best
+CUSUM test of that kind comes down to (Guépié, Fillatre and Nikiforov 2012), and nearly as good as
+any (Tartakovsky et al. 2021, arXiv:2102.01310). False alarms have a floor: any test that finds
+0.30 -> 0.35 as well as 0.30 -> 0.25 within 2,000 calls in 95 of 100 cases gives one in about 0.6 %
+of the months of 10,000 calls and in 6 % of those of 100,000 (Neyman and Pearson). Who wants fewer
+gives it more calls: `alpha=0.01, horizon_calls=100_000, within_calls=3_000` finds the same shifts.
 
 All calls since the start are compared with the calibration data, for slow changes, which the moving
 window's reference would follow. That test is an e-process (Ramdas, Grünwald, Vovk and Shafer 2023,
@@ -30,123 +30,17 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass
-from functools import cached_property
-from math import log, sqrt
 from typing import Any, Final, Self
 
 from edge_runtime.contract import GateMetadata
 from edge_runtime.errors import BundleError, SettingError
 from edge_runtime.policies import drift_statistics as tests
+from edge_runtime.policies.drift_settings import WINDOW_BUCKETS, DriftSettings
 from edge_runtime.policies.drift_statistics import Counts
 
-_BUCKETS: Final = 20  # one that holds the change, the others the window
-_WINDOW: Final = _BUCKETS - 1
-_GREATEST_ALPHA: Final = 0.5  # the bound's approximation is for rare alarms
-_FEWEST_WITHIN: Final = 200  # calls: buckets of ten
-_WINDOW_SHARE: Final = 0.9  # of alpha; the rest goes to the test of all calls
 _TYPICAL_SHIFT: Final = 0.05  # what the test of all calls is most sensitive to
-_POWER_95: Final = 1.645  # standard deviations
 
-
-@dataclass(frozen=True, kw_only=True)
-class DriftSettings:
-    """What a drift alarm expects, and how often it may be wrong.
-
-    A false alarm is one while calls and calibration data are drawn alike and independently; of
-    alike neighbours see `repeats`.
-
-    Attributes:
-        expected_ratio: The deferral ratio on the calibration data.
-        samples: How many calibration inputs that ratio comes from; None where it is exact.
-        alpha: Most probability of a false alarm in `horizon_calls` calls, e.g. a month's.
-        horizon_calls: How many calls that is; on average false alarms are `horizon_calls / alpha`
-            calls apart.
-        within_calls: Within how many calls a change should be found. More finds smaller ones.
-        repeats: How many neighbouring calls are as good as one, e.g. 30 where a scene lasts 30
-            frames of a video. Too small a number gives false alarms, too large a deaf alarm.
-
-    Raises:
-        SettingError: A setting is out of range.
-
-    Example:
-        >>> round(DriftSettings(expected_ratio=0.3).detectable_shift(), 3)
-        0.048
-    """
-
-    expected_ratio: float
-    samples: int | None = None
-    alpha: float = 0.1
-    horizon_calls: int = 10_000
-    within_calls: int = 2_000
-    repeats: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._check_expected()
-        if not 0.0 < self.alpha <= _GREATEST_ALPHA:
-            raise SettingError(
-                "expected alpha, the probability of a false alarm, in (0, "
-                f"{_GREATEST_ALPHA}], got {self.alpha}"
-            )
-        if self.within_calls < _FEWEST_WITHIN:
-            raise SettingError(
-                f"expected within_calls of at least {_FEWEST_WITHIN}, got {self.within_calls}: "
-                "fewer calls tell no drift from chance"
-            )
-        if self.horizon_calls < self.within_calls:
-            raise SettingError(
-                f"expected horizon_calls of at least within_calls = {self.within_calls}, got "
-                f"{self.horizon_calls}: state alpha for more calls"
-            )
-        if not 1.0 <= self.repeats <= self.within_calls / _BUCKETS:
-            raise SettingError(
-                f"expected repeats in [1, within_calls / {_BUCKETS} = "
-                f"{self.within_calls / _BUCKETS:g}], got {self.repeats}: raise within_calls"
-            )
-
-    def _check_expected(self) -> None:
-        if self.samples is None and not 0.0 < self.expected_ratio < 1.0:
-            raise SettingError(
-                f"expected an exact expected_ratio in (0, 1), got {self.expected_ratio}: at 0 and "
-                "1 give samples, the number of inputs it was found on"
-            )
-        if not 0.0 <= self.expected_ratio <= 1.0:
-            raise SettingError(f"expected expected_ratio in [0, 1], got {self.expected_ratio}")
-        if self.samples is not None and self.samples < 1:
-            raise SettingError(f"expected samples of at least 1, got {self.samples}")
-
-    @property
-    def bucket_calls(self) -> int:
-        """After how many calls the tests are looked at."""
-        return self.within_calls // _BUCKETS
-
-    @property
-    def window_calls(self) -> int:
-        """Length of the moving window."""
-        return self.bucket_calls * _WINDOW
-
-    @cached_property
-    def bound(self) -> float:
-        """Standard deviations between window and reference from which the alarm is given."""
-        looks = self.horizon_calls / self.bucket_calls
-        return tests.bound_for(_WINDOW_SHARE * self.alpha, looks, _WINDOW)
-
-    def detectable_shift(self, after_calls: int = 0) -> float:
-        """Return which shift of the ratio is found within `within_calls` in 95 of 100 cases.
-
-        Args:
-            after_calls: Calls before the change; they sharpen the reference where `samples` is
-                small.
-
-        Returns:
-            About the least such shift, as a difference of ratios.
-        """
-        p = self.expected_ratio
-        inverse = 1.0 / self.window_calls
-        if self.samples is not None:
-            p = (self.samples * p + 0.5) / (self.samples + 1)
-            # Calibration inputs are drawn one by one, calls repeat themselves.
-            inverse += 1.0 / (self.samples * self.repeats + after_calls)
-        return (self.bound + _POWER_95) * sqrt(p * (1.0 - p) * inverse * self.repeats)
+__all__ = ["DriftAlarm", "DriftReport", "DriftSettings", "DriftState"]
 
 
 @dataclass(frozen=True)
@@ -312,7 +206,7 @@ class DriftAlarm:
         self._calls = 0
         self._filled = self._filled_deferred = 0  # of the bucket that is being filled
         self._looked = 0  # calls in buckets that are full
-        self._window: deque[Counts] = deque(maxlen=_WINDOW)
+        self._window: deque[Counts] = deque(maxlen=WINDOW_BUCKETS)
         self._recent = Counts(0, 0)  # the sum of the window
         self._before = Counts(0, 0)  # the stream before the window
         self._report: DriftReport | None = None
@@ -333,7 +227,7 @@ class DriftAlarm:
 
     def _look(self, bucket: Counts) -> DriftReport | None:
         window = self._window
-        if len(window) == _WINDOW:
+        if len(window) == WINDOW_BUCKETS:
             oldest, recent = window[0], self._recent
             self._before = _sum(self._before, oldest)
             self._recent = Counts(recent.deferred - oldest.deferred, recent.calls - oldest.calls)
@@ -366,7 +260,7 @@ class DriftAlarm:
             if settings.samples is None
             else tests.log_evidence(effective, known, weight)
         )
-        if evidence < -log((1.0 - _WINDOW_SHARE) * settings.alpha):
+        if evidence < settings.evidence:
             return None
         return self._alarm(seen, p, is_slow=True)
 

@@ -5,7 +5,7 @@ calibration data. Counts may be fractions: of neighbouring calls that are alike 
 
 References: Siegmund (1985), Sequential Analysis, and Siegmund and Venkatraman (1995), Annals of
 Statistics 23:255-271 (passages of moving sums looked at in steps); Guépié, Fillatre and Nikiforov
-(2012), Sequential Analysis 31:528-547 (a moving sum finds a change within a given delay best); Lai
+(2012), Sequential Analysis 31:528-547 (moving sums find a change within a given delay); Lai
 (1998), IEEE Transactions on Information Theory 44:2917-2929 (windows of likelihood ratios); Howard,
 Ramdas, McAuliffe and Sekhon (2021), Annals of Statistics 49:1055-1080 (mixture martingales).
 """
