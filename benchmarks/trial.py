@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -97,5 +96,5 @@ class Trial:
 
 def _untimed(answer: Answer) -> Answer:
     # The time of a batch is not the time of a call.
-    nothing = dataclasses.answer.timings._replace(total_s=float("nan"))
-    return dataclassesanswer._replace(timings=nothing)
+    nothing = answer.timings._replace(total_s=float("nan"))
+    return answer._replace(timings=nothing)

@@ -27,11 +27,10 @@ from edge_runtime.errors import (
     CloudCircuitOpenError,
     CloudDeadlineError,
     CloudError,
-    CloudUnavailableError,
     SettingError,
     UseError,
 )
-from edge_runtime.forwarding import Batch, read_batch
+from edge_runtime.forwarding import Batch, most_bytes, read_batch
 from edge_runtime.model import EdgeModel, Gated
 from edge_runtime.policies.policy import Policy
 from edge_runtime.providers import CPU, Provider
@@ -90,8 +89,11 @@ class Cascade:
         self.stats = Stats()
         self.sent_bytes = 0
         """Size of all answered requests to the cloud."""
-        if cloud is None and self.policy.mode == "cloud_only":
-            raise SettingError("expected a cloud with mode='cloud_only': name its address")
+        if cloud is None and self.policy.needs_cloud:
+            raise SettingError(
+                "expected a cloud for mode='cloud_only' or on_cloud_failure='raise', got none: name "
+                "its address"
+            )
         if concurrency < 1:
             raise SettingError(f"expected a concurrency of at least 1, got {concurrency}")
         self._on_answer = on_answer
@@ -290,6 +292,8 @@ class Cascade:
         start: float,
     ) -> CloudAnswers | _Unanswered:
         """Return M_L's answers to some rows, or why there are none."""
+        if self.cloud is None:
+            return _Unanswered(Source.EDGE_FALLBACK, _NO_CLOUD)
 
         def forward() -> CloudAnswers:
             return self._forward(batch, gated, asked, request_id, deadline_s)
@@ -330,12 +334,11 @@ class Cascade:
         request_id: str,
         deadline_s: float | None,
     ) -> CloudAnswers:
-        if self.cloud is None:
-            raise CloudUnavailableError(_NO_CLOUD)
-        forwarded = batch.forwarded(asked)
+        assert self.cloud is not None  # noqa: S101 - narrows the type
+        forwarded = batch.forwarded(asked, as_files=self.cloud.takes_files)
         budget = self.policy.budget
         held = None
-        if budget is not None and (held := budget.reserve(batch.size_bytes(asked))) is None:
+        if budget is not None and (held := budget.reserve(most_bytes(forwarded))) is None:
             raise _OverBudgetError
         try:
             answers = self.cloud.infer(

@@ -30,19 +30,19 @@ class Batch(NamedTuple):
     rows: npt.NDArray[Any]
     encoded: npt.NDArray[Any] | None
 
-    def forwarded(self, asked: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-        """Return what is sent of some rows: files as they came, else the rows."""
-        whole = self.rows if self.encoded is None else self.encoded
+    def forwarded(self, asked: npt.NDArray[np.intp], *, as_files: bool) -> npt.NDArray[Any]:
+        """Return what is sent of some rows: files as they came where that is understood."""
+        whole = self.encoded if as_files and self.encoded is not None else self.rows
         return whole if len(asked) == len(whole) else whole[asked]
 
-    def size_bytes(self, asked: npt.NDArray[np.intp]) -> int:
-        """Return the most that a request of some rows takes."""
-        inputs = self.forwarded(asked)
-        if inputs.dtype == object:
-            contents = sum(len(i.encode() if isinstance(i, str) else i) for i in inputs)
-        else:
-            contents = inputs.nbytes
-        return contents + _HEADER_BYTES + _ROW_BYTES * len(asked)
+
+def most_bytes(forwarded: npt.NDArray[Any]) -> int:
+    """Return the most that a request of these rows takes."""
+    if forwarded.dtype == object:
+        contents = sum(len(i.encode() if isinstance(i, str) else i) for i in forwarded)
+    else:
+        contents = forwarded.nbytes
+    return contents + _HEADER_BYTES + _ROW_BYTES * len(forwarded)
 
 
 def read_batch(given: Any, intake: Intake) -> Batch:
@@ -52,7 +52,7 @@ def read_batch(given: Any, intake: Intake) -> Batch:
         InputError: They are none that can be batched, or a file cannot be read.
         DependencyError: Pillow is missing.
     """
-    if isinstance(given, np.ndarray) or not any(isinstance(one, Path) for one in given):
+    if not (isinstance(given, list | tuple) and any(isinstance(one, Path) for one in given)):
         return Batch(intake.rows(given), None)
     read = [_read(one) for one in given]
     rows = intake.rows([value for value, _ in read])

@@ -37,6 +37,8 @@ class Cloud(Protocol):
 
     model: str
     """Its name, for records."""
+    takes_files: bool
+    """Whether it takes pictures as encoded bytes."""
 
     def infer(
         self,

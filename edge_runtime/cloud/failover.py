@@ -33,6 +33,7 @@ class Failover:
             raise SettingError("expected at least one cloud address, got none")
         self.models = tuple(models)
         self.model = models[0].model
+        self.takes_files = models[0].takes_files
 
     def infer(
         self,

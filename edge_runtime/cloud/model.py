@@ -70,6 +70,8 @@ class CloudModel:
         self.deadline_s = deadline_s
         self.breaker = CircuitBreaker(self._probe, breaker)
         self._reader = reader
+        # A foreign engine has the input of its model, and decodes nothing.
+        self.takes_files = reader.output is None
         self._input = cloud_input
         self._connect = connect
         self._lock = threading.Lock()
@@ -146,8 +148,8 @@ class CloudModel:
         """Ask M_L about a batch.
 
         Args:
-            rows: Pictures uint8 [n, h, w, 3], texts as an object array [n] of str, or float32 for
-                an engine that takes a model's own input.
+            rows: Pictures uint8 [n, h, w, 3], encoded pictures as an object array [n] of bytes,
+                texts as one of str, or float32 for an engine that takes a model's own input.
             confidences: M_S's confidences [n], told to the server as `gatekeeper_confidence`.
             threshold: M_S's threshold, told as `gatekeeper_threshold`.
             deadline_s: Limit of this call instead of the model's own.
@@ -297,7 +299,7 @@ class CloudModel:
 
 def _encode(rows: tensors.Array) -> tuple[str, bytes | memoryview]:
     """Return a batch's datatype on the wire, and its raw contents."""
-    if rows.dtype == object and rows.size and all(isinstance(row, str) for row in rows.flat):
+    if rows.dtype == object and rows.size and all(isinstance(r, str | bytes) for r in rows.flat):
         return tensors.BYTES, tensors.encode_bytes(rows)
     if rows.dtype not in {np.dtype(np.uint8), np.dtype(np.float32)} or not rows.size:
         raise InputError(

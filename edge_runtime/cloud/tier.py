@@ -31,6 +31,7 @@ class Tier:
 
     def __init__(self, cascade: Cascade, labels: Sequence[str]) -> None:
         self.cascade = cascade
+        self.takes_files = False
         self.model = cascade.edge.bundle.path.name
         self._index = {name: position for position, name in enumerate(labels)}
         odd = sorted(set(labels) ^ set(cascade.edge.labels))

@@ -45,5 +45,12 @@ class Policy:
             raise SettingError(
                 f"expected soft_deadline_s in seconds over 0, got {self.soft_deadline_s}"
             )
+        if self.soft_deadline_s is not None and self.mode == "edge_only":
+            raise SettingError("expected no soft_deadline_s beside mode='edge_only': nothing waits")
         if self.mode == "edge_only" and self.on_cloud_failure == "raise":
             raise SettingError("expected no on_cloud_failure='raise' beside mode='edge_only'")
+
+    @property
+    def needs_cloud(self) -> bool:
+        """Whether it makes no sense without a cloud."""
+        return self.mode == "cloud_only" or self.on_cloud_failure == "raise"
