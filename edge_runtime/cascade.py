@@ -91,8 +91,8 @@ class Cascade:
         """Size of all answered requests to the cloud."""
         if cloud is None and self.policy.needs_cloud:
             raise SettingError(
-                "expected a cloud for mode='cloud_only' or on_cloud_failure='raise', got none: name "
-                "its address"
+                "expected a cloud for mode='cloud_only' or on_cloud_failure='raise', got none: "
+                "name its address"
             )
         if concurrency < 1:
             raise SettingError(f"expected a concurrency of at least 1, got {concurrency}")
