@@ -205,14 +205,15 @@ def decode_tensors(tensors: Sequence[Tensor], raw_contents: Sequence[bytes]) -> 
             f"expected raw contents for each of {len(tensors)} tensors, got {len(raw_contents)}"
         )
     arrays: dict[str, Array] = {}
-    for index, tensor in enumerate(tensors):
-        if tensor.name in arrays:
-            raise WireError(f"tensor {tensor.name[:80]!r} came twice")
-        raw = raw_contents[index] if raw_contents else None
+    contents = iter(raw_contents)
+    for tensor in tensors:
+        name = tensor.name
+        if name in arrays:
+            raise WireError(f"tensor {name[:80]!r} came twice")
         try:
-            arrays[tensor.name] = _decode(tensor, raw)
+            arrays[name] = _decode(tensor, next(contents, None))
         except WireError as error:
-            raise WireError(f"tensor {tensor.name[:80]!r}: {error}") from None
+            raise WireError(f"tensor {name[:80]!r}: {error}") from None
     return arrays
 
 
@@ -221,9 +222,11 @@ def _decode(tensor: Tensor, raw: bytes | None) -> Array:
         return _decode_typed(tensor)
     if tensor.HasField("contents"):
         raise WireError("expected raw or typed contents, got both: send one")
-    if tensor.datatype != BYTES:
-        return decode_array(raw, tensor.datatype, tensor.shape)
-    return _object_array(decode_bytes(raw, element_count(tensor.shape)), tensor.shape)
+    # Each look at a message's field makes a new object.
+    datatype, shape = tensor.datatype, tuple(tensor.shape)
+    if datatype != BYTES:
+        return decode_array(raw, datatype, shape)
+    return _object_array(decode_bytes(raw, element_count(shape)), shape)
 
 
 def _decode_typed(tensor: Tensor) -> Array:
