@@ -117,6 +117,9 @@ class Cascade:
         threshold: float | None = None,
         threads: int | None = None,
         providers: Sequence[Provider] = (CPU,),
+        spinning: bool = False,
+        arena: bool = True,
+        warm_up: bool = True,
         forward: Forward = "original",
         record: Recorder | None = None,
         policy: Policy | None = None,
@@ -138,6 +141,9 @@ class Cascade:
             providers: ONNX Runtime's execution providers, in order of preference, for example
                 `("CUDAExecutionProvider", "CPUExecutionProvider")`; one that is not to be had is
                 an error, never a silent fall back.
+            spinning: Whether idle threads keep their cores busy; see `SessionSettings`.
+            arena: Whether memory is kept between runs; see there.
+            warm_up: Run a blank input once, so that the first real one is as fast as the others.
             forward: What the cloud gets: the `original` input, or the graph's own `model_input`
                 (the only one there is when preprocessing is not fused).
             record: Keeps, on this device, the deferred inputs with M_L's answers; off where none is
@@ -151,7 +157,16 @@ class Cascade:
             BundleError: The bundle is missing, damaged or of an unknown contract version.
             SettingError: A setting is out of range or contradicts the bundle.
         """
-        edge = EdgeModel.open(bundle, threshold=threshold, threads=threads, providers=providers)
+        edge = EdgeModel.open(
+            bundle,
+            threshold=threshold,
+            threads=threads,
+            providers=providers,
+            spinning=spinning,
+            arena=arena,
+        )
+        if warm_up:
+            edge.warm_up()
         if record is not None and edge.metadata.input.name == contract.TEXT:
             raise SettingError("expected a bundle of pictures with record: no texts are kept yet")
         behind = connect(

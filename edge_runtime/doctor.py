@@ -8,10 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import Literal
 
 from edge_runtime import contract
 from edge_runtime.cli import field
@@ -78,12 +75,13 @@ class DoctorSettings:
 
     def _check_bundle(self) -> str:
         _import("onnxruntime", *_required("onnxruntime"))
+        from edge_runtime.intake import blank_input
         from edge_runtime.model import EdgeModel
         from edge_runtime.providers import named
 
         assert self.bundle is not None  # noqa: S101 - narrows the type
         model = EdgeModel.open(self.bundle, providers=named(self.provider))
-        gated = model(model.intake.one(_blank(model.metadata.input)))
+        gated = model(model.intake.one(blank_input(model.metadata.input)))
         return (
             f"{len(model.labels)} labels, threshold {model.threshold:.6g}, a blank input gets "
             f"confidence {float(gated.confidence[0]):.4f}"
@@ -92,6 +90,7 @@ class DoctorSettings:
     def _check_cloud(self) -> str:
         from edge_runtime.cascade import Cascade
         from edge_runtime.errors import CloudUnavailableError
+        from edge_runtime.intake import blank_input
         from edge_runtime.providers import named
 
         assert self.bundle is not None  # noqa: S101 - narrows the type
@@ -104,7 +103,7 @@ class DoctorSettings:
             threshold=float("inf"),
             providers=named(self.provider),
         ) as cascade:
-            answer = cascade(_blank(cascade.edge.metadata.input))
+            answer = cascade(blank_input(cascade.edge.metadata.input))
         if answer.error:
             raise CloudUnavailableError(answer.error)
         return f"answered in {(answer.timings.wire_s + answer.timings.cloud_s) * 1e3:.1f} ms"
@@ -120,11 +119,3 @@ def _import(module: str, library: str, purpose: str, extra: str) -> str:
     except ImportError:
         raise DependencyError(library, purpose, extra) from None
     return str(getattr(loaded, "__version__", "present"))
-
-
-def _blank(described: contract.InputDescription) -> npt.NDArray[Any] | str:
-    if described.name == contract.TEXT:
-        return "a text"
-    # A free axis gets a sensible size: pictures of 32 x 32.
-    shape = [size if isinstance(size, int) else 32 for size in described.shape[1:]]
-    return np.zeros(shape, described.dtype)

@@ -173,3 +173,11 @@ def _stack(given: Any) -> Rows:
         came = "none" if not sizes else ", ".join(str(list(s)) for s in sorted(sizes))
         raise InputError(f"expected inputs of one size in a batch, got {came}: batch by size")
     return np.stack(rows)
+
+
+def blank_input(described: contract.InputDescription) -> npt.NDArray[Any] | str:
+    """Return one input without content; a free axis gets a sensible size: 32 pixels."""
+    if described.name == contract.TEXT:
+        return "a text"
+    shape = [size if isinstance(size, int) else 32 for size in described.shape[1:]]
+    return np.zeros(shape, described.dtype)

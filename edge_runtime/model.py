@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.errors import BundleError, InputError, SettingError
-from edge_runtime.intake import kind_of, open_intake
-from edge_runtime.providers import CPU, Provider, require_offered, require_started
+from edge_runtime.intake import blank_input, kind_of, open_intake
+from edge_runtime.sessions import SessionSettings, open_session, reason_of
 
-_ERROR_LEVEL = 3  # ONNX Runtime warns of every initializer that may be fed, which is our threshold
 _OUTPUT_TYPES = {
     contract.PREDICTION: "tensor(int64)",
     contract.CONFIDENCE: "tensor(float)",
@@ -44,9 +43,7 @@ class EdgeModel:
     Args:
         bundle: A checked bundle.
         threshold: Overrides the baked threshold; any float, infinities included, but not NaN.
-        threads: Threads of one run; ONNX Runtime's default (all cores) when None.
-        providers: ONNX Runtime's execution providers in order of preference, each a name or (name,
-            options), e.g. `("CUDAExecutionProvider", "CPUExecutionProvider")`.
+        session: How ONNX Runtime runs the graph.
 
     Attributes:
         intake: Makes batches of the caller's inputs.
@@ -62,13 +59,12 @@ class EdgeModel:
         bundle: Bundle,
         *,
         threshold: float | None = None,
-        threads: int | None = None,
-        providers: Sequence[Provider] = (CPU,),
+        session: SessionSettings | None = None,
     ) -> None:
         self.bundle = bundle
         self.metadata = bundle.metadata
         self.labels = bundle.metadata.labels
-        self.session = _open_session(bundle.graph, threads, providers)
+        self.session = open_session(bundle.graph, session or SessionSettings())
         self.intake = open_intake(bundle, self.session.get_inputs())
         _check_contract(self.session, bundle)
         self._feeds: dict[str, Any] = {}
@@ -77,16 +73,15 @@ class EdgeModel:
             self._feed_threshold(threshold)
 
     @classmethod
-    def open(
-        cls,
-        path: Path | str,
-        *,
-        threshold: float | None = None,
-        threads: int | None = None,
-        providers: Sequence[Provider] = (CPU,),
-    ) -> EdgeModel:
-        """Check the bundle at `path` and load its graph; see the class for arguments and errors."""
-        return cls(read_bundle(path), threshold=threshold, threads=threads, providers=providers)
+    def open(cls, path: Path | str, *, threshold: float | None = None, **session: Any) -> EdgeModel:
+        """Check the bundle at `path` and load its graph.
+
+        Args:
+            path: The bundle's folder.
+            threshold: See the class, also for the errors.
+            **session: `SessionSettings`, e.g. `threads=1`.
+        """
+        return cls(read_bundle(path), threshold=threshold, session=SessionSettings(**session))
 
     def __call__(self, rows: npt.NDArray[Any]) -> Gated:
         """Run a batch.
@@ -108,10 +103,16 @@ class EdgeModel:
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
             raise InputError(
                 f"expected {self.intake.wanted} that the graph can work on, it failed on "
-                f"{kind_of(rows)} ({_reason(error)}): try an input of another size"
+                f"{kind_of(rows)} ({reason_of(error)}): try an input of another size"
             ) from None
         unusable = self.intake.unusable(rows)
         return gated if unusable is None else _deferred(gated, unusable)
+
+    def warm_up(self) -> None:
+        """Run a blank input, so that the first real one does not wait for ONNX Runtime's plans."""
+        # A graph with free axes may want another size than this one: then the first call is slow.
+        with contextlib.suppress(InputError):
+            self(self.intake.one(blank_input(self.metadata.input)))
 
     def _feed_threshold(self, threshold: float) -> None:
         if np.isnan(threshold):
@@ -121,33 +122,10 @@ class EdgeModel:
         self.threshold = float(np.float32(threshold))
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
 def _deferred(gated: Gated, rows: npt.NDArray[np.bool_]) -> Gated:
     """Defer some rows, whatever the graph says."""
     confidence = np.where(rows, np.float32(np.nan), gated.confidence)
     return Gated(gated.prediction, confidence, gated.defer | rows)
-
-
-def _open_session(graph: Path, threads: int | None, providers: Sequence[Provider]) -> Any:
-    wanted = require_offered(providers)
-    options = ort.SessionOptions()
-    options.log_severity_level = _ERROR_LEVEL
-    if threads is not None:
-        if threads < 1:
-            raise SettingError(f"expected at least 1 thread, got {threads}")
-        options.intra_op_num_threads = threads
-    try:
-        session = ort.InferenceSession(str(graph), options, providers=wanted)
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
-        raise BundleError(
-            f"{graph} does not load in ONNX Runtime {ort.__version__} ({_reason(error)}): "
-            "export the bundle again, or update onnxruntime"
-        ) from None
-    require_started(session, wanted)
-    return session
 
 
 def _check_contract(session: Any, bundle: Bundle) -> None:

@@ -15,7 +15,8 @@ from edge_runtime import contract
 from edge_runtime.answer import Answer
 from edge_runtime.cli import field
 from edge_runtime.errors import GatekeeperError, InputError, SettingError
-from edge_runtime.inputs import find_inputs, read_input
+from edge_runtime.inputs import PICTURES, find_inputs, read_input
+from edge_runtime.policies.flags import PolicyFlags
 
 if TYPE_CHECKING:
     from edge_runtime.cascade import Cascade
@@ -27,7 +28,7 @@ class RunError(GatekeeperError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
+class RunSettings(PolicyFlags):
     """Run pictures or texts (files or folders) through a bundle, one line an answer.
 
     Example: python -m edge_runtime run --bundle runs/demo/bundle-tuned --cloud localhost:8001 x.png
@@ -38,11 +39,14 @@ class RunSettings:
         "pictures, .npy arrays, .txt files (a text each) or folders", default=(), positional=True
     )
     text: str | None = field("a text itself, for a bundle that takes texts", default=None)
-    cloud: str | None = field("host:port of the large model", default=None)
+    cloud: tuple[str, ...] = field(
+        "host:port of the large model; of several, the first that answers is taken", default=()
+    )
     model: str = field("the large model's name there", default=contract.DEFAULT_MODEL)
     deadline_s: float = field("longest wait for the cloud, in seconds", default=0.5)
     threshold: float | None = field("use this instead of the bundle's threshold", default=None)
     provider: Literal["cpu", "cuda"] = field("where the graph runs", default="cpu")
+    threads: int | None = field("threads of one edge run (default: all cores)", default=None)
     record: Path | None = field(
         "keep the deferred inputs and the cloud's answers in this folder, for `train harvest`",
         default=None,
@@ -59,7 +63,7 @@ class RunSettings:
             raise SettingError(
                 f"expected --record-limit-mb of at least {_LEAST_MB}, got {self.record_limit_mb}"
             )
-        if self.record is not None and self.cloud is None:
+        if self.record is not None and not self.cloud:
             raise SettingError(
                 "expected --cloud beside --record: what the cloud answers is recorded, nothing else"
             )
@@ -77,12 +81,14 @@ class RunSettings:
         recorder = self._recorder()
         with Cascade.open(
             self.bundle,
-            cloud=self.cloud,
+            cloud=self.cloud or None,
             model=self.model,
             deadline_s=self.deadline_s,
             threshold=self.threshold,
             providers=named(self.provider),
+            threads=self.threads,
             record=recorder,
+            policy=self.policy(),
         ) as cascade:
             counts = Counter(self._answer(cascade, *named) for named in self._inputs())
         if not self.json:
@@ -108,7 +114,7 @@ class RunSettings:
         if self.text is not None:
             yield "--text", partial(str, self.text)
         for path in find_inputs(self.inputs):
-            yield str(path), partial(read_input, path)
+            yield str(path), partial(_input_of, path)
 
     def _answer(self, cascade: Cascade, name: str, read: Callable[[], Any]) -> str:
         """Print one input's line and return who answered."""
@@ -120,6 +126,11 @@ class RunSettings:
             return _NO_ANSWER
         print(_as_json(name, answer) if self.json else _as_text(name, answer))
         return answer.source
+
+
+def _input_of(path: Path) -> Any:
+    # A picture's file is forwarded as it is.
+    return path if path.suffix.lower() in PICTURES else read_input(path)
 
 
 _NO_ANSWER = "error"

@@ -1,0 +1,70 @@
+"""Opens ONNX Runtime sessions, with settings that suit small devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import onnxruntime as ort
+
+from edge_runtime.errors import BundleError, SettingError
+from edge_runtime.providers import CPU, Provider, require_offered, require_started
+
+_ERROR_LEVEL: Final = 3  # ONNX Runtime warns of every initializer that may be fed: our threshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionSettings:
+    """How ONNX Runtime runs the graph.
+
+    Attributes:
+        threads: Threads of one run; ONNX Runtime's default (a thread a core) when None.
+        providers: Execution providers in order of preference, each a name or (name, options), e.g.
+            `("CUDAExecutionProvider", "CPUExecutionProvider")`.
+        spinning: Whether threads that wait for work keep their cores busy. Faster by microseconds
+            where calls follow each other closely; costs a battery its charge, and other programs
+            their cores.
+        arena: Whether memory is kept between runs. Off, each run asks the system anew, which costs
+            time and leaves more memory to others.
+    """
+
+    threads: int | None = None
+    providers: Sequence[Provider] = (CPU,)
+    spinning: bool = False
+    arena: bool = True
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise SettingError(f"expected at least 1 thread, got {self.threads}")
+
+
+def open_session(graph: Path, settings: SessionSettings) -> Any:
+    """Return a session of a graph.
+
+    Raises:
+        BundleError: The graph does not load.
+        SettingError: A provider is not to be had here.
+    """
+    wanted = require_offered(settings.providers)
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERROR_LEVEL
+    if settings.threads is not None:
+        options.intra_op_num_threads = settings.threads
+    options.enable_cpu_mem_arena = settings.arena
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
+    try:
+        session = ort.InferenceSession(str(graph), options, providers=wanted)
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
+        raise BundleError(
+            f"{graph} does not load in ONNX Runtime {ort.__version__} ({reason_of(error)}): "
+            "export the bundle again, or update onnxruntime"
+        ) from None
+    require_started(session, wanted)
+    return session
+
+
+def reason_of(error: Exception) -> str:
+    """Return the beginning of what ONNX Runtime said, in one line."""
+    return " ".join(str(error).split())[:200]
