@@ -11,6 +11,7 @@ import importlib.metadata
 import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
@@ -132,10 +133,12 @@ class Front:
         names = validation.requested_outputs(request)
         inputs = await self._inputs(request)
         loop = asyncio.get_running_loop()
-        predictions = await loop.run_in_executor(self._model_worker, self._predict, inputs)
+        predictions, compute_s = await loop.run_in_executor(
+            self._model_worker, self._predict, inputs
+        )
         self.answered += 1
         self.ignored_parameters += validation.count_unknown_parameters(request)
-        return self._response(request, names, predictions)
+        return self._response(request, names, predictions, compute_s)
 
     async def _inputs(self, request: pb.ModelInferRequest) -> Inputs:
         found = validation.read_input(request, self._backend.takes)
@@ -149,7 +152,9 @@ class Front:
         validation.check_size(images, self._backend.image_size)
         return images
 
-    def _predict(self, inputs: Inputs) -> Predictions:
+    def _predict(self, inputs: Inputs) -> tuple[Predictions, float]:
+        """Return the predictions, and how many seconds they took."""
+        start = perf_counter()
         try:
             prediction, confidence = self._backend.predict(inputs)
         except InputError as error:
@@ -160,14 +165,19 @@ class Front:
             raise ModelFailureError(f"the model failed: {type(error).__name__}: {error}") from error
         if not np.isfinite(confidence).all():
             raise ModelFailureError("the model failed: its confidence is not a finite number")
-        return prediction, confidence
+        return (prediction, confidence), perf_counter() - start
 
     def _response(
-        self, request: pb.ModelInferRequest, names: tuple[str, ...], predictions: Predictions
+        self,
+        request: pb.ModelInferRequest,
+        names: tuple[str, ...],
+        predictions: Predictions,
+        compute_s: float,
     ) -> bytes:
         prediction, confidence = predictions
         labels = [self._labels[index] for index in prediction]
         header = pb.ModelInferResponse(model_name=self._model, model_version=VERSION, id=request.id)
+        header.parameters[contract.PARAMETER_COMPUTE_US].int64_param = round(compute_s * 1e6)
         contents: dict[str, tuple[str, bytes | memoryview, dict[str, Any]]] = {
             contract.PREDICTION: (
                 "INT64",

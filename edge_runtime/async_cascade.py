@@ -70,4 +70,6 @@ class AsyncCascade:
         await self.close()
 
     async def _run(self, call: Callable[[], _T]) -> _T:
+        # Here: the pool of a parent process would take the call and never make it.
+        self.cascade.check_usable()
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)

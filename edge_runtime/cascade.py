@@ -219,8 +219,7 @@ class Cascade:
             UseError: The cascade is closed, or was opened in another process.
         """
         start = perf_counter()
-        if os.getpid() != self._owner:
-            self._refuse()
+        self.check_usable()
         request_id = request_id or f"{self._id_prefix}-{next(self._id_number)}"
         batch = read_batch(given, self.edge.intake)
         feeds = self.edge.intake.feeds(batch.rows)
@@ -250,8 +249,7 @@ class Cascade:
         Raises:
             UseError: The cascade is closed, or was opened in another process.
         """
-        if os.getpid() != self._owner:
-            self._refuse()
+        self.check_usable()
         self._room.acquire()
         try:
             future = self._pool("submit").submit(self, given, deadline_s=deadline_s)
@@ -260,6 +258,15 @@ class Cascade:
             raise
         future.add_done_callback(lambda _: self._room.release())
         return future
+
+    def check_usable(self) -> None:
+        """Do nothing in the process that opened it, while it is open.
+
+        Raises:
+            UseError: The cascade is closed, or was opened in another process.
+        """
+        if os.getpid() != self._owner:
+            self._refuse()
 
     def close(self) -> None:
         """Let submitted calls end, close the way to the cloud, write what was recorded."""

@@ -75,6 +75,8 @@ LABEL: Final = "label"
 DEFAULT_MODEL: Final = "large"
 PARAMETER_CONFIDENCE: Final = "gatekeeper_confidence"
 PARAMETER_THRESHOLD: Final = "gatekeeper_threshold"
+PARAMETER_COMPUTE_US: Final = "gatekeeper_compute_us"
+"""Of a response: microseconds that the model worked, as a whole number."""
 
 
 def confidence_range(kind: str, classes: int, *, views: int = 1) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edge_runtime import contract
 from edge_runtime.answer import Answer
 from edge_runtime.cli import field
-from edge_runtime.errors import GatekeeperError, InputError, SettingError
+from edge_runtime.errors import CloudError, GatekeeperError, InputError, SettingError
 from edge_runtime.inputs import PICTURES, find_inputs, read_input
 from edge_runtime.policies.flags import PolicyFlags
 
@@ -57,6 +57,7 @@ class RunSettings(PolicyFlags):
     def __post_init__(self) -> None:
         if not self.inputs and self.text is None:
             raise SettingError("expected at least one input, got none: name a picture or a folder")
+        self.policy()
         if not self.deadline_s > 0:
             raise SettingError(f"expected --deadline-s above 0, got {self.deadline_s}")
         if not _LEAST_MB <= self.record_limit_mb < math.inf:
@@ -120,7 +121,7 @@ class RunSettings(PolicyFlags):
         """Print one input's line and return who answered."""
         try:
             answer = cascade(read())
-        except InputError as error:
+        except (InputError, CloudError) as error:
             failed = {"input": name, "error": str(error)}
             print(json.dumps(failed) if self.json else f"{name}  {_NO_ANSWER}  ({error})")
             return _NO_ANSWER

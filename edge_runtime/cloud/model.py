@@ -169,12 +169,13 @@ class CloudModel:
         data = self._request(request_id, rows, confidences, threshold)
         self.breaker.check()
         try:
-            answers = self._read(self._call(self._infer, data, deadline_s), request_id, len(rows))
+            reply = self._call(self._infer, data, deadline_s)
+            answers = self._read(reply, request_id, len(rows), len(data))
         except CloudError as error:
             self.breaker.failed(error)
             raise
         self.breaker.succeeded()
-        return CloudAnswers(*answers, sent_bytes=len(data))
+        return answers
 
     def check(self, *, deadline_s: float | None = None) -> bool:
         """Ask the server whether the model is ready.
@@ -238,9 +239,7 @@ class CloudModel:
         except tensors.WireError as error:
             raise CloudProtocolError(f"{self.address}: {one_line(error)}") from None
 
-    def _read(
-        self, reply: bytes, request_id: str, rows: int
-    ) -> tuple[npt.NDArray[np.int64], list[str], npt.NDArray[np.float32]]:
+    def _read(self, reply: bytes, request_id: str, rows: int, sent_bytes: int) -> CloudAnswers:
         try:
             response = tensors.parse(pb.ModelInferResponse, reply)
             self._check_echo(response, request_id)
@@ -250,7 +249,7 @@ class CloudModel:
             raise CloudProtocolError(f"{self.address}: {one_line(error)}") from None
         index = self._reader.index
         prediction = np.fromiter((index[name] for name in names), np.int64, len(names))
-        return prediction, names, confidence
+        return CloudAnswers(prediction, names, confidence, sent_bytes, _compute_s(response))
 
     def _request(
         self, request_id: str, rows: tensors.Array, confidences: Any, threshold: float | None
@@ -307,6 +306,13 @@ def _encode(rows: tensors.Array) -> tuple[str, bytes | memoryview]:
             f"{rows.dtype} {list(rows.shape)}"
         )
     return tensors.datatype_of(rows), tensors.encode_array(rows)
+
+
+def _compute_s(response: pb.ModelInferResponse) -> float:
+    """Return how long the server says it worked; an engine that does not say has no such time."""
+    if contract.PARAMETER_COMPUTE_US not in response.parameters:
+        return 0.0
+    return max(0, response.parameters[contract.PARAMETER_COMPUTE_US].int64_param) / 1e6
 
 
 def _check_deadline(deadline_s: float) -> float:
