@@ -1,0 +1,67 @@
+"""A gateway on a metered link: goes through a folder of pictures with a budget and a drift alarm.
+
+    python examples/python/folder.py BUNDLE HOST:PORT FOLDER BUDGET_KB
+
+Results go to FOLDER/answers.jsonl, a line a picture; what stands there already is not asked again.
+"""
+
+import json
+import sys
+from concurrent.futures import Future
+from pathlib import Path
+
+from edge_runtime import (
+    Answer,
+    Cascade,
+    DeferralBudget,
+    DriftAlarm,
+    InputError,
+    Policy,
+    SettingError,
+)
+from edge_runtime.bundle import read_bundle
+
+
+def main(bundle: str, cloud: str, folder: Path, budget_kb: float) -> None:
+    """Answer every picture that has no answer yet."""
+    results = folder / "answers.jsonl"
+    done = set()
+    if results.exists():
+        done = {json.loads(line)["file"] for line in results.read_text().splitlines()}
+    waiting = [file for file in sorted(folder.glob("*.png")) if file.name not in done]
+    policy = Policy(
+        budget=DeferralBudget(max_bytes=int(budget_kb * 1000), window_s=86_400),
+        drift=drift_alarm(bundle),
+    )
+    with (
+        Cascade.open(bundle, cloud=cloud, deadline_s=2.0, policy=policy) as cascade,
+        results.open("a") as output,
+    ):
+        futures = [(file, cascade.submit(file)) for file in waiting]
+        for file, future in futures:
+            output.write(json.dumps({"file": file.name, **result_of(future)}) + "\n")
+        if policy.drift is not None and policy.drift.report is not None:
+            print(policy.drift.report.text)
+        print(cascade.stats.snapshot().as_json())
+
+
+def drift_alarm(bundle: str) -> DriftAlarm | None:
+    """Return an alarm for a bundle that was calibrated."""
+    try:
+        return DriftAlarm.from_calibration(read_bundle(bundle).metadata)
+    except SettingError as error:
+        print(f"no drift alarm: {error}")
+        return None
+
+
+def result_of(future: Future[Answer]) -> dict[str, object]:
+    """Return what is kept of an answer; a picture that cannot be read costs only itself."""
+    try:
+        answer = future.result()
+    except InputError as error:
+        return {"error": str(error)}
+    return {"label": answer.label, "source": answer.source, "error": answer.error}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), float(sys.argv[4]))
