@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edge_runtime.answer import Answer, Source, Timings
     from edge_runtime.cascade import Cascade
     from edge_runtime.cloud.model import CloudModel
+    from edge_runtime.cloud.security import Security
     from edge_runtime.errors import (
         BundleError,
         CloudDeadlineError,
@@ -44,6 +45,7 @@ _HOMES = {
     "CloudModel": "cloud.model",
     "EdgeModel": "model",
     "Record": "records",
+    "Security": "cloud.security",
     "Recorder": "recorder",
     "read_records": "records",
     "BundleError": "errors",
@@ -67,8 +69,8 @@ __all__ = [
     "Cascade",
     "CloudDeadlineError",
     "CloudError",
-    "CloudModel",
     "CloudMisconfiguredError",
+    "CloudModel",
     "CloudOverloadedError",
     "CloudProtocolError",
     "CloudRejectedError",
@@ -80,6 +82,7 @@ __all__ = [
     "InputError",
     "Record",
     "Recorder",
+    "Security",
     "SettingError",
     "Source",
     "Timings",
