@@ -49,7 +49,7 @@ _CERTIFICATE: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         ),
         (
             "certificate is not yet valid",
-            "set this device's clock, it is behind the server's certificate",
+            "set this device's clock, which is behind",
         ),
         (
             "hostname (verification|mismatch)|ip address mismatch|peer name",

@@ -163,9 +163,9 @@ def system_roots() -> bytes | None:
     its list is the last resort, for systems without a store in files.
     """
     paths = ssl.get_default_verify_paths()
-    if paths.cafile is not None:
+    if paths.cafile:
         return Path(paths.cafile).read_bytes()
-    if paths.capath is not None:
+    if paths.capath:
         files = sorted(Path(paths.capath).glob("*.[0-9]"))
         if files:
             return b"\n".join(file.read_bytes() for file in files)
