@@ -17,6 +17,7 @@ from edge_runtime.answer import Answer
 from edge_runtime.cli import field
 from edge_runtime.errors import GatekeeperError, InputError, SettingError
 from edge_runtime.inputs import find_inputs, read_input
+from edge_runtime.link_flags import LinkFlags
 
 if TYPE_CHECKING:
     from edge_runtime.cascade import Cascade
@@ -28,7 +29,7 @@ class RunError(GatekeeperError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
+class RunSettings(LinkFlags):
     """Run pictures or texts (files or folders) through a bundle, one line an answer.
 
     Example: python -m edge_runtime run --bundle runs/demo/bundle-tuned --cloud localhost:8001 x.png
@@ -64,6 +65,7 @@ class RunSettings:
             raise SettingError(
                 "expected --cloud beside --record: what the cloud answers is recorded, nothing else"
             )
+        self.check_link(self.cloud)
 
     def run(self) -> None:
         """Print an answer or an error for every input, then a summary.
@@ -84,6 +86,7 @@ class RunSettings:
             threshold=self.threshold,
             providers=named(self.provider),
             record=recorder,
+            **self.link_options(),
         ) as cascade:
             counts = Counter(self._answer(cascade, *named) for named in self._inputs())
         if not self.json:

@@ -16,13 +16,14 @@ import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
-
-import grpc
+from typing import TYPE_CHECKING, Final
 
 from edge_runtime.cloud.dates import Validity, read_validity
 from edge_runtime.cloud.token import Token
 from edge_runtime.errors import SettingError
+
+if TYPE_CHECKING:
+    import grpc
 
 _LOG: Final = logging.getLogger(__name__)
 _OTHERS: Final = 0o077
@@ -70,6 +71,8 @@ class Security:
         Raises:
             SettingError: A file is missing, no PEM, or key and certificate are not a pair.
         """
+        import grpc  # here, so that `doctor` can say that it is missing
+
         if self.ca is not None:
             self._trust(_context())  # gRPC would say nothing of a file that holds no certificate
         if self.certificate is None or self.key is None:
