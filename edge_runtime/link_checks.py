@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _FEW_DAYS: Final = 30
 _SLACK: Final = timedelta(days=1)
 """File systems and time zones may shift a file's date by hours."""
+_HANDSHAKE_S: Final = 5.0
 _PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 
 
@@ -92,6 +93,7 @@ def check_certificates(address: str, security: Security | None, limit_s: float) 
     from edge_runtime.cloud.diagnosis import find_mistake, server_validity
 
     host, port = split_address(address)
+    limit_s = min(limit_s, _HANDSHAKE_S)
     mistake = find_mistake(host, port, security, limit_s)
     if mistake is not None:
         raise CloudMisconfiguredError(f"{address}: {mistake}")

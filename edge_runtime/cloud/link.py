@@ -60,7 +60,7 @@ class Link:
             return open_channel(self._host, self._port)
         try:
             self._credentials = self._security.credentials()
-        except SettingError as error:
+        except (SettingError, OSError) as error:
             _LOG.warning("the certificates read before stay in use: %s", error)
         return open_channel(self._host, self._port, self._credentials, self._security.server_name)
 

@@ -43,6 +43,7 @@ def _outputs(mode: str, rows: int) -> dict[str, tuple[str, list[int], bytes]]:
         "indices": {"scores": ("INT32", [rows, 1], np.arange(rows, dtype="<i4").tobytes())},
         "names": {"scores": ("BYTES", [rows], _texts([b"dog"] * rows))},
         "wild": {"scores": ("INT64", [rows], np.full(rows, 3, "<i8").tobytes())},
+        "digit": _contract(rows, b"3"),
         "unknown-label": _contract(rows, b"unicorn"),
         "not-text": _contract(rows, b"\xff\xfe"),
         "extra": contract | {"extra": ("BOOL", [1], b"\1")},
