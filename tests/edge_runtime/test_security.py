@@ -140,6 +140,7 @@ def test_a_name_that_the_certificate_bears_can_be_given(ours):
         named = Security(ca=ours.ca, server_name="large.example.org")
         with open_cloud(address, named) as cloud:
             assert label(cloud) == "cat"
+        assert find_mistake("localhost", port, named, 5.0) is None
 
 
 @pytest.mark.slow
@@ -151,6 +152,13 @@ def test_a_wrong_authority_is_named(tls, theirs):
 @pytest.mark.slow
 def test_the_systems_authorities_are_the_default(tls):
     assert "in the store of the system: give the CA" in refusal(tls, Security())
+
+
+@pytest.mark.slow
+def test_an_authority_that_the_system_trusts_needs_no_naming(tls, ours, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(ours.ca))
+    with open_cloud(tls, Security()) as cloud:
+        assert label(cloud) == "cat"
 
 
 @pytest.mark.slow
@@ -216,10 +224,10 @@ def test_without_a_probe_the_call_says_it(tls, theirs):
         label(cloud)
 
 
-def accept_once(listener, context):
-    """Serve one connection as OpenSSL does, not gRPC."""
+def accept_all(listener, context):
+    """Take connections as OpenSSL does, not gRPC."""
     with contextlib.suppress(OSError), listener:
-        for _ in range(6):
+        while True:
             plain, _ = listener.accept()
             with contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as link:
                 link.recv(1000)
@@ -234,16 +242,17 @@ def test_a_server_that_refuses_by_an_alert_is_named(version, ours, server_pair):
     context.verify_mode = ssl.CERT_REQUIRED
     context.set_alpn_protocols(["h2"])
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=accept_once, args=(listener, context), daemon=True).start()
-        words = refusal(f"localhost:{listener.getsockname()[1]}", Security(ca=ours.ca))
-    assert "client certificate" in words
+        threading.Thread(target=accept_all, args=(listener, context), daemon=True).start()
+        address = f"localhost:{listener.getsockname()[1]}"
+        assert "client certificate" in refusal(address, Security(ca=ours.ca))
+        assert "the server speaks TLS" in refusal(address)
 
 
 def test_a_server_of_another_protocol_is_named(ours, server_pair):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(server_pair["certificate"], server_pair["key"])
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=accept_once, args=(listener, context), daemon=True).start()
+        threading.Thread(target=accept_all, args=(listener, context), daemon=True).start()
         words = refusal(f"localhost:{listener.getsockname()[1]}", Security(ca=ours.ca))
     assert "not HTTP/2" in words
 
@@ -433,7 +442,7 @@ def test_files_that_do_not_fit_are_refused_in_one_line(ours, theirs, client_pair
         (client_pair | {"key": no_pem}, "expected a pair in PEM"),
     ):
         with pytest.raises(SettingError) as caught:
-            open_cloud("localhost:1", Security(**{"ca": ours.ca} | settings))
+            open_cloud("localhost:1", Security(**{"ca": ours.ca} | settings), probe_s=None)
         assert why in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -450,7 +459,7 @@ def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(ours, 
         )
     )
     with pytest.raises(SettingError, match="unencrypted"):
-        open_cloud("localhost:1", Security(ca=ours.ca, **pair))
+        open_cloud("localhost:1", Security(ca=ours.ca, **pair), probe_s=None)
 
 
 def test_secret_files_that_others_may_read_are_warned_of(ours, client_pair, token_file, caplog):
@@ -500,7 +509,7 @@ def test_a_store_in_a_folder_is_read_and_grpcs_own_is_the_last_resort(ours, tmp_
 def test_dates_are_those_that_cryptography_reads(year, ours):
     x509 = pytest.importorskip("cryptography.x509")
     days = (year - dt.datetime.now(dt.UTC).year) * 366
-    file = ours.issue(f"until{year}", "localhost", end=days)["certificate"]
+    file = ours.issue(f"until{year}", "localhost", begin=-13_000, end=days)["certificate"]
     expected = x509.load_pem_x509_certificate(file.read_bytes())
     block = file.read_text().split("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n"
     came = read_validity(ssl.PEM_cert_to_DER_cert(block))
@@ -518,7 +527,7 @@ def test_nobody_at_the_address_is_no_mistake(ours):
         assert find_mistake("localhost", 1, security, 1.0) is None
 
 
-def test_this_file_names_no_secret_in_a_repr(ours, token_file):
+def test_no_repr_holds_a_secret(ours, token_file):
     security = Security(ca=ours.ca, token_file=token_file)
     with open_cloud("localhost:1", security, probe_s=None) as cloud:
         shown = f"{cloud!r}{cloud._link!r}{vars(cloud._link)!r}{security!r}"
