@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edge_runtime.cascade import Cascade
     from edge_runtime.cloud.breaker import BreakerSettings
     from edge_runtime.cloud.model import CloudModel
+    from edge_runtime.cloud.security import Security
     from edge_runtime.errors import (
         BundleError,
         CloudCircuitOpenError,
@@ -56,6 +57,7 @@ _HOMES = {
     "CloudModel": "cloud.model",
     "EdgeModel": "model",
     "Record": "records",
+    "Security": "cloud.security",
     "Recorder": "recorder",
     "read_records": "records",
     "BundleError": "errors",
@@ -100,6 +102,7 @@ __all__ = [
     "Policy",
     "Record",
     "Recorder",
+    "Security",
     "SettingError",
     "Source",
     "Timings",

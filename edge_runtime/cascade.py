@@ -131,7 +131,7 @@ class Cascade:
 
         Args:
             bundle: Folder that `python -m export` wrote.
-            cloud: `host:port` of an Open Inference Protocol server, connected on first use; several
+            cloud: `host:port` of an Open Inference Protocol server, which need not be up yet; several
                 of them, the preferred one first; or another cascade (M_S -> M_M -> M_L), which is
                 closed with this one.
             model: The large model's name there.
@@ -156,6 +156,8 @@ class Cascade:
         Raises:
             BundleError: The bundle is missing, damaged or of an unknown contract version.
             SettingError: A setting is out of range or contradicts the bundle.
+            CloudMisconfiguredError: A server is there, and certificate, token or protection do not
+                fit.
         """
         edge = EdgeModel.open(
             bundle,

@@ -210,7 +210,11 @@ def _default_text(item: dataclasses.Field[Any]) -> str:
 
 
 def _fields(command: type[Command]) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(cast("Any", command))
+    # What a command says itself comes first in its help, then what it inherits.
+    own = inspect.get_annotations(command)
+    return tuple(
+        sorted(dataclasses.fields(cast("Any", command)), key=lambda item: item.name not in own)
+    )
 
 
 def _parse(name: str, command: type[Command], words: list[str]) -> Command:

@@ -13,6 +13,8 @@ from typing import Literal
 from edge_runtime import contract
 from edge_runtime.cli import field
 from edge_runtime.errors import DependencyError, GatekeeperError, SettingError
+from edge_runtime.link_checks import ConcernError, check_certificates, check_clock, check_link
+from edge_runtime.link_flags import LinkFlags
 
 _OPTIONAL = {"PIL": ("Pillow", "reading pictures", "image")}
 _REQUIRED = ("numpy", "onnxruntime", "grpc", "google.protobuf")
@@ -23,7 +25,7 @@ class DoctorError(GatekeeperError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorSettings:
+class DoctorSettings(LinkFlags):
     """Check the installation, and a bundle and a cloud where given; say what to do.
 
     Example: python -m edge_runtime doctor --bundle runs/demo/bundle-tuned --cloud localhost:8001
@@ -42,13 +44,16 @@ class DoctorSettings:
             )
         if not self.deadline_s > 0:
             raise SettingError(f"expected --deadline-s above 0, got {self.deadline_s}")
+        self.check_link(has_cloud=self.cloud is not None)
 
     def run(self) -> None:
-        """Print one line a check; fail when one of them failed."""
+        """Print one line a check; fail when one of them failed, a warning is no failure."""
         failed = 0
         for name, check in self._checks():
             try:
                 print(f"ok    {name}: {check()}")
+            except ConcernError as concern:
+                print(f"warn  {name}: {concern}")
             except GatekeeperError as error:
                 failed += 1
                 print(f"FAIL  {name}: {error}")
@@ -62,9 +67,12 @@ class DoctorSettings:
         for module, reason in _OPTIONAL.items():
             yield module, partial(_import, module, *reason)
         yield "provider", self._check_provider
+        yield "clock", partial(check_clock, self.bundle)
         if self.bundle is not None:
             yield "bundle", self._check_bundle
         if self.bundle is not None and self.cloud is not None:
+            yield "link", partial(check_link, self.cloud, self.deadline_s)
+            yield "certificates", self._check_certificates
             yield "cloud", self._check_cloud
 
     def _check_provider(self) -> str:
@@ -87,6 +95,10 @@ class DoctorSettings:
             f"confidence {float(gated.confidence[0]):.4f}"
         )
 
+    def _check_certificates(self) -> str:
+        assert self.cloud is not None  # noqa: S101 - narrows the type
+        return check_certificates(self.cloud, self.security(), self.deadline_s)
+
     def _check_cloud(self) -> str:
         from edge_runtime.cascade import Cascade
         from edge_runtime.errors import CloudUnavailableError
@@ -102,6 +114,7 @@ class DoctorSettings:
             deadline_s=self.deadline_s,
             threshold=float("inf"),
             providers=named(self.provider),
+            **self.link_options(),
         ) as cascade:
             answer = cascade(blank_input(cascade.edge.metadata.input))
         if answer.error:

@@ -16,6 +16,7 @@ from edge_runtime.answer import Answer
 from edge_runtime.cli import field
 from edge_runtime.errors import CloudError, GatekeeperError, InputError, SettingError
 from edge_runtime.inputs import PICTURES, find_inputs, read_input
+from edge_runtime.link_flags import LinkFlags
 from edge_runtime.policies.flags import PolicyFlags
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class RunError(GatekeeperError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings(PolicyFlags):
+class RunSettings(PolicyFlags, LinkFlags):
     """Run pictures or texts (files or folders) through a bundle, one line an answer.
 
     Example: python -m edge_runtime run --bundle runs/demo/bundle-tuned --cloud localhost:8001 x.png
@@ -68,6 +69,7 @@ class RunSettings(PolicyFlags):
             raise SettingError(
                 "expected --cloud beside --record: what the cloud answers is recorded, nothing else"
             )
+        self.check_link(has_cloud=bool(self.cloud))
 
     def run(self) -> None:
         """Print an answer or an error for every input, then a summary.
@@ -90,6 +92,7 @@ class RunSettings(PolicyFlags):
             threads=self.threads,
             record=recorder,
             policy=self.policy(),
+            **self.link_options(),
         ) as cascade:
             counts = Counter(self._answer(cascade, *named) for named in self._inputs())
         if not self.json:

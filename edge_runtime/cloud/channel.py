@@ -45,12 +45,18 @@ _OPTIONS: Final[tuple[tuple[str, str | int], ...]] = (
 
 
 def open_channel(
-    host: str, port: int, credentials: grpc.ChannelCredentials | None = None
+    host: str,
+    port: int,
+    credentials: grpc.ChannelCredentials | None = None,
+    server_name: str | None = None,
 ) -> grpc.Channel:
     """Return a channel that connects on first use; without credentials it is in plaintext."""
     # An http_proxy meant for the web must not carry what stays on this machine.
-    options = [*_OPTIONS, ("grpc.enable_http_proxy", int(not is_loopback(host)))]
+    options: list[tuple[str, str | int]] = [*_OPTIONS]
+    options.append(("grpc.enable_http_proxy", int(not is_loopback(host))))
     target = join_address(host, port)
     if credentials is None:
         return grpc.insecure_channel(target, options)
+    if server_name is not None:
+        options.append(("grpc.ssl_target_name_override", server_name))
     return grpc.secure_channel(target, credentials, options)

@@ -34,8 +34,41 @@ _KINDS: Final[dict[grpc.StatusCode, tuple[type[CloudError], str]]] = {
 # gRPC has one code for a full server and for a message that is too large, and another for a server
 # that is gone and for a certificate that does not fit: the words alone tell them apart.
 _TOO_LARGE: Final = re.compile(r"message larger than max", re.IGNORECASE)
-_CERTIFICATE: Final = re.compile(
-    r"certificate|handshak|ssl|tls|peer name|self.signed|wrong version number", re.IGNORECASE
+# The words of gRPC 1.62 to 1.85 and of Python's own `ssl`. A handshake that was only cut off ("read
+# failed") is an outage. The first that fits counts.
+_CERTIFICATE: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
+    (re.compile(words, re.IGNORECASE), advice)
+    for words, advice in (
+        (
+            "_alert_|unwrap failed",
+            "the server refused the handshake: check the client certificate, its key and its dates",
+        ),
+        (
+            "certificate has expired",
+            "renew the server's certificate, or set this device's clock if it is wrong",
+        ),
+        (
+            "certificate is not yet valid",
+            "set this device's clock, which is behind",
+        ),
+        (
+            "hostname (verification|mismatch)|ip address mismatch|peer name",
+            "use an address that the certificate names, or give that name as server_name "
+            "(--server-name)",
+        ),
+        (
+            "issuer certificate|self.signed certificate|certificate.verify.failed",
+            "give the CA that signed the server's certificate as ca (--ca)",
+        ),
+        (
+            "wrong.version.number",
+            "the server speaks no TLS there: use its TLS port, or plaintext on a network you trust",
+        ),
+        (
+            "cannot check peer|security handshaker|(ssl|tls) handshake failed",
+            "check certificate, key and that both sides speak TLS",
+        ),
+    )
 )
 
 
@@ -58,9 +91,15 @@ def translate(error: Any, address: str, timeout_s: float) -> CloudError:
 def _kind(code: grpc.StatusCode, details: str) -> tuple[type[CloudError], str]:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE.search(details):
         return CloudRejectedError, "send smaller inputs or raise the message limit"
-    if code is grpc.StatusCode.UNAVAILABLE and _CERTIFICATE.search(details):
-        return CloudMisconfiguredError, "check certificate, host name and that both sides speak TLS"
+    mistake = certificate_advice(details) if code is grpc.StatusCode.UNAVAILABLE else None
+    if mistake is not None:
+        return CloudMisconfiguredError, mistake
     return _KINDS.get(code, (CloudRejectedError, "see the server's log"))
+
+
+def certificate_advice(details: str) -> str | None:
+    """Return what to do where words speak of certificates that do not fit, None for others."""
+    return next((advice for words, advice in _CERTIFICATE if words.search(details)), None)
 
 
 def one_line(text: object) -> str:

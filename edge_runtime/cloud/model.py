@@ -14,7 +14,7 @@ import itertools
 import math
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -25,8 +25,9 @@ import numpy.typing as npt
 from edge_runtime import contract
 from edge_runtime.cloud.answers import CloudAnswers
 from edge_runtime.cloud.breaker import BreakerSettings, CircuitBreaker
-from edge_runtime.cloud.channel import open_channel
-from edge_runtime.cloud.failures import one_line, translate
+from edge_runtime.cloud.failures import one_line
+from edge_runtime.cloud.link import Link
+from edge_runtime.cloud.security import Security
 from edge_runtime.errors import (
     CloudError,
     CloudMisconfiguredError,
@@ -38,10 +39,10 @@ from edge_runtime.errors import (
 )
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
-from edge_runtime.wire.address import is_loopback, split_address
 from edge_runtime.wire.answers import AnswerReader
 
 DEFAULT_DEADLINE_S: Final = 0.5
+DEFAULT_PROBE_S: Final = 1.0
 _PROBE_S: Final = 1.0
 """How long one probe waits; a new one connects anew, so it also ends a connection that hangs."""
 # Who refuses a probe in other words than these is there, and the next call shows what it can do.
@@ -56,16 +57,15 @@ class CloudModel:
 
     def __init__(
         self,
-        connect: Callable[[], grpc.Channel],
+        link: Link,
         *,
-        address: str,
         model: str,
         reader: AnswerReader,
         cloud_input: str,
         deadline_s: float,
         breaker: BreakerSettings,
     ) -> None:
-        self.address = address
+        self.address = link.address
         self.model = model
         self.deadline_s = deadline_s
         self.breaker = CircuitBreaker(self._probe, breaker)
@@ -73,11 +73,11 @@ class CloudModel:
         # A foreign engine has the input of its model, and decodes nothing.
         self.takes_files = reader.output is None
         self._input = cloud_input
-        self._connect = connect
+        self._link = link
         self._lock = threading.Lock()
         self._retired: grpc.Channel | None = None
         self._is_closed = False
-        self._use(connect())
+        self._use(link.connect())
         # The prefix tells apart devices in a server's log.
         self._id_prefix = secrets.token_hex(4)
         self._id_number = itertools.count()
@@ -91,13 +91,17 @@ class CloudModel:
         labels: Sequence[str],
         deadline_s: float = DEFAULT_DEADLINE_S,
         allow_plaintext: bool = False,
+        security: Security | None = None,
+        probe_s: float | None = DEFAULT_PROBE_S,
         cloud_input: str = contract.IMAGE,
         cloud_output: str | None = None,
         cloud_reduce: Literal["argmax"] | None = None,
         cloud_labels: Sequence[str] | None = None,
         breaker: BreakerSettings | None = None,
     ) -> Self:
-        """Prepare calls to a server; it need not be up yet, and nothing is sent.
+        """Prepare calls to a server; it need not be up yet.
+
+        Where it is, it is asked once whether the model is ready, without an input.
 
         Args:
             address: `HOST:PORT`.
@@ -105,6 +109,9 @@ class CloudModel:
             labels: The edge model's class names; answers are mapped to them by name.
             deadline_s: Limit of a call including its retries, over 0.
             allow_plaintext: Send inputs unencrypted to another machine.
+            security: TLS, and the client certificate or token to show; plaintext where None.
+            probe_s: How long to look for mistakes in certificates, token and protection; None
+                leaves them to the first call.
             cloud_input: Name of the input tensor.
             cloud_output: For a foreign engine, the output that holds the answer: class names,
                 class indices, or scores to reduce. Its other outputs are ignored.
@@ -113,28 +120,32 @@ class CloudModel:
             breaker: When the circuit breaker opens.
 
         Raises:
-            SettingError: A setting makes no sense, the label sets differ, or the address is
-                another machine's and plaintext was not allowed.
+            SettingError: A setting makes no sense, the label sets differ, a file of `security` is
+                missing or malformed, or the address is another machine's and plaintext was not
+                allowed.
+            CloudMisconfiguredError: The server is there, and certificates, token or protection do
+                not fit. A server that is not there is no error.
         """
-        host, port = split_address(address)
-        if not (allow_plaintext or is_loopback(host)):
-            raise SettingError(
-                f"{address} is another machine, and inputs would travel there unencrypted: tunnel "
-                "the port to localhost, or pass allow_plaintext=True on a network you trust"
-            )
+        link = Link(address, security, allow_plaintext=allow_plaintext)
         _check_deadline(deadline_s)
         reader = AnswerReader.of(
             labels, output=cloud_output, reduce=cloud_reduce, foreign_labels=cloud_labels
         )
-        return cls(
-            lambda: open_channel(host, port),
-            address=address,
+        cloud = cls(
+            link,
             model=model,
             reader=reader,
             cloud_input=cloud_input,
             deadline_s=deadline_s,
             breaker=breaker or BreakerSettings(),
         )
+        if probe_s is not None:
+            try:
+                link.probe(lambda limit_s: cloud.check(deadline_s=limit_s), probe_s)
+            except BaseException:
+                cloud.close()
+                raise
+        return cloud
 
     def infer(
         self,
@@ -212,7 +223,7 @@ class CloudModel:
 
     def _probe(self) -> bool:
         """Connect anew and ask; where the server is there, calls go that way from now on."""
-        channel = self._connect()
+        channel = self._link.connect()
         try:
             is_back = self._is_ready(channel, _PROBE_S, wait_for_ready=True)
         except CloudError as error:
@@ -276,9 +287,14 @@ class CloudModel:
     ) -> bytes:
         timeout_s = self.deadline_s if limit_s is None else _check_deadline(limit_s)
         try:
-            return method(data, timeout=timeout_s, wait_for_ready=wait_for_ready)
+            return method(
+                data,
+                timeout=timeout_s,
+                wait_for_ready=wait_for_ready,
+                metadata=self._link.metadata(),
+            )
         except grpc.RpcError as error:
-            raise translate(error, self.address, timeout_s) from None
+            raise self._link.translate(error, timeout_s) from None
         except ValueError:
             # How gRPC says that the channel is closed.
             raise CloudUnavailableError(

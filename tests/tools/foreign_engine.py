@@ -1,16 +1,19 @@
 """A server of the protocol that is not ours: answers what its mode says, in its own process.
 
-    python tests/tools/foreign_engine.py MODE
+    python tests/tools/foreign_engine.py MODE [--port PORT] [--certificate PEM --key PEM]
+        [--client-ca PEM] [--token-file FILE]
 
-It prints its port. Messages are tritonclient's, so that nothing of the code under test runs here.
+It prints its port. With a token it answers UNAUTHENTICATED to others, and repeats what they sent.
+Messages are tritonclient's, so that nothing of the code under test runs here.
 """
 
 from __future__ import annotations
 
+import argparse
 import struct
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -40,6 +43,7 @@ def _outputs(mode: str, rows: int) -> dict[str, tuple[str, list[int], bytes]]:
         "indices": {"scores": ("INT32", [rows, 1], np.arange(rows, dtype="<i4").tobytes())},
         "names": {"scores": ("BYTES", [rows], _texts([b"dog"] * rows))},
         "wild": {"scores": ("INT64", [rows], np.full(rows, 3, "<i8").tobytes())},
+        "digit": _contract(rows, b"3"),
         "unknown-label": _contract(rows, b"unicorn"),
         "not-text": _contract(rows, b"\xff\xfe"),
         "extra": contract | {"extra": ("BOOL", [1], b"\1")},
@@ -95,20 +99,58 @@ class _Flaky:
         return _answer("contract", data, context)
 
 
+def _guarded(token_file: Path | None, answer):
+    """Let only calls through that bear the token which the file holds now."""
+
+    def guarded(data: bytes, context: grpc.ServicerContext) -> bytes:
+        came = dict(context.invocation_metadata()).get("authorization", "none")
+        if token_file is not None and came != f"Bearer {token_file.read_text().strip()}":
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, f"who is {came}?")
+        return answer(data, context)
+
+    return guarded
+
+
+def _is_ready(data: bytes, context: grpc.ServicerContext) -> bytes:
+    return theirs.ModelReadyResponse(ready=True).SerializeToString()
+
+
+def _listen(server: grpc.Server, asked: argparse.Namespace) -> int:
+    address = f"127.0.0.1:{asked.port}"
+    if asked.certificate is None:
+        return server.add_insecure_port(address)
+    pair = (asked.key.read_bytes(), asked.certificate.read_bytes())
+    authorities = None if asked.client_ca is None else asked.client_ca.read_bytes()
+    credentials = grpc.ssl_server_credentials([pair], authorities, authorities is not None)
+    return server.add_secure_port(address, credentials)
+
+
+def _asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("mode")
+    parser.add_argument("--port", type=int, default=0)
+    for name in ("--certificate", "--key", "--client-ca", "--token-file"):
+        parser.add_argument(name, type=Path)
+    return parser.parse_args()
+
+
 def main() -> None:
     """Serve until the process is ended."""
-    mode = sys.argv[1]
-    flaky = _Flaky()
+    asked = _asked()
+    mode, flaky = asked.mode, _Flaky()
     limits = [("grpc.max_receive_message_length", 1 << 26), ("grpc.so_reuseport", 0)]
     server = grpc.server(ThreadPoolExecutor(4), options=limits)
-    handler = grpc.unary_unary_rpc_method_handler(
-        flaky if mode == "flaky" else lambda data, context: _answer(mode, data, context)
-    )
-    service = grpc.method_handlers_generic_handler(
-        "inference.GRPCInferenceService", {"ModelInfer": handler}
-    )
+    answer = flaky if mode == "flaky" else lambda data, context: _answer(mode, data, context)
+    answers = {"ModelInfer": answer}
+    if asked.certificate is not None:
+        answers["ModelReady"] = _is_ready
+    handlers = {
+        name: grpc.unary_unary_rpc_method_handler(_guarded(asked.token_file, answer))
+        for name, answer in answers.items()
+    }
+    service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)
     server.add_generic_rpc_handlers((service,))
-    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    print(_listen(server, asked), flush=True)
     server.start()
     server.wait_for_termination()
 

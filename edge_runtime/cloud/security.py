@@ -1,0 +1,210 @@
+"""How the link to the cloud is protected: TLS, a client certificate, a bearer token.
+
+    security = Security(ca=Path("ca.pem"), token_file=Path("/run/secrets/token"))
+    cascade = Cascade.open("bundle", cloud="large.example.org:8001", security=security)
+
+A `Security` always means TLS. There is no way to say "a token, but in plaintext".
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pkgutil
+import re
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edge_runtime.cloud.dates import Validity, read_validity
+from edge_runtime.cloud.token import Token
+from edge_runtime.errors import SettingError
+
+if TYPE_CHECKING:
+    import grpc
+
+_LOG: Final = logging.getLogger(__name__)
+_OTHERS: Final = 0o077
+_PEM: Final = re.compile(
+    rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----", re.ASCII
+)
+_GRPC_ROOTS: Final = "_cython/_credentials/roots.pem"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Security:
+    """TLS to the cloud; secrets are named by file or environment variable, never held here.
+
+    Attributes:
+        ca: PEM file of the authorities that may vouch for the server; the system's where None.
+        certificate: PEM file of the client certificate with its chain, for mutual TLS.
+        key: PEM file of its private key, not encrypted.
+        token_file: File that holds the bearer token; read again when it changes.
+        token_env: Environment variable that holds the bearer token instead.
+        server_name: Name that the server's certificate must bear; that of the address where None.
+
+    Raises:
+        SettingError: The settings contradict one another.
+    """
+
+    ca: Path | str | None = None
+    certificate: Path | str | None = None
+    key: Path | str | None = None
+    token_file: Path | str | None = None
+    token_env: str | None = None
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            given, missing = ("certificate", "key") if self.key is None else ("key", "certificate")
+            raise SettingError(f"expected {missing} beside {given}, got none: give both or neither")
+        if self.token_file is not None and self.token_env is not None:
+            raise SettingError(
+                "expected the token from one place, got token_file and token_env: give one of them"
+            )
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Read the files and return what gRPC opens a channel with.
+
+        Raises:
+            SettingError: A file is missing, no PEM, or key and certificate are not a pair.
+        """
+        import grpc  # here, so that `doctor` can say that it is missing
+
+        if self.ca is not None:
+            self._trust(_context())  # gRPC would say nothing of a file that holds no certificate
+        if self.certificate is None or self.key is None:
+            return grpc.ssl_channel_credentials(self.roots())
+        self._present(_context())
+        return grpc.ssl_channel_credentials(
+            self.roots(), _read(self.key, "key"), _read(self.certificate, "certificate")
+        )
+
+    def token(self) -> Token | None:
+        """Return the reader of the bearer token, None where none is asked for.
+
+        Raises:
+            SettingError: The token is missing or malformed.
+        """
+        if self.token_file is None and self.token_env is None:
+            return None
+        return Token(None if self.token_file is None else Path(self.token_file), self.token_env)
+
+    def roots(self) -> bytes | None:
+        """Return the trusted authorities as PEM; None leaves the choice to gRPC."""
+        return system_roots() if self.ca is None else _read(self.ca, "ca")
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """Return a context of the standard library that checks what `credentials` checks.
+
+        Raises:
+            SettingError: As `credentials`.
+        """
+        context = _context()
+        self._trust(context)
+        if self.certificate is not None:
+            self._present(context)
+        return context
+
+    def client_validity(self) -> Validity | None:
+        """Return from when to when the client certificate is valid, None where there is none."""
+        if self.certificate is None:
+            return None
+        first = _certificates(_read(self.certificate, "certificate"))
+        return read_validity(ssl.PEM_cert_to_DER_cert(first[0])) if first else None
+
+    def exposed_files(self) -> list[str]:
+        """Return the secret files that other users of this machine may read."""
+        if os.name != "posix":
+            return []
+        secret = [Path(file) for file in (self.key, self.token_file) if file is not None]
+        return [str(file) for file in secret if file.exists() and file.stat().st_mode & _OTHERS]
+
+    def warn_of_exposed_files(self) -> None:
+        """Log a warning for each secret file that others may read.
+
+        No refusal: containers mount their secrets so, and nobody else lives there.
+        """
+        for file in self.exposed_files():
+            _LOG.warning("%s", exposed_advice(file))
+
+    def _trust(self, context: ssl.SSLContext) -> None:
+        blocks = _certificates(self.roots() or b"")
+        try:
+            context.load_verify_locations(cadata="\n".join(blocks))
+        except (ssl.SSLError, ValueError):
+            raise SettingError(
+                f"expected certificates in PEM in {self.ca or 'the store of the system'}, got "
+                f"{len(blocks)} that can be read: name the CA's file as ca"
+            ) from None
+
+    def _present(self, context: ssl.SSLContext) -> None:
+        pair = f"certificate {self.certificate} and key {self.key}"
+        for file, name in ((self.certificate, "certificate"), (self.key, "key")):
+            _read(file or "", name)  # OpenSSL does not say which of the two is missing
+        try:
+            context.load_cert_chain(self.certificate or "", self.key, password=_no_password)
+        except (ssl.SSLError, ValueError) as error:
+            reason = getattr(error, "reason", None) or "an encrypted key"
+            raise SettingError(
+                f"expected a pair in PEM, unencrypted, as {pair}, got {reason}: name the key that "
+                "belongs to the certificate"
+            ) from None
+
+
+def exposed_advice(file: str) -> str:
+    """Return what to say of a secret file that others may read."""
+    return f"expected {file} to be readable by its owner alone, got more readers: chmod 600 {file}"
+
+
+def system_roots() -> bytes | None:
+    """Return the authorities that this machine trusts, as PEM.
+
+    gRPC brings a list of its own and knows nothing of what an administrator added to the system's;
+    its list is the last resort, for systems without a store in files.
+    """
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile:
+        return Path(paths.cafile).read_bytes()
+    if paths.capath:
+        files = sorted(Path(paths.capath).glob("*.[0-9]"))
+        if files:
+            return b"\n".join(file.read_bytes() for file in files)
+    context = ssl.create_default_context()  # knows the store of Windows
+    found = [ssl.DER_cert_to_PEM_cert(der) for der in context.get_ca_certs(binary_form=True)]
+    if found:
+        return "\n".join(found).encode()
+    return pkgutil.get_data("grpc", _GRPC_ROOTS)
+
+
+def utc_now() -> datetime:
+    """Return what this device's clock says."""
+    return datetime.now(UTC)
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def _certificates(pem: bytes) -> list[str]:
+    # A bundle's comments may be no ASCII, which is all that OpenSSL takes as text.
+    return [block.decode("ascii") for block in _PEM.findall(pem)]
+
+
+def _no_password() -> str:
+    # Otherwise OpenSSL asks for it on the terminal.
+    raise ValueError
+
+
+def _read(file: Path | str, name: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise SettingError(
+            f"expected a readable file as {name}, got {error.strerror or error} at {file}: check "
+            "path and permissions"
+        ) from None
