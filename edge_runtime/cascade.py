@@ -131,7 +131,7 @@ class Cascade:
 
         Args:
             bundle: Folder that `python -m export` wrote.
-            cloud: `host:port` of an Open Inference Protocol server, which need not be up yet; several
+            cloud: `host:port` of an Open Inference Protocol server, which need not be up; several
                 of them, the preferred one first; or another cascade (M_S -> M_M -> M_L), which is
                 closed with this one.
             model: The large model's name there.
