@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ _LIBRARIES = (
     "transformers",
     "onnx",
 )
+_LONGEST_S = 10.0
 
 
 def describe(module: str) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def describe(module: str) -> dict[str, Any]:
 
 
 def hardware() -> dict[str, Any]:
-    """Return processor, usable cores and memory."""
+    """Return processor, usable cores, memory and NVIDIA GPUs."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if _has_sysconf() else 0
     return {
         "processor": _processor(),
@@ -44,6 +46,7 @@ def hardware() -> dict[str, Any]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1),
+        "gpus": _gpus(),
         "system": platform.system(),
     }
 
@@ -59,6 +62,19 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or "unknown"
+
+
+def _gpus() -> list[str]:
+    """Return their names: asked of the driver, since a device has no library that could be."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    line = [tool, "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=_LONGEST_S)
+    except (OSError, subprocess.SubprocessError):
+        return []  # the tool is there, the driver is not
+    return [name.strip() for name in done.stdout.splitlines() if name.strip()]
 
 
 def _versions() -> dict[str, str]:

@@ -19,7 +19,9 @@ from transformers import TrainerCallback
 
 from train.batches import EncodedData
 from train.data import LabelledData, Splits
+from train.devices import placed
 from train.guards import predictions
+from train.large import right_of
 from train.loop import Schedule, train_checkpoint
 from train.models import Checkpoint, open_checkpoint
 from train.objectives import CrossEntropy
@@ -65,8 +67,8 @@ def out_of_fold_right(
         if not (path / "model.safetensors").is_file():
             splits = Splits(data.take(inside), data.take(outside), data.take(outside))
             _fit_fold(_fresh(start, schedule.seed + k), splits, _as_fitted(start, schedule), path)
-        predicted = open_checkpoint(path, kind=start.kind).predict(data.take(outside).inputs)
-        right[outside] = predicted.argmax(axis=-1) == data.labels[outside]
+        fitted = placed(open_checkpoint(path, kind=start.kind), schedule.device)
+        right[outside] = right_of(fitted, data.take(outside))
     return right
 
 

@@ -58,12 +58,10 @@ class DeferralHeadSettings:
             raise OutputError(f"expected no head at {path} yet: --overwrite replaces it")
 
     def _open(self, path: Path, split: Any) -> Any:
-        from train.devices import uses_cuda
+        from train.devices import placed
         from train.matching import open_for
 
-        checkpoint = open_for(path, split, self.data)
-        checkpoint.model.to("cuda" if uses_cuda(self.device) else "cpu")
-        return checkpoint
+        return placed(open_for(path, split, self.data), self.device)
 
     def _head(self, fitted: Any, target: Any) -> Any:
         import numpy as np

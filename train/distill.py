@@ -65,6 +65,10 @@ class DistillSettings(FitSettings):
 
     def run(self) -> None:
         """Ask the teacher, fit, and write the checkpoint."""
+        self.fit(self.splits())
+
+    def fit(self, labelled: Splits) -> None:
+        """Ask the teacher and fit on splits that are loaded already; write the checkpoint."""
         import torch
 
         from train import data
@@ -76,7 +80,6 @@ class DistillSettings(FitSettings):
 
         # Asking the teacher may take long: what would stop the training stops it first.
         refuse_existing(self.out, overwrite=self.overwrite)
-        labelled = self.splits()
         splits = data.with_unlabelled(labelled, self.unlabelled, limit=self.limit)
         student = self.untrained(splits)
         logits = self._ask(splits)
@@ -103,15 +106,14 @@ class DistillSettings(FitSettings):
         return _ADDRESS.fullmatch(self.teacher) is not None and not Path(self.teacher).exists()
 
     def _ask(self, splits: Splits) -> npt.NDArray[np.float32]:
-        from train.devices import uses_cuda
         from train.teacher import open_checkpoint_teacher, open_server
         from train.teacher_cache import cache_file, teacher_logits
 
-        cuda, rows = uses_cuda(self.device), splits.train
+        rows = splits.train
         if self._asks_server():
             with open_server(self.teacher, self.teacher_model, rows) as server:
                 return teacher_logits(server, rows, cache_file(self.out))
-        checkpoint = open_checkpoint_teacher(self.teacher, rows, cuda=cuda)
+        checkpoint = open_checkpoint_teacher(self.teacher, rows, device=self.device)
         return teacher_logits(checkpoint, rows, cache_file(self.out))
 
 

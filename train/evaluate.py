@@ -88,12 +88,10 @@ class EvaluateSettings:
             )
 
     def _open(self, path: Path, split: Any) -> Any:
-        from train.devices import uses_cuda
+        from train.devices import placed
         from train.matching import open_for
 
-        checkpoint = open_for(path, split, self.data)
-        checkpoint.model.to("cuda" if uses_cuda(self.device) else "cpu")
-        return checkpoint
+        return placed(open_for(path, split, self.data), self.device)
 
     def _look(self, checkpoint: Any, split: Any, logits: Any) -> tuple[Any, Figures]:
         """Return the confidences after a second look, and what it was."""

@@ -27,7 +27,7 @@ from train.augment import Augment
 from train.batches import EncodedData, as_it_comes
 from train.callbacks import DataWait, Progress, StopOnNaN
 from train.data import LabelledData, Splits
-from train.devices import Device, uses_cuda
+from train.devices import Device, placed, uses_cuda
 from train.errors import DataError, TrainingError
 from train.guards import Collapse
 from train.models import Checkpoint, save
@@ -124,6 +124,7 @@ def train_checkpoint(
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
     start = time.perf_counter()
+    placed(checkpoint, schedule.device)
     with full_disk_in_words(out.parent):
         objective.attach(checkpoint.model)
         train = EncodedData(checkpoint, splits.train, columns, augment=schedule.augment)
@@ -203,6 +204,14 @@ def _run(trainer: ObjectiveTrainer, last_epoch: str | None) -> None:
         raise TrainingError(
             f"a step does not fit into the memory of {trainer.args.device}: lower --batch-size"
         ) from None
+    finally:
+        _leave_autocast(trainer.model)
+
+
+def _leave_autocast(model: Any) -> None:
+    """Give a model its own forward pass back: accelerate leaves it in half precision for good."""
+    if vars(model).pop("_original_forward", None) is not None:
+        vars(model).pop("forward", None)
 
 
 def accuracy(checkpoint: Checkpoint, data: LabelledData) -> float:

@@ -19,6 +19,7 @@ from train.augment import choose
 from train.correctness import EvalModeRight, out_of_fold_right
 from train.data import LabelledData, Splits
 from train.data.labelled import split_stratified
+from train.devices import placed
 from train.guards import warnings_before
 from train.large import LargeAnswers, right_of
 from train.loop import Schedule, Watcher, train_checkpoint, usual_batch_size
@@ -74,6 +75,7 @@ def tune(
         TrainError: As `train_checkpoint`.
     """
     refuse_existing(settings.out, overwrite=settings.overwrite)
+    placed(start, settings.device)
     plan = _plan(settings, start, splits)
     before = _state(start, plan.splits.validation)
     if settings.objective == "gatekeeper":
@@ -98,7 +100,8 @@ def tune(
     )
     shutil.rmtree(_folds(settings.out), ignore_errors=True)
     validation = plan.splits.validation
-    _report(before, _state(start, validation), large, validation)
+    after = _state(placed(start, settings.device), validation)
+    _report(before, after, large, validation)
     return reason
 
 

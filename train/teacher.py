@@ -15,6 +15,7 @@ import numpy.typing as npt
 from edge_runtime.bundle import file_sha256
 from edge_runtime.errors import CloudError
 from train.data import LabelledData
+from train.devices import Device, placed
 from train.errors import DataError, TeacherError
 from train.models import Checkpoint, open_checkpoint, weight_files
 
@@ -148,19 +149,21 @@ def open_server(address: str, model: str, data: LabelledData) -> Iterator[Server
         yield ServerTeacher(cloud, len(names), f"{address} {model}", address)
 
 
-def open_checkpoint_teacher(folder: str, data: LabelledData, *, cuda: bool) -> CheckpointTeacher:
+def open_checkpoint_teacher(
+    folder: str, data: LabelledData, *, device: Device
+) -> CheckpointTeacher:
     """Open a checkpoint as a teacher for the classes of a split.
 
     Args:
         folder: The checkpoint's folder.
         data: What it will be asked about.
-        cuda: Whether it works on CUDA.
+        device: Where it works.
 
     Raises:
         CheckpointError: The folder holds no checkpoint, or one of another kind of input.
         DataError: It knows other classes; the same in another order are fine.
     """
-    checkpoint = open_checkpoint(folder, kind=data.kind)
+    checkpoint = placed(open_checkpoint(folder, kind=data.kind), device)
     numbers = {label: number for number, label in enumerate(checkpoint.labels)}
     odd = sorted(set(data.label_names) ^ numbers.keys())
     if odd:
@@ -169,7 +172,6 @@ def open_checkpoint_teacher(folder: str, data: LabelledData, *, cuda: bool) -> C
             f"({', '.join(data.label_names[:5])} ...), {folder} has {len(checkpoint.labels)}, they "
             f"differ in {odd[:5]}: take one that was trained for them"
         )
-    checkpoint.model.to("cuda" if cuda else "cpu")
     order = np.array([numbers[label] for label in data.label_names], np.int64)
     digest = hashlib.sha256()
     for file in (Path(folder) / "config.json", *weight_files(Path(folder))):

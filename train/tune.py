@@ -122,6 +122,7 @@ class TuneSettings:
     def run(self) -> None:
         """Tune, and write the checkpoint."""
         from train import data
+        from train.devices import placed
         from train.large import LargeAnswers
         from train.matching import open_for
         from train.stage2 import tune
@@ -131,7 +132,7 @@ class TuneSettings:
         splits = data.with_extra(splits, self.extra, limit=self.limit)
         large = None
         if self.large is not None:
-            model = open_for(self.large, splits.train, self.data)
+            model = placed(open_for(self.large, splits.train, self.data), self.device)
             asked = [splits.validation]
             if self.objective == "cascade_aware":
                 asked.append(splits.train)

@@ -140,7 +140,7 @@ def test_a_teacher_of_the_same_classes_in_another_order_teaches_the_same(
     large_checkpoint, reversed_teacher, digits
 ):
     straight, turned = (
-        open_checkpoint_teacher(str(path), digits.train, cuda=False)
+        open_checkpoint_teacher(str(path), digits.train, device="cpu")
         for path in (large_checkpoint, reversed_teacher)
     )
     assert turned.checkpoint.labels == tuple(LABELS[::-1])
@@ -152,12 +152,12 @@ def test_a_teacher_of_the_same_classes_in_another_order_teaches_the_same(
 def test_teachers_that_do_not_fit_are_refused(digits, tmp_path):
     save(build("small-cnn", labels=list("abcdefghij"), image_size=(8, 8)), tmp_path / "letters")
     with pytest.raises(DataError, match=r"teacher of the 10 classes .* differ in \['0', '1'"):
-        open_checkpoint_teacher(str(tmp_path / "letters"), digits.train, cuda=False)
+        open_checkpoint_teacher(str(tmp_path / "letters"), digits.train, device="cpu")
     with pytest.raises(CheckpointError, match="nothing is at"):
-        open_checkpoint_teacher(str(tmp_path / "none"), digits.train, cuda=False)
+        open_checkpoint_teacher(str(tmp_path / "none"), digits.train, device="cpu")
     texts = data.LabelledData(["a", "b"], np.array([0, 1]), ("0", "1"), ("a", "b"), "text")
     with pytest.raises(CheckpointError, match="expected a classifier of texts"):
-        open_checkpoint_teacher(str(tmp_path / "letters"), texts, cuda=False)
+        open_checkpoint_teacher(str(tmp_path / "letters"), texts, device="cpu")
     with (
         pytest.raises(TeacherError, match="expected pictures for the teacher"),
         open_server("localhost:1", "large", texts),
@@ -180,7 +180,7 @@ class Interrupted(CheckpointTeacher):
 def test_what_an_interrupted_teacher_said_is_not_asked_again(large_checkpoint, tmp_path):
     rows = data.load("digits-more").train
     assert len(rows) > 2 * 256
-    teacher = open_checkpoint_teacher(str(large_checkpoint), rows, cuda=False)
+    teacher = open_checkpoint_teacher(str(large_checkpoint), rows, device="cpu")
     cache = cache_file(tmp_path / "student")
     with pytest.raises(KeyboardInterrupt):
         teacher_logits(Interrupted(**vars(teacher)), rows, cache)
@@ -205,7 +205,7 @@ def test_answers_of_another_teacher_or_to_other_inputs_are_not_taken(
 ):
     cache = tmp_path / "cache.npz"
     for path in (large_checkpoint, small_checkpoint):
-        teacher = open_checkpoint_teacher(str(path), digits.train, cuda=False)
+        teacher = open_checkpoint_teacher(str(path), digits.train, device="cpu")
         for part in (digits.train, digits.test):
             found = teacher_logits(teacher, part, cache)
             np.testing.assert_allclose(found, teacher.logits(part.inputs), atol=1e-6)
@@ -215,7 +215,7 @@ def test_answers_of_another_teacher_or_to_other_inputs_are_not_taken(
 
 
 def test_a_teacher_that_is_broken_is_said(large_checkpoint, digits, tmp_path):
-    teacher = open_checkpoint_teacher(str(large_checkpoint), digits.train, cuda=False)
+    teacher = open_checkpoint_teacher(str(large_checkpoint), digits.train, device="cpu")
     with torch.no_grad():
         teacher.checkpoint.model.classifier.bias[3] = math.nan
     with pytest.raises(TeacherError, match="got NaN"):

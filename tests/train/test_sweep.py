@@ -116,6 +116,25 @@ def test_a_large_model_that_is_no_better_is_told(large, told):
     assert any("Take a better M_L" in line for line in lines) == told
 
 
+def test_nothing_is_said_of_an_s_d_that_is_not_defined():
+    lost = {"value": -0.02, "low": -0.04, "high": -0.01}
+    # Some draws of the bootstrap define it where the sample does not.
+    odd = {"value": float("nan"), "low": -6.0, "high": -0.8}
+    names = ("joint accuracy at 30%", "area under joint accuracy", "acc(M_S)")
+    control, other = (
+        row(0.8, s_d=float("nan")) | {"minus_control": dict.fromkeys(names, lost) | {"s_d": odd}}
+        for _ in range(2)
+    )
+    lines = sentences(
+        {"test": {"control": control, "other": other}},
+        "other",
+        select="joint accuracy at 30%",
+        large_accuracy=0.7,
+    )
+    told = [line for line in lines if "s_d" in line and "M_L" not in line]
+    assert told == ["On the test set its s_d or the control's is not defined."]
+
+
 def test_the_average_waits_for_the_controls_of_both_seeds():
     rows = trainings(("average", "deep_gamblers"), (0.5,))
     assert [r.name for r in rows] == ["untuned", "control", "average", "deep_gamblers"]

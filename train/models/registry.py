@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, ViTImageProcessor
 
 from train.errors import CheckpointError
@@ -82,9 +83,12 @@ def build(
     return Checkpoint(model.eval(), processor, tuple(labels), None)
 
 
-def _processor(image_size: tuple[int, int], normalisation: Normalisation) -> ViTImageProcessor:
+def _processor(image_size: tuple[int, int], normalisation: Normalisation) -> Any:
     height, width = image_size
-    return ViTImageProcessor(
+    # Where torchvision is installed, transformers 5 gives the plain name to a processor of it, and
+    # a checkpoint would be trained with another resizing than it is opened with.
+    made = getattr(transformers, "ViTImageProcessorPil", ViTImageProcessor)
+    return made(
         size={"height": height, "width": width},
         image_mean=list(normalisation.mean),
         image_std=list(normalisation.std),

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from train.data import LabelledData, Splits
+from train.devices import placed
 from train.models import Checkpoint, open_checkpoint
 from train.scores import SPLITS, Scores, save_scores
 from train.sweeps.jobs import load_splits, scores_file, seed_folder
@@ -30,7 +31,8 @@ def score_average(settings: SweepSettings, seed: int) -> None:
         return
     splits = load_splits(settings.data, settings.limit)
     folders = [seed_folder(settings, s) / CONTROL for s in _pair(settings.seeds, seed)]
-    models = [open_checkpoint(folder, kind=splits.train.kind) for folder in folders]
+    kind, device = splits.train.kind, settings.device
+    models = [placed(open_checkpoint(folder, kind=kind), device) for folder in folders]
     save_scores(scored, average_scores(models, splits))
 
 

@@ -65,7 +65,7 @@ def sentences(
     if large_accuracy <= small:
         lines.append(
             f"M_L is right on {large_accuracy:.1%} of the test set, the control on {small:.1%}: "
-            "deferring can only lose, and s_d is not defined. Take a better M_L."
+            "it is no better as a whole, and s_d is not defined. Take a better M_L."
         )
     if chosen != CONTROL:
         row = compared["test"][chosen]
@@ -81,7 +81,8 @@ def sentences(
         )
     best = max(compared["test"], key=lambda name: _value(compared["test"][name]["figures"]["s_d"]))
     behind = compared["test"][best]["minus_control"][select]
-    if behind["high"] < 0:
+    defined = not math.isnan(compared["test"][CONTROL]["figures"]["s_d"]["value"])
+    if defined and behind["high"] < 0:
         lines.append(
             f"The best s_d is that of {best}, with less {select} than the control "
             f"({behind['value'] * 100:+.2f} points): s_d alone would have chosen wrongly."
@@ -95,6 +96,8 @@ def _value(figure: Mapping[str, float]) -> float:
 
 
 def _sentence(name: str, figure: Mapping[str, float]) -> str:
+    if math.isnan(figure["value"]):
+        return f"On the test set its {name} or the control's is not defined."
     if figure["low"] > 0:
         verdict = "higher than the control's"
     elif figure["high"] < 0:

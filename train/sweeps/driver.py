@@ -15,6 +15,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from train.data import Splits
+from train.devices import placed
 from train.errors import OutputError
 from train.large import LargeAnswers
 from train.matching import open_for
@@ -91,7 +92,7 @@ def _ask_large(settings: SweepSettings, splits: Splits) -> None:
     path = settings.out / jobs.LARGE_FILE
     if path.is_file():
         return
-    large = open_for(settings.large, splits.train, settings.data)
+    large = placed(open_for(settings.large, splits.train, settings.data), settings.device)
     asked = [splits.validation, splits.test]
     if any(word.startswith("cascade_aware") for word in settings.methods):
         asked.append(splits.train)

@@ -13,6 +13,8 @@ import torch
 
 from train import data
 from train.data import LabelledData, Splits
+from train.devices import placed
+from train.distill import DistillSettings
 from train.fit import FitSettings
 from train.large import LargeAnswers
 from train.models import open_checkpoint
@@ -32,23 +34,27 @@ def set_up_worker(threads: int) -> None:
 
 
 def fit_seed(settings: SweepSettings, seed: int) -> None:
-    """Fit M_S of one seed, unless it is there."""
+    """Fit M_S of one seed, or distil it from the teacher, unless it is there."""
     out = seed_folder(settings, seed) / FITTED
     if _is_done(out):
         return
-    fit = FitSettings(
-        model=settings.model,
-        data=settings.data,
-        out=out,
-        epochs=settings.fit_epochs,
-        patience=settings.patience,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        augment=settings.augment,
-        device=settings.device,
-        seed=seed,
-        limit=settings.limit,
-        resume=True,
+    given: dict[str, Any] = {
+        "model": settings.model,
+        "data": settings.data,
+        "out": out,
+        "epochs": settings.fit_epochs,
+        "patience": settings.patience,
+        "batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "augment": settings.augment,
+        "device": settings.device,
+        "seed": seed,
+        "limit": settings.limit,
+        "resume": True,
+    }
+    taught = settings.teacher is not None
+    fit = (
+        DistillSettings(teacher=str(settings.teacher), **given) if taught else FitSettings(**given)
     )
     with _quietly(out):
         fit.fit(load_splits(settings.data, settings.limit))
@@ -71,7 +77,7 @@ def train_and_score(settings: SweepSettings, seed: int, training: Training) -> N
     if training.flags is not None and not _is_done(out):
         with _quietly(out):
             _tune(settings, seed, training, training.flags, out, splits)
-    checkpoint = open_checkpoint(out, kind=splits.train.kind)
+    checkpoint = placed(open_checkpoint(out, kind=splits.train.kind), settings.device)
     large = load_large(settings.out / LARGE_FILE) if training.name in {UNTUNED, CONTROL} else None
     save_scores(scored, score(checkpoint, splits, settings.deferral, large))
 

@@ -213,6 +213,12 @@ def _read_candidates(file: Any, split: str, names: list[str]) -> dict[str, Candi
     return found
 
 
+def _machine(hardware: Mapping[str, Any]) -> str:
+    """Name it in words; results of older sweeps do not know of GPUs."""
+    names = [f"{hardware['cores']} cores of {hardware['processor']}", *hardware.get("gpus", [])]
+    return " and ".join(names)
+
+
 def table(compared: Mapping[str, Any]) -> str:
     """Render a split's figures as a Markdown table; differences to the control stand in points."""
     head = ["", "passes", *FIGURES]
@@ -241,14 +247,14 @@ def _gain(figure: Mapping[str, float]) -> str:
 
 def report(content: Mapping[str, Any]) -> str:
     """Render the page that people read."""
-    sizes, machine = content["sizes"], content["hardware"]
+    sizes = content["sizes"]
     lines = [
         f"# Sweep on {Path(content['data']).name}",
         "",
         f"{content['model']}, {sizes['train']} inputs to train, {sizes['validation']} to choose, "
         f"{sizes['test']} to report; seeds {content['seeds']}; {content['epochs']} epochs of stage "
         f"2 each, stage 2 data {content['stage2_data']}; acc(M_L) "
-        f"{content['acc(M_L)']['test']:.3f}; {machine['cores']} cores of {machine['processor']}, "
+        f"{content['acc(M_L)']['test']:.3f}; {_machine(content['hardware'])}, "
         f"{content['wall_time_s']} s, revision {content['git_revision']}.",
         "",
         f"    {content['command']}",

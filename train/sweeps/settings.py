@@ -25,6 +25,9 @@ class SweepSettings:
     model: str = field("M_S: architecture, or a folder with a config.json", default="small-cnn")
     large: Path = field("checkpoint folder of M_L")
     out: Path = field("folder of the sweep")
+    teacher: Path | None = field(
+        "checkpoint folder that stage 1 is distilled from; see train distill", default=None
+    )
     methods: tuple[str, ...] = field(
         "ways of training, each with :ALPHA for a single alpha",
         default=("gatekeeper", "auxiliary:0.5", "label_smoothing", "cascade_aware"),
