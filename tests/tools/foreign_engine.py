@@ -1,14 +1,16 @@
 """A server of the protocol that is not ours: answers what its mode says, in its own process.
 
-    python tests/tools/foreign_engine.py MODE
+    python tests/tools/foreign_engine.py MODE [PORT [MAX_BYTES]]
 
-It prints its port. Messages are tritonclient's, so that nothing of the code under test runs here.
+It prints its port once it serves. Messages are tritonclient's, so that nothing of the code under
+test runs here.
 """
 
 from __future__ import annotations
 
 import struct
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +19,8 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as theirs
 
 LOGITS = np.array([[0.1, 2.0, -1.0], [5.0, 5.0, 0.0], [0.0, 1.0, 3.0]], np.float32)
+SEEN: set[str] = set()
+SEEN_LOCK = threading.Lock()
 
 
 def _texts(values: list[bytes]) -> bytes:
@@ -28,6 +32,18 @@ def _contract(rows: int, label: bytes = b"cat") -> dict[str, tuple[str, list[int
         "prediction": ("INT64", [rows], np.zeros(rows, "<i8").tobytes()),
         "label": ("BYTES", [rows], _texts([label] * rows)),
         "confidence": ("FP32", [rows], np.full(rows, 0.75, "<f4").tobytes()),
+    }
+
+
+def _pixel(request: theirs.ModelInferRequest) -> dict[str, tuple[str, list[int], bytes]]:
+    """Answer every picture by its first byte: whose answer it is shows in the answer."""
+    rows = request.inputs[0].shape[0]
+    raw = request.raw_input_contents[0]
+    firsts = [raw[row * (len(raw) // rows)] % 10 for row in range(rows)]
+    labels = _texts([str(first).encode() for first in firsts])
+    return _contract(rows) | {
+        "prediction": ("INT64", [rows], np.array(firsts, "<i8").tobytes()),
+        "label": ("BYTES", [rows], labels),
     }
 
 
@@ -50,12 +66,21 @@ def _outputs(mode: str, rows: int) -> dict[str, tuple[str, list[int], bytes]]:
     }.get(mode, contract)
 
 
+def _is_new(request_id: str) -> bool:
+    with SEEN_LOCK:
+        count = len(SEEN)
+        SEEN.add(request_id)
+        return len(SEEN) > count
+
+
 def _answer(mode: str, data: bytes, context: grpc.ServicerContext) -> bytes:
     request = theirs.ModelInferRequest.FromString(data)
     if mode == "garbage":
         return b"\xff" * 7
     if mode == "slow":
         time.sleep(3)
+    if mode == "once" and not _is_new(request.id):
+        context.abort(grpc.StatusCode.ALREADY_EXISTS, f"{request.id} came twice")
     if mode in {"INTERNAL", "RESOURCE_EXHAUSTED", "NOT_FOUND", "UNAVAILABLE"}:
         context.abort(grpc.StatusCode[mode], "first line\nsecond line")
     response = theirs.ModelInferResponse(model_name=request.model_name, id=request.id)
@@ -63,7 +88,10 @@ def _answer(mode: str, data: bytes, context: grpc.ServicerContext) -> bytes:
         response.id = "another"
     if mode == "wrong-model":
         response.model_name = "another"
-    for name, (datatype, shape, raw) in _outputs(mode, request.inputs[0].shape[0]).items():
+    outputs = _outputs(mode, request.inputs[0].shape[0])
+    if mode in {"pixel", "once"}:
+        outputs = _pixel(request)
+    for name, (datatype, shape, raw) in outputs.items():
         response.outputs.add(name=name, datatype=datatype, shape=shape)
         response.raw_output_contents.append(raw)
     if mode == "typed":
@@ -97,9 +125,9 @@ class _Flaky:
 
 def main() -> None:
     """Serve until the process is ended."""
-    mode = sys.argv[1]
+    mode, port, max_bytes = (*sys.argv[1:], *["0", str(1 << 26)][len(sys.argv) - 2 :])
     flaky = _Flaky()
-    limits = [("grpc.max_receive_message_length", 1 << 26), ("grpc.so_reuseport", 0)]
+    limits = [("grpc.max_receive_message_length", int(max_bytes)), ("grpc.so_reuseport", 0)]
     server = grpc.server(ThreadPoolExecutor(4), options=limits)
     handler = grpc.unary_unary_rpc_method_handler(
         flaky if mode == "flaky" else lambda data, context: _answer(mode, data, context)
@@ -108,8 +136,9 @@ def main() -> None:
         "inference.GRPCInferenceService", {"ModelInfer": handler}
     )
     server.add_generic_rpc_handlers((service,))
-    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    bound = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
+    print(bound, flush=True)
     server.wait_for_termination()
 
 

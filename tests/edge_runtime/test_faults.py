@@ -1,0 +1,291 @@
+"""Whatever breaks between device and cloud: one right answer an input, in time, and recovery."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from tools.engines import Engine
+from tools.link import Link
+
+from edge_runtime import Cascade, Source
+from edge_runtime.cloud.breaker import BreakerSettings
+from edge_runtime.cloud.model import CloudModel
+from edge_runtime.errors import CloudRejectedError
+
+pytestmark = pytest.mark.slow
+
+DEADLINE_S = 0.5
+MARGIN_S = 0.5
+"""For a machine with other work; what is to be seen is that nothing hangs."""
+RECOVERY_S = 3.0
+QUICK = BreakerSettings(failures=3)
+
+
+@pytest.fixture
+def pictures(generator):
+    return generator.integers(0, 256, (4, 8, 8, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def healthy():
+    """An engine that no test here harms."""
+    with Engine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def engine():
+    with Engine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def link(healthy):
+    with Link(healthy.port, seed=1) as link:
+        yield link
+
+
+@pytest.fixture
+def open_cascade(bundle):
+    """Opens cascades that defer everything, and closes them."""
+    opened = []
+
+    def open_it(address, **options):
+        options = {"deadline_s": DEADLINE_S, "threshold": 2.0, "breaker": QUICK} | options
+        opened.append(Cascade.open(bundle, cloud=address, **options))
+        return opened[-1]
+
+    yield open_it
+    for cascade in opened:
+        cascade.close()
+
+
+def ask(cascade, pictures, *, deadline_s=DEADLINE_S):
+    """Ask for a batch, and hold whatever comes to what always holds; return (source, error)."""
+    begin = time.monotonic()
+    answers = cascade.batch(pictures)
+    assert time.monotonic() - begin < deadline_s + MARGIN_S
+    small = cascade.edge(pictures).prediction.tolist()
+    assert len(answers) == len(pictures)
+    for picture, prediction, answer in zip(pictures, small, answers, strict=True):
+        if answer.source is Source.CLOUD:
+            prediction = picture[0, 0, 0] % 10
+        assert (answer.prediction, answer.label) == (prediction, str(prediction))
+        assert answer.deferred
+        assert (answer.error is None) == (answer.source is Source.CLOUD)
+    sources = {(answer.source, answer.error) for answer in answers}
+    assert len(sources) == 1  # they travelled in one request
+    return sources.pop()
+
+
+def falls_back(cascade, pictures, *kinds):
+    """Ask until the circuit is open; every reason is one of the given."""
+    for _ in range(QUICK.failures + 2):
+        source, error = ask(cascade, pictures)
+        assert source is Source.EDGE_FALLBACK
+        assert error.split(":")[0] in kinds
+    return error
+
+
+def recovers(cascade, pictures):
+    """Ask until the cloud answers, as it must within seconds; it goes on answering."""
+    begin = time.monotonic()
+    while ask(cascade, pictures)[0] is not Source.CLOUD:
+        assert time.monotonic() - begin < RECOVERY_S
+        time.sleep(0.02)
+    for _ in range(5):
+        assert ask(cascade, pictures) == (Source.CLOUD, None)
+
+
+def test_a_server_killed_in_the_middle_of_a_call(open_cascade, pictures):
+    answers = []
+    with Engine("slow") as engine:
+        cascade = open_cascade(engine.address, deadline_s=20)
+        call = threading.Thread(target=lambda: answers.append(cascade.batch(pictures)))
+        call.start()
+        time.sleep(0.5)
+        engine.kill()
+        begin = time.monotonic()
+        call.join()
+        assert time.monotonic() - begin < 5  # far from the deadline
+        (rows,) = answers
+        assert {row.source for row in rows} == {Source.EDGE_FALLBACK}
+        assert all("CloudUnavailableError" in row.error for row in rows)
+        assert len(rows) == len(pictures)
+        engine.start("pixel")
+        recovers(cascade, pictures)
+
+
+def test_a_server_started_again_on_its_port(engine, open_cascade, pictures):
+    cascade = open_cascade(engine.address)
+    for _ in range(2):
+        recovers(cascade, pictures)
+        engine.kill()
+        error = falls_back(cascade, pictures, "CloudUnavailableError")
+        assert "circuit breaker is open" in error
+        engine.start()
+    recovers(cascade, pictures)
+
+
+def test_a_server_that_is_stopped_and_continued(engine, open_cascade, pictures):
+    cascade = open_cascade(engine.address)
+    recovers(cascade, pictures)
+    engine.stop()
+    falls_back(cascade, pictures, "CloudDeadlineError", "CloudUnavailableError")
+    begin = time.monotonic()
+    assert "circuit breaker is open" in ask(cascade, pictures)[1]
+    assert time.monotonic() - begin < DEADLINE_S  # waits for nobody
+    time.sleep(2)  # a probe or two meets the stopped server
+    engine.go_on()
+    recovers(cascade, pictures)
+
+
+def test_a_server_that_comes_after_its_clients(engine, open_cascade, pictures):
+    engine.kill()
+    cascade = open_cascade(engine.address)
+    falls_back(cascade, pictures, "CloudUnavailableError")
+    engine.start()
+    recovers(cascade, pictures)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("slow", "CloudDeadlineError"),
+        ("RESOURCE_EXHAUSTED", "CloudOverloadedError"),
+        ("INTERNAL", "CloudRejectedError"),
+        ("garbage", "CloudProtocolError"),
+        ("rows", "CloudProtocolError"),
+        ("wrong-id", "CloudProtocolError"),
+        ("unknown-label", "CloudProtocolError"),
+    ],
+)
+def test_a_server_that_answers_badly_and_is_mended(mode, kind, open_cascade, pictures):
+    with Engine(mode) as engine:
+        cascade = open_cascade(engine.address)
+        falls_back(cascade, pictures, kind, "CloudUnavailableError")
+        engine.kill()
+        engine.start("pixel")
+        recovers(cascade, pictures)
+
+
+def test_a_link_that_is_cut_and_healed(link, open_cascade, pictures):
+    cascade = open_cascade(link.address)
+    for _ in range(2):
+        recovers(cascade, pictures)
+        link.cut()
+        falls_back(cascade, pictures, "CloudUnavailableError")
+        link.heal()
+    recovers(cascade, pictures)
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.parametrize("fault", ["hold", "lose"])
+def test_a_link_that_is_dead_one_way(fault, way, link, open_cascade, pictures):
+    cascade = open_cascade(link.address)
+    recovers(cascade, pictures)
+    getattr(link, fault)(way)
+    falls_back(cascade, pictures, "CloudDeadlineError", "CloudUnavailableError")
+    link.heal()
+    recovers(cascade, pictures)
+
+
+def test_a_link_that_loses_its_old_connections_only(link, open_cascade, pictures):
+    # As a router that forgets: nothing says so, and only a new connection gets through.
+    cascade = open_cascade(link.address)
+    recovers(cascade, pictures)
+    link.lose("up", "down")
+    assert ask(cascade, pictures)[1].startswith("CloudDeadlineError")
+    link.heal()
+    recovers(cascade, pictures)
+
+
+def test_a_link_that_stalls_a_fifth_of_what_it_carries(link, open_cascade, pictures):
+    cascade = open_cascade(link.address)
+    recovers(cascade, pictures)
+    link.stall(share=0.2, pause_s=0.2)
+    sources = [ask(cascade, pictures)[0] for _ in range(30)]
+    assert sources.count(Source.CLOUD) >= 20
+    link.heal()
+    recovers(cascade, pictures)
+
+
+def test_a_link_that_is_slow_but_not_too_slow(link, open_cascade, pictures):
+    cascade = open_cascade(link.address, deadline_s=5)
+    link.delay(0.15)
+    begin = time.monotonic()
+    assert ask(cascade, pictures, deadline_s=5)[0] is Source.CLOUD
+    assert time.monotonic() - begin >= 0.3  # there and back
+    link.delay(10)
+    assert ask(cascade, pictures, deadline_s=5)[1].startswith("CloudDeadlineError")
+
+
+# A reply of this size: settings, headers, 4 answers of some 60 bytes, trailers.
+@pytest.mark.parametrize("at", [1, 20, 60, 100, 150, 250])
+def test_a_reply_that_is_cut_short(at, link, open_cascade, pictures):
+    cascade = open_cascade(link.address)
+    link.truncate(at)
+    falls_back(cascade, pictures, "CloudUnavailableError", "CloudDeadlineError")
+    link.heal()
+    recovers(cascade, pictures)
+
+
+def test_a_reply_that_is_altered_on_its_way(link, open_cascade, pictures):
+    cascade = open_cascade(link.address)
+    seen = set()
+    for at in range(0, 400, 5):
+        link.corrupt(at, 3)
+        source, error = ask(cascade, pictures)
+        seen.add(source if error is None else error.split(":")[0])
+    print(seen)
+    link.heal()
+    recovers(cascade, pictures)
+
+
+def test_a_message_too_large_for_the_server_is_not_called_overload(open_cascade, pictures):
+    with Engine(max_bytes=400) as engine:
+        cascade = open_cascade(engine.address)
+        for _ in range(2 * QUICK.failures):
+            source, error = ask(cascade, pictures)
+            assert source is Source.EDGE_FALLBACK
+            assert error.startswith("CloudRejectedError")
+            assert "send smaller inputs" in error
+        # It is no outage either: what fits is answered at once.
+        assert ask(cascade, pictures[:1])[0] is Source.CLOUD
+
+
+def test_a_message_too_large_for_the_client_is_not_called_overload(healthy):
+    labels = [str(i) for i in range(10)]
+    with CloudModel.open(healthy.address, labels=labels, breaker=QUICK) as cloud:
+        for _ in range(QUICK.failures):
+            with pytest.raises(CloudRejectedError, match="send smaller inputs"):
+                cloud.infer(np.zeros((1, 4800, 4800, 3), np.uint8), deadline_s=20)
+        assert cloud.infer(np.zeros((1, 8, 8, 3), np.uint8), deadline_s=20).label == ["0"]
+
+
+def test_64_threads_on_one_cascade(open_cascade, bundle, generator):
+    with Engine("once") as engine:
+        pictures = generator.integers(0, 256, (64 * 16, 8, 8, 3), np.uint8)
+        cascade = open_cascade(engine.address, deadline_s=30)
+        confidence = cascade.edge(pictures).confidence
+        # Half of them are deferred.
+        cascade = open_cascade(engine.address, deadline_s=30, threshold=float(np.median(confidence)))
+        wanted = [(a.prediction, a.source) for a in cascade.batch(pictures)]
+        assert sum(source is Source.CLOUD for _, source in wanted) == len(pictures) // 2
+        alone = cascade.sent_bytes
+        answers = [None] * len(pictures)
+
+        def call(thread):
+            for row in range(thread, len(pictures), 64):
+                assert answers[row] is None
+                answers[row] = cascade(pictures[row])
+
+        threads = [threading.Thread(target=call, args=(number,)) for number in range(64)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=120)
+        assert [answer and (answer.prediction, answer.source) for answer in answers] == wanted
+        assert not any(answer.error for answer in answers)
+        assert cascade.sent_bytes > alone
