@@ -34,6 +34,8 @@ _KINDS: Final[dict[grpc.StatusCode, tuple[type[CloudError], str]]] = {
 # gRPC has one code for a full server and for a message that is too large, and another for a server
 # that is gone and for a certificate that does not fit: the words alone tell them apart.
 _TOO_LARGE: Final = re.compile(r"message larger than max", re.IGNORECASE)
+# Bytes that are no HTTP/2, seen by this side: no server said so, whatever the code.
+_GARBLED: Final = re.compile(r"^stream removed\b", re.IGNORECASE)
 _CERTIFICATE: Final = re.compile(
     r"certificate|handshak|ssl|tls|peer name|self.signed|wrong version number", re.IGNORECASE
 )
@@ -60,6 +62,8 @@ def _kind(code: grpc.StatusCode, details: str) -> tuple[type[CloudError], str]:
         return CloudRejectedError, "send smaller inputs or raise the message limit"
     if code is grpc.StatusCode.UNAVAILABLE and _CERTIFICATE.search(details):
         return CloudMisconfiguredError, "check certificate, host name and that both sides speak TLS"
+    if _GARBLED.search(details):
+        return CloudUnavailableError, "the connection broke in the middle of an answer"
     return _KINDS.get(code, (CloudRejectedError, "see the server's log"))
 
 
