@@ -221,7 +221,7 @@ def test_a_link_that_is_slow_but_not_too_slow(link, open_cascade, pictures):
     assert ask(cascade, pictures, deadline_s=5)[1].startswith("CloudDeadlineError")
 
 
-# A reply of this size: settings, headers, 4 answers of some 60 bytes, trailers.
+# A connection's first bytes from the server: settings, headers, the answers, trailers; 390 in all.
 @pytest.mark.parametrize("at", [1, 20, 60, 100, 150, 250])
 def test_a_reply_that_is_cut_short(at, link, open_cascade, pictures):
     cascade = open_cascade(link.address)
@@ -232,27 +232,38 @@ def test_a_reply_that_is_cut_short(at, link, open_cascade, pictures):
 
 
 def test_a_reply_that_is_altered_on_its_way(link, open_cascade, pictures):
-    cascade = open_cascade(link.address)
     seen = set()
-    for at in range(0, 400, 5):
+    for at in range(0, 400, 12):
         link.corrupt(at, 3)
-        source, error = ask(cascade, pictures)
-        seen.add(source if error is None else error.split(":")[0])
-    print(seen)
+        # A connection of its own for each: what is altered is counted from its first byte.
+        source, error = ask(open_cascade(link.address), pictures)
+        seen.add("answered" if error is None else error.split(":")[0])
+    # Three inverted bytes in a confidence or behind the reply's end do no harm to the answer.
+    assert seen <= {
+        "answered",
+        "CloudDeadlineError",
+        "CloudProtocolError",
+        "CloudUnavailableError",  # and no CloudRejectedError: the server refused nothing
+    }
+    assert {"answered", "CloudUnavailableError", "CloudProtocolError"} <= seen
+    cascade = open_cascade(link.address)
+    link.corrupt(0, 1 << 20)
+    falls_back(cascade, pictures, "CloudUnavailableError", "CloudDeadlineError")
     link.heal()
     recovers(cascade, pictures)
 
 
 def test_a_message_too_large_for_the_server_is_not_called_overload(open_cascade, pictures):
     with Engine(max_bytes=400) as engine:
-        cascade = open_cascade(engine.address)
-        for _ in range(2 * QUICK.failures):
-            source, error = ask(cascade, pictures)
+        # gRPC's servers take a part of a second to say so.
+        cascade = open_cascade(engine.address, deadline_s=20)
+        for _ in range(QUICK.failures + 1):
+            source, error = ask(cascade, pictures, deadline_s=20)
             assert source is Source.EDGE_FALLBACK
             assert error.startswith("CloudRejectedError")
             assert "send smaller inputs" in error
         # It is no outage either: what fits is answered at once.
-        assert ask(cascade, pictures[:1])[0] is Source.CLOUD
+        assert ask(cascade, pictures[:1], deadline_s=20)[0] is Source.CLOUD
 
 
 def test_a_message_too_large_for_the_client_is_not_called_overload(healthy):
