@@ -81,7 +81,7 @@ class CircuitBreaker:
         if reason is not None:
             raise CloudUnavailableError(
                 f"not asked, the circuit breaker is open for {monotonic() - self._opened_s:.1f} s "
-                f"and probes every {self._settings.probe_interval_s:g} s; the last attempt: {reason}"
+                f"and probes every {self._settings.probe_interval_s:g} s; the last try: {reason}"
             )
 
     def succeeded(self) -> None:

@@ -47,9 +47,14 @@ def _pixel(request: theirs.ModelInferRequest) -> dict[str, tuple[str, list[int],
     }
 
 
-def _outputs(mode: str, rows: int) -> dict[str, tuple[str, list[int], bytes]]:
+def _outputs(
+    mode: str, request: theirs.ModelInferRequest
+) -> dict[str, tuple[str, list[int], bytes]]:
+    rows = request.inputs[0].shape[0]
     logits = LOGITS[:rows]
     contract = _contract(rows)
+    if mode in {"pixel", "once"}:
+        return _pixel(request)
     return {
         "logits": {"scores": ("FP32", [rows, 3], logits.tobytes()), "extra": ("BOOL", [1], b"\1")},
         "nan": {"scores": ("FP32", [rows, 3], (logits * np.nan).tobytes())},
@@ -73,25 +78,26 @@ def _is_new(request_id: str) -> bool:
         return len(SEEN) > count
 
 
+def _refuse(mode: str, request_id: str, context: grpc.ServicerContext) -> None:
+    if mode in {"INTERNAL", "RESOURCE_EXHAUSTED", "NOT_FOUND", "UNAVAILABLE"}:
+        context.abort(grpc.StatusCode[mode], "first line\nsecond line")
+    if mode == "once" and not _is_new(request_id):
+        context.abort(grpc.StatusCode.ALREADY_EXISTS, f"{request_id} came twice")
+
+
 def _answer(mode: str, data: bytes, context: grpc.ServicerContext) -> bytes:
     request = theirs.ModelInferRequest.FromString(data)
     if mode == "garbage":
         return b"\xff" * 7
     if mode == "slow":
         time.sleep(3)
-    if mode == "once" and not _is_new(request.id):
-        context.abort(grpc.StatusCode.ALREADY_EXISTS, f"{request.id} came twice")
-    if mode in {"INTERNAL", "RESOURCE_EXHAUSTED", "NOT_FOUND", "UNAVAILABLE"}:
-        context.abort(grpc.StatusCode[mode], "first line\nsecond line")
+    _refuse(mode, request.id, context)
     response = theirs.ModelInferResponse(model_name=request.model_name, id=request.id)
     if mode == "wrong-id":
         response.id = "another"
     if mode == "wrong-model":
         response.model_name = "another"
-    outputs = _outputs(mode, request.inputs[0].shape[0])
-    if mode in {"pixel", "once"}:
-        outputs = _pixel(request)
-    for name, (datatype, shape, raw) in outputs.items():
+    for name, (datatype, shape, raw) in _outputs(mode, request).items():
         response.outputs.add(name=name, datatype=datatype, shape=shape)
         response.raw_output_contents.append(raw)
     if mode == "typed":

@@ -11,11 +11,12 @@ generator of its own, so a seed gives the same stalls to the same chunks whateve
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import socket
 import threading
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 Way = Literal["up", "down"]  # to the server, from the server
 _CHUNK = 16 * 1024
@@ -75,7 +76,7 @@ class Link:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def __enter__(self) -> Link:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -164,9 +165,8 @@ class Link:
                     chunk = _altered(chunk, carried, faults)
                 sink.sendall(chunk)
                 carried += len(chunk)
-                if way == "down" and faults.truncate_at is not None:
-                    if carried >= faults.truncate_at:
-                        break
+                if way == "down" and carried >= (faults.truncate_at or math.inf):
+                    break
         with self._changed:
             self._open -= {source, sink}
         _shut(source)
