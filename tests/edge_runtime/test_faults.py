@@ -160,20 +160,24 @@ def test_a_server_that_comes_after_its_clients(engine, open_cascade, pictures):
 
 
 @pytest.mark.parametrize(
-    ("mode", "kind"),
+    ("mode", "kind", "says"),
     [
-        ("slow", "CloudDeadlineError"),
-        ("RESOURCE_EXHAUSTED", "CloudOverloadedError"),
-        ("INTERNAL", "CloudRejectedError"),
-        ("garbage", "CloudProtocolError"),
-        ("rows", "CloudProtocolError"),
-        ("wrong-id", "CloudProtocolError"),
-        ("unknown-label", "CloudProtocolError"),
+        ("slow", "CloudDeadlineError", "no answer within 0.5 s"),
+        ("RESOURCE_EXHAUSTED", "CloudOverloadedError", "has too much to do"),
+        ("INTERNAL", "CloudRejectedError", "see the server's log"),
+        ("garbage", "CloudProtocolError", "expected a inference.ModelInferResponse"),
+        ("rows", "CloudProtocolError", "prediction as int64 [4], got int64 [5]"),
+        ("crossed", "CloudProtocolError", "expected the answer's id"),  # that of the call before
+        ("unknown-label", "CloudProtocolError", "'unicorn' is none of"),
     ],
 )
-def test_a_server_that_answers_badly_and_is_mended(mode, kind, open_cascade, pictures):
+def test_a_server_that_answers_badly_and_is_mended(mode, kind, says, open_cascade, pictures):
     with Engine(mode) as engine:
         cascade = open_cascade(engine.address)
+        source, error = ask(cascade, pictures)
+        assert source is Source.EDGE_FALLBACK
+        assert error.startswith(kind)
+        assert says in error
         falls_back(cascade, pictures, kind, "CloudUnavailableError")
         engine.kill()
         engine.start("pixel")
@@ -425,10 +429,9 @@ def test_a_wall_clock_that_jumps(engine, bundle, tmp_path):
         engine.kill()
         killed = time.monotonic()
         time.sleep(0.5)
-        jump(5, -5, 3)  # the circuit is open
+        jump(*range(5, -4, -1))  # the circuit is open, and every wait between probes sees a jump
         engine.start()
         returned = time.monotonic()
-        jump(-3)
         answers(report.stat().st_size + 200)
         _, error = process.communicate(timeout=30)
     assert (process.returncode, error) == (0, "")

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import grpc
 import numpy as np
@@ -21,6 +22,8 @@ from tritonclient.grpc import service_pb2 as theirs
 LOGITS = np.array([[0.1, 2.0, -1.0], [5.0, 5.0, 0.0], [0.0, 1.0, 3.0]], np.float32)
 SEEN: set[str] = set()
 SEEN_LOCK = threading.Lock()
+LAST: SimpleQueue[str] = SimpleQueue()
+LAST.put("none yet")
 
 
 def _texts(values: list[bytes]) -> bytes:
@@ -53,7 +56,7 @@ def _outputs(
     rows = request.inputs[0].shape[0]
     logits = LOGITS[:rows]
     contract = _contract(rows)
-    if mode in {"pixel", "once"}:
+    if mode in {"pixel", "once", "crossed"}:
         return _pixel(request)
     return {
         "logits": {"scores": ("FP32", [rows, 3], logits.tobytes()), "extra": ("BOOL", [1], b"\1")},
@@ -95,6 +98,9 @@ def _answer(mode: str, data: bytes, context: grpc.ServicerContext) -> bytes:
     response = theirs.ModelInferResponse(model_name=request.model_name, id=request.id)
     if mode == "wrong-id":
         response.id = "another"
+    if mode == "crossed":
+        response.id = LAST.get()
+        LAST.put(request.id)
     if mode == "wrong-model":
         response.model_name = "another"
     for name, (datatype, shape, raw) in _outputs(mode, request).items():
