@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -54,6 +55,8 @@ class Engine:
     def stop(self) -> None:
         """Halt it where it stands; its connections stay open."""
         self._process.send_signal(signal.SIGSTOP)
+        # The signal is only on its way: one more answer could come out until it has stopped.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def go_on(self) -> None:
         self._process.send_signal(signal.SIGCONT)
