@@ -18,6 +18,7 @@ from edge_runtime.errors import (
     CloudCircuitOpenError,
     CloudError,
     CloudRejectedError,
+    CloudUnavailableError,
     SettingError,
 )
 
@@ -51,8 +52,8 @@ class CircuitBreaker:
     """Counts failures in a row, and probes while it is open; safe for threads.
 
     Args:
-        probe: Asks the server whether it is back; returns at the latest after a second or two, and
-            never raises.
+        probe: Asks the server whether it is back; returns at the latest after a second or two. One
+            that raises has failed like one that says no.
         settings: When to open, how often to probe.
     """
 
@@ -81,7 +82,7 @@ class CircuitBreaker:
         if reason is not None:
             raise CloudCircuitOpenError(
                 f"not asked, the circuit breaker is open for {monotonic() - self._opened_s:.1f} s "
-                f"and probes every {self._settings.probe_interval_s:g} s; the last call: {reason}"
+                f"and probes every {self._settings.probe_interval_s:g} s; the last try: {reason}"
             )
 
     def succeeded(self) -> None:
@@ -117,10 +118,19 @@ class CircuitBreaker:
             # A call that was on its way may have brought an answer, and others failed since.
             if not self.is_open or opening != self._openings:
                 return
-            if self._probe():
+            if self._is_back():
                 with self._lock:
                     self._close_circuit()
                 return
+
+    def _is_back(self) -> bool:
+        try:
+            return self._probe()
+        except Exception as error:  # noqa: BLE001 - unprobed, the circuit would stay open for ever
+            with self._lock:
+                if self._reason is not None:
+                    self._reason = CloudUnavailableError(f"its probe fails: {error!r}")
+            return False
 
     def _close_circuit(self) -> None:
         self._failures, self._reason = 0, None

@@ -34,6 +34,8 @@ _KINDS: Final[dict[grpc.StatusCode, tuple[type[CloudError], str]]] = {
 # gRPC has one code for a full server and for a message that is too large, and another for a server
 # that is gone and for a certificate that does not fit: the words alone tell them apart.
 _TOO_LARGE: Final = re.compile(r"message larger than max", re.IGNORECASE)
+# Bytes that are no HTTP/2, seen by this side: no server said so, whatever the code.
+_GARBLED: Final = re.compile(r"^stream removed\b", re.IGNORECASE)
 # The words of gRPC 1.62 to 1.85 and of Python's own `ssl`. A handshake that was only cut off ("read
 # failed") is an outage. The first that fits counts.
 _CERTIFICATE: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
@@ -94,6 +96,8 @@ def _kind(code: grpc.StatusCode, details: str) -> tuple[type[CloudError], str]:
     mistake = certificate_advice(details) if code is grpc.StatusCode.UNAVAILABLE else None
     if mistake is not None:
         return CloudMisconfiguredError, mistake
+    if _GARBLED.search(details):
+        return CloudUnavailableError, "the connection broke in the middle of an answer"
     return _KINDS.get(code, (CloudRejectedError, "see the server's log"))
 
 

@@ -287,7 +287,7 @@ class CloudModel:
     ) -> bytes:
         timeout_s = self.deadline_s if limit_s is None else _check_deadline(limit_s)
         try:
-            return method(
+            reply: bytes | None = method(
                 data,
                 timeout=timeout_s,
                 wait_for_ready=wait_for_ready,
@@ -300,6 +300,9 @@ class CloudModel:
             raise CloudUnavailableError(
                 f"{self.address}: this CloudModel is closed: open another"
             ) from None
+        if reply is None:  # the status was OK, and there was no message before it
+            raise CloudProtocolError(f"{self.address}: expected a message, got none")
+        return reply
 
     def _check_echo(self, response: pb.ModelInferResponse, request_id: str) -> None:
         for what, sent, came in (

@@ -1,25 +1,31 @@
 """A server of the protocol that is not ours: answers what its mode says, in its own process.
 
     python tests/tools/foreign_engine.py MODE [--port PORT] [--certificate PEM --key PEM]
-        [--client-ca PEM] [--token-file FILE]
+        [--client-ca PEM] [--token-file FILE] [--max-bytes N]
 
-It prints its port. With a token it answers UNAUTHENTICATED to others, and repeats what they sent.
-Messages are tritonclient's, so that nothing of the code under test runs here.
+It prints its port once it serves. With a token it answers UNAUTHENTICATED to others, and repeats
+what they sent. Messages are tritonclient's, so that nothing of the code under test runs here.
 """
 
 from __future__ import annotations
 
 import argparse
 import struct
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2 as theirs
 
 LOGITS = np.array([[0.1, 2.0, -1.0], [5.0, 5.0, 0.0], [0.0, 1.0, 3.0]], np.float32)
+SEEN: set[str] = set()
+SEEN_LOCK = threading.Lock()
+LAST: SimpleQueue[str] = SimpleQueue()
+LAST.put("none yet")
 
 
 def _texts(values: list[bytes]) -> bytes:
@@ -34,9 +40,26 @@ def _contract(rows: int, label: bytes = b"cat") -> dict[str, tuple[str, list[int
     }
 
 
-def _outputs(mode: str, rows: int) -> dict[str, tuple[str, list[int], bytes]]:
+def _pixel(request: theirs.ModelInferRequest) -> dict[str, tuple[str, list[int], bytes]]:
+    """Answer every picture by its first byte: whose answer it is shows in the answer."""
+    rows = request.inputs[0].shape[0]
+    raw = request.raw_input_contents[0]
+    firsts = [raw[row * (len(raw) // rows)] % 10 for row in range(rows)]
+    labels = _texts([str(first).encode() for first in firsts])
+    return _contract(rows) | {
+        "prediction": ("INT64", [rows], np.array(firsts, "<i8").tobytes()),
+        "label": ("BYTES", [rows], labels),
+    }
+
+
+def _outputs(
+    mode: str, request: theirs.ModelInferRequest
+) -> dict[str, tuple[str, list[int], bytes]]:
+    rows = request.inputs[0].shape[0]
     logits = LOGITS[:rows]
     contract = _contract(rows)
+    if mode in {"pixel", "once", "crossed"}:
+        return _pixel(request)
     return {
         "logits": {"scores": ("FP32", [rows, 3], logits.tobytes()), "extra": ("BOOL", [1], b"\1")},
         "nan": {"scores": ("FP32", [rows, 3], (logits * np.nan).tobytes())},
@@ -54,20 +77,36 @@ def _outputs(mode: str, rows: int) -> dict[str, tuple[str, list[int], bytes]]:
     }.get(mode, contract)
 
 
+def _is_new(request_id: str) -> bool:
+    with SEEN_LOCK:
+        count = len(SEEN)
+        SEEN.add(request_id)
+        return len(SEEN) > count
+
+
+def _refuse(mode: str, request_id: str, context: grpc.ServicerContext) -> None:
+    if mode in {"INTERNAL", "RESOURCE_EXHAUSTED", "NOT_FOUND", "UNAVAILABLE"}:
+        context.abort(grpc.StatusCode[mode], "first line\nsecond line")
+    if mode == "once" and not _is_new(request_id):
+        context.abort(grpc.StatusCode.ALREADY_EXISTS, f"{request_id} came twice")
+
+
 def _answer(mode: str, data: bytes, context: grpc.ServicerContext) -> bytes:
     request = theirs.ModelInferRequest.FromString(data)
     if mode == "garbage":
         return b"\xff" * 7
     if mode == "slow":
         time.sleep(3)
-    if mode in {"INTERNAL", "RESOURCE_EXHAUSTED", "NOT_FOUND", "UNAVAILABLE"}:
-        context.abort(grpc.StatusCode[mode], "first line\nsecond line")
+    _refuse(mode, request.id, context)
     response = theirs.ModelInferResponse(model_name=request.model_name, id=request.id)
     if mode == "wrong-id":
         response.id = "another"
+    if mode == "crossed":
+        response.id = LAST.get()
+        LAST.put(request.id)
     if mode == "wrong-model":
         response.model_name = "another"
-    for name, (datatype, shape, raw) in _outputs(mode, request.inputs[0].shape[0]).items():
+    for name, (datatype, shape, raw) in _outputs(mode, request).items():
         response.outputs.add(name=name, datatype=datatype, shape=shape)
         response.raw_output_contents.append(raw)
     if mode == "typed":
@@ -129,6 +168,7 @@ def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("mode")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--max-bytes", type=int, default=1 << 26)
     for name in ("--certificate", "--key", "--client-ca", "--token-file"):
         parser.add_argument(name, type=Path)
     return parser.parse_args()
@@ -138,7 +178,7 @@ def main() -> None:
     """Serve until the process is ended."""
     asked = _asked()
     mode, flaky = asked.mode, _Flaky()
-    limits = [("grpc.max_receive_message_length", 1 << 26), ("grpc.so_reuseport", 0)]
+    limits = [("grpc.max_receive_message_length", asked.max_bytes), ("grpc.so_reuseport", 0)]
     server = grpc.server(ThreadPoolExecutor(4), options=limits)
     answer = flaky if mode == "flaky" else lambda data, context: _answer(mode, data, context)
     answers = {"ModelInfer": answer}
@@ -150,8 +190,9 @@ def main() -> None:
     }
     service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)
     server.add_generic_rpc_handlers((service,))
-    print(_listen(server, asked), flush=True)
+    bound = _listen(server, asked)
     server.start()
+    print(bound, flush=True)
     server.wait_for_termination()
 
 

@@ -1,0 +1,69 @@
+"""Foreign engines as processes that are killed, stopped and started again on their port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+_ENGINE = Path(__file__).with_name("foreign_engine.py")
+
+
+class Engine:
+    """A foreign engine; its port stays the same from start to start.
+
+    Args:
+        mode: What it answers, see `foreign_engine`.
+        max_bytes: Largest message it takes.
+    """
+
+    def __init__(self, mode: str = "pixel", *, max_bytes: int = 1 << 26) -> None:
+        pytest.importorskip("tritonclient.grpc")
+        self.port = 0
+        self._mode = mode
+        self._max_bytes = max_bytes
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self, mode: str | None = None) -> None:
+        """Start it and wait until it serves."""
+        flags = ["--port", str(self.port), "--max-bytes", str(self._max_bytes)]
+        self._process = subprocess.Popen(
+            [sys.executable, _ENGINE, mode or self._mode, *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.port = int(self._process.stdout.readline())
+
+    def kill(self) -> None:
+        """End it as kill -9 does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdout.close()
+            self._process = None
+
+    def stop(self) -> None:
+        """Halt it where it stands; its connections stay open."""
+        self._process.send_signal(signal.SIGSTOP)
+        # The signal is only on its way: one more answer could come out until it has stopped.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
