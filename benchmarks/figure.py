@@ -42,7 +42,8 @@ class Figure:
         verdict = {True: "met", False: "MISSED", None: "not measured"}[self.is_met]
         value = f"{'-':>8}" if self.value is None else f"{self.value:8.3f}"
         side = "at least" if self.at_least else "limit"
-        return f"{self.name:44} {value} {self.unit:3} {side} {self.limit:g}  {verdict}  ({self.detail})"
+        measured = f"{value} {self.unit:3} {side} {self.limit:g}"
+        return f"{self.name:44} {measured}  {verdict}  ({self.detail})"
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain values, with the verdict."""

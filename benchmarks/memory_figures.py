@@ -36,15 +36,14 @@ def memory_figures(bundle: Path, seed: int, edge_calls: int, deferred_calls: int
         return [edge, _growth("memory a deferred call", bundle, seed, deferred_calls, address)]
 
 
-def slope(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[float, float]:
+def slope(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, float]:
     """Return the slope of the line of least squares, and its standard error.
 
     Args:
         x: [n], n >= 3, not all alike.
         y: [n].
     """
-    dx = np.asarray(x, float) - np.mean(x)
-    dy = np.asarray(y, float) - np.mean(y)
+    dx, dy = x - x.mean(), y - y.mean()
     square = float(dx @ dx)
     per_x = float(dx @ dy) / square
     rest = dy - per_x * dx

@@ -41,4 +41,9 @@ def soak(bundle: str, seed: int, calls: int, address: str | None) -> None:
 
 
 if __name__ == "__main__":
-    soak(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), (sys.argv[4:] or [None])[0])
+    soak(
+        sys.argv[1],
+        int(sys.argv[2]),
+        int(sys.argv[3]),
+        sys.argv[4] if len(sys.argv) > 4 else None,  # noqa: PLR2004 - the fourth word
+    )
