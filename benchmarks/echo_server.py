@@ -1,11 +1,12 @@
 """A gRPC server that answers every call at once with the same bytes.
 
 It is the yardstick of `overhead`: what a client costs beyond the transport shows best against a
-server that costs nothing. Run as `python -m benchmarks.echo_server CLASSES`.
+server that costs nothing. Run as `python -m benchmarks.echo_server [--port PORT]`.
 """
 
 from __future__ import annotations
 
+import argparse
 from concurrent import futures
 from typing import Any
 
@@ -18,10 +19,19 @@ from edge_runtime.wire.tensors import encode_array, encode_bytes
 
 
 class _Echo(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generic at run time
-    """Answers ModelInfer with one row of class 0, repeating the request's id."""
+    """Answers ModelInfer with rows of class 0, repeating the request's id, and is ready."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        return grpc.unary_unary_rpc_method_handler(self._answer)
+        answers = {
+            pb.METHODS["ModelInfer"]: self._answer,
+            pb.METHODS["ModelReady"]: self._ready,
+        }
+        answer = answers.get(handler_call_details.method)
+        return answer and grpc.unary_unary_rpc_method_handler(answer)
+
+    @staticmethod
+    def _ready(request: bytes, context: grpc.ServicerContext) -> bytes:
+        return bytes(pb.ModelReadyResponse(ready=True).SerializeToString())
 
     @staticmethod
     def _answer(request: bytes, context: grpc.ServicerContext) -> bytes:
@@ -39,15 +49,17 @@ class _Echo(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generic at
         return bytes(answer.SerializeToString())
 
 
-def serve() -> None:
-    """Serve on a free loopback port until terminated."""
+def serve(port: int) -> None:
+    """Serve on a loopback port, 0 for a free one, until terminated."""
     server = grpc.server(futures.ThreadPoolExecutor(1), options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((_Echo(),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     print(f"ready on 127.0.0.1:{port}", flush=True)
     server.wait_for_termination()
 
 
 if __name__ == "__main__":
-    serve()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0)
+    serve(parser.parse_args().port)

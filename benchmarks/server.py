@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from queue import Empty, Queue
+from types import TracebackType
+from typing import Self
 
 from benchmarks.errors import ServerStartError
 
@@ -26,25 +29,84 @@ def running_server(arguments: Sequence[str], *, ready_timeout_s: float = 120.0) 
     Raises:
         ServerStartError: The process ended, or said nothing in time.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.leash", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield _await_address(process, arguments[0], ready_timeout_s)
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    with Server(arguments, ready_timeout_s=ready_timeout_s) as server:
+        yield server.address
+
+
+class Server:
+    """A server as a real process, which can be lost and come back at its address.
+
+    Usable as a context manager, which starts it and at the end stops it.
+
+    Args:
+        arguments: Module and flags, as for `running_server`; started again, the module is also
+            given `--port`.
+        ready_timeout_s: Longest wait for the ready line, in seconds.
+    """
+
+    def __init__(self, arguments: Sequence[str], *, ready_timeout_s: float = 120.0) -> None:
+        self.address = ""
+        self._arguments = tuple(arguments)
+        self._ready_timeout_s = ready_timeout_s
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it is ready.
+
+        Raises:
+            ServerStartError: The process ended, or said nothing in time.
+        """
+        again = ["--port", self.address.rpartition(":")[2]] if self.address else []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.leash", *self._arguments, *again],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.address = _await_address(self._process, self._arguments[0], self._ready_timeout_s)
+
+    def stop(self) -> None:
+        """End it in order, or by force where it takes too long."""
+        if self._process is None:
+            return
+        self.send(signal.SIGCONT)  # one that is halted hears nothing
+        self.send(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=30)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, where it runs."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
 
 
 def _await_address(process: subprocess.Popen[str], name: str, timeout_s: float) -> str:
