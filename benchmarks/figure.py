@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,12 @@ class Figure:
         value = f"{'-':>8}" if self.value is None else f"{self.value:8.3f}"
         side = "at least" if self.at_least else "limit"
         measured = f"{value} {self.unit:3} {side} {self.limit:g}"
-        return f"{self.name:44} {measured}  {verdict}  ({self.detail})"
+        return f"{self.name:52} {measured}  {verdict}  ({self.detail})"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain values, with the verdict."""
-        return {**asdict(self), "met": self.is_met}
+        """Return it as plain values, with the verdict; what never came to pass has no value."""
+        value = self.value if self.value is not None and isfinite(self.value) else None
+        return {**asdict(self), "value": value, "met": self.is_met}
 
 
 def write_figures(out: Path, figures: Iterable[Figure]) -> None:

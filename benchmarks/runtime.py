@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
 
-Group = Literal["calls", "client", "memory", "footprint", "drift"]
+Group = Literal["calls", "client", "memory", "footprint", "drift", "outage"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
 

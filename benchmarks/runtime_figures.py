@@ -14,6 +14,7 @@ from benchmarks.drift_figures import drift_figures
 from benchmarks.figure import Figure, write_figures
 from benchmarks.footprint_figures import footprint_figures
 from benchmarks.memory_figures import memory_figures
+from benchmarks.outage_figures import outage_figures
 from benchmarks.runtime import GROUPS, Group, RuntimeSettings
 from benchmarks.steps import step
 from edge_runtime.environment import hardware
@@ -24,6 +25,7 @@ _MEASURES: Final[dict[Group, Callable[[Path, RuntimeSettings], list[Figure]]]] =
     "memory": lambda bundle, s: memory_figures(bundle, s.seed, s.edge_calls, s.deferred_calls),
     "footprint": lambda bundle, s: footprint_figures(bundle, s.starts),
     "drift": lambda _, s: drift_figures(s.seed, s.months, s.months),
+    "outage": lambda bundle, s: outage_figures(bundle, s.seed),
 }
 
 

@@ -50,9 +50,11 @@ def test_a_figure_is_printed_beside_its_limit():
 
 
 def test_figures_are_written_as_plain_json(tmp_path):
-    write_figures(tmp_path / "f.json", [FIGURE, replace(FIGURE, value=None)])
+    never = replace(FIGURE, value=float("inf"))
+    write_figures(tmp_path / "f.json", [FIGURE, replace(FIGURE, value=None), never])
     content = json.loads((tmp_path / "f.json").read_text())
-    assert [f["met"] for f in content["figures"]] == [True, None]
+    assert [f["met"] for f in content["figures"]] == [True, None, False]
+    assert [f["value"] for f in content["figures"]] == [12.5, None, None]
     assert content["hardware"]["cores"] >= 1
 
 
