@@ -263,9 +263,8 @@ def _narrow(values: Any, dtype: np.dtype[Any]) -> Array:
 
 
 def _object_array(values: list[bytes], shape: Sequence[int]) -> Array:
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array.reshape(tuple(shape))
+    array: Array = np.array(values, dtype=object)  # numpy takes bytes as one element
+    return array if array.shape == shape else array.reshape(tuple(shape))
 
 
 def append_raw(header: Message, contents: Iterable[bytes | memoryview]) -> bytes:
