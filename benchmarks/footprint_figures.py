@@ -39,7 +39,7 @@ session.run(None, {{"image": numpy.zeros((1, 32, 32, 3), numpy.uint8)}})
 _BARE_CLOUD: Final = _BARE_EDGE.replace(
     "options =", "import grpc; channel = grpc.insecure_channel('127.0.0.1:8001')\noptions =", 1
 )
-_OUR_IMPORT: Final = f"import edge_runtime; edge_runtime.Cascade, edge_runtime.CloudModel\n{_END}"
+_OUR_IMPORT: Final = f"import edge_runtime; edge_runtime.Cascade\n{_END}"
 _BARE_IMPORT: Final = f"import numpy, onnxruntime, grpc\n{_END}"
 
 
@@ -67,7 +67,7 @@ def footprint_figures(bundle: Path, starts: int) -> list[Figure]:
         _start("start to first answer", edge, bare_edge, "onnxruntime"),
         _start("start to first answer with a cloud named", cloud, bare_cloud, "onnxruntime + grpc"),
         Figure(
-            "import of Cascade, CloudModel / of libraries",
+            "import of Cascade / of numpy, onnxruntime, grpc",
             ours.start_s / bare.start_s,
             _IMPORT,
             "x",
