@@ -32,6 +32,7 @@ format: $(INSTALLED)
 
 figures: $(INSTALLED)
 	$(BIN)/python -m benchmarks overhead
+	$(BIN)/python -m benchmarks runtime
 
 wire: $(INSTALLED)
 	$(BIN)/python tests/tools/generate_wire.py

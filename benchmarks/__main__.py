@@ -10,6 +10,7 @@ from benchmarks.latency import LatencySettings
 from benchmarks.overhead import OverheadSettings
 from benchmarks.quantization import QuantizationSettings
 from benchmarks.report import ReportSettings
+from benchmarks.runtime import RuntimeSettings
 from edge_runtime.cli import main
 
 COMMANDS = {
@@ -20,6 +21,7 @@ COMMANDS = {
     "overhead": OverheadSettings,
     "quantization": QuantizationSettings,
     "report": ReportSettings,
+    "runtime": RuntimeSettings,
     "check": CheckSettings,
 }
 

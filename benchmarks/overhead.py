@@ -1,4 +1,4 @@
-"""The command `python -m benchmarks overhead`: what gate, runtime and client cost."""
+"""The command `python -m benchmarks overhead`: what gate and loss cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edge_runtime.cli import field
 
 @dataclass(frozen=True, kw_only=True)
 class OverheadSettings:
-    """Print what the gate, the runtime, the client and the import cost beside their bare peers.
+    """Print what the gate in the graph and the loss in training cost beside their bare peers.
 
     Example: python -m benchmarks overhead --out overhead.json
     """

@@ -17,6 +17,7 @@ LINES = {
     "edge_runtime doctor": "--bundle {bundle} --cloud {silent} --deadline-s 60",
     "benchmarks latency": "--bundle {bundle} --calls 100000000 --out {out}/l.json",
     "benchmarks overhead": "--out {out}/o.json",
+    "benchmarks runtime": "--out {out}/r.json",
     "benchmarks check": "",
 }
 # What is in memory once the work goes on: before that, the interpreter is still importing.

@@ -45,6 +45,7 @@ DEFAULT_DEADLINE_S: Final = 0.5
 DEFAULT_PROBE_S: Final = 1.0
 _PROBE_S: Final = 1.0
 """How long one probe waits; a new one connects anew, so it also ends a connection that hangs."""
+_NUMERIC: Final = {np.dtype(np.uint8), np.dtype(np.float32)}
 # Who refuses a probe in other words than these is there, and the next call shows what it can do.
 _GONE: Final = (CloudUnavailableError, CloudMisconfiguredError, CloudOverloadedError, TimeoutError)
 
@@ -317,14 +318,14 @@ class CloudModel:
 
 def _encode(rows: tensors.Array) -> tuple[str, bytes | memoryview]:
     """Return a batch's datatype on the wire, and its raw contents."""
+    if rows.dtype in _NUMERIC and rows.size:
+        return tensors.datatype_of(rows), tensors.encode_array(rows)
     if rows.dtype == object and rows.size and all(isinstance(r, str | bytes) for r in rows.flat):
         return tensors.BYTES, tensors.encode_bytes(rows)
-    if rows.dtype not in {np.dtype(np.uint8), np.dtype(np.float32)} or not rows.size:
-        raise InputError(
-            "expected images as uint8 [n, h, w, 3], float32 or texts with n >= 1, got "
-            f"{rows.dtype} {list(rows.shape)}"
-        )
-    return tensors.datatype_of(rows), tensors.encode_array(rows)
+    raise InputError(
+        "expected images as uint8 [n, h, w, 3], float32 or texts with n >= 1, got "
+        f"{rows.dtype} {list(rows.shape)}"
+    )
 
 
 def _compute_s(response: pb.ModelInferResponse) -> float:

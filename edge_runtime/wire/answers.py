@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ import numpy.typing as npt
 from edge_runtime import contract
 from edge_runtime.errors import CloudProtocolError, SettingError
 from edge_runtime.wire.tensors import Array
+
+_OUTPUTS: Final = {contract.PREDICTION, contract.LABEL, contract.CONFIDENCE}
+_INT64, _FLOAT32, _OBJECT = np.dtype(np.int64), np.dtype(np.float32), np.dtype(object)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +74,14 @@ class AnswerReader:
     def _read_contract(
         self, outputs: dict[str, Array], rows: int
     ) -> tuple[list[str], npt.NDArray[np.float32]]:
-        unknown = outputs.keys() - {contract.PREDICTION, contract.LABEL, contract.CONFIDENCE}
+        unknown = outputs.keys() - _OUTPUTS
         if unknown:
             raise CloudProtocolError(
                 f"unknown outputs {', '.join(sorted(unknown))[:200]}: a foreign engine needs "
                 "cloud_output= to name the one that answers"
             )
-        _check(outputs, contract.PREDICTION, np.dtype(np.int64), (rows,))
-        label = _check(outputs, contract.LABEL, np.dtype(object), (rows,))
+        _check(outputs, contract.PREDICTION, _INT64, (rows,))
+        label = _check(outputs, contract.LABEL, _OBJECT, (rows,))
         return self._text(label), _confidence(outputs, rows)
 
     def _reduce(self, scores: Array, rows: int) -> list[str]:
@@ -140,4 +143,4 @@ def _check(
 
 
 def _confidence(outputs: dict[str, Array], rows: int) -> npt.NDArray[np.float32]:
-    return _check(outputs, contract.CONFIDENCE, np.dtype(np.float32), (rows,))
+    return _check(outputs, contract.CONFIDENCE, _FLOAT32, (rows,))

@@ -7,7 +7,6 @@ before anything is allocated, and whatever is wrong with it is a `WireError`.
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
@@ -121,7 +120,7 @@ def decode_array(raw: bytes, datatype: str, shape: Sequence[int]) -> Array:
         raise WireError(
             f"expected {count * dtype.itemsize} bytes for {datatype} {list(shape)}, got {len(raw)}"
         )
-    array = np.frombuffer(raw, dtype).reshape(tuple(shape))
+    array: Array = np.ndarray(tuple(shape), dtype, raw)
     return _widen(array) if datatype == BF16 else array
 
 
@@ -177,12 +176,16 @@ def element_count(shape: Sequence[int]) -> int:
     """
     if len(shape) > MAX_RANK:
         raise WireError(f"expected at most {MAX_RANK} axes, got {len(shape)}")
-    if any(size < 0 for size in shape):
-        raise WireError(f"expected sizes of 0 or more, got shape {list(shape)}")
-    # An axis of 0 must not hide the others: numpy refuses such shapes with its own error.
-    if math.prod(max(size, 1) for size in shape) * 8 > _MAX_EXTENT:
+    count = extent = 1
+    for size in shape:
+        if size < 0:
+            raise WireError(f"expected sizes of 0 or more, got shape {list(shape)}")
+        count *= size
+        # An axis of 0 must not hide the others: numpy refuses such shapes with its own error.
+        extent *= size or 1
+    if extent * 8 > _MAX_EXTENT:
         raise WireError(f"shape {list(shape)} is too large")
-    return math.prod(shape)
+    return count
 
 
 def decode_tensors(tensors: Sequence[Tensor], raw_contents: Sequence[bytes]) -> dict[str, Array]:
@@ -260,9 +263,8 @@ def _narrow(values: Any, dtype: np.dtype[Any]) -> Array:
 
 
 def _object_array(values: list[bytes], shape: Sequence[int]) -> Array:
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array.reshape(tuple(shape))
+    array: Array = np.array(values, dtype=object)  # numpy takes bytes as one element
+    return array if array.shape == shape else array.reshape(tuple(shape))
 
 
 def append_raw(header: Message, contents: Iterable[bytes | memoryview]) -> bytes:
@@ -275,14 +277,22 @@ def append_raw(header: Message, contents: Iterable[bytes | memoryview]) -> bytes
         header: A `ModelInferRequest` or `ModelInferResponse` without raw contents.
         contents: One flat buffer a tensor, in the tensors' order.
     """
-    fields = header.DESCRIPTOR.fields_by_name
-    field = fields.get("raw_input_contents") or fields["raw_output_contents"]
-    # Key of a length-delimited field (wire type 2); field numbers under 16 take one byte.
-    key = bytes([field.number << 3 | 2])
+    key = _RAW_KEYS[type(header)]
     parts: list[bytes | memoryview] = [header.SerializeToString()]
     for content in contents:
         parts += (key + _varint(len(content)), content)
     return b"".join(parts)
+
+
+def _key(kind: type[Message], field: str) -> bytes:
+    """Return the key of a length-delimited field (wire type 2); numbers under 16 take one byte."""
+    return bytes([kind.DESCRIPTOR.fields_by_name[field].number << 3 | 2])
+
+
+_RAW_KEYS: Final[dict[type[Message], bytes]] = {
+    pb.ModelInferRequest: _key(pb.ModelInferRequest, "raw_input_contents"),
+    pb.ModelInferResponse: _key(pb.ModelInferResponse, "raw_output_contents"),
+}
 
 
 def _varint(value: int) -> bytes:

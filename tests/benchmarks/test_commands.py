@@ -29,7 +29,7 @@ refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
         (
             "",
             "expected a command (demo, guarantee, harvest, latency, overhead, quantization, "
-            "report, check)",
+            "report, runtime, check)",
         ),
         ("dmo", "did you mean 'demo'"),
         ("demo --datset digits", "did you mean '--dataset'"),
@@ -49,6 +49,9 @@ refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
         ("quantization --checkpoint c --kinds int3", "--kinds among none, fp16"),
         ("latency --bundle b --calls 0", "--calls"),
         ("overhead --rounds none", "--rounds expects a whole number"),
+        ("runtime --only calls,speed", "--only expects one of calls, client"),
+        ("runtime --edge-calls 0", "--edge-calls of at least 1, got 0"),
+        ("runtime --out none/r.json", "a folder that is there for --out"),
     ],
 )
 def test_a_line_that_is_not_understood_is_status_2(line, says):
