@@ -94,7 +94,10 @@ def falls_back(cascade, pictures, *kinds):
     for _ in range(QUICK.failures + 2):
         source, error = ask(cascade, pictures)
         assert source is Source.EDGE_FALLBACK
-        assert error.split(":")[0] in kinds
+        # What failed often enough is not asked any more.
+        is_unasked = "circuit breaker is open" in error
+        allowed = ("CloudCircuitOpenError",) if is_unasked else kinds
+        assert error.split(":")[0] in allowed
     return error
 
 
@@ -453,6 +456,8 @@ def test_a_wall_clock_that_jumps(engine, bundle, tmp_path):
 WALL_CLOCK = {
     "recorder.py": "when an input was recorded",
     "record_store.py": "names of files",
+    "link_checks.py": "whether a certificate is in date",
+    "security.py": "the same",
 }
 
 
