@@ -255,8 +255,11 @@ class CloudModel:
         try:
             response = tensors.parse(pb.ModelInferResponse, reply)
             self._check_echo(response, request_id)
-            outputs = tensors.decode_tensors(response.outputs, response.raw_output_contents)
-            names, confidence = self._reader.read(outputs, rows)
+            read = self._reader.read_raw(response, rows)
+            if read is None:
+                outputs = tensors.decode_tensors(response.outputs, response.raw_output_contents)
+                read = self._reader.read(outputs, rows)
+            names, confidence = read
         except (tensors.WireError, CloudProtocolError) as error:
             raise CloudProtocolError(f"{self.address}: {one_line(error)}") from None
         index = self._reader.index

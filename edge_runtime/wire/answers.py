@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -11,9 +11,14 @@ import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.errors import CloudProtocolError, SettingError
-from edge_runtime.wire.tensors import Array
+from edge_runtime.wire import messages as pb
+from edge_runtime.wire.tensors import BYTES, Array, WireError, decode_bytes
 
-_OUTPUTS: Final = {contract.PREDICTION, contract.LABEL, contract.CONFIDENCE}
+_TYPES: Final = {
+    contract.PREDICTION: "INT64",
+    contract.LABEL: BYTES,
+    contract.CONFIDENCE: "FP32",
+}
 _INT64, _FLOAT32, _OBJECT = np.dtype(np.int64), np.dtype(np.float32), np.dtype(object)
 
 
@@ -59,6 +64,26 @@ class AnswerReader:
         order = tuple(labels if foreign_labels is None else foreign_labels)
         return cls(output=output, reduce=reduce, labels=order, index=index)
 
+    def read_raw(
+        self, response: pb.ModelInferResponse, rows: int
+    ) -> tuple[list[str], npt.NDArray[np.float32]] | None:
+        """Read the contract's outputs straight off a response, as nearly all of them come.
+
+        Half the time of making arrays of all outputs first, after a wait that cooled the caches.
+
+        Returns:
+            Label names and confidences of n rows; None where the response is in any way different,
+            for `read` to take it or to say what is wrong.
+        """
+        found = _contract_contents(response, rows) if self.output is None else None
+        if found is None:
+            return None
+        try:
+            labels = decode_bytes(found[contract.LABEL], rows)
+        except WireError:
+            return None
+        return self._text(labels), np.frombuffer(found[contract.CONFIDENCE], "<f4")
+
     def read(
         self, outputs: dict[str, Array], rows: int
     ) -> tuple[list[str], npt.NDArray[np.float32]]:
@@ -74,7 +99,7 @@ class AnswerReader:
     def _read_contract(
         self, outputs: dict[str, Array], rows: int
     ) -> tuple[list[str], npt.NDArray[np.float32]]:
-        unknown = outputs.keys() - _OUTPUTS
+        unknown = outputs.keys() - _TYPES.keys()
         if unknown:
             raise CloudProtocolError(
                 f"unknown outputs {', '.join(sorted(unknown))[:200]}: a foreign engine needs "
@@ -112,7 +137,7 @@ class AnswerReader:
             )
         return [self.labels[position] for position in flat]
 
-    def _text(self, values: Array) -> list[str]:
+    def _text(self, values: Iterable[bytes]) -> list[str]:
         names = [value.decode("utf-8", "backslashreplace") for value in values]
         for name in names:
             if name not in self.index:
@@ -121,6 +146,24 @@ class AnswerReader:
                     "both models must know the same classes"
                 )
         return names
+
+
+def _contract_contents(response: pb.ModelInferResponse, rows: int) -> dict[str, bytes] | None:
+    """Return the raw contents by output where all are there, as the contract has them."""
+    outputs, contents = response.outputs, response.raw_output_contents
+    if len(outputs) != len(_TYPES) or len(contents) != len(_TYPES):
+        return None
+    found: dict[str, bytes] = {}
+    for tensor, raw in zip(outputs, contents, strict=True):
+        name = tensor.name
+        is_other = tensor.datatype != _TYPES.get(name) or tensor.shape != [rows]
+        if is_other or tensor.HasField("contents"):
+            return None
+        found[name] = raw
+    if len(found) != len(_TYPES):
+        return None  # one came twice
+    sizes = len(found[contract.PREDICTION]), len(found[contract.CONFIDENCE])
+    return found if sizes == (8 * rows, 4 * rows) else None
 
 
 def _require(outputs: dict[str, Array], name: str) -> Array:
