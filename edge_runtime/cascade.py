@@ -367,7 +367,7 @@ class Cascade:
         try:
             answers = self.cloud.infer(
                 forwarded,
-                confidences=gated.confidence[asked],
+                confidences=_rows(gated.confidence, asked),
                 threshold=self.edge.threshold,
                 deadline_s=deadline_s,
                 request_id=request_id,
@@ -404,6 +404,8 @@ class Cascade:
         """Tell statistics, drift alarm and callback."""
         if not deferred and self.policy.mode != "cloud_only":
             self.stats.record(Source.EDGE, total_s, len(answers))
+        elif len(answers) == 1:
+            self.stats.record(answers[0].source, total_s, deferred=deferred)
         else:
             by_source: dict[Source, list[bool]] = {}
             for answer in answers:
@@ -461,6 +463,11 @@ class Cascade:
             f"expected the process {self._owner} that opened this cascade, got {os.getpid()}: its "
             "threads and connections do not outlive a fork, open one after it"
         )
+
+
+def _rows(whole: npt.NDArray[Any], asked: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    """Return some rows; all of them without a copy."""
+    return whole if len(asked) == len(whole) else whole[asked]
 
 
 class _OverBudgetError(Exception):
