@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
 from edge_runtime.cloud.channel import open_channel
-from edge_runtime.cloud.diagnosis import client_mistake, find_mistake
 from edge_runtime.cloud.failures import translate
-from edge_runtime.cloud.security import Security
 from edge_runtime.errors import (
     CloudError,
     CloudMisconfiguredError,
@@ -20,6 +18,10 @@ from edge_runtime.errors import (
 )
 from edge_runtime.wire.address import is_loopback, split_address
 
+if TYPE_CHECKING:
+    from edge_runtime.cloud.security import Security
+
+# What looks into certificates is loaded where one may be at fault: `ssl` costs 3 MB.
 _LOG: Final = logging.getLogger(__name__)
 Metadata = tuple[tuple[str, str], ...]
 
@@ -79,6 +81,8 @@ class Link:
             failure = type(failure)(self._token.hide_in(str(failure)))
         if self._security is None or not isinstance(failure, CloudUnavailableError):
             return failure
+        from edge_runtime.cloud.diagnosis import client_mistake
+
         # A server that does not accept a client certificate just hangs up, also years after `open`.
         try:
             mistake = client_mistake(self._security)
@@ -99,6 +103,8 @@ class Link:
         try:
             check(limit_s)
         except (CloudMisconfiguredError, CloudUnavailableError) as error:
+            from edge_runtime.cloud.diagnosis import find_mistake
+
             mistake = find_mistake(self._host, self._port, self._security, limit_s)
             if mistake is not None:
                 raise CloudMisconfiguredError(f"{self.address}: {mistake}") from None
