@@ -21,6 +21,7 @@ from edge_runtime.policies.flags import PolicyFlags
 
 if TYPE_CHECKING:
     from edge_runtime.cascade import Cascade
+    from edge_runtime.policies.drift import DriftAlarm
     from edge_runtime.recorder import Recorder
 
 
@@ -53,6 +54,7 @@ class RunSettings(PolicyFlags, LinkFlags):
         default=None,
     )
     record_limit_mb: float = field("what that folder may take on disk, in MB", default=256.0)
+    drift: bool = field("warn when the deferral ratio is not the calibration's", default=False)
     json: bool = field("one JSON object a line", default=False)
 
     def __post_init__(self) -> None:
@@ -91,7 +93,7 @@ class RunSettings(PolicyFlags, LinkFlags):
             providers=named(self.provider),
             threads=self.threads,
             record=recorder,
-            policy=self.policy(),
+            policy=self.policy(self._drift_alarm()),
             **self.link_options(),
         ) as cascade:
             counts = Counter(self._answer(cascade, *named) for named in self._inputs())
@@ -105,6 +107,16 @@ class RunSettings(PolicyFlags, LinkFlags):
                 f"{counts[_NO_ANSWER]} of {counts.total()} inputs got no answer: their lines say "
                 "why"
             )
+
+    def _drift_alarm(self) -> DriftAlarm | None:
+        if not self.drift:
+            return None
+        from edge_runtime.bundle import read_bundle
+        from edge_runtime.policies.drift import DriftAlarm
+
+        return DriftAlarm.from_calibration(
+            read_bundle(self.bundle).metadata, threshold=self.threshold
+        )
 
     def _recorder(self) -> Recorder | None:
         if self.record is None:

@@ -49,6 +49,8 @@ class Latency:
         p90_s: 90 %.
         p99_s: 99 %.
         max_s: The longest.
+        histogram: (upper bound in seconds, count) of each bucket that holds any, in order; buckets
+            are up to `RESOLUTION` wide. The last one's bound is `max_s` where it is over 100 s.
     """
 
     count: int
@@ -57,6 +59,7 @@ class Latency:
     p90_s: float
     p99_s: float
     max_s: float
+    histogram: tuple[tuple[float, int], ...]
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Snapshot:
     errors: Mapping[str, int]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain dictionaries and numbers."""
+        """Return it as plain dictionaries, lists and numbers."""
         return dataclasses.asdict(self)
 
     def as_json(self) -> str:
@@ -171,7 +174,11 @@ class _Histogram:
     def latency(self) -> Latency:
         count = sum(self.counts)
         p50, p90, p99 = (self._quantile(q * count) for q in (0.5, 0.9, 0.99))
-        return Latency(count, self.sum_s / count, p50, p90, p99, self.max_s)
+        return Latency(count, self.sum_s / count, p50, p90, p99, self.max_s, self._filled())
+
+    def _filled(self) -> tuple[tuple[float, int], ...]:
+        filled = [(bucket, count) for bucket, count in enumerate(self.counts) if count]
+        return tuple((self._time(bucket, 1.0), count) for bucket, count in filled)
 
     def _quantile(self, rank: float) -> float:
         """Return the time at a rank, interpolated on the log scale in the bucket that holds it."""

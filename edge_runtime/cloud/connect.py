@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -50,10 +51,16 @@ def connect(
 
     options.setdefault("cloud_input", edge.metadata.input.name)
     addresses = [cloud] if isinstance(cloud, str) else cloud
-    models = [
-        CloudModel.open(address, model, labels=edge.labels, deadline_s=deadline_s, **options)
-        for address in addresses
-    ]
+    with contextlib.ExitStack() as opened:  # one that cannot be opened closes those before it
+        models = [
+            opened.enter_context(
+                CloudModel.open(
+                    address, model, labels=edge.labels, deadline_s=deadline_s, **options
+                )
+            )
+            for address in addresses
+        ]
+        opened.pop_all()
     return models[0] if len(models) == 1 else Failover(models)
 
 

@@ -328,4 +328,18 @@ def test_the_command_line_takes_the_same_policies(bundle, dead, pictures, tmp_pa
     status, error, out = finish("edge_runtime", *words, "--budget-calls", 0)
     assert (status, error) == (0, "")
     assert out.endswith("edge_budget 2\n")
+    refused("edge_runtime", [*words, "--drift"], says="expected the calibrated threshold")
     refused("edge_runtime", [*words, "--budget-calls", -1], status=2, says="max_calls")
+
+
+def test_the_command_line_watches_for_drift(bundle, pictures, tmp_path):
+    # Two in three of these are deferred, where calibration expects 30 %.
+    with Cascade.open(bundle) as cascade:
+        gated = cascade.edge(pictures)
+    deferred, sure = pictures[gated.defer], pictures[~gated.defer]
+    for place in range(600):
+        few = sure if place % 3 == 0 else deferred
+        np.save(tmp_path / f"{place:03}.npy", few[place % len(few)])
+    status, error, _ = finish("edge_runtime", "run", "--bundle", bundle, "--drift", tmp_path)
+    assert status == 0
+    assert error.count("calibrated for 0.29") == 1

@@ -170,3 +170,18 @@ def test_threads_lose_no_count():
     snapshot = stats.snapshot()
     assert {name: s.count for name, s in snapshot.sources.items()} == {"edge": 8000, "cloud": 8000}
     assert (snapshot.deferred, snapshot.errors) == (8000, {"CloudError": 8000})
+
+
+@given(st.lists(SECONDS, min_size=1, max_size=50))
+def test_the_histogram_holds_every_time_in_a_narrow_bucket(times):
+    stats = Stats()
+    for total_s in times:
+        stats.record(Source.EDGE, total_s)
+    histogram = stats.snapshot().sources["edge"].histogram
+    bounds = [bound for bound, _ in histogram]
+    assert bounds == sorted(set(bounds))
+    for bound, count in histogram:
+        lowest = bound / (1 + RESOLUTION)
+        within = [t for t in times if lowest * (1 - 1e-9) <= t <= bound * (1 + 1e-9)]
+        assert count <= len(within)
+    assert sum(count for _, count in histogram) == len(times)
