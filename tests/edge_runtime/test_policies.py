@@ -256,12 +256,15 @@ def test_closing_waits_for_what_was_submitted(bundle, pictures):
 
 
 def test_a_picture_file_is_forwarded_as_it_is(bundle, address, pictures, tmp_path):
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
+    # What a file holds beside its pixels shows which of the two was sent.
+    note = PngImagePlugin.PngInfo()
+    note.add_text("note", "x" * 5_000)
     files = []
     for place, picture in enumerate(pictures[:3]):
         files.append(tmp_path / f"{place}.png")
-        Image.fromarray(picture).save(files[-1])
+        Image.fromarray(picture).save(files[-1], pnginfo=note)
     with Cascade.open(bundle, cloud=address, threshold=EVERYTHING, deadline_s=20) as cascade:
         answers = cascade.batch(files)
         sizes = sum(file.stat().st_size for file in files)
