@@ -272,11 +272,8 @@ class Cascade:
 
     def close(self) -> None:
         """Let submitted calls end, close the way to the cloud, write what was recorded."""
-        owner, self._owner = self._owner, _NOBODY
-        if owner == _NOBODY:
-            return
-        # Those that were submitted before are answered, as their callers expect.
-        self._owner = owner
+        if self._owner != os.getpid():
+            return  # closed already, or the parent's to close
         with self._lock:
             submitted = self._pools.pop("submit", None)
         if submitted is not None:
@@ -342,9 +339,9 @@ class Cascade:
         future = self._pool("forward").submit(forward)
         try:
             return future.result(max(0.0, soft_s - (perf_counter() - start)))
+        except CloudError:  # the call's own deadline is a TimeoutError as well
+            raise
         except FutureTimeoutError:
-            if future.done():  # it is the call's own
-                raise
             future.cancel()  # where it has not begun, nothing is sent
             raise CloudDeadlineError(
                 f"no answer within the soft deadline of {soft_s:g} s: the answer is dropped"

@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+from concurrent.futures import Future, wait
 
 import numpy as np
 import pytest
@@ -155,6 +156,25 @@ def test_after_the_soft_deadline_the_small_model_answers(bundle, pictures):
             assert time.monotonic() - begin < 1.5
     assert answer.source is Source.EDGE_FALLBACK
     assert "soft deadline of 0.1 s" in answer.error
+
+
+def test_an_answer_at_the_very_soft_deadline_is_no_traceback(
+    bundle, address, pictures, monkeypatch
+):
+    class Late(Future):
+        def result(self, timeout=None):
+            # The wait ends, and the answer comes before anybody looks again.
+            wait([self])
+            raise TimeoutError
+
+    monkeypatch.setattr("concurrent.futures.thread._base.Future", Late)
+    policy = Policy(soft_deadline_s=0.1)
+    with Cascade.open(
+        bundle, cloud=address, threshold=EVERYTHING, deadline_s=20, policy=policy
+    ) as cascade:
+        answer = cascade(pictures[0])
+    assert answer.source is Source.EDGE_FALLBACK
+    assert "soft deadline" in answer.error
 
 
 def test_an_answer_before_the_soft_deadline_is_taken(bundle, address, pictures):
