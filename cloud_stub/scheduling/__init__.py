@@ -1,0 +1,1 @@
+"""When the model works on what: one fair queue and one dynamic batcher a model."""
