@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Final
 
 from cloud_stub.errors import (
+    CallError,
     ExpiredError,
     ModelFailureError,
     OverloadError,
@@ -99,8 +100,9 @@ class Batcher:
         self._limits = limits
         self._queue = FairQueue(limits.max_queue)
         self._pool = ThreadPoolExecutor(workers + SPARE_WORKERS, name)
-        self._busy = 0
+        self._running: set[_Run] = set()
         self._hanging = 0
+        self._is_closed = False
         self._waker: asyncio.Handle | None = None
         self._mean_s = 0.0
 
@@ -125,8 +127,11 @@ class Batcher:
         Raises:
             OverloadError: Too many wait.
             ExpiredError: The deadline passed before its turn came.
+            UnavailableError: Too many workers hang, or the batcher was closed.
             CallError: It could not be worked on.
         """
+        if self._is_closed:
+            raise UnavailableError("the server is shutting down")
         if self.is_stuck:
             raise UnavailableError("the model hangs: this server has to be started again")
         dropped = self._queue.put(job)
@@ -146,7 +151,11 @@ class Batcher:
             raise
 
     def close(self) -> None:
-        """Let the workers go; what still waits is dropped."""
+        """Let the workers go; what waits is refused, and who still works counts as hanging."""
+        self._is_closed = True
+        self._refuse_all("the server is shutting down")
+        for run in list(self._running):
+            self._abandon(run, UnavailableError, "the server is shutting down")
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _wake(self, delay_s: float) -> None:
@@ -163,8 +172,10 @@ class Batcher:
         )
 
     def _start_batches(self) -> None:
-        self._waker = None
-        while self._queue and self._busy < self._workers and not self.is_stuck:
+        if self._waker is not None:
+            self._waker.cancel()
+            self._waker = None
+        while self._queue and len(self._running) < self._workers and not self.is_stuck:
             delay_s = self._delay_s()
             if delay_s > 0:
                 self._wake(delay_s)
@@ -196,7 +207,7 @@ class Batcher:
 
     def _start(self, run: _Run) -> None:
         loop = asyncio.get_running_loop()
-        self._busy += 1
+        self._running.add(run)
         self.in_flight += len(run.jobs)
         run.timer = loop.call_later(self._limits.stall_s, self._give_up, run)
         self._pool.submit(self._work_and_report, run, loop)
@@ -230,29 +241,30 @@ class Batcher:
 
     def _give_up(self, run: _Run) -> None:
         """Let another worker go on: a thread that hangs cannot be ended."""
+        limit_s = self._limits.stall_s
+        self._abandon(run, ModelFailureError, f"the model did not answer within {limit_s:g} s")
+        if self.is_stuck:
+            self._refuse_all("the model hangs")
+        elif self._queue:
+            self._start_batches()
+
+    def _abandon(self, run: _Run, kind: type[CallError], why: str) -> None:
         run.is_given_up = True
         self._hanging += 1
         self._release(run)
         for job in run.jobs:
-            _fail(
-                job,
-                ModelFailureError(f"the model did not answer within {self._limits.stall_s:g} s"),
-            )
-        if self.is_stuck:
-            self._refuse_all()
-        elif self._queue:
-            self._start_batches()
+            _fail(job, kind(why))
 
     def _release(self, run: _Run) -> None:
-        self._busy -= 1
+        self._running.discard(run)
         self.in_flight -= len(run.jobs)
         if run.timer is not None:
             run.timer.cancel()
 
-    def _refuse_all(self) -> None:
+    def _refuse_all(self, why: str) -> None:
         while jobs := self._queue.take(self._limits.max_batch):
             for job in jobs:
-                _fail(job, UnavailableError("the model hangs"))
+                _fail(job, UnavailableError(why))
 
     def _pushback_s(self) -> float:
         """Return about how long it takes to work off what waits."""
