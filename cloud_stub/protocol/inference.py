@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from cloud_stub.errors import (
     BadRequestError,
     CallError,
     ExpiredError,
+    ModelFailureError,
     NotServedError,
     OverloadError,
     UnavailableError,
@@ -131,6 +133,12 @@ class Inference:
         except GatekeeperError as error:
             self._ended(request, model, caller, call, error)
             raise
+        except Exception as error:
+            # Want of memory, say: in a stream it would end the other calls as well.
+            traceback.print_exception(error)
+            failure = ModelFailureError(f"the server failed: {type(error).__name__}: {error}")
+            self._ended(request, model, caller, call, failure)
+            raise failure from error
         self._ended(request, model, caller, call, None)
         return reply
 
@@ -196,7 +204,7 @@ class Inference:
         if outcome is Outcome.ANSWERED:
             statistics = model.statistics
             statistics.ignored_parameters += requests.count_unknown_parameters(request)
-            _count_received(statistics, request)
+            _count_received(statistics, request, call.rows)
         code = grpc.StatusCode.CANCELLED if is_cancelled else status_of(error)
         self._on_call(
             CallRecord(
@@ -280,7 +288,7 @@ def _parts(
     return pass_on
 
 
-def _count_received(statistics: Statistics, request: pb.ModelInferRequest) -> None:
+def _count_received(statistics: Statistics, request: pb.ModelInferRequest, rows: int) -> None:
     """Count what an edge says of the inputs that it forwards."""
     parameters = request.parameters
     if contract.PARAMETER_CONFIDENCE not in parameters:
@@ -293,7 +301,8 @@ def _count_received(statistics: Statistics, request: pb.ModelInferRequest) -> No
     if version not in received and len(received) >= _MOST_VERSIONS:
         version = _UNKNOWN
     found = received.setdefault(version, Received())
-    texts = parameters[contract.PARAMETER_CONFIDENCE].string_param.split(",")
+    # One an input: a text as long as a message may be would keep all others waiting.
+    texts = parameters[contract.PARAMETER_CONFIDENCE].string_param.split(",", rows)[:rows]
     _observe(found, found.confidence, texts)
     if contract.PARAMETER_THRESHOLD in parameters:
         text = parameters[contract.PARAMETER_THRESHOLD].string_param

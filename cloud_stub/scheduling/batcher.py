@@ -7,6 +7,7 @@ grow by themselves. With a delay a batch that is not full waits so long for more
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from cloud_stub.errors import (
 )
 from cloud_stub.scheduling.fair_queue import FairQueue
 from cloud_stub.scheduling.job import Job
-from edge_runtime.errors import SettingError
+from edge_runtime.errors import GatekeeperError, SettingError
 
 SPARE_WORKERS: Final = 3
 """Workers that may hang before the model counts as lost."""
@@ -217,7 +218,8 @@ class Batcher:
         try:
             results = self._work(run.jobs)
         except BaseException as error:  # noqa: BLE001 - a worker must always report
-            results = [error] * len(run.jobs)
+            failure = _in_words(error)
+            results = [failure] * len(run.jobs)
         try:
             loop.call_soon_threadsafe(self._finish, run, results, monotonic() - begin)
         except RuntimeError:
@@ -229,10 +231,10 @@ class Batcher:
         else:
             self._release(run)
             self._mean_s += _SMOOTHING * (took_s - self._mean_s)
-            if self._record is not None and not isinstance(results[0], BaseException):
+            if self._record is not None and not all(map(_is_failure, results)):
                 self._record(sum(job.rows for job in run.jobs), took_s)
             for job, result in zip(run.jobs, results, strict=True):
-                if isinstance(result, BaseException):
+                if _is_failure(result):
                     _fail(job, result)
                 elif not job.future.done():
                     job.future.set_result(result)
@@ -270,6 +272,18 @@ class Batcher:
         """Return about how long it takes to work off what waits."""
         batches = -(-self.waiting // self._limits.max_batch) / self._workers
         return min(max(batches * self._mean_s, 0.01), 5.0)
+
+
+def _is_failure(result: Any) -> bool:
+    return isinstance(result, BaseException)
+
+
+def _in_words(error: BaseException) -> GatekeeperError:
+    """Return what a call may end in: SystemExit, say, would end the event loop with it."""
+    if isinstance(error, GatekeeperError):
+        return error
+    traceback.print_exception(error)
+    return ModelFailureError(f"the model failed: {type(error).__name__}: {error}")
 
 
 def _fail(job: Job, error: BaseException) -> None:
