@@ -9,6 +9,7 @@ from typing import Final
 from cloud_stub.errors import OverloadError
 
 MIB: Final = 1 << 20
+_PUSHBACK_S: Final = 0.1
 
 
 class MemoryBudget:
@@ -36,10 +37,16 @@ class MemoryBudget:
         Raises:
             OverloadError: They are too many beside those of the other calls.
         """
+        if size > self._limit:
+            raise OverloadError(
+                f"expected a call of at most {self._limit // MIB} MiB, got {size / MIB:.1f}: send "
+                "less at once"
+            )
         if self._held + size > self._limit:
             raise OverloadError(
                 f"the calls in the server hold {self._held // MIB} MiB, {size / MIB:.1f} more are "
-                f"over its limit of {self._limit // MIB}: try again later"
+                f"over its limit of {self._limit // MIB}: try again later",
+                pushback_s=_PUSHBACK_S,
             )
         self._held += size
         try:
