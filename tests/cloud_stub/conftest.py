@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tools.faulty_graphs import write_moody_graph
 
 from edge_runtime import EdgeModel, contract
 from edge_runtime.intake import blank_input
@@ -222,3 +223,15 @@ def run_command():
 def channel(server) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(server.address) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def moody(tmp_path_factory):
+    """A graph that does to each row what the row says; see `tools.faulty_graphs`."""
+    return write_moody_graph(tmp_path_factory.mktemp("graphs") / "moody.onnx")
+
+
+@pytest.fixture
+def launch_moody(moody, launch):
+    """Start a server of it on one thread, with more flags."""
+    return lambda *words: launch("--onnx", str(moody.path), "--threads", "1", "--port", "0", *words)
