@@ -76,7 +76,7 @@ class Caller:
 def refusal(call):
     """Return (status, details) of a call that fails."""
     error = call.exception(PATIENCE_S)
-    assert isinstance(error, grpc.RpcError), f"answered: {call.result()!r}"
+    assert error is not None, "it was answered"
     assert "\n" not in error.details()
     return error.code(), error.details()
 
