@@ -1,0 +1,430 @@
+"""A model that answers bit by bit, behind the same front, over a real connection."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from math import inf
+
+import grpc
+import numpy as np
+import pytest
+
+from cloud_stub.backends.backend import Signature, TensorSpec
+from cloud_stub.errors import OverloadError, UnavailableError
+from cloud_stub.protocol.calls import Front
+from cloud_stub.protocol.inference import Inference
+from cloud_stub.protocol.pictures import PictureDecoder
+from cloud_stub.scheduling.batcher import Limits
+from cloud_stub.scheduling.memory import MIB, MemoryBudget
+from cloud_stub.scheduling.statistics import Outcome
+from cloud_stub.served import Models, ServedModel
+from edge_runtime.wire import messages as pb
+from edge_runtime.wire import tensors
+
+PATIENCE_S = 30.0
+WHOLE = "whole"
+TEXT = "text"
+
+
+class Speller:
+    """Says each of its texts after the caller, a word at a time.
+
+    It stumbles over the word "stumble", and over "crowd" where it has others beside it.
+    """
+
+    signature = Signature(
+        takes="text",
+        inputs=(TensorSpec(TEXT, "BYTES", (-1,)),),
+        outputs=(TensorSpec("spelled", "BYTES", (-1,)),),
+        is_batched=True,
+        platform="speller",
+    )
+    labels = ()
+    workers = 1
+
+    def __init__(self, pause_s=0.0):
+        self.pause_s = pause_s
+        self.spoken = 0
+        self.batches = []
+        self.has_ended = threading.Event()
+
+    def infer(self, batch):
+        texts = batch.inputs[TEXT]
+        self.batches.append(list(texts))
+        rows = [text.split() for text in texts]
+        try:
+            for count in range(1, max(map(len, rows)) + 1):
+                time.sleep(self.pause_s)
+                said = [words[:count] for words in rows]
+                self.spoken += 1
+                self._check(said)
+                yield {"spelled": np.array([" ".join(s).encode() for s in said], dtype=object)}
+        finally:
+            self.has_ended.set()
+
+    def _check(self, said):
+        last = [words[-1] for words in said]
+        if "stumble" in last:
+            raise ValueError("a word that cannot be said")
+        if len(said) > 1 and "busy" in last:
+            raise UnavailableError("come back later")
+        if len(said) > 1 and "crowd" in last:
+            raise OverloadError("too many at once")
+
+    def close(self):
+        pass
+
+
+class Served:
+    """The front in a real server of this process."""
+
+    def __init__(self, backend, **limits):
+        self.model = ServedModel("speller", backend, Limits(**limits))
+        self.calls = []
+        models = Models([self.model])
+        self._decoder = PictureDecoder(4)
+        self.memory = MemoryBudget(64 * MIB)
+        self.inference = Inference(models, self._decoder, self.memory, self.calls.append)
+        self.front = Front(models, self.inference)
+
+    @property
+    def outcomes(self):
+        return {name: n for name, n in self.model.statistics.outcomes.items() if n}
+
+    async def __aenter__(self):
+        self._server = grpc.aio.server()
+        self._server.add_generic_rpc_handlers((self.front.handler(),))
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        return self
+
+    async def __aexit__(self, *_):
+        await self.channel.close()
+        await self._server.stop(PATIENCE_S)
+        self._decoder.close()
+        self.model.close()
+
+    def stream(self, *requests, timeout=PATIENCE_S):
+        """Open a stream, write the requests and say that there are no more."""
+        call = self.channel.stream_stream(pb.METHODS["ModelStreamInfer"], None, None)
+        return call(iter(requests), timeout=timeout)
+
+    def infer(self, request, timeout=PATIENCE_S):
+        return self.channel.unary_unary(pb.METHODS["ModelInfer"], None, None)(
+            request, timeout=timeout
+        )
+
+
+def spell(*texts, request_id=""):
+    request = pb.ModelInferRequest(model_name="speller", id=request_id)
+    request.inputs.add(name=TEXT, datatype="BYTES", shape=[len(texts)])
+    request.raw_input_contents.append(tensors.encode_bytes([text.encode() for text in texts]))
+    return request.SerializeToString()
+
+
+def read(data):
+    """Return (id, what was said so far, whether that is the whole) of an answer."""
+    response = pb.ModelInferResponse.FromString(data)
+    found = tensors.decode_tensors(response.outputs, response.raw_output_contents)
+    is_whole = "gatekeeper_compute_us" in response.parameters
+    return response.id, [said.decode() for said in found["spelled"]], is_whole
+
+
+async def answers_of(call):
+    """Return what a stream answers: a part or a whole each, or the words of an error."""
+    answers = []
+    async for data in call:
+        message = pb.ModelStreamInferResponse.FromString(data)
+        if message.error_message:
+            answers.append((message.infer_response.id, message.error_message))
+        else:
+            answers.append(read(message.infer_response.SerializeToString()))
+    return answers
+
+
+def parts(request_id, text):
+    """Return the answers that a text has: each part once and in order, then the whole."""
+    words = text.split()
+    return [
+        (request_id, [" ".join(words[:count])], count == len(words))
+        for count in range(1, len(words) + 1)
+    ]
+
+
+async def until(condition):
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+def serving(scenario, backend=None, **limits):
+    async def within_time():
+        async with (
+            asyncio.timeout(2 * PATIENCE_S),
+            Served(backend or Speller(), **limits) as served,
+        ):
+            await scenario(served)
+            await until(
+                lambda: not (served.model.batcher.in_flight or served.model.batcher.waiting)
+            )
+            assert served.memory.held == 0
+
+    asyncio.run(within_time())
+
+
+def test_parts_come_in_order_and_before_the_whole():
+    async def scenario(served):
+        call = served.stream(spell("to be or not", request_id="1"))
+        assert await answers_of(call) == [
+            ("1", ["to"], False),
+            ("1", ["to be"], False),
+            ("1", ["to be or"], False),
+            ("1", ["to be or not"], True),
+        ]
+        assert served.outcomes == {Outcome.ANSWERED: 1}
+
+    serving(scenario)
+
+
+def test_a_part_is_sent_before_the_next_is_made():
+    speller = Speller(pause_s=0.05)
+
+    async def scenario(served):
+        call = served.stream(spell("w " * 100))
+        await call.read()
+        assert speller.spoken < 50
+        call.cancel()
+
+    serving(scenario, speller)
+
+
+def test_a_plain_call_gets_the_whole_alone():
+    async def scenario(served):
+        assert read(await served.infer(spell("to be", "or"))) == ("", ["to be", "or"], True)
+
+    serving(scenario)
+
+
+def test_two_callers_in_one_batch_get_their_own_parts():
+    speller = Speller()
+
+    async def scenario(served):
+        texts = {"1": "to be or not to be", "2": "that is"}
+        calls = [served.stream(spell(text, request_id=name)) for name, text in texts.items()]
+        first, second = await asyncio.gather(*map(answers_of, calls))
+        assert first == parts("1", texts["1"])
+        # Its text is all said, its batch is not.
+        assert second[:2] == [("2", ["that"], False), ("2", ["that is"], False)]
+        assert second[-1] == ("2", ["that is"], True)
+        assert len(speller.batches) == 1
+
+    serving(scenario, speller, max_batch=2, max_delay_s=PATIENCE_S)
+
+
+def test_one_stream_s_requests_are_answered_in_their_order():
+    async def scenario(served):
+        texts = {str(n): "a b c d e"[: 2 * n + 1] for n in range(5)}
+        call = served.stream(*(spell(text, request_id=name) for name, text in texts.items()))
+        answers = await answers_of(call)
+        assert [name for name, _, is_whole in answers if is_whole] == list(texts)
+        assert [name for name, *_ in answers] == sorted(name for name, *_ in answers)
+
+    serving(scenario)
+
+
+def test_a_client_that_cancels_ends_the_model_s_talk():
+    speller = Speller(pause_s=0.01)
+
+    async def scenario(served):
+        call = served.stream(spell("w " * 100_000))
+        await call.read()
+        call.cancel()
+        await until(speller.has_ended.is_set)
+        assert speller.spoken < 50_000
+        assert await answers_of(served.stream(spell("again"))) == parts("", "again")
+        assert served.outcomes == {Outcome.CANCELLED: 1, Outcome.ANSWERED: 1}
+
+    serving(scenario, speller)
+
+
+def test_a_deadline_ends_the_model_s_talk():
+    speller = Speller(pause_s=0.01)
+
+    async def scenario(served):
+        call = served.stream(spell("w " * 100_000), timeout=0.5)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await answers_of(call)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(speller.has_ended.is_set)
+        await until(lambda: served.outcomes)
+        assert served.outcomes == {Outcome.EXPIRED: 1}
+
+    serving(scenario, speller)
+
+
+def test_who_stays_hears_the_rest_when_another_of_the_batch_leaves():
+    speller = Speller(pause_s=0.01)
+
+    async def scenario(served):
+        stays = asyncio.create_task(answers_of(served.stream(spell("w " * 30))))
+        leaves = served.stream(spell("w " * 30))
+        await leaves.read()
+        leaves.cancel()
+        assert await stays == parts("", "w " * 30)
+        assert speller.spoken == 30
+
+    serving(scenario, speller, max_batch=2, max_delay_s=PATIENCE_S)
+
+
+def test_a_model_that_fails_half_way_fails_that_call_and_repeats_nothing_to_the_other(capsys):
+    async def scenario(served):
+        calls = [
+            served.stream(spell("one two three four", request_id="1")),
+            served.stream(spell("one two stumble four", request_id="2")),
+        ]
+        first, second = await asyncio.gather(*map(answers_of, calls))
+        assert first == [
+            ("1", ["one"], False),
+            ("1", ["one two three four"], True),
+        ]
+        assert second == [
+            ("2", ["one"], False),
+            ("2", "the model failed: ValueError: a word that cannot be said"),
+        ]
+
+    serving(scenario, max_batch=2, max_delay_s=PATIENCE_S)
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_refusal_that_would_recur_is_not_tried_for_each_of_a_batch():
+    speller = Speller()
+
+    async def scenario(served):
+        calls = [served.infer(spell(text)) for text in ("busy", "fine")]
+        for call in calls:
+            assert await call.code() == grpc.StatusCode.UNAVAILABLE
+        assert len(speller.batches) == 1
+
+    serving(scenario, speller, max_batch=2, max_delay_s=PATIENCE_S)
+
+
+def test_a_refusal_for_the_size_of_a_batch_is_tried_for_each():
+    async def scenario(served):
+        calls = [served.infer(spell(text)) for text in ("crowd", "fine")]
+        assert [read(await call)[1] for call in calls] == [["crowd"], ["fine"]]
+
+    serving(scenario, max_batch=2, max_delay_s=PATIENCE_S)
+
+
+def test_an_error_answers_its_request_and_the_stream_goes_on(capsys):
+    async def scenario(served):
+        call = served.stream(
+            spell("one", request_id="1"),
+            b"\x0a\xff",
+            spell("stumble", request_id="2"),
+            spell("two", request_id="3"),
+        )
+        first, garbage, failed, last = await answers_of(call)
+        assert (first, last) == (("1", ["one"], True), ("3", ["two"], True))
+        assert garbage[0] == ""
+        assert failed == ("2", "the model failed: ValueError: a word that cannot be said")
+        assert served.outcomes == {Outcome.ANSWERED: 2, Outcome.FAILED: 1}
+
+    serving(scenario)
+
+
+class Mumbler(Speller):
+    """Answers with what no message can carry."""
+
+    def infer(self, batch):
+        texts = batch.inputs[TEXT]
+        bad = object() if "mumble" in texts else b"fine"
+        yield {"spelled": np.array([bad] * len(texts), dtype=object)}
+
+
+def test_an_answer_that_cannot_be_written_fails_its_call_alone(capsys):
+    async def scenario(served):
+        answers = await answers_of(served.stream(spell("mumble", request_id="1"), spell("x")))
+        assert answers[0][1].startswith("the server failed: ")
+        assert answers[1] == ("", ["fine"], True)
+        assert await served.infer(spell("mumble")).code() == grpc.StatusCode.INTERNAL
+        assert served.outcomes == {Outcome.ANSWERED: 1, Outcome.FAILED: 2}
+
+    serving(scenario, Mumbler())
+
+
+class Shrinker(Speller):
+    """Loses a row on the way to the whole."""
+
+    def infer(self, batch):
+        texts = [text.encode() for text in batch.inputs[TEXT]]
+        yield {"spelled": np.array(texts[1:], dtype=object)}
+        yield {"spelled": np.array(texts, dtype=object)}
+
+
+def test_a_part_of_another_number_of_rows_is_never_passed_on(capsys):
+    async def scenario(served):
+        ((name, words),) = await answers_of(served.stream(spell("a", "b", request_id="1")))
+        assert name == "1"
+        assert "expected its output 'spelled' as [2], got [1]" in words
+
+    serving(scenario, Shrinker())
+
+
+def test_expired_and_cancelled_calls_are_told_apart():
+    async def scenario(served):
+        await served.channel.channel_ready()
+        for n in range(40):
+            is_patient = n % 2
+            call = served.infer(spell("w " * 100), timeout=PATIENCE_S if is_patient else 0.1)
+            await until(lambda: served.model.batcher.in_flight)
+            if is_patient:
+                call.cancel()
+            code = grpc.StatusCode.CANCELLED if is_patient else grpc.StatusCode.DEADLINE_EXCEEDED
+            assert await call.code() == code
+            await until(lambda: len(served.calls) > n)  # noqa: B023 - awaited in the same round
+            assert served.calls[-1].code == code
+            await until(lambda: not served.model.batcher.in_flight)
+        assert served.outcomes == {Outcome.EXPIRED: 20, Outcome.CANCELLED: 20}
+
+    serving(scenario, Speller(pause_s=0.01))
+
+
+def own_tasks():
+    """Return the tasks that run the front's code."""
+    coroutines = [task.get_coro() for task in asyncio.all_tasks()]
+    return [one for one in coroutines if "cloud_stub/protocol" in one.cr_code.co_filename]
+
+
+def test_a_stream_that_is_dropped_with_all_its_requests_leaves_no_task_behind():
+    async def scenario(served):
+        call = served.stream(*(spell("w " * 1000) for _ in range(40)))
+        await call.read()
+        assert len(own_tasks()) > 10
+        call.cancel()
+        await until(lambda: not own_tasks())
+
+    serving(scenario, Speller(pause_s=0.001))
+
+
+def test_a_call_without_a_deadline_is_answered():
+    async def scenario(served):
+        assert read(await served.infer(spell("now"), timeout=None))[1] == ["now"]
+        assert served.calls[0].total_s < inf
+
+    serving(scenario)
+
+
+def test_as_many_confidences_are_read_as_there_are_inputs():
+    async def scenario(served):
+        request = pb.ModelInferRequest.FromString(spell("a", "b"))
+        request.parameters["gatekeeper_confidence"].string_param = "0.5," * 1_000_000
+        await served.infer(request.SerializeToString())
+        (received,) = served.model.statistics.received.values()
+        assert (received.confidence.count, received.invalid) == (2, 0)
+
+    serving(scenario)
