@@ -44,13 +44,13 @@ def metadata_of(labels: tuple[str, ...]) -> contract.GateMetadata:
     )
 
 
-def write_bundle(folder: Path, *, work: int = 0) -> Path:
+def write_bundle(folder: Path, *, work: int = 0, slope: float = 1) -> Path:
     """Write a classifier whose answer follows from an image's mean brightness m.
 
     Its logits are (3 (1 - m/255), 1.5, 3 m/255). `work` matrix products of 1024 x 1024 make a
-    call take its time.
+    call take its time. With a slope of 0 every image is dark.
     """
-    weights = np.array([[-3 / 255, 0, 3 / 255]], np.float32)
+    weights = np.array([[-3 / 255, 0, 3 / 255]], np.float32) * np.float32(slope)
     bias = np.array([3, 1.5, 0], np.float32)
     constants = {
         "weights": weights,
@@ -189,6 +189,12 @@ def slow_bundle(tmp_path_factory) -> Path:
         model(model.intake.one(blank_input(model.metadata.input)))
         took_s.append(time.perf_counter() - begin)
     return write_bundle(folder / "slow", work=round(trial * 1.0 / min(took_s)))
+
+
+@pytest.fixture(scope="session")
+def certain_bundle(tmp_path_factory) -> Path:
+    """A bundle that is sure of its only answer: dark."""
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "certain", slope=0)
 
 
 @pytest.fixture(scope="session")

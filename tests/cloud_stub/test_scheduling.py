@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import time
 
 import grpc
-import numpy as np
 import pytest
-from PIL import Image
 from tools.callers import (
     Caller,
     answer_of,
     callers,
+    labels_of,
     order,
+    picture,
+    pictures_request,
     pushback_ms,
     refusal,
     wait_until,
 )
 from tools.faulty_graphs import ANSWER
-
-from edge_runtime.wire import messages as pb
-from edge_runtime.wire import tensors
 
 pytestmark = pytest.mark.slow
 
@@ -184,32 +181,6 @@ def test_a_batch_has_as_many_rows_as_allowed_and_a_single_call_may_have_more(lau
             [6] * 100,
         ]
         assert batch_sizes(caller) == {1: 1, 4: 3, 100: 1}
-
-
-def picture(level, side, mode="L"):
-    file = io.BytesIO()
-    Image.new(mode, (side, side), level).save(file, "PNG")
-    return file.getvalue()
-
-
-def pictures_request(*levels, side=4, pictures=None):
-    """Return a request of grey pictures, as an array or as files."""
-    request = pb.ModelInferRequest(model_name="large")
-    if pictures is not None:
-        request.inputs.add(name="image", datatype="BYTES", shape=[len(pictures)])
-        request.raw_input_contents.append(tensors.encode_bytes(pictures))
-    else:
-        shape = [len(levels), side, side, 3]
-        request.inputs.add(name="image", datatype="UINT8", shape=shape)
-        rows = [np.full((side, side, 3), level, np.uint8) for level in levels]
-        request.raw_input_contents.append(np.stack(rows).tobytes())
-    return request.SerializeToString()
-
-
-def labels_of(call):
-    response = pb.ModelInferResponse.FromString(call.result())
-    found = tensors.decode_tensors(response.outputs, response.raw_output_contents)
-    return found["label"].tolist()
 
 
 def test_pictures_of_different_sizes_keep_their_own_answers(slow_bundle, launch):

@@ -1,10 +1,12 @@
 """Calls a server over gRPC with nothing but the protocol between, as many at once as asked."""
 
 import contextlib
+import io
 import time
 
 import grpc
 import numpy as np
+from PIL import Image
 
 from cloud_stub.protocol.responses import VERSION
 from edge_runtime.wire import messages as pb
@@ -27,6 +29,34 @@ def answer_of(data):
     response = pb.ModelInferResponse.FromString(data)
     found = tensors.decode_tensors(response.outputs, response.raw_output_contents)
     return found["answer"].tolist()
+
+
+def picture(level, side, mode="L"):
+    """Return a grey picture as a PNG file."""
+    file = io.BytesIO()
+    Image.new(mode, (side, side), level).save(file, "PNG")
+    return file.getvalue()
+
+
+def pictures_request(*levels, side=4, pictures=None):
+    """Return a request of grey pictures, as an array or as files."""
+    request = pb.ModelInferRequest(model_name="large")
+    if pictures is not None:
+        request.inputs.add(name="image", datatype="BYTES", shape=[len(pictures)])
+        request.raw_input_contents.append(tensors.encode_bytes(pictures))
+    else:
+        shape = [len(levels), side, side, 3]
+        request.inputs.add(name="image", datatype="UINT8", shape=shape)
+        rows = [np.full((side, side, 3), level, np.uint8) for level in levels]
+        request.raw_input_contents.append(np.stack(rows).tobytes())
+    return request.SerializeToString()
+
+
+def labels_of(call):
+    """Return the labels that a call is answered with."""
+    response = pb.ModelInferResponse.FromString(call.result())
+    found = tensors.decode_tensors(response.outputs, response.raw_output_contents)
+    return found["label"].tolist()
 
 
 class Caller:
