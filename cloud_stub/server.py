@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+from time import monotonic
 from typing import Any, Final
 
 import grpc
@@ -31,6 +34,10 @@ _OPTIONS: Final = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
+
+
+_DRAIN_S: Final = 1.0
+"""Longest wait for callers to notice that calls are taken no more."""
 
 
 def run(settings: ServeSettings) -> None:
@@ -113,9 +120,10 @@ async def _serve(settings: ServeSettings) -> int:
     address = join_address(settings.host, port)
     print(f"cloud_stub: serving {_named(models)} on {address}", flush=True)
     await stopping.wait()
-    front.is_ready = False
+    until = monotonic() + settings.grace
     await health.enter_graceful_shutdown()
-    await server.stop(settings.grace)
+    await front.drain(min(settings.grace, _DRAIN_S))
+    await server.stop(max(0.0, until - monotonic()))
     decoder.close()
     for model in models:
         model.close()
@@ -142,12 +150,32 @@ def _summary(models: Models) -> str:
 
 def _listen(server: grpc.aio.Server, settings: ServeSettings) -> int:
     try:
-        port = server.add_insecure_port(join_address(settings.host, settings.port))
+        with _silent_stderr():
+            port = server.add_insecure_port(join_address(settings.host, settings.port))
     except RuntimeError as error:
+        _check_free(settings.host, settings.port)  # which knows the system's own words
         raise ListenError(_cannot_listen(settings.host, settings.port, str(error))) from None
     if port == 0:  # how older releases of gRPC say it
         raise ListenError(_cannot_listen(settings.host, settings.port, "refused"))
     return port
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep gRPC from writing a line of its own about what is an error of ours in a moment."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 async def _add_health(server: grpc.aio.Server, models: Models) -> Any:
