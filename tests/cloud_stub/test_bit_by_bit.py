@@ -408,7 +408,7 @@ def test_a_stream_that_is_dropped_with_all_its_requests_leaves_no_task_behind():
         call.cancel()
         await until(lambda: not own_tasks())
 
-    serving(scenario, Speller(pause_s=0.001))
+    serving(scenario, Speller(pause_s=0.05))
 
 
 def test_a_call_without_a_deadline_is_answered():
