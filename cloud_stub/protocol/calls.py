@@ -27,6 +27,8 @@ from edge_runtime.wire import tensors
 EXTENSIONS: Final = ("model_repository", "model_configuration", "statistics")
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
 _DETAILS_LENGTH: Final = 500
+_PARTS_AHEAD: Final = 64
+"""Parts of one answer that wait to be read."""
 _QUIET_S: Final = 0.1
 _AHEAD: Final = 16
 """Requests of one stream that are worked on before the first of them is answered."""
@@ -176,14 +178,18 @@ class Front:
 
     async def _reply(self, data: bytes, caller: Caller, replies: _Replies) -> None:
         try:
-            whole = await self._answer(
-                data, caller, lambda part: replies.put_nowait(_streamed(part))
-            )
+            whole = await self._answer(data, caller, lambda part: _pass_on(replies, part))
             replies.put_nowait(_streamed(whole))
         except GatekeeperError as error:
             replies.put_nowait(_streamed_error(data, error))
         finally:
             replies.put_nowait(None)
+
+
+def _pass_on(replies: _Replies, part: bytes) -> None:
+    # Whoever reads too slowly misses some: each part says all that the ones before it said.
+    if replies.qsize() < _PARTS_AHEAD:
+        replies.put_nowait(_streamed(part))
 
 
 def _caller(context: Any) -> Caller:
