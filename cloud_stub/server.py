@@ -38,6 +38,7 @@ _OPTIONS: Final = (
 
 _DRAIN_S: Final = 1.0
 """Longest wait for callers to notice that calls are taken no more."""
+_LAST_WORDS_S: Final = 0.1
 
 
 def run(settings: ServeSettings) -> None:
@@ -96,7 +97,9 @@ def _raise_file_limit() -> None:
     except ImportError:  # not a Unix
         return
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Some systems say that there is no limit, and then refuse to have it set so.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(settings: ServeSettings) -> int:
@@ -124,6 +127,9 @@ async def _serve(settings: ServeSettings) -> int:
     await health.enter_graceful_shutdown()
     await front.drain(min(settings.grace, _DRAIN_S))
     await server.stop(max(0.0, until - monotonic()))
+    if any(model.batcher.in_flight or model.batcher.waiting for model in models):
+        # Of a call that the end of the grace cut off the loop's own end would print a traceback.
+        await asyncio.sleep(_LAST_WORDS_S)
     decoder.close()
     for model in models:
         model.close()
