@@ -16,7 +16,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from tools.callers import PATIENCE_S, Caller, answer_of, callers, order
+from tools.callers import PATIENCE_S, Caller, answer_of, callers, order, wait_until
 from tools.faulty_graphs import ANSWER
 from tools.processes import needs_proc
 
@@ -181,25 +181,24 @@ def test_of_two_servers_started_at_one_moment_one_serves_and_one_ends_in_a_line(
 
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+AT_ONCE = 100
 
 
 def call_until_refused(address, work, ended):
     """Call without a pause until the server is gone; note how each call ended."""
     with Caller(address, ("grpc.enable_retries", 0)) as caller:
-        while UNAVAILABLE not in ended:
-            calls = [caller.future(order(work, (ANSWER, n))) for n in range(4)]
+        while all(code != UNAVAILABLE for code, _ in ended[-AT_ONCE:]):
+            calls = [caller.future(order(work, (ANSWER, n))) for n in range(AT_ONCE)]
             for n, call in enumerate(calls):
                 error = call.exception(PATIENCE_S)
                 if error is None:
                     assert answer_of(call.result())[1] == n
                 ended.append((call.code(), call.details()))
-            if any(code == UNAVAILABLE for code, _ in ended[-4:]):
-                return
 
 
 def test_an_end_under_load_answers_what_was_taken_and_refuses_the_rest(launch_moody, moody):
-    running = launch_moody("--max-queue", "1000", "--grace", "30")
-    ends = [[] for _ in range(16)]
+    running = launch_moody("--max-queue", "1000", "--max-batch", "256", "--grace", "30")
+    ends = [[] for _ in range(8)]
     calling = [
         threading.Thread(target=call_until_refused, args=(running.address, moody.work(0.02), ended))
         for ended in ends
@@ -207,7 +206,7 @@ def test_an_end_under_load_answers_what_was_taken_and_refuses_the_rest(launch_mo
     for one in calling:
         one.start()
     with Caller(running.address) as caller:
-        while caller.statistics().inference_stats.success.count < 100:
+        while caller.statistics().inference_stats.success.count < 1000:
             time.sleep(0.01)
     assert running.stop(within_s=30 + PATIENCE_S) == 0
     for one in calling:
@@ -217,6 +216,7 @@ def test_an_end_under_load_answers_what_was_taken_and_refuses_the_rest(launch_mo
     assert {code for code, _ in seen} == {grpc.StatusCode.OK, UNAVAILABLE}, seen
     # The server says how many it answered: none of them was lost on the way.
     answered = sum(count for (code, _), count in seen.items() if code == grpc.StatusCode.OK)
+    wait_until(lambda: "stopped after" in "".join(running.errors))
     assert f"stopped after {answered} answered calls" in "".join(running.errors)
 
 
