@@ -12,6 +12,7 @@ from typing import Final
 
 import grpc
 
+from cloud_stub.operations.files import FileState, file_state
 from cloud_stub.operations.tokens import TokenGuard, Tokens
 from edge_runtime.cloud import certificates
 from edge_runtime.cloud.dates import Validity
@@ -148,14 +149,14 @@ class ServerCertificates:
             self._state = state
             try:
                 configuration, self.validity = self._read()
-            except SettingError as error:
+            except (SettingError, OSError) as error:
                 _LOG.error("certificate stays as it was", extra={"reason": str(error)})  # noqa: TRY400
                 return None
             _LOG.info("certificate read again", extra={"valid": str(self.validity)})
             return configuration
 
-    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
-        return tuple(_state(file) for file in (self._certificate, self._key, self._client_ca))
+    def _look(self) -> tuple[FileState | None, ...]:
+        return tuple(file_state(file) for file in (self._certificate, self._key, self._client_ca))
 
     def _read(self) -> tuple[grpc.ServerCertificateConfiguration, Validity]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -164,12 +165,7 @@ class ServerCertificates:
         if self._client_ca is not None:
             roots = certificates.read_file(self._client_ca, "client-ca")
             certificates.load_authorities(context, roots, self._client_ca, "client-ca")
-        validity = certificates.validity_of(self._certificate)
-        if validity is None or validity.end <= utc_now():
-            raise SettingError(
-                f"expected a certificate that is valid, {self._certificate} was so {validity}: no "
-                "client accepts it; renew it, or set this machine's clock"
-            )
+        validity = _validity(self._certificate)
         pair = (
             certificates.read_file(self._key, "key"),
             certificates.read_file(self._certificate, "certificate"),
@@ -190,10 +186,13 @@ class ServerCertificates:
             )
 
 
-def _state(file: Path | None) -> tuple[int, int, int] | None:
-    """Return what changes whenever a file does."""
-    try:
-        found = file.stat() if file is not None else None
-    except OSError:
-        return None
-    return found and (found.st_mtime_ns, found.st_size, found.st_ino)
+def _validity(certificate: Path) -> Validity:
+    validity = certificates.validity_of(certificate)
+    if validity is None:
+        raise SettingError(f"expected a certificate in PEM in {certificate}, got none: name its file")
+    if validity.end <= utc_now():
+        raise SettingError(
+            f"expected a certificate that has not expired, {certificate} was valid {validity}: no "
+            "client accepts it; renew it, or set this machine's clock"
+        )
+    return validity

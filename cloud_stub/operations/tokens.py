@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import grpc
 
+from cloud_stub.operations.files import file_state
 from edge_runtime.cloud.token import TOKEN_FORM
 from edge_runtime.errors import SettingError
 
@@ -19,7 +20,6 @@ SHORTEST: Final = 16
 HEALTH: Final = "/grpc.health.v1.Health/"
 """Calls that need no token: orchestrators have none to send, and learn only whether it serves."""
 _LOG: Final = logging.getLogger(__name__)
-_State = tuple[int, int, int]
 
 
 class Tokens:
@@ -41,7 +41,7 @@ class Tokens:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._state = _state(file)
+        self._state = file_state(file)
         self._tokens = _read(file)
 
     def accept(self, sent: bytes) -> bool:
@@ -54,7 +54,7 @@ class Tokens:
 
     def _refresh(self) -> None:
         try:
-            state = _state(self._file)
+            state = file_state(self._file)
             if state == self._state:
                 return
             # Noted even where reading fails: one error a change, not one a call.
@@ -125,15 +125,6 @@ def _refusal(reason: str) -> Callable[[Any, Any], Awaitable[None]]:
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, reason)
 
     return refuse
-
-
-def _state(file: Path) -> _State | None:
-    """Return what changes whenever the file does; None where it cannot be told."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _read(file: Path) -> tuple[bytes, ...]:
