@@ -16,7 +16,8 @@ try:
 except ImportError:
     raise DependencyError("grpcio-health-checking", "serving", "cloud") from None
 
-SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+DESCRIPTOR = health_pb2.DESCRIPTOR
+SERVICE = DESCRIPTOR.services_by_name["Health"].full_name
 _Response = health_pb2.HealthCheckResponse
 
 
@@ -63,14 +64,14 @@ class Health(health_pb2_grpc.HealthServicer):
         serving = is_usable and not self._is_draining
         return int(_Response.SERVING if serving else _Response.NOT_SERVING)
 
-    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
+    async def Check(self, request: Any, context: Any) -> Any:
         """Answer once."""
         status = self.status(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service or model is known here")
         return _Response(status=status)
 
-    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Answer now and after every change, until the server drains."""
         said = None
         while True:

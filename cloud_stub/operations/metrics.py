@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus: read from the statistics when it is asked for, at no cost to a call."""
+"""`/metrics` for Prometheus: made of the statistics when it is asked for, at no cost to calls."""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ def add_to(server: grpc.aio.Server) -> None:
     grpcio-reflection offers v1alpha alone; v1 differs from it in the name, and newer tools ask for
     it first.
     """
-    servicer = reflection.aio.ReflectionServicer(SERVICES, pool=_pool())
+    asynchronous = reflection.aio  # type: ignore[attr-defined]
+    servicer = asynchronous.ReflectionServicer(SERVICES, pool=_pool())
     method = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         reflection_pb2.ServerReflectionRequest.FromString,
@@ -49,7 +50,7 @@ def _pool() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
     for file in (
         pb.ModelInferRequest.DESCRIPTOR.file,
-        health.health_pb2.DESCRIPTOR,
+        health.DESCRIPTOR,
         reflection_pb2.DESCRIPTOR,
     ):
         pool.AddSerializedFile(file.serialized_pb)

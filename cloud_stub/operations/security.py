@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
@@ -138,8 +138,8 @@ class ServerCertificates:
             self._first, self._renewed, require_client_authentication=self._client_ca is not None
         )
 
-    def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return the files' content where it is new; called before every handshake."""
+    def _renewed(self) -> Any:
+        """Return the files' content where it is new, else None; called before every handshake."""
         with self._lock:
             self._remind()
             state = self._look()
@@ -150,7 +150,7 @@ class ServerCertificates:
             try:
                 configuration, self.validity = self._read()
             except (SettingError, OSError) as error:
-                _LOG.error("certificate stays as it was", extra={"reason": str(error)})  # noqa: TRY400
+                _LOG.error("certificate stays as it was", extra={"reason": str(error)})
                 return None
             _LOG.info("certificate read again", extra={"valid": str(self.validity)})
             return configuration
@@ -189,7 +189,9 @@ class ServerCertificates:
 def _validity(certificate: Path) -> Validity:
     validity = certificates.validity_of(certificate)
     if validity is None:
-        raise SettingError(f"expected a certificate in PEM in {certificate}, got none: name its file")
+        raise SettingError(
+            f"expected a certificate in PEM in {certificate}, got none: name its file"
+        )
     if validity.end <= utc_now():
         raise SettingError(
             f"expected a certificate that has not expired, {certificate} was valid {validity}: no "

@@ -53,17 +53,15 @@ class Tokens:
         return found
 
     def _refresh(self) -> None:
+        state = file_state(self._file)
+        if state == self._state:
+            return
+        # Noted even where reading fails: one error a change, not one a call.
+        self._state = state
         try:
-            state = file_state(self._file)
-            if state == self._state:
-                return
-            # Noted even where reading fails: one error a change, not one a call.
-            self._state = state
-            if state is None:
-                raise SettingError(f"expected tokens in {self._file}, got no file: put it back")
             self._tokens = _read(self._file)
         except SettingError as error:
-            _LOG.error("tokens stay as they were", extra={"reason": str(error)})  # noqa: TRY400
+            _LOG.error("tokens stay as they were", extra={"reason": str(error)})
         else:
             _LOG.info("tokens read again", extra={"tokens": len(self._tokens)})
 
@@ -74,7 +72,7 @@ class Tokens:
         return f"Tokens({str(self._file)!r}, {len(self)} of them)"
 
 
-class TokenGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class TokenGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Refuses every call without an accepted token as UNAUTHENTICATED, health calls aside.
 
     Args:
@@ -140,12 +138,12 @@ def _read(file: Path) -> tuple[bytes, ...]:
             f"expected a readable file of bearer tokens, got {error.strerror or error} at {file}: "
             "check path and permissions"
         ) from None
-    stripped = [line.strip() for line in lines]
-    found = {
-        line: _check(line, f"line {number} of {file}")
-        for number, line in enumerate(stripped, 1)
-        if line and not line.startswith(b"#")
-    }
+    found: dict[bytes, None] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if text and not text.startswith(b"#"):
+            _check(text, f"line {number} of {file}")
+            found[text] = None  # in the file's order, each once
     if not found:
         raise SettingError(
             f"expected bearer tokens in {file}, one a line, got none: with no token nobody could "
