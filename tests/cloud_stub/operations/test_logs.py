@@ -137,7 +137,7 @@ def test_a_failure_tells_type_and_place_but_not_its_words(style):
     assert PAYLOAD not in whole
     assert "KeyError" in whole
     assert "RuntimeError" in whole
-    assert whole.index("in look_up") < whole.index("in answer")
+    assert whole.index("in look_up") < whole.rindex("in answer")
 
 
 def test_exceptions_of_other_libraries_lose_their_words_too():
