@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from typing import Any, Final, Protocol
 
 import grpc
 
@@ -18,7 +19,23 @@ except ImportError:
 
 DESCRIPTOR = health_pb2.DESCRIPTOR
 SERVICE = DESCRIPTOR.services_by_name["Health"].full_name
+_LOG: Final = logging.getLogger(__name__)
+_LOOK_EVERY_S: Final = 1.0
 _Response = health_pb2.HealthCheckResponse
+
+
+class Usable(Protocol):
+    """A model that may become useless.
+
+    Attributes:
+        name: On the wire.
+        is_usable: Whether it takes calls.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def is_usable(self) -> bool: ...  # noqa: D102
 
 
 class Health(health_pb2_grpc.HealthServicer):
@@ -31,11 +48,11 @@ class Health(health_pb2_grpc.HealthServicer):
     a server that stops waiting.
 
     Args:
-        models: Names of the models.
+        models: The server's.
     """
 
-    def __init__(self, models: Iterable[str]) -> None:
-        self._models = dict.fromkeys(models, True)
+    def __init__(self, models: Iterable[Usable]) -> None:
+        self._models = {model.name: model for model in models}
         self._is_draining = False
         self._changed = asyncio.Event()
 
@@ -43,10 +60,18 @@ class Health(health_pb2_grpc.HealthServicer):
         """Answer a server's health calls."""
         health_pb2_grpc.add_HealthServicer_to_server(self, server)
 
-    def set_usable(self, model: str, *, is_usable: bool) -> None:
-        """Say that a model can no longer be used, or can be again; from the event loop alone."""
-        self._models[model] = is_usable
-        self._announce()
+    async def follow(self) -> None:
+        """Tell those who watch when a model gets stuck or works again; runs until cancelled."""
+        told = self._usable()
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            found = self._usable()
+            for name in found:
+                if told[name] and not found[name]:
+                    _LOG.error("model is stuck: start the server again", extra={"model": name})
+            if found != told:
+                told = found
+                self._announce()
 
     def drain(self) -> None:
         """Say NOT_SERVING of everything from now on, and let those who watch go."""
@@ -56,9 +81,9 @@ class Health(health_pb2_grpc.HealthServicer):
     def status(self, service: str) -> int | None:
         """Return what is said of a service, None where there is none of that name."""
         if service in {"", pb.SERVICE}:
-            is_usable = all(self._models.values())
+            is_usable = all(self._usable().values())
         elif service in self._models:
-            is_usable = self._models[service]
+            is_usable = self._models[service].is_usable
         else:
             return None
         serving = is_usable and not self._is_draining
@@ -84,6 +109,9 @@ class Health(health_pb2_grpc.HealthServicer):
             if self._is_draining:
                 return
             await changed.wait()
+
+    def _usable(self) -> dict[str, bool]:
+        return {name: model.is_usable for name, model in self._models.items()}
 
     def _announce(self) -> None:
         self._changed.set()

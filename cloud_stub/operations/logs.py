@@ -18,8 +18,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Literal, TextIO, TypeAlias
 
-import grpc
-
+from cloud_stub.protocol.inference import CallRecord
 from cloud_stub.scheduling.statistics import Outcome
 from edge_runtime.errors import DependencyError
 
@@ -62,48 +61,23 @@ def configure(style: Format, level: Level, stream: TextIO | None = None) -> Writ
     return writer
 
 
-def call_log(
-    outcome: Outcome,
-    *,
-    model: str,
-    request_id: str,
-    peer: str,
-    rows: int,
-    code: grpc.StatusCode,
-    total_s: float,
-    queue_s: float = 0.0,
-    compute_s: float = 0.0,
-    error: BaseException | None = None,
-) -> None:
-    """Log the end of an inference call: at debug where it was answered, else as a warning.
-
-    Args:
-        outcome: How it ended.
-        model: The model's name as the caller gave it.
-        request_id: The caller's name for the call, "" for none.
-        peer: The caller's address as gRPC writes it.
-        rows: Inputs in it, 0 where that was not found out.
-        code: Its gRPC status.
-        total_s: From the request's last byte to the answer.
-        queue_s: What of it the call waited for the model.
-        compute_s: What of it the model worked.
-        error: What was raised, where the model failed; its words are left out.
-    """
-    level = logging.DEBUG if outcome is Outcome.ANSWERED else logging.WARNING
+def log_call(call: CallRecord) -> None:
+    """Log an inference call that has ended: at debug where it was answered, else as a warning."""
+    level = logging.DEBUG if call.outcome is Outcome.ANSWERED else logging.WARNING
     if not _CALLS.isEnabledFor(level):
         return
     fields = {
-        "model": clip(model),
-        "request_id": clip(request_id),
-        "peer": clip(peer),
-        "rows": rows,
-        "outcome": str(outcome),
-        "code": code.name,
-        "total_ms": round(total_s * 1e3, 3),
-        "queue_ms": round(queue_s * 1e3, 3),
-        "compute_ms": round(compute_s * 1e3, 3),
+        "model": clip(call.model),
+        "request_id": clip(call.request_id),
+        "peer": clip(call.client),
+        "rows": call.rows,
+        "outcome": str(call.outcome),
+        "code": call.code.name,
+        "total_ms": round(call.total_s * 1e3, 3),
+        "queue_ms": round(call.queue_s * 1e3, 3),
+        "compute_ms": round(call.compute_s * 1e3, 3),
     }
-    _CALLS.log(level, "call", extra=fields, exc_info=error)
+    _CALLS.log(level, "call", extra=fields)
 
 
 def clip(text: str) -> str:

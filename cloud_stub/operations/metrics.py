@@ -7,8 +7,8 @@ import itertools
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeAlias
 
 from cloud_stub.errors import ListenError
 from cloud_stub.scheduling.statistics import Histogram, Statistics
@@ -33,31 +33,48 @@ _SILENT_CLIENT_S: Final = 5.0
 _LOG: Final = logging.getLogger(__name__)
 
 
-class Measured(Protocol):
-    """A served model as the metrics see it; read from another thread than it works in.
+class Queued(Protocol):
+    """What a model works with, as the metrics see it.
 
     Attributes:
-        statistics: What its calls came to.
-        waiting: Calls that wait for the model.
-        in_flight: Calls that were taken and are not answered yet, the waiting ones included.
-        is_ready: Whether it takes calls.
+        waiting: Calls that wait for a worker.
+        in_flight: Calls that workers have.
+        hanging: Workers that were given up and have not come back.
     """
 
-    @property
-    def statistics(self) -> Statistics: ...  # noqa: D102
     @property
     def waiting(self) -> int: ...  # noqa: D102
     @property
     def in_flight(self) -> int: ...  # noqa: D102
     @property
-    def is_ready(self) -> bool: ...  # noqa: D102
+    def hanging(self) -> int: ...  # noqa: D102
+
+
+class Measured(Protocol):
+    """A served model as the metrics see it, from another thread than it works in.
+
+    Attributes:
+        name: On the wire.
+        statistics: What its calls came to.
+        batcher: What it works with.
+        is_usable: Whether it takes calls.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def statistics(self) -> Statistics: ...  # noqa: D102
+    @property
+    def batcher(self) -> Queued: ...  # noqa: D102
+    @property
+    def is_usable(self) -> bool: ...  # noqa: D102
 
 
 class ModelCollector(Collector):
     """The metrics of every model, made of its statistics at each scrape.
 
     Args:
-        models: What is served, by name; models may be added.
+        models: What is served.
         build: What is running, e.g. `{"version": "0.1.0"}`.
         numbers: Further figures of the server: name and help to what tells its present value. A
             name that ends in `_total` is a counter, any other a gauge; None leaves it out.
@@ -65,22 +82,19 @@ class ModelCollector(Collector):
 
     def __init__(
         self,
-        models: Mapping[str, Measured],
+        models: Iterable[Measured],
         build: Mapping[str, str],
         numbers: Mapping[tuple[str, str], Callable[[], float | None]] | None = None,
     ) -> None:
-        self._models = models
+        self._models = list(models)
         self._build = dict(build)
         self._numbers = dict(numbers or {})
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics as they are now; called by prometheus_client."""
         yield InfoMetricFamily(f"{PREFIX}build", "What is running.", self._build)
-        models = list(self._models.items())
-        yield from _calls(models)
-        yield from _times(models)
-        yield from _states(models)
-        yield from _received(models)
+        for family in (_calls, _times, _states, _received):
+            yield from family(self._models)
         for (name, help_text), number in self._numbers.items():
             value = number()
             if value is not None:
@@ -144,14 +158,14 @@ def _open(host: str, port: int, handler: type[http.server.BaseHTTPRequestHandler
     return server
 
 
-_Models = list[tuple[str, Measured]]
+_Models: TypeAlias = Sequence[Measured]
 
 
 def _calls(models: _Models) -> Iterable[Metric]:
     calls = _counter("calls", "Inference calls by how they ended.", "outcome")
-    for name, model in models:
+    for model in models:
         for outcome, count in model.statistics.outcomes.items():
-            calls.add_metric([name, str(outcome)], count)
+            calls.add_metric([model.name, str(outcome)], count)
     yield calls
     for metric, help_text, number in (
         ("rows", "Inputs answered.", lambda s: s.rows),
@@ -161,8 +175,8 @@ def _calls(models: _Models) -> Iterable[Metric]:
         ("output_seconds", "Time spent on writing answers.", lambda s: s.output_s),
     ):
         family = _counter(metric, help_text)
-        for name, model in models:
-            family.add_metric([name], number(model.statistics))
+        for model in models:
+            family.add_metric([model.name], number(model.statistics))
         yield family
 
 
@@ -182,16 +196,17 @@ def _times(models: _Models) -> Iterable[Metric]:
         ("batch_rows", "Inputs of a batch.", lambda s: s.batch_rows),
     ):
         family = HistogramMetricFamily(f"{PREFIX}{metric}", help_text, labels=["model"])
-        for name, model in models:
-            _add(family, [name], histogram(model.statistics))
+        for model in models:
+            _add(family, [model.name], histogram(model.statistics))
         yield family
 
 
 def _states(models: _Models) -> Iterable[Metric]:
     for metric, help_text, number in (
-        ("waiting_calls", "Calls that wait for the model now.", lambda m: m.waiting),
-        ("in_flight_calls", "Calls taken and not answered yet.", lambda m: m.in_flight),
-        ("ready", "Whether the model takes calls: 1 or 0.", lambda m: float(m.is_ready)),
+        ("waiting_calls", "Calls that wait for a worker now.", lambda m: m.batcher.waiting),
+        ("in_flight_calls", "Calls that workers have now.", lambda m: m.batcher.in_flight),
+        ("hanging_workers", "Workers that were given up.", lambda m: m.batcher.hanging),
+        ("ready", "Whether the model takes calls: 1 or 0.", lambda m: float(m.is_usable)),
         (
             "last_answer_timestamp_seconds",
             "When a call was last answered, 0 for never.",
@@ -199,8 +214,8 @@ def _states(models: _Models) -> Iterable[Metric]:
         ),
     ):
         family = GaugeMetricFamily(f"{PREFIX}{metric}", help_text, labels=["model"])
-        for name, model in models:
-            family.add_metric([name], number(model))
+        for model in models:
+            family.add_metric([model.name], number(model))
         yield family
 
 
@@ -219,12 +234,12 @@ def _received(models: _Models) -> Iterable[Metric]:
     invalid = _counter(
         "received_invalid", "Confidences and thresholds that are no numbers.", "contract_version"
     )
-    for name, model in models:
+    for model in models:
         # A copy: the event loop may meet another version meanwhile.
         for version, received in model.statistics.received.copy().items():
-            _add(confidence, [name, version], received.confidence)
-            _add(threshold, [name, version], received.threshold)
-            invalid.add_metric([name, version], received.invalid)
+            _add(confidence, [model.name, version], received.confidence)
+            _add(threshold, [model.name, version], received.threshold)
+            invalid.add_metric([model.name, version], received.invalid)
     yield from (confidence, threshold, invalid)
 
 

@@ -61,7 +61,6 @@ class CallRecord(NamedTuple):
         rows: Inputs; 0 where the request could not be read.
         outcome: How it ended.
         code: Its gRPC status.
-        error: What the caller was told, or "".
         queue_s: Seconds it waited for the model.
         compute_s: Seconds that the model worked on its batch.
         total_s: Seconds from its last byte to the answer's first.
@@ -73,10 +72,9 @@ class CallRecord(NamedTuple):
     rows: int
     outcome: Outcome
     code: grpc.StatusCode
-    error: str
-    queue_s: float
-    compute_s: float
-    total_s: float
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    total_s: float = 0.0
 
 
 OnPart: TypeAlias = Callable[[bytes], None]
@@ -90,6 +88,9 @@ class Inference:
         decoder: For encoded pictures.
         memory: What all calls may hold.
         on_call: Told of every call when it has ended.
+
+    Attributes:
+        strays: Calls that could not be read, or asked for what is not served here.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Inference:
         memory: MemoryBudget,
         on_call: Callable[[CallRecord], None],
     ) -> None:
+        self.strays = 0
         self._models = models
         self._decoder = decoder
         self._memory = memory
@@ -116,8 +118,7 @@ class Inference:
         Raises:
             GatekeeperError: The call is refused, or the model failed.
         """
-        request = tensors.parse(pb.ModelInferRequest, data)
-        model = self._models.find(request.model_name, request.model_version)
+        request, model = self._found(data, caller)
         call = _Call(model.statistics)
         try:
             with ExitStack() as held:
@@ -133,6 +134,19 @@ class Inference:
             raise
         self._ended(request, model, caller, call, None)
         return reply
+
+    def _found(self, data: bytes, caller: Caller) -> tuple[pb.ModelInferRequest, ServedModel]:
+        """Return the request and its model; a stray call is in no model's figures."""
+        request = pb.ModelInferRequest()
+        try:
+            request = tensors.parse(pb.ModelInferRequest, data)
+            return request, self._models.find(request.model_name, request.model_version)
+        except GatekeeperError as error:
+            self.strays += 1
+            code = status_of(error)
+            name, request_id = request.model_name, request.id
+            self._on_call(CallRecord(name, request_id, caller.client, 0, Outcome.INVALID, code))
+            raise
 
     async def _infer(
         self,
@@ -206,7 +220,6 @@ class Inference:
                 call.rows,
                 outcome,
                 code,
-                "" if error is None else str(error),
                 call.queue_s,
                 call.compute_s,
                 total_s,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from dataclasses import dataclass
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cloud_stub.operations import health as health_module
 from cloud_stub.operations.health import Health
 from edge_runtime.wire import messages as pb
 
@@ -18,15 +20,22 @@ UNKNOWN = 3
 EVERYTHING = ("", pb.SERVICE, "large", "larger")
 
 
+@dataclass
+class Model:
+    name: str
+    is_usable: bool = True
+
+
 @contextlib.asynccontextmanager
 async def serving():
-    health = Health(("large", "larger"))
+    models = Model("large"), Model("larger")
+    health = Health(models)
     server = grpc.aio.server()
     health.add_to(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield health, health_pb2_grpc.HealthStub(channel), server
+        yield health, health_pb2_grpc.HealthStub(channel), server, models[0]
     await server.stop(None)
 
 
@@ -58,25 +67,23 @@ class Watcher:
 
 def test_everything_serves_until_it_drains():
     async def scenario():
-        async with serving() as (health, stub, _):
+        async with serving() as (health, stub, _, _):
             for service in EVERYTHING:
                 assert await check(stub, service) == SERVING
             health.drain()
             for service in EVERYTHING:
                 assert await check(stub, service) == NOT_SERVING
-            health.set_usable("large", is_usable=True)
-            assert await check(stub, "large") == NOT_SERVING
 
     asyncio.run(scenario())
 
 
 def test_a_model_that_cannot_be_used_takes_the_whole_with_it_but_no_other_model():
     async def scenario():
-        async with serving() as (health, stub, _):
-            health.set_usable("large", is_usable=False)
+        async with serving() as (_, stub, _, large):
+            large.is_usable = False
             found = [await check(stub, service) for service in EVERYTHING]
             assert found == [NOT_SERVING, NOT_SERVING, NOT_SERVING, SERVING]
-            health.set_usable("large", is_usable=True)
+            large.is_usable = True
             assert [await check(stub, service) for service in EVERYTHING] == [SERVING] * 4
 
     asyncio.run(scenario())
@@ -84,7 +91,7 @@ def test_a_model_that_cannot_be_used_takes_the_whole_with_it_but_no_other_model(
 
 def test_an_unknown_name_is_not_found():
     async def scenario():
-        async with serving() as (_, stub, _):
+        async with serving() as (_, stub, _, _):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await check(stub, "small")
             assert caught.value.code() is grpc.StatusCode.NOT_FOUND
@@ -92,9 +99,12 @@ def test_an_unknown_name_is_not_found():
     asyncio.run(scenario())
 
 
-def test_those_who_watch_are_told_of_every_change_though_another_leaves():
+def test_those_who_watch_are_told_of_every_change_though_another_leaves(monkeypatch, caplog):
+    monkeypatch.setattr(health_module, "_LOOK_EVERY_S", 0.01)
+
     async def scenario():
-        async with serving() as (health, stub, _):
+        async with serving() as (health, stub, _, large):
+            following = asyncio.create_task(health.follow())
             leaving, staying = Watcher(stub, "large"), Watcher(stub, "large")
             other, unknown = Watcher(stub, "larger"), Watcher(stub, "small")
             for watcher in (leaving, staying, other):
@@ -103,18 +113,20 @@ def test_those_who_watch_are_told_of_every_change_though_another_leaves():
             leaving.call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await leaving.task
-            health.set_usable("large", is_usable=False)
+            large.is_usable = False
             assert await staying.until(2) == [SERVING, NOT_SERVING]
-            health.set_usable("large", is_usable=True)
+            large.is_usable = True
             assert await staying.until(3) == [SERVING, NOT_SERVING, SERVING]
             assert other.said == [SERVING]
+            following.cancel()
 
     asyncio.run(scenario())
+    assert "model is stuck" in caplog.text
 
 
 def test_those_who_watch_do_not_keep_a_server_that_drains():
     async def scenario():
-        async with serving() as (health, stub, server):
+        async with serving() as (health, stub, server, _):
             watchers = [Watcher(stub, service) for service in ("", "large")]
             for watcher in watchers:
                 await watcher.until(1)

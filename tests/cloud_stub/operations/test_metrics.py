@@ -24,11 +24,18 @@ LARGE = {"model": "large"}
 
 
 @dataclass
-class Model:
-    statistics: Statistics = field(default_factory=Statistics)
+class Queue:
     waiting: int = 0
     in_flight: int = 0
-    is_ready: bool = True
+    hanging: int = 0
+
+
+@dataclass
+class Model:
+    name: str = "large"
+    statistics: Statistics = field(default_factory=Statistics)
+    batcher: Queue = field(default_factory=Queue)
+    is_usable: bool = True
 
 
 @pytest.fixture
@@ -38,7 +45,7 @@ def model():
 
 @pytest.fixture
 def collector(model):
-    return ModelCollector({"large": model}, {"version": "1.2.3"})
+    return ModelCollector([model], {"version": "1.2.3"})
 
 
 def registry_of(collector):
@@ -77,7 +84,8 @@ def test_numbers_are_those_of_the_statistics(model, collector):
     found.failed_s, found.input_s, found.output_s = 0.5, 0.25, 0.125
     found.last_unix_s = 1_700_000_000.5
     found.ignored_parameters = 4
-    model.waiting, model.in_flight, model.is_ready = 2, 6, False
+    model.batcher.waiting, model.batcher.in_flight, model.batcher.hanging = 2, 6, 1
+    model.is_usable = False
     for name, expected in (
         ("rows_total", 12),
         ("unanswered_seconds_total", 0.5),
@@ -87,6 +95,7 @@ def test_numbers_are_those_of_the_statistics(model, collector):
         ("ignored_parameters_total", 4),
         ("waiting_calls", 2),
         ("in_flight_calls", 6),
+        ("hanging_workers", 1),
         ("ready", 0),
     ):
         assert value(collector, name, **LARGE) == expected, name
@@ -133,9 +142,9 @@ def test_what_edges_say_is_kept_by_contract_version(model, collector):
 
 
 def test_every_model_is_shown(model):
-    other = Model()
+    other = Model("larger")
     other.statistics.rows = 9
-    collector = ModelCollector({"large": model, "larger": other}, {})
+    collector = ModelCollector([model, other], {})
     assert value(collector, "rows_total", model="large") == 0
     assert value(collector, "rows_total", model="larger") == 9
 
@@ -146,7 +155,7 @@ def test_further_numbers_are_asked_for_at_each_scrape(model):
         ("unauthenticated_calls_total", "Calls without an accepted token."): lambda: present[0],
         ("certificate_expiry_timestamp_seconds", "When the certificate ends."): lambda: None,
     }
-    collector = ModelCollector({"large": model}, {}, numbers)
+    collector = ModelCollector([model], {}, numbers)
     assert value(collector, "unauthenticated_calls_total") == 1
     present[0] = 2.0
     assert value(collector, "unauthenticated_calls_total") == 2
