@@ -41,10 +41,10 @@ def run(settings: ServeSettings) -> None:
     """
     log = logs.configure(settings.log, settings.log_level)
     try:
-        security = settings.security()
-        security.check_host(settings.host)
-        certificates, guard = security.certificates(), security.guard()
         _check_free(settings.host, settings.port)
+        security = settings.security()
+        certificates, guard = security.certificates(), security.guard()
+        security.check_host(settings.host)
         _raise_file_limit()
         hanging = asyncio.run(_serve(settings, certificates, guard))
         if hanging:
