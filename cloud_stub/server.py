@@ -46,7 +46,7 @@ def run(settings: ServeSettings) -> None:
         certificates, guard = security.certificates(), security.guard()
         security.check_host(settings.host)
         _raise_file_limit()
-        hanging = asyncio.run(_serve(settings, certificates, guard))
+        hanging = asyncio.run(_serve(settings, certificates, guard, log))
         if hanging:
             _LOG.warning("hanging batches are left behind", extra={"batches": hanging})
     finally:
@@ -94,14 +94,17 @@ def _raise_file_limit() -> None:
 
 
 async def _serve(
-    settings: ServeSettings, certificates: ServerCertificates | None, guard: TokenGuard | None
+    settings: ServeSettings,
+    certificates: ServerCertificates | None,
+    guard: TokenGuard | None,
+    log: logs.Writer,
 ) -> int:
     """Serve, and return how many batches hang at the end."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         # Before the models are opened, which takes a while.
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    return await _Serving(settings, certificates, guard).serve(stopping)
+    return await _Serving(settings, certificates, guard, log).serve(stopping)
 
 
 class _Serving:
@@ -112,8 +115,10 @@ class _Serving:
         settings: ServeSettings,
         certificates: ServerCertificates | None,
         guard: TokenGuard | None,
+        log: logs.Writer,
     ) -> None:
         self._settings, self._certificates, self._guard = settings, certificates, guard
+        self._log = log
         self._models = Models(
             ServedModel(each.model, open_backend(each), each.limits())
             for each in settings.each_model()
@@ -189,6 +194,9 @@ class _Serving:
                 lambda: self._inference.strays
             ),
             ("held_bytes", "What the calls in the server hold now."): lambda: self._memory.held,
+            ("dropped_log_lines_total", "Lines that found the log's queue full."): (
+                lambda: self._log.dropped
+            ),
             ("unauthenticated_calls_total", "Calls refused for want of an accepted token."): (
                 lambda: None if guard is None else guard.refused
             ),

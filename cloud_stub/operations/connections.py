@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-HANDSHAKE_MS: Final = 10_000
+HANDSHAKE_MS: Final = 20_000
 PING_EVERY_MS: Final = 60_000
 IDLE_MS: Final = 600_000
 AGE_MS: Final = 3_600_000
@@ -16,8 +16,8 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # Otherwise a second server on the port takes half of the calls in silence.
     ("grpc.so_reuseport", 0),
     # A connection that says nothing, or its first words drop by drop, is closed after this and not
-    # after two minutes, which is gRPC's own limit: it costs a socket all the while. Three round
-    # trips of a very bad mobile network fit in well.
+    # after two minutes, which is gRPC's own limit: it costs a socket all the while. gRPC's clients
+    # give up after as long.
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
     # A client that lost its network closes nothing. A ping a minute finds it out; more often would
     # keep the radio of one that is alive awake.
