@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
-import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -23,7 +22,7 @@ from cloud_stub.operations.tokens import TokenGuard
 from cloud_stub.protocol.calls import Front, toolkit_version
 from cloud_stub.protocol.inference import Inference
 from cloud_stub.protocol.pictures import PictureDecoder
-from cloud_stub.scheduling.memory import MIB, MemoryBudget
+from cloud_stub.scheduling import memory
 from cloud_stub.scheduling.statistics import Outcome
 from cloud_stub.served import Models, ServedModel
 from cloud_stub.settings import ServeSettings
@@ -46,16 +45,10 @@ def run(settings: ServeSettings) -> None:
         certificates, guard = security.certificates(), security.guard()
         security.check_host(settings.host)
         _raise_file_limit()
-        hanging = asyncio.run(_serve(settings, certificates, guard, log))
-        if hanging:
-            _LOG.warning("hanging batches are left behind", extra={"batches": hanging})
+        memory.keep_freed()
+        asyncio.run(_serve(settings, certificates, guard, log))
     finally:
         log.close()
-    if hanging:
-        # Their threads cannot be ended, and the interpreter would wait for them.
-        sys.stderr.flush()
-        sys.stdout.flush()
-        os._exit(0)
 
 
 def _check_free(host: str, port: int) -> None:
@@ -98,13 +91,12 @@ async def _serve(
     certificates: ServerCertificates | None,
     guard: TokenGuard | None,
     log: logs.Writer,
-) -> int:
-    """Serve, and return how many batches hang at the end."""
+) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         # Before the models are opened, which takes a while.
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    return await _Serving(settings, certificates, guard, log).serve(stopping)
+    await _Serving(settings, certificates, guard, log).serve(stopping)
 
 
 class _Serving:
@@ -124,11 +116,11 @@ class _Serving:
             for each in settings.each_model()
         )
         self._decoder = PictureDecoder(max(model.limits.max_queue for model in self._models))
-        self._memory = MemoryBudget(settings.max_memory_mib * MIB)
+        self._memory = memory.MemoryBudget(settings.max_memory_mib * memory.MIB)
         self._inference = Inference(self._models, self._decoder, self._memory, logs.log_call)
 
-    async def serve(self, stopping: asyncio.Event) -> int:
-        """Serve until told to stop, and return how many batches hang at the end."""
+    async def serve(self, stopping: asyncio.Event) -> None:
+        """Serve until told to stop."""
         front, health = Front(self._models, self._inference), Health(self._models)
         server = grpc.aio.server(
             interceptors=[] if self._guard is None else [self._guard], options=self._options()
@@ -138,6 +130,10 @@ class _Serving:
         reflection.add_to(server)
         port = self._listen(server)
         with self._metrics():
+            # What is there now stays: the collector need not look at it again in the middle of a
+            # call.
+            gc.collect()
+            gc.freeze()
             await server.start()
             address = join_address(self._settings.host, port)
             print(f"cloud_stub: serving {self._named()} on {address}", flush=True)
@@ -147,10 +143,10 @@ class _Serving:
             front.is_ready = False
             health.drain()
             await server.stop(self._settings.grace)
-        return self._close()
+        self._close()
 
     def _options(self) -> list[tuple[str, int]]:
-        message_bytes = self._settings.max_message_mib * MIB
+        message_bytes = self._settings.max_message_mib * memory.MIB
         limits = [(f"grpc.max_{way}_message_length", message_bytes) for way in ("receive", "send")]
         secured = () if self._certificates is None else connections.SECURED_OPTIONS
         return [*connections.OPTIONS, *secured, *limits]
@@ -205,14 +201,13 @@ class _Serving:
             ),
         }
 
-    def _close(self) -> int:
+    def _close(self) -> None:
         self._decoder.close()
         for model in self._models:
             model.close()
         answered = sum(model.statistics.outcomes[Outcome.ANSWERED] for model in self._models)
         ignored = sum(model.statistics.ignored_parameters for model in self._models)
         _LOG.info("stopped", extra={"answered_calls": answered, "ignored_parameters": ignored})
-        return sum(model.batcher.hanging for model in self._models)
 
     def _named(self) -> str:
         return ", ".join(
