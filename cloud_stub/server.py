@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -46,9 +48,14 @@ def run(settings: ServeSettings) -> None:
         security.check_host(settings.host)
         _raise_file_limit()
         memory.keep_freed()
-        asyncio.run(_serve(settings, certificates, guard, log))
+        unfinished = asyncio.run(_serve(settings, certificates, guard, log))
     finally:
         log.close()
+    if unfinished:
+        # Their threads are inside a model, and the interpreter's end would abort the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _check_free(host: str, port: int) -> None:
@@ -91,12 +98,13 @@ async def _serve(
     certificates: ServerCertificates | None,
     guard: TokenGuard | None,
     log: logs.Writer,
-) -> None:
+) -> int:
+    """Serve, and return how many calls and workers are given up at the end."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         # Before the models are opened, which takes a while.
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    await _Serving(settings, certificates, guard, log).serve(stopping)
+    return await _Serving(settings, certificates, guard, log).serve(stopping)
 
 
 class _Serving:
@@ -119,8 +127,8 @@ class _Serving:
         self._memory = memory.MemoryBudget(settings.max_memory_mib * memory.MIB)
         self._inference = Inference(self._models, self._decoder, self._memory, logs.log_call)
 
-    async def serve(self, stopping: asyncio.Event) -> None:
-        """Serve until told to stop."""
+    async def serve(self, stopping: asyncio.Event) -> int:
+        """Serve until told to stop; return what is given up."""
         front, health = Front(self._models, self._inference), Health(self._models)
         server = grpc.aio.server(
             interceptors=[] if self._guard is None else [self._guard], options=self._options()
@@ -143,7 +151,7 @@ class _Serving:
             front.is_ready = False
             health.drain()
             await server.stop(self._settings.grace)
-        self._close()
+        return self._close()
 
     def _options(self) -> list[tuple[str, int]]:
         message_bytes = self._settings.max_message_mib * memory.MIB
@@ -201,13 +209,17 @@ class _Serving:
             ),
         }
 
-    def _close(self) -> None:
+    def _close(self) -> int:
         self._decoder.close()
         for model in self._models:
             model.close()
         answered = sum(model.statistics.outcomes[Outcome.ANSWERED] for model in self._models)
         ignored = sum(model.statistics.ignored_parameters for model in self._models)
+        unfinished = sum(model.batcher.in_flight + model.batcher.hanging for model in self._models)
+        if unfinished:
+            _LOG.warning("calls are given up", extra={"calls": unfinished})
         _LOG.info("stopped", extra={"answered_calls": answered, "ignored_parameters": ignored})
+        return unfinished
 
     def _named(self) -> str:
         return ", ".join(
