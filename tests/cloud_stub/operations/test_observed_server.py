@@ -202,3 +202,23 @@ def test_health_says_not_serving_while_calls_in_flight_are_finished(slow_bundle,
     assert said == {service: [1, 2] for service in said}
     assert answers == ["dark"]
     assert running.process.wait(30) == 0
+
+
+def test_a_model_whose_workers_hang_is_not_serving_until_they_come_back(slow_bundle, launch):
+    # A call takes about a second: with this limit all of them are given up, each with its worker.
+    running = launch(
+        "--bundle", str(slow_bundle), "--port", "0", "--stall", "0.05", "--max-batch", "1"
+    )
+    with grpc.insecure_channel(running.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+
+        def says(status):
+            asked = [health_pb2.HealthCheckRequest(service=name) for name in ("", "large")]
+            return all(health.Check(one, timeout=10).status == status for one in asked)
+
+        assert says(1)
+        send = channel.unary_unary(pb.METHODS["ModelInfer"], None, None)
+        waiting = [send.future(request().SerializeToString(), timeout=60) for _ in range(6)]
+        assert wait_for(lambda: says(2))
+        assert {one.code().name for one in waiting} <= {"INTERNAL", "UNAVAILABLE"}
+        assert wait_for(lambda: says(1))
