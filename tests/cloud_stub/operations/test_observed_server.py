@@ -7,17 +7,20 @@ import threading
 
 import grpc
 import numpy as np
+import onnx
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
+from onnx import TensorProto, helper
 from tools.waiting import wait_for
 
 from edge_runtime import contract
 from edge_runtime.cloud.model import CloudModel
 from edge_runtime.wire import messages as pb
+from edge_runtime.wire import tensors
 
 pytestmark = pytest.mark.slow
 
@@ -137,6 +140,37 @@ def test_the_log_is_json_and_tells_of_calls_without_their_content(serve, await_e
     whole = "".join(running.errors)
     assert PAYLOAD not in whole
     assert not any(label in whole for label in LABELS)
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    """A graph that reads numbers, and fails where a text is none, in words that repeat it."""
+    given = helper.make_tensor_value_info("digits", TensorProto.STRING, ["n"])
+    got = helper.make_tensor_value_info("number", TensorProto.FLOAT, ["n"])
+    node = helper.make_node("Cast", ["digits"], ["number"], to=TensorProto.FLOAT)
+    graph = helper.make_graph([node], "numbers", [given], [got])
+    opset = helper.make_opsetid("", 18)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), tmp_path / "n.onnx")
+    return tmp_path / "n.onnx"
+
+
+def test_a_model_that_fails_is_logged_without_the_input_it_failed_on(
+    numbers, launch, await_event, events
+):
+    running = launch("--onnx", str(numbers), "--port", "0", "--log", "json")
+    message = pb.ModelInferRequest(model_name="large")
+    message.inputs.add(name="digits", datatype="BYTES", shape=[1])
+    message.raw_input_contents.append(tensors.encode_bytes([PAYLOAD.encode()]))
+    with grpc.insecure_channel(running.address) as channel:
+        assert call(channel, message) == "INTERNAL"
+    failure = await_event(running, "model failed")
+    assert failure["level"] == "ERROR"
+    assert "onnxruntime" in failure["error"]
+    assert await_event(running, "call")["outcome"] == "failed"
+    assert running.stop() == 0
+    await_event(running, "stopped")
+    assert {line["event"] for line in events(running)} == {"model failed", "call", "stopped"}
+    assert PAYLOAD not in "".join(running.errors)
 
 
 def test_answered_calls_are_not_logged_by_default(serve, await_event, events):
