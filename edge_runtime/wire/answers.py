@@ -94,7 +94,10 @@ class AnswerReader:
         names = self._reduce(found, rows) if self.reduce else self._name(found, rows)
         if contract.CONFIDENCE not in outputs:
             return names, np.full(rows, np.nan, np.float32)
-        return names, _confidence(outputs, rows)
+        # An axis of one here too: Triton cannot do without where it puts requests together.
+        found = outputs[contract.CONFIDENCE]
+        flat = found.reshape(-1) if found.shape == (rows, 1) else found
+        return names, _confidence({contract.CONFIDENCE: flat}, rows)
 
     def _read_contract(
         self, outputs: dict[str, Array], rows: int
