@@ -32,6 +32,8 @@ DATATYPES: Final = {
 }
 """The protocol's datatype of each type that ONNX Runtime names."""
 
+_NAMELESS: Final = "unk__"  # how ONNX Runtime calls an axis that has no name
+
 
 @dataclass(frozen=True, kw_only=True)
 class TensorDescription:
@@ -41,11 +43,13 @@ class TensorDescription:
         name: Its name.
         datatype: The protocol's name of its type, or ONNX Runtime's where the protocol has none.
         shape: Size of each axis; None is free.
+        rows: What the graph calls its first axis, where that is free and has a name.
     """
 
     name: str
     datatype: str
     shape: tuple[int | None, ...]
+    rows: str | None = None
 
     @property
     def has_free_rows(self) -> bool:
@@ -136,10 +140,16 @@ def _open(path: Path) -> Any:
 
 def _describe(arguments: Iterable[Any]) -> tuple[TensorDescription, ...]:
     return tuple(
-        TensorDescription(
-            name=argument.name,
-            datatype=DATATYPES.get(argument.type, argument.type),
-            shape=tuple(size if isinstance(size, int) else None for size in argument.shape or ()),
-        )
-        for argument in arguments
+        _description(argument.name, argument.type, argument.shape) for argument in arguments
+    )
+
+
+def _description(name: str, kind: str, axes: list[int | str | None] | None) -> TensorDescription:
+    axes = axes or []  # what is no tensor has none
+    first = axes[0] if axes else None
+    return TensorDescription(
+        name=name,
+        datatype=DATATYPES.get(kind, kind),
+        shape=tuple(size if isinstance(size, int) else None for size in axes),
+        rows=first if isinstance(first, str) and not first.startswith(_NAMELESS) else None,
     )

@@ -40,8 +40,11 @@ class DeployedModel:
 
         An input of one axis has none left beside the rows, and an engine knows no empty shape.
         """
-        inputs = all(i.has_free_rows and len(i.shape) > 1 for i in self.graph.inputs)
-        return inputs and all(output.has_free_rows for output in self.outputs)
+        tensors = (*self.graph.inputs, *self.outputs)
+        # Axes of two names, words and sentences for example, are not the rows of one batch.
+        is_one = len({tensor.rows for tensor in tensors} - {None}) <= 1
+        has_more = all(len(given.shape) > 1 for given in self.graph.inputs)
+        return is_one and has_more and all(tensor.has_free_rows for tensor in tensors)
 
 
 def is_scores(output: TensorDescription) -> bool:

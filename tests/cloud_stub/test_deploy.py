@@ -175,6 +175,19 @@ def test_a_graph_with_a_fixed_first_axis_is_not_batched(tmp_path, capsys):
     assert "exactly the shape features FP32 [1, 3]" in capsys.readouterr().err
 
 
+def test_axes_of_different_names_are_no_rows_of_one_batch(tmp_path):
+    write_graph(
+        tmp_path / "m.onnx",
+        [("words", TensorProto.FLOAT, ["words", 3])],
+        [("scores", TensorProto.FLOAT, ["sentences", 3])],
+        [helper.make_node("Identity", ["words"], ["scores"])],
+    )
+    assert deploy("--target", "triton", "--onnx", tmp_path / "m.onnx", "--out", tmp_path / "o") == 0
+    config = read_config(tmp_path / "o" / "large")
+    assert config.max_batch_size == 0
+    assert tensors(config.input) == {"words": ("TYPE_FP32", [-1, 3], None)}
+
+
 def test_external_weights_go_with_the_graph(tmp_path):
     weights = np.arange(3000, dtype=np.float32).reshape(3, 1000)
     file = write_graph(
