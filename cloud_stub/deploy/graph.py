@@ -7,30 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cloud_stub.backends.graph import DATATYPES
 from cloud_stub.deploy.errors import DeployError
 from edge_runtime.errors import BundleError, DependencyError
 from edge_runtime.onnx_file import read_onnx_file
 
 GRAPH_FILE: Final = "model.onnx"
 """What Triton's ONNX Runtime backend looks for in a version's folder."""
-
-DATATYPES: Final = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
-    "tensor(bfloat16)": "BF16",
-}
-"""The protocol's datatype of each type that ONNX Runtime names."""
 
 _NAMELESS: Final = "unk__"  # how ONNX Runtime calls an axis that has no name
 

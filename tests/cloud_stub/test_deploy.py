@@ -517,5 +517,6 @@ def test_deploy_is_a_command_of_the_server_which_still_serves_by_default(
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "o" / "large" / "config.pbtxt").is_file()
     help_text = run_command("--help").stdout
-    assert "Serve a large model" in help_text
+    assert "usage: python -m cloud_stub [COMMAND] FLAGS" in help_text
+    assert "--checkpoint" in help_text
     assert "deploy" in help_text
