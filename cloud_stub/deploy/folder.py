@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,8 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     Where one is replaced there is a moment without any; an error or Ctrl-C puts the old one back.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+    place = _scratch_place(folder.absolute())
+    with tempfile.TemporaryDirectory(dir=place, prefix=f".{folder.name}-") as scratch:
         fresh, old = Path(scratch) / "fresh", Path(scratch) / "old"
         fresh.mkdir()
         yield fresh
@@ -55,3 +57,15 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
         except BaseException:
             old.rename(folder)
             raise
+
+
+def _scratch_place(folder: Path) -> Path:
+    """Return where to write at first: beside the repository, not in it, if that can be renamed.
+
+    An engine takes every folder in its repository for a model, and one that a kill left behind would
+    keep it from starting.
+    """
+    repository = folder.parent
+    beside = repository.parent
+    is_same = beside.stat().st_dev == repository.stat().st_dev
+    return beside if is_same and os.access(beside, os.W_OK | os.X_OK) else repository
