@@ -62,8 +62,8 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
 def _scratch_place(folder: Path) -> Path:
     """Return where to write at first: beside the repository, not in it, if that can be renamed.
 
-    An engine takes every folder in its repository for a model, and one that a kill left behind would
-    keep it from starting.
+    An engine takes every folder in its repository for a model, and one that a kill left behind
+    would keep it from starting.
     """
     repository = folder.parent
     beside = repository.parent
