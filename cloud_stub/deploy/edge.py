@@ -19,17 +19,14 @@ _SENT: Final = {"UINT8", "FP32", "BYTES"}
 
 
 def usage(model: DeployedModel, name: str, address: str, labels_file: Path) -> str:
-    """Return the call that opens a cascade on the engine, or why there is none.
+    """Return the call that opens a cascade on the engine.
 
     Args:
-        model: What is served.
+        model: What is served; one that a cascade can ask, see `obstacle`.
         name: Its name on the wire.
         address: Where the engine is thought to listen.
         labels_file: Where its labels were written.
     """
-    reason = _obstacle(model)
-    if reason is not None:
-        return f"no cascade can ask it: {reason}"
     given, answer = model.graph.inputs[0], model.answer
     lines = [
         f"cloud={address!r},",
@@ -52,8 +49,9 @@ def notes(model: DeployedModel, max_batch: int) -> list[str]:
         model: What is served.
         max_batch: Most rows of one run.
     """
-    if _obstacle(model) is not None:
-        return []
+    reason = obstacle(model)
+    if reason is not None:
+        return [f"no cascade can ask it: {reason}"]
     given, found = model.graph.inputs[0], []
     if model.has_rows:
         found.append(f"the engine refuses calls of more than {max_batch} inputs")
@@ -68,7 +66,8 @@ def notes(model: DeployedModel, max_batch: int) -> list[str]:
     return found
 
 
-def _obstacle(model: DeployedModel) -> str | None:
+def obstacle(model: DeployedModel) -> str | None:
+    """Return why no cascade can ask the model, None where one can."""
     inputs = model.graph.inputs
     described = "; ".join(map(str, inputs))
     if len(inputs) != 1:

@@ -176,8 +176,9 @@ class DeploySettings:
         if self.target == "kserve":
             print(f"cloud_stub: put {self.out / REPOSITORY} at {self.storage_uri}, then")
             print(f"  kubectl apply -f {self.out / SERVICE_FILE}")
-        print("cloud_stub: the edge asks it with")
-        print(edge.usage(model, self.model, "HOST:PORT", labels_file))
+        if edge.obstacle(model) is None:
+            print("cloud_stub: the edge asks it with")
+            print(edge.usage(model, self.model, "HOST:PORT", labels_file))
         for note in edge.notes(model, max_batch):
             print(f"cloud_stub: note: {note}", file=sys.stderr)
 
