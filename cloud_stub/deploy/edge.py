@@ -1,4 +1,4 @@
-"""How the edge asks the deployed model: the arguments of `Cascade.open`, as text to paste.
+"""How the edge asks the deployed model, as text to paste: a call in Python and a command line.
 
 An engine gives class indices or scores and not the labels of our own server, and takes the graph's
 own input, so a cascade must be told which is which.
@@ -6,6 +6,7 @@ own input, so a cascade must be told which is which.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Final
 
@@ -18,28 +19,47 @@ _MAX_SPELT_OUT: Final = 20
 _SENT: Final = {"UINT8", "FP32", "BYTES"}
 
 
-def usage(model: DeployedModel, name: str, address: str, labels_file: Path) -> str:
-    """Return the call that opens a cascade on the engine.
+def call(model: DeployedModel, name: str, labels_file: Path) -> str:
+    """Return the Python call that opens a cascade on the engine.
 
     Args:
         model: What is served; one that a cascade can ask, see `obstacle`.
         name: Its name on the wire.
-        address: Where the engine is thought to listen.
         labels_file: Where its labels were written.
     """
-    given, answer = model.graph.inputs[0], model.answer
-    lines = [
-        f"cloud={address!r},",
-        f"model={name!r},",
-        f"cloud_input={given.name!r},",
-        f"cloud_output={answer.name!r},",
-    ]
-    if is_scores(answer):
-        lines.append("cloud_reduce='argmax',")
-    lines += _labels(model, labels_file)
+    options = {key: repr(value) for key, value in _options(model, name).items()}
+    if len(model.labels) > _MAX_SPELT_OUT:
+        options["cloud_labels"] = f"Path({str(labels_file)!r}).read_text('utf-8').splitlines()"
+    elif model.labels:
+        options["cloud_labels"] = repr(model.labels)
+    lines = [f"    {key}={value}," for key, value in options.items()]
+    return "\n".join(["Cascade.open(", "    BUNDLE,", *lines, ")"])
+
+
+def command(model: DeployedModel, name: str, labels_file: Path) -> str:
+    """Return the same as a command line; see `call`."""
+    options = _options(model, name)
+    if model.labels:
+        options["cloud_labels"] = str(labels_file)
+    flags = [(f"--{key.replace('_', '-')}", value) for key, value in options.items()]
+    words = ["--bundle", "BUNDLE", *(word for flag in flags for word in flag), "INPUTS"]
+    return shlex.join(["python", "-m", "edge_runtime", "run", *words])
+
+
+def _options(model: DeployedModel, name: str) -> dict[str, str]:
+    """Return what both say alike, as `Cascade.open` calls it; the labels they take in two forms."""
+    given = model.graph.inputs[0]
+    options = {
+        "cloud": "HOST:PORT",
+        "model": name,
+        "cloud_input": given.name,
+        "cloud_output": model.answer.name,
+    }
+    if is_scores(model.answer):
+        options["cloud_reduce"] = "argmax"
     if not _takes_originals(given):
-        lines.append("forward='model_input',")
-    return "\n".join(["Cascade.open(", "    BUNDLE,", *(f"    {line}" for line in lines), ")"])
+        options["forward"] = "model_input"
+    return options
 
 
 def notes(model: DeployedModel, max_batch: int) -> list[str]:
@@ -85,11 +105,3 @@ def _takes_originals(given: TensorDescription) -> bool:
         return True
     is_pictures = len(given.shape) == _PICTURES_RANK and given.shape[-1] == _CHANNELS
     return given.datatype == "UINT8" and is_pictures
-
-
-def _labels(model: DeployedModel, file: Path) -> list[str]:
-    if not model.labels:
-        return []
-    if len(model.labels) <= _MAX_SPELT_OUT:
-        return [f"cloud_labels={model.labels!r},"]
-    return [f"cloud_labels=Path({str(file)!r}).read_text('utf-8').splitlines(),"]

@@ -178,7 +178,9 @@ class DeploySettings:
             print(f"  kubectl apply -f {self.out / SERVICE_FILE}")
         if edge.obstacle(model) is None:
             print("cloud_stub: the edge asks it with")
-            print(edge.usage(model, self.model, "HOST:PORT", labels_file))
+            print(edge.command(model, self.model, labels_file))
+            print("cloud_stub: or, in Python, with")
+            print(edge.call(model, self.model, labels_file))
         for note in edge.notes(model, max_batch):
             print(f"cloud_stub: note: {note}", file=sys.stderr)
 

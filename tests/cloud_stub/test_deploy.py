@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -445,6 +446,28 @@ def test_a_cascade_asks_a_deployed_bundle_as_was_printed(bundle, tmp_path, capsy
         answers = cascade.batch(PICTURES)
     assert [answer.source for answer in answers] == ["cloud"] * 3, answers
     assert [answer.label for answer in answers] == [LABELS[best] for best in BEST]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["triton", "kserve"])
+def test_the_printed_command_line_asks_the_engine_too(bundle, tmp_path, capsys, target):
+    flags = ["--storage-uri", "s3://bucket/models"] if target == "kserve" else []
+    out = tmp_path / "with a space"
+    assert deploy("--target", target, "--bundle", bundle, "--out", out, *flags) == 0
+    printed = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in printed if line.startswith("python -m edge_runtime run "))
+    np.save(tmp_path / "picture.npy", PICTURES[0])
+    with serving(out / "models" if target == "kserve" else out) as address:
+        places = {
+            "BUNDLE": str(bundle),
+            "HOST:PORT": address,
+            "INPUTS": str(tmp_path / "picture.npy"),
+        }
+        words = [places.get(word, word) for word in shlex.split(line)[1:]]
+        words += ["--threshold", "2", "--deadline-s", "60", "--json"]
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+    answer = json.loads(done.stdout)
+    assert (answer["source"], answer["label"]) == ("cloud", "dark")
 
 
 @pytest.mark.slow
