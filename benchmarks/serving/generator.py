@@ -68,7 +68,7 @@ async def generate(plan: Plan) -> dict[str, Any]:
     channels = [
         grpc.aio.insecure_channel(plan.address, options=_OPTIONS) for _ in range(plan.connections)
     ]
-    calls = [channel.unary_unary(pb.METHODS["ModelInfer"]) for channel in channels]
+    calls = [channel.unary_unary(pb.METHODS["ModelInfer"], None, None) for channel in channels]
     await asyncio.gather(*(call(request, timeout=30, wait_for_ready=True) for call in calls))
     tally = _Tally(keeps_times=plan.calls is None)
     cpu, start = process_time(), perf_counter()
@@ -76,7 +76,7 @@ async def generate(plan: Plan) -> dict[str, Any]:
     await how(plan, request, calls, tally, start)
     wall_s, cpu_s = perf_counter() - start, process_time() - cpu
     for channel in channels:
-        await channel.close()
+        await channel.close(None)
     return {
         "wall_s": wall_s,
         "cpu_s": cpu_s,

@@ -87,7 +87,7 @@ def _session_run(path: Path, rows: Any) -> Callable[[], Any]:
 def _write_turns(path: Path, turns: int, seed: int) -> Path:
     """Write a loop: a constant number of turns of h = tanh(h W), which neither grows nor ends."""
     weight = np.random.default_rng(seed).normal(size=(_WIDTH, _WIDTH)) / np.sqrt(_WIDTH) * 2
-    free = ["batch", _WIDTH]
+    free: list[str | int | None] = ["batch", _WIDTH]
     body = helper.make_graph(
         [
             helper.make_node("MatMul", ["h", "w"], ["m"]),
@@ -108,7 +108,7 @@ def _write_turns(path: Path, turns: int, seed: int) -> Path:
     weights = [
         _constant("w", weight),
         numpy_helper.from_array(np.array(turns, np.int64), "turns"),
-        numpy_helper.from_array(np.array(True), "go_on_first"),  # noqa: FBT003 - a tensor's value
+        numpy_helper.from_array(np.array(True), "go_on_first"),
     ]
     nodes = [helper.make_node("Loop", ["turns", "go_on_first", INPUT], [OUTPUT], body=body)]
     return _write(path, nodes, weights, (TensorProto.FLOAT, [_WIDTH]), [_WIDTH])

@@ -100,12 +100,12 @@ def in_base64(request: bytes) -> str:
     return base64.b64encode(request).decode("ascii")
 
 
-def put(plan: Plan, progress: Callable[[int], object] = lambda calls: None) -> Outcome:
+def put(plan: Plan, progress: Callable[[int], object] = bool) -> Outcome:
     """Put a plan's load on its server.
 
     Args:
         plan: The load.
-        progress: Called now and then with the number of calls that are over.
+        progress: Called now and then with the number of calls that are over; nothing by default.
 
     Raises:
         BenchmarkError: The process of the load ended without a result.
