@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edge_runtime import contract
 from edge_runtime.errors import CloudProtocolError, SettingError
 from edge_runtime.wire import messages as pb
-from edge_runtime.wire.tensors import BYTES, Array, WireError, decode_bytes
+from edge_runtime.wire.tensors import BYTES, Array, WireError, decode_bytes, is_typed
 
 _TYPES: Final = {
     contract.PREDICTION: "INT64",
@@ -157,7 +157,7 @@ def _contract_contents(response: pb.ModelInferResponse, rows: int) -> dict[str, 
     for tensor, raw in zip(outputs, contents, strict=True):
         name = tensor.name
         is_other = tensor.datatype != _TYPES.get(name) or tensor.shape != [rows]
-        if is_other or tensor.HasField("contents"):
+        if is_other or is_typed(tensor):
             return None
         found[name] = raw
     if len(found) != len(_TYPES):

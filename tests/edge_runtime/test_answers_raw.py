@@ -50,6 +50,13 @@ def test_a_label_that_nobody_knows_is_refused(reader):
         reader.read_raw(response(label=label), 2)
 
 
+def test_empty_typed_contents_beside_raw_ones_do_not_matter(reader):
+    made = response()
+    for tensor in made.outputs:
+        tensor.contents.SetInParent()
+    assert reader.read_raw(made, 2)[0] == ["dög", "cat"]
+
+
 @pytest.mark.parametrize(
     "changed",
     [
