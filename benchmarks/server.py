@@ -66,6 +66,11 @@ class Server:
         )
         self.address = _await_address(self._process, self._arguments[0], self._ready_timeout_s)
 
+    @property
+    def pid(self) -> int | None:
+        """The process, None where it does not run."""
+        return None if self._process is None else self._process.pid
+
     def stop(self) -> None:
         """End it in order, or by force where it takes too long."""
         if self._process is None:

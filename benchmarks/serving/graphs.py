@@ -14,31 +14,11 @@ from benchmarks.timing import time_each
 
 INPUT: Final = "input"
 OUTPUT: Final = "output"
-FEATURES: Final = 64
-_HIDDEN: Final = 128
-_CLASSES: Final = 10
 _WIDTH: Final = 256
 _OPSET: Final = 18
 _IR_VERSION: Final = 10
 _PROBE_TURNS: Final = 1000
 _PROBES: Final = 15
-
-
-def mlp(path: Path, seed: int) -> Path:
-    """Write a perceptron of one hidden layer: FP32 [batch, 64] to FP32 [batch, 10]."""
-    random = np.random.default_rng(seed)
-    weights = [
-        _constant("w1", random.normal(size=(FEATURES, _HIDDEN)) / 8),
-        _constant("b1", random.normal(size=_HIDDEN)),
-        _constant("w2", random.normal(size=(_HIDDEN, _CLASSES)) / 11),
-        _constant("b2", random.normal(size=_CLASSES)),
-    ]
-    nodes = [
-        helper.make_node("Gemm", [INPUT, "w1", "b1"], ["h"]),
-        helper.make_node("Relu", ["h"], ["r"]),
-        helper.make_node("Gemm", ["r", "w2", "b2"], [OUTPUT]),
-    ]
-    return _write(path, nodes, weights, (TensorProto.FLOAT, [FEATURES]), [_CLASSES])
 
 
 def instant(path: Path) -> Path:
