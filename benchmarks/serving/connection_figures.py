@@ -103,18 +103,13 @@ def _held(address: str, connections: int) -> Iterator[None]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    with process:
-        try:
-            assert process.stdout is not None  # noqa: S101 - narrows the type
-            assert process.stderr is not None  # noqa: S101 - narrows the type
-            if process.stdout.readline().strip() != "ready":
-                reason = (process.stderr.read().strip().splitlines() or ["no message"])[-1]
-                raise BenchmarkError(f"expected {connections} connections to {address}: {reason}")
-            yield
-        except BaseException:
-            process.kill()
-            raise
-        # The pipe closes, and the process with it.
+    with process:  # at its end the pipe closes, and the process goes with it
+        assert process.stdout is not None  # noqa: S101 - narrows the type
+        assert process.stderr is not None  # noqa: S101 - narrows the type
+        if process.stdout.readline().strip() != "ready":
+            reason = (process.stderr.read().strip().splitlines() or ["no message"])[-1]
+            raise BenchmarkError(f"expected {connections} connections to {address}: {reason}")
+        yield
 
 
 def _allow_files(count: int) -> None:
