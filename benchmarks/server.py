@@ -82,7 +82,7 @@ class Server:
         return None if self._process is None else self._process.pid
 
     def stop(self) -> str:
-        """End it in order, or by force where it takes too long; return what it complained of last."""
+        """End it in order, or by force where it takes too long; return its last complaints."""
         if self._process is None:
             return ""
         self.send(signal.SIGCONT)  # one that is halted hears nothing

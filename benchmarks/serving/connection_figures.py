@@ -19,13 +19,14 @@ from benchmarks.serving.graphs import INPUT, answer, instant
 from benchmarks.serving.load import Plan, in_base64, prepared, put
 from benchmarks.serving.stub import check_answer, stub
 
+_ROUNDS: Final = 3
 _TURN_S: Final = 3.0
 _SPARE: Final = 200
 """Files that a process has open beside its connections."""
 
 
 def connection_figures(
-    folder: Path, seed: int, connections: int, rounds: int, *, turn_s: float = _TURN_S
+    folder: Path, seed: int, connections: int, *, rounds: int = _ROUNDS, turn_s: float = _TURN_S
 ) -> list[Figure]:
     """Return a busy client's p99 with idle connections beside that without, and their memory.
 
