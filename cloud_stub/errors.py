@@ -6,6 +6,8 @@ GatekeeperError
     ├── BadRequestError (ValueError)  INVALID_ARGUMENT
     ├── NotServedError (LookupError)  NOT_FOUND
     ├── OverloadError                 RESOURCE_EXHAUSTED
+    ├── ExpiredError (TimeoutError)   DEADLINE_EXCEEDED
+    ├── UnavailableError              UNAVAILABLE
     └── ModelFailureError (RuntimeError)  INTERNAL
 """
 
@@ -41,9 +43,30 @@ class NotServedError(CallError, LookupError):
 
 
 class OverloadError(CallError):
-    """The request is too large, or too many wait already."""
+    """The request is too large, or too many wait already.
+
+    Args:
+        message: What is full.
+        pushback_s: When it may be tried again; None: not at all as it is.
+    """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, *, pushback_s: float | None = None) -> None:
+        super().__init__(message)
+        self.pushback_s = pushback_s
+
+
+class ExpiredError(CallError, TimeoutError):
+    """The call's deadline passed before the model could work on it."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class UnavailableError(CallError):
+    """This server cannot answer; another one might."""
+
+    code = grpc.StatusCode.UNAVAILABLE
 
 
 class ModelFailureError(CallError, RuntimeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -10,18 +11,20 @@ from typing import Any, Final
 
 import grpc
 
-from cloud_stub.backends import Backend, open_backend
+from cloud_stub.backends.open import open_backend
 from cloud_stub.errors import ListenError
-from cloud_stub.front import Front
+from cloud_stub.protocol.calls import Front
+from cloud_stub.protocol.inference import CallRecord, Inference
+from cloud_stub.protocol.pictures import PictureDecoder
+from cloud_stub.scheduling.memory import MIB, MemoryBudget
+from cloud_stub.scheduling.statistics import Outcome
+from cloud_stub.served import Models, ServedModel
 from cloud_stub.settings import ServeSettings
 from edge_runtime.errors import DependencyError
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire.address import is_loopback, join_address
 
-MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 _OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # Otherwise a second server on the port takes half of the calls in silence.
     ("grpc.so_reuseport", 0),
     # Clients that ping to keep their connection must not be cut off for it.
@@ -35,7 +38,7 @@ def run(settings: ServeSettings) -> None:
 
     Raises:
         ListenError: The address cannot be listened on.
-        GatekeeperError: The model cannot be opened.
+        GatekeeperError: A model cannot be opened.
     """
     _check_free(settings.host, settings.port)
     if not is_loopback(settings.host):
@@ -44,8 +47,14 @@ def run(settings: ServeSettings) -> None:
             "and without authentication: serve only to a network you trust",
             file=sys.stderr,
         )
-    backend = open_backend(settings.checkpoint, settings.bundle, settings.threads)
-    asyncio.run(_serve(settings, backend))
+    _raise_file_limit()
+    hanging = asyncio.run(_serve(settings))
+    if hanging:
+        # Their threads cannot be ended, and the interpreter would wait for them.
+        print(f"cloud_stub: {hanging} hanging batches are left behind", file=sys.stderr)
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _check_free(host: str, port: int) -> None:
@@ -73,31 +82,62 @@ def _cannot_listen(host: str, port: int, reason: str) -> str:
     )
 
 
-async def _serve(settings: ServeSettings, backend: Backend) -> None:
+def _raise_file_limit() -> None:
+    """Allow as many connections as the system does; the usual soft limit is 1,024."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _serve(settings: ServeSettings) -> int:
+    """Serve, and return how many batches hang at the end."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    front = Front(backend, settings.model)
-    server = grpc.aio.server(options=_OPTIONS)
+    models = Models(
+        ServedModel(each.model, open_backend(each), each.limits()) for each in settings.each_model()
+    )
+    decoder = PictureDecoder(max(model.limits.max_queue for model in models))
+    memory = MemoryBudget(settings.max_memory_mib * MIB)
+    front = Front(models, Inference(models, decoder, memory, _ignore))
+    message_bytes = settings.max_message_mib * MIB
+    limits = [(f"grpc.max_{way}_message_length", message_bytes) for way in ("receive", "send")]
+    server = grpc.aio.server(options=[*_OPTIONS, *limits])
     server.add_generic_rpc_handlers((front.handler(),))
-    health = await _add_health(server, settings.model)
+    health = await _add_health(server, models)
     port = _listen(server, settings)
     await server.start()
-    print(
-        f"cloud_stub: serving {settings.model} ({len(backend.labels)} labels) "
-        f"on {join_address(settings.host, port)}",
-        flush=True,
-    )
+    address = join_address(settings.host, port)
+    print(f"cloud_stub: serving {_named(models)} on {address}", flush=True)
     await stopping.wait()
     front.is_ready = False
     await health.enter_graceful_shutdown()
     await server.stop(settings.grace)
-    front.close()
-    print(
-        f"cloud_stub: stopped after {front.answered} answered calls, "
-        f"{front.ignored_parameters} unknown parameters ignored",
-        file=sys.stderr,
+    decoder.close()
+    for model in models:
+        model.close()
+    print(f"cloud_stub: stopped after {_summary(models)}", file=sys.stderr)
+    return sum(model.batcher.hanging for model in models)
+
+
+def _ignore(_: CallRecord) -> None:
+    pass
+
+
+def _named(models: Models) -> str:
+    return ", ".join(
+        f"{model.name} ({len(model.backend.labels)} labels)" if model.backend.labels else model.name
+        for model in models
     )
+
+
+def _summary(models: Models) -> str:
+    answered = sum(model.statistics.outcomes[Outcome.ANSWERED] for model in models)
+    ignored = sum(model.statistics.ignored_parameters for model in models)
+    return f"{answered} answered calls, {ignored} unknown parameters ignored"
 
 
 def _listen(server: grpc.aio.Server, settings: ServeSettings) -> int:
@@ -110,14 +150,14 @@ def _listen(server: grpc.aio.Server, settings: ServeSettings) -> int:
     return port
 
 
-async def _add_health(server: grpc.aio.Server, model: str) -> Any:
+async def _add_health(server: grpc.aio.Server, models: Models) -> Any:
     """Add the standard health service, by which load balancers and orchestrators ask."""
     try:
         from grpc_health.v1 import health, health_pb2, health_pb2_grpc
     except ImportError:
         raise DependencyError("grpcio-health-checking", "serving", "cloud") from None
     servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
-    for service in ("", pb.SERVICE, model):
+    for service in ("", pb.SERVICE, *(model.name for model in models)):
         await servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     return servicer

@@ -1,53 +1,188 @@
-"""The command line of the server."""
+"""The command line of the server, and the file that names several models."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
+from cloud_stub.scheduling.batcher import Limits
 from edge_runtime import contract
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
 from edge_runtime.wire.address import MAX_PORT
 
+_MOST_MESSAGE_MIB: Final = 2047  # gRPC counts bytes in 31 bits
+
 
 @dataclass(frozen=True, kw_only=True)
-class ServeSettings:
-    """Serve a large model over the Open Inference Protocol until SIGTERM or Ctrl-C.
+class ModelSettings:
+    """One model: exactly one of checkpoint, bundle and onnx.
 
-    Example: python -m cloud_stub --checkpoint runs/demo/large --port 8001
+    Raises:
+        SettingError: Something is out of range or contradicts something else.
     """
 
     checkpoint: Path | None = field("Folder of a checkpoint to serve.", default=None)
     bundle: Path | None = field("Folder of an exported bundle to serve instead.", default=None)
+    onnx: Path | None = field("ONNX file to serve under its own tensors' names.", default=None)
+    model: str = field("Name that callers ask for.", default=contract.DEFAULT_MODEL)
+    cloud: str = field(
+        "HOST:PORT that a --bundle asks for what it is unsure of (a middle tier).", default=""
+    )
+    cloud_deadline: float = field("Longest wait for --cloud, in seconds.", default=0.5)
+    threads: int = field("Threads of the model; 0 leaves it to the library.", default=0)
+    max_batch: int = field("Rows of one batch.", default=32)
+    max_delay_ms: float = field(
+        "How long a batch that is not full waits for more; 0: an idle model never waits.",
+        default=0.0,
+    )
+    max_queue: int = field("Calls that may wait; one more is refused.", default=128)
+    stall: float = field(
+        "Seconds after which a batch counts as hanging and another worker goes on.", default=60.0
+    )
+
+    def __post_init__(self) -> None:
+        named = [self.checkpoint, self.bundle, self.onnx]
+        if sum(path is not None for path in named) != 1:
+            raise SettingError(
+                "expected one of --checkpoint, --bundle and --onnx: name the model's folder or file"
+            )
+        if self.cloud and self.bundle is None:
+            raise SettingError("expected a --bundle with --cloud: only a gated graph asks onward")
+        if self.threads < 0:
+            raise SettingError(f"expected --threads of 0 or more, got {self.threads}")
+        if not (math.isfinite(self.cloud_deadline) and self.cloud_deadline > 0):
+            raise SettingError(
+                f"expected --cloud-deadline as seconds over 0, got {self.cloud_deadline}"
+            )
+        if not self.model:
+            raise SettingError("expected --model to be non-empty")
+        self.limits()
+
+    def limits(self) -> Limits:
+        """Return how much is worked on at once, and how long anything waits.
+
+        Raises:
+            SettingError: One of them is out of range.
+        """
+        return Limits(
+            max_batch=self.max_batch,
+            max_delay_s=self.max_delay_ms / 1e3,
+            max_queue=self.max_queue,
+            stall_s=self.stall,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings(ModelSettings):
+    """Serve large models over the Open Inference Protocol until SIGTERM or Ctrl-C.
+
+    Example: python -m cloud_stub --checkpoint runs/demo/large --port 8001
+    """
+
+    models: Path | None = field(
+        "TOML file of several models instead: a [[model]] table each, with the flags above as keys "
+        "(max_batch = 8).",
+        default=None,
+    )
     port: int = field("TCP port; 0 takes a free one and names it.", default=8001)
     host: str = field(
         "Address to listen on; another than loopback is plaintext to all.", default="127.0.0.1"
     )
-    model: str = field("Name that callers ask for.", default=contract.DEFAULT_MODEL)
-    threads: int = field("Threads of the model; 0 leaves it to the library.", default=0)
+    max_message_mib: int = field("Largest request and answer.", default=64)
+    max_memory_mib: int = field(
+        "What all calls in the server may hold together, decoded pictures included.", default=1024
+    )
     grace: float = field("Seconds that calls in flight may take after SIGTERM.", default=10.0)
 
     def __post_init__(self) -> None:
-        if (self.checkpoint is None) == (self.bundle is None):
-            raise SettingError("expected one of --checkpoint and --bundle: name the model's folder")
+        if self.models is None:
+            super().__post_init__()
+        elif any(path is not None for path in (self.checkpoint, self.bundle, self.onnx)):
+            raise SettingError("expected --models or one model's own flags, got both")
         if not 0 <= self.port <= MAX_PORT:
             raise SettingError(f"expected --port from 0 to {MAX_PORT}, got {self.port}")
-        if self.threads < 0:
-            raise SettingError(f"expected --threads of 0 or more, got {self.threads}")
         if not (math.isfinite(self.grace) and self.grace >= 0):
             raise SettingError(f"expected --grace as seconds of 0 or more, got {self.grace}")
-        if not (self.model and self.host):
-            raise SettingError("expected --model and --host to be non-empty")
+        if not self.host:
+            raise SettingError("expected --host to be non-empty")
+        if not 1 <= self.max_message_mib <= _MOST_MESSAGE_MIB:
+            raise SettingError(
+                f"expected --max-message-mib from 1 to {_MOST_MESSAGE_MIB}, got "
+                f"{self.max_message_mib}"
+            )
+        if self.max_memory_mib < self.max_message_mib:
+            raise SettingError(
+                f"expected --max-memory-mib of at least one message ({self.max_message_mib}), got "
+                f"{self.max_memory_mib}"
+            )
+
+    def each_model(self) -> list[ModelSettings]:
+        """Return the models to serve.
+
+        Raises:
+            SettingError: The file of models is missing or malformed.
+        """
+        return [self] if self.models is None else read_models(self.models)
 
     def run(self) -> None:
         """Serve until a signal asks to stop.
 
         Raises:
             ListenError: The address cannot be listened on.
-            GatekeeperError: The model cannot be opened.
+            GatekeeperError: A model cannot be opened.
         """
         from cloud_stub import server
 
         server.run(self)
+
+
+def read_models(path: Path) -> list[ModelSettings]:
+    """Read a file of models; paths in it are relative to its folder.
+
+    Raises:
+        SettingError: It is missing or malformed, or two models share a name.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingError(f"expected a TOML file of models in {path}: {error}") from None
+    found = tables.get("model")
+    is_list = isinstance(found, list) and all(isinstance(table, dict) for table in found)
+    if tables.keys() != {"model"} or not is_list or not found:
+        raise SettingError(
+            f"expected [[model]] tables and nothing else in {path}, got {', '.join(tables)[:200]}"
+        )
+    models = [_read_model(table, f"{path}, model {n}", path) for n, table in enumerate(found, 1)]
+    names = [settings.model for settings in models]
+    if len(set(names)) != len(names):
+        raise SettingError(f"expected models of different names in {path}, got {', '.join(names)}")
+    return models
+
+
+def _read_model(table: Mapping[str, Any], where: str, path: Path) -> ModelSettings:
+    fields = {one.name: one for one in dataclasses.fields(ModelSettings)}
+    unknown = sorted(table.keys() - fields.keys())
+    if unknown:
+        raise SettingError(f"expected keys of {', '.join(fields)} in {where}, got {unknown[0]!r}")
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        if fields[name].default is None:  # the paths
+            if not isinstance(value, str):
+                raise SettingError(f"expected {name} in {where} as a path, got {value!r}")
+            values[name] = path.parent / value
+            continue
+        kind = type(fields[name].default)
+        is_number = kind is float and type(value) is int
+        if type(value) is not kind and not is_number:
+            raise SettingError(f"expected {name} in {where} as {kind.__name__}, got {value!r}")
+        values[name] = value
+    try:
+        return ModelSettings(**values)
+    except SettingError as error:
+        raise SettingError(f"{where}: {error}") from None

@@ -75,6 +75,8 @@ LABEL: Final = "label"
 DEFAULT_MODEL: Final = "large"
 PARAMETER_CONFIDENCE: Final = "gatekeeper_confidence"
 PARAMETER_THRESHOLD: Final = "gatekeeper_threshold"
+PARAMETER_CONTRACT: Final = "gatekeeper_contract"
+"""Of a request: the version of the gate contract behind its confidences, as a string."""
 PARAMETER_COMPUTE_US: Final = "gatekeeper_compute_us"
 """Of a response: microseconds that the model worked, as a whole number."""
 

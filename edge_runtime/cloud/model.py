@@ -46,6 +46,7 @@ DEFAULT_PROBE_S: Final = 1.0
 _PROBE_S: Final = 1.0
 """How long one probe waits; a new one connects anew, so it also ends a connection that hangs."""
 _NUMERIC: Final = {np.dtype(np.uint8), np.dtype(np.float32)}
+_CONTRACT: Final = str(contract.CONTRACT_VERSION)
 # Who refuses a probe in other words than these is there, and the next call shows what it can do.
 _GONE: Final = (CloudUnavailableError, CloudMisconfiguredError, CloudOverloadedError, TimeoutError)
 
@@ -275,6 +276,7 @@ class CloudModel:
             # The shortest text that reads back as the same float32.
             text = ",".join(map(str, np.asarray(confidences, np.float32)))
             header.parameters[contract.PARAMETER_CONFIDENCE].string_param = text
+            header.parameters[contract.PARAMETER_CONTRACT].string_param = _CONTRACT
         if threshold is not None:
             text = str(np.float32(threshold))
             header.parameters[contract.PARAMETER_THRESHOLD].string_param = text

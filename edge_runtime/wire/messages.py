@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 _FILE = descriptor_pb2.FileDescriptorSet.FromString(
     Path(__file__).with_name("descriptor.binpb").read_bytes()
 ).file[0]
-_POOL = descriptor_pool.DescriptorPool()
-_POOL.Add(_FILE)
+POOL: Final = descriptor_pool.DescriptorPool()
+"""Where the messages are known; nothing else is in it."""
+POOL.Add(_FILE)
 
 
 def _message(name: str) -> Any:
     """Return the class of one top-level message."""
-    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"{_FILE.package}.{name}"))
+    return message_factory.GetMessageClass(POOL.FindMessageTypeByName(f"{_FILE.package}.{name}"))
 
 
 SERVICE: Final = f"{_FILE.package}.{_FILE.service[0].name}"
@@ -43,3 +45,19 @@ ModelInferRequest = _message("ModelInferRequest")
 ModelInferResponse = _message("ModelInferResponse")
 InferParameter = _message("InferParameter")
 InferTensorContents = _message("InferTensorContents")
+ModelStreamInferResponse = _message("ModelStreamInferResponse")
+ModelConfigRequest = _message("ModelConfigRequest")
+ModelConfigResponse = _message("ModelConfigResponse")
+ModelConfig = _message("ModelConfig")
+ModelInput = _message("ModelInput")
+ModelOutput = _message("ModelOutput")
+ModelDynamicBatching = _message("ModelDynamicBatching")
+ModelStatisticsRequest = _message("ModelStatisticsRequest")
+ModelStatisticsResponse = _message("ModelStatisticsResponse")
+ModelStatistics = _message("ModelStatistics")
+InferStatistics = _message("InferStatistics")
+InferBatchStatistics = _message("InferBatchStatistics")
+StatisticDuration = _message("StatisticDuration")
+RepositoryIndexRequest = _message("RepositoryIndexRequest")
+RepositoryIndexResponse = _message("RepositoryIndexResponse")
+DataType: Any = EnumTypeWrapper(POOL.FindEnumTypeByName(f"{_FILE.package}.DataType"))

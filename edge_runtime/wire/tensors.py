@@ -61,6 +61,9 @@ _CONTENTS_FIELD: Final = {
     BYTES: "bytes_contents",
 }
 
+RAW_ONLY: Final = frozenset({"FP16", BF16})
+"""Datatypes that typed contents have no field for."""
+
 
 class WireError(GatekeeperError, ValueError):
     """A message or tensor does not follow the protocol."""
@@ -272,6 +275,17 @@ def _object_array(values: list[bytes], shape: Sequence[int]) -> Array:
     return array if array.shape == shape else array.reshape(tuple(shape))
 
 
+def fill_typed(contents: pb.InferTensorContents, datatype: str, array: Array) -> None:
+    """Write an array into typed contents.
+
+    Args:
+        contents: What is filled.
+        datatype: Any but those of `RAW_ONLY`.
+        array: Any shape; an object array of `bytes` for BYTES.
+    """
+    getattr(contents, _CONTENTS_FIELD[datatype]).extend(array.reshape(-1).tolist())
+
+
 def append_raw(header: Message, contents: Iterable[bytes | memoryview]) -> bytes:
     """Serialise a request or response with raw contents, copying each of them once.
 
@@ -287,6 +301,17 @@ def append_raw(header: Message, contents: Iterable[bytes | memoryview]) -> bytes
     for content in contents:
         parts += (key + _varint(len(content)), content)
     return b"".join(parts)
+
+
+def wrap(kind: type[Message], field: str, content: bytes) -> bytes:
+    """Return a serialised message with nothing but one field, itself a serialised message.
+
+    Args:
+        kind: The outer message.
+        field: The field's name.
+        content: The inner message.
+    """
+    return b"".join((_key(kind, field), _varint(len(content)), content))
 
 
 def _key(kind: type[Message], field: str) -> bytes:

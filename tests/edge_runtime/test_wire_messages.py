@@ -14,7 +14,8 @@ from edge_runtime.wire import messages as pb
 ROOT = Path(__file__).parents[2]
 WIRE = ROOT / "edge_runtime" / "wire"
 MESSAGES = sorted(name for name in vars(pb) if name.endswith(("Request", "Response")))
-MESSAGES += ["InferParameter", "InferTensorContents"]
+MESSAGES += ["InferParameter", "InferTensorContents", "ModelStatistics"]
+CONFIGURATION = ["ModelConfig", "ModelInput", "ModelOutput", "ModelDynamicBatching"]
 
 
 def _generator():
@@ -52,6 +53,20 @@ def _fields(descriptor, prefix=""):
 @pytest.mark.parametrize("name", MESSAGES)
 def test_every_field_is_the_one_that_tritonclient_knows(name):
     service = pytest.importorskip("tritonclient.grpc.service_pb2")
+    _compare(name, service)
+
+
+@pytest.mark.parametrize("name", CONFIGURATION)
+def test_every_field_of_a_configuration_is_tritons(name):
+    _compare(name, pytest.importorskip("tritonclient.grpc.model_config_pb2"))
+
+
+def test_datatypes_of_a_configuration_are_tritons():
+    config = pytest.importorskip("tritonclient.grpc.model_config_pb2")
+    assert pb.DataType.items() == config.DataType.items()
+
+
+def _compare(name, service):
     ours = _fields(getattr(pb, name).DESCRIPTOR)
     theirs = _fields(getattr(service, name).DESCRIPTOR)
     assert ours == {key: theirs[key] for key in ours}
@@ -59,7 +74,8 @@ def test_every_field_is_the_one_that_tritonclient_knows(name):
 
 def test_call_paths_are_those_of_the_protocol():
     assert sorted(pb.METHODS) == [
-        "ModelInfer", "ModelMetadata", "ModelReady", "ServerLive", "ServerMetadata", "ServerReady",
+        "ModelConfig", "ModelInfer", "ModelMetadata", "ModelReady", "ModelStatistics",
+        "ModelStreamInfer", "RepositoryIndex", "ServerLive", "ServerMetadata", "ServerReady",
     ]  # fmt: skip
     assert pb.METHODS["ModelInfer"] == "/inference.GRPCInferenceService/ModelInfer"
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from grpc_tools import protoc
 
 WIRE = Path("edge_runtime/wire")
+STUB_HEAD = "from google.protobuf import descriptor_pool as _descriptor_pool\n"
 STUB_TAIL = """
+POOL: _descriptor_pool.DescriptorPool
 SERVICE: str
 METHODS: dict[str, str]
 """
@@ -44,7 +46,7 @@ def compile_proto(proto: Path, into: Path) -> tuple[bytes, str]:
     stub = (into / f"{proto.stem}_pb2.pyi").read_text(encoding="utf-8")
     # The plugin leaves the mapping bare, which strict type checking refuses.
     stub = stub.replace("_Mapping]", "_Mapping[str, object]]")
-    return descriptor.read_bytes(), stub.rstrip("\n") + "\n" + STUB_TAIL
+    return descriptor.read_bytes(), STUB_HEAD + stub.rstrip("\n") + "\n" + STUB_TAIL
 
 
 def main() -> int:

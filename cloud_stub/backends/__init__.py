@@ -1,0 +1,1 @@
+"""What computes the answers, each kind of model behind one protocol."""

@@ -1,0 +1,212 @@
+"""The calls of the protocol as gRPC handlers.
+
+Requests are parsed in here and not by gRPC, which would answer bytes that are no message with
+INTERNAL; here they are an INVALID_ARGUMENT like any other bad input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+from collections.abc import AsyncIterator, Awaitable, Callable
+from math import inf
+from time import monotonic
+from typing import Any, Final, NoReturn, TypeAlias
+
+import grpc
+
+from cloud_stub.errors import OverloadError
+from cloud_stub.protocol import descriptions
+from cloud_stub.protocol.inference import Caller, Inference, status_of
+from cloud_stub.served import Models
+from edge_runtime.errors import GatekeeperError
+from edge_runtime.wire import messages as pb
+from edge_runtime.wire import tensors
+
+EXTENSIONS: Final = ("model_repository", "model_configuration", "statistics")
+_PUSHBACK: Final = "grpc-retry-pushback-ms"
+_DETAILS_LENGTH: Final = 500
+_AHEAD: Final = 16
+"""Requests of one stream that are worked on before the first of them is answered."""
+
+_Handle: TypeAlias = Callable[[bytes], Awaitable[bytes]]
+_Replies: TypeAlias = "asyncio.Queue[bytes | None]"
+
+
+class Front:
+    """Answers the calls.
+
+    Args:
+        models: The server's.
+        inference: What answers the two inference calls.
+
+    Attributes:
+        is_ready: Whether inference calls are taken; false while shutting down.
+    """
+
+    def __init__(self, models: Models, inference: Inference) -> None:
+        self.is_ready = True
+        self._models = models
+        self._inference = inference
+
+    def handler(self) -> grpc.GenericRpcHandler[bytes, bytes]:
+        """Return what `grpc.aio.Server.add_generic_rpc_handlers` takes."""
+        handles: dict[str, _Handle] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "RepositoryIndex": self._repository_index,
+        }
+        methods: dict[str, Any] = {
+            name: grpc.unary_unary_rpc_method_handler(_in_words(handle))
+            for name, handle in handles.items()
+        }
+        methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._model_infer)
+        methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream_infer)
+        return grpc.method_handlers_generic_handler(pb.SERVICE, methods)
+
+    async def _server_live(self, data: bytes) -> bytes:
+        tensors.parse(pb.ServerLiveRequest, data)
+        return pb.ServerLiveResponse(live=True).SerializeToString()
+
+    async def _server_ready(self, data: bytes) -> bytes:
+        tensors.parse(pb.ServerReadyRequest, data)
+        is_ready = self.is_ready and all(model.is_usable for model in self._models)
+        return pb.ServerReadyResponse(ready=is_ready).SerializeToString()
+
+    async def _model_ready(self, data: bytes) -> bytes:
+        request = tensors.parse(pb.ModelReadyRequest, data)
+        model = self._models.find(request.name, request.version)
+        is_ready = self.is_ready and model.is_usable
+        return pb.ModelReadyResponse(ready=is_ready).SerializeToString()
+
+    async def _server_metadata(self, data: bytes) -> bytes:
+        tensors.parse(pb.ServerMetadataRequest, data)
+        response = pb.ServerMetadataResponse(
+            name="cloud_stub", version=_toolkit_version(), extensions=EXTENSIONS
+        )
+        return response.SerializeToString()
+
+    async def _model_metadata(self, data: bytes) -> bytes:
+        request = tensors.parse(pb.ModelMetadataRequest, data)
+        model = self._models.find(request.name, request.version)
+        return descriptions.model_metadata(model).SerializeToString()
+
+    async def _model_config(self, data: bytes) -> bytes:
+        request = tensors.parse(pb.ModelConfigRequest, data)
+        model = self._models.find(request.name, request.version)
+        return descriptions.model_config(model).SerializeToString()
+
+    async def _model_statistics(self, data: bytes) -> bytes:
+        request = tensors.parse(pb.ModelStatisticsRequest, data)
+        models = self._models
+        found = [models.find(request.name, request.version)] if request.name else models
+        return descriptions.model_statistics(found).SerializeToString()
+
+    async def _repository_index(self, data: bytes) -> bytes:
+        request = tensors.parse(pb.RepositoryIndexRequest, data)
+        response = descriptions.repository_index(
+            self._models, is_ready=self.is_ready, ready_only=request.ready
+        )
+        return response.SerializeToString()
+
+    async def _model_infer(self, data: bytes, context: Any) -> bytes:
+        try:
+            return await self._inference.answer(data, _caller(context))
+        except GatekeeperError as error:
+            await _abort(context, error)
+
+    async def _stream_infer(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        """Answer a stream's requests in their order, several at a time.
+
+        As Triton does, an error answers its request and the stream goes on.
+        """
+        caller = _caller(context)
+        line: asyncio.Queue[_Replies | None] = asyncio.Queue(_AHEAD)
+        async with asyncio.TaskGroup() as group:
+            reader = group.create_task(self._read(requests, line, caller, group))
+            try:
+                while (replies := await line.get()) is not None:
+                    while (reply := await replies.get()) is not None:
+                        await context.write(reply)
+            finally:
+                reader.cancel()
+
+    async def _read(
+        self,
+        requests: AsyncIterator[bytes],
+        line: asyncio.Queue[_Replies | None],
+        caller: Caller,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        async for data in requests:
+            replies: _Replies = asyncio.Queue()
+            await line.put(replies)
+            group.create_task(self._reply(data, caller, replies))
+        await line.put(None)
+
+    async def _reply(self, data: bytes, caller: Caller, replies: _Replies) -> None:
+        try:
+            whole = await self._inference.answer(
+                data, caller, lambda part: replies.put_nowait(_streamed(part))
+            )
+            replies.put_nowait(_streamed(whole))
+        except GatekeeperError as error:
+            replies.put_nowait(_streamed_error(data, error))
+        finally:
+            replies.put_nowait(None)
+
+
+def _caller(context: Any) -> Caller:
+    left_s = context.time_remaining()
+    return Caller(context.peer(), inf if left_s is None else monotonic() + left_s)
+
+
+def _in_words(handle: _Handle) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    """Turn the errors of a call into its gRPC status and one line of text."""
+
+    async def call(data: bytes, context: Any) -> bytes:
+        try:
+            return await handle(data)
+        except GatekeeperError as error:
+            await _abort(context, error)
+
+    return call
+
+
+async def _abort(context: Any, error: GatekeeperError) -> NoReturn:
+    trailing: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, OverloadError):
+        # A negative number tells gRPC's own retries that there is no use in them.
+        pushback_ms = -1 if error.pushback_s is None else max(1, round(error.pushback_s * 1e3))
+        trailing = ((_PUSHBACK, str(pushback_ms)),)
+    await context.abort(status_of(error), _line(error), trailing)
+    raise AssertionError("abort always raises")
+
+
+def _line(error: GatekeeperError) -> str:
+    return " ".join(str(error).split())[:_DETAILS_LENGTH]
+
+
+def _streamed(response: bytes) -> bytes:
+    """Put a serialised response into a stream's message without parsing it again."""
+    return tensors.wrap(pb.ModelStreamInferResponse, "infer_response", response)
+
+
+def _streamed_error(data: bytes, error: GatekeeperError) -> bytes:
+    message = pb.ModelStreamInferResponse(error_message=_line(error))
+    with contextlib.suppress(tensors.WireError):
+        message.infer_response.id = tensors.parse(pb.ModelInferRequest, data).id
+    return message.SerializeToString()
+
+
+def _toolkit_version() -> str:
+    try:
+        return importlib.metadata.version("gatekeeper-edge")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,313 @@
+"""ModelInfer and ModelStreamInfer: from a request's bytes to the bytes of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, NamedTuple, TypeAlias
+
+import grpc
+import numpy as np
+
+from cloud_stub.backends.backend import Column, Outputs, TensorSpec
+from cloud_stub.errors import (
+    BadRequestError,
+    CallError,
+    ExpiredError,
+    NotServedError,
+    OverloadError,
+    UnavailableError,
+)
+from cloud_stub.protocol import requests
+from cloud_stub.protocol.pictures import PictureDecoder
+from cloud_stub.protocol.responses import infer_response
+from cloud_stub.scheduling.job import Job, Result
+from cloud_stub.scheduling.memory import MemoryBudget
+from cloud_stub.scheduling.statistics import Histogram, Outcome, Received, Statistics
+from cloud_stub.served import Models, ServedModel
+from edge_runtime import contract
+from edge_runtime.errors import GatekeeperError
+from edge_runtime.wire import messages as pb
+from edge_runtime.wire import tensors
+
+_MOST_VERSIONS = 16
+_UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, and for how long.
+
+    Attributes:
+        client: Its connection; connections take turns.
+        deadline: When it gives up, on the clock of `time.monotonic`.
+    """
+
+    client: str
+    deadline: float
+
+
+class CallRecord(NamedTuple):
+    """One inference call, for the log; nothing of its content.
+
+    Attributes:
+        model: The name it asked for.
+        request_id: Its id, as the caller chose it.
+        client: Its connection.
+        rows: Inputs; 0 where the request could not be read.
+        outcome: How it ended.
+        code: Its gRPC status.
+        error: What the caller was told, or "".
+        queue_s: Seconds it waited for the model.
+        compute_s: Seconds that the model worked on its batch.
+        total_s: Seconds from its last byte to the answer's first.
+    """
+
+    model: str
+    request_id: str
+    client: str
+    rows: int
+    outcome: Outcome
+    code: grpc.StatusCode
+    error: str
+    queue_s: float
+    compute_s: float
+    total_s: float
+
+
+OnPart: TypeAlias = Callable[[bytes], None]
+
+
+class Inference:
+    """Answers inference calls.
+
+    Args:
+        models: The server's.
+        decoder: For encoded pictures.
+        memory: What all calls may hold.
+        on_call: Told of every call when it has ended.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        decoder: PictureDecoder,
+        memory: MemoryBudget,
+        on_call: Callable[[CallRecord], None],
+    ) -> None:
+        self._models = models
+        self._decoder = decoder
+        self._memory = memory
+        self._on_call = on_call
+
+    async def answer(self, data: bytes, caller: Caller, on_part: OnPart | None = None) -> bytes:
+        """Return the serialised `ModelInferResponse`.
+
+        Args:
+            data: A serialised `ModelInferRequest`.
+            caller: Who asks.
+            on_part: Is given a response for every part of an answer that comes bit by bit, before
+                the whole one.
+
+        Raises:
+            GatekeeperError: The call is refused, or the model failed.
+        """
+        request = tensors.parse(pb.ModelInferRequest, data)
+        model = self._models.find(request.model_name, request.model_version)
+        call = _Call(model.statistics)
+        try:
+            with ExitStack() as held:
+                held.enter_context(self._memory.hold(len(data)))
+                reply = await self._infer(request, model, caller, call, held, on_part)
+        except asyncio.CancelledError:
+            late = monotonic() >= caller.deadline
+            error = ExpiredError("the deadline passed") if late else None
+            self._ended(request, model, caller, call, error, is_cancelled=not late)
+            raise
+        except GatekeeperError as error:
+            self._ended(request, model, caller, call, error)
+            raise
+        self._ended(request, model, caller, call, None)
+        return reply
+
+    async def _infer(
+        self,
+        request: pb.ModelInferRequest,
+        model: ServedModel,
+        caller: Caller,
+        call: _Call,
+        held: ExitStack,
+        on_part: OnPart | None,
+    ) -> bytes:
+        specs = requests.requested_outputs(request, model.signature)
+        given = requests.read_inputs(request, model.signature)
+        inputs = given.inputs
+        if given.is_encoded:
+            inputs = await self._decoded(given, model, caller, held)
+        call.rows = given.rows
+        job = Job(
+            inputs,
+            given.rows,
+            key=requests.batch_key(inputs, model.signature),
+            client=caller.client,
+            deadline=caller.deadline,
+            on_part=None if on_part is None else _parts(request, specs, on_part),
+        )
+        call.job = job
+        call.input_s = monotonic() - call.began
+        result: Result = await model.batcher.run(job)
+        call.compute_s = result.compute_s
+        worked = monotonic()
+        reply = infer_response(request, specs, result.outputs, compute_s=result.compute_s)
+        call.output_s = monotonic() - worked
+        return reply
+
+    async def _decoded(
+        self, given: requests.Given, model: ServedModel, caller: Caller, held: ExitStack
+    ) -> Mapping[str, Column]:
+        ((name, found),) = given.inputs.items()
+        encoded: Any = found
+        images = await self._decoder.decode(
+            list(encoded), client=caller.client, deadline=caller.deadline
+        )
+        held.enter_context(self._memory.hold(sum(image.nbytes for image in images)))
+        requests.check_size(images, model.signature.inputs[0])
+        if len({image.shape for image in images}) == 1:
+            return {name: images[0][None] if len(images) == 1 else np.stack(images)}
+        return {name: images}
+
+    def _ended(
+        self,
+        request: pb.ModelInferRequest,
+        model: ServedModel,
+        caller: Caller,
+        call: _Call,
+        error: GatekeeperError | None,
+        *,
+        is_cancelled: bool = False,
+    ) -> None:
+        outcome = Outcome.CANCELLED if is_cancelled else outcome_of(error)
+        total_s = monotonic() - call.began
+        call.count(outcome, total_s)
+        if outcome is Outcome.ANSWERED:
+            statistics = model.statistics
+            statistics.ignored_parameters += requests.count_unknown_parameters(request)
+            _count_received(statistics, request)
+        code = grpc.StatusCode.CANCELLED if is_cancelled else status_of(error)
+        self._on_call(
+            CallRecord(
+                model.name,
+                request.id,
+                caller.client,
+                call.rows,
+                outcome,
+                code,
+                "" if error is None else str(error),
+                call.queue_s,
+                call.compute_s,
+                total_s,
+            )
+        )
+
+
+class _Call:
+    """What is known of a call while it runs."""
+
+    __slots__ = ("began", "compute_s", "input_s", "job", "output_s", "rows", "statistics")
+
+    def __init__(self, statistics: Statistics) -> None:
+        self.statistics = statistics
+        self.began = monotonic()
+        self.rows = 0
+        self.job: Job | None = None
+        self.input_s = self.compute_s = self.output_s = 0.0
+
+    @property
+    def queue_s(self) -> float:
+        return 0.0 if self.job is None else self.job.queue_s
+
+    def count(self, outcome: Outcome, total_s: float) -> None:
+        """Add it to the model's figures."""
+        statistics = self.statistics
+        statistics.outcomes[outcome] += 1
+        if outcome is not Outcome.ANSWERED:
+            statistics.failed_s += total_s
+            return
+        statistics.rows += self.rows
+        statistics.last_unix_s = time.time()
+        statistics.latency.observe(total_s)
+        statistics.queue_wait.observe(self.queue_s)
+        statistics.input_s += self.input_s
+        statistics.output_s += self.output_s
+
+
+def outcome_of(error: GatekeeperError | None) -> Outcome:
+    """Return how a call ended that raised an error, or none."""
+    if error is None:
+        return Outcome.ANSWERED
+    if isinstance(error, BadRequestError | NotServedError | tensors.WireError):
+        return Outcome.INVALID
+    if isinstance(error, OverloadError | UnavailableError):
+        return Outcome.SHED
+    return Outcome.EXPIRED if isinstance(error, ExpiredError) else Outcome.FAILED
+
+
+def status_of(error: GatekeeperError | None) -> grpc.StatusCode:
+    """Return the gRPC status of a call that raised an error, or none."""
+    if error is None:
+        return grpc.StatusCode.OK
+    if isinstance(error, CallError):
+        return error.code
+    if isinstance(error, tensors.WireError):
+        return BadRequestError.code
+    return grpc.StatusCode.FAILED_PRECONDITION
+
+
+def _parts(
+    request: pb.ModelInferRequest, specs: Sequence[TensorSpec], on_part: OnPart
+) -> Callable[[Outputs], None]:
+    """Return what a worker's thread hands the parts of an answer to."""
+    loop = asyncio.get_running_loop()
+
+    def pass_on(outputs: Outputs) -> None:
+        data = infer_response(request, specs, outputs, compute_s=None)
+        loop.call_soon_threadsafe(on_part, data)
+
+    return pass_on
+
+
+def _count_received(statistics: Statistics, request: pb.ModelInferRequest) -> None:
+    """Count what an edge says of the inputs that it forwards."""
+    parameters = request.parameters
+    if contract.PARAMETER_CONFIDENCE not in parameters:
+        return
+    version = _UNKNOWN
+    if contract.PARAMETER_CONTRACT in parameters:
+        version = parameters[contract.PARAMETER_CONTRACT].string_param[:_MOST_VERSIONS]
+    received = statistics.received
+    # Anybody may send anything: the number of versions is bounded.
+    if version not in received and len(received) >= _MOST_VERSIONS:
+        version = _UNKNOWN
+    found = received.setdefault(version, Received())
+    texts = parameters[contract.PARAMETER_CONFIDENCE].string_param.split(",")
+    _observe(found, found.confidence, texts)
+    if contract.PARAMETER_THRESHOLD in parameters:
+        text = parameters[contract.PARAMETER_THRESHOLD].string_param
+        _observe(found, found.threshold, [text])
+
+
+def _observe(found: Received, histogram: Histogram, texts: list[str]) -> None:
+    for text in texts:
+        try:
+            value = float(text)
+        except ValueError:
+            found.invalid += 1
+            continue
+        if value - value == 0:  # finite
+            histogram.observe(value)
+        else:
+            found.invalid += 1

@@ -1,0 +1,56 @@
+"""A model's outputs as a response, in the form that the request came in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cloud_stub.backends.backend import Outputs, TensorSpec
+from edge_runtime import contract
+from edge_runtime.wire import messages as pb
+from edge_runtime.wire import tensors
+
+VERSION = "1"
+"""The only version of a model; an empty version in a request means it too."""
+
+
+def infer_response(
+    request: pb.ModelInferRequest,
+    specs: Sequence[TensorSpec],
+    outputs: Outputs,
+    *,
+    compute_s: float | None,
+) -> bytes:
+    """Return a serialised `ModelInferResponse`.
+
+    A peer that asked in typed form may be unable to read the raw one, so it gets typed contents,
+    except where a type has none (FP16, BF16).
+
+    Args:
+        request: What is answered.
+        specs: The outputs to answer with.
+        outputs: The model's.
+        compute_s: How long the model worked on it; None: it goes on working.
+    """
+    header = pb.ModelInferResponse(
+        model_name=request.model_name, model_version=VERSION, id=request.id
+    )
+    if compute_s is not None:
+        header.parameters[contract.PARAMETER_COMPUTE_US].int64_param = round(compute_s * 1e6)
+    is_raw = bool(request.raw_input_contents) or any(
+        spec.datatype in tensors.RAW_ONLY for spec in specs
+    )
+    for spec in specs:
+        array = outputs[spec.name]
+        output = header.outputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
+        if not is_raw:
+            tensors.fill_typed(output.contents, spec.datatype, array)
+    if not is_raw:
+        return header.SerializeToString()
+    contents = [_raw(spec.datatype, outputs[spec.name]) for spec in specs]
+    return tensors.append_raw(header, contents)
+
+
+def _raw(datatype: str, array: tensors.Array) -> bytes | memoryview:
+    if datatype == tensors.BYTES:
+        return tensors.encode_bytes(array.flat)
+    return tensors.encode_array(array)  # bfloat16 comes as bit patterns in uint16

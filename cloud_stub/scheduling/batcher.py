@@ -1,0 +1,265 @@
+"""The dynamic batcher: works on what queued while the workers were busy, off the event loop.
+
+By default nothing waits for company: an idle worker takes what is there, and under load the batches
+grow by themselves. With a delay a batch that is not full waits so long for more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final
+
+from cloud_stub.errors import (
+    ExpiredError,
+    ModelFailureError,
+    OverloadError,
+    UnavailableError,
+)
+from cloud_stub.scheduling.fair_queue import FairQueue
+from cloud_stub.scheduling.job import Job
+from edge_runtime.errors import SettingError
+
+SPARE_WORKERS: Final = 3
+"""Workers that may hang before the model counts as lost."""
+_SMOOTHING: Final = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much is worked on at once, and how long anything waits.
+
+    Attributes:
+        max_batch: Rows of a batch; a single call with more is worked on alone.
+        max_delay_s: How long a batch that is not full waits for more.
+        max_queue: Calls that may wait.
+        stall_s: A batch that takes longer is given up, and another worker goes on.
+    """
+
+    max_batch: int = 32
+    max_delay_s: float = 0.0
+    max_queue: int = 128
+    stall_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.max_batch < 1 or self.max_queue < 1:
+            raise SettingError(
+                f"expected a batch and a queue of at least 1, got {self.max_batch} and "
+                f"{self.max_queue}"
+            )
+        if not (0 <= self.max_delay_s < self.stall_s):
+            raise SettingError(
+                "expected a delay of 0 s or more, under the stall limit, got "
+                f"{self.max_delay_s:g} and {self.stall_s:g}"
+            )
+
+
+class _Run:
+    """Jobs that a worker has."""
+
+    __slots__ = ("is_given_up", "jobs", "timer")
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self.jobs = jobs
+        self.is_given_up = False
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Batcher:
+    """Runs jobs in batches; used from one event loop alone.
+
+    Args:
+        work: Given the jobs of a batch in a worker's thread, returns for each its result or the
+            exception it ended in.
+        workers: Batches at once.
+        limits: How many, how long.
+        name: Of the workers' threads.
+        record: Told the rows of every batch that was answered and the seconds it took.
+
+    Attributes:
+        in_flight: Calls that workers have.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[list[Job]], Sequence[Any]],
+        *,
+        workers: int,
+        limits: Limits,
+        name: str,
+        record: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self.in_flight = 0
+        self._work = work
+        self._record = record
+        self._workers = workers
+        self._limits = limits
+        self._queue = FairQueue(limits.max_queue)
+        self._pool = ThreadPoolExecutor(workers + SPARE_WORKERS, name)
+        self._busy = 0
+        self._hanging = 0
+        self._waker: asyncio.Handle | None = None
+        self._mean_s = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a worker."""
+        return len(self._queue)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether so many workers hang that nothing is taken any more."""
+        return self._hanging > SPARE_WORKERS
+
+    @property
+    def hanging(self) -> int:
+        """How many workers have been given up and have not come back."""
+        return self._hanging
+
+    async def run(self, job: Job) -> Any:
+        """Wait until a worker has worked on a job.
+
+        Raises:
+            OverloadError: Too many wait.
+            ExpiredError: The deadline passed before its turn came.
+            CallError: It could not be worked on.
+        """
+        if self.is_stuck:
+            raise UnavailableError("the model hangs: this server has to be started again")
+        dropped = self._queue.put(job)
+        if dropped is not None:
+            _fail(
+                dropped,
+                OverloadError(
+                    f"{self.waiting} calls wait already: try again later",
+                    pushback_s=self._pushback_s(),
+                ),
+            )
+        self._wake(0.0)
+        try:
+            return await job.future
+        except asyncio.CancelledError:
+            self._queue.discard(job)
+            raise
+
+    def close(self) -> None:
+        """Let the workers go; what still waits is dropped."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _wake(self, delay_s: float) -> None:
+        if self._waker is not None:
+            if delay_s:
+                return
+            self._waker.cancel()
+        loop = asyncio.get_running_loop()
+        # In the loop's next round: calls that arrive together are then worked on together.
+        self._waker = (
+            loop.call_later(delay_s, self._start_batches)
+            if delay_s
+            else loop.call_soon(self._start_batches)
+        )
+
+    def _start_batches(self) -> None:
+        self._waker = None
+        while self._queue and self._busy < self._workers and not self.is_stuck:
+            delay_s = self._delay_s()
+            if delay_s > 0:
+                self._wake(delay_s)
+                return
+            jobs = self._wanted(self._queue.take(self._limits.max_batch))
+            if jobs:
+                self._start(_Run(jobs))
+
+    def _delay_s(self) -> float:
+        """Return how long the next batch still waits for company."""
+        oldest = self._queue.oldest
+        if not self._limits.max_delay_s or oldest is None:
+            return 0.0
+        if self._queue.rows >= self._limits.max_batch:
+            return 0.0
+        return oldest + self._limits.max_delay_s - monotonic()
+
+    def _wanted(self, jobs: list[Job]) -> list[Job]:
+        """Leave out what nobody waits for any more."""
+        now = monotonic()
+        wanted = []
+        for job in jobs:
+            if job.deadline <= now:
+                _fail(job, ExpiredError("the deadline passed in the queue"))
+            elif job.is_wanted():
+                job.queue_s = now - job.arrived
+                wanted.append(job)
+        return wanted
+
+    def _start(self, run: _Run) -> None:
+        loop = asyncio.get_running_loop()
+        self._busy += 1
+        self.in_flight += len(run.jobs)
+        run.timer = loop.call_later(self._limits.stall_s, self._give_up, run)
+        self._pool.submit(self._work_and_report, run, loop)
+
+    def _work_and_report(self, run: _Run, loop: asyncio.AbstractEventLoop) -> None:
+        begin = monotonic()
+        try:
+            results = self._work(run.jobs)
+        except BaseException as error:  # noqa: BLE001 - a worker must always report
+            results = [error] * len(run.jobs)
+        try:
+            loop.call_soon_threadsafe(self._finish, run, results, monotonic() - begin)
+        except RuntimeError:
+            return  # the loop has ended: the grace was over
+
+    def _finish(self, run: _Run, results: Sequence[Any], took_s: float) -> None:
+        if run.is_given_up:
+            self._hanging -= 1
+        else:
+            self._release(run)
+            self._mean_s += _SMOOTHING * (took_s - self._mean_s)
+            if self._record is not None and not isinstance(results[0], BaseException):
+                self._record(sum(job.rows for job in run.jobs), took_s)
+            for job, result in zip(run.jobs, results, strict=True):
+                if isinstance(result, BaseException):
+                    _fail(job, result)
+                elif not job.future.done():
+                    job.future.set_result(result)
+        if self._queue:
+            self._start_batches()
+
+    def _give_up(self, run: _Run) -> None:
+        """Let another worker go on: a thread that hangs cannot be ended."""
+        run.is_given_up = True
+        self._hanging += 1
+        self._release(run)
+        for job in run.jobs:
+            _fail(
+                job,
+                ModelFailureError(f"the model did not answer within {self._limits.stall_s:g} s"),
+            )
+        if self.is_stuck:
+            self._refuse_all()
+        elif self._queue:
+            self._start_batches()
+
+    def _release(self, run: _Run) -> None:
+        self._busy -= 1
+        self.in_flight -= len(run.jobs)
+        if run.timer is not None:
+            run.timer.cancel()
+
+    def _refuse_all(self) -> None:
+        while jobs := self._queue.take(self._limits.max_batch):
+            for job in jobs:
+                _fail(job, UnavailableError("the model hangs"))
+
+    def _pushback_s(self) -> float:
+        """Return about how long it takes to work off what waits."""
+        batches = -(-self.waiting // self._limits.max_batch) / self._workers
+        return min(max(batches * self._mean_s, 0.01), 5.0)
+
+
+def _fail(job: Job, error: BaseException) -> None:
+    if not job.future.done():
+        job.future.set_exception(error)

@@ -1,0 +1,106 @@
+"""A bounded queue in which clients take turns, so that none of them starves another.
+
+Fair queueing by turns, and when it is full the client with the most waiting loses its newest call
+(McKenney 1990, stochastic fairness queueing): who floods the server fills only their own share.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Hashable
+
+from cloud_stub.scheduling.job import Job
+
+
+class FairQueue:
+    """Jobs by client; not safe to share between threads.
+
+    Args:
+        limit: Jobs that may wait.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._count = 0
+        self._rows = 0
+        # The client whose turn is next comes first.
+        self._clients: OrderedDict[str, deque[Job]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def rows(self) -> int:
+        """How many rows wait."""
+        return self._rows
+
+    @property
+    def oldest(self) -> float | None:
+        """When the job arrived that waits longest, or None; jobs of a client are in order."""
+        return min((jobs[0].arrived for jobs in self._clients.values()), default=None)
+
+    def put(self, job: Job) -> Job | None:
+        """Add a job.
+
+        Returns:
+            The job that has to go for want of room: this one, or another client's newest; None
+            where there was room.
+        """
+        victim = self._victim(job.client) if self._count >= self._limit else None
+        if victim == job.client:
+            return job
+        dropped = None if victim is None else self._clients[victim].pop()
+        if dropped is not None:
+            self._removed(dropped)
+        self._clients.setdefault(job.client, deque()).append(job)
+        self._count += 1
+        self._rows += job.rows
+        return dropped
+
+    def take(self, most_rows: int) -> list[Job]:
+        """Take the next job by turn, and what can be worked on together with it.
+
+        Args:
+            most_rows: Rows they may have together; a single job may have more.
+        """
+        first = self._take_one(None, 0)
+        if first is None:
+            return []
+        jobs, rows = [first], first.rows
+        while first.key is not None and rows < most_rows:
+            job = self._take_one(first.key, most_rows - rows)
+            if job is None:
+                break
+            jobs.append(job)
+            rows += job.rows
+        return jobs
+
+    def discard(self, job: Job) -> bool:
+        """Remove a job whose caller is gone; returns whether it was still here."""
+        jobs = self._clients.get(job.client)
+        if jobs is None or job not in jobs:
+            return False
+        jobs.remove(job)
+        self._removed(job)
+        return True
+
+    def _victim(self, client: str) -> str:
+        """Return who has the most waiting, counting the newcomer's call."""
+        most = max(self._clients, key=lambda name: len(self._clients[name]), default=client)
+        own = len(self._clients.get(client, ())) + 1
+        return most if most != client and len(self._clients.get(most, ())) > own else client
+
+    def _take_one(self, key: Hashable | None, room: int) -> Job | None:
+        for client, jobs in self._clients.items():
+            if key is None or (jobs[0].key == key and jobs[0].rows <= room):
+                job = jobs.popleft()
+                self._clients.move_to_end(client)
+                self._removed(job)
+                return job
+        return None
+
+    def _removed(self, job: Job) -> None:
+        self._count -= 1
+        self._rows -= job.rows
+        if not self._clients[job.client]:
+            del self._clients[job.client]

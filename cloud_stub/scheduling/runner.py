@@ -1,0 +1,134 @@
+"""Works on a batch in a worker's thread: puts calls together, takes the answer apart, checks it.
+
+A call that the model cannot answer fails alone: where a batch fails as a whole, its calls are run
+one by one.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from time import monotonic, perf_counter
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from cloud_stub.backends.backend import Backend, Batch, Column, Outputs, TensorSpec
+from cloud_stub.errors import BadRequestError, CallError, ModelFailureError
+from cloud_stub.scheduling.job import Job, Result
+from edge_runtime import contract
+from edge_runtime.errors import InputError
+
+Ended: TypeAlias = Result | Exception
+
+
+class Runner:
+    """Runs a backend on batches of jobs.
+
+    Args:
+        backend: The model.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._outputs = backend.signature.outputs
+        self._is_batched = backend.signature.is_batched
+
+    def __call__(self, jobs: list[Job]) -> Sequence[Ended]:
+        """Return for each job its result, or why there is none."""
+        try:
+            return self._run(jobs)
+        except Exception as error:  # noqa: BLE001 - models raise anything, and the server goes on
+            if len(jobs) > 1:
+                return [self([job])[0] for job in jobs]
+            return [_in_words(error)]
+
+    def _run(self, jobs: list[Job]) -> list[Ended]:
+        batch = _merge(jobs)
+        start = perf_counter()
+        whole: Outputs | None = None
+        for part in self._backend.infer(batch):
+            if whole is not None and not _pass_on(jobs, whole):
+                break
+            whole = part
+        compute_s = perf_counter() - start
+        if whole is None:
+            raise ModelFailureError("the model failed: it gave no answer")
+        for spec in self._outputs:
+            self._check(spec, whole, batch.rows)
+        return [self._result(outputs, compute_s) for outputs in _split(whole, jobs)]
+
+    def _check(self, spec: TensorSpec, outputs: Outputs, rows: int) -> None:
+        """Hold an output's shape to the signature: it is the model's promise."""
+        shape = outputs[spec.name].shape
+        expected = (rows, *spec.shape[1:]) if self._is_batched else spec.shape
+        if len(shape) != len(expected) or any(
+            want not in {-1, came} for want, came in zip(expected, shape, strict=True)
+        ):
+            raise ModelFailureError(
+                f"the model failed: expected its output {spec.name!r} as {list(expected)}, got "
+                f"{list(shape)}"
+            )
+
+    def _result(self, outputs: Outputs, compute_s: float) -> Ended:
+        for spec in self._outputs:
+            array = outputs[spec.name]
+            if array.dtype.kind != "f":
+                continue
+            # Scores may be infinite, say of a class that is masked; a confidence never.
+            bad = ~np.isfinite(array) if spec.name == contract.CONFIDENCE else np.isnan(array)
+            if bad.any():
+                return ModelFailureError(
+                    f"the model failed: its {spec.name} is not a finite number"
+                )
+        return Result(outputs, compute_s)
+
+
+def _merge(jobs: list[Job]) -> Batch:
+    left_s = max(job.deadline for job in jobs) - monotonic()
+    if len(jobs) == 1:
+        return Batch(jobs[0].inputs, jobs[0].rows, left_s)
+    inputs = {name: _joined([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
+    return Batch(inputs, sum(job.rows for job in jobs), left_s)
+
+
+def _joined(columns: Sequence[Column]) -> Column:
+    arrays = [column for column in columns if isinstance(column, np.ndarray)]
+    if len(arrays) == len(columns):
+        return np.concatenate(arrays)
+    rows: list[Any] = [row for column in columns for row in column]
+    return rows
+
+
+def _split(outputs: Outputs, jobs: list[Job]) -> list[Outputs]:
+    if len(jobs) == 1:
+        return [outputs]
+    parts: list[Outputs] = []
+    start = 0
+    for job in jobs:
+        end = start + job.rows
+        parts.append({name: array[start:end] for name, array in outputs.items()})
+        start = end
+    return parts
+
+
+def _pass_on(jobs: list[Job], part: Outputs) -> bool:
+    """Hand a part of the answer to who reads it as it comes; returns whether anybody waits."""
+    wanted = False
+    for job, outputs in zip(jobs, _split(part, jobs), strict=True):
+        if not job.is_wanted():
+            continue
+        wanted = True
+        if job.on_part is not None:
+            job.on_part(outputs)
+    return wanted
+
+
+def _in_words(error: Exception) -> CallError:
+    if isinstance(error, CallError):
+        return error
+    if isinstance(error, InputError):
+        return BadRequestError(str(error))
+    # The operator gets the whole of it, the caller one line.
+    traceback.print_exception(error)
+    return ModelFailureError(f"the model failed: {type(error).__name__}: {error}")
