@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.figure import Figure
 from benchmarks.peers.mlp import FEATURES, INPUT, write_mlp
 from benchmarks.peers.mlserver import EXECUTABLE, MLServer, write_repository
+from benchmarks.resident import processor_s
+from benchmarks.server import Server
 from benchmarks.serving.graphs import answer
 from benchmarks.serving.load import Plan, in_base64, prepared, put
 from benchmarks.serving.stub import check_answer, stub
@@ -31,6 +34,7 @@ _CLIENTS: Final = {16: 2.0, 64: 4.0}
 _P99_LIMIT: Final = 0.5
 _TURN_S: Final = 1.5
 _OURS: Final = "ours"
+_Server: TypeAlias = Server | MLServer
 _MAX_BATCH: Final = 64
 _BATCH_TIME_S: Final = 0.002
 _MISSING: Final = "MLServer is not installed: make .venv-mlserver/.installed"
@@ -38,12 +42,21 @@ _MISSING: Final = "MLServer is not installed: make .venv-mlserver/.installed"
 
 @dataclass(frozen=True)
 class _Turn:
-    """One server's turn: answered calls a second, percentiles in ms, the load's own time a call."""
+    """One server's turn.
+
+    Attributes:
+        rate: Answered calls a second.
+        p50_ms: Of their times.
+        p99_ms: Of their times.
+        load_us: Processor time of the load's process a call.
+        server_us: Processor time of the server's process a call; NaN where it is not told.
+    """
 
     rate: float
     p50_ms: float
     p99_ms: float
     load_us: float
+    server_us: float
 
 
 def peer_figures(folder: Path, seed: int, rounds: int, *, turn_s: float = _TURN_S) -> list[Figure]:
@@ -61,21 +74,21 @@ def peer_figures(folder: Path, seed: int, rounds: int, *, turn_s: float = _TURN_
     write_mlp(graph, seed=seed)
     row = np.random.default_rng(seed).normal(size=(1, FEATURES)).astype(np.float32)
     request = prepared(graph.stem, INPUT, row)
-    with _servers(folder, graph) as addresses:
-        for address in addresses.values():
-            check_answer(address, request, answer(graph, row))
+    with _servers(folder, graph) as servers:
+        for server in servers.values():
+            check_answer(server.address, request, answer(graph, row))
         return [
             figure
             for clients in _CLIENTS
             for figure in _figures(
-                clients, _rounds(addresses, in_base64(request), clients, rounds, turn_s)
+                clients, _rounds(servers, in_base64(request), clients, rounds, turn_s)
             )
         ]
 
 
 @contextlib.contextmanager
-def _servers(folder: Path, graph: Path) -> Iterator[dict[str, str]]:
-    """Yield the addresses of ours, and of MLServer without and with its adaptive batching."""
+def _servers(folder: Path, graph: Path) -> Iterator[dict[str, _Server]]:
+    """Yield ours, and MLServer without and with its adaptive batching."""
     write_repository(folder / "plain", graph, threads=1)
     write_repository(
         folder / "batching",
@@ -90,33 +103,40 @@ def _servers(folder: Path, graph: Path) -> Iterator[dict[str, str]]:
         MLServer(folder / "batching") as batching,
     ):
         yield {
-            _OURS: ours.address,
-            "MLServer": plain.address,
-            "MLServer, adaptive batching": batching.address,
+            _OURS: ours,
+            "MLServer": plain,
+            "MLServer with adaptive batching": batching,
         }
 
 
 def _rounds(
-    addresses: Mapping[str, str], request: str, clients: int, rounds: int, turn_s: float
+    servers: Mapping[str, _Server], request: str, clients: int, rounds: int, turn_s: float
 ) -> dict[str, list[_Turn]]:
-    turns: dict[str, list[_Turn]] = {name: [] for name in addresses}
-    order = list(addresses)
+    turns: dict[str, list[_Turn]] = {name: [] for name in servers}
+    order = list(servers)
     for i in tqdm(range(rounds + 1), desc=f"{clients} clients", leave=False, disable=None):
         # Nobody always follows the same server.
         for name in order if i % 2 else reversed(order):
-            turn = _turn(addresses[name], request, clients, turn_s)
+            turn = _turn(servers[name], request, clients, turn_s)
             if i:  # the first round warms up
                 turns[name].append(turn)
     return turns
 
 
-def _turn(address: str, request: str, clients: int, turn_s: float) -> _Turn:
-    done = put(Plan(address=address, request=request, clients=clients, seconds=turn_s))
+def _turn(server: _Server, request: str, clients: int, turn_s: float) -> _Turn:
+    before = _processor_s(server)
+    done = put(Plan(address=server.address, request=request, clients=clients, seconds=turn_s))
     if set(done.counts) != {"OK"}:
-        # A refused call is quick: it must not pass for a fast answer.
-        return _Turn(0.0, float("inf"), float("inf"), 0.0)
+        # A call that is refused or fails is quick: it must not pass for a fast answer.
+        raise BenchmarkError(f"expected answers of {server.address}, got {done.counts}")
     p50, p99 = np.percentile(done.took_s(), [50, 99]) * 1e3
-    return _Turn(done.rate, float(p50), float(p99), done.cpu_s / done.answered * 1e6)
+    took = np.array([done.cpu_s, _processor_s(server) - before]) / done.answered * 1e6
+    return _Turn(done.rate, float(p50), float(p99), *took.tolist())
+
+
+def _processor_s(server: _Server) -> float:
+    taken = None if server.pid is None else processor_s(server.pid)
+    return float("nan") if taken is None else taken
 
 
 def _figures(clients: int, turns: Mapping[str, list[_Turn]]) -> list[Figure]:
@@ -146,11 +166,13 @@ def _figures(clients: int, turns: Mapping[str, list[_Turn]]) -> list[Figure]:
 
 
 def _told(turns: list[_Turn]) -> str:
-    rate, p50, p99, load = (
-        median(getattr(turn, name) for turn in turns)
-        for name in ("rate", "p50_ms", "p99_ms", "load_us")
+    rate, p50, p99, load, server = (
+        median(getattr(turn, field.name) for turn in turns) for field in fields(_Turn)
     )
-    return f"{rate:.0f} calls/s, p50 {p50:.1f}, p99 {p99:.1f} ms, the load {load:.0f} us a call"
+    return (
+        f"{rate:.0f} calls/s, p50 {p50:.1f} and p99 {p99:.1f} ms, "
+        f"processor {server:.0f} us a call and {load:.0f} of the load"
+    )
 
 
 def _rate_name(clients: int) -> str:
