@@ -69,7 +69,8 @@ async def generate(plan: Plan) -> dict[str, Any]:
         grpc.aio.insecure_channel(plan.address, options=_OPTIONS) for _ in range(plan.connections)
     ]
     calls = [channel.unary_unary(pb.METHODS["ModelInfer"], None, None) for channel in channels]
-    await asyncio.gather(*(call(request, timeout=30, wait_for_ready=True) for call in calls))
+    for call in calls:  # connects; one after the other, or a short queue would refuse them
+        await call(request, timeout=30, wait_for_ready=True)
     tally = _Tally(keeps_times=plan.calls is None)
     cpu, start = process_time(), perf_counter()
     how = _open_loop if plan.rate is not None else _closed_loop
@@ -148,5 +149,14 @@ async def _status(call: Any, request: bytes, deadline_s: float) -> str:
     return _OK
 
 
+def main() -> None:
+    """Read a plan, make its calls, print what came of them."""
+    try:
+        outcome = asyncio.run(generate(Plan(**json.load(sys.stdin))))
+    except grpc.aio.AioRpcError as error:  # its own text takes several lines
+        sys.exit(f"{error.code().name}: {error.details()}")
+    print(json.dumps(outcome), flush=True)
+
+
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(generate(Plan(**json.load(sys.stdin))))), flush=True)
+    main()
