@@ -27,7 +27,7 @@ async def hold(address: str, connections: int) -> None:
         async with opening:
             channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
             call = channel.unary_unary(pb.METHODS["ServerLive"], None, None)
-            await call(b"", timeout=_DEADLINE_S, wait_for_ready=True)
+            await call(b"", timeout=_DEADLINE_S)
             return channel
 
     channels = await asyncio.gather(*(one() for _ in range(connections)))
@@ -37,4 +37,7 @@ async def hold(address: str, connections: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(hold(sys.argv[1], int(sys.argv[2])))
+    try:
+        asyncio.run(hold(sys.argv[1], int(sys.argv[2])))
+    except grpc.aio.AioRpcError as error:  # its own text takes several lines
+        sys.exit(f"{error.code().name}: {error.details()}")

@@ -96,7 +96,7 @@ def test_the_goodput_counts_the_answers_that_came_in_a_window():
 def test_a_load_that_is_refused_from_the_start_is_an_error_in_one_line(tmp_path):
     with stub(graphs.instant(tmp_path / "i.onnx")) as server:
         plan = load.Plan(address=server.address, request=REQUEST, seconds=0.1)
-        with pytest.raises(BenchmarkError, match="ended without a result: NOT_FOUND: .*'m'"):
+        with pytest.raises(BenchmarkError, match=r"ended without a result: NOT_FOUND: .*'m'"):
             load.put(plan)
 
 
@@ -176,8 +176,8 @@ def test_connections_to_nobody_are_an_error():
     with running_server([BARE]) as address:
         pass
     with (
-        pytest.raises(BenchmarkError, match="expected 2 connections to"),
-        connection_figures._held(f"{address}0000", 2),
+        pytest.raises(BenchmarkError, match=r"expected 2 connections to .*: UNAVAILABLE"),
+        connection_figures._held(address, 2),
     ):
         pass
 
