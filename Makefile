@@ -31,9 +31,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-figures: $(INSTALLED)
+figures: $(INSTALLED) $(MLSERVER)/.installed
 	$(BIN)/python -m benchmarks overhead
 	$(BIN)/python -m benchmarks runtime
+	$(BIN)/python -m benchmarks cloud
 
 wire: $(INSTALLED)
 	$(BIN)/python tests/tools/generate_wire.py
