@@ -218,7 +218,9 @@ class _Serving:
         unfinished = sum(model.batcher.in_flight + model.batcher.hanging for model in self._models)
         if unfinished:
             _LOG.warning("calls are given up", extra={"calls": unfinished})
-        _LOG.info("stopped", extra={"answered_calls": answered, "ignored_parameters": ignored})
+        _LOG.info(
+            "stopped after %d answered calls", answered, extra={"ignored_parameters": ignored}
+        )
         return unfinished
 
     def _named(self) -> str:

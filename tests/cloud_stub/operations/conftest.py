@@ -22,10 +22,12 @@ def events():
 
 @pytest.fixture
 def await_event(events):
-    """Return the first line of the log of this event; it may take a moment to come."""
+    """Return the first line of the log that begins so; it may take a moment to come."""
 
     def wait(server, event):
-        found = wait_for(lambda: [line for line in events(server) if line["event"] == event])
+        found = wait_for(
+            lambda: [line for line in events(server) if line["event"].startswith(event)]
+        )
         assert found, f"no {event!r} in {server.errors}"
         return found[0]
 

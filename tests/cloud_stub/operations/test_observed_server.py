@@ -169,7 +169,8 @@ def test_a_model_that_fails_is_logged_without_the_input_it_failed_on(
     assert await_event(running, "call")["outcome"] == "failed"
     assert running.stop() == 0
     await_event(running, "stopped")
-    assert {line["event"] for line in events(running)} == {"model failed", "call", "stopped"}
+    stopped = "stopped after 0 answered calls"
+    assert {line["event"] for line in events(running)} == {"model failed", "call", stopped}
     assert PAYLOAD not in "".join(running.errors)
 
 
@@ -179,7 +180,7 @@ def test_answered_calls_are_not_logged_by_default(serve, await_event, events):
         assert call(channel, request()) == "OK"
     assert running.stop() == 0
     await_event(running, "stopped")
-    assert [line["event"] for line in events(running)] == ["stopped"]
+    assert [line["event"] for line in events(running)] == ["stopped after 1 answered calls"]
 
 
 def test_a_flood_of_bad_calls_leaves_few_lines(serve, await_event):
