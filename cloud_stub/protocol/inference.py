@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import grpc
 import numpy as np
@@ -36,6 +35,7 @@ from edge_runtime.errors import GatekeeperError
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 
+_LOG: Final = logging.getLogger(__name__)
 _MOST_VERSIONS = 16
 _UNKNOWN = "unknown"
 _CLOCKS_APART_S = 0.02
@@ -65,7 +65,6 @@ class CallRecord(NamedTuple):
         rows: Inputs; 0 where the request could not be read.
         outcome: How it ended.
         code: Its gRPC status.
-        error: What the caller was told, or "".
         queue_s: Seconds it waited for the model.
         compute_s: Seconds that the model worked on its batch.
         total_s: Seconds from its last byte to the answer's first.
@@ -77,10 +76,9 @@ class CallRecord(NamedTuple):
     rows: int
     outcome: Outcome
     code: grpc.StatusCode
-    error: str
-    queue_s: float
-    compute_s: float
-    total_s: float
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    total_s: float = 0.0
 
 
 OnPart: TypeAlias = Callable[[bytes], None]
@@ -94,6 +92,9 @@ class Inference:
         decoder: For encoded pictures.
         memory: What all calls may hold.
         on_call: Told of every call when it has ended.
+
+    Attributes:
+        strays: Calls that could not be read, or asked for what is not served here.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Inference:
         memory: MemoryBudget,
         on_call: Callable[[CallRecord], None],
     ) -> None:
+        self.strays = 0
         self._models = models
         self._decoder = decoder
         self._memory = memory
@@ -120,13 +122,11 @@ class Inference:
         Raises:
             GatekeeperError: The call is refused, or the model failed.
         """
-        request = tensors.parse(pb.ModelInferRequest, data)
-        model = self._models.find(request.model_name, request.model_version)
+        request, model = self._found(data, caller)
         call = _Call(model.statistics)
         try:
-            with ExitStack() as held:
-                held.enter_context(self._memory.hold(len(data)))
-                reply = await self._infer(request, model, caller, call, held, on_part)
+            call.held_bytes += self._memory.take(len(data))
+            reply = await self._infer(request, model, caller, call, on_part)
         except asyncio.CancelledError:
             late = monotonic() >= caller.deadline - _CLOCKS_APART_S
             error = ExpiredError("the deadline passed") if late else None
@@ -137,12 +137,27 @@ class Inference:
             raise
         except Exception as error:
             # Want of memory, say: in a stream it would end the other calls as well.
-            traceback.print_exception(error)
+            _LOG.exception("call failed")
             failure = ModelFailureError(f"the server failed: {type(error).__name__}: {error}")
             self._ended(request, model, caller, call, failure)
             raise failure from error
+        finally:
+            self._memory.release(call.held_bytes)
         self._ended(request, model, caller, call, None)
         return reply
+
+    def _found(self, data: bytes, caller: Caller) -> tuple[pb.ModelInferRequest, ServedModel]:
+        """Return the request and its model; a stray call is in no model's figures."""
+        request = pb.ModelInferRequest()
+        try:
+            request = tensors.parse(pb.ModelInferRequest, data)
+            return request, self._models.find(request.model_name, request.model_version)
+        except GatekeeperError as error:
+            self.strays += 1
+            code = status_of(error)
+            name, request_id = request.model_name, request.id
+            self._on_call(CallRecord(name, request_id, caller.client, 0, Outcome.INVALID, code))
+            raise
 
     async def _infer(
         self,
@@ -150,14 +165,13 @@ class Inference:
         model: ServedModel,
         caller: Caller,
         call: _Call,
-        held: ExitStack,
         on_part: OnPart | None,
     ) -> bytes:
         specs = requests.requested_outputs(request, model.signature)
         given = requests.read_inputs(request, model.signature)
         inputs = given.inputs
         if given.is_encoded:
-            inputs = await self._decoded(given, model, caller, held)
+            inputs = await self._decoded(given, model, caller, call)
         call.rows = given.rows
         job = Job(
             inputs,
@@ -177,14 +191,14 @@ class Inference:
         return reply
 
     async def _decoded(
-        self, given: requests.Given, model: ServedModel, caller: Caller, held: ExitStack
+        self, given: requests.Given, model: ServedModel, caller: Caller, call: _Call
     ) -> Mapping[str, Column]:
         ((name, found),) = given.inputs.items()
         encoded: Any = found
         images = await self._decoder.decode(
             list(encoded), client=caller.client, deadline=caller.deadline
         )
-        held.enter_context(self._memory.hold(sum(image.nbytes for image in images)))
+        call.held_bytes += self._memory.take(sum(image.nbytes for image in images))
         requests.check_size(images, model.signature.inputs[0])
         if len({image.shape for image in images}) == 1:
             return {name: images[0][None] if len(images) == 1 else np.stack(images)}
@@ -216,7 +230,6 @@ class Inference:
                 call.rows,
                 outcome,
                 code,
-                "" if error is None else str(error),
                 call.queue_s,
                 call.compute_s,
                 total_s,
@@ -227,12 +240,22 @@ class Inference:
 class _Call:
     """What is known of a call while it runs."""
 
-    __slots__ = ("began", "compute_s", "input_s", "job", "output_s", "rows", "statistics")
+    __slots__ = (
+        "began",
+        "compute_s",
+        "held_bytes",
+        "input_s",
+        "job",
+        "output_s",
+        "rows",
+        "statistics",
+    )
 
     def __init__(self, statistics: Statistics) -> None:
         self.statistics = statistics
         self.began = monotonic()
         self.rows = 0
+        self.held_bytes = 0
         self.job: Job | None = None
         self.input_s = self.compute_s = self.output_s = 0.0
 

@@ -7,10 +7,10 @@ grow by themselves. With a delay a batch that is not full waits so long for more
 from __future__ import annotations
 
 import asyncio
-import traceback
+import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -23,7 +23,10 @@ from cloud_stub.errors import (
 )
 from cloud_stub.scheduling.fair_queue import FairQueue
 from cloud_stub.scheduling.job import Job
+from cloud_stub.scheduling.workers import Workers
 from edge_runtime.errors import GatekeeperError, SettingError
+
+_LOG: Final = logging.getLogger(__name__)
 
 SPARE_WORKERS: Final = 3
 """Workers that may hang before the model counts as lost."""
@@ -62,12 +65,12 @@ class Limits:
 class _Run:
     """Jobs that a worker has."""
 
-    __slots__ = ("is_given_up", "jobs", "timer")
+    __slots__ = ("is_given_up", "jobs", "started")
 
     def __init__(self, jobs: list[Job]) -> None:
         self.jobs = jobs
         self.is_given_up = False
-        self.timer: asyncio.TimerHandle | None = None
+        self.started = monotonic()
 
 
 class Batcher:
@@ -100,8 +103,9 @@ class Batcher:
         self._workers = workers
         self._limits = limits
         self._queue = FairQueue(limits.max_queue)
-        self._pool = ThreadPoolExecutor(workers + SPARE_WORKERS, name)
+        self._pool = Workers(workers + SPARE_WORKERS, name)
         self._running: set[_Run] = set()
+        self._watchdog: asyncio.Handle | None = None
         self._hanging = 0
         self._is_closed = False
         self._waker: asyncio.Handle | None = None
@@ -157,7 +161,10 @@ class Batcher:
         self._refuse_all("the server is shutting down")
         for run in list(self._running):
             self._abandon(run, UnavailableError, "the server is shutting down")
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
+        for handle in (self._waker, self._watchdog):
+            if handle is not None:
+                handle.cancel()
 
     def _wake(self, delay_s: float) -> None:
         if self._waker is not None:
@@ -187,10 +194,10 @@ class Batcher:
 
     def _delay_s(self) -> float:
         """Return how long the next batch still waits for company."""
-        oldest = self._queue.oldest
-        if not self._limits.max_delay_s or oldest is None:
+        if not self._limits.max_delay_s or self._queue.rows >= self._limits.max_batch:
             return 0.0
-        if self._queue.rows >= self._limits.max_batch:
+        oldest = self._queue.oldest
+        if oldest is None:
             return 0.0
         return oldest + self._limits.max_delay_s - monotonic()
 
@@ -210,8 +217,9 @@ class Batcher:
         loop = asyncio.get_running_loop()
         self._running.add(run)
         self.in_flight += len(run.jobs)
-        run.timer = loop.call_later(self._limits.stall_s, self._give_up, run)
-        self._pool.submit(self._work_and_report, run, loop)
+        if self._watchdog is None:
+            self._watchdog = loop.call_later(self._limits.stall_s, self._watch)
+        self._pool.submit(partial(self._work_and_report, run, loop))
 
     def _work_and_report(self, run: _Run, loop: asyncio.AbstractEventLoop) -> None:
         begin = monotonic()
@@ -241,6 +249,19 @@ class Batcher:
         if self._queue:
             self._start_batches()
 
+    def _watch(self) -> None:
+        """Give up what takes too long; one timer for all, a call sets and stops none."""
+        begun = monotonic() - self._limits.stall_s
+        for run in [run for run in self._running if run.started <= begun]:
+            self._give_up(run)
+        # Set only now: what starts meanwhile must not set one of its own beside it.
+        self._watchdog = None
+        if self._running:
+            oldest = min(run.started for run in self._running)
+            self._watchdog = asyncio.get_running_loop().call_later(
+                max(oldest - begun, 0.0), self._watch
+            )
+
     def _give_up(self, run: _Run) -> None:
         """Let another worker go on: a thread that hangs cannot be ended."""
         limit_s = self._limits.stall_s
@@ -260,8 +281,6 @@ class Batcher:
     def _release(self, run: _Run) -> None:
         self._running.discard(run)
         self.in_flight -= len(run.jobs)
-        if run.timer is not None:
-            run.timer.cancel()
 
     def _refuse_all(self, why: str) -> None:
         while jobs := self._queue.take(self._limits.max_batch):
@@ -282,7 +301,7 @@ def _in_words(error: BaseException) -> GatekeeperError:
     """Return what a call may end in: SystemExit, say, would end the event loop with it."""
     if isinstance(error, GatekeeperError):
         return error
-    traceback.print_exception(error)
+    _LOG.error("work failed", exc_info=error)
     return ModelFailureError(f"the model failed: {type(error).__name__}: {error}")
 
 

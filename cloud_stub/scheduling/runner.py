@@ -6,10 +6,10 @@ one by one.
 
 from __future__ import annotations
 
-import traceback
+import logging
 from collections.abc import Sequence
 from time import monotonic, perf_counter
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from cloud_stub.scheduling.job import Job, Result
 from edge_runtime import contract
 from edge_runtime.errors import InputError
 
+_LOG: Final = logging.getLogger(__name__)
 Ended: TypeAlias = Result | Exception
 
 
@@ -154,6 +155,6 @@ def _in_words(error: Exception) -> CallError:
         return error
     if isinstance(error, InputError):
         return BadRequestError(str(error))
-    # The operator gets the whole of it, the caller one line.
-    traceback.print_exception(error)
+    # The operator learns the place, the caller the words, which may repeat the input.
+    _LOG.error("model failed", exc_info=error)
     return ModelFailureError(f"the model failed: {type(error).__name__}: {error}")

@@ -333,7 +333,7 @@ def test_who_stays_hears_the_rest_when_another_of_the_batch_leaves():
     serving(scenario, speller, max_batch=2, max_delay_s=PATIENCE_S)
 
 
-def test_a_model_that_fails_half_way_fails_that_call_and_repeats_nothing_to_the_other(capsys):
+def test_a_model_that_fails_half_way_fails_that_call_and_repeats_nothing_to_the_other(caplog):
     async def scenario(served):
         calls = [
             served.stream(spell("one two three four", request_id="1")),
@@ -350,7 +350,7 @@ def test_a_model_that_fails_half_way_fails_that_call_and_repeats_nothing_to_the_
         ]
 
     serving(scenario, max_batch=2, max_delay_s=PATIENCE_S)
-    assert "Traceback" in capsys.readouterr().err
+    assert "Traceback" in caplog.text
 
 
 def test_a_refusal_that_would_recur_is_not_tried_for_each_of_a_batch():
@@ -373,7 +373,7 @@ def test_a_refusal_for_the_size_of_a_batch_is_tried_for_each():
     serving(scenario, max_batch=2, max_delay_s=PATIENCE_S)
 
 
-def test_an_error_answers_its_request_and_the_stream_goes_on(capsys):
+def test_an_error_answers_its_request_and_the_stream_goes_on():
     async def scenario(served):
         call = served.stream(
             spell("one", request_id="1"),
@@ -399,7 +399,7 @@ class Mumbler(Speller):
         yield {"spelled": np.array([bad] * len(texts), dtype=object)}
 
 
-def test_an_answer_that_cannot_be_written_fails_its_call_alone(capsys):
+def test_an_answer_that_cannot_be_written_fails_its_call_alone():
     async def scenario(served):
         answers = await answers_of(served.stream(spell("mumble", request_id="1"), spell("x")))
         assert answers[0][1].startswith("the server failed: ")
@@ -419,7 +419,7 @@ class Shrinker(Speller):
         yield {"spelled": np.array(texts, dtype=object)}
 
 
-def test_a_part_of_another_number_of_rows_is_never_passed_on(capsys):
+def test_a_part_of_another_number_of_rows_is_never_passed_on():
     async def scenario(served):
         ((name, words),) = await answers_of(served.stream(spell("a", "b", request_id="1")))
         assert name == "1"

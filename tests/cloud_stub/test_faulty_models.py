@@ -149,5 +149,5 @@ def test_a_model_that_hangs_does_not_outlive_the_grace(launch_moody, moody):
         assert running.stop(within_s=1 + PATIENCE_S) == 0
         for call in (hanging, waiting):
             assert refusal(call)[0] in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
-    wait_until(lambda: "left behind" in "".join(running.errors))
+    wait_until(lambda: "stopped after" in "".join(running.errors))
     assert "Traceback" not in "".join(running.errors)
