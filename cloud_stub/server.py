@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import gc
 import signal
 import socket
 import sys
@@ -16,7 +16,7 @@ from cloud_stub.errors import ListenError
 from cloud_stub.protocol.calls import Front
 from cloud_stub.protocol.inference import CallRecord, Inference
 from cloud_stub.protocol.pictures import PictureDecoder
-from cloud_stub.scheduling.memory import MIB, MemoryBudget
+from cloud_stub.scheduling import memory
 from cloud_stub.scheduling.statistics import Outcome
 from cloud_stub.served import Models, ServedModel
 from cloud_stub.settings import ServeSettings
@@ -48,13 +48,8 @@ def run(settings: ServeSettings) -> None:
             file=sys.stderr,
         )
     _raise_file_limit()
-    hanging = asyncio.run(_serve(settings))
-    if hanging:
-        # Their threads cannot be ended, and the interpreter would wait for them.
-        print(f"cloud_stub: {hanging} hanging batches are left behind", file=sys.stderr)
-        sys.stderr.flush()
-        sys.stdout.flush()
-        os._exit(0)
+    memory.keep_freed()
+    asyncio.run(_serve(settings))
 
 
 def _check_free(host: str, port: int) -> None:
@@ -92,8 +87,7 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(settings: ServeSettings) -> int:
-    """Serve, and return how many batches hang at the end."""
+async def _serve(settings: ServeSettings) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -101,14 +95,17 @@ async def _serve(settings: ServeSettings) -> int:
         ServedModel(each.model, open_backend(each), each.limits()) for each in settings.each_model()
     )
     decoder = PictureDecoder(max(model.limits.max_queue for model in models))
-    memory = MemoryBudget(settings.max_memory_mib * MIB)
-    front = Front(models, Inference(models, decoder, memory, _ignore))
-    message_bytes = settings.max_message_mib * MIB
+    budget = memory.MemoryBudget(settings.max_memory_mib * memory.MIB)
+    front = Front(models, Inference(models, decoder, budget, _ignore))
+    message_bytes = settings.max_message_mib * memory.MIB
     limits = [(f"grpc.max_{way}_message_length", message_bytes) for way in ("receive", "send")]
     server = grpc.aio.server(options=[*_OPTIONS, *limits])
     server.add_generic_rpc_handlers((front.handler(),))
     health = await _add_health(server, models)
     port = _listen(server, settings)
+    # What is there now stays: the collector need not look at it again in the middle of a call.
+    gc.collect()
+    gc.freeze()
     await server.start()
     address = join_address(settings.host, port)
     print(f"cloud_stub: serving {_named(models)} on {address}", flush=True)
@@ -120,7 +117,6 @@ async def _serve(settings: ServeSettings) -> int:
     for model in models:
         model.close()
     print(f"cloud_stub: stopped after {_summary(models)}", file=sys.stderr)
-    return sum(model.batcher.hanging for model in models)
 
 
 def _ignore(_: CallRecord) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple, TypeAlias
@@ -120,9 +119,8 @@ class Inference:
         model = self._models.find(request.model_name, request.model_version)
         call = _Call(model.statistics)
         try:
-            with ExitStack() as held:
-                held.enter_context(self._memory.hold(len(data)))
-                reply = await self._infer(request, model, caller, call, held, on_part)
+            call.held_bytes += self._memory.take(len(data))
+            reply = await self._infer(request, model, caller, call, on_part)
         except asyncio.CancelledError:
             late = monotonic() >= caller.deadline
             error = ExpiredError("the deadline passed") if late else None
@@ -131,6 +129,8 @@ class Inference:
         except GatekeeperError as error:
             self._ended(request, model, caller, call, error)
             raise
+        finally:
+            self._memory.release(call.held_bytes)
         self._ended(request, model, caller, call, None)
         return reply
 
@@ -140,14 +140,13 @@ class Inference:
         model: ServedModel,
         caller: Caller,
         call: _Call,
-        held: ExitStack,
         on_part: OnPart | None,
     ) -> bytes:
         specs = requests.requested_outputs(request, model.signature)
         given = requests.read_inputs(request, model.signature)
         inputs = given.inputs
         if given.is_encoded:
-            inputs = await self._decoded(given, model, caller, held)
+            inputs = await self._decoded(given, model, caller, call)
         call.rows = given.rows
         job = Job(
             inputs,
@@ -167,14 +166,14 @@ class Inference:
         return reply
 
     async def _decoded(
-        self, given: requests.Given, model: ServedModel, caller: Caller, held: ExitStack
+        self, given: requests.Given, model: ServedModel, caller: Caller, call: _Call
     ) -> Mapping[str, Column]:
         ((name, found),) = given.inputs.items()
         encoded: Any = found
         images = await self._decoder.decode(
             list(encoded), client=caller.client, deadline=caller.deadline
         )
-        held.enter_context(self._memory.hold(sum(image.nbytes for image in images)))
+        call.held_bytes += self._memory.take(sum(image.nbytes for image in images))
         requests.check_size(images, model.signature.inputs[0])
         if len({image.shape for image in images}) == 1:
             return {name: images[0][None] if len(images) == 1 else np.stack(images)}
@@ -217,12 +216,22 @@ class Inference:
 class _Call:
     """What is known of a call while it runs."""
 
-    __slots__ = ("began", "compute_s", "input_s", "job", "output_s", "rows", "statistics")
+    __slots__ = (
+        "began",
+        "compute_s",
+        "held_bytes",
+        "input_s",
+        "job",
+        "output_s",
+        "rows",
+        "statistics",
+    )
 
     def __init__(self, statistics: Statistics) -> None:
         self.statistics = statistics
         self.began = monotonic()
         self.rows = 0
+        self.held_bytes = 0
         self.job: Job | None = None
         self.input_s = self.compute_s = self.output_s = 0.0
 
