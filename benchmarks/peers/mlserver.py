@@ -11,10 +11,7 @@ import contextlib
 import json
 import os
 import shutil
-<<<<<<< HEAD
-=======
 import signal
->>>>>>> main
 import socket
 import subprocess
 import time
@@ -152,10 +149,6 @@ class MLServer:
             self.kill()
             raise
 
-<<<<<<< HEAD
-    def stop(self) -> None:
-        """End it in order, or by force where it takes too long."""
-=======
     def send(self, number: signal.Signals) -> None:
         """Send it a signal, where it runs."""
         if self._process is not None:
@@ -164,7 +157,6 @@ class MLServer:
     def stop(self) -> None:
         """End it in order, or by force where it takes too long."""
         self.send(signal.SIGCONT)  # one that is halted hears nothing
->>>>>>> main
         if self._process is not None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
