@@ -173,8 +173,8 @@ def _over(
             _ratios(ours, ways[fastest], "rate"),
             _CLIENTS[clients],
             "x",
-            f"beside {fastest}; ours {_told(ours)}; {told}; medians of {len(ours)} rounds, 1 thread "
-            f"each, {hardware()['cores']} cores with the load",
+            f"beside {fastest}; ours {_told(ours)}; {told}; medians of {len(ours)} rounds, "
+            f"1 thread each, {hardware()['cores']} cores with the load",
             at_least=True,
         ),
         Figure.of(
