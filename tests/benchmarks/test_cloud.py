@@ -27,7 +27,7 @@ from benchmarks.serving import (
     soak_figures,
 )
 from benchmarks.serving.stub import check_answer, stub
-from benchmarks.verdicts import check
+from benchmarks.verdicts import check, table
 
 pytestmark = pytest.mark.slow
 BARE = "benchmarks.serving.bare_server"
@@ -291,6 +291,25 @@ def test_a_figure_that_does_not_follow_from_its_samples_is_found(tmp_path):
     out.write_text("{}")
     with pytest.raises(CheckError, match="expected a file of figures at"):
         check(out)
+
+
+def test_figures_are_a_table_for_a_page(tmp_path):
+    out = tmp_path / "f.json"
+    figures = [
+        Figure("rate", 2.0, 4.0, "x", "beside a peer", at_least=True),
+        Figure("lost", 0, 0, "", "of 9"),
+        Figure("told", 4.125, None, "ms", "c"),
+        Figure("never", math.inf, 1.0, "s", "d"),
+        Figure("not made", None, 1.0, "s", "e"),
+    ]
+    write_figures(out, figures)
+    assert table(out).splitlines()[2:] == [
+        "| rate | 2 x | at least 4 | **missed** | beside a peer |",
+        "| lost | 0 | 0 | met | of 9 |",
+        "| told | 4.12 ms | - | - | c |",
+        "| never | - | 1 | **missed** | d |",
+        "| not made | - | 1 | - | e |",
+    ]
 
 
 def test_a_halted_server_is_stopped_all_the_same():
