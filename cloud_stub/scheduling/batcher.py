@@ -180,10 +180,10 @@ class Batcher:
 
     def _delay_s(self) -> float:
         """Return how long the next batch still waits for company."""
-        oldest = self._queue.oldest
-        if not self._limits.max_delay_s or oldest is None:
+        if not self._limits.max_delay_s or self._queue.rows >= self._limits.max_batch:
             return 0.0
-        if self._queue.rows >= self._limits.max_batch:
+        oldest = self._queue.oldest
+        if oldest is None:
             return 0.0
         return oldest + self._limits.max_delay_s - monotonic()
 
