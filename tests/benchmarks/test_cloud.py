@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from benchmarks.check import _committed
 from benchmarks.cloud import CloudSettings
 from benchmarks.errors import BenchmarkError, CheckError
 from benchmarks.figure import Figure, write_figures
@@ -317,3 +318,9 @@ def test_a_halted_server_is_stopped_all_the_same():
         server.send(signal.SIGSTOP)
         server.stop()
         assert server.pid is None
+
+
+def test_the_repositorys_files_of_figures_say_what_follows():
+    files = [path for path in _committed() if path.suffix == ".json"]
+    assert {path.name for path in files} >= {"overhead.json", "runtime.json"}
+    assert all(check(path) for path in files)
