@@ -25,7 +25,7 @@ class CloudSettings:
     only: tuple[CloudGroup, ...] = field(
         f"some of the groups {', '.join(CLOUD_GROUPS)}", default=()
     )
-    peer_rounds: int = field("alternating rounds of the comparison with MLServer", default=12)
+    peer_rounds: int = field("alternating rounds of the comparison with MLServer", default=8)
     rounds: int = field("alternating rounds of the comparison with a bare handler", default=60)
     overload_rounds: int = field("rounds of loads up to three times the capacity", default=3)
     drains: int = field("times that one of two servers is ended under load", default=8)

@@ -24,15 +24,18 @@ def resident_bytes(process: int | None = None) -> int | None:
 
 
 def processor_s(process: int) -> float | None:
-    """Return the processor time that a process has taken, or None where the system does not tell.
+    """Return the processor time of a process and those it started, None where it is not told.
 
     Args:
-        process: Its id; processes that it started are not counted.
+        process: Its id; a child that has ended is not counted.
     """
+    folder = Path("/proc") / str(process)
     try:
-        stat = (Path("/proc") / str(process) / "stat").read_text(encoding="ascii")
+        stat = (folder / "stat").read_text(encoding="ascii")
+        children = (folder / "task" / str(process) / "children").read_text(encoding="ascii")
     except OSError:
         return None
     # The second field, the name, may hold spaces; user and system time are the 14th and 15th.
     user, system = stat.rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    own = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return own + sum(processor_s(int(child)) or 0.0 for child in children.split())

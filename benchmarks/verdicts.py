@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from benchmarks.errors import CheckError
 from benchmarks.figure import STATISTICS, Figure
@@ -26,23 +26,49 @@ def check(path: Path) -> int:
     Raises:
         CheckError: The file holds none, or one is not what follows.
     """
+    stored = _read(path)
+    for one in stored:
+        _check(f"{path}: {one.figure.name}", one.figure, is_met=one.is_met)
+    return len(stored)
+
+
+def table(path: Path) -> str:
+    """Return the figures of a file as a table for a page.
+
+    Raises:
+        CheckError: The file holds none.
+    """
+    rows = ["| figure | measured | limit | | |", "|---|---|---|---|---|"]
+    for figure, is_met in _read(path):
+        value = "-" if figure.value is None else f"{figure.value:.3g} {figure.unit}".strip()
+        limit = "-" if figure.limit is None else f"{figure.limit:g}"
+        side = "at least " if figure.at_least and figure.limit is not None else ""
+        verdict = {True: "met", False: "**missed**", None: "-"}[is_met]
+        rows.append(f"| {figure.name} | {value} | {side}{limit} | {verdict} | {figure.detail} |")
+    return "\n".join(rows)
+
+
+class _Stored(NamedTuple):
+    figure: Figure
+    is_met: bool | None
+
+
+def _read(path: Path) -> list[_Stored]:
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
-        for figure in figures:
-            _check(path, figure)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, CheckError):
-            raise
+        stored = json.loads(path.read_text(encoding="utf-8"))["figures"]
+        return [_Stored(_figure(one), one["met"]) for one in stored]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckError(f"expected a file of figures at {path}: {error!r}") from None
-    return len(figures)
 
 
-def _check(path: Path, stored: dict[str, Any]) -> None:
-    where = f"{path}: {stored['name']}"
-    figure = Figure(**{name: value for name, value in stored.items() if name in _FIELDS})
+def _figure(stored: dict[str, Any]) -> Figure:
+    return Figure(**{name: value for name, value in stored.items() if name in _FIELDS})
+
+
+def _check(where: str, figure: Figure, *, is_met: bool | None) -> None:
     if figure.samples:
         compare(STATISTICS[figure.statistic](figure.samples), figure.value, f"{where}: value")
     # One that never came to pass is infinite when measured, and has no value in the file.
-    follows = False if figure.value is None and stored["met"] is False else figure.is_met
-    if stored["met"] is not follows:
-        raise CheckError(f"{where}: the limit gives met = {follows}, the file says {stored['met']}")
+    follows = False if figure.value is None and is_met is False else figure.is_met
+    if is_met is not follows:
+        raise CheckError(f"{where}: the limit gives met = {follows}, the file says {is_met}")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -32,11 +32,22 @@ from edge_runtime.environment import hardware
 _CLIENTS: Final = {16: 2.0, 64: 4.0}
 """Clients at once, and how many times the peer's calls a second are asked for."""
 _P99_LIMIT: Final = 0.5
-_TURN_S: Final = 1.5
-_OURS: Final = "ours"
-_Server: TypeAlias = Server | MLServer
+_TURN_S: Final = 1.2
 _MAX_BATCH: Final = 64
-_BATCH_TIME_S: Final = 0.002
+_BATCHING: Final[dict[str, Any]] = {"max_batch_size": _MAX_BATCH, "max_batch_time_s": 0.002}
+_OURS: Final = "ours"
+_BARE: Final = "a bare handler"
+_PEERS: Final = {
+    "MLServer's": {"MLServer": {"workers": 1}, "MLServer, batching": {"workers": 1} | _BATCHING},
+    "MLServer's in one process": {
+        "MLServer in one process": {"workers": 0},
+        "MLServer in one process, batching": {"workers": 0} | _BATCHING,
+    },
+}
+"""Ways to run the peer: as it comes, one process takes calls and another runs the model; that a
+single process does both has to be set, and is faster on few cores. Each without and with batching.
+"""
+_Server: TypeAlias = Server | MLServer
 _MISSING: Final = "MLServer is not installed: make .venv-mlserver/.installed"
 
 
@@ -49,7 +60,7 @@ class _Turn:
         p50_ms: Of their times.
         p99_ms: Of their times.
         load_us: Processor time of the load's process a call.
-        server_us: Processor time of the server's process a call; NaN where it is not told.
+        server_us: Processor time of all the server's processes a call; NaN where it is not told.
     """
 
     rate: float
@@ -75,8 +86,9 @@ def peer_figures(folder: Path, seed: int, rounds: int, *, turn_s: float = _TURN_
     row = np.random.default_rng(seed).normal(size=(1, FEATURES)).astype(np.float32)
     request = prepared(graph.stem, INPUT, row)
     with _servers(folder, graph) as servers:
-        for server in servers.values():
-            check_answer(server.address, request, answer(graph, row))
+        for name, server in servers.items():
+            if name != _BARE:
+                check_answer(server.address, request, answer(graph, row))
         return [
             figure
             for clients in _CLIENTS
@@ -88,25 +100,18 @@ def peer_figures(folder: Path, seed: int, rounds: int, *, turn_s: float = _TURN_
 
 @contextlib.contextmanager
 def _servers(folder: Path, graph: Path) -> Iterator[dict[str, _Server]]:
-    """Yield ours, and MLServer without and with its adaptive batching."""
-    write_repository(folder / "plain", graph, threads=1)
-    write_repository(
-        folder / "batching",
-        graph,
-        threads=1,
-        max_batch_size=_MAX_BATCH,
-        max_batch_time_s=_BATCH_TIME_S,
-    )
-    with (
-        stub(graph, "--max-batch", str(_MAX_BATCH)) as ours,
-        MLServer(folder / "plain") as plain,
-        MLServer(folder / "batching") as batching,
-    ):
-        yield {
-            _OURS: ours,
-            "MLServer": plain,
-            "MLServer with adaptive batching": batching,
+    """Yield ours, MLServer in each way, and the bare handler, which no server of grpc.aio beats."""
+    with contextlib.ExitStack() as started:
+        servers: dict[str, _Server] = {
+            _OURS: started.enter_context(stub(graph, "--max-batch", str(_MAX_BATCH))),
+            _BARE: started.enter_context(Server(["benchmarks.serving.bare_server"])),
         }
+        for ways in _PEERS.values():
+            for name, settings in ways.items():
+                place = folder / str(len(servers))
+                write_repository(place, graph, threads=1, **settings)
+                servers[name] = started.enter_context(MLServer(place))
+        yield servers
 
 
 def _rounds(
@@ -140,29 +145,50 @@ def _processor_s(server: _Server) -> float:
 
 
 def _figures(clients: int, turns: Mapping[str, list[_Turn]]) -> list[Figure]:
-    """Compare with the better of the peer's two ways: by calls a second, and by p99."""
-    peers = [name for name in turns if name != _OURS]
-    fastest = max(peers, key=lambda name: median(turn.rate for turn in turns[name]))
-    calmest = min(peers, key=lambda name: median(turn.p99_ms for turn in turns[name]))
-    told = "; ".join(f"{name} {_told(turns[name])}" for name in turns)
+    found = [
+        figure
+        for peer, ways in _PEERS.items()
+        for figure in _over(peer, clients, turns[_OURS], {name: turns[name] for name in ways})
+    ]
+    bare = Figure.of(
+        f"{clients} clients: calls/s over a bare handler's",
+        _ratios(turns[_OURS], turns[_BARE], "rate"),
+        None,
+        "x",
+        f"{_told(turns[_OURS])}; a bare handler {_told(turns[_BARE])}",
+    )
+    return [*found, bare]
+
+
+def _over(
+    peer: str, clients: int, ours: list[_Turn], ways: Mapping[str, list[_Turn]]
+) -> list[Figure]:
+    """Compare with the better of the peer's ways: by calls a second, and by p99."""
+    fastest = max(ways, key=lambda name: median(turn.rate for turn in ways[name]))
+    calmest = min(ways, key=lambda name: median(turn.p99_ms for turn in ways[name]))
+    told = "; ".join(f"{name} {_told(turns)}" for name, turns in ways.items())
     return [
         Figure.of(
-            _rate_name(clients),
-            [a.rate / b.rate for a, b in zip(turns[_OURS], turns[fastest], strict=True)],
+            _rate_name(clients, peer),
+            _ratios(ours, ways[fastest], "rate"),
             _CLIENTS[clients],
             "x",
-            f"beside {fastest}; median of rounds; {told}; 1 thread each, "
-            f"{hardware()['cores']} cores with the load",
+            f"beside {fastest}; ours {_told(ours)}; {told}; medians of {len(ours)} rounds, "
+            f"1 thread each, {hardware()['cores']} cores with the load",
             at_least=True,
         ),
         Figure.of(
-            _p99_name(clients),
-            [a.p99_ms / b.p99_ms for a, b in zip(turns[_OURS], turns[calmest], strict=True)],
+            _p99_name(clients, peer),
+            _ratios(ours, ways[calmest], "p99_ms"),
             _P99_LIMIT,
             "x",
-            f"beside {calmest}; median of rounds",
+            f"beside {calmest}; median of {len(ours)} rounds",
         ),
     ]
+
+
+def _ratios(ours: list[_Turn], other: list[_Turn], name: str) -> list[float]:
+    return [getattr(a, name) / getattr(b, name) for a, b in zip(ours, other, strict=True)]
 
 
 def _told(turns: list[_Turn]) -> str:
@@ -175,17 +201,21 @@ def _told(turns: list[_Turn]) -> str:
     )
 
 
-def _rate_name(clients: int) -> str:
-    return f"{clients} clients: calls/s over MLServer's"
+def _rate_name(clients: int, peer: str) -> str:
+    return f"{clients} clients: calls/s over {peer}"
 
 
-def _p99_name(clients: int) -> str:
-    return f"{clients} clients: p99 over MLServer's"
+def _p99_name(clients: int, peer: str) -> str:
+    return f"{clients} clients: p99 over {peer}"
 
 
 def _not_measured(clients: int) -> list[Figure]:
     limit = _CLIENTS[clients]
     return [
-        Figure(_rate_name(clients), None, limit, "x", _MISSING, at_least=True),
-        Figure(_p99_name(clients), None, _P99_LIMIT, "x", _MISSING),
+        figure
+        for peer in _PEERS
+        for figure in (
+            Figure(_rate_name(clients, peer), None, limit, "x", _MISSING, at_least=True),
+            Figure(_p99_name(clients, peer), None, _P99_LIMIT, "x", _MISSING),
+        )
     ]

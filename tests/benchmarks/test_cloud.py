@@ -2,11 +2,15 @@
 
 import json
 import math
+import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from benchmarks.check import _committed
 from benchmarks.cloud import CloudSettings
 from benchmarks.errors import BenchmarkError, CheckError
 from benchmarks.figure import Figure, write_figures
@@ -24,7 +28,7 @@ from benchmarks.serving import (
     soak_figures,
 )
 from benchmarks.serving.stub import check_answer, stub
-from benchmarks.verdicts import check
+from benchmarks.verdicts import check, table
 
 pytestmark = pytest.mark.slow
 BARE = "benchmarks.serving.bare_server"
@@ -194,32 +198,32 @@ def test_the_memory_of_a_server_is_watched_over_requests(tmp_path):
 @pytest.mark.skipif(not EXECUTABLE.exists(), reason="no MLServer: make .venv-mlserver/.installed")
 def test_calls_a_second_are_measured_beside_mlserver(tmp_path):
     figures = peer_figures.peer_figures(tmp_path, 0, 1, turn_s=0.3)
-    assert [(f.limit, f.at_least) for f in figures] == [
-        (2.0, True),
-        (0.5, False),
-        (4.0, True),
-        (0.5, False),
-    ]
+    few, many = figures[:5], figures[5:]
+    for found, limit in ((few, 2.0), (many, 4.0)):
+        wanted = [(limit, True), (0.5, False)] * 2 + [(None, False)]
+        assert [(f.limit, f.at_least) for f in found] == wanted
     # Far above the limits: this machine may have other work.
     assert all(0.01 < f.value < 100 for f in figures)
-    assert "MLServer with adaptive batching" in figures[0].detail
+    assert "MLServer, batching" in figures[0].detail
+    assert "MLServer in one process" in figures[2].detail
 
 
 def test_without_mlserver_the_figures_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr(peer_figures, "EXECUTABLE", tmp_path / "none")
     figures = peer_figures.peer_figures(tmp_path, 0, 1)
-    assert [f.value for f in figures] == [None] * 4
+    assert [f.value for f in figures] == [None] * 8
     assert all("MLServer is not installed" in f.detail for f in figures)
 
 
-def test_the_better_of_the_peers_settings_is_the_one_compared_with():
+def test_the_better_of_the_peers_ways_is_the_one_compared_with():
     def turns(*pairs):
         return [peer_figures._Turn(rate, 1.0, p99, 1.0, 1.0) for rate, p99 in pairs]
 
-    rate, p99 = peer_figures._figures(
+    rate, p99 = peer_figures._over(
+        "the peer's",
         16,
+        turns((900, 10), (1000, 12), (1200, 11)),
         {
-            "ours": turns((900, 10), (1000, 12), (1200, 11)),
             "plain": turns((300, 25), (200, 30), (400, 22)),
             "batching": turns((450, 40), (500, 60), (480, 50)),
         },
@@ -230,6 +234,21 @@ def test_the_better_of_the_peers_settings_is_the_one_compared_with():
     assert p99.detail.startswith("beside plain")
     assert rate.is_met
     assert p99.is_met
+
+
+def test_the_processor_time_of_a_child_counts():
+    before = processor_s(os.getpid())
+    if before is None:
+        pytest.skip("needs Linux' /proc")
+    code = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        child.stdout.readline()
+        assert processor_s(os.getpid()) - before > 0.4
+        assert processor_s(child.pid) > 0.4
+        child.stdin.write(b"\n")
+    assert processor_s(child.pid) is None
 
 
 def test_the_groups_that_were_asked_for_are_printed_written_and_checked(tmp_path, capsys):
@@ -275,8 +294,33 @@ def test_a_figure_that_does_not_follow_from_its_samples_is_found(tmp_path):
         check(out)
 
 
+def test_figures_are_a_table_for_a_page(tmp_path):
+    out = tmp_path / "f.json"
+    figures = [
+        Figure("rate", 2.0, 4.0, "x", "beside a peer", at_least=True),
+        Figure("lost", 0, 0, "", "of 9"),
+        Figure("told", 4.125, None, "ms", "c"),
+        Figure("never", math.inf, 1.0, "s", "d"),
+        Figure("not made", None, 1.0, "s", "e"),
+    ]
+    write_figures(out, figures)
+    assert table(out).splitlines()[2:] == [
+        "| rate | 2 x | at least 4 | **missed** | beside a peer |",
+        "| lost | 0 | 0 | met | of 9 |",
+        "| told | 4.12 ms | - | - | c |",
+        "| never | - | 1 | **missed** | d |",
+        "| not made | - | 1 | - | e |",
+    ]
+
+
 def test_a_halted_server_is_stopped_all_the_same():
     with Server([BARE]) as server:
         server.send(signal.SIGSTOP)
         server.stop()
         assert server.pid is None
+
+
+def test_the_repositorys_files_of_figures_say_what_follows():
+    files = [path for path in _committed() if path.suffix == ".json"]
+    assert {path.name for path in files} >= {"overhead.json", "runtime.json"}
+    assert all(check(path) for path in files)

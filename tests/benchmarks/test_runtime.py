@@ -115,10 +115,10 @@ def test_the_client_is_measured_beside_its_peers(bundle):
 def test_without_tritonclient_the_figure_says_so(monkeypatch):
     real = builtins.__import__
 
-    def refuse(name, *rest):
+    def refuse(name, *rest, **named):
         if name.startswith("tritonclient"):
             raise ImportError(name)
-        return real(name, *rest)
+        return real(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     figure = client_figures._client("localhost:1", random_picture(8, 0), 1)
