@@ -219,7 +219,12 @@ class Batcher:
         self.in_flight += len(run.jobs)
         if self._watchdog is None:
             self._watchdog = loop.call_later(self._limits.stall_s, self._watch)
-        self._pool.submit(partial(self._work_and_report, run, loop))
+        try:
+            self._pool.submit(partial(self._work_and_report, run, loop))
+        except RuntimeError as error:  # the system has no thread left, not even one
+            self._release(run)
+            for job in run.jobs:
+                _fail(job, UnavailableError(f"the model cannot be started: {error}"))
 
     def _work_and_report(self, run: _Run, loop: asyncio.AbstractEventLoop) -> None:
         begin = monotonic()

@@ -337,6 +337,51 @@ def test_what_waits_or_runs_when_the_batcher_closes_is_refused():
     run(scenario)
 
 
+@pytest.fixture
+def no_more_threads():
+    """Return a function after which the system has no thread to give: none with such a stack."""
+    before = threading.stack_size()
+
+    def take():
+        try:
+            threading.stack_size(1 << 46)
+        except ValueError:
+            pytest.skip("this system knows no stack that is too large")
+
+    yield take
+    threading.stack_size(before)
+
+
+def test_without_a_thread_calls_are_refused_and_nothing_drifts(no_more_threads):
+    async def scenario():
+        batcher = batcher_of(Doubling())
+        no_more_threads()
+        for _ in range(SPARE_WORKERS + 2):
+            with pytest.raises(UnavailableError, match="cannot be started"):
+                await ask(batcher, 1)
+        assert is_idle(batcher)
+        threading.stack_size(0)
+        assert await ask(batcher, 1) == 2
+
+    run(scenario)
+
+
+def test_where_no_thread_can_be_added_those_that_there_are_go_on(no_more_threads):
+    async def scenario():
+        work = Doubling()
+        batcher = batcher_of(work, workers=3, max_batch=1)
+        assert await ask(batcher, 1) == 2
+        no_more_threads()
+        work.gate.clear()
+        calls = [ask(batcher, n) for n in range(3)]
+        await until(lambda: batcher.in_flight == 3)
+        work.gate.set()
+        assert await asyncio.gather(*calls) == [0, 2, 4]
+        assert is_idle(batcher)
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_nothing_is_lost_and_nothing_drifts_in_a_storm(workers):
     """Callers come, lose patience and leave at random; every call ends, and rightly."""
