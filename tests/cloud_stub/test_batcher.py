@@ -7,9 +7,9 @@ import random
 import threading
 import time
 from collections import Counter
-from math import inf
 
 import pytest
+from tools.batching import PATIENCE_S, Doubling, ask, batcher_of, is_idle, occupied, run, until
 
 from cloud_stub.errors import (
     ExpiredError,
@@ -17,69 +17,8 @@ from cloud_stub.errors import (
     OverloadError,
     UnavailableError,
 )
-from cloud_stub.scheduling.batcher import SPARE_WORKERS, Batcher, Limits
-from cloud_stub.scheduling.job import Job
+from cloud_stub.scheduling.batcher import SPARE_WORKERS, Limits
 from edge_runtime.errors import SettingError
-
-PATIENCE_S = 30.0
-
-
-class Doubling:
-    """Work that doubles numbers; batches wait at a gate while it is closed."""
-
-    def __init__(self):
-        self.gate = threading.Event()
-        self.gate.set()
-        self.batches = []
-
-    def __call__(self, jobs):
-        self.batches.append([job.inputs["number"] for job in jobs])
-        assert self.gate.wait(PATIENCE_S)
-        return [2 * job.inputs["number"] for job in jobs]
-
-
-def batcher_of(work, *, workers=1, record=None, **limits):
-    return Batcher(work, workers=workers, limits=Limits(**limits), name="test", record=record)
-
-
-def ask(batcher, number, *, client="a", rows=1, key="k", deadline=inf):
-    """Start a call."""
-    job = Job({"number": number}, rows, key=key, client=client, deadline=deadline)
-    return asyncio.create_task(batcher.run(job))
-
-
-async def until(condition):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
-
-
-async def occupied(batcher, work, count=1):
-    """Return calls that keep workers busy until the gate opens."""
-    work.gate.clear()
-    calls = []
-    for n in range(count):
-        calls.append(ask(batcher, -1 - n))
-        await until(lambda: len(work.batches) > n)  # noqa: B023 - awaited in the same round
-    return calls
-
-
-def is_idle(batcher):
-    return (batcher.waiting, batcher.in_flight, batcher.hanging, batcher._queue.rows) == (
-        0,
-        0,
-        0,
-        0,
-    )
-
-
-def run(scenario):
-    async def within_time():
-        async with asyncio.timeout(2 * PATIENCE_S):
-            await scenario()
-
-    asyncio.run(within_time())
 
 
 def test_what_queued_while_the_worker_was_busy_is_worked_on_together():
@@ -316,6 +255,24 @@ def test_stalled_workers_are_replaced_until_there_are_none_and_come_back():
         await until(lambda: not batcher.hanging)
         assert await ask(batcher, 4) == 8
         assert is_idle(batcher)
+
+    run(scenario)
+
+
+def test_one_timer_watches_over_all_that_runs():
+    async def scenario():
+        work = Doubling()
+        batcher = batcher_of(work, max_batch=1, stall_s=0.05)
+        work.gate.clear()
+        calls = [ask(batcher, n) for n in range(SPARE_WORKERS + 1)]
+        for call in calls[:-1]:  # each that is given up starts the next
+            with pytest.raises(ModelFailureError):
+                await call
+        timers = asyncio.get_running_loop()._scheduled
+        assert [one.cancelled() for one in timers if "_watch" in repr(one)] == [False]
+        work.gate.set()
+        await asyncio.wait(calls)
+        await until(lambda: is_idle(batcher))
 
     run(scenario)
 

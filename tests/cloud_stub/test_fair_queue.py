@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from cloud_stub.backends.backend import Signature, TensorSpec
+from cloud_stub.protocol.requests import batch_key
 from cloud_stub.scheduling.fair_queue import FairQueue
 from cloud_stub.scheduling.job import Job
 
@@ -76,6 +79,17 @@ def test_jobs_without_a_key_are_never_put_together():
     for client in "ab":
         queue.put(new_job(client, key=None))
     assert [len(queue.take(9)) for _ in range(3)] == [1, 1, 0]
+
+
+def test_calls_that_name_their_inputs_in_another_order_have_the_same_key():
+    specs = tuple(TensorSpec(name, "FP32", (-1, -1)) for name in "ab")
+    signature = Signature(
+        takes="tensors", inputs=specs, outputs=specs, is_batched=True, platform="none"
+    )
+    narrow, wide = np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32)
+    key = batch_key({"a": narrow, "b": wide}, signature)
+    assert batch_key({"b": wide, "a": narrow}, signature) == key
+    assert batch_key({"b": narrow, "a": wide}, signature) != key
 
 
 class QueueOfLists(RuleBasedStateMachine):
