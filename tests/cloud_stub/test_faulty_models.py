@@ -6,6 +6,7 @@ import time
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tools.callers import PATIENCE_S, Caller, answer_of, order, refusal, wait_until
 from tools.faulty_graphs import ANSWER, LOSE_ROW, NOT_A_NUMBER, RAISE
 
@@ -107,6 +108,10 @@ def test_a_model_that_hangs_too_often_says_so_and_the_process_still_ends(launch_
         assert (code, "hangs" in details) == (grpc.StatusCode.UNAVAILABLE, True)
         assert not caller.is_model_ready()
         assert not caller.is_server_ready()
+        health = health_pb2_grpc.HealthStub(caller.channel)
+        for service in ("", "large"):
+            answer = health.Check(health_pb2.HealthCheckRequest(service=service), PATIENCE_S)
+            assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
         index = caller.call(
             "RepositoryIndex", pb.RepositoryIndexRequest(), pb.RepositoryIndexResponse
         )
