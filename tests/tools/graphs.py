@@ -1,0 +1,72 @@
+"""Writes tiny ONNX graphs that give back what they are given."""
+
+import onnx
+from onnx import TensorProto, helper
+
+ELEMENTS = {
+    "BOOL": TensorProto.BOOL,
+    "UINT8": TensorProto.UINT8,
+    "UINT16": TensorProto.UINT16,
+    "UINT32": TensorProto.UINT32,
+    "UINT64": TensorProto.UINT64,
+    "INT8": TensorProto.INT8,
+    "INT16": TensorProto.INT16,
+    "INT32": TensorProto.INT32,
+    "INT64": TensorProto.INT64,
+    "FP16": TensorProto.FLOAT16,
+    "FP32": TensorProto.FLOAT,
+    "FP64": TensorProto.DOUBLE,
+    "BF16": TensorProto.BFLOAT16,
+    "BYTES": TensorProto.STRING,
+}
+"""ONNX's element type of each of the protocol's."""
+
+
+def write_identity(path, **inputs):
+    """Write a graph whose output `NAME_out` is the input `NAME`.
+
+    Args:
+        path: The file.
+        **inputs: Datatype and shape of each; an axis with a name is free.
+    """
+    infos = {
+        name: [
+            helper.make_tensor_value_info(end, ELEMENTS[datatype], shape)
+            for end in (name, f"{name}_out")
+        ]
+        for name, (datatype, shape) in inputs.items()
+    }
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [name], [f"{name}_out"]) for name in inputs],
+        "identity",
+        [given for given, _ in infos.values()],
+        [got for _, got in infos.values()],
+    )
+    opset = helper.make_opsetid("", 18)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+    return path
+
+
+def write_zoo(folder, bundle):
+    """Write a `--models` file: `large`, a bundle, and identity graphs of all kinds.
+
+    A model a datatype, under its name, takes `x` [n, 2]; `fixed` and `scalar` have no batch axis;
+    `several` takes three inputs of different types and shapes.
+    """
+    zoo = {datatype: {"x": (datatype, ["n", 2])} for datatype in ELEMENTS}
+    zoo["free"] = {"x": ("FP32", ["n", "width"])}
+    zoo["scalar_bf16"] = {"x": ("BF16", [])}
+    zoo["scalar_text"] = {"x": ("BYTES", [])}
+    zoo["fixed"] = {"x": ("FP32", [2, 3])}
+    zoo["scalar"] = {"x": ("FP64", [])}
+    zoo["several"] = {
+        "values": ("FP32", ["n", "width"]),
+        "ids": ("INT64", ["n"]),
+        "words": ("BYTES", ["n", "count"]),
+    }
+    lines = ["[[model]]", f'bundle = "{bundle}"']
+    for name, inputs in zoo.items():
+        write_identity(folder / f"{name}.onnx", **inputs)
+        lines += ["[[model]]", f'model = "{name}"', f'onnx = "{name}.onnx"', "threads = 1"]
+    (folder / "models.toml").write_text("\n".join(lines), encoding="utf-8")
+    return folder / "models.toml"
