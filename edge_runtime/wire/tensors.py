@@ -111,7 +111,8 @@ def decode_array(raw: bytes, datatype: str, shape: Sequence[int]) -> Array:
         shape: Size of each axis.
 
     Raises:
-        WireError: Unknown datatype, impossible shape, or a length that does not fit them.
+        WireError: Unknown datatype, impossible shape, a length that does not fit them, or a BOOL
+            that is neither 0 nor 1.
     """
     dtype = np.dtype("<u2") if datatype == BF16 else DTYPES.get(datatype)
     if dtype is None:
@@ -124,6 +125,9 @@ def decode_array(raw: bytes, datatype: str, shape: Sequence[int]) -> Array:
             f"expected {count * dtype.itemsize} bytes for {datatype} {list(shape)}, got {len(raw)}"
         )
     array: Array = np.ndarray(tuple(shape), dtype, raw)
+    if datatype == "BOOL" and array.size and (top := array.view(np.uint8).max()) > 1:
+        # numpy and C++ compute whatever they like with such a truth value.
+        raise WireError(f"expected BOOL as bytes of 0 or 1, got {top}")
     return _widen(array) if datatype == BF16 else array
 
 
