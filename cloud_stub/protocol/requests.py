@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from edge_runtime.wire import tensors
 KNOWN_PARAMETERS = frozenset(
     {contract.PARAMETER_CONFIDENCE, contract.PARAMETER_THRESHOLD, contract.PARAMETER_CONTRACT}
 )
+_MOST_EMPTY = 1 << 20
 _RAGGED = "rows"
 """Key of jobs whose rows need not have one size."""
 
@@ -156,6 +158,8 @@ def _read_tensors(request: pb.ModelInferRequest, signature: Signature) -> Given:
                 f"{list(shape)[:8]}"
             )
     inputs = tensors.decode_tensors(request.inputs, request.raw_input_contents)
+    for name, array in inputs.items():
+        _check_extent(name, array.shape)
     if not signature.is_batched:
         return Given(inputs, 1)
     counts = {len(array) for array in inputs.values()}
@@ -165,6 +169,15 @@ def _read_tensors(request: pb.ModelInferRequest, signature: Signature) -> Given:
             f"{', '.join(map(str, sorted(counts)))}"
         )
     return Given(inputs, counts.pop())
+
+
+def _check_extent(name: str, shape: tuple[int, ...]) -> None:
+    """Refuse shapes like [2^40, 0]: they cost nothing to send, but a model may fill their rows."""
+    if 0 in shape and prod(side or 1 for side in shape) > _MOST_EMPTY:
+        raise BadRequestError(
+            f"expected the sizes of an empty tensor to come to at most {_MOST_EMPTY} without the "
+            f"0, {name!r} is {list(shape)}"
+        )
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
