@@ -81,9 +81,10 @@ def batch_key(inputs: Mapping[str, Column], signature: Signature) -> Hashable | 
     """Return what calls must have in common to be answered as one batch; None: they cannot be."""
     if not signature.is_batched:
         return None
+    # In the signature's order: a request may list its inputs in any.
+    columns = [inputs[spec.name] for spec in signature.inputs]
     return tuple(
-        column.shape[1:] if isinstance(column, np.ndarray) else _RAGGED
-        for column in inputs.values()
+        column.shape[1:] if isinstance(column, np.ndarray) else _RAGGED for column in columns
     )
 
 
