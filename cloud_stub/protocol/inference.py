@@ -196,7 +196,7 @@ class Inference:
         if outcome is Outcome.ANSWERED:
             statistics = model.statistics
             statistics.ignored_parameters += requests.count_unknown_parameters(request)
-            _count_received(statistics, request)
+            _count_received(statistics, request, call.rows)
         code = grpc.StatusCode.CANCELLED if is_cancelled else status_of(error)
         self._on_call(
             CallRecord(
@@ -280,7 +280,7 @@ def _parts(
     return pass_on
 
 
-def _count_received(statistics: Statistics, request: pb.ModelInferRequest) -> None:
+def _count_received(statistics: Statistics, request: pb.ModelInferRequest, rows: int) -> None:
     """Count what an edge says of the inputs that it forwards."""
     parameters = request.parameters
     if contract.PARAMETER_CONFIDENCE not in parameters:
@@ -293,8 +293,9 @@ def _count_received(statistics: Statistics, request: pb.ModelInferRequest) -> No
     if version not in received and len(received) >= _MOST_VERSIONS:
         version = _UNKNOWN
     found = received.setdefault(version, Received())
-    texts = parameters[contract.PARAMETER_CONFIDENCE].string_param.split(",")
-    _observe(found, found.confidence, texts)
+    # One an input; what follows is not looked at, however long it is.
+    texts = parameters[contract.PARAMETER_CONFIDENCE].string_param.split(",", rows)
+    _observe(found, found.confidence, texts[:rows])
     if contract.PARAMETER_THRESHOLD in parameters:
         text = parameters[contract.PARAMETER_THRESHOLD].string_param
         _observe(found, found.threshold, [text])
