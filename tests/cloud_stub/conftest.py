@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tools.graphs import write_zoo
 
 from edge_runtime import EdgeModel, contract
 from edge_runtime.intake import blank_input
@@ -194,6 +195,15 @@ def slow_bundle(tmp_path_factory) -> Path:
 def server(bundle) -> Iterator[Server]:
     """One server that the tests share; none of them may hurt it."""
     running = start_server("--bundle", str(bundle), "--port", "0")
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def zoo(bundle, tmp_path_factory) -> Iterator[Server]:
+    """One server of many models that the tests share; none of them may hurt it."""
+    models = write_zoo(tmp_path_factory.mktemp("zoo"), bundle)
+    running = start_server("--models", str(models), "--port", "0")
     yield running
     assert running.stop() == 0
 

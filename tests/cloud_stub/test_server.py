@@ -74,28 +74,6 @@ def test_edge_client_gets_its_own_indices(server):
     np.testing.assert_allclose(answers.confidence, [DARK_CONFIDENCE] * 2, rtol=1e-5)
 
 
-def test_tritonclient_in_the_same_process_gets_the_same(server):
-    triton = pytest.importorskip("tritonclient.grpc")
-    with triton.InferenceServerClient(server.address) as client:
-        assert client.is_server_live()
-        assert client.is_server_ready()
-        assert client.is_model_ready("large")
-        assert client.get_server_metadata().name == "cloud_stub"
-        metadata = client.get_model_metadata("large")
-        assert [(t.name, t.datatype, list(t.shape)) for t in metadata.inputs] == [
-            ("image", "UINT8", [-1, -1, -1, 3])
-        ]
-        assert [(t.name, t.datatype, list(t.shape)) for t in metadata.outputs] == [
-            ("prediction", "INT64", [-1]), ("label", "BYTES", [-1]), ("confidence", "FP32", [-1]),
-        ]  # fmt: skip
-        tensor = triton.InferInput("image", [2, 4, 4, 3], "UINT8")
-        tensor.set_data_from_numpy(_image(0, 255))
-        result = client.infer("large", [tensor], request_id="42")
-    assert result.as_numpy("prediction").tolist() == [0, 2]
-    assert result.as_numpy("label").tolist() == [b"dark", b"bright"]
-    assert result.get_response().id == "42"
-
-
 def test_health_service_says_serving(channel):
     health = pytest.importorskip("grpc_health.v1.health_pb2")
     stub = pytest.importorskip("grpc_health.v1.health_pb2_grpc").HealthStub(channel)

@@ -47,26 +47,36 @@ def write_identity(path, **inputs):
     return path
 
 
+GATHERED_ROWS = 16
+"""Rows that a model `TYPE.gathered` of the zoo waits for."""
+
+
 def write_zoo(folder, bundle):
     """Write a `--models` file: `large`, a bundle, and identity graphs of all kinds.
 
-    A model a datatype, under its name, takes `x` [n, 2]; `fixed` and `scalar` have no batch axis;
-    `several` takes three inputs of different types and shapes.
+    A model a datatype, under its name, takes `x` [n, 2], and one more waits for a full batch.
+    `fixed` and the scalars have no batch axis, `free` has two free axes, and `several` takes three
+    inputs of different types and shapes.
     """
     zoo = {datatype: {"x": (datatype, ["n", 2])} for datatype in ELEMENTS}
-    zoo["free"] = {"x": ("FP32", ["n", "width"])}
-    zoo["scalar_bf16"] = {"x": ("BF16", [])}
-    zoo["scalar_text"] = {"x": ("BYTES", [])}
+    zoo |= {f"{kind}.scalar": {"x": (kind, [])} for kind in ("FP64", "BF16", "BYTES", "BOOL")}
     zoo["fixed"] = {"x": ("FP32", [2, 3])}
-    zoo["scalar"] = {"x": ("FP64", [])}
+    zoo["free"] = {"x": ("FP32", ["n", "width"])}
     zoo["several"] = {
         "values": ("FP32", ["n", "width"]),
         "ids": ("INT64", ["n"]),
         "words": ("BYTES", ["n", "count"]),
     }
-    lines = ["[[model]]", f'bundle = "{bundle}"']
+    tables = [f'bundle = "{bundle}"']
     for name, inputs in zoo.items():
         write_identity(folder / f"{name}.onnx", **inputs)
-        lines += ["[[model]]", f'model = "{name}"', f'onnx = "{name}.onnx"', "threads = 1"]
-    (folder / "models.toml").write_text("\n".join(lines), encoding="utf-8")
+        tables.append(f'model = "{name}"\nonnx = "{name}.onnx"\nthreads = 1')
+    tables += [
+        f'model = "{name}.gathered"\nonnx = "{name}.onnx"\nthreads = 1\n'
+        # A full batch does not wait, so no test does either.
+        f"max_batch = {GATHERED_ROWS}\nmax_delay_ms = 50000"
+        for name in ELEMENTS
+    ]
+    text = "\n".join(f"[[model]]\n{table}" for table in tables)
+    (folder / "models.toml").write_text(text, encoding="utf-8")
     return folder / "models.toml"
