@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
-from tools.graphs import ELEMENTS, GATHERED_ROWS
+from tools.graphs import ELEMENTS, FIELDS, GATHERED_ROWS, SIZES
 
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
@@ -32,19 +32,6 @@ WITHIN_S = 60
 
 KINDS = {name: getattr(pb, f"{name}Request") for name in pb.METHODS.keys() - {"ModelStreamInfer"}}
 NAMED = ("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics")
-FIELDS = {
-    "BOOL": "bool_contents",
-    "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents", "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
-}  # fmt: skip
-SIZES = {
-    "BOOL": 1, "INT8": 1, "UINT8": 1, "INT16": 2, "UINT16": 2, "FP16": 2, "BF16": 2, "INT32": 4,
-    "UINT32": 4, "FP32": 4, "INT64": 8, "UINT64": 8, "FP64": 8,
-}  # fmt: skip
 BEYOND = {
     "INT8": ([-129, 0], [0, 128]), "INT16": ([-32769, 0], [0, 32768]),
     "UINT8": ([256, 0],), "UINT16": ([0, 65536],),

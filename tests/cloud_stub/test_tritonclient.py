@@ -12,21 +12,12 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
-from tools.graphs import ELEMENTS, GATHERED_ROWS
+from tools.graphs import ELEMENTS, FIELDS, GATHERED_ROWS
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 pytestmark = pytest.mark.slow
 
 DARK, BRIGHT = (np.full((1, 4, 4, 3), level, np.uint8) for level in (0, 255))
-TYPED_FIELDS = {
-    "BOOL": "bool_contents",
-    "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents", "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
-}  # fmt: skip
 # Bit patterns: 0, -0, 1, the least and the largest finite numbers, both infinities.
 PATTERNS = {
     "FP16": ("H", [0, 0x8000, 0x3C00, 1, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00]),
@@ -271,17 +262,17 @@ def test_every_datatype_comes_back_bit_by_bit(client, datatype):
     assert same(result.as_numpy("x_out"), sent)
 
 
-@pytest.mark.parametrize("datatype", TYPED_FIELDS)
+@pytest.mark.parametrize("datatype", FIELDS)
 def test_every_datatype_is_answered_in_typed_contents_when_asked_in_them(client, datatype):
     sent = extremes(datatype)
     request = triton.service_pb2.ModelInferRequest(model_name=datatype)
     tensor = request.inputs.add(name="x", datatype=datatype, shape=[4, 2])
-    getattr(tensor.contents, TYPED_FIELDS[datatype]).extend(sent.reshape(-1).tolist())
+    getattr(tensor.contents, FIELDS[datatype]).extend(sent.reshape(-1).tolist())
     response = client._client_stub.ModelInfer(request, timeout=60)
     assert not response.raw_output_contents
     (output,) = response.outputs
-    assert [field.name for field, _ in output.contents.ListFields()] == [TYPED_FIELDS[datatype]]
-    came = list(getattr(output.contents, TYPED_FIELDS[datatype]))
+    assert [field.name for field, _ in output.contents.ListFields()] == [FIELDS[datatype]]
+    came = list(getattr(output.contents, FIELDS[datatype]))
     assert same(np.array(came, sent.dtype).reshape(4, 2), sent)
 
 

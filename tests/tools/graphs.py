@@ -20,6 +20,21 @@ ELEMENTS = {
     "BYTES": TensorProto.STRING,
 }
 """ONNX's element type of each of the protocol's."""
+SIZES = {
+    "BOOL": 1, "INT8": 1, "UINT8": 1, "INT16": 2, "UINT16": 2, "FP16": 2, "BF16": 2, "INT32": 4,
+    "UINT32": 4, "FP32": 4, "INT64": 8, "UINT64": 8, "FP64": 8,
+}  # fmt: skip
+"""Bytes of an element."""
+FIELDS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents", "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}  # fmt: skip
+"""Field of each in typed contents; FP16 and BF16 have none."""
 
 
 def write_identity(path, **inputs):
