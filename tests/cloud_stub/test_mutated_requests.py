@@ -143,10 +143,16 @@ def built(draw):
 
 @st.composite
 def random_values(draw):
-    """Draw a request in order, of random bytes; perhaps a few too many or too few."""
-    datatype, rows = draw(st.sampled_from(sorted(SIZES))), draw(st.integers(1, 3))
-    length = 2 * rows * SIZES[datatype] + draw(st.sampled_from([0, 0, 0, 0, -1, 1]))
-    raw = draw(st.binary(min_size=length, max_size=length))
+    """Draw a request in order, of random bytes; perhaps one too many or too few."""
+    datatype, rows = draw(st.sampled_from(sorted(ELEMENTS))), draw(st.integers(1, 3))
+    count = 2 * rows
+    off = draw(st.sampled_from([0, 0, 0, 0, -1, 1]))
+    if datatype == "BYTES":
+        texts = draw(st.lists(st.binary(max_size=3), min_size=count, max_size=count + abs(off)))
+        raw = tensors.encode_bytes(texts)
+    else:
+        length = count * SIZES[datatype] + off
+        raw = draw(st.binary(min_size=length, max_size=length))
     return infer_request(datatype, ("x", datatype, [rows, 2], raw))
 
 
