@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import grpc
 import numpy as np
@@ -24,7 +25,7 @@ from cloud_stub.errors import (
 )
 from cloud_stub.protocol import requests
 from cloud_stub.protocol.pictures import PictureDecoder
-from cloud_stub.protocol.responses import infer_response
+from cloud_stub.protocol.responses import infer_response, unpacked_bytes
 from cloud_stub.scheduling.job import Job, Result
 from cloud_stub.scheduling.memory import MemoryBudget
 from cloud_stub.scheduling.statistics import Histogram, Outcome, Received, Statistics
@@ -36,6 +37,10 @@ from edge_runtime.wire import tensors
 
 _MOST_VERSIONS = 16
 _UNKNOWN = "unknown"
+_MOST_INLINE = 1 << 20
+"""Bytes of objects that are made of a message, or written to one, on the event loop."""
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,10 @@ class Inference:
         try:
             with ExitStack() as held:
                 held.enter_context(self._memory.hold(len(data)))
+                # Elements that become objects of their own take more than they took in the message.
+                unpacked = requests.unpacked_bytes(request, len(data))
+                held.enter_context(self._memory.hold(unpacked))
+                call.is_large = unpacked > _MOST_INLINE
                 reply = await self._infer(request, model, caller, call, held, on_part)
         except asyncio.CancelledError:
             late = monotonic() >= caller.deadline
@@ -144,7 +153,7 @@ class Inference:
         on_part: OnPart | None,
     ) -> bytes:
         specs = requests.requested_outputs(request, model.signature)
-        given = requests.read_inputs(request, model.signature)
+        given = await _aside(call.is_large, requests.read_inputs, request, model.signature)
         inputs = given.inputs
         if given.is_encoded:
             inputs = await self._decoded(given, model, caller, held)
@@ -162,7 +171,10 @@ class Inference:
         result: Result = await model.batcher.run(job)
         call.compute_s = result.compute_s
         worked = monotonic()
-        reply = infer_response(request, specs, result.outputs, compute_s=result.compute_s)
+        outputs = result.outputs
+        is_large = unpacked_bytes(request, specs, outputs) > _MOST_INLINE
+        write = partial(infer_response, compute_s=result.compute_s)
+        reply = await _aside(is_large, write, request, specs, outputs)
         call.output_s = monotonic() - worked
         return reply
 
@@ -217,12 +229,15 @@ class Inference:
 class _Call:
     """What is known of a call while it runs."""
 
-    __slots__ = ("began", "compute_s", "input_s", "job", "output_s", "rows", "statistics")
+    __slots__ = (
+        "began", "compute_s", "input_s", "is_large", "job", "output_s", "rows", "statistics",
+    )  # fmt: skip
 
     def __init__(self, statistics: Statistics) -> None:
         self.statistics = statistics
         self.began = monotonic()
         self.rows = 0
+        self.is_large = False
         self.job: Job | None = None
         self.input_s = self.compute_s = self.output_s = 0.0
 
@@ -243,6 +258,13 @@ class _Call:
         statistics.queue_wait.observe(self.queue_s)
         statistics.input_s += self.input_s
         statistics.output_s += self.output_s
+
+
+async def _aside(is_large: bool, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Do in a thread what would keep the event loop from all other calls for too long."""
+    if is_large:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    return work(*args, **kwargs)
 
 
 def outcome_of(error: GatekeeperError | None) -> Outcome:

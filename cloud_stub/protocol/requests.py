@@ -17,6 +17,9 @@ from edge_runtime.wire import tensors
 KNOWN_PARAMETERS = frozenset(
     {contract.PARAMETER_CONFIDENCE, contract.PARAMETER_THRESHOLD, contract.PARAMETER_CONTRACT}
 )
+TEXT_BYTES = 100
+"""Memory of an element of BYTES, as Python holds it, beside its content."""
+NUMBER_BYTES = 8
 _MOST_EMPTY = 1 << 20
 _RAGGED = "rows"
 """Key of jobs whose rows need not have one size."""
@@ -75,6 +78,25 @@ def read_inputs(request: pb.ModelInferRequest, signature: Signature) -> Given:
     if signature.takes == "tensors":
         return _read_tensors(request, signature)
     return _read_original(request, signature)
+
+
+def unpacked_bytes(request: pb.ModelInferRequest, size: int) -> int:
+    """Return about how much memory a request's inputs take beside the message.
+
+    Raw numbers take none: they are used as they lie.
+
+    Args:
+        request: Not yet known to be in order.
+        size: Its bytes: no more than a quarter of them are elements.
+    """
+    is_raw, total = bool(request.raw_input_contents), 0
+    for tensor in request.inputs:
+        if tensor.datatype == tensors.BYTES:
+            shape = tensor.shape[: tensors.MAX_RANK]
+            total += TEXT_BYTES * min(abs(prod(shape)), size // 4)
+        elif not is_raw:
+            total += NUMBER_BYTES * sum(len(some) for _, some in tensor.contents.ListFields())
+    return total
 
 
 def batch_key(inputs: Mapping[str, Column], signature: Signature) -> Hashable | None:

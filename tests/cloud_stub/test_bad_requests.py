@@ -6,8 +6,11 @@ request after it is answered.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
+import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,6 +32,7 @@ LONGEST_DETAILS = 500
 MIB = 1 << 20
 HUGE = 2**63 - 1
 WITHIN_S = 60
+UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 KINDS = {name: getattr(pb, f"{name}Request") for name in pb.METHODS.keys() - {"ModelStreamInfer"}}
 NAMED = ("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics")
@@ -40,7 +44,7 @@ BEYOND = {
 
 @pytest.fixture
 def channel(zoo):
-    with grpc.insecure_channel(zoo.address, [("grpc.max_send_message_length", -1)]) as opened:
+    with grpc.insecure_channel(zoo.address, UNLIMITED) as opened:
         yield opened
 
 
@@ -395,7 +399,7 @@ def test_message_over_the_limit_is_refused_by_its_length(zoo, channel):
 
 def test_message_that_unfolds_over_the_limit_is_refused(bundle, launch):
     running = launch("--bundle", str(bundle), "--port", "0")
-    with grpc.insecure_channel(running.address, [("grpc.max_send_message_length", -1)]) as channel:
+    with grpc.insecure_channel(running.address, UNLIMITED) as channel:
         call(channel, GOOD)
         before = running.peak_bytes()
         with pytest.raises(grpc.RpcError) as caught:
@@ -536,6 +540,48 @@ def test_answer_over_the_limit_fails_its_call_and_no_other(channel):
         call(channel, message)
     assert caught.value.code() == EXHAUSTED
     assert call(channel, GOOD)
+
+
+def texts(count, *, more=0):
+    return request("BYTES", "BYTES", (count // 2, 2), bytes(4 * count + more), name="x")
+
+
+def numbers(count):
+    return tensor("UINT8", (count // 2, 2), None, "uint_contents", bytes(count))
+
+
+# The texts turn out to be wrong at their end: a graph would hold up everything as it copies them.
+@pytest.mark.parametrize(
+    "message", [texts(4 << 20, more=1), numbers(24 << 20)], ids=["texts", "numbers"]
+)
+def test_call_that_takes_long_to_read_does_not_hold_up_the_others(zoo, channel, message):
+    waits, done = [], threading.Event()
+
+    def ask():
+        with grpc.insecure_channel(zoo.address) as other:
+            while not done.wait(0.01):
+                begin = time.perf_counter()
+                call(other, b"", "ServerLive")
+                waits.append(time.perf_counter() - begin)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    begin = time.perf_counter()
+    try:
+        with contextlib.suppress(grpc.RpcError):
+            call(channel, message)
+    finally:
+        took_s = time.perf_counter() - begin
+        done.set()
+        asking.join()
+    # Read and written on the event loop, it keeps the others waiting for over half of its time.
+    assert max(waits) < took_s / 4
+
+
+def test_more_texts_than_the_server_has_memory_for_are_refused(channel):
+    code, details = refusal(channel, texts(12 << 20))
+    assert code == EXHAUSTED
+    assert "the call would hold 1200.0 MiB, the server's limit for all calls is 1024" in details
 
 
 def test_long_list_of_zero_length_texts_is_answered(channel):
