@@ -5,13 +5,14 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NEXT := $(VENV)-transformers5
+MLSERVER := $(VENV)-mlserver
 
 .PHONY: demo test test-transformers5 test-fast lint format figures wire clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks demo --out runs/demo --overwrite
 
-test: lint
+test: lint $(MLSERVER)/.installed
 	$(BIN)/python -m pytest
 
 # The chain on the next major version of transformers, where optimum's exporter does not exist yet.
@@ -30,9 +31,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-figures: $(INSTALLED)
+figures: $(INSTALLED) $(MLSERVER)/.installed
 	$(BIN)/python -m benchmarks overhead
 	$(BIN)/python -m benchmarks runtime
+	$(BIN)/python -m benchmarks cloud
 
 wire: $(INSTALLED)
 	$(BIN)/python tests/tools/generate_wire.py
@@ -42,6 +44,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 $(NEXT)/.installed: pyproject.toml constraints-transformers5.txt
 	$(call install,$(NEXT),constraints-transformers5.txt,cpu$(comma)bench$(comma)test)
+
+# MLServer as its users run it: without this project, and with what it asks for itself.
+$(MLSERVER)/.installed: constraints-mlserver.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 13) and "MLServer needs Python 3.12 or older: make PYTHON=python3.11")'
+	test -x $(MLSERVER)/bin/python || $(PYTHON) -m venv $(MLSERVER)
+	$(MLSERVER)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $< mlserver onnxruntime pillow
+	touch $@
 
 # 1: virtual environment, 2: constraints, 3: extras. torch comes first and alone: pip then keeps the
 # build it finds there instead of a CUDA one.
@@ -55,4 +64,4 @@ touch $(1)/.installed
 endef
 
 clean:
-	rm -rf $(VENV) $(NEXT) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(NEXT) $(MLSERVER) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

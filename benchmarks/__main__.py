@@ -3,6 +3,7 @@
 import sys
 
 from benchmarks.check import CheckSettings
+from benchmarks.cloud import CloudSettings
 from benchmarks.demo import DemoSettings
 from benchmarks.guarantee import GuaranteeSettings
 from benchmarks.harvest import HarvestBenchmarkSettings
@@ -14,6 +15,7 @@ from benchmarks.runtime import RuntimeSettings
 from edge_runtime.cli import main
 
 COMMANDS = {
+    "cloud": CloudSettings,
     "demo": DemoSettings,
     "guarantee": GuaranteeSettings,
     "harvest": HarvestBenchmarkSettings,

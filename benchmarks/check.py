@@ -15,20 +15,34 @@ COMMITTED = Path(__file__).parent / "results"
 class CheckSettings:
     """Recompute every printed figure of result folders from their per-sample files.
 
+    And those of a file of figures from the samples in it, with every verdict.
+
     Example: python -m benchmarks check runs/demo
     """
 
     folders: tuple[Path, ...] = field(
-        "result folders (default: those of the repository)", default=(), positional=True
+        "result folders, or files of figures as JSON (default: those of the repository)",
+        default=(),
+        positional=True,
     )
 
     def run(self) -> None:
         """Fail on the first figure that is not what its samples give."""
-        from benchmarks import results, sweeps
+        from benchmarks import results, sweeps, verdicts
 
-        folders = self.folders or tuple(sorted(p.parent for p in COMMITTED.glob("*/*samples*")))
+        folders = self.folders or _committed()
         if not folders:
             raise CheckError(f"expected a result folder, found none under {COMMITTED}: name one")
         for folder in folders:
+            if folder.suffix == ".json":
+                print(f"{folder}: {verdicts.check(folder)} figures, all verdicts as they follow")
+                continue
             check = sweeps.check if sweeps.is_sweep(folder) else results.check
             print(f"{folder}: {check(folder)} figures recomputed, all as printed")
+
+
+def _committed() -> tuple[Path, ...]:
+    from benchmarks.verdicts import holds_figures
+
+    folders = sorted(path.parent for path in COMMITTED.glob("*/*samples*"))
+    return (*folders, *filter(holds_figures, sorted(COMMITTED.glob("*.json"))))

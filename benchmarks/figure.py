@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, Final, Literal, Self
 
 from edge_runtime.environment import describe
+
+Statistic = Literal["median", "sum", "slope"]
 
 
 @dataclass(frozen=True)
@@ -18,38 +21,82 @@ class Figure:
     Attributes:
         name: What was measured, beside what.
         value: The measurement; None where it could not be made, and the detail says why.
-        limit: What it may be at most.
+        limit: What it may be at most; None where it is only told.
         unit: Of value and limit.
         detail: The peer's figure, and under which conditions both were measured.
         at_least: The limit is the least that it may be.
+        samples: What the value is made of, a round or a point each; empty where it is not kept.
+        statistic: What makes the value of the samples.
     """
 
     name: str
     value: float | None
-    limit: float
+    limit: float | None
     unit: str
     detail: str
     at_least: bool = False
+    samples: tuple[Any, ...] = ()
+    statistic: Statistic = "median"
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        samples: Sequence[Any],
+        limit: float | None,
+        unit: str,
+        detail: str,
+        *,
+        at_least: bool = False,
+        statistic: Statistic = "median",
+    ) -> Self:
+        """Make a figure whose value follows from samples, which are kept beside it."""
+        value = STATISTICS[statistic](samples)
+        return cls(name, value, limit, unit, detail, at_least, tuple(samples), statistic)
 
     @property
     def is_met(self) -> bool | None:
-        """Whether it keeps its limit; None where nothing was measured."""
-        if self.value is None:
+        """Whether it keeps its limit; None where nothing was measured, or there is no limit."""
+        if self.value is None or self.limit is None:
             return None
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def line(self) -> str:
         """Return how it is printed."""
-        verdict = {True: "met", False: "MISSED", None: "not measured"}[self.is_met]
         value = f"{'-':>8}" if self.value is None else f"{self.value:8.3f}"
         side = "at least" if self.at_least else "limit"
-        measured = f"{value} {self.unit:3} {side} {self.limit:g}"
-        return f"{self.name:52} {measured}  {verdict}  ({self.detail})"
+        limit = "no limit" if self.limit is None else f"{side} {self.limit:g}"
+        measured = f"{value} {self.unit:3} {limit}"
+        return f"{self.name:52} {measured}  {self._verdict()}  ({self.detail})"
+
+    def _verdict(self) -> str:
+        if self.value is None:
+            return "not measured"
+        return {True: "met", False: "MISSED", None: "told"}[self.is_met]
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain values, with the verdict; what never came to pass has no value."""
         value = self.value if self.value is not None and isfinite(self.value) else None
-        return {**asdict(self), "value": value, "met": self.is_met}
+        content = {**asdict(self), "value": value, "met": self.is_met}
+        if not self.samples:
+            del content["samples"], content["statistic"]
+        return content
+
+
+def _slope(points: Sequence[Sequence[float]]) -> float:
+    import numpy as np
+
+    from benchmarks.trend import slope
+
+    x, y = np.array(points, float).T
+    return slope(x, y)[0]
+
+
+STATISTICS: Final[dict[Statistic, Callable[[Sequence[Any]], float]]] = {
+    "median": lambda samples: float(median(samples)),
+    "sum": lambda samples: float(sum(samples)),
+    "slope": _slope,
+}
 
 
 def write_figures(out: Path, figures: Iterable[Figure]) -> None:

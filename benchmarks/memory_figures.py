@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.figure import Figure
 from benchmarks.resident import NOT_COUNTED, resident_bytes
 from benchmarks.server import running_server
+from benchmarks.trend import slope
 
 _LIMIT_BYTES: Final = 1.0
 _WARM_UP: Final = 0.2
@@ -34,20 +34,6 @@ def memory_figures(bundle: Path, seed: int, edge_calls: int, deferred_calls: int
     edge = _growth("memory an edge-answered call", bundle, seed, edge_calls, None)
     with running_server(["benchmarks.echo_server"]) as address:
         return [edge, _growth("memory a deferred call", bundle, seed, deferred_calls, address)]
-
-
-def slope(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return the slope of the line of least squares, and its standard error.
-
-    Args:
-        x: [n], n >= 3, not all alike.
-        y: [n].
-    """
-    dx, dy = x - x.mean(), y - y.mean()
-    square = float(dx @ dx)
-    per_x = float(dx @ dy) / square
-    rest = dy - per_x * dx
-    return per_x, float(np.sqrt(rest @ rest / (len(rest) - 2) / square))
 
 
 def _growth(name: str, bundle: Path, seed: int, calls: int, address: str | None) -> Figure:

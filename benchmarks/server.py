@@ -11,10 +11,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from queue import Empty, Queue
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from benchmarks.errors import ServerStartError
 
+_KEPT: Final = 20
+"""Lines of standard error that are kept: a talkative server must not fill our memory."""
 _ADDRESS = re.compile(r"((?:127\.0\.0\.1|localhost|\[::1\]):\d+)")
 
 
@@ -49,6 +51,8 @@ class Server:
         self._arguments = tuple(arguments)
         self._ready_timeout_s = ready_timeout_s
         self._process: subprocess.Popen[str] | None = None
+        self._complaints: list[str] = []
+        self._reader: threading.Thread | None = None
 
     def start(self) -> None:
         """Start it and wait until it is ready.
@@ -64,17 +68,30 @@ class Server:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self.address = _await_address(self._process, self._arguments[0], self._ready_timeout_s)
+        # Drained all the while, or a talkative server would block on a full pipe.
+        self._complaints = []
+        self._reader = threading.Thread(
+            target=_drain, args=(self._process, self._complaints), daemon=True
+        )
+        self._reader.start()
+        self.address = self._await_address(self._process)
 
-    def stop(self) -> None:
-        """End it in order, or by force where it takes too long."""
+    @property
+    def pid(self) -> int | None:
+        """The process, None where it does not run."""
+        return None if self._process is None else self._process.pid
+
+    def stop(self) -> str:
+        """End it in order, or by force where it takes too long; return its last complaints."""
         if self._process is None:
-            return
+            return ""
         self.send(signal.SIGCONT)  # one that is halted hears nothing
         self.send(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=30)
+            self._hear_out()
         self.kill()
+        return "".join(self._complaints)
 
     def kill(self) -> None:
         """End it as `kill -9` does."""
@@ -108,23 +125,32 @@ class Server:
     ) -> None:
         self.stop()
 
+    def _hear_out(self) -> None:
+        """Wait until all that an ended process said is read."""
+        if self._reader is not None:
+            self._reader.join(timeout=10)
 
-def _await_address(process: subprocess.Popen[str], name: str, timeout_s: float) -> str:
-    lines: Queue[str] = Queue()
-    threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
-    # Drained as well, or a talkative server would block on a full pipe.
-    complaints: list[str] = []
-    threading.Thread(target=_drain, args=(process, complaints), daemon=True).start()
-    try:
-        line = lines.get(timeout=timeout_s)
-    except Empty:
-        raise ServerStartError(f"{name} was not ready within {timeout_s:g} s") from None
-    match = _ADDRESS.search(line)
-    if match is None:
-        process.wait(timeout=10)
-        last = complaints[-1].strip() if complaints else line.strip() or "no message"
-        raise ServerStartError(f"{name} did not start: {last}")
-    return match.group(1)
+    @property
+    def _last_words(self) -> str:
+        return self._complaints[-1].strip() if self._complaints else ""
+
+    def _await_address(self, process: subprocess.Popen[str]) -> str:
+        name = self._arguments[0]
+        lines: Queue[str] = Queue()
+        threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
+        try:
+            line = lines.get(timeout=self._ready_timeout_s)
+        except Empty:
+            raise ServerStartError(
+                f"{name} was not ready within {self._ready_timeout_s:g} s"
+            ) from None
+        match = _ADDRESS.search(line)
+        if match is None:
+            process.wait(timeout=10)
+            self._hear_out()
+            last = self._last_words or line.strip() or "no message"
+            raise ServerStartError(f"{name} did not start: {last}")
+        return match.group(1)
 
 
 def _read_lines(process: subprocess.Popen[str], lines: Queue[str]) -> None:
@@ -138,4 +164,6 @@ def _read_lines(process: subprocess.Popen[str], lines: Queue[str]) -> None:
 def _drain(process: subprocess.Popen[str], complaints: list[str]) -> None:
     assert process.stderr is not None  # noqa: S101 - narrows the type
     with contextlib.suppress(ValueError):
-        complaints.extend(process.stderr)
+        for line in process.stderr:
+            complaints.append(line)
+            del complaints[:-_KEPT]

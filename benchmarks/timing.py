@@ -23,14 +23,31 @@ def paired_medians_us(
         rounds: How often all calls take their turn.
         calls_a_round: Single timings of one call in a turn.
     """
-    samples: dict[str, list[int]] = {name: [] for name in calls}
+    samples = _alternate(calls, rounds, calls_a_round)
+    return {name: float(np.median(times)) / 1e3 for name, times in samples.items()}
+
+
+def medians_a_round_us(
+    calls: Mapping[str, Call], *, rounds: int = 60, calls_a_round: int = 50
+) -> dict[str, list[float]]:
+    """Return the same a round: what two calls took side by side can be compared in pairs."""
+    samples = _alternate(calls, rounds, calls_a_round)
+    return {
+        name: [float(np.median(turn)) / 1e3 for turn in times] for name, times in samples.items()
+    }
+
+
+def _alternate(
+    calls: Mapping[str, Call], rounds: int, calls_a_round: int
+) -> dict[str, list[list[int]]]:
+    samples: dict[str, list[list[int]]] = {name: [] for name in calls}
     for call in calls.values():
         time_each(call, calls_a_round)  # warm-up
     for _ in range(rounds):
         for name, call in calls.items():
             sleep(_PAUSE_S)
-            samples[name] += time_each(call, calls_a_round)
-    return {name: float(np.median(times)) / 1e3 for name, times in samples.items()}
+            samples[name].append(time_each(call, calls_a_round))
+    return samples
 
 
 def time_each(call: Call, count: int) -> list[int]:

@@ -2,8 +2,10 @@
 
 import sys
 
+from cloud_stub.deploy.settings import DeploySettings
 from cloud_stub.settings import ServeSettings
 from edge_runtime import cli
 
 if __name__ == "__main__":
-    sys.exit(cli.main("python -m cloud_stub", {"serve": ServeSettings}, default=ServeSettings))
+    commands = {"serve": ServeSettings, "deploy": DeploySettings}
+    sys.exit(cli.main("python -m cloud_stub", commands, default=ServeSettings))

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import logging
 import os
 import signal
 import socket
 import sys
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import grpc
 
 from cloud_stub.backends.open import open_backend
 from cloud_stub.errors import ListenError
-from cloud_stub.protocol.calls import Front
-from cloud_stub.protocol.inference import CallRecord, Inference
+from cloud_stub.operations import connections, logs, reflection
+from cloud_stub.operations.health import Health
+from cloud_stub.operations.security import ServerCertificates
+from cloud_stub.operations.tokens import TokenGuard
+from cloud_stub.protocol.calls import Front, toolkit_version
+from cloud_stub.protocol.inference import Inference
 from cloud_stub.protocol.pictures import PictureDecoder
-from cloud_stub.scheduling.memory import MIB, MemoryBudget
+from cloud_stub.scheduling import memory
 from cloud_stub.scheduling.statistics import Outcome
 from cloud_stub.served import Models, ServedModel
 from cloud_stub.settings import ServeSettings
-from edge_runtime.errors import DependencyError
-from edge_runtime.wire import messages as pb
-from edge_runtime.wire.address import is_loopback, join_address
+from edge_runtime.wire.address import join_address
 
-_OPTIONS: Final = (
-    # Otherwise a second server on the port takes half of the calls in silence.
-    ("grpc.so_reuseport", 0),
-    # Clients that ping to keep their connection must not be cut off for it.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
-    ("grpc.keepalive_permit_without_calls", 1),
-)
+_LOG: Final = logging.getLogger(__name__)
 
 
 def run(settings: ServeSettings) -> None:
@@ -38,22 +38,23 @@ def run(settings: ServeSettings) -> None:
 
     Raises:
         ListenError: The address cannot be listened on.
-        GatekeeperError: A model cannot be opened.
+        GatekeeperError: A model cannot be opened, or a file of certificates or tokens.
     """
-    _check_free(settings.host, settings.port)
-    if not is_loopback(settings.host):
-        print(
-            f"cloud_stub: warning: {settings.host} is reachable from other machines, in plaintext "
-            "and without authentication: serve only to a network you trust",
-            file=sys.stderr,
-        )
-    _raise_file_limit()
-    hanging = asyncio.run(_serve(settings))
-    if hanging:
-        # Their threads cannot be ended, and the interpreter would wait for them.
-        print(f"cloud_stub: {hanging} hanging batches are left behind", file=sys.stderr)
-        sys.stderr.flush()
+    log = logs.configure(settings.log, settings.log_level)
+    try:
+        _check_free(settings.host, settings.port)
+        security = settings.security()
+        certificates, guard = security.certificates(), security.guard()
+        security.check_host(settings.host)
+        _raise_file_limit()
+        memory.keep_freed()
+        unfinished = asyncio.run(_serve(settings, certificates, guard, log))
+    finally:
+        log.close()
+    if unfinished:
+        # Their threads are inside a model, and the interpreter's end would abort the process.
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(0)
 
 
@@ -92,72 +93,140 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(settings: ServeSettings) -> int:
-    """Serve, and return how many batches hang at the end."""
+async def _serve(
+    settings: ServeSettings,
+    certificates: ServerCertificates | None,
+    guard: TokenGuard | None,
+    log: logs.Writer,
+) -> int:
+    """Serve, and return how many calls and workers are given up at the end."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
+        # Before the models are opened, which takes a while.
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    models = Models(
-        ServedModel(each.model, open_backend(each), each.limits()) for each in settings.each_model()
-    )
-    decoder = PictureDecoder(max(model.limits.max_queue for model in models))
-    memory = MemoryBudget(settings.max_memory_mib * MIB)
-    front = Front(models, Inference(models, decoder, memory, _ignore))
-    message_bytes = settings.max_message_mib * MIB
-    limits = [(f"grpc.max_{way}_message_length", message_bytes) for way in ("receive", "send")]
-    server = grpc.aio.server(options=[*_OPTIONS, *limits])
-    server.add_generic_rpc_handlers((front.handler(),))
-    health = await _add_health(server, models)
-    port = _listen(server, settings)
-    await server.start()
-    address = join_address(settings.host, port)
-    print(f"cloud_stub: serving {_named(models)} on {address}", flush=True)
-    await stopping.wait()
-    front.is_ready = False
-    await health.enter_graceful_shutdown()
-    await server.stop(settings.grace)
-    decoder.close()
-    for model in models:
-        model.close()
-    print(f"cloud_stub: stopped after {_summary(models)}", file=sys.stderr)
-    return sum(model.batcher.hanging for model in models)
+    return await _Serving(settings, certificates, guard, log).serve(stopping)
 
 
-def _ignore(_: CallRecord) -> None:
-    pass
+class _Serving:
+    """What a serving process is made of."""
 
+    def __init__(
+        self,
+        settings: ServeSettings,
+        certificates: ServerCertificates | None,
+        guard: TokenGuard | None,
+        log: logs.Writer,
+    ) -> None:
+        self._settings, self._certificates, self._guard = settings, certificates, guard
+        self._log = log
+        self._models = Models(
+            ServedModel(each.model, open_backend(each), each.limits())
+            for each in settings.each_model()
+        )
+        self._decoder = PictureDecoder(max(model.limits.max_queue for model in self._models))
+        self._memory = memory.MemoryBudget(settings.max_memory_mib * memory.MIB)
+        self._inference = Inference(self._models, self._decoder, self._memory, logs.log_call)
 
-def _named(models: Models) -> str:
-    return ", ".join(
-        f"{model.name} ({len(model.backend.labels)} labels)" if model.backend.labels else model.name
-        for model in models
-    )
+    async def serve(self, stopping: asyncio.Event) -> int:
+        """Serve until told to stop; return what is given up."""
+        front, health = Front(self._models, self._inference), Health(self._models)
+        server = grpc.aio.server(
+            interceptors=[] if self._guard is None else [self._guard], options=self._options()
+        )
+        server.add_generic_rpc_handlers((front.handler(),))
+        health.add_to(server)
+        reflection.add_to(server)
+        port = self._listen(server)
+        with self._metrics():
+            # What is there now stays: the collector need not look at it again in the middle of a
+            # call.
+            gc.collect()
+            gc.freeze()
+            await server.start()
+            address = join_address(self._settings.host, port)
+            print(f"cloud_stub: serving {self._named()} on {address}", flush=True)
+            following = asyncio.create_task(health.follow())
+            await stopping.wait()
+            following.cancel()
+            front.is_ready = False
+            health.drain()
+            await server.stop(self._settings.grace)
+        return self._close()
 
+    def _options(self) -> list[tuple[str, int]]:
+        message_bytes = self._settings.max_message_mib * memory.MIB
+        limits = [(f"grpc.max_{way}_message_length", message_bytes) for way in ("receive", "send")]
+        secured = () if self._certificates is None else connections.SECURED_OPTIONS
+        return [*connections.OPTIONS, *secured, *limits]
 
-def _summary(models: Models) -> str:
-    answered = sum(model.statistics.outcomes[Outcome.ANSWERED] for model in models)
-    ignored = sum(model.statistics.ignored_parameters for model in models)
-    return f"{answered} answered calls, {ignored} unknown parameters ignored"
+    def _listen(self, server: grpc.aio.Server) -> int:
+        settings = self._settings
+        address = join_address(settings.host, settings.port)
+        try:
+            if self._certificates is None:
+                port = server.add_insecure_port(address)
+            else:
+                port = server.add_secure_port(address, self._certificates.credentials())
+        except RuntimeError as error:
+            raise ListenError(_cannot_listen(settings.host, settings.port, str(error))) from None
+        if port == 0:  # how older releases of gRPC say it
+            raise ListenError(_cannot_listen(settings.host, settings.port, "refused"))
+        return port
 
+    @contextlib.contextmanager
+    def _metrics(self) -> Iterator[None]:
+        """Serve `/metrics` during the block, where that is asked for."""
+        port = self._settings.metrics_port
+        if port is None:
+            yield
+            return
+        from cloud_stub.operations.metrics import MetricsServer, ModelCollector
 
-def _listen(server: grpc.aio.Server, settings: ServeSettings) -> int:
-    try:
-        port = server.add_insecure_port(join_address(settings.host, settings.port))
-    except RuntimeError as error:
-        raise ListenError(_cannot_listen(settings.host, settings.port, str(error))) from None
-    if port == 0:  # how older releases of gRPC say it
-        raise ListenError(_cannot_listen(settings.host, settings.port, "refused"))
-    return port
+        collector = ModelCollector(self._models, {"version": toolkit_version()}, self._numbers())
+        server = MetricsServer(self._settings.metrics_host, port, collector)
+        _LOG.info("metrics are served", extra={"address": server.address})
+        try:
+            yield
+        finally:
+            server.close()
 
+    def _numbers(self) -> dict[tuple[str, str], Callable[[], float | None]]:
+        """Return the metrics that belong to no model; None leaves one out."""
+        certificates, guard = self._certificates, self._guard
+        return {
+            ("stray_calls_total", "Inference calls that name no model here or cannot be read."): (
+                lambda: self._inference.strays
+            ),
+            ("held_bytes", "What the calls in the server hold now."): lambda: self._memory.held,
+            ("dropped_log_lines_total", "Lines that found the log's queue full."): (
+                lambda: self._log.dropped
+            ),
+            ("unauthenticated_calls_total", "Calls refused for want of an accepted token."): (
+                lambda: None if guard is None else guard.refused
+            ),
+            ("certificate_expiry_timestamp_seconds", "When the server's certificate ends."): (
+                lambda: None if certificates is None else certificates.validity.end.timestamp()
+            ),
+        }
 
-async def _add_health(server: grpc.aio.Server, models: Models) -> Any:
-    """Add the standard health service, by which load balancers and orchestrators ask."""
-    try:
-        from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-    except ImportError:
-        raise DependencyError("grpcio-health-checking", "serving", "cloud") from None
-    servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
-    for service in ("", pb.SERVICE, *(model.name for model in models)):
-        await servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    return servicer
+    def _close(self) -> int:
+        self._decoder.close()
+        for model in self._models:
+            model.close()
+        answered = sum(model.statistics.outcomes[Outcome.ANSWERED] for model in self._models)
+        ignored = sum(model.statistics.ignored_parameters for model in self._models)
+        unfinished = sum(model.batcher.in_flight + model.batcher.hanging for model in self._models)
+        if unfinished:
+            _LOG.warning("calls are given up", extra={"calls": unfinished})
+        _LOG.info(
+            "stopped after %d answered calls", answered, extra={"ignored_parameters": ignored}
+        )
+        return unfinished
+
+    def _named(self) -> str:
+        return ", ".join(
+            f"{model.name} ({len(model.backend.labels)} labels)"
+            if model.backend.labels
+            else model.name
+            for model in self._models
+        )

@@ -8,13 +8,16 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cloud_stub.scheduling.batcher import Limits
 from edge_runtime import contract
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
 from edge_runtime.wire.address import MAX_PORT
+
+if TYPE_CHECKING:
+    from cloud_stub.operations.security import ServerSecurity
 
 _MOST_THREADS: Final = 4096
 _LONGEST: Final = 200
@@ -98,13 +101,33 @@ class ServeSettings(ModelSettings):
     )
     port: int = field("TCP port; 0 takes a free one and names it.", default=8001)
     host: str = field(
-        "Address to listen on; another than loopback is plaintext to all.", default="127.0.0.1"
+        "Address to listen on; beyond loopback set --certificate and --token-file or --client-ca.",
+        default="127.0.0.1",
+    )
+    certificate: Path | None = field("PEM file of the server's certificate: TLS.", default=None)
+    key: Path | None = field("PEM file of its private key, not encrypted.", default=None)
+    client_ca: Path | None = field(
+        "PEM file of the authorities whose certificate every client must present.", default=None
+    )
+    token_file: Path | None = field(
+        "File of bearer tokens, one a line, of which every call must bring one.", default=None
     )
     max_message_mib: int = field("Largest request and answer.", default=64)
     max_memory_mib: int = field(
         "What all calls in the server may hold together, decoded pictures included.", default=1024
     )
     grace: float = field("Seconds that calls in flight may take after SIGTERM.", default=10.0)
+    metrics_port: int | None = field(
+        "TCP port of /metrics for Prometheus; 0 takes a free one. None is opened unless given.",
+        default=None,
+    )
+    metrics_host: str = field(
+        "Address of /metrics, whatever --host is: it is plaintext to all.", default="127.0.0.1"
+    )
+    log: Literal["text", "json"] = field("Form of the log on standard error.", default="text")
+    log_level: Literal["debug", "info", "warning", "error"] = field(
+        "Least serious of what is logged; answered calls are debug.", default="info"
+    )
 
     def __post_init__(self) -> None:
         if self.models is None:
@@ -119,12 +142,14 @@ class ServeSettings(ModelSettings):
                 f"expected --models or one model's own flags, got {', '.join(own)} beside it: put "
                 "them into the file"
             )
-        if not 0 <= self.port <= MAX_PORT:
-            raise SettingError(f"expected --port from 0 to {MAX_PORT}, got {self.port}")
+        for name, port in (("--port", self.port), ("--metrics-port", self.metrics_port)):
+            if port is not None and not 0 <= port <= MAX_PORT:
+                raise SettingError(f"expected {name} from 0 to {MAX_PORT}, got {port}")
+        self.security()
         if not (math.isfinite(self.grace) and self.grace >= 0):
             raise SettingError(f"expected --grace as seconds of 0 or more, got {self.grace}")
-        if not self.host:
-            raise SettingError("expected --host to be non-empty")
+        if not (self.host and self.metrics_host):
+            raise SettingError("expected --host and --metrics-host to be non-empty")
         if not 1 <= self.max_message_mib <= _MOST_MESSAGE_MIB:
             raise SettingError(
                 f"expected --max-message-mib from 1 to {_MOST_MESSAGE_MIB}, got "
@@ -135,6 +160,21 @@ class ServeSettings(ModelSettings):
                 f"expected --max-memory-mib of at least one message ({self.max_message_mib}), got "
                 f"{self.max_memory_mib}"
             )
+
+    def security(self) -> ServerSecurity:
+        """Return who may call and what protects the link.
+
+        Raises:
+            SettingError: The settings contradict one another.
+        """
+        from cloud_stub.operations.security import ServerSecurity
+
+        return ServerSecurity(
+            certificate=self.certificate,
+            key=self.key,
+            client_ca=self.client_ca,
+            token_file=self.token_file,
+        )
 
     def each_model(self) -> list[ModelSettings]:
         """Return the models to serve.

@@ -12,6 +12,7 @@ from typing import Literal
 
 from edge_runtime import contract
 from edge_runtime.cli import field
+from edge_runtime.engine_flags import EngineFlags
 from edge_runtime.errors import DependencyError, GatekeeperError, SettingError
 from edge_runtime.link_checks import ConcernError, check_certificates, check_clock, check_link
 from edge_runtime.link_flags import LinkFlags
@@ -25,7 +26,7 @@ class DoctorError(GatekeeperError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorSettings(LinkFlags):
+class DoctorSettings(EngineFlags, LinkFlags):
     """Check the installation, and a bundle and a cloud where given; say what to do.
 
     Example: python -m edge_runtime doctor --bundle runs/demo/bundle-tuned --cloud localhost:8001
@@ -45,6 +46,7 @@ class DoctorSettings(LinkFlags):
         if not self.deadline_s > 0:
             raise SettingError(f"expected --deadline-s above 0, got {self.deadline_s}")
         self.check_link(has_cloud=self.cloud is not None)
+        self.check_engine(has_cloud=self.cloud is not None)
 
     def run(self) -> None:
         """Print one line a check; fail when one of them failed, a warning is no failure."""
@@ -115,6 +117,7 @@ class DoctorSettings(LinkFlags):
             threshold=float("inf"),
             providers=named(self.provider),
             **self.link_options(),
+            **self.engine_options(),
         ) as cascade:
             answer = cascade(blank_input(cascade.edge.metadata.input))
         if answer.error:

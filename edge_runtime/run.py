@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edge_runtime import contract
 from edge_runtime.answer import Answer
 from edge_runtime.cli import field
+from edge_runtime.engine_flags import EngineFlags
 from edge_runtime.errors import CloudError, GatekeeperError, InputError, SettingError
 from edge_runtime.inputs import PICTURES, find_inputs, read_input
 from edge_runtime.link_flags import LinkFlags
@@ -30,7 +31,7 @@ class RunError(GatekeeperError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings(PolicyFlags, LinkFlags):
+class RunSettings(PolicyFlags, EngineFlags, LinkFlags):
     """Run pictures or texts (files or folders) through a bundle, one line an answer.
 
     Example: python -m edge_runtime run --bundle runs/demo/bundle-tuned --cloud localhost:8001 x.png
@@ -72,6 +73,7 @@ class RunSettings(PolicyFlags, LinkFlags):
                 "expected --cloud beside --record: what the cloud answers is recorded, nothing else"
             )
         self.check_link(has_cloud=bool(self.cloud))
+        self.check_engine(has_cloud=bool(self.cloud))
 
     def run(self) -> None:
         """Print an answer or an error for every input, then a summary.
@@ -95,6 +97,7 @@ class RunSettings(PolicyFlags, LinkFlags):
             record=recorder,
             policy=self.policy(self._drift_alarm()),
             **self.link_options(),
+            **self.engine_options(),
         ) as cascade:
             counts = Counter(self._answer(cascade, *named) for named in self._inputs())
         if not self.json:

@@ -14,7 +14,7 @@ from cloud_stub.backends.session import open_session
 from edge_runtime.errors import BundleError, InputError
 from edge_runtime.wire.tensors import BF16, BYTES, DTYPES, Array
 
-_DATATYPES: Final = {
+DATATYPES: Final = {
     "tensor(bool)": "BOOL",
     "tensor(uint8)": "UINT8",
     "tensor(uint16)": "UINT16",
@@ -30,6 +30,7 @@ _DATATYPES: Final = {
     "tensor(double)": "FP64",
     "tensor(string)": BYTES,
 }
+"""The protocol's datatype of each type that ONNX Runtime names."""
 _BFLOAT16: Final = 16  # onnx.TensorProto.BFLOAT16
 
 
@@ -101,13 +102,13 @@ class GraphBackend:
 
 
 def _spec(node: Any, path: Path) -> TensorSpec:
-    if node.type not in _DATATYPES:
+    if node.type not in DATATYPES:
         raise BundleError(
-            f"expected tensors of {', '.join(_DATATYPES.values())} in {path}, {node.name!r} is a "
+            f"expected tensors of {', '.join(DATATYPES.values())} in {path}, {node.name!r} is a "
             f"{node.type}: no protocol type carries it"
         )
     shape = tuple(axis if isinstance(axis, int) else FREE for axis in node.shape)
-    return TensorSpec(node.name, _DATATYPES[node.type], shape)
+    return TensorSpec(node.name, DATATYPES[node.type], shape)
 
 
 def _is_batched(nodes: list[Any]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from edge_runtime.errors import BundleError, DependencyError
 
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4
 
 
 def open_session(graph: Path, threads: int) -> Any:
@@ -27,8 +27,9 @@ def open_session(graph: Path, threads: int) -> Any:
         raise DependencyError("onnxruntime", "serving an ONNX graph", "cpu") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Warnings about the threshold, an initializer that may be fed, are expected.
-    options.log_severity_level = _ERRORS_ONLY
+    # Warnings about the threshold, an initializer that may be fed, are expected; errors are raised
+    # as well, and written past all logging, with what of the input did not fit.
+    options.log_severity_level = _FATAL_ONLY
     try:
         return onnxruntime.InferenceSession(
             graph, options, providers=onnxruntime.get_available_providers()

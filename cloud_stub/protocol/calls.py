@@ -88,7 +88,7 @@ class Front:
     async def _server_metadata(self, data: bytes) -> bytes:
         tensors.parse(pb.ServerMetadataRequest, data)
         response = pb.ServerMetadataResponse(
-            name="cloud_stub", version=_toolkit_version(), extensions=EXTENSIONS
+            name="cloud_stub", version=toolkit_version(), extensions=EXTENSIONS
         )
         return response.SerializeToString()
 
@@ -209,7 +209,8 @@ def _streamed_error(data: bytes, error: GatekeeperError) -> bytes:
     return message.SerializeToString()
 
 
-def _toolkit_version() -> str:
+def toolkit_version() -> str:
+    """Return the version of what is running."""
     try:
         return importlib.metadata.version("gatekeeper-edge")
     except importlib.metadata.PackageNotFoundError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -66,7 +65,6 @@ class CallRecord(NamedTuple):
         rows: Inputs; 0 where the request could not be read.
         outcome: How it ended.
         code: Its gRPC status.
-        error: What the caller was told, or "".
         queue_s: Seconds it waited for the model.
         compute_s: Seconds that the model worked on its batch.
         total_s: Seconds from its last byte to the answer's first.
@@ -78,10 +76,9 @@ class CallRecord(NamedTuple):
     rows: int
     outcome: Outcome
     code: grpc.StatusCode
-    error: str
-    queue_s: float
-    compute_s: float
-    total_s: float
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    total_s: float = 0.0
 
 
 OnPart: TypeAlias = Callable[[bytes], None]
@@ -95,6 +92,9 @@ class Inference:
         decoder: For encoded pictures.
         memory: What all calls may hold.
         on_call: Told of every call when it has ended.
+
+    Attributes:
+        strays: Calls that could not be read, or asked for what is not served here.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class Inference:
         memory: MemoryBudget,
         on_call: Callable[[CallRecord], None],
     ) -> None:
+        self.strays = 0
         self._models = models
         self._decoder = decoder
         self._memory = memory
@@ -121,17 +122,15 @@ class Inference:
         Raises:
             GatekeeperError: The call is refused, or the model failed.
         """
-        request = tensors.parse(pb.ModelInferRequest, data)
-        model = self._models.find(request.model_name, request.model_version)
+        request, model = self._found(data, caller)
         call = _Call(model.statistics)
         try:
-            with ExitStack() as held:
-                held.enter_context(self._memory.hold(len(data)))
-                # Elements that become objects of their own take more than they took in the message.
-                unpacked = requests.unpacked_bytes(request, len(data))
-                held.enter_context(self._memory.hold(unpacked))
-                call.is_large = unpacked > _MOST_INLINE
-                reply = await self._infer(request, model, caller, call, held, on_part)
+            call.held_bytes += self._memory.take(len(data))
+            # Elements that become objects of their own take more than they took in the message.
+            unpacked = requests.unpacked_bytes(request, len(data))
+            call.held_bytes += self._memory.take(unpacked)
+            call.is_large = unpacked > _MOST_INLINE
+            reply = await self._infer(request, model, caller, call, on_part)
         except asyncio.CancelledError:
             late = monotonic() >= caller.deadline
             error = ExpiredError("the deadline passed") if late else None
@@ -140,8 +139,23 @@ class Inference:
         except GatekeeperError as error:
             self._ended(request, model, caller, call, error)
             raise
+        finally:
+            self._memory.release(call.held_bytes)
         self._ended(request, model, caller, call, None)
         return reply
+
+    def _found(self, data: bytes, caller: Caller) -> tuple[pb.ModelInferRequest, ServedModel]:
+        """Return the request and its model; a stray call is in no model's figures."""
+        request = pb.ModelInferRequest()
+        try:
+            request = tensors.parse(pb.ModelInferRequest, data)
+            return request, self._models.find(request.model_name, request.model_version)
+        except GatekeeperError as error:
+            self.strays += 1
+            code = status_of(error)
+            name, request_id = request.model_name, request.id
+            self._on_call(CallRecord(name, request_id, caller.client, 0, Outcome.INVALID, code))
+            raise
 
     async def _infer(
         self,
@@ -149,14 +163,13 @@ class Inference:
         model: ServedModel,
         caller: Caller,
         call: _Call,
-        held: ExitStack,
         on_part: OnPart | None,
     ) -> bytes:
         specs = requests.requested_outputs(request, model.signature)
         given = await _aside(call.is_large, requests.read_inputs, request, model.signature)
         inputs = given.inputs
         if given.is_encoded:
-            inputs = await self._decoded(given, model, caller, held)
+            inputs = await self._decoded(given, model, caller, call)
         call.rows = given.rows
         job = Job(
             inputs,
@@ -179,14 +192,14 @@ class Inference:
         return reply
 
     async def _decoded(
-        self, given: requests.Given, model: ServedModel, caller: Caller, held: ExitStack
+        self, given: requests.Given, model: ServedModel, caller: Caller, call: _Call
     ) -> Mapping[str, Column]:
         ((name, found),) = given.inputs.items()
         encoded: Any = found
         images = await self._decoder.decode(
             list(encoded), client=caller.client, deadline=caller.deadline
         )
-        held.enter_context(self._memory.hold(sum(image.nbytes for image in images)))
+        call.held_bytes += self._memory.take(sum(image.nbytes for image in images))
         requests.check_size(images, model.signature.inputs[0])
         if len({image.shape for image in images}) == 1:
             return {name: images[0][None] if len(images) == 1 else np.stack(images)}
@@ -218,7 +231,6 @@ class Inference:
                 call.rows,
                 outcome,
                 code,
-                "" if error is None else str(error),
                 call.queue_s,
                 call.compute_s,
                 total_s,
@@ -230,13 +242,22 @@ class _Call:
     """What is known of a call while it runs."""
 
     __slots__ = (
-        "began", "compute_s", "input_s", "is_large", "job", "output_s", "rows", "statistics",
-    )  # fmt: skip
+        "began",
+        "compute_s",
+        "held_bytes",
+        "input_s",
+        "is_large",
+        "job",
+        "output_s",
+        "rows",
+        "statistics",
+    )
 
     def __init__(self, statistics: Statistics) -> None:
         self.statistics = statistics
         self.began = monotonic()
         self.rows = 0
+        self.held_bytes = 0
         self.is_large = False
         self.job: Job | None = None
         self.input_s = self.compute_s = self.output_s = 0.0

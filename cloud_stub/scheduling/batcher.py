@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from cloud_stub.errors import (
 )
 from cloud_stub.scheduling.fair_queue import FairQueue
 from cloud_stub.scheduling.job import Job
+from cloud_stub.scheduling.workers import Workers
 from edge_runtime.errors import SettingError
 
 SPARE_WORKERS: Final = 3
@@ -61,12 +62,12 @@ class Limits:
 class _Run:
     """Jobs that a worker has."""
 
-    __slots__ = ("is_given_up", "jobs", "timer")
+    __slots__ = ("is_given_up", "jobs", "started")
 
     def __init__(self, jobs: list[Job]) -> None:
         self.jobs = jobs
         self.is_given_up = False
-        self.timer: asyncio.TimerHandle | None = None
+        self.started = monotonic()
 
 
 class Batcher:
@@ -99,8 +100,9 @@ class Batcher:
         self._workers = workers
         self._limits = limits
         self._queue = FairQueue(limits.max_queue)
-        self._pool = ThreadPoolExecutor(workers + SPARE_WORKERS, name)
-        self._busy = 0
+        self._pool = Workers(workers + SPARE_WORKERS, name)
+        self._running: set[_Run] = set()
+        self._watchdog: asyncio.Handle | None = None
         self._hanging = 0
         self._waker: asyncio.Handle | None = None
         self._mean_s = 0.0
@@ -148,7 +150,10 @@ class Batcher:
 
     def close(self) -> None:
         """Let the workers go; what still waits is dropped."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
+        for handle in (self._waker, self._watchdog):
+            if handle is not None:
+                handle.cancel()
 
     def _wake(self, delay_s: float) -> None:
         if self._waker is not None:
@@ -165,7 +170,7 @@ class Batcher:
 
     def _start_batches(self) -> None:
         self._waker = None
-        while self._queue and self._busy < self._workers and not self.is_stuck:
+        while self._queue and len(self._running) < self._workers and not self.is_stuck:
             delay_s = self._delay_s()
             if delay_s > 0:
                 self._wake(delay_s)
@@ -176,10 +181,10 @@ class Batcher:
 
     def _delay_s(self) -> float:
         """Return how long the next batch still waits for company."""
-        oldest = self._queue.oldest
-        if not self._limits.max_delay_s or oldest is None:
+        if not self._limits.max_delay_s or self._queue.rows >= self._limits.max_batch:
             return 0.0
-        if self._queue.rows >= self._limits.max_batch:
+        oldest = self._queue.oldest
+        if oldest is None:
             return 0.0
         return oldest + self._limits.max_delay_s - monotonic()
 
@@ -197,10 +202,11 @@ class Batcher:
 
     def _start(self, run: _Run) -> None:
         loop = asyncio.get_running_loop()
-        self._busy += 1
+        self._running.add(run)
         self.in_flight += len(run.jobs)
-        run.timer = loop.call_later(self._limits.stall_s, self._give_up, run)
-        self._pool.submit(self._work_and_report, run, loop)
+        if self._watchdog is None:
+            self._watchdog = loop.call_later(self._limits.stall_s, self._watch)
+        self._pool.submit(partial(self._work_and_report, run, loop))
 
     def _work_and_report(self, run: _Run, loop: asyncio.AbstractEventLoop) -> None:
         begin = monotonic()
@@ -229,6 +235,18 @@ class Batcher:
         if self._queue:
             self._start_batches()
 
+    def _watch(self) -> None:
+        """Give up what takes too long; one timer for all, a call sets and stops none."""
+        self._watchdog = None
+        begun = monotonic() - self._limits.stall_s
+        for run in [run for run in self._running if run.started <= begun]:
+            self._give_up(run)
+        if self._running:
+            oldest = min(run.started for run in self._running)
+            self._watchdog = asyncio.get_running_loop().call_later(
+                max(oldest - begun, 0.0), self._watch
+            )
+
     def _give_up(self, run: _Run) -> None:
         """Let another worker go on: a thread that hangs cannot be ended."""
         run.is_given_up = True
@@ -245,10 +263,8 @@ class Batcher:
             self._start_batches()
 
     def _release(self, run: _Run) -> None:
-        self._busy -= 1
+        self._running.discard(run)
         self.in_flight -= len(run.jobs)
-        if run.timer is not None:
-            run.timer.cancel()
 
     def _refuse_all(self) -> None:
         while jobs := self._queue.take(self._limits.max_batch):

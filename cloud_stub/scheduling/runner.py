@@ -6,7 +6,7 @@ one by one.
 
 from __future__ import annotations
 
-import traceback
+import logging
 from collections.abc import Sequence
 from time import monotonic, perf_counter
 from typing import Any, Final, TypeAlias
@@ -23,6 +23,7 @@ from edge_runtime.wire.tensors import BF16, Array
 _BF16_MAGNITUDE: Final = 0x7FFF
 _BF16_INFINITY: Final = 0x7F80
 
+_LOG: Final = logging.getLogger(__name__)
 Ended: TypeAlias = Result | Exception
 
 
@@ -140,6 +141,6 @@ def _in_words(error: Exception) -> CallError:
         return error
     if isinstance(error, InputError):
         return BadRequestError(str(error))
-    # The operator gets the whole of it, the caller one line.
-    traceback.print_exception(error)
+    # The operator learns the place, the caller the words, which may repeat the input.
+    _LOG.error("model failed", exc_info=error)
     return ModelFailureError(f"the model failed: {type(error).__name__}: {error}")

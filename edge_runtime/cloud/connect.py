@@ -70,7 +70,8 @@ def _check_forward(forward: str, name: str) -> None:
     if forward == "original" and name not in contract.ORIGINALS:
         raise SettingError(
             f"the bundle takes {name!r}, not {contract.IMAGE!r}, so there is no original "
-            "picture to forward: export with --preprocessing fused, or set forward='model_input'"
+            "picture to forward: export with --preprocessing fused, or set "
+            "forward='model_input' (--forward)"
         )
     if forward == "model_input" and name == contract.TEXT:
         raise SettingError(

@@ -9,16 +9,15 @@ A `Security` always means TLS. There is no way to say "a token, but in plaintext
 from __future__ import annotations
 
 import logging
-import os
 import pkgutil
-import re
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edge_runtime.cloud.dates import Validity, read_validity
+from edge_runtime.cloud import certificates
+from edge_runtime.cloud.dates import Validity
 from edge_runtime.cloud.token import Token
 from edge_runtime.errors import SettingError
 
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
     import grpc
 
 _LOG: Final = logging.getLogger(__name__)
-_OTHERS: Final = 0o077
-_PEM: Final = re.compile(
-    rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----", re.ASCII
-)
 _GRPC_ROOTS: Final = "_cython/_credentials/roots.pem"
 
 
@@ -79,7 +74,9 @@ class Security:
             return grpc.ssl_channel_credentials(self.roots())
         self._present(_context())
         return grpc.ssl_channel_credentials(
-            self.roots(), _read(self.key, "key"), _read(self.certificate, "certificate")
+            self.roots(),
+            certificates.read_file(self.key, "key"),
+            certificates.read_file(self.certificate, "certificate"),
         )
 
     def token(self) -> Token | None:
@@ -94,7 +91,7 @@ class Security:
 
     def roots(self) -> bytes | None:
         """Return the trusted authorities as PEM; None leaves the choice to gRPC."""
-        return system_roots() if self.ca is None else _read(self.ca, "ca")
+        return system_roots() if self.ca is None else certificates.read_file(self.ca, "ca")
 
     def ssl_context(self) -> ssl.SSLContext:
         """Return a context of the standard library that checks what `credentials` checks.
@@ -110,17 +107,11 @@ class Security:
 
     def client_validity(self) -> Validity | None:
         """Return from when to when the client certificate is valid, None where there is none."""
-        if self.certificate is None:
-            return None
-        first = _certificates(_read(self.certificate, "certificate"))
-        return read_validity(ssl.PEM_cert_to_DER_cert(first[0])) if first else None
+        return None if self.certificate is None else certificates.validity_of(self.certificate)
 
     def exposed_files(self) -> list[str]:
         """Return the secret files that other users of this machine may read."""
-        if os.name != "posix":
-            return []
-        secret = [Path(file) for file in (self.key, self.token_file) if file is not None]
-        return [str(file) for file in secret if file.exists() and file.stat().st_mode & _OTHERS]
+        return certificates.exposed_files((self.key, self.token_file))
 
     def warn_of_exposed_files(self) -> None:
         """Log a warning for each secret file that others may read.
@@ -131,27 +122,11 @@ class Security:
             _LOG.warning("%s", exposed_advice(file))
 
     def _trust(self, context: ssl.SSLContext) -> None:
-        blocks = _certificates(self.roots() or b"")
-        try:
-            context.load_verify_locations(cadata="\n".join(blocks))
-        except (ssl.SSLError, ValueError):
-            raise SettingError(
-                f"expected certificates in PEM in {self.ca or 'the store of the system'}, got "
-                f"{len(blocks)} that can be read: name the CA's file as ca"
-            ) from None
+        source = self.ca or "the store of the system"
+        certificates.load_authorities(context, self.roots() or b"", source)
 
     def _present(self, context: ssl.SSLContext) -> None:
-        pair = f"certificate {self.certificate} and key {self.key}"
-        for file, name in ((self.certificate, "certificate"), (self.key, "key")):
-            _read(file or "", name)  # OpenSSL does not say which of the two is missing
-        try:
-            context.load_cert_chain(self.certificate or "", self.key, password=_no_password)
-        except (ssl.SSLError, ValueError) as error:
-            reason = getattr(error, "reason", None) or "an encrypted key"
-            raise SettingError(
-                f"expected a pair in PEM, unencrypted, as {pair}, got {reason}: name the key that "
-                "belongs to the certificate"
-            ) from None
+        certificates.load_pair(context, self.certificate or "", self.key or "")
 
 
 def exposed_advice(file: str) -> str:
@@ -188,23 +163,3 @@ def _context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     return context
-
-
-def _certificates(pem: bytes) -> list[str]:
-    # A bundle's comments may be no ASCII, which is all that OpenSSL takes as text.
-    return [block.decode("ascii") for block in _PEM.findall(pem)]
-
-
-def _no_password() -> str:
-    # Otherwise OpenSSL asks for it on the terminal.
-    raise ValueError
-
-
-def _read(file: Path | str, name: str) -> bytes:
-    try:
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise SettingError(
-            f"expected a readable file as {name}, got {error.strerror or error} at {file}: check "
-            "path and permissions"
-        ) from None

@@ -9,7 +9,7 @@ from typing import Final
 
 from edge_runtime.errors import SettingError
 
-_FORM: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+TOKEN_FORM: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """RFC 6750, section 2.1: anything else would break the header that carries it."""
 
 _SCHEME: Final = "Bearer "
@@ -31,7 +31,7 @@ class Token:
         self._state: tuple[int, ...] | None = None
         self._metadata: tuple[tuple[str, str], ...] = ()
         self._state, text = self._look()
-        if text is None or not _FORM.fullmatch(text):
+        if text is None or not TOKEN_FORM.fullmatch(text):
             came = "nothing" if not text else "something else"
             raise SettingError(
                 f"expected a bearer token in {self.source}, got {came}: write the token there, "
@@ -50,7 +50,7 @@ class Token:
             return self._metadata
         # A file that is just being replaced may be gone or empty: the old token serves till then.
         state, text = self._look()
-        if text is not None and _FORM.fullmatch(text):
+        if text is not None and TOKEN_FORM.fullmatch(text):
             self._set(text)
             self._state = state
         return self._metadata

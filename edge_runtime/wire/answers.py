@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edge_runtime import contract
 from edge_runtime.errors import CloudProtocolError, SettingError
 from edge_runtime.wire import messages as pb
-from edge_runtime.wire.tensors import BYTES, Array, WireError, decode_bytes
+from edge_runtime.wire.tensors import BYTES, Array, WireError, decode_bytes, is_typed
 
 _TYPES: Final = {
     contract.PREDICTION: "INT64",
@@ -105,8 +105,8 @@ class AnswerReader:
                 f"unknown outputs {', '.join(sorted(unknown))[:200]}: a foreign engine needs "
                 "cloud_output= to name the one that answers"
             )
-        _check(outputs, contract.PREDICTION, _INT64, (rows,))
-        label = _check(outputs, contract.LABEL, _OBJECT, (rows,))
+        _check(outputs, contract.PREDICTION, _INT64, rows)
+        label = _check(outputs, contract.LABEL, _OBJECT, rows)
         return self._text(label), _confidence(outputs, rows)
 
     def _reduce(self, scores: Array, rows: int) -> list[str]:
@@ -121,9 +121,8 @@ class AnswerReader:
         return [self.labels[position] for position in np.argmax(scores, axis=1)]
 
     def _name(self, found: Array, rows: int) -> list[str]:
-        # Some engines keep an axis of one for the single answer.
         flat = found.reshape(-1)
-        if found.shape not in {(rows,), (rows, 1)} or found.dtype.kind not in "iuO":
+        if found.shape not in _one_each(rows) or found.dtype.kind not in "iuO":
             raise CloudProtocolError(
                 f"expected class indices or names [{rows}] in {self.output}, got {found.dtype} "
                 f"{list(found.shape)}: scores need cloud_reduce='argmax'"
@@ -157,7 +156,7 @@ def _contract_contents(response: pb.ModelInferResponse, rows: int) -> dict[str, 
     for tensor, raw in zip(outputs, contents, strict=True):
         name = tensor.name
         is_other = tensor.datatype != _TYPES.get(name) or tensor.shape != [rows]
-        if is_other or tensor.HasField("contents"):
+        if is_other or is_typed(tensor):
             return None
         found[name] = raw
     if len(found) != len(_TYPES):
@@ -173,17 +172,19 @@ def _require(outputs: dict[str, Array], name: str) -> Array:
     return outputs[name]
 
 
-def _check(
-    outputs: dict[str, Array], name: str, dtype: np.dtype[Any], shape: tuple[int, ...]
-) -> Array:
+def _check(outputs: dict[str, Array], name: str, dtype: np.dtype[Any], rows: int) -> Array:
     array = _require(outputs, name)
-    if array.dtype != dtype or array.shape != shape:
+    if array.dtype != dtype or array.shape not in _one_each(rows):
         raise CloudProtocolError(
-            f"expected output {name} as {dtype} {list(shape)}, got {array.dtype} "
-            f"{list(array.shape)}"
+            f"expected output {name} as {dtype} [{rows}], got {array.dtype} {list(array.shape)}"
         )
-    return array
+    return array.reshape(-1)
+
+
+def _one_each(rows: int) -> set[tuple[int, ...]]:
+    """Return the shapes of one value a row; MLServer's codecs make the second of the first."""
+    return {(rows,), (rows, 1)}
 
 
 def _confidence(outputs: dict[str, Array], rows: int) -> npt.NDArray[np.float32]:
-    return _check(outputs, contract.CONFIDENCE, _FLOAT32, (rows,))
+    return _check(outputs, contract.CONFIDENCE, _FLOAT32, rows)

@@ -228,10 +228,15 @@ def decode_tensors(tensors: Sequence[Tensor], raw_contents: Sequence[bytes]) -> 
     return arrays
 
 
+def is_typed(tensor: Tensor) -> bool:
+    """Say whether typed contents came; MLServer sends an empty message of them beside raw ones."""
+    return tensor.HasField("contents") and tensor.contents.ByteSize() > 0
+
+
 def _decode(tensor: Tensor, raw: bytes | None) -> Array:
     if raw is None:
         return _decode_typed(tensor)
-    if tensor.HasField("contents"):
+    if is_typed(tensor):
         raise WireError("expected raw or typed contents, got both: send one")
     # Each look at a message's field makes a new object.
     datatype, shape = tensor.datatype, tuple(tensor.shape)

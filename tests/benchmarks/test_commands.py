@@ -28,9 +28,12 @@ refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
     [
         (
             "",
-            "expected a command (demo, guarantee, harvest, latency, overhead, quantization, "
+            "expected a command (cloud, demo, guarantee, harvest, latency, overhead, quantization, "
             "report, runtime, check)",
         ),
+        ("cloud --only peer,speed", "--only expects one of peer, front"),
+        ("cloud --requests 0", "--requests of at least 1, got 0"),
+        ("cloud --out none/r.json", "a folder that is there for --out"),
         ("dmo", "did you mean 'demo'"),
         ("demo --datset digits", "did you mean '--dataset'"),
         ("demo --alpha 2", "--alpha in [0, 1], got 2.0"),

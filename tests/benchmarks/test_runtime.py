@@ -14,9 +14,9 @@ from benchmarks.bundles import random_picture
 from benchmarks.call_figures import call_figures
 from benchmarks.figure import Figure, write_figures
 from benchmarks.installed import OURS, installed_bytes
-from benchmarks.memory_figures import slope
 from benchmarks.resident import resident_bytes
 from benchmarks.runtime import RuntimeSettings
+from benchmarks.trend import slope
 from edge_runtime.errors import GatekeeperError
 
 FIGURE = Figure("edge call", 12.5, 15.0, "us", "50 and 62.5 us")

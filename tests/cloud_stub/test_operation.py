@@ -37,7 +37,7 @@ def test_ipv6_loopback_is_served_without_a_warning(bundle, launch):
     with CloudModel.open(running.address, labels=LABELS) as cloud:
         assert cloud.infer(DARK, deadline_s=10).label == ["dark"]
     assert running.stop() == 0
-    assert "warning" not in "".join(running.errors)
+    assert "WARNING" not in "".join(running.errors)
 
 
 def test_listening_beyond_loopback_is_warned_of(bundle, launch):

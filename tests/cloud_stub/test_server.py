@@ -102,7 +102,7 @@ def test_unknown_parameters_are_ignored_and_counted(bundle, launch):
     with grpc.insecure_channel(running.address) as channel:
         assert _labels(_call(channel, request)) == [b"dark"]
     assert running.stop() == 0
-    assert "1 answered calls, 1 unknown parameters ignored" in _errors(running)
+    assert "stopped after 1 answered calls ignored_parameters=1" in _errors(running)
 
 
 def _errors(running):

@@ -50,6 +50,22 @@ def test_a_label_that_nobody_knows_is_refused(reader):
         reader.read_raw(response(label=label), 2)
 
 
+def test_empty_typed_contents_beside_raw_ones_do_not_matter(reader):
+    made = response()
+    for tensor in made.outputs:
+        tensor.contents.SetInParent()
+    assert reader.read_raw(made, 2)[0] == ["dög", "cat"]
+
+
+def test_an_axis_of_one_behind_each_answer_is_left_to_the_general_way_which_reads_it(reader):
+    made = response()
+    for tensor in made.outputs:
+        tensor.shape.append(1)
+    assert reader.read_raw(made, 2) is None
+    names, confidence = reader.read(decode_tensors(made.outputs, made.raw_output_contents), 2)
+    assert (names, confidence.tolist()) == (["dög", "cat"], [0.5, 1.0])
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -81,3 +97,13 @@ def test_other_shapes_forms_and_engines_are_left_to_the_general_way(reader):
     assert reader.read_raw(typed, 2) is None
     foreign = AnswerReader.of(LABELS, output="scores", reduce="argmax", foreign_labels=None)
     assert foreign.read_raw(response(), 2) is None
+
+
+def test_a_foreign_confidence_may_keep_an_axis_of_one():
+    # Triton cannot do without it where it puts requests together.
+    reader = AnswerReader.of(LABELS, output="prediction", reduce=None, foreign_labels=None)
+    column = np.array([[0.5], [1.0]], np.float32)
+    outputs = {"prediction": np.array([[2], [0]]), "confidence": column}
+    names, confidence = reader.read(outputs, 2)
+    assert names == ["", "cat"]
+    assert (confidence.shape, confidence.tolist()) == ((2,), [0.5, 1.0])

@@ -303,6 +303,11 @@ def test_raw_beside_typed_contents_is_refused():
         tensors.decode_tensors([_tensor("UINT8", [1], uint_contents=[1])], [b"1"])
 
 
+def test_an_empty_message_of_typed_contents_beside_raw_ones_is_none():
+    # What MLServer sends, as a server and as a client.
+    assert tensors.decode_tensors([_tensor("UINT8", [1])], [b"1"])["x"].tolist() == [49]
+
+
 def test_name_that_comes_twice_is_refused():
     tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="UINT8", shape=[1])
     with pytest.raises(WireError, match="came twice"):

@@ -1,0 +1,227 @@
+"""MLServer as a peer: writes what it serves, and runs it as a real process on loopback.
+
+write_repository(folder, onnx_file, threads=1)
+with MLServer(folder) as server:
+    ...  # gRPC at server.address
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+
+from benchmarks.errors import ServerStartError
+from edge_runtime.wire import messages as pb
+
+EXECUTABLE: Final = Path(__file__).parents[2] / ".venv-mlserver" / "bin" / "mlserver"
+"""MLServer has an environment of its own: `make .venv-mlserver/.installed`."""
+_RUNTIME: Final = Path(__file__).with_name("mlserver_onnx.py")
+_LOG: Final = "mlserver.log"
+_SETTINGS: Final = "settings.json"
+
+
+def write_repository(
+    folder: Path,
+    onnx_file: Path,
+    *,
+    model: str = "mlp",
+    threads: int = 1,
+    max_batch_size: int = 0,
+    max_batch_time_s: float = 0.0,
+    workers: int = 0,
+) -> None:
+    """Write a new folder from which MLServer serves one ONNX file.
+
+    Args:
+        folder: Does not exist yet.
+        onnx_file: Served as it is, inputs and outputs by the graph's names.
+        model: Its name on the server.
+        threads: Of onnxruntime.
+        max_batch_size: Requests that MLServer merges into one at most; 0 switches that off.
+        max_batch_time_s: How long MLServer waits for them.
+        workers: Processes beside the server's own that run the model; 0 runs it in that one.
+    """
+    place = folder / model
+    place.mkdir(parents=True)
+    shutil.copy(onnx_file, place / "model.onnx")
+    shutil.copy(_RUNTIME, place)
+    settings = {"max_batch_size": max_batch_size, "max_batch_time": max_batch_time_s}
+    write_model(
+        place,
+        f"{_RUNTIME.stem}.OnnxRuntime",
+        parameters={"uri": "./model.onnx", "extra": {"threads": threads}},
+        **settings,
+    )
+    write_settings(folder, workers=workers)
+
+
+def write_model(place: Path, implementation: str, **settings: Any) -> None:
+    """Write one model's settings into its folder, which has its name.
+
+    Args:
+        place: Holds the runtime's module and the model's file.
+        implementation: `MODULE.CLASS` of the runtime.
+        settings: Other fields of MLServer's `ModelSettings`.
+    """
+    chosen = {"name": place.name, "implementation": implementation, **settings}
+    _write(place / "model-settings.json", chosen)
+
+
+def write_settings(folder: Path, *, workers: int = 0, **settings: Any) -> None:
+    """Write the server's settings: a free port of loopback for gRPC, no metrics, no access log.
+
+    Args:
+        folder: The repository.
+        workers: As for `write_repository`.
+        settings: Other fields of MLServer's `Settings`, or other values of these.
+    """
+    chosen = {
+        "host": "127.0.0.1",
+        "grpc_port": _free_port(),
+        "http_port": 0,  # it cannot be switched off: any free port of loopback
+        "metrics_endpoint": None,
+        "parallel_workers": workers,
+        "debug": False,
+        **settings,
+    }
+    _write(folder / _SETTINGS, chosen)
+
+
+class MLServer:
+    """`mlserver start FOLDER` as a process that can be killed and started again at its address.
+
+    Usable as a context manager, which starts it and at the end stops it.
+
+    Args:
+        folder: What `write_repository` wrote; its log is written there too.
+        ready_timeout_s: Longest wait until all its models are ready, in seconds.
+    """
+
+    def __init__(self, folder: Path, *, ready_timeout_s: float = 120.0) -> None:
+        settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        self.address = f"{settings['host']}:{settings['grpc_port']}"
+        self.models = sorted(file.parent.name for file in folder.rglob("model-settings.json"))
+        self._folder = folder
+        self._ready_timeout_s = ready_timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process, None where it does not run."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start it and wait until every model is ready.
+
+        Raises:
+            ServerStartError: It is not installed, it ended, or a model was not ready in time.
+        """
+        if not EXECUTABLE.exists():
+            raise ServerStartError(
+                f"expected MLServer at {EXECUTABLE}, got none: make .venv-mlserver/.installed"
+            )
+        # What the caller's shell sets for another MLServer must not decide here.
+        env = {key: value for key, value in os.environ.items() if not key.startswith("MLSERVER_")}
+        with (self._folder / _LOG).open("ab") as log:
+            self._process = subprocess.Popen(
+                [EXECUTABLE, "start", self._folder.absolute()],
+                cwd=self._folder,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self._await_models()
+        except BaseException:
+            self.kill()
+            raise
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, where it runs."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def stop(self) -> None:
+        """End it in order, or by force where it takes too long."""
+        self.send(signal.SIGCONT)  # one that is halted hears nothing
+        if self._process is not None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=30)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _await_models(self) -> None:
+        until = time.monotonic() + self._ready_timeout_s
+        while not _are_ready(self.address, self.models):
+            assert self._process is not None  # noqa: S101 - narrows the type
+            if self._process.poll() is not None:
+                raise ServerStartError(f"MLServer did not start: {self._last_line()}")
+            if time.monotonic() > until:
+                raise ServerStartError(
+                    f"MLServer was not ready within {self._ready_timeout_s:g} s: "
+                    f"{self._last_line()}"
+                )
+            time.sleep(0.05)
+
+    def _last_line(self) -> str:
+        log = self._folder / _LOG
+        # A model that fails to load is followed by the server's farewell.
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        errors = [line for line in lines if "Error" in line]
+        return (errors or lines or ["no message"])[-1].strip() + f" (see {log})"
+
+
+def _are_ready(address: str, models: Iterable[str]) -> bool:
+    # A new channel each time: one that was refused waits longer and longer.
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+        ask = channel.unary_unary(pb.METHODS["ModelReady"], None, None)
+        try:
+            return all(
+                pb.ModelReadyResponse.FromString(
+                    ask(pb.ModelReadyRequest(name=model).SerializeToString(), timeout=5)
+                ).ready
+                for model in models
+            )
+        except grpc.RpcError:  # not there yet; MLServer also says so of a model that it loads
+            return False
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _write(file: Path, settings: dict[str, Any]) -> None:
+    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What an operator holds in hand: TLS and tokens, logs, metrics, health, reflection."""

@@ -1,0 +1,221 @@
+"""Logs on standard error, as text or as one JSON object a line.
+
+What a client sent is never in them, its name for the call, its address and the model's name aside:
+no picture, text, label or token, and of an exception the type and the place, because its words may
+repeat an input. Whatever a client chose is shortened and escaped, so that it cannot forge a line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, Literal, TextIO, TypeAlias
+
+from cloud_stub.protocol.inference import CallRecord
+from cloud_stub.scheduling.statistics import Outcome
+from edge_runtime.errors import DependencyError
+
+Format = Literal["text", "json"]
+Level = Literal["debug", "info", "warning", "error"]
+BURST: Final = 20
+"""Lines of one kind that are written at once, before they are held to one a second."""
+CHARACTERS: Final = 128
+"""Longest part of a client's own words in a log."""
+_QUEUE_LINES: Final = 1000
+_CLOSE_WITHIN_S: Final = 2.0
+_NO_EXTRAS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_CALLS: Final = logging.getLogger("cloud_stub.calls")
+_ExcInfo: TypeAlias = (
+    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+)
+
+
+def configure(style: Format, level: Level, stream: TextIO | None = None) -> Writer:
+    """Send the whole process's log records to a stream.
+
+    Args:
+        style: `text` for people, `json` for programs.
+        level: The least serious level that is written.
+        stream: Where to; standard error where None.
+
+    Returns:
+        What has to be closed at the end, so that the last lines are written.
+
+    Raises:
+        DependencyError: JSON is asked for, and its library is not installed.
+    """
+    writer = Writer(stream or sys.stderr)
+    writer.setFormatter(_json_formatter() if style == "json" else TextFormatter())
+    writer.addFilter(FloodGate())
+    root = logging.getLogger()
+    root.handlers[:] = [writer]
+    root.setLevel(level.upper())
+    logging.captureWarnings(capture=True)
+    return writer
+
+
+def log_call(call: CallRecord) -> None:
+    """Log an inference call that has ended: at debug where it was answered, else as a warning."""
+    level = logging.DEBUG if call.outcome is Outcome.ANSWERED else logging.WARNING
+    if not _CALLS.isEnabledFor(level):
+        return
+    fields = {
+        "model": clip(call.model),
+        "request_id": clip(call.request_id),
+        "peer": clip(call.client),
+        "rows": call.rows,
+        "outcome": str(call.outcome),
+        "code": call.code.name,
+        "total_ms": round(call.total_s * 1e3, 3),
+        "queue_ms": round(call.queue_s * 1e3, 3),
+        "compute_ms": round(call.compute_s * 1e3, 3),
+    }
+    _CALLS.log(level, "call", extra=fields)
+
+
+def clip(text: str) -> str:
+    """Return a client's own words, shortened."""
+    return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}..."
+
+
+class FloodGate(logging.Filter):
+    """Holds warnings and errors of one kind to a burst and then one a second.
+
+    So that callers who err without end cannot fill the disk. The first line that passes again says
+    how many were held back, as `suppressed`; the metrics count them all.
+
+    Args:
+        clock: Tells seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._kinds: dict[tuple[str, int, str], tuple[float, float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record may be written; called by logging."""
+        if record.levelno < logging.WARNING:
+            return True
+        now = self._clock()
+        # Not by the message, of which a library may make any number.
+        kind = (record.name, record.levelno, getattr(record, "outcome", ""))
+        allowed, then, held = self._kinds.get(kind, (float(BURST), now, 0))
+        allowed = min(BURST, allowed + now - then)
+        passes = allowed >= 1
+        self._kinds[kind] = (allowed - passes, now, 0 if passes else held + 1)
+        if passes and held:
+            record.suppressed = held
+        return passes
+
+
+class Writer(logging.Handler):
+    """Writes lines from a thread of its own, so that a slow reader of the log slows no call.
+
+    Lines that find the queue full are dropped and counted.
+
+    Args:
+        stream: Where to.
+
+    Attributes:
+        dropped: Lines dropped so far.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self.dropped = 0
+        self._stream = stream
+        self._lines: queue.Queue[str | None] = queue.Queue(_QUEUE_LINES)
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put a record in line; called by logging."""
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Write what waits, but do not wait long for a reader that does not read."""
+        super().close()
+        if self._thread.is_alive():
+            try:
+                self._lines.put(None, timeout=_CLOSE_WITHIN_S)
+            except queue.Full:
+                return
+            self._thread.join(_CLOSE_WITHIN_S)
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._stream.write(f"{line}\n")
+                if self._lines.empty():
+                    self._stream.flush()
+            except (OSError, ValueError):  # a full disk, a reader that has gone, a closed stream
+                self.dropped += 1
+
+
+class TextFormatter(logging.Formatter):
+    """One line a record: time, level, event, then key=value; values are quoted where need be."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a record; called by logging."""
+        time_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        event = record.getMessage().encode("unicode_escape").decode("ascii")
+        extras = (f" {name}={_text(value)}" for name, value in _extras(record).items())
+        line = f"{time_text}.{record.msecs:03.0f}Z {record.levelname} {event}{''.join(extras)}"
+        return line if not record.exc_info else f"{line}\n{where(record.exc_info)}"
+
+
+def _json_formatter() -> logging.Formatter:
+    try:
+        from pythonjsonlogger.json import JsonFormatter
+    except ImportError:
+        raise DependencyError("python-json-logger", "a log in JSON", "cloud") from None
+
+    class Formatter(JsonFormatter):
+        def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 - logging's name
+            return where(ei)
+
+    return Formatter(
+        ["levelname", "name", "message"],
+        timestamp="time",
+        rename_fields={
+            "levelname": "level",
+            "name": "logger",
+            "message": "event",
+            "exc_info": "error",
+        },
+        reserved_attrs=_NO_EXTRAS,
+    )
+
+
+def where(exc_info: _ExcInfo) -> str:
+    """Return an exception's type and place, without its words, which may repeat an input.
+
+    What it was raised from comes first, as in Python's own tracebacks.
+    """
+    parts: list[str] = []
+    error = exc_info[1]
+    while error is not None:
+        parts[:0] = [*traceback.format_tb(error.__traceback__), f"{type(error).__name__}\n"]
+        error = error.__cause__
+    return "".join(parts).rstrip()
+
+
+def _extras(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in _NO_EXTRAS}
+
+
+def _text(value: object) -> str:
+    text = str(value)
+    is_plain = text.isascii() and text.isprintable() and not set(text) & {" ", '"', "="}
+    return text if text and is_plain else json.dumps(text)

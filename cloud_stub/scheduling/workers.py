@@ -1,0 +1,51 @@
+"""Threads that models run in, apart from the event loop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+
+class Workers:
+    """Threads that take work in order; started when there is some and none of them is free.
+
+    Not a `ThreadPoolExecutor`: nobody here would wait for its futures, which cost more than the
+    hand-over, and the interpreter would wait for ever for a thread whose model hangs; these are
+    daemonic.
+
+    Args:
+        most: How many there may be.
+        name: What they are called.
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most = most
+        self._name = name
+        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._pending = 0
+        self._lock = threading.Lock()
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Have a thread do something, which must not raise."""
+        with self._lock:
+            self._pending += 1
+            if self._pending > len(self._threads) and len(self._threads) < self._most:
+                name = f"{self._name}-{len(self._threads)}"
+                self._threads.append(threading.Thread(target=self._run, name=name, daemon=True))
+                self._threads[-1].start()
+        self._queue.put(work)
+
+    def close(self) -> None:
+        """Let the threads end after what they are doing; what waits is dropped."""
+        while not self._queue.empty():
+            self._queue.get()
+        for _ in self._threads:
+            self._queue.put(None)
+
+    def _run(self) -> None:
+        while (work := self._queue.get()) is not None:
+            work()
+            with self._lock:
+                self._pending -= 1

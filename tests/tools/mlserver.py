@@ -1,0 +1,85 @@
+"""Model repositories for MLServer: the example runtime, and graphs as others make them."""
+
+import shutil
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper, save
+from tools.processes import ROOT
+
+from benchmarks.peers import mlserver
+
+RUNTIME = ROOT / "examples" / "mlserver" / "gatekeeper_runtime.py"
+GENERIC = ROOT / "benchmarks" / "peers" / "mlserver_onnx.py"
+
+
+def add_contract_model(folder, name, onnx_file, labels, **settings):
+    """Add a model that answers as the cloud's contract says."""
+    extra = {"labels": labels, "threads": 1}
+    _add(folder / name, onnx_file, RUNTIME, "GatekeeperRuntime", extra, settings)
+
+
+def add_foreign_model(folder, name, onnx_file, **settings):
+    """Add a model whose inputs and outputs are the graph's."""
+    _add(folder / name, onnx_file, GENERIC, "OnnxRuntime", {"threads": 1}, settings)
+
+
+def _add(place, onnx_file, runtime, implementation, extra, settings):
+    place.mkdir(parents=True)
+    shutil.copy(onnx_file, place / "model.onnx")
+    shutil.copy(runtime, place)
+    parameters = {"uri": "./model.onnx", "extra": extra}
+    mlserver.write_model(
+        place, f"{runtime.stem}.{implementation}", parameters=parameters, **settings
+    )
+
+
+def write_word_counter(file, words):
+    """Write a classifier of texts as ONNX, tokens and all; `words` has those of each class.
+
+    Takes `text` [n], answers with `prediction` and `confidence` [n].
+    """
+    pool = [word for some in words for word in some]
+    owners = [place for place, some in enumerate(words) for _ in some]
+    weights = 2 * np.eye(len(words), dtype=np.float32)[owners]
+    contrib = {"domain": "com.microsoft"}
+    nodes = [
+        helper.make_node(
+            "Tokenizer",
+            ["text"],
+            ["words"],
+            mark=0,
+            pad_value="",
+            mincharnum=1,
+            separators=[" "],
+            **contrib,
+        ),
+        helper.make_node(
+            "TfIdfVectorizer",
+            ["words"],
+            ["counts"],
+            mode="TF",
+            min_gram_length=1,
+            max_gram_length=1,
+            max_skip_count=0,
+            ngram_counts=[0],
+            ngram_indexes=list(range(len(pool))),
+            pool_strings=pool,
+        ),
+        helper.make_node("MatMul", ["counts", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"]),
+        helper.make_node("ReduceMax", ["probabilities"], ["confidence"], axes=[1], keepdims=0),
+        helper.make_node("ArgMax", ["probabilities"], ["prediction"], axis=1, keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "words",
+        [helper.make_tensor_value_info("text", TensorProto.STRING, ["n"])],
+        [
+            helper.make_tensor_value_info("prediction", TensorProto.INT64, ["n"]),
+            helper.make_tensor_value_info("confidence", TensorProto.FLOAT, ["n"]),
+        ],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    save(helper.make_model(graph, opset_imports=opsets, ir_version=9), file)
+    return file
