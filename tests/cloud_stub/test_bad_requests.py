@@ -376,6 +376,18 @@ def test_wrong_call_in_a_batch_fails_alone(zoo):
         assert list(callers.map(ask, range(4))) == [True, True, INVALID, True]
 
 
+NANS = {"FP16": b"\1\x7c", "BF16": b"\x81\xff", "FP32": b"\1\0\x80\x7f", "FP64": b"\xff" * 8}
+
+
+@pytest.mark.parametrize("datatype", NANS)
+def test_output_that_is_no_number_fails_its_call_in_words(channel, datatype):
+    nan = NANS[datatype]
+    with pytest.raises(grpc.RpcError) as caught:
+        call(channel, tensor(datatype, raw=bytes(len(nan)) + nan))
+    assert caught.value.code() == grpc.StatusCode.INTERNAL
+    assert caught.value.details() == "the model failed: its x_out is not a finite number"
+
+
 @pytest.mark.parametrize("text", ["nan", "inf,-inf", "", ",,,", "1e999", "x" * 9_999, "0," * 9_999])
 def test_parameters_that_mean_nothing_are_no_mistake(channel, text):
     message = request()
