@@ -20,9 +20,9 @@ from tools.graphs import ELEMENTS, FIELDS, SIZES
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 
-pytestmark = pytest.mark.slow
-
 REQUESTS = int(os.environ.get("GATEKEEPER_FUZZ", "20000"))
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600 + REQUESTS / 20)]
+
 AT_ONCE = 40  # under the server's queue limit, so that no refusal is for want of room
 ALLOWED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
 NOT_FINITE = "is not a finite number"
