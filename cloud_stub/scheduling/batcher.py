@@ -27,6 +27,7 @@ from edge_runtime.errors import SettingError
 SPARE_WORKERS: Final = 3
 """Workers that may hang before the model counts as lost."""
 _SMOOTHING: Final = 0.2
+_MOST: Final = 2**31 - 1  # the protocol's configuration counts in 32 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +47,9 @@ class Limits:
     stall_s: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.max_batch < 1 or self.max_queue < 1:
+        if not all(1 <= size <= _MOST for size in (self.max_batch, self.max_queue)):
             raise SettingError(
-                f"expected a batch and a queue of at least 1, got {self.max_batch} and "
+                f"expected a batch and a queue from 1 to {_MOST}, got {self.max_batch} and "
                 f"{self.max_queue}"
             )
         if not (0 <= self.max_delay_s < self.stall_s):

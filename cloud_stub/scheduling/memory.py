@@ -51,6 +51,11 @@ class MemoryBudget:
         Raises:
             OverloadError: They are too many beside those of the other calls.
         """
+        if size > self._limit:
+            raise OverloadError(
+                f"the call would hold {size / MIB:.1f} MiB, the server's limit for all calls is "
+                f"{self._limit // MIB}: send less at once"
+            )
         if self._held + size > self._limit:
             raise OverloadError(
                 f"the calls in the server hold {self._held // MIB} MiB, {size / MIB:.1f} more are "
