@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from cloud_stub.backends.backend import Backend
 from cloud_stub.errors import NotServedError
@@ -22,6 +23,8 @@ class ServedModel:
     """
 
     def __init__(self, name: str, backend: Backend, limits: Limits) -> None:
+        if not backend.signature.is_batched:
+            limits = replace(limits, max_delay_s=0.0)  # no company is ever to be had
         self.name = name
         self.backend = backend
         self.limits = limits

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Final
 
 import grpc
@@ -31,6 +32,9 @@ from cloud_stub.settings import ServeSettings
 from edge_runtime.wire.address import join_address
 
 _LOG: Final = logging.getLogger(__name__)
+_DRAIN_S: Final = 1.0
+"""Longest wait for callers to notice that calls are taken no more."""
+_LAST_WORDS_S: Final = 0.1
 
 
 def run(settings: ServeSettings) -> None:
@@ -90,7 +94,9 @@ def _raise_file_limit() -> None:
     except ImportError:  # not a Unix
         return
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Some systems say that there is no limit, and then refuse to have it set so.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(
@@ -105,6 +111,24 @@ async def _serve(
         # Before the models are opened, which takes a while.
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     return await _Serving(settings, certificates, guard, log).serve(stopping)
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep gRPC from writing a line of its own about what is an error of ours in a moment."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class _Serving:
@@ -148,10 +172,19 @@ class _Serving:
             following = asyncio.create_task(health.follow())
             await stopping.wait()
             following.cancel()
-            front.is_ready = False
             health.drain()
-            await server.stop(self._settings.grace)
+            await self._end(front, server)
         return self._close()
+
+    async def _end(self, front: Front, server: grpc.aio.Server) -> None:
+        """Refuse what comes, and finish within the grace what was taken."""
+        until = monotonic() + self._settings.grace
+        await front.drain(min(self._settings.grace, _DRAIN_S))
+        await server.stop(max(0.0, until - monotonic()))
+        if any(model.batcher.in_flight or model.batcher.waiting for model in self._models):
+            # Of a call that the end of the grace cut off the loop's own end would print a
+            # traceback.
+            await asyncio.sleep(_LAST_WORDS_S)
 
     def _options(self) -> list[tuple[str, int]]:
         message_bytes = self._settings.max_message_mib * memory.MIB
@@ -162,12 +195,16 @@ class _Serving:
     def _listen(self, server: grpc.aio.Server) -> int:
         settings = self._settings
         address = join_address(settings.host, settings.port)
+        certificates = self._certificates
+        credentials = None if certificates is None else certificates.credentials()
         try:
-            if self._certificates is None:
-                port = server.add_insecure_port(address)
-            else:
-                port = server.add_secure_port(address, self._certificates.credentials())
+            with _silent_stderr():
+                if credentials is None:
+                    port = server.add_insecure_port(address)
+                else:
+                    port = server.add_secure_port(address, credentials)
         except RuntimeError as error:
+            _check_free(settings.host, settings.port)  # which knows the system's own words
             raise ListenError(_cannot_listen(settings.host, settings.port, str(error))) from None
         if port == 0:  # how older releases of gRPC say it
             raise ListenError(_cannot_listen(settings.host, settings.port, "refused"))

@@ -16,9 +16,9 @@ from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 
-from cloud_stub.errors import OverloadError
+from cloud_stub.errors import OverloadError, UnavailableError
 from cloud_stub.protocol import descriptions
-from cloud_stub.protocol.inference import Caller, Inference, status_of
+from cloud_stub.protocol.inference import Caller, Inference, OnPart, status_of
 from cloud_stub.served import Models
 from edge_runtime.errors import GatekeeperError
 from edge_runtime.wire import messages as pb
@@ -27,6 +27,9 @@ from edge_runtime.wire import tensors
 EXTENSIONS: Final = ("model_repository", "model_configuration", "statistics")
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
 _DETAILS_LENGTH: Final = 500
+_PARTS_AHEAD: Final = 64
+"""Parts of one answer that wait to be read."""
+_QUIET_S: Final = 0.1
 _AHEAD: Final = 16
 """Requests of one stream that are worked on before the first of them is answered."""
 
@@ -47,6 +50,7 @@ class Front:
 
     def __init__(self, models: Models, inference: Inference) -> None:
         self.is_ready = True
+        self._refused = 0
         self._models = models
         self._inference = inference
 
@@ -69,6 +73,22 @@ class Front:
         methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._model_infer)
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream_infer)
         return grpc.method_handlers_generic_handler(pb.SERVICE, methods)
+
+    async def drain(self, within_s: float) -> None:
+        """Refuse inference calls from now on, and wait until no more of them come.
+
+        gRPC ends calls that it has not handed over yet when it stops, as if their callers had
+        cancelled them (grpc/grpc#41785): callers should know before that.
+
+        Args:
+            within_s: Longest wait.
+        """
+        self.is_ready = False
+        until = monotonic() + within_s
+        seen = -1
+        while seen != self._refused and monotonic() < until:
+            seen = self._refused
+            await asyncio.sleep(min(_QUIET_S, within_s))
 
     async def _server_live(self, data: bytes) -> bytes:
         tensors.parse(pb.ServerLiveRequest, data)
@@ -117,9 +137,15 @@ class Front:
 
     async def _model_infer(self, data: bytes, context: Any) -> bytes:
         try:
-            return await self._inference.answer(data, _caller(context))
+            return await self._answer(data, _caller(context))
         except GatekeeperError as error:
             await _abort(context, error)
+
+    async def _answer(self, data: bytes, caller: Caller, on_part: OnPart | None = None) -> bytes:
+        if not self.is_ready:
+            self._refused += 1
+            raise UnavailableError("the server is shutting down")
+        return await self._inference.answer(data, caller, on_part)
 
     async def _stream_infer(self, requests: AsyncIterator[bytes], context: Any) -> None:
         """Answer a stream's requests in their order, several at a time.
@@ -152,14 +178,18 @@ class Front:
 
     async def _reply(self, data: bytes, caller: Caller, replies: _Replies) -> None:
         try:
-            whole = await self._inference.answer(
-                data, caller, lambda part: replies.put_nowait(_streamed(part))
-            )
+            whole = await self._answer(data, caller, lambda part: _pass_on(replies, part))
             replies.put_nowait(_streamed(whole))
         except GatekeeperError as error:
             replies.put_nowait(_streamed_error(data, error))
         finally:
             replies.put_nowait(None)
+
+
+def _pass_on(replies: _Replies, part: bytes) -> None:
+    # Whoever reads too slowly misses some: each part says all that the ones before it said.
+    if replies.qsize() < _PARTS_AHEAD:
+        replies.put_nowait(_streamed(part))
 
 
 def _caller(context: Any) -> Caller:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import grpc
 import numpy as np
@@ -18,6 +19,7 @@ from cloud_stub.errors import (
     BadRequestError,
     CallError,
     ExpiredError,
+    ModelFailureError,
     NotServedError,
     OverloadError,
     UnavailableError,
@@ -34,12 +36,15 @@ from edge_runtime.errors import GatekeeperError
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 
+_LOG: Final = logging.getLogger(__name__)
 _MOST_VERSIONS = 16
 _UNKNOWN = "unknown"
 _MOST_INLINE = 1 << 20
 """Bytes of objects that are made of a message, or written to one, on the event loop."""
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_CLOCKS_APART_S = 0.02
+"""A caller whose deadline passes cancels the call too, and its word may come before the time."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +137,19 @@ class Inference:
             call.is_large = unpacked > _MOST_INLINE
             reply = await self._infer(request, model, caller, call, on_part)
         except asyncio.CancelledError:
-            late = monotonic() >= caller.deadline
+            late = monotonic() >= caller.deadline - _CLOCKS_APART_S
             error = ExpiredError("the deadline passed") if late else None
             self._ended(request, model, caller, call, error, is_cancelled=not late)
             raise
         except GatekeeperError as error:
             self._ended(request, model, caller, call, error)
             raise
+        except Exception as error:
+            # Want of memory, say: in a stream it would end the other calls as well.
+            _LOG.exception("call failed")
+            failure = ModelFailureError(f"the server failed: {type(error).__name__}: {error}")
+            self._ended(request, model, caller, call, failure)
+            raise failure from error
         finally:
             self._memory.release(call.held_bytes)
         self._ended(request, model, caller, call, None)
@@ -336,9 +347,9 @@ def _count_received(statistics: Statistics, request: pb.ModelInferRequest, rows:
     if version not in received and len(received) >= _MOST_VERSIONS:
         version = _UNKNOWN
     found = received.setdefault(version, Received())
-    # One an input; what follows is not looked at, however long it is.
-    texts = parameters[contract.PARAMETER_CONFIDENCE].string_param.split(",", rows)
-    _observe(found, found.confidence, texts[:rows])
+    # One an input: a text as long as a message may be would keep all others waiting.
+    texts = parameters[contract.PARAMETER_CONFIDENCE].string_param.split(",", rows)[:rows]
+    _observe(found, found.confidence, texts)
     if contract.PARAMETER_THRESHOLD in parameters:
         text = parameters[contract.PARAMETER_THRESHOLD].string_param
         _observe(found, found.threshold, [text])

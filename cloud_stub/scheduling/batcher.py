@@ -7,6 +7,7 @@ grow by themselves. With a delay a batch that is not full waits so long for more
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from time import monotonic
 from typing import Any, Final
 
 from cloud_stub.errors import (
+    CallError,
     ExpiredError,
     ModelFailureError,
     OverloadError,
@@ -22,7 +24,9 @@ from cloud_stub.errors import (
 from cloud_stub.scheduling.fair_queue import FairQueue
 from cloud_stub.scheduling.job import Job
 from cloud_stub.scheduling.workers import Workers
-from edge_runtime.errors import SettingError
+from edge_runtime.errors import GatekeeperError, SettingError
+
+_LOG: Final = logging.getLogger(__name__)
 
 SPARE_WORKERS: Final = 3
 """Workers that may hang before the model counts as lost."""
@@ -104,6 +108,7 @@ class Batcher:
         self._running: set[_Run] = set()
         self._watchdog: asyncio.Handle | None = None
         self._hanging = 0
+        self._is_closed = False
         self._waker: asyncio.Handle | None = None
         self._mean_s = 0.0
 
@@ -128,8 +133,11 @@ class Batcher:
         Raises:
             OverloadError: Too many wait.
             ExpiredError: The deadline passed before its turn came.
+            UnavailableError: Too many workers hang, or the batcher was closed.
             CallError: It could not be worked on.
         """
+        if self._is_closed:
+            raise UnavailableError("the server is shutting down")
         if self.is_stuck:
             raise UnavailableError("the model hangs: this server has to be started again")
         dropped = self._queue.put(job)
@@ -149,7 +157,11 @@ class Batcher:
             raise
 
     def close(self) -> None:
-        """Let the workers go; what still waits is dropped."""
+        """Let the workers go; what waits is refused, and who still works counts as hanging."""
+        self._is_closed = True
+        self._refuse_all("the server is shutting down")
+        for run in list(self._running):
+            self._abandon(run, UnavailableError, "the server is shutting down")
         self._pool.close()
         for handle in (self._waker, self._watchdog):
             if handle is not None:
@@ -169,7 +181,9 @@ class Batcher:
         )
 
     def _start_batches(self) -> None:
-        self._waker = None
+        if self._waker is not None:
+            self._waker.cancel()
+            self._waker = None
         while self._queue and len(self._running) < self._workers and not self.is_stuck:
             delay_s = self._delay_s()
             if delay_s > 0:
@@ -206,14 +220,20 @@ class Batcher:
         self.in_flight += len(run.jobs)
         if self._watchdog is None:
             self._watchdog = loop.call_later(self._limits.stall_s, self._watch)
-        self._pool.submit(partial(self._work_and_report, run, loop))
+        try:
+            self._pool.submit(partial(self._work_and_report, run, loop))
+        except RuntimeError as error:  # the system has no thread left, not even one
+            self._release(run)
+            for job in run.jobs:
+                _fail(job, UnavailableError(f"the model cannot be started: {error}"))
 
     def _work_and_report(self, run: _Run, loop: asyncio.AbstractEventLoop) -> None:
         begin = monotonic()
         try:
             results = self._work(run.jobs)
         except BaseException as error:  # noqa: BLE001 - a worker must always report
-            results = [error] * len(run.jobs)
+            failure = _in_words(error)
+            results = [failure] * len(run.jobs)
         try:
             loop.call_soon_threadsafe(self._finish, run, results, monotonic() - begin)
         except RuntimeError:
@@ -225,10 +245,10 @@ class Batcher:
         else:
             self._release(run)
             self._mean_s += _SMOOTHING * (took_s - self._mean_s)
-            if self._record is not None and not isinstance(results[0], BaseException):
+            if self._record is not None and not all(map(_is_failure, results)):
                 self._record(sum(job.rows for job in run.jobs), took_s)
             for job, result in zip(run.jobs, results, strict=True):
-                if isinstance(result, BaseException):
+                if _is_failure(result):
                     _fail(job, result)
                 elif not job.future.done():
                     job.future.set_result(result)
@@ -237,10 +257,11 @@ class Batcher:
 
     def _watch(self) -> None:
         """Give up what takes too long; one timer for all, a call sets and stops none."""
-        self._watchdog = None
         begun = monotonic() - self._limits.stall_s
         for run in [run for run in self._running if run.started <= begun]:
             self._give_up(run)
+        # Set only now: what starts meanwhile must not set one of its own beside it.
+        self._watchdog = None
         if self._running:
             oldest = min(run.started for run in self._running)
             self._watchdog = asyncio.get_running_loop().call_later(
@@ -249,32 +270,45 @@ class Batcher:
 
     def _give_up(self, run: _Run) -> None:
         """Let another worker go on: a thread that hangs cannot be ended."""
+        limit_s = self._limits.stall_s
+        self._abandon(run, ModelFailureError, f"the model did not answer within {limit_s:g} s")
+        if self.is_stuck:
+            self._refuse_all("the model hangs")
+        elif self._queue:
+            self._start_batches()
+
+    def _abandon(self, run: _Run, kind: type[CallError], why: str) -> None:
         run.is_given_up = True
         self._hanging += 1
         self._release(run)
         for job in run.jobs:
-            _fail(
-                job,
-                ModelFailureError(f"the model did not answer within {self._limits.stall_s:g} s"),
-            )
-        if self.is_stuck:
-            self._refuse_all()
-        elif self._queue:
-            self._start_batches()
+            _fail(job, kind(why))
 
     def _release(self, run: _Run) -> None:
         self._running.discard(run)
         self.in_flight -= len(run.jobs)
 
-    def _refuse_all(self) -> None:
+    def _refuse_all(self, why: str) -> None:
         while jobs := self._queue.take(self._limits.max_batch):
             for job in jobs:
-                _fail(job, UnavailableError("the model hangs"))
+                _fail(job, UnavailableError(why))
 
     def _pushback_s(self) -> float:
         """Return about how long it takes to work off what waits."""
         batches = -(-self.waiting // self._limits.max_batch) / self._workers
         return min(max(batches * self._mean_s, 0.01), 5.0)
+
+
+def _is_failure(result: Any) -> bool:
+    return isinstance(result, BaseException)
+
+
+def _in_words(error: BaseException) -> GatekeeperError:
+    """Return what a call may end in: SystemExit, say, would end the event loop with it."""
+    if isinstance(error, GatekeeperError):
+        return error
+    _LOG.error("work failed", exc_info=error)
+    return ModelFailureError(f"the model failed: {type(error).__name__}: {error}")
 
 
 def _fail(job: Job, error: BaseException) -> None:

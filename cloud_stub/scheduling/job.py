@@ -36,6 +36,7 @@ class Job:
 
     Attributes:
         queue_s: Seconds it waited, once it is taken.
+        has_parts: Whether `on_part` was given any.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class Job:
         "client",
         "deadline",
         "future",
+        "has_parts",
         "inputs",
         "key",
         "on_part",
@@ -66,6 +68,7 @@ class Job:
         self.client = client
         self.deadline = deadline
         self.on_part = on_part
+        self.has_parts = False
         self.arrived = monotonic()
         self.queue_s = 0.0
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

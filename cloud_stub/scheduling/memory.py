@@ -8,6 +8,7 @@ from typing import Final
 from cloud_stub.errors import OverloadError
 
 MIB: Final = 1 << 20
+_PUSHBACK_S: Final = 0.1
 _TRIM_THRESHOLD: Final = -1  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 _MMAP_THRESHOLD: Final = -3
 _KEPT_BYTES: Final = 256 * MIB
@@ -53,13 +54,14 @@ class MemoryBudget:
         """
         if size > self._limit:
             raise OverloadError(
-                f"the call would hold {size / MIB:.1f} MiB, the server's limit for all calls is "
-                f"{self._limit // MIB}: send less at once"
+                f"expected a call of at most {self._limit // MIB} MiB, got {size / MIB:.1f}: send "
+                "less at once"
             )
         if self._held + size > self._limit:
             raise OverloadError(
                 f"the calls in the server hold {self._held // MIB} MiB, {size / MIB:.1f} more are "
-                f"over its limit of {self._limit // MIB}: try again later"
+                f"over its limit of {self._limit // MIB}: try again later",
+                pushback_s=_PUSHBACK_S,
             )
         self._held += size
         return size

@@ -14,7 +14,14 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from cloud_stub.backends.backend import Backend, Batch, Column, Outputs, TensorSpec
-from cloud_stub.errors import BadRequestError, CallError, ModelFailureError
+from cloud_stub.errors import (
+    BadRequestError,
+    CallError,
+    ExpiredError,
+    ModelFailureError,
+    OverloadError,
+    UnavailableError,
+)
 from cloud_stub.scheduling.job import Job, Result
 from edge_runtime import contract
 from edge_runtime.errors import InputError
@@ -45,8 +52,18 @@ class Runner:
             return self._run(jobs)
         except Exception as error:  # noqa: BLE001 - models raise anything, and the server goes on
             if len(jobs) > 1:
-                return [self([job])[0] for job in jobs]
+                if _would_recur(error):
+                    return [error] * len(jobs)
+                return [self._alone(job) for job in jobs]
             return [_in_words(error)]
+
+    def _alone(self, job: Job) -> Ended:
+        """Run one job of a batch that failed, if somebody still waits for it."""
+        if job.deadline <= monotonic() or not job.is_wanted():
+            return ExpiredError("the deadline passed while its batch was worked on")
+        if job.has_parts:
+            job.on_part = None  # what was said is not said again
+        return self([job])[0]
 
     def _run(self, jobs: list[Job]) -> list[Ended]:
         batch = _merge(jobs)
@@ -55,12 +72,12 @@ class Runner:
         for part in self._backend.infer(batch):
             if whole is not None and not _pass_on(jobs, whole):
                 break
+            for spec in self._outputs:
+                self._check(spec, part, batch.rows)
             whole = part
         compute_s = perf_counter() - start
         if whole is None:
             raise ModelFailureError("the model failed: it gave no answer")
-        for spec in self._outputs:
-            self._check(spec, whole, batch.rows)
         return [self._result(outputs, compute_s) for outputs in _split(whole, jobs)]
 
     def _check(self, spec: TensorSpec, outputs: Outputs, rows: int) -> None:
@@ -132,8 +149,16 @@ def _pass_on(jobs: list[Job], part: Outputs) -> bool:
             continue
         wanted = True
         if job.on_part is not None:
+            job.has_parts = True
             job.on_part(outputs)
     return wanted
+
+
+def _would_recur(error: Exception) -> bool:
+    """Whether a batch was refused for a state of things and not for what one of its jobs is."""
+    if isinstance(error, OverloadError):
+        return error.pushback_s is not None
+    return isinstance(error, UnavailableError | ExpiredError)
 
 
 def _in_words(error: Exception) -> CallError:

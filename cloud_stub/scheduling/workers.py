@@ -33,9 +33,19 @@ class Workers:
             self._pending += 1
             if self._pending > len(self._threads) and len(self._threads) < self._most:
                 name = f"{self._name}-{len(self._threads)}"
-                self._threads.append(threading.Thread(target=self._run, name=name, daemon=True))
-                self._threads[-1].start()
+                self._start(name)
         self._queue.put(work)
+
+    def _start(self, name: str) -> None:
+        thread = threading.Thread(target=self._run, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more: those that there are go on
+            if not self._threads:
+                self._pending -= 1
+                raise
+        else:
+            self._threads.append(thread)
 
     def close(self) -> None:
         """Let the threads end after what they are doing; what waits is dropped."""

@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tools.faulty_graphs import write_moody_graph
 from tools.graphs import write_zoo
 
 from edge_runtime import EdgeModel, contract
@@ -44,13 +45,13 @@ def metadata_of(labels: tuple[str, ...]) -> contract.GateMetadata:
     )
 
 
-def write_bundle(folder: Path, *, work: int = 0) -> Path:
+def write_bundle(folder: Path, *, work: int = 0, slope: float = 1) -> Path:
     """Write a classifier whose answer follows from an image's mean brightness m.
 
     Its logits are (3 (1 - m/255), 1.5, 3 m/255). `work` matrix products of 1024 x 1024 make a
-    call take its time.
+    call take its time. With a slope of 0 every image is dark.
     """
-    weights = np.array([[-3 / 255, 0, 3 / 255]], np.float32)
+    weights = np.array([[-3 / 255, 0, 3 / 255]], np.float32) * np.float32(slope)
     bias = np.array([3, 1.5, 0], np.float32)
     constants = {
         "weights": weights,
@@ -205,6 +206,12 @@ def slow_bundle(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def certain_bundle(tmp_path_factory) -> Path:
+    """A bundle that is sure of its only answer: dark."""
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "certain", slope=0)
+
+
+@pytest.fixture(scope="session")
 def server(bundle) -> Iterator[Server]:
     """One server that the tests share; none of them may hurt it."""
     running = start_server("--bundle", str(bundle), "--port", "0")
@@ -246,3 +253,15 @@ def run_command():
 def channel(server) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(server.address) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def moody(tmp_path_factory):
+    """A graph that does to each row what the row says; see `tools.faulty_graphs`."""
+    return write_moody_graph(tmp_path_factory.mktemp("graphs") / "moody.onnx")
+
+
+@pytest.fixture
+def launch_moody(moody, launch):
+    """Start a server of it on one thread, with more flags."""
+    return lambda *words: launch("--onnx", str(moody.path), "--threads", "1", "--port", "0", *words)

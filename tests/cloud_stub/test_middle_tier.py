@@ -1,0 +1,106 @@
+"""Edge, middle and large, each a process of its own: who is unsure asks onward."""
+
+from __future__ import annotations
+
+import signal
+
+import numpy as np
+import pytest
+from tools.callers import Caller, labels_of, picture, pictures_request, wait_until
+
+from edge_runtime import Cascade
+from edge_runtime.answer import Source
+
+pytestmark = pytest.mark.slow
+
+CLEAR, UNSURE = 255, 140
+"""Grey levels: e^3 / (e^3 + e^1.5 + 1) = 0.79 of one is over the threshold, of the other
+e^1.65 / (e^1.35 + e^1.5 + e^1.65) = 0.38 is under it. The bundle takes both for bright."""
+OWN, ONWARD = "bright", "dark"
+
+
+def image(level):
+    return np.full((4, 4, 3), level, np.uint8)
+
+
+def answered(address):
+    with Caller(address) as caller:
+        return caller.statistics().inference_stats.success.count
+
+
+@pytest.fixture
+def launch_middle(bundle, launch):
+    def start(cloud, *words):
+        return launch("--bundle", str(bundle), "--cloud", cloud, "--port", "0", *words)
+
+    return start
+
+
+@pytest.fixture
+def large(certain_bundle, launch):
+    return launch("--bundle", str(certain_bundle), "--port", "0")
+
+
+def test_only_what_a_tier_is_unsure_of_reaches_the_next(bundle, large, launch_middle):
+    middle = launch_middle(large.address, "--cloud-deadline", "20")
+    assert middle.ready_line.startswith("cloud_stub: serving large (3 labels) on ")
+    with Cascade.open(bundle, cloud=middle.address, deadline_s=30) as cascade:
+        answers = cascade.batch([image(level) for level in (CLEAR, UNSURE, CLEAR)])
+        assert [answer.label for answer in answers] == [OWN, ONWARD, OWN]
+        assert [answer.source for answer in answers] == [Source.EDGE, Source.CLOUD, Source.EDGE]
+    assert (answered(middle.address), answered(large.address)) == (1, 1)
+    # A caller without a gate of its own sends everything; the middle answers what it is sure of.
+    with Caller(middle.address) as caller:
+        assert labels_of(caller.future(pictures_request(CLEAR, 0))) == [b"bright", b"dark"]
+        assert labels_of(caller.future(pictures_request(CLEAR, UNSURE))) == [b"bright", b"dark"]
+    assert (answered(middle.address), answered(large.address)) == (3, 2)
+    assert (middle.stop(), large.stop()) == (0, 0)
+
+
+def test_files_of_several_sizes_keep_their_order_through_the_tiers(large, launch_middle):
+    middle = launch_middle(large.address, "--cloud-deadline", "20")
+    files = [picture(level, side) for level, side in [(UNSURE, 3), (CLEAR, 5), (UNSURE, 5)]]
+    with Caller(middle.address) as caller:
+        found = labels_of(caller.future(pictures_request(pictures=files)))
+    assert found == [b"dark", b"bright", b"dark"]
+
+
+def test_a_dead_onward_cloud_leaves_the_middle_s_own_answer(bundle, large, launch_middle):
+    middle = launch_middle(large.address, "--cloud-deadline", "20")
+    large.process.kill()
+    large.process.wait()
+    with Cascade.open(bundle, cloud=middle.address, deadline_s=30) as cascade:
+        answer = cascade(image(UNSURE))
+    assert (answer.label, answer.source) == (OWN, Source.CLOUD)
+    assert middle.stop() == 0
+
+
+def test_an_onward_cloud_that_hangs_leaves_the_middle_s_own_answer(large, launch_middle):
+    middle = launch_middle(large.address, "--cloud-deadline", "0.3")
+    large.process.send_signal(signal.SIGSTOP)
+    with Caller(middle.address) as caller:
+        assert labels_of(caller.future(pictures_request(UNSURE))) == [b"bright"]
+    large.process.send_signal(signal.SIGCONT)
+    assert middle.stop() == 0
+
+
+def test_a_middle_starts_and_answers_before_its_onward_cloud_is_there(launch_middle):
+    middle = launch_middle("127.0.0.1:1")
+    with Caller(middle.address) as caller:
+        assert labels_of(caller.future(pictures_request(UNSURE, CLEAR))) == [b"bright", b"bright"]
+
+
+def test_a_deadline_shrinks_on_the_way(slow_bundle, launch, launch_middle):
+    """The onward wait ends before the caller's does, and there is still time for an answer."""
+    large = launch("--bundle", str(slow_bundle), "--port", "0")
+    middle = launch_middle(large.address, "--cloud-deadline", "600")
+
+    def is_answered_in_time():
+        # The large model takes about a second; on a busy machine the way back may be too long.
+        call = caller.future(pictures_request(UNSURE), timeout=0.5)
+        return call.exception() is None and labels_of(call) == [b"bright"]
+
+    with Caller(middle.address) as caller, Caller(large.address) as behind:
+        wait_until(is_answered_in_time)
+        wait_until(lambda: behind.statistics().inference_stats.fail.count > 0)
+        assert behind.statistics().inference_stats.success.count == 0
