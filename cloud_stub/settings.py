@@ -19,6 +19,8 @@ from edge_runtime.wire.address import MAX_PORT
 if TYPE_CHECKING:
     from cloud_stub.operations.security import ServerSecurity
 
+_MOST_THREADS: Final = 4096
+_LONGEST: Final = 200
 _MOST_MESSAGE_MIB: Final = 2047  # gRPC counts bytes in 31 bits
 
 
@@ -57,14 +59,18 @@ class ModelSettings:
             )
         if self.cloud and self.bundle is None:
             raise SettingError("expected a --bundle with --cloud: only a gated graph asks onward")
-        if self.threads < 0:
-            raise SettingError(f"expected --threads of 0 or more, got {self.threads}")
+        if not 0 <= self.threads <= _MOST_THREADS:
+            raise SettingError(f"expected --threads from 0 to {_MOST_THREADS}, got {self.threads}")
         if not (math.isfinite(self.cloud_deadline) and self.cloud_deadline > 0):
             raise SettingError(
                 f"expected --cloud-deadline as seconds over 0, got {self.cloud_deadline}"
             )
         if not self.model:
             raise SettingError("expected --model to be non-empty")
+        if not self.model.isprintable():
+            raise SettingError(
+                f"expected --model without control characters, got {_shown(self.model)}"
+            )
         self.limits()
 
     def limits(self) -> Limits:
@@ -126,8 +132,16 @@ class ServeSettings(ModelSettings):
     def __post_init__(self) -> None:
         if self.models is None:
             super().__post_init__()
-        elif any(path is not None for path in (self.checkpoint, self.bundle, self.onnx)):
-            raise SettingError("expected --models or one model's own flags, got both")
+        elif own := [
+            f"--{one.name.replace('_', '-')}"
+            for one in dataclasses.fields(ModelSettings)
+            if getattr(self, one.name) != one.default
+        ]:
+            # They would be ignored in silence.
+            raise SettingError(
+                f"expected --models or one model's own flags, got {', '.join(own)} beside it: put "
+                "them into the file"
+            )
         for name, port in (("--port", self.port), ("--metrics-port", self.metrics_port)):
             if port is not None and not 0 <= port <= MAX_PORT:
                 raise SettingError(f"expected {name} from 0 to {MAX_PORT}, got {port}")
@@ -196,12 +210,13 @@ def read_models(path: Path) -> list[ModelSettings]:
     is_list = isinstance(found, list) and all(isinstance(table, dict) for table in found)
     if tables.keys() != {"model"} or not is_list or not found:
         raise SettingError(
-            f"expected [[model]] tables and nothing else in {path}, got {', '.join(tables)[:200]}"
+            f"expected [[model]] tables and nothing else in {path}, got "
+            f"{', '.join(map(_shown, tables))[:_LONGEST] or 'none'}"
         )
     models = [_read_model(table, f"{path}, model {n}", path) for n, table in enumerate(found, 1)]
     names = [settings.model for settings in models]
-    if len(set(names)) != len(names):
-        raise SettingError(f"expected models of different names in {path}, got {', '.join(names)}")
+    if doubles := ", ".join(sorted({_shown(name) for name in names if names.count(name) > 1})):
+        raise SettingError(f"expected models of different names in {path}, got {doubles} again")
     return models
 
 
@@ -209,20 +224,29 @@ def _read_model(table: Mapping[str, Any], where: str, path: Path) -> ModelSettin
     fields = {one.name: one for one in dataclasses.fields(ModelSettings)}
     unknown = sorted(table.keys() - fields.keys())
     if unknown:
-        raise SettingError(f"expected keys of {', '.join(fields)} in {where}, got {unknown[0]!r}")
+        raise SettingError(
+            f"expected keys of {', '.join(fields)} in {where}, got {_shown(unknown[0])}"
+        )
     values: dict[str, Any] = {}
     for name, value in table.items():
         if fields[name].default is None:  # the paths
-            if not isinstance(value, str):
-                raise SettingError(f"expected {name} in {where} as a path, got {value!r}")
+            if not isinstance(value, str) or not value or "\0" in value:
+                raise SettingError(f"expected {name} in {where} as a path, got {_shown(value)}")
             values[name] = path.parent / value
             continue
         kind = type(fields[name].default)
         is_number = kind is float and type(value) is int
         if type(value) is not kind and not is_number:
-            raise SettingError(f"expected {name} in {where} as {kind.__name__}, got {value!r}")
+            raise SettingError(
+                f"expected {name} in {where} as {kind.__name__}, got {_shown(value)}"
+            )
         values[name] = value
     try:
         return ModelSettings(**values)
     except SettingError as error:
         raise SettingError(f"{where}: {error}") from None
+
+
+def _shown(value: object) -> str:
+    """Return a value of the file as an error message shows it: in one line, cut short."""
+    return repr(value)[:_LONGEST]

@@ -41,7 +41,7 @@ def decode_picture(
         DependencyError: Pillow is missing.
     """
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError:
         raise DependencyError("Pillow", "reading pictures", "image") from None
     source = io.BytesIO(file) if isinstance(file, bytes) else file
@@ -58,7 +58,9 @@ def decode_picture(
     except Image.DecompressionBombError:
         raise _too_large(name, "more", max_pixels) from None
     except Exception as error:  # noqa: BLE001 - Pillow raises many unrelated classes
-        reason = " ".join(str(error).split())
+        # Pillow's own text for it shows where in memory the bytes are.
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = "it is none of these" if is_unknown else " ".join(str(error).split())
         raise InputError(
             f"expected a picture ({', '.join(FORMATS)}), {name} cannot be decoded ({reason}): save "
             "it again"

@@ -119,12 +119,13 @@ def _is_batched(nodes: list[Any]) -> bool:
 def _feed(column: Column, datatype: str) -> Any:
     if datatype == BF16:
         # The wire's bfloat16 was widened to float32, whose upper half it is.
-        wide = np.ascontiguousarray(column, np.float32).view(np.uint32)
-        return (wide >> 16).astype(np.uint16)
+        wide = np.asarray(column, np.float32, order="C").view(np.uint32)
+        return np.asarray(wide >> 16, np.uint16)
     if datatype == BYTES:
         return _unicode(np.asarray(column))
     # ONNX Runtime takes an array as it lies, and some are views of a message in another order.
-    return np.ascontiguousarray(column, DTYPES[datatype])
+    # `ascontiguousarray` would give a scalar an axis.
+    return np.asarray(column, DTYPES[datatype], order="C")
 
 
 def _unicode(array: Array) -> Array:

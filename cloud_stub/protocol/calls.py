@@ -220,7 +220,11 @@ async def _abort(context: Any, error: GatekeeperError) -> NoReturn:
 
 
 def _line(error: GatekeeperError) -> str:
-    return " ".join(str(error).split())[:_DETAILS_LENGTH]
+    """Return an error's text; names in it are the caller's and may hold anything."""
+    line = " ".join(str(error).split())[:_DETAILS_LENGTH]
+    if line.isprintable():
+        return line
+    return "".join(mark if mark.isprintable() else "?" for mark in line)
 
 
 def _streamed(response: bytes) -> bytes:

@@ -7,8 +7,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import grpc
 import numpy as np
@@ -25,7 +26,7 @@ from cloud_stub.errors import (
 )
 from cloud_stub.protocol import requests
 from cloud_stub.protocol.pictures import PictureDecoder
-from cloud_stub.protocol.responses import infer_response
+from cloud_stub.protocol.responses import infer_response, unpacked_bytes
 from cloud_stub.scheduling.job import Job, Result
 from cloud_stub.scheduling.memory import MemoryBudget
 from cloud_stub.scheduling.statistics import Histogram, Outcome, Received, Statistics
@@ -38,6 +39,10 @@ from edge_runtime.wire import tensors
 _LOG: Final = logging.getLogger(__name__)
 _MOST_VERSIONS = 16
 _UNKNOWN = "unknown"
+_MOST_INLINE = 1 << 20
+"""Bytes of objects that are made of a message, or written to one, on the event loop."""
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _CLOCKS_APART_S = 0.02
 """A caller whose deadline passes cancels the call too, and its word may come before the time."""
 
@@ -126,6 +131,10 @@ class Inference:
         call = _Call(model.statistics)
         try:
             call.held_bytes += self._memory.take(len(data))
+            # Elements that become objects of their own take more than they took in the message.
+            unpacked = requests.unpacked_bytes(request, len(data))
+            call.held_bytes += self._memory.take(unpacked)
+            call.is_large = unpacked > _MOST_INLINE
             reply = await self._infer(request, model, caller, call, on_part)
         except asyncio.CancelledError:
             late = monotonic() >= caller.deadline - _CLOCKS_APART_S
@@ -168,7 +177,7 @@ class Inference:
         on_part: OnPart | None,
     ) -> bytes:
         specs = requests.requested_outputs(request, model.signature)
-        given = requests.read_inputs(request, model.signature)
+        given = await _aside(call.is_large, requests.read_inputs, request, model.signature)
         inputs = given.inputs
         if given.is_encoded:
             inputs = await self._decoded(given, model, caller, call)
@@ -186,7 +195,10 @@ class Inference:
         result: Result = await model.batcher.run(job)
         call.compute_s = result.compute_s
         worked = monotonic()
-        reply = infer_response(request, specs, result.outputs, compute_s=result.compute_s)
+        outputs = result.outputs
+        is_large = unpacked_bytes(request, specs, outputs) > _MOST_INLINE
+        write = partial(infer_response, compute_s=result.compute_s)
+        reply = await _aside(is_large, write, request, specs, outputs)
         call.output_s = monotonic() - worked
         return reply
 
@@ -245,6 +257,7 @@ class _Call:
         "compute_s",
         "held_bytes",
         "input_s",
+        "is_large",
         "job",
         "output_s",
         "rows",
@@ -256,6 +269,7 @@ class _Call:
         self.began = monotonic()
         self.rows = 0
         self.held_bytes = 0
+        self.is_large = False
         self.job: Job | None = None
         self.input_s = self.compute_s = self.output_s = 0.0
 
@@ -276,6 +290,13 @@ class _Call:
         statistics.queue_wait.observe(self.queue_s)
         statistics.input_s += self.input_s
         statistics.output_s += self.output_s
+
+
+async def _aside(is_large: bool, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Do in a thread what would keep the event loop from all other calls for too long."""
+    if is_large:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    return work(*args, **kwargs)
 
 
 def outcome_of(error: GatekeeperError | None) -> Outcome:

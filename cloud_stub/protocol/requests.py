@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -16,6 +17,10 @@ from edge_runtime.wire import tensors
 KNOWN_PARAMETERS = frozenset(
     {contract.PARAMETER_CONFIDENCE, contract.PARAMETER_THRESHOLD, contract.PARAMETER_CONTRACT}
 )
+TEXT_BYTES = 100
+"""Memory of an element of BYTES, as Python holds it, beside its content."""
+NUMBER_BYTES = 8
+_MOST_EMPTY = 1 << 20
 _RAGGED = "rows"
 """Key of jobs whose rows need not have one size."""
 
@@ -75,11 +80,30 @@ def read_inputs(request: pb.ModelInferRequest, signature: Signature) -> Given:
     return _read_original(request, signature)
 
 
+def unpacked_bytes(request: pb.ModelInferRequest, size: int) -> int:
+    """Return about how much memory a request's inputs take beside the message.
+
+    Raw numbers take none: they are used as they lie.
+
+    Args:
+        request: Not yet known to be in order.
+        size: Its bytes: no more than a quarter of them are elements.
+    """
+    is_raw, total = bool(request.raw_input_contents), 0
+    for tensor in request.inputs:
+        if tensor.datatype == tensors.BYTES:
+            shape = tensor.shape[: tensors.MAX_RANK]
+            total += TEXT_BYTES * min(abs(prod(shape)), size // 4)
+        elif not is_raw:
+            total += NUMBER_BYTES * sum(len(some) for _, some in tensor.contents.ListFields())
+    return total
+
+
 def batch_key(inputs: Mapping[str, Column], signature: Signature) -> Hashable | None:
     """Return what calls must have in common to be answered as one batch; None: they cannot be."""
     if not signature.is_batched:
         return None
-    # In the signature's order: requests may name their inputs in any.
+    # In the signature's order: a request may list its inputs in any.
     columns = [inputs[spec.name] for spec in signature.inputs]
     return tuple(
         column.shape[1:] if isinstance(column, np.ndarray) else _RAGGED for column in columns
@@ -157,6 +181,8 @@ def _read_tensors(request: pb.ModelInferRequest, signature: Signature) -> Given:
                 f"{list(shape)[:8]}"
             )
     inputs = tensors.decode_tensors(request.inputs, request.raw_input_contents)
+    for name, array in inputs.items():
+        _check_extent(name, array.shape)
     if not signature.is_batched:
         return Given(inputs, 1)
     counts = {len(array) for array in inputs.values()}
@@ -166,6 +192,15 @@ def _read_tensors(request: pb.ModelInferRequest, signature: Signature) -> Given:
             f"{', '.join(map(str, sorted(counts)))}"
         )
     return Given(inputs, counts.pop())
+
+
+def _check_extent(name: str, shape: tuple[int, ...]) -> None:
+    """Refuse shapes like [2^40, 0]: they cost nothing to send, but a model may fill their rows."""
+    if 0 in shape and prod(side or 1 for side in shape) > _MOST_EMPTY:
+        raise BadRequestError(
+            f"expected the sizes of an empty tensor to come to at most {_MOST_EMPTY} without the "
+            f"0, {name!r} is {list(shape)}"
+        )
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

@@ -5,12 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cloud_stub.backends.backend import Outputs, TensorSpec
+from cloud_stub.protocol.requests import NUMBER_BYTES, TEXT_BYTES
 from edge_runtime import contract
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 
 VERSION = "1"
 """The only version of a model; an empty version in a request means it too."""
+
+
+def unpacked_bytes(
+    request: pb.ModelInferRequest, specs: Sequence[TensorSpec], outputs: Outputs
+) -> int:
+    """Return about how much memory outputs take while they are written one by one."""
+    is_raw = _is_raw(request, specs)
+    total = 0
+    for spec in specs:
+        if spec.datatype == tensors.BYTES:
+            total += TEXT_BYTES * outputs[spec.name].size
+        elif not is_raw:
+            total += NUMBER_BYTES * outputs[spec.name].size
+    return total
 
 
 def infer_response(
@@ -36,9 +51,7 @@ def infer_response(
     )
     if compute_s is not None:
         header.parameters[contract.PARAMETER_COMPUTE_US].int64_param = round(compute_s * 1e6)
-    is_raw = bool(request.raw_input_contents) or any(
-        spec.datatype in tensors.RAW_ONLY for spec in specs
-    )
+    is_raw = _is_raw(request, specs)
     for spec in specs:
         array = outputs[spec.name]
         output = header.outputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
@@ -48,6 +61,12 @@ def infer_response(
         return header.SerializeToString()
     contents = [_raw(spec.datatype, outputs[spec.name]) for spec in specs]
     return tensors.append_raw(header, contents)
+
+
+def _is_raw(request: pb.ModelInferRequest, specs: Sequence[TensorSpec]) -> bool:
+    return bool(request.raw_input_contents) or any(
+        spec.datatype in tensors.RAW_ONLY for spec in specs
+    )
 
 
 def _raw(datatype: str, array: tensors.Array) -> bytes | memoryview:

@@ -7,12 +7,13 @@ grow by themselves. With a delay a batch that is not full waits so long for more
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from cloud_stub.errors import (
     CallError,
@@ -31,6 +32,8 @@ _LOG: Final = logging.getLogger(__name__)
 SPARE_WORKERS: Final = 3
 """Workers that may hang before the model counts as lost."""
 _SMOOTHING: Final = 0.2
+_Worked: TypeAlias = tuple[Sequence[Any], float]
+_MOST: Final = 2**31 - 1  # the protocol's configuration counts in 32 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +53,9 @@ class Limits:
     stall_s: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.max_batch < 1 or self.max_queue < 1:
+        if not all(1 <= size <= _MOST for size in (self.max_batch, self.max_queue)):
             raise SettingError(
-                f"expected a batch and a queue of at least 1, got {self.max_batch} and "
+                f"expected a batch and a queue from 1 to {_MOST}, got {self.max_batch} and "
                 f"{self.max_queue}"
             )
         if not (0 <= self.max_delay_s < self.stall_s):
@@ -220,23 +223,25 @@ class Batcher:
         if self._watchdog is None:
             self._watchdog = loop.call_later(self._limits.stall_s, self._watch)
         try:
-            self._pool.submit(partial(self._work_and_report, run, loop))
+            self._pool.submit(partial(self._work_on, run), partial(self._report, run, loop))
         except RuntimeError as error:  # the system has no thread left, not even one
             self._release(run)
             for job in run.jobs:
                 _fail(job, UnavailableError(f"the model cannot be started: {error}"))
 
-    def _work_and_report(self, run: _Run, loop: asyncio.AbstractEventLoop) -> None:
+    def _work_on(self, run: _Run) -> _Worked:
         begin = monotonic()
         try:
             results = self._work(run.jobs)
         except BaseException as error:  # noqa: BLE001 - a worker must always report
             failure = _in_words(error)
             results = [failure] * len(run.jobs)
-        try:
-            loop.call_soon_threadsafe(self._finish, run, results, monotonic() - begin)
-        except RuntimeError:
-            return  # the loop has ended: the grace was over
+        return results, monotonic() - begin
+
+    def _report(self, run: _Run, loop: asyncio.AbstractEventLoop, worked: _Worked) -> None:
+        # Without a loop the grace was over.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._finish, run, *worked)
 
     def _finish(self, run: _Run, results: Sequence[Any], took_s: float) -> None:
         if run.is_given_up:

@@ -25,6 +25,10 @@ from cloud_stub.errors import (
 from cloud_stub.scheduling.job import Job, Result
 from edge_runtime import contract
 from edge_runtime.errors import InputError
+from edge_runtime.wire.tensors import BF16, Array
+
+_BF16_MAGNITUDE: Final = 0x7FFF
+_BF16_INFINITY: Final = 0x7F80
 
 _LOG: Final = logging.getLogger(__name__)
 Ended: TypeAlias = Result | Exception
@@ -90,16 +94,23 @@ class Runner:
 
     def _result(self, outputs: Outputs, compute_s: float) -> Ended:
         for spec in self._outputs:
-            array = outputs[spec.name]
-            if array.dtype.kind != "f":
-                continue
-            # Scores may be infinite, say of a class that is masked; a confidence never.
-            bad = ~np.isfinite(array) if spec.name == contract.CONFIDENCE else np.isnan(array)
-            if bad.any():
+            if _is_bad(spec, outputs[spec.name]):
                 return ModelFailureError(
                     f"the model failed: its {spec.name} is not a finite number"
                 )
         return Result(outputs, compute_s)
+
+
+def _is_bad(spec: TensorSpec, array: Array) -> bool:
+    """Return whether an output holds what is no number."""
+    # Scores may be infinite, say of a class that is masked; a confidence never.
+    if spec.datatype == BF16:
+        bad = array & _BF16_MAGNITUDE > _BF16_INFINITY
+    elif array.dtype.kind == "f":
+        bad = ~np.isfinite(array) if spec.name == contract.CONFIDENCE else np.isnan(array)
+    else:
+        return False
+    return bool(bad.any())
 
 
 def _merge(jobs: list[Job]) -> Batch:

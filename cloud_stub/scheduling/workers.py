@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Any, TypeAlias
+
+_Task: TypeAlias = tuple[Callable[[], Any], Callable[[Any], None]]
 
 
 class Workers:
@@ -22,19 +25,23 @@ class Workers:
     def __init__(self, most: int, name: str) -> None:
         self._most = most
         self._name = name
-        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Task | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._pending = 0
         self._lock = threading.Lock()
 
-    def submit(self, work: Callable[[], None]) -> None:
-        """Have a thread do something, which must not raise."""
+    def submit(self, work: Callable[[], Any], report: Callable[[Any], None]) -> None:
+        """Have a thread do something and report what came of it; neither may raise.
+
+        The thread counts as free before it reports: what the report sets off finds it, and not a
+        second one, whose caches are cold.
+        """
         with self._lock:
             self._pending += 1
             if self._pending > len(self._threads) and len(self._threads) < self._most:
                 name = f"{self._name}-{len(self._threads)}"
                 self._start(name)
-        self._queue.put(work)
+        self._queue.put((work, report))
 
     def _start(self, name: str) -> None:
         thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -55,7 +62,9 @@ class Workers:
             self._queue.put(None)
 
     def _run(self) -> None:
-        while (work := self._queue.get()) is not None:
-            work()
+        while (task := self._queue.get()) is not None:
+            work, report = task
+            result = work()
             with self._lock:
                 self._pending -= 1
+            report(result)

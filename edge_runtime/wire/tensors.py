@@ -22,6 +22,7 @@ BYTES: Final = "BYTES"
 BF16: Final = "BF16"
 MAX_RANK: Final = 32
 _MAX_EXTENT: Final = 2**62
+_PIECE: Final = 1 << 16
 
 Array: TypeAlias = npt.NDArray[Any]
 Tensor: TypeAlias = (
@@ -111,7 +112,8 @@ def decode_array(raw: bytes, datatype: str, shape: Sequence[int]) -> Array:
         shape: Size of each axis.
 
     Raises:
-        WireError: Unknown datatype, impossible shape, or a length that does not fit them.
+        WireError: Unknown datatype, impossible shape, a length that does not fit them, or a BOOL
+            that is neither 0 nor 1.
     """
     dtype = np.dtype("<u2") if datatype == BF16 else DTYPES.get(datatype)
     if dtype is None:
@@ -124,6 +126,9 @@ def decode_array(raw: bytes, datatype: str, shape: Sequence[int]) -> Array:
             f"expected {count * dtype.itemsize} bytes for {datatype} {list(shape)}, got {len(raw)}"
         )
     array: Array = np.ndarray(tuple(shape), dtype, raw)
+    if datatype == "BOOL" and array.size and (top := array.view(np.uint8).max()) > 1:
+        # numpy and C++ compute whatever they like with such a truth value.
+        raise WireError(f"expected BOOL as bytes of 0 or 1, got {top}")
     return _widen(array) if datatype == BF16 else array
 
 
@@ -262,11 +267,19 @@ def _decode_typed(tensor: Tensor) -> Array:
 def _narrow(values: Any, dtype: np.dtype[Any]) -> Array:
     """Make an array of a wider field's values, none of which may wrap."""
     if dtype.kind not in "iu" or dtype.itemsize == 8:  # noqa: PLR2004 - the field is as wide
-        return np.array(values, dtype=dtype)
-    wide = np.array(values, dtype=np.int64)
+        return _read_numbers(values, dtype)
+    wide = _read_numbers(values, np.dtype(np.int64))
     array = wide.astype(dtype)
     if not np.array_equal(array, wide):
         raise WireError(f"expected values of {dtype.name}, got {wide.min()} to {wide.max()}")
+    return array
+
+
+def _read_numbers(values: Any, dtype: np.dtype[Any]) -> Array:
+    array: Array = np.empty(len(values), dtype)
+    # Piece by piece: other threads stand still while numpy reads one.
+    for start in range(0, len(values), _PIECE):
+        array[start : start + _PIECE] = values[start : start + _PIECE]
     return array
 
 
@@ -283,7 +296,9 @@ def fill_typed(contents: pb.InferTensorContents, datatype: str, array: Array) ->
         datatype: Any but those of `RAW_ONLY`.
         array: Any shape; an object array of `bytes` for BYTES.
     """
-    getattr(contents, _CONTENTS_FIELD[datatype]).extend(array.reshape(-1).tolist())
+    field, flat = getattr(contents, _CONTENTS_FIELD[datatype]), array.reshape(-1)
+    for start in range(0, len(flat), _PIECE):
+        field.extend(flat[start : start + _PIECE].tolist())
 
 
 def append_raw(header: Message, contents: Iterable[bytes | memoryview]) -> bytes:

@@ -22,6 +22,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tools.faulty_graphs import write_moody_graph
+from tools.graphs import write_zoo
 
 from edge_runtime import EdgeModel, contract
 from edge_runtime.intake import blank_input
@@ -140,6 +141,19 @@ class Server:
             self.process.send_signal(number)
         return self.process.wait(within_s)
 
+    def resident_bytes(self) -> int:
+        """Return the memory that it occupies."""
+        return self._memory_bytes("VmRSS")
+
+    def peak_bytes(self) -> int:
+        """Return the most memory that it ever occupied."""
+        return self._memory_bytes("VmHWM")
+
+    def _memory_bytes(self, name: str) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = [line for line in status.splitlines() if line.startswith(name)]
+        return int(line.split()[1]) * 1024
+
 
 def start_server(*words: str) -> Server:
     """Start `python -m cloud_stub WORDS` and wait for its ready line."""
@@ -203,6 +217,16 @@ def server(bundle) -> Iterator[Server]:
     running = start_server("--bundle", str(bundle), "--port", "0")
     yield running
     assert running.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def zoo(bundle, tmp_path_factory) -> Iterator[Server]:
+    """One server of many models that the tests share; none of them may hurt it."""
+    models = write_zoo(tmp_path_factory.mktemp("zoo"), bundle)
+    running = start_server("--models", str(models), "--port", "0")
+    yield running
+    assert running.stop() == 0
+    assert "Traceback" not in "".join(running.errors)
 
 
 @pytest.fixture

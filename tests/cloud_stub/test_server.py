@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import random
 import signal
 import socket
 import threading
@@ -41,13 +40,6 @@ def _call(channel, request, method="ModelInfer", kind=pb.ModelInferResponse):
     return kind.FromString(channel.unary_unary(pb.METHODS[method], None, None)(data, timeout=20))
 
 
-def _refusal(channel, request, method="ModelInfer"):
-    with pytest.raises(grpc.RpcError) as caught:
-        _call(channel, request, method)
-    assert "\n" not in caught.value.details()
-    return caught.value.code(), caught.value.details()
-
-
 def _labels(response):
     found = tensors.decode_tensors(response.outputs, response.raw_output_contents)
     return found["label"].tolist()
@@ -72,28 +64,6 @@ def test_edge_client_gets_its_own_indices(server):
     assert answers.label == ["dark", "bright"]
     assert answers.prediction.tolist() == [1, 0]
     np.testing.assert_allclose(answers.confidence, [DARK_CONFIDENCE] * 2, rtol=1e-5)
-
-
-def test_tritonclient_in_the_same_process_gets_the_same(server):
-    triton = pytest.importorskip("tritonclient.grpc")
-    with triton.InferenceServerClient(server.address) as client:
-        assert client.is_server_live()
-        assert client.is_server_ready()
-        assert client.is_model_ready("large")
-        assert client.get_server_metadata().name == "cloud_stub"
-        metadata = client.get_model_metadata("large")
-        assert [(t.name, t.datatype, list(t.shape)) for t in metadata.inputs] == [
-            ("image", "UINT8", [-1, -1, -1, 3])
-        ]
-        assert [(t.name, t.datatype, list(t.shape)) for t in metadata.outputs] == [
-            ("prediction", "INT64", [-1]), ("label", "BYTES", [-1]), ("confidence", "FP32", [-1]),
-        ]  # fmt: skip
-        tensor = triton.InferInput("image", [2, 4, 4, 3], "UINT8")
-        tensor.set_data_from_numpy(_image(0, 255))
-        result = client.infer("large", [tensor], request_id="42")
-    assert result.as_numpy("prediction").tolist() == [0, 2]
-    assert result.as_numpy("label").tolist() == [b"dark", b"bright"]
-    assert result.get_response().id == "42"
 
 
 def test_health_service_says_serving(channel):
@@ -122,87 +92,6 @@ def test_encoded_pictures_of_any_size_are_decoded(channel):
     pictures = [_picture("PNG", 0), _picture("JPEG", 255, (9, 5)), _picture("BMP", 0, (2, 2))]
     response = _call(channel, _request("BYTES", [3], tensors.encode_bytes(pictures)))
     assert _labels(response) == [b"dark", b"bright", b"dark"]
-
-
-INVALID = grpc.StatusCode.INVALID_ARGUMENT
-MISSING = grpc.StatusCode.NOT_FOUND
-
-
-@pytest.mark.parametrize(
-    ("fields", "code", "why"),
-    [
-        ({"name": "picture"}, INVALID, "expected one input 'image', got picture"),
-        ({"datatype": "FP32"}, INVALID, "expected image as UINT8"),
-        ({"datatype": "FP16", "raw": bytes(96)}, INVALID, "expected image as UINT8"),
-        ({"datatype": "BF16", "raw": bytes(96)}, INVALID, "expected image as UINT8"),
-        ({"datatype": ""}, INVALID, "expected image as UINT8"),
-        ({"shape": (4, 4, 3)}, INVALID, "expected image as UINT8"),
-        ({"shape": (1, 4, 4, 1)}, INVALID, "expected image as UINT8"),
-        ({"shape": (0, 4, 4, 3), "raw": b""}, INVALID, "n >= 1"),
-        ({"shape": (-1, 4, 4, 3)}, INVALID, "n >= 1"),
-        ({"shape": (2**62, 2**62, 1, 3)}, INVALID, "is too large"),
-        ({"raw": bytes(47)}, INVALID, "expected 48 bytes for UINT8 [1, 4, 4, 3], got 47"),
-        ({"raw": None}, INVALID, "expected 48 elements, got 0"),
-        ({"datatype": "BYTES", "shape": (1,), "raw": b"\xff\0\0\0x"}, INVALID, "claims 255 bytes"),
-        ({"datatype": "BYTES", "shape": (1,), "raw": b"\1\0\0\0x"}, INVALID, "cannot be decoded"),
-        ({"model_name": "small"}, MISSING, "ask for 'large'"),
-        ({"model_name": ""}, MISSING, "ask for 'large'"),
-        ({"model_version": "2"}, MISSING, "version '2'"),
-        ({"outputs": [{"name": "logits"}]}, INVALID, "expected requested outputs among"),
-    ],
-)
-def test_bad_request_is_refused_in_words(channel, fields, code, why):
-    came, details = _refusal(channel, _request(**fields))
-    assert came == code
-    assert why in details
-
-
-def test_no_input_two_inputs_and_both_forms_are_refused(channel):
-    assert _refusal(channel, pb.ModelInferRequest(model_name="large"))[0] == INVALID
-    twice = _request()
-    twice.inputs.add().CopyFrom(twice.inputs[0])
-    assert _refusal(channel, twice)[0] == INVALID
-    both = _request()
-    both.inputs[0].contents.uint_contents.extend([0] * 48)
-    code, details = _refusal(channel, both)
-    assert (code, "got both" in details) == (INVALID, True)
-
-
-@pytest.mark.parametrize("method", sorted(pb.METHODS.keys() - {"ModelStreamInfer"}))
-def test_garbage_is_an_invalid_argument(channel, method):
-    # A field key without its value is no message of any kind.
-    assert _refusal(channel, b"\x0a\xff", method)[0] == INVALID
-
-
-def test_random_bytes_never_fail_the_server(channel):
-    draw = random.Random(0)
-    for _ in range(200):
-        code, _ = _refusal(channel, draw.randbytes(draw.randrange(60)))
-        assert code in {INVALID, MISSING}
-
-
-def test_unknown_model_is_not_found_by_the_other_calls(channel):
-    assert _refusal(channel, pb.ModelReadyRequest(name="x"), "ModelReady")[0] == MISSING
-    assert _refusal(channel, pb.ModelMetadataRequest(name="x"), "ModelMetadata")[0] == MISSING
-
-
-def test_message_over_the_limit_is_resource_exhausted(server):
-    options = [("grpc.max_send_message_length", -1)]
-    with grpc.insecure_channel(server.address, options) as channel:
-        raw = bytes(65 * 1024 * 1024)
-        code, _ = _refusal(channel, _request(raw=raw, shape=(1, 1, len(raw) // 3, 3)))
-    assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-def test_picture_bomb_is_refused_before_it_unfolds(channel):
-    # 20,000 x 20,000 black pixels are a small file and 1.2 GB of RGB.
-    image = pytest.importorskip("PIL.Image")
-    file = io.BytesIO()
-    image.new("1", (20_000, 20_000)).save(file, "PNG")
-    raw = tensors.encode_bytes([file.getvalue()])
-    code, details = _refusal(channel, _request("BYTES", [1], raw))
-    assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "pixel" in details
 
 
 def test_unknown_parameters_are_ignored_and_counted(bundle, launch):
