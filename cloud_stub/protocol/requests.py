@@ -62,9 +62,14 @@ def requested_outputs(
 
 def count_unknown_parameters(request: pb.ModelInferRequest) -> int:
     """Return how many parameters have no meaning here; they are ignored."""
-    count = sum(name not in KNOWN_PARAMETERS for name in request.parameters)
-    count += sum(len(tensor.parameters) for tensor in request.inputs)
-    return count + sum(len(output.parameters) for output in request.outputs)
+    count = 0
+    for name in request.parameters:
+        count += name not in KNOWN_PARAMETERS
+    for given in request.inputs:
+        count += len(given.parameters)
+    for asked in request.outputs:
+        count += len(asked.parameters)
+    return count
 
 
 def read_inputs(request: pb.ModelInferRequest, signature: Signature) -> Given:

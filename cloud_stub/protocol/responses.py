@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from cloud_stub.backends.backend import Outputs, TensorSpec
 from cloud_stub.protocol.requests import NUMBER_BYTES, TEXT_BYTES
@@ -46,21 +47,34 @@ def infer_response(
         outputs: The model's.
         compute_s: How long the model worked on it; None: it goes on working.
     """
-    header = pb.ModelInferResponse(
-        model_name=request.model_name, model_version=VERSION, id=request.id
-    )
+    header = pb.ModelInferResponse(id=request.id)
     if compute_s is not None:
         header.parameters[contract.PARAMETER_COMPUTE_US].int64_param = round(compute_s * 1e6)
-    is_raw = _is_raw(request, specs)
+    if _is_raw(request, specs):
+        head = _head(
+            request.model_name,
+            tuple([(spec.name, spec.datatype, outputs[spec.name].shape) for spec in specs]),
+        )
+        contents = [_raw(spec.datatype, outputs[spec.name]) for spec in specs]
+        return head + tensors.append_raw(header, contents)
+    header.model_name, header.model_version = request.model_name, VERSION
     for spec in specs:
         array = outputs[spec.name]
         output = header.outputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
-        if not is_raw:
-            tensors.fill_typed(output.contents, spec.datatype, array)
-    if not is_raw:
-        return header.SerializeToString()
-    contents = [_raw(spec.datatype, outputs[spec.name]) for spec in specs]
-    return tensors.append_raw(header, contents)
+        tensors.fill_typed(output.contents, spec.datatype, array)
+    return header.SerializeToString()
+
+
+@lru_cache(maxsize=1024)
+def _head(model: str, tensors_of: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
+    """Return what the answers of one shape have in common, as the beginning of a message.
+
+    Fields of a message may follow each other in any number of pieces.
+    """
+    head = pb.ModelInferResponse(model_name=model, model_version=VERSION)
+    for name, datatype, shape in tensors_of:
+        head.outputs.add(name=name, datatype=datatype, shape=shape)
+    return head.SerializeToString()
 
 
 def _is_raw(request: pb.ModelInferRequest, specs: Sequence[TensorSpec]) -> bool:
