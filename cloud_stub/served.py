@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Final
 
 from cloud_stub.backends.backend import Backend
 from cloud_stub.errors import NotServedError
-from cloud_stub.protocol.responses import VERSION
 from cloud_stub.scheduling.batcher import Batcher, Limits
 from cloud_stub.scheduling.runner import Runner
 from cloud_stub.scheduling.statistics import Statistics
+
+VERSION: Final = "1"
+"""The only version of a model; an empty version in a request means it too."""
 
 
 class ServedModel:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cloud_stub.backends.backend import TensorSpec
-from cloud_stub.protocol.responses import VERSION
 from cloud_stub.scheduling.statistics import Outcome, Statistics
-from cloud_stub.served import ServedModel
+from cloud_stub.served import VERSION, ServedModel
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire.tensors import BYTES
 

@@ -7,12 +7,10 @@ from functools import lru_cache
 
 from cloud_stub.backends.backend import Outputs, TensorSpec
 from cloud_stub.protocol.requests import NUMBER_BYTES, TEXT_BYTES
+from cloud_stub.served import VERSION
 from edge_runtime import contract
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
-
-VERSION = "1"
-"""The only version of a model; an empty version in a request means it too."""
 
 
 def unpacked_bytes(
