@@ -36,16 +36,28 @@ _TURN_S: Final = 1.2
 _MAX_BATCH: Final = 64
 _BATCHING: Final[dict[str, Any]] = {"max_batch_size": _MAX_BATCH, "max_batch_time_s": 0.002}
 _OURS: Final = "ours"
-_BARE: Final = "a bare handler"
-_PEERS: Final = {
-    "MLServer's": {"MLServer": {"workers": 1}, "MLServer, batching": {"workers": 1} | _BATCHING},
-    "MLServer's in one process": {
-        "MLServer in one process": {"workers": 0},
-        "MLServer in one process, batching": {"workers": 0} | _BATCHING,
-    },
+_OURS_BATCHING: Final = "ours, batching"
+_WAYS: Final[dict[str, tuple[str, ...]]] = {
+    _OURS: (),
+    _OURS_BATCHING: ("--max-delay-ms", "2"),
 }
-"""Ways to run the peer: as it comes, one process takes calls and another runs the model; that a
-single process does both has to be set, and is faster on few cores. Each without and with batching.
+_BARE: Final = "a bare handler"
+_PEERS: Final[dict[str, tuple[str, dict[str, dict[str, Any]]]]] = {
+    "MLServer's, both as they come": (_OURS, {"MLServer": {"workers": 1}}),
+    "MLServer's, both batching for 2 ms": (
+        _OURS_BATCHING,
+        {"MLServer, batching": {"workers": 1} | _BATCHING},
+    ),
+    "MLServer's in one process": (
+        _OURS_BATCHING,
+        {
+            "MLServer in one process": {"workers": 0},
+            "MLServer in one process, batching": {"workers": 0} | _BATCHING,
+        },
+    ),
+}
+"""What is compared, and how MLServer is set: a process for the model is its own default, that a
+single process does both has to be set, and is faster on few cores. Of two ways the better counts.
 """
 _Server: TypeAlias = Server | MLServer
 _MISSING: Final = "MLServer is not installed: make .venv-mlserver/.installed"
@@ -103,10 +115,13 @@ def _servers(folder: Path, graph: Path) -> Iterator[dict[str, _Server]]:
     """Yield ours, MLServer in each way, and the bare handler, which no server of grpc.aio beats."""
     with contextlib.ExitStack() as started:
         servers: dict[str, _Server] = {
-            _OURS: started.enter_context(stub(graph, "--max-batch", str(_MAX_BATCH))),
+            name: started.enter_context(stub(graph, "--max-batch", str(_MAX_BATCH), *flags))
+            for name, flags in _WAYS.items()
+        }
+        servers |= {
             _BARE: started.enter_context(Server(["benchmarks.serving.bare_server"])),
         }
-        for ways in _PEERS.values():
+        for _, ways in _PEERS.values():
             for name, settings in ways.items():
                 place = folder / str(len(servers))
                 write_repository(place, graph, threads=1, **settings)
@@ -147,8 +162,8 @@ def _processor_s(server: _Server) -> float:
 def _figures(clients: int, turns: Mapping[str, list[_Turn]]) -> list[Figure]:
     found = [
         figure
-        for peer, ways in _PEERS.items()
-        for figure in _over(peer, clients, turns[_OURS], {name: turns[name] for name in ways})
+        for peer, (ours, ways) in _PEERS.items()
+        for figure in _over(peer, clients, turns[ours], {name: turns[name] for name in ways})
     ]
     bare = Figure.of(
         f"{clients} clients: calls/s over a bare handler's",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any, Final, NamedTuple, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import grpc
 import numpy as np
@@ -40,9 +40,10 @@ _LOG: Final = logging.getLogger(__name__)
 _MOST_VERSIONS = 16
 _UNKNOWN = "unknown"
 _MOST_INLINE = 1 << 20
-"""Bytes of objects that are made of a message, or written to one, on the event loop."""
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
+"""Bytes of objects that are made of a message, or written to one, on the event loop.
+
+More of them are read or written in a thread: all other calls would wait too long.
+"""
 _CLOCKS_APART_S = 0.02
 """A caller whose deadline passes cancels the call too, and its word may come before the time."""
 
@@ -130,10 +131,9 @@ class Inference:
         request, model = self._found(data, caller)
         call = _Call(model.statistics)
         try:
-            call.held_bytes += self._memory.take(len(data))
             # Elements that become objects of their own take more than they took in the message.
             unpacked = requests.unpacked_bytes(request, len(data))
-            call.held_bytes += self._memory.take(unpacked)
+            call.held_bytes += self._memory.take(len(data) + unpacked)
             call.is_large = unpacked > _MOST_INLINE
             reply = await self._infer(request, model, caller, call, on_part)
         except asyncio.CancelledError:
@@ -177,7 +177,10 @@ class Inference:
         on_part: OnPart | None,
     ) -> bytes:
         specs = requests.requested_outputs(request, model.signature)
-        given = await _aside(call.is_large, requests.read_inputs, request, model.signature)
+        if call.is_large:
+            given = await asyncio.to_thread(requests.read_inputs, request, model.signature)
+        else:
+            given = requests.read_inputs(request, model.signature)
         inputs = given.inputs
         if given.is_encoded:
             inputs = await self._decoded(given, model, caller, call)
@@ -196,9 +199,11 @@ class Inference:
         call.compute_s = result.compute_s
         worked = monotonic()
         outputs = result.outputs
-        is_large = unpacked_bytes(request, specs, outputs) > _MOST_INLINE
-        write = partial(infer_response, compute_s=result.compute_s)
-        reply = await _aside(is_large, write, request, specs, outputs)
+        write = partial(infer_response, request, specs, outputs, compute_s=result.compute_s)
+        if unpacked_bytes(request, specs, outputs) > _MOST_INLINE:
+            reply = await asyncio.to_thread(write)
+        else:
+            reply = write()
         call.output_s = monotonic() - worked
         return reply
 
@@ -290,13 +295,6 @@ class _Call:
         statistics.queue_wait.observe(self.queue_s)
         statistics.input_s += self.input_s
         statistics.output_s += self.output_s
-
-
-async def _aside(is_large: bool, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Do in a thread what would keep the event loop from all other calls for too long."""
-    if is_large:
-        return await asyncio.to_thread(work, *args, **kwargs)
-    return work(*args, **kwargs)
 
 
 def outcome_of(error: GatekeeperError | None) -> Outcome:

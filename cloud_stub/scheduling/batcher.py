@@ -112,6 +112,7 @@ class Batcher:
         self._hanging = 0
         self._is_closed = False
         self._waker: asyncio.Handle | None = None
+        self._is_starting = False
         self._mean_s = 0.0
 
     @property
@@ -151,7 +152,7 @@ class Batcher:
                     pushback_s=self._pushback_s(),
                 ),
             )
-        self._wake(0.0)
+        self._call_arrived()
         try:
             return await job.future
         except asyncio.CancelledError:
@@ -169,27 +170,29 @@ class Batcher:
             if handle is not None:
                 handle.cancel()
 
-    def _wake(self, delay_s: float) -> None:
-        if self._waker is not None:
-            if delay_s:
-                return
-            self._waker.cancel()
-        loop = asyncio.get_running_loop()
-        # In the loop's next round: calls that arrive together are then worked on together.
-        self._waker = (
-            loop.call_later(delay_s, self._start_batches)
-            if delay_s
-            else loop.call_soon(self._start_batches)
-        )
+    def _call_arrived(self) -> None:
+        """Start a batch in the event loop's next round, where a worker is free.
+
+        Calls that arrive together are then worked on together.
+        """
+        if not self._is_starting and len(self._running) < self._workers:
+            self._is_starting = True
+            asyncio.get_running_loop().call_soon(self._start_batches)
+
+    def _wake_later(self, delay_s: float) -> None:
+        if self._waker is None:
+            loop = asyncio.get_running_loop()
+            self._waker = loop.call_later(delay_s, self._start_batches)
 
     def _start_batches(self) -> None:
+        self._is_starting = False
         if self._waker is not None:
             self._waker.cancel()
             self._waker = None
         while self._queue and len(self._running) < self._workers and not self.is_stuck:
             delay_s = self._delay_s()
             if delay_s > 0:
-                self._wake(delay_s)
+                self._wake_later(delay_s)
                 return
             jobs = self._wanted(self._queue.take(self._limits.max_batch))
             if jobs:

@@ -1,15 +1,19 @@
 """A bounded queue in which clients take turns, so that none of them starves another.
 
 Fair queueing by turns, and when it is full the client with the most waiting loses its newest call
-(McKenney 1990, stochastic fairness queueing): who floods the server fills only their own share.
+(McKenney 1990, stochastic fairness queueing) to one that has far fewer: who floods the server fills
+only their own share.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Hashable
+from typing import Final
 
 from cloud_stub.scheduling.job import Job
+
+_FAR_MORE: Final = 3
 
 
 class FairQueue:
@@ -85,10 +89,14 @@ class FairQueue:
         return True
 
     def _victim(self, client: str) -> str:
-        """Return who has the most waiting, counting the newcomer's call."""
+        """Return whose call has to go: of who has far more waiting than the newcomer would have.
+
+        Between equals a call that waits is not given up for one that comes.
+        """
         most = max(self._clients, key=lambda name: len(self._clients[name]), default=client)
         own = len(self._clients.get(client, ())) + 1
-        return most if most != client and len(self._clients.get(most, ())) > own else client
+        waiting = len(self._clients.get(most, ()))
+        return most if most != client and waiting > _FAR_MORE * own else client
 
     def _take_one(self, key: Hashable | None, room: int) -> Job | None:
         for client, jobs in self._clients.items():

@@ -198,20 +198,20 @@ def test_the_memory_of_a_server_is_watched_over_requests(tmp_path):
 @pytest.mark.skipif(not EXECUTABLE.exists(), reason="no MLServer: make .venv-mlserver/.installed")
 def test_calls_a_second_are_measured_beside_mlserver(tmp_path):
     figures = peer_figures.peer_figures(tmp_path, 0, 1, turn_s=0.3)
-    few, many = figures[:5], figures[5:]
+    few, many = figures[:7], figures[7:]
     for found, limit in ((few, 2.0), (many, 4.0)):
-        wanted = [(limit, True), (0.5, False)] * 2 + [(None, False)]
+        wanted = [(limit, True), (0.5, False)] * 3 + [(None, False)]
         assert [(f.limit, f.at_least) for f in found] == wanted
     # Far above the limits: this machine may have other work.
     assert all(0.01 < f.value < 100 for f in figures)
-    assert "MLServer, batching" in figures[0].detail
-    assert "MLServer in one process" in figures[2].detail
+    assert "MLServer, batching" in figures[2].detail
+    assert "MLServer in one process" in figures[4].detail
 
 
 def test_without_mlserver_the_figures_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr(peer_figures, "EXECUTABLE", tmp_path / "none")
     figures = peer_figures.peer_figures(tmp_path, 0, 1)
-    assert [f.value for f in figures] == [None] * 8
+    assert [f.value for f in figures] == [None] * 12
     assert all("MLServer is not installed" in f.detail for f in figures)
 
 

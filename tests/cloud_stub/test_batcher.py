@@ -71,17 +71,17 @@ def test_jobs_of_different_keys_are_never_in_one_batch():
 def test_a_full_queue_refuses_and_says_when_to_try_again():
     async def scenario():
         work = Doubling()
-        batcher = batcher_of(work, max_queue=2)
+        batcher = batcher_of(work, max_queue=4)
         await occupied(batcher, work)
-        calls = [ask(batcher, n) for n in range(3)]
-        with pytest.raises(OverloadError, match="2 calls wait already") as caught:
-            await calls[2]
+        calls = [ask(batcher, n) for n in range(5)]
+        with pytest.raises(OverloadError, match="4 calls wait already") as caught:
+            await calls[4]
         assert 0 < caught.value.pushback_s <= 5
-        other = ask(batcher, 3, client="b")
+        other = ask(batcher, 5, client="b")
         with pytest.raises(OverloadError):
-            await calls[1]  # the newest of who has the most
+            await calls[3]  # the newest of who has far more
         work.gate.set()
-        assert await asyncio.gather(calls[0], other) == [0, 6]
+        assert await asyncio.gather(*calls[:3], other) == [0, 2, 4, 10]
         assert is_idle(batcher)
 
     run(scenario)

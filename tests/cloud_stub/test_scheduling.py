@@ -62,19 +62,19 @@ def test_a_flood_of_one_connection_starves_no_other(launch_moody, moody):
 
 
 def test_a_full_queue_refuses_who_fills_it_and_names_a_time(launch_moody, busy):
-    running = launch_moody("--max-queue", "3")
+    running = launch_moody("--max-queue", "4")
     with callers(running.address, 2) as (flooding, quiet):
         first = busy(flooding)
-        flood = [flooding.future(order((ANSWER, n))) for n in range(4)]
+        flood = [flooding.future(order((ANSWER, n))) for n in range(5)]
         code, details = refusal(flood.pop())
-        assert (code, details) == (FULL, "3 calls wait already: try again later")
+        assert (code, details) == (FULL, "4 calls wait already: try again later")
         late = quiet.future(order((ANSWER, 9)))
         newest = flood.pop()
         assert refusal(newest)[0] == FULL
         assert 0 < pushback_ms(newest) <= 5000
         assert not late.done()
         first.result()
-        assert [answer_of(call.result()) for call in [*flood, late]] == [[0], [1], [9]]
+        assert [answer_of(call.result()) for call in [*flood, late]] == [[0], [1], [2], [9]]
 
 
 def test_a_refused_call_is_tried_again_by_grpc_itself(launch_moody, busy):
