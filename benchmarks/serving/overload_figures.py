@@ -34,6 +34,9 @@ _WARM_S: Final = 1.0
 _CAPACITY_CLIENTS: Final = 2
 """One call waits while another is in the model, which so never rests."""
 _PERCENT: Final = 99
+_CONNECTIONS: Final = 64
+"""As of so many devices: the server gives connections turns, and refuses a new call at once unless
+one connection has far more waiting than another, which then has a call of its own given up."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,15 @@ def _turns(
         turns.append({})
         for load in _LOADS:
             rate = min(load * capacity, _MOST_A_SECOND)
-            outcome = put(plan(rate=rate, seconds=turn_s, deadline_s=_DEADLINE_S, seed=seed + i))
+            outcome = put(
+                plan(
+                    rate=rate,
+                    seconds=turn_s,
+                    deadline_s=_DEADLINE_S,
+                    seed=seed + i,
+                    connections=_CONNECTIONS,
+                )
+            )
             turns[-1][load] = _Turn(outcome, outcome.goodput(_WARM_S, turn_s))
     return turns
 
@@ -97,7 +108,7 @@ def _figures(turns: list[dict[float, _Turn]], capacity: float, model_s: float) -
             0.9,
             "x",
             f"{_goodputs(turns)}; a model of {model_s * 1e3:.1f} ms, capacity {capacity:.1f} "
-            f"calls/s, --max-queue {_MAX_QUEUE}; median of {len(turns)} rounds",
+            f"calls/s, --max-queue {_MAX_QUEUE}, {_CONNECTIONS} connections; median of {len(turns)} rounds",
             at_least=True,
         ),
         Figure.of(
