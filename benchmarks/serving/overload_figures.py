@@ -108,7 +108,8 @@ def _figures(turns: list[dict[float, _Turn]], capacity: float, model_s: float) -
             0.9,
             "x",
             f"{_goodputs(turns)}; a model of {model_s * 1e3:.1f} ms, capacity {capacity:.1f} "
-            f"calls/s, --max-queue {_MAX_QUEUE}, {_CONNECTIONS} connections; median of {len(turns)} rounds",
+            f"calls/s, --max-queue {_MAX_QUEUE}, {_CONNECTIONS} connections; median of "
+            f"{len(turns)} rounds",
             at_least=True,
         ),
         Figure.of(
