@@ -593,7 +593,7 @@ def test_call_that_takes_long_to_read_does_not_hold_up_the_others(zoo, channel, 
 def test_more_texts_than_the_server_has_memory_for_are_refused(channel):
     code, details = refusal(channel, texts(12 << 20))
     assert code == EXHAUSTED
-    assert "expected a call of at most 1024 MiB, got 1200.0" in details
+    assert "expected a call of at most 1024 MiB, got 1248.0" in details
 
 
 def test_long_list_of_zero_length_texts_is_answered(channel):

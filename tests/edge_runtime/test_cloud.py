@@ -170,7 +170,7 @@ def test_parameters_are_told_as_text():
     with _engine("echo") as address, CloudModel.open(address, labels=LABELS) as cloud:
         data = cloud._request("id", IMAGES, np.array([0.1, np.nan, 1], np.float32), 0.25)
         _, call = cloud._infer.with_call(data, timeout=5)
-    assert dict(call.trailing_metadata())["parameters"] == "0.1,nan,1.0|0.25"
+    assert dict(call.trailing_metadata())["parameters"] == "0.1,nan,1.0|1|0.25"
 
 
 @pytest.mark.slow
