@@ -339,6 +339,7 @@ def test_where_no_thread_can_be_added_those_that_there_are_go_on(no_more_threads
     run(scenario)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_nothing_is_lost_and_nothing_drifts_in_a_storm(workers):
     """Callers come, lose patience and leave at random; every call ends, and rightly."""

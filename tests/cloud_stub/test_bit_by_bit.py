@@ -24,6 +24,8 @@ from tools.speller import (
 from cloud_stub.scheduling.statistics import Outcome
 from edge_runtime.wire import messages as pb
 
+pytestmark = pytest.mark.slow
+
 
 def test_parts_come_in_order_and_before_the_whole():
     async def scenario(served):
