@@ -14,7 +14,7 @@ from cloud_stub.scheduling.batcher import Limits
 from edge_runtime import contract
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
-from edge_runtime.wire.address import MAX_PORT
+from edge_runtime.wire.address import MAX_PORT, is_loopback, split_address
 
 if TYPE_CHECKING:
     from cloud_stub.operations.security import ServerSecurity
@@ -40,6 +40,21 @@ class ModelSettings:
         "HOST:PORT that a --bundle asks for what it is unsure of (a middle tier).", default=""
     )
     cloud_deadline: float = field("Longest wait for --cloud, in seconds.", default=0.5)
+    cloud_tls: bool = field("Speak TLS to --cloud.", default=False)
+    cloud_ca: Path | None = field(
+        "PEM file of the authorities that may vouch for --cloud, instead of the system's.",
+        default=None,
+    )
+    cloud_certificate: Path | None = field(
+        "PEM file of the client certificate to show to --cloud.", default=None
+    )
+    cloud_key: Path | None = field("PEM file of its key.", default=None)
+    cloud_token_file: Path | None = field(
+        "File that holds the bearer token for --cloud.", default=None
+    )
+    cloud_plaintext: bool = field(
+        "Send inputs to --cloud unencrypted though it is another machine.", default=False
+    )
     threads: int = field("Threads of the model; 0 leaves it to the library.", default=0)
     max_batch: int = field("Rows of one batch.", default=32)
     max_delay_ms: float = field(
@@ -59,6 +74,7 @@ class ModelSettings:
             )
         if self.cloud and self.bundle is None:
             raise SettingError("expected a --bundle with --cloud: only a gated graph asks onward")
+        self._check_onward_link()
         if not 0 <= self.threads <= _MOST_THREADS:
             raise SettingError(f"expected --threads from 0 to {_MOST_THREADS}, got {self.threads}")
         if not (math.isfinite(self.cloud_deadline) and self.cloud_deadline > 0):
@@ -72,6 +88,43 @@ class ModelSettings:
                 f"expected --model without control characters, got {_shown(self.model)}"
             )
         self.limits()
+
+    def onward_link(self) -> dict[str, Any]:
+        """Return how the link to `cloud` is protected, as `Cascade.open` takes it.
+
+        Raises:
+            SettingError: A file of it is missing, or they contradict one another.
+        """
+        if not self.cloud_tls:
+            return {"allow_plaintext": self.cloud_plaintext}
+        from edge_runtime.cloud.security import Security
+
+        security = Security(
+            ca=self.cloud_ca,
+            certificate=self.cloud_certificate,
+            key=self.cloud_key,
+            token_file=self.cloud_token_file,
+        )
+        return {"security": security}
+
+    def _check_onward_link(self) -> None:
+        names = ("cloud_ca", "cloud_certificate", "cloud_key", "cloud_token_file")
+        secrets = [name for name in names if getattr(self, name) is not None]
+        if secrets and not self.cloud_tls:
+            raise SettingError(
+                f"expected --cloud-tls beside --{secrets[0].replace('_', '-')}, got none: in "
+                "plaintext there is neither certificate nor token"
+            )
+        if self.cloud_tls and self.cloud_plaintext:
+            raise SettingError("expected --cloud-tls or --cloud-plaintext, got both")
+        if (self.cloud_tls or self.cloud_plaintext) and not self.cloud:
+            raise SettingError("expected --cloud beside what protects its link, got none")
+        if self.cloud and not is_loopback(split_address(self.cloud)[0]):
+            if not (self.cloud_tls or self.cloud_plaintext):
+                raise SettingError(
+                    f"expected --cloud-tls for {self.cloud}, which is another machine, or "
+                    "--cloud-plaintext on a network you trust, got neither"
+                )
 
     def limits(self) -> Limits:
         """Return how much is worked on at once, and how long anything waits.

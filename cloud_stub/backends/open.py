@@ -29,6 +29,7 @@ def open_backend(settings: ModelSettings) -> Backend:
             settings.threads,
             cloud=settings.cloud,
             deadline_s=settings.cloud_deadline,
+            **settings.onward_link(),
         )
     from cloud_stub.backends.bundle import BundleBackend
 

@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 from tools.callers import Caller, labels_of, picture, pictures_request, wait_until
+from tools.secured import Authority
 
 from edge_runtime import Cascade
 from edge_runtime.answer import Source
@@ -55,6 +56,41 @@ def test_only_what_a_tier_is_unsure_of_reaches_the_next(bundle, large, launch_mi
         assert labels_of(caller.future(pictures_request(CLEAR, UNSURE))) == [b"bright", b"dark"]
     assert (answered(middle.address), answered(large.address)) == (3, 2)
     assert (middle.stop(), large.stop()) == (0, 0)
+
+
+def test_the_way_on_is_tls_with_a_token(certain_bundle, launch, launch_middle, tmp_path):
+    pytest.importorskip("trustme")
+    authority = Authority(tmp_path / "ca")
+    pair = authority.issue("server", "localhost", "127.0.0.1")
+    token = tmp_path / "token"
+    token.write_text("a-token-of-24-characters")
+    token.chmod(0o600)
+    large = launch(
+        "--bundle", str(certain_bundle), "--port", "0", "--token-file", str(token),
+        "--certificate", str(pair["certificate"]), "--key", str(pair["key"]),
+    )  # fmt: skip
+    link = ("--cloud-tls", "--cloud-ca", str(authority.ca))
+    middle = launch_middle(
+        large.address, "--cloud-deadline", "20", *link, "--cloud-token-file", str(token)
+    )
+    with Caller(middle.address) as caller:
+        assert labels_of(caller.future(pictures_request(CLEAR, UNSURE))) == [b"bright", b"dark"]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "why"),
+    [
+        (["--cloud", "far.example:1"], 2, "expected --cloud-tls for far.example:1"),
+        (["--cloud", "far.example:1", "--cloud-ca", "x"], 2, "expected --cloud-tls beside"),
+        (["--cloud-tls"], 2, "expected --cloud beside"),
+        (["--cloud", "far.example:1", "--cloud-tls", "--cloud-plaintext"], 2, "got both"),
+        (["--cloud", "far.example:1", "--cloud-tls", "--cloud-ca", "none.pem"], 1, "none.pem"),
+    ],
+)
+def test_a_way_on_that_is_not_protected_ends_the_start(bundle, run_command, words, status, why):
+    done = run_command("--bundle", str(bundle), "--port", "0", *words)
+    assert (done.returncode, why in done.stderr) == (status, True), done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_files_of_several_sizes_keep_their_order_through_the_tiers(large, launch_middle):
