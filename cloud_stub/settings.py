@@ -119,12 +119,12 @@ class ModelSettings:
             raise SettingError("expected --cloud-tls or --cloud-plaintext, got both")
         if (self.cloud_tls or self.cloud_plaintext) and not self.cloud:
             raise SettingError("expected --cloud beside what protects its link, got none")
-        if self.cloud and not is_loopback(split_address(self.cloud)[0]):
-            if not (self.cloud_tls or self.cloud_plaintext):
-                raise SettingError(
-                    f"expected --cloud-tls for {self.cloud}, which is another machine, or "
-                    "--cloud-plaintext on a network you trust, got neither"
-                )
+        is_protected = self.cloud_tls or self.cloud_plaintext
+        if self.cloud and not (is_protected or is_loopback(split_address(self.cloud)[0])):
+            raise SettingError(
+                f"expected --cloud-tls for {self.cloud}, which is another machine, or "
+                "--cloud-plaintext on a network you trust, got neither"
+            )
 
     def limits(self) -> Limits:
         """Return how much is worked on at once, and how long anything waits.
