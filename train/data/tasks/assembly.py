@@ -62,11 +62,12 @@ def assemble(
 def _check_characters(examples: dict[str, list[Example]]) -> None:
     for example in (example for part in examples.values() for example in part):
         try:
-            "".join((example.id, example.prompt, example.completion)).encode()
+            f"{example.id}{example.prompt}{example.completion}".encode()
         except UnicodeEncodeError as error:
             # A json escape can write half of a pair, which no tokenizer takes.
+            half = error.object[error.start]
             raise DataError(
-                f"expected characters in {ascii(example.id)}, got {ascii(error.object[error.start])}, "
+                f"expected characters in {example.id!a}, got {half!a}, "
                 "half of a surrogate pair: write the character itself"
             ) from None
 
