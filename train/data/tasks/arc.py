@@ -45,8 +45,9 @@ def _example(row: Row, number: str) -> Example:
     texts, labels = labelled_choices(row)
     if len(set(labels)) < len(labels) or len(labels) != len(texts):
         raise DataError(f"expected a label of its own for each choice in {row.where}, got {labels}")
+    choices = choice_texts(texts, row.where, _MOST)
     letter = letter_of(row.text("answerKey"), labels, row.where)
-    asked = ChoiceQuestion(_stem(row), choice_texts(texts, row.where, _MOST), letter)
+    asked = ChoiceQuestion(_stem(row), choices, letter)
     return Example(str(row.values.get("id") or number), asked.prompt(), asked.completion(), letter)
 
 

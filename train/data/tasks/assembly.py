@@ -134,6 +134,8 @@ def _carved(
     golds = {example.prompt: example.gold if closed else "" for example in train}
     labels = np.unique(list(golds.values()), return_inverse=True)[1].astype(np.int64)
     rows, _ = split_stratified(labels, _SHARE, seed)
+    if not rows.size:  # every answer stands there once
+        rows, _ = split_stratified(np.zeros_like(labels), _SHARE, seed)
     if not rows.size:
         raise DataError(
             f"expected at least two different prompts in train of {name} to carve a split out of "
