@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.tasks_figures import shuffled_score, task_figures
 from train.data.tasks import Example, Task
-from train.data.tasks.parsers import letter_parser
+from train.data.tasks.parsers import LetterParser
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def task():
     """Return 100 questions: A is right for 60 of them, B for 40."""
     golds = "A" * 60 + "B" * 40
     test = tuple(Example(str(i), f"{i}?", f" {gold}", gold) for i, gold in enumerate(golds))
-    return Task("arc-easy", (), (), test, letter_parser(("A", "B")), 9, ("A", "B"))
+    return Task("arc-easy", (), (), test, LetterParser(("A", "B")), 9, ("A", "B"))
 
 
 def test_chance_follows_from_how_often_each_answer_is_right(task):

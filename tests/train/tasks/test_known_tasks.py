@@ -7,6 +7,7 @@ import datasets
 import pytest
 
 from train.data.tasks import load_task
+from train.data.tasks.sources import Source
 
 
 def write_lines(path, rows):
@@ -276,3 +277,35 @@ def test_banking77_asks_for_the_words_of_the_category(write, tmp_path):
     assert (first.prompt, first.gold) == ("Text: my refund, please\nIntent:", "refund late")
     assert (second.completion, second.gold) == (" card lost?", "card lost?")
     assert (len(task.train), len(task.validation)) == (1, 1)
+
+
+CARD = """---
+configs:
+- config_name: plus
+  data_files:
+  - split: train
+    path: plus/train-*
+  - split: validation
+    path: plus/validation-*
+  - split: test
+    path: plus/test-*
+- config_name: small
+  data_files:
+  - split: test
+    path: small/test-*
+---
+"""
+
+
+def test_a_repository_of_the_hub_is_opened_with_its_configuration(tmp_path):
+    hub_clinc(tmp_path)
+    write_parquet(tmp_path / "small" / "test-00000-of-00001.parquet", [{"other": 1}])
+    (tmp_path / "README.md").write_text(CARD)
+    published = Source("none", str(tmp_path), "plus")
+    rows = published.rows(published.hub)
+    assert {split: len(part) for split, part in rows.items()} == {
+        "train": 5,
+        "validation": 5,
+        "test": 5,
+    }
+    assert rows["test"][2].values == {"text": "my w2", "intent": "w2"}

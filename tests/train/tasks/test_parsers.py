@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train.data.tasks.parsers import (
+    LabelParser,
+    LetterParser,
     canonical_number,
-    label_parser,
-    letter_parser,
     parse_number,
     parse_text,
 )
 
-letter = letter_parser(("A", "B", "C", "D"))
-label = label_parser(("card arrival", "reverted card payment?", "w2"))
+letter = LetterParser(("A", "B", "C", "D"))
+label = LabelParser(("card arrival", "reverted card payment?", "w2"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What is true of every task: splits, ids, limits, the fingerprint, and plain completions."""
 
 import json
+import pickle
 from collections import Counter
 
 import pytest
@@ -78,6 +79,13 @@ def test_the_same_prompt_is_never_trained_and_tested_on(tmp_path):
     prompts = [{example.prompt for example in part} for part in task.splits().values()]
     assert sum(map(len, prompts)) == len(set().union(*prompts)) == 30
     assert [len(part) for part in task.splits().values()] == [72, 9, 9]
+
+
+def test_a_task_goes_to_another_process_and_is_the_same_there(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("text,category\nhi,a\nho,a\n")
+    task = load_task("banking77", data=str(tmp_path))
+    assert pickle.loads(pickle.dumps(task)) == task  # noqa: S301 - our own bytes
 
 
 def test_a_tenth_of_each_answer_is_carved_out_of_a_closed_set(tmp_path):

@@ -12,7 +12,7 @@ from train.data.tasks.choices import (
     letter_of,
     letters,
 )
-from train.data.tasks.parsers import letter_parser
+from train.data.tasks.parsers import LetterParser
 from train.data.tasks.rows import Row
 from train.data.tasks.sources import Source
 from train.data.tasks.task import Example, Task
@@ -38,7 +38,7 @@ def load(name: str, data: str | None, seed: int) -> Task:
         for split, rows in found.items()
     }
     answers = letters(_MOST)
-    return assemble(name, examples, letter_parser(answers), seed=seed, answers=answers)
+    return assemble(name, examples, LetterParser(answers), seed=seed, answers=answers)
 
 
 def _example(row: Row, number: str) -> Example:

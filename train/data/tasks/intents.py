@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from train.data.tasks.assembly import assemble
-from train.data.tasks.parsers import label_parser, label_words
+from train.data.tasks.parsers import LabelParser, label_words
 from train.data.tasks.rows import Row, read_json
 from train.data.tasks.sources import Found, Source
 from train.data.tasks.task import Example, Task
@@ -45,7 +45,7 @@ def load(name: str, data: str | None, seed: int) -> Task:
         split: [_example(row, f"{split}-{i}", answers) for i, row in enumerate(rows)]
         for split, rows in kept.items()
     }
-    return assemble(name, examples, label_parser(answers), seed=seed, answers=answers)
+    return assemble(name, examples, LabelParser(answers), seed=seed, answers=answers)
 
 
 def _full_file(place: Path) -> Found | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 Parser = Callable[[str], str | None]
@@ -30,23 +31,25 @@ _SPOKEN_LETTER: Final = re.compile(
 )
 
 
-def letter_parser(letters: tuple[str, ...]) -> Parser:
-    """Return a parser of the letter of a choice.
+@dataclass(frozen=True)
+class LetterParser:
+    """Reads the letter of a choice.
 
-    It takes "B", "b", "(B)", "B. food", "B food" and "the answer is B". "A" or "a"
-    before another word at the start, and "a" anywhere, is an article and no answer.
+    It takes "B", "b", "(B)", "B. food", "B food" and "the answer is B". "A" or "a" before another
+    word at the start, and "a" anywhere, is an article and no answer.
 
-    Args:
+    Attributes:
         letters: The capital letters there are.
     """
 
-    def parse(text: str) -> str | None:
+    letters: tuple[str, ...]
+
+    def __call__(self, text: str) -> str | None:
+        """Return the letter, or None."""
         said = _before_next_question(text)
         found = _LONE_LETTER.match(said), _LETTER_AND_TEXT.match(said), _SPOKEN_LETTER.search(said)
         named = [match[match.lastindex or 0].upper() for match in found if match]
-        return next((letter for letter in named if letter in letters), None)
-
-    return parse
+        return next((letter for letter in named if letter in self.letters), None)
 
 
 def parse_number(text: str) -> str | None:
@@ -76,19 +79,23 @@ def canonical_number(digits: str) -> str:
     return f"-{number}" if digits.startswith("-") and number != "0" else number
 
 
-def label_parser(labels: tuple[str, ...]) -> Parser:
-    """Return a parser of one of `labels`, which are in the form of `label_words`.
+@dataclass(frozen=True)
+class LabelParser:
+    """Reads one of a closed set of labels.
 
     The first line that says something counts; case, white space and underscores do not.
-    """
-    known = frozenset(labels)
 
-    def parse(text: str) -> str | None:
+    Attributes:
+        labels: In the form of `label_words`.
+    """
+
+    labels: tuple[str, ...]
+
+    def __call__(self, text: str) -> str | None:
+        """Return the label, or None."""
         first = next((line for line in text.splitlines() if line.strip()), "")
         label = label_words(first)
-        return label if label in known else None
-
-    return parse
+        return label if label in self.labels else None
 
 
 def label_words(name: str) -> str:
