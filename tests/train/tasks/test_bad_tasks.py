@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import pytest
 
 from train.data.tasks import load_task
@@ -204,6 +205,15 @@ def test_damaged_labels_are_named(table, categories, says, tmp_path):
 def test_numbers_without_names_are_no_labels(tmp_path):
     (tmp_path / "test.jsonl").write_text(jsonl({"text": "hi", "intent": 3}))
     refused("the name of a class in line 1", "got 3", name="clinc150", data=str(tmp_path))
+
+
+def test_a_class_without_a_name_is_named_with_its_row(tmp_path):
+    names = datasets.ClassLabel(names=["a", "b"])
+    features = datasets.Features({"text": datasets.Value("string"), "intent": names})
+    rows = [{"text": "hi", "intent": 1}, {"text": "ho", "intent": -1}]
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "test.parquet")
+    refused("intent from 0 to 1 in row 1 of", "got -1", name="clinc150", data=str(tmp_path))
 
 
 @pytest.mark.parametrize("content", ['{"train": []}', '{"train": [["a"]], "val": [], "test": []}'])

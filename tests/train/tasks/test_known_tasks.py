@@ -91,6 +91,7 @@ QUESTIONS = [
     ("How many sides has a square?", ["3", "4", "5", "6"], 1),
     ("What is 2, doubled?", ["1", "2", "3", "4"], 3),
     ("Which is odd?", ["2", "4", "7", "8"], 2),
+    ("Which is prime?", ["2", "4", "6", "8"], 0),
 ]
 
 
@@ -154,16 +155,17 @@ Answer:"""
 @pytest.mark.parametrize("write", [original_mmlu, hub_mmlu, numbered_mmlu])
 def test_mmlu_opens_with_answered_questions_of_the_subject(write, tmp_path):
     task = load_task("mmlu", data=str(write(tmp_path)), shots=2)
-    (only,) = task.test
-    assert (only.prompt, only.completion, only.gold) == (TWO_SHOTS, " C", "C")
-    assert only.id == "school_maths/test-0"
+    odd, prime = task.test
+    assert (odd.prompt, odd.completion, odd.gold) == (TWO_SHOTS, " C", "C")
+    assert (prime.completion, prime.gold) == (" A", "A")
+    assert (odd.id, prime.id) == ("school_maths/test-0", "school_maths/test-1")
     assert task.train == task.validation == ()
 
 
 def test_mmlu_without_shots_asks_at_once(tmp_path):
-    (only,) = load_task("mmlu", data=str(original_mmlu(tmp_path)), shots=0).test
+    odd = load_task("mmlu", data=str(original_mmlu(tmp_path)), shots=0).test[0]
     header, _, _, question = TWO_SHOTS.split("\n\n")
-    assert only.prompt == f"{header}\n\n{question}"
+    assert odd.prompt == f"{header}\n\n{question}"
 
 
 SOLUTION = "He has 3*4=<<3*4=12>>12.\nHe pays $<<12*100=1200>>1,200.\n#### 1,200"
@@ -204,6 +206,26 @@ def test_svamp_trains_on_the_masked_problems_with_their_numbers(tmp_path):
     taught = {e.prompt: e.completion for e in (*task.train, *task.validation)}
     cat = "Question: Jo's cat ate 9 of 56 mice, at 0.1667%. How many?\nAnswer:"
     assert taught == {cat: " 6.35", "Question: Is -2 less?\nAnswer:": " -10"}
+
+
+def test_a_json_file_may_hold_lines(tmp_path):
+    rows = [{"question": f"{i}?", "answer": f"#### {i}"} for i in range(2)]
+    write_lines(tmp_path / "test.json", rows)
+    assert [example.gold for example in load_task("gsm8k", data=str(tmp_path)).test] == ["0", "1"]
+
+
+@pytest.mark.parametrize("variable", [None, "", "elsewhere"])
+def test_the_folder_of_data_is_beside_the_working_directory_or_named(
+    variable, tmp_path, monkeypatch
+):
+    folder = tmp_path / ("work/elsewhere" if variable else "shared/data")
+    write_lines(folder / "gsm8k" / "test.jsonl", [{"question": "q", "answer": "#### 1"}])
+    (tmp_path / "work").mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.delenv("GATEKEEPER_DATA", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("GATEKEEPER_DATA", variable)
+    assert len(load_task("gsm8k").test) == 1
 
 
 def test_svamp_reads_the_columns_of_the_hub(tmp_path):
@@ -288,6 +310,8 @@ configs:
   - split: validation
     path: plus/validation-*
   - split: test
+    path: plus/test-*
+  - split: auxiliary_train
     path: plus/test-*
 - config_name: small
   data_files:

@@ -102,6 +102,12 @@ def test_the_longest_completion_fits_into_the_new_tokens_byte_by_byte(tmp_path):
     assert task.max_new_tokens > 1 + 100
 
 
+def test_open_answers_are_carved_without_regard_to_them(tmp_path):
+    rows = [{"prompt": f"{i}?", "completion": f"{i // 2}"} for i in range(20)]
+    task = load_task(write_lines(tmp_path / "mine.jsonl", rows))
+    assert [len(part) for part in task.splits().values()] == [16, 2, 2]
+
+
 def test_a_limit_keeps_evenly_spaced_examples_of_each_split(tmp_path):
     path = write_lines(tmp_path / "test.jsonl", questions(10))
     task = load_task(path, limit=4)
