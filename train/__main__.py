@@ -11,6 +11,7 @@ from train.fit import FitSettings
 from train.harvest import HarvestSettings
 from train.sweeps.recommend import RecommendSettings
 from train.sweeps.settings import SweepSettings
+from train.tasks import TasksSettings
 from train.tune import TuneSettings
 
 COMMANDS = {
@@ -23,6 +24,7 @@ COMMANDS = {
     "recommend": RecommendSettings,
     "convert": ConvertSettings,
     "harvest": HarvestSettings,
+    "tasks": TasksSettings,
 }
 
 if __name__ == "__main__":
