@@ -66,7 +66,7 @@ def _check_characters(examples: dict[str, list[Example]]) -> None:
         except UnicodeEncodeError as error:
             # A json escape can write half of a pair, which no tokenizer takes.
             raise DataError(
-                f"expected characters in {ascii(example.id)}, got {ascii(error.object[error.start])}, "
+                f"expected characters in {example.id!a}, got {error.object[error.start]!a}, "
                 "half of a surrogate pair: write the character itself"
             ) from None
 
