@@ -55,6 +55,9 @@ TASKS: Final = {"image": "image-classification", "text": "text-classification"}
 # Confidence kinds this toolkit makes; the runtime takes any other name as an opaque number.
 MAX_SOFTMAX: Final = "max_softmax"
 NEG_ENTROPY: Final = "neg_entropy"
+MEAN_LOGPROB: Final = "mean_logprob"
+SUM_LOGPROB: Final = "sum_logprob"
+MIN_PROB: Final = "min_prob"
 DEFERRAL_HEAD: Final = "deferral_head"
 """Also the key of what the head was fitted on, beside the metadata's own."""
 

@@ -9,6 +9,8 @@ from train.distill import DistillSettings
 from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
 from train.harvest import HarvestSettings
+from train.language.fit import FitLanguageSettings
+from train.language.tune import TuneLanguageSettings
 from train.sweeps.recommend import RecommendSettings
 from train.sweeps.settings import SweepSettings
 from train.tasks import TasksSettings
@@ -24,6 +26,8 @@ COMMANDS = {
     "recommend": RecommendSettings,
     "convert": ConvertSettings,
     "harvest": HarvestSettings,
+    "fit-lm": FitLanguageSettings,
+    "tune-lm": TuneLanguageSettings,
     "tasks": TasksSettings,
 }
 

@@ -20,9 +20,15 @@ from edge_runtime.metrics.deferral import (
 )
 from edge_runtime.metrics.intervals import Interval, bootstrap_interval
 from edge_runtime.metrics.separation import auroc, distributional_overlap, pearson
+from edge_runtime.metrics.sequences import (
+    SEQUENCE_KINDS,
+    sequence_confidence,
+    unit_sequence_confidence,
+)
 from edge_runtime.metrics.views import band_limits, in_band, second_look
 
 __all__ = [
+    "SEQUENCE_KINDS",
     "DeferralPerformance",
     "Interval",
     "auroc",
@@ -39,5 +45,7 @@ __all__ = [
     "pearson",
     "probability_of",
     "second_look",
+    "sequence_confidence",
     "unit_neg_entropy",
+    "unit_sequence_confidence",
 ]

@@ -9,6 +9,8 @@ from train.models.checkpoint import (
 )
 from train.models.deferral_head import HEAD_FILE, DeferralHead, read_head, write_head
 from train.models.features import features_of
+from train.models.generation import Generated
+from train.models.language import LanguageModel, open_language_model, save_language_model
 from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
 from train.models.registry import NAMES, Normalisation, build
 from train.models.small_cnn import SmallCNN, SmallCNNConfig
@@ -22,6 +24,8 @@ __all__ = [
     "VIEWS",
     "Checkpoint",
     "DeferralHead",
+    "Generated",
+    "LanguageModel",
     "MobileNetV3Small",
     "MobileNetV3SmallConfig",
     "Normalisation",
@@ -33,8 +37,10 @@ __all__ = [
     "build",
     "features_of",
     "open_checkpoint",
+    "open_language_model",
     "read_head",
     "save",
+    "save_language_model",
     "training_of",
     "weight_files",
     "weights_sha256",

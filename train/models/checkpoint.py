@@ -92,7 +92,7 @@ def open_checkpoint(path: Path | str, *, kind: Kind | None = "image") -> Checkpo
             a classifier of that kind with all its weights.
     """
     folder = Path(path)
-    _check_files(folder)
+    check_files(folder)
     try:
         family = family_of(folder)
         _check_kind(family, kind, folder)
@@ -147,7 +147,8 @@ def _labels(config: Any, folder: Path) -> tuple[str, ...]:
     return tuple(str(config.id2label[i]) for i in numbers)
 
 
-def _check_files(folder: Path) -> None:
+def check_files(folder: Path) -> None:
+    """Raise `CheckpointError` where a folder has no configuration or no safetensors weights."""
     if not folder.is_dir():
         raise CheckpointError(f"expected a checkpoint folder, nothing is at {folder}")
     try:
@@ -188,12 +189,16 @@ def save(checkpoint: Checkpoint, path: Path | str, *, extra: dict[str, Any] | No
         path: The folder; an older one is replaced.
         extra: Written beside it as `training.json`.
     """
-    folder = Path(path)
+    write_folder(checkpoint.model, checkpoint.processor, Path(path), extra)
+
+
+def write_folder(model: Any, processor: Any, folder: Path, extra: dict[str, Any] | None) -> None:
+    """Write what `from_pretrained` opens, and `extra` as `training.json`, in one step."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         fresh = Path(scratch) / "fresh"
-        checkpoint.model.save_pretrained(fresh, safe_serialization=True)
-        checkpoint.processor.save_pretrained(fresh)
+        model.save_pretrained(fresh, safe_serialization=True)
+        processor.save_pretrained(fresh)
         if extra is not None:
             text = json.dumps(extra, indent=2) + "\n"
             (fresh / training.FILE).write_text(text, encoding="utf-8")
