@@ -1,0 +1,5 @@
+"""Tasks of language models by name, by folder or by file; free of torch."""
+
+from train.data.tasks.task import Example, Task
+
+__all__ = ["Example", "Task"]
