@@ -1,0 +1,1 @@
+"""Language models: what trains them, what they answer, and how they are compared."""
