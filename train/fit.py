@@ -11,8 +11,8 @@ from edge_runtime.errors import SettingError
 
 if TYPE_CHECKING:
     from train.data import LabelledData, Splits
-    from train.loop import Schedule
     from train.models import Checkpoint
+    from train.schedule import Schedule
 
 Augmentation = Literal["auto", "none", "shift", "mirror", "shift+mirror"]
 AUGMENT_HELP = (
@@ -89,7 +89,7 @@ class FitSettings:
     def schedule(self, train: LabelledData) -> Schedule:
         """Return how long and how fast to train on these data."""
         from train.augment import choose
-        from train.loop import Schedule, usual_batch_size
+        from train.schedule import Schedule, usual_batch_size
 
         return Schedule(
             epochs=self.epochs,
