@@ -12,13 +12,13 @@ from benchmarks.errors import CheckError
 from benchmarks.results import compare
 from edge_runtime.errors import GatekeeperError
 from train.comparison import ACCURACY, joint_name
+from train.samples import read_samples
 from train.sweeps.methods import CONTROL, UNTUNED
 from train.sweeps.results import (
     RESULTS_FILE,
     SAMPLES_FILE,
     TABLE_FILE,
     follows,
-    read_samples,
     report,
 )
 
