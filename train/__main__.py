@@ -9,6 +9,7 @@ from train.distill import DistillSettings
 from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
 from train.harvest import HarvestSettings
+from train.language.evaluate import EvaluateLanguageSettings
 from train.sweeps.recommend import RecommendSettings
 from train.sweeps.settings import SweepSettings
 from train.tune import TuneSettings
@@ -19,6 +20,7 @@ COMMANDS = {
     "tune": TuneSettings,
     "deferral-head": DeferralHeadSettings,
     "evaluate": EvaluateSettings,
+    "evaluate-lm": EvaluateLanguageSettings,
     "sweep": SweepSettings,
     "recommend": RecommendSettings,
     "convert": ConvertSettings,

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from train.errors import DeviceError
-from train.models import Checkpoint
+from train.models import Checkpoint, LanguageModel
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -27,7 +27,7 @@ def uses_cuda(device: Device) -> bool:
     return device != "cpu" and torch.cuda.is_available()
 
 
-def placed(checkpoint: Checkpoint, device: Device) -> Checkpoint:
+def placed[T: (Checkpoint, LanguageModel)](checkpoint: T, device: Device) -> T:
     """Move a checkpoint's model to where to work, and return the checkpoint.
 
     Raises:

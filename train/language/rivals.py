@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime import contract, metrics
+from train.comparison import Candidate
 from train.language.answers import Answers
 from train.models.deferral_head import sigmoid
 from train.post_hoc import Seen, fit_head, out_of_fold
@@ -232,6 +233,24 @@ def sequence_doubt(kind: str, heard: Heard) -> Doubt:
     }
     is_entropy = kind == contract.NEG_ENTROPY
     return Doubt(found, is_probability=is_entropy, is_logarithm=not is_entropy)
+
+
+def sequence_candidate(kind: str, answers: Answers, vocabulary: int) -> Candidate:
+    """Return one model's answers with one kind of confidence, ready to be measured.
+
+    Args:
+        kind: One of `metrics.SEQUENCE_KINDS`.
+        answers: Of one split.
+        vocabulary: V.
+    """
+    is_entropy = kind == contract.NEG_ENTROPY
+    return Candidate(
+        uncertainty(kind, answers.confidence[kind], vocabulary)[None].astype(np.float32),
+        answers.right[None],
+        passes=1.0,
+        is_probability=is_entropy,
+        is_logarithm=not is_entropy,
+    )
 
 
 def uncertainty(kind: str, confidence: Floats, vocabulary: int) -> Floats:
