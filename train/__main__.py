@@ -10,8 +10,11 @@ from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
 from train.harvest import HarvestSettings
 from train.language.evaluate import EvaluateLanguageSettings
+from train.language.fit import FitLanguageSettings
+from train.language.tune import TuneLanguageSettings
 from train.sweeps.recommend import RecommendSettings
 from train.sweeps.settings import SweepSettings
+from train.tasks import TasksSettings
 from train.tune import TuneSettings
 
 COMMANDS = {
@@ -25,6 +28,9 @@ COMMANDS = {
     "recommend": RecommendSettings,
     "convert": ConvertSettings,
     "harvest": HarvestSettings,
+    "fit-lm": FitLanguageSettings,
+    "tune-lm": TuneLanguageSettings,
+    "tasks": TasksSettings,
 }
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from train.errors import DeviceError
-from train.models import Checkpoint, LanguageModel
+from train.models import Checkpoint
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -27,8 +27,18 @@ def uses_cuda(device: Device) -> bool:
     return device != "cpu" and torch.cuda.is_available()
 
 
-def placed[T: (Checkpoint, LanguageModel)](checkpoint: T, device: Device) -> T:
+def placed(checkpoint: Checkpoint, device: Device) -> Checkpoint:
     """Move a checkpoint's model to where to work, and return the checkpoint.
+
+    Raises:
+        DeviceError: CUDA was asked for and is not there.
+    """
+    placed_model(checkpoint.model, device)
+    return checkpoint
+
+
+def placed_model(model: Any, device: Device) -> None:
+    """Move a model to where to work.
 
     Raises:
         DeviceError: CUDA was asked for and is not there.
@@ -39,5 +49,4 @@ def placed[T: (Checkpoint, LanguageModel)](checkpoint: T, device: Device) -> T:
         # and the model that ships would then defer other inputs than the one that was scored.
         torch.backends.cudnn.allow_tf32 = False
         where = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun's number of this process
-    checkpoint.model.to(where)
-    return checkpoint
+    model.to(where)

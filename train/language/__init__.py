@@ -1,1 +1,1 @@
-"""Language models: what trains them, what they answer, and how they are compared."""
+"""Fits, tunes and judges causal language models on tasks of prompts and answers."""

@@ -87,7 +87,8 @@ def answer_split(
         CheckpointError: The tokenizer has no token for `watch_text`.
     """
     prompts = [instructed(example.prompt, instruction) for example in examples]
-    watch = None if watch_text is None else first_token(model.tokenizer, watch_text)
+    spaced = any(example.completion.startswith(" ") for example in examples)
+    watch = None if watch_text is None else first_token(model.tokenizer, watch_text, spaced=spaced)
     with tqdm(total=len(prompts), unit="answer", desc=task.name, disable=None) as bar:
         made = model.generate(prompts, task.max_new_tokens, watch=watch, progress=bar.update)
         bar.update(len(prompts) - bar.n)  # those that were refused
@@ -104,16 +105,21 @@ def instructed(prompt: str, instruction: str | None) -> str:
     return prompt if instruction is None or not prompt.strip() else f"{instruction}\n\n{prompt}"
 
 
-def first_token(tokenizer: Any, text: str) -> int:
+def first_token(tokenizer: Any, text: str, *, spaced: bool = True) -> int:
     """Return the token that an answer begins with, where it alone says what is answered.
 
-    That is a space and the text where this is a token, as prompts do not end in a space, and
-    otherwise the text: a token of the space alone would begin every other answer too.
+    That is a space and the text where this is a token, and otherwise the text: a token of the space
+    alone would begin every other answer too.
+
+    Args:
+        tokenizer: Of the model.
+        text: The answer.
+        spaced: Whether answers begin with a space.
 
     Raises:
         CheckpointError: Neither is one token.
     """
-    for form in (f" {text}", text):
+    for form in (f" {text}", text) if spaced else (text,):
         ids = tokenizer(form, add_special_tokens=False)["input_ids"]
         if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
             return int(ids[0])

@@ -67,11 +67,12 @@ class EvaluateLanguageSettings:
         self._write(content, small, large)
 
     def _answers(self, path: Path, task: Any, examples: Any) -> tuple[Any, int]:
-        from train.devices import placed
+        from train.devices import placed_model
         from train.language.answers import answer_split
         from train.models import open_language_model
 
-        model = placed(open_language_model(path, weights=self.weights), self.device)
+        model = open_language_model(path, weights=self.weights)
+        placed_model(model.model, self.device)
         return answer_split(model, task, examples), model.vocabulary
 
     def _write(self, content: Figures, small: Any, large: Any) -> None:
@@ -132,9 +133,8 @@ def by_kind(answers: Any, large: Any | None, vocabulary: int) -> Figures:
 def lines(content: Figures) -> list[str]:
     """Render what the command prints."""
     shown = [f"{'examples':24}{content['n']}"]
-    for name in ("accuracy", "unparsed", "most frequent answer", "acc(M_L)"):
-        if name in content:
-            shown.append(f"{name:24}{_text(content[name])}")
+    shares = ("accuracy", "unparsed", "most frequent answer", "acc(M_L)")
+    shown += [f"{name:24}{_text(content[name])}" for name in shares if name in content]
     shown.append(f"{'tokens/s':24}{content['tokens/s']:.0f}")
     shown += _refused(content["refused"]) + _left_out(content["left_out"])
     rows = content["figures"]

@@ -70,8 +70,12 @@ class Task:
         """Keep at most `limit` examples of each split, evenly spaced; None keeps all."""
         if limit is None:
             return self
-        kept = {split: _spread(examples, limit) for split, examples in self.splits().items()}
-        return dataclasses.replace(self, **kept)
+        return dataclasses.replace(
+            self,
+            train=_spread(self.train, limit),
+            validation=_spread(self.validation, limit),
+            test=_spread(self.test, limit),
+        )
 
     def splits(self) -> dict[str, tuple[Example, ...]]:
         """Return the splits by name."""
