@@ -173,7 +173,8 @@ def load_answers(path: Path) -> Answers:
         DataError: The file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # From memory: of a damaged file numpy leaves the handle open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             words = json.loads(file["words"].tobytes())
             return Answers(
                 ids=tuple(words["ids"]),

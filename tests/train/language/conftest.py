@@ -1,0 +1,30 @@
+"""A tiny language model and a hand-made task."""
+
+import json
+
+import pytest
+from tools.colours import COLOURS
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Return an untrained Llama that reads bytes and a few merges, context 64."""
+    from train.models.untrained import Shape, trained_tokenizer, untrained_language_model
+
+    tokenizer = trained_tokenizer(["colour 1: red", "colour 2: green", " N N N"], 300)
+    shape = Shape(width=16, layers=1, heads=2, kv_heads=1, inner=32, context=64)
+    return untrained_language_model("llama", shape, tokenizer, seed=1)
+
+
+@pytest.fixture(scope="session")
+def colour_folder(tmp_path_factory):
+    """Return the folder of the task of colours as jsonl files, six examples a split."""
+    folder = tmp_path_factory.mktemp("task")
+    for split in ("train", "validation", "test"):
+        rows = [
+            {"id": f"{split}{i}", "prompt": f"colour {i}:", "completion": COLOURS[i % 3]}
+            for i in range(6)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    return folder
