@@ -147,7 +147,7 @@ def lines(content: Figures) -> list[str]:
     if content["best"] is None:
         return [
             *shown,
-            f"No confidence has a {content['by']}: all answers are right, or all wrong.",
+            "No confidence is best: all answers are right, or all wrong.",
         ]
     return [*shown, f"* the best {content['by']} on this split ({content['split']})"]
 
