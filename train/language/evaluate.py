@@ -127,7 +127,9 @@ def by_kind(answers: Any, large: Any | None, vocabulary: int) -> Figures:
     }
     by = "AUROC" if large is None else joint_name(0.3)
     known = {kind: row[by] for kind, row in found.items() if not math.isnan(row[by])}
-    return {"by": by, "best": max(known, key=known.__getitem__, default=None), "figures": found}
+    differ = len(set(known.values())) > 1
+    best = max(known, key=known.__getitem__) if differ else None
+    return {"by": by, "best": best, "figures": found}
 
 
 def lines(content: Figures) -> list[str]:
@@ -147,7 +149,7 @@ def lines(content: Figures) -> list[str]:
     if content["best"] is None:
         return [
             *shown,
-            "No confidence is best: all answers are right, or all wrong.",
+            f"No confidence is best: none differs from another in {content['by']}.",
         ]
     return [*shown, f"* the best {content['by']} on this split ({content['split']})"]
 

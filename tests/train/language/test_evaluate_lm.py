@@ -24,15 +24,16 @@ def checkpoint(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def knowing(tiny, tmp_path_factory):
-    """Return a folder of prompts of which the model answers some as its own texts say."""
+    """Return the folder of a task whose right answers are half of them what the model says."""
     folder = tmp_path_factory.mktemp("knowing")
     prompts = [f"colour {i}:" for i in range(8)]
-    said = tiny.generate(prompts, 30).texts
+    # The longest completion sets how long answers may be: here the context alone ends them.
+    said = tiny.generate(prompts, tiny.context).texts
     rows = [
-        {"prompt": p, "completion": text if i % 2 and text.strip() else "red"}
+        {"prompt": p, "completion": text if i % 2 else "red"}
         for i, (p, text) in enumerate(zip(prompts, said, strict=True))
     ]
-    rows.append({"prompt": "long " * 100, "completion": "red"})
+    rows.append({"prompt": "long " * 100, "completion": "red " * 200})
     for split in ("train", "validation", "test"):
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{split}.jsonl").write_text(text)
@@ -102,7 +103,10 @@ def test_the_best_confidence_is_marked(tiny, colour_folder):
 
 
 def test_where_all_is_wrong_no_confidence_is_best(checkpoint, colour_folder, capsys):
-    assert evaluate("--checkpoint", checkpoint, "--task", colour_folder) == 0
+    words = ("--checkpoint", checkpoint, "--task", colour_folder)
+    assert evaluate(*words) == 0
+    assert "No confidence is best" in capsys.readouterr().out
+    assert evaluate(*words, "--large", checkpoint) == 0  # as wrong: all joint accuracies are 0
     assert "No confidence is best" in capsys.readouterr().out
 
 
