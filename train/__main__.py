@@ -9,6 +9,7 @@ from train.distill import DistillSettings
 from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
 from train.harvest import HarvestSettings
+from train.language.evaluate import EvaluateLanguageSettings
 from train.language.fit import FitLanguageSettings
 from train.language.tune import TuneLanguageSettings
 from train.sweeps.recommend import RecommendSettings
@@ -22,6 +23,7 @@ COMMANDS = {
     "tune": TuneSettings,
     "deferral-head": DeferralHeadSettings,
     "evaluate": EvaluateSettings,
+    "evaluate-lm": EvaluateLanguageSettings,
     "sweep": SweepSettings,
     "recommend": RecommendSettings,
     "convert": ConvertSettings,
