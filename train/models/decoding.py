@@ -68,12 +68,13 @@ class Recorder(LogitsProcessor):
         """Take down what scores float [n, V] say, and leave them as they are."""
         # With c = z - max z and S = sum exp c: the greedy token has -log S, the distribution
         # sum(c exp c) / S - log S. A NaN stays one: clamp hands it on.
-        below = scores.float() - scores.float().amax(dim=-1, keepdim=True)
+        greatest = scores.amax(dim=-1, keepdim=True).float()
+        below = scores.float() - greatest
         weights = below.exp()
         total = weights.sum(dim=-1, dtype=torch.float64)
         log_total = total.log()
         if self._token is not None and self.watched is None:
-            self.watched = below[:, self._token].double() - log_total
+            self.watched = scores[:, self._token].double() - greatest[:, 0].double() - log_total
         weights.mul_(below.clamp_(min=_LOWEST))
         self.neg_entropy.append(weights.sum(dim=-1, dtype=torch.float64) / total - log_total)
         self.logprob.append(-log_total)
