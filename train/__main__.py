@@ -9,6 +9,7 @@ from train.distill import DistillSettings
 from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
 from train.harvest import HarvestSettings
+from train.language.convert import ConvertLanguageModelSettings
 from train.sweeps.recommend import RecommendSettings
 from train.sweeps.settings import SweepSettings
 from train.tune import TuneSettings
@@ -23,6 +24,7 @@ COMMANDS = {
     "recommend": RecommendSettings,
     "convert": ConvertSettings,
     "harvest": HarvestSettings,
+    "convert-lm": ConvertLanguageModelSettings,
 }
 
 if __name__ == "__main__":

@@ -43,6 +43,11 @@ class LanguageModel:
         """V, the size of a distribution over tokens."""
         return vocabulary_of(self.model.config)
 
+    @property
+    def weights(self) -> int:
+        """How many weights it has; a tied head counts once."""
+        return sum(p.numel() for p in self.model.parameters())
+
     def generate(self, prompts: Sequence[str], max_new_tokens: int, **settings: Any) -> Generated:
         """Answer prompts greedily; see `train.models.generation.generate`."""
         return generate(

@@ -1,0 +1,1 @@
+"""The commands for language models: made, converted, fitted, tuned and evaluated."""
