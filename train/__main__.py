@@ -9,9 +9,15 @@ from train.distill import DistillSettings
 from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
 from train.harvest import HarvestSettings
+<<<<<<< HEAD
 from train.language.convert import ConvertLanguageModelSettings
+=======
+from train.language.fit import FitLanguageSettings
+from train.language.tune import TuneLanguageSettings
+>>>>>>> h-tasks
 from train.sweeps.recommend import RecommendSettings
 from train.sweeps.settings import SweepSettings
+from train.tasks import TasksSettings
 from train.tune import TuneSettings
 
 COMMANDS = {
@@ -24,7 +30,13 @@ COMMANDS = {
     "recommend": RecommendSettings,
     "convert": ConvertSettings,
     "harvest": HarvestSettings,
+<<<<<<< HEAD
     "convert-lm": ConvertLanguageModelSettings,
+=======
+    "fit-lm": FitLanguageSettings,
+    "tune-lm": TuneLanguageSettings,
+    "tasks": TasksSettings,
+>>>>>>> h-tasks
 }
 
 if __name__ == "__main__":

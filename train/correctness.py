@@ -22,10 +22,11 @@ from train.data import LabelledData, Splits
 from train.devices import placed
 from train.guards import predictions
 from train.large import right_of
-from train.loop import Schedule, train_checkpoint
+from train.loop import train_checkpoint
 from train.models import Checkpoint, open_checkpoint
 from train.objectives import CrossEntropy
 from train.objectives.gatekeeper import RIGHT
+from train.schedule import Schedule
 
 FOLDS = 3
 _EPOCHS = 20

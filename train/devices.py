@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -33,11 +33,20 @@ def placed(checkpoint: Checkpoint, device: Device) -> Checkpoint:
     Raises:
         DeviceError: CUDA was asked for and is not there.
     """
+    placed_model(checkpoint.model, device)
+    return checkpoint
+
+
+def placed_model(model: Any, device: Device) -> None:
+    """Move a model to where to work.
+
+    Raises:
+        DeviceError: CUDA was asked for and is not there.
+    """
     where = "cpu"
     if uses_cuda(device):
         # Convolutions in TF32, torch's default, round to 10 bits. That moves confidences by 1e-3,
         # and the model that ships would then defer other inputs than the one that was scored.
         torch.backends.cudnn.allow_tf32 = False
         where = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun's number of this process
-    checkpoint.model.to(where)
-    return checkpoint
+    model.to(where)

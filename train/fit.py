@@ -11,9 +11,19 @@ from edge_runtime.errors import SettingError
 
 if TYPE_CHECKING:
     from train.data import LabelledData, Splits
-    from train.loop import Schedule
     from train.models import Checkpoint
+    from train.schedule import Schedule
 
+_COUNTS = (
+    "epochs",
+    "steps",
+    "batch_size",
+    "patience",
+    "accumulation",
+    "limit",
+    "image_size",
+    "lora",
+)
 Augmentation = Literal["auto", "none", "shift", "mirror", "shift+mirror"]
 AUGMENT_HELP = (
     "auto, none, shift, mirror or shift+mirror of training pictures; auto takes shift+mirror for "
@@ -89,7 +99,7 @@ class FitSettings:
     def schedule(self, train: LabelledData) -> Schedule:
         """Return how long and how fast to train on these data."""
         from train.augment import choose
-        from train.loop import Schedule, usual_batch_size
+        from train.schedule import Schedule, usual_batch_size
 
         return Schedule(
             epochs=self.epochs,
@@ -128,9 +138,9 @@ class FitSettings:
 
 def check_training_settings(settings: Any) -> None:
     """Raise `SettingError` for a training setting that has no sense."""
-    for name in ("epochs", "batch_size", "patience", "accumulation", "limit", "image_size"):
+    for name in _COUNTS:
         value = getattr(settings, name, None)
         if value is not None and value < 1:
             raise SettingError(f"expected --{name.replace('_', '-')} of at least 1, got {value}")
-    if not settings.learning_rate > 0:
+    if settings.learning_rate is not None and not settings.learning_rate > 0:
         raise SettingError(f"expected --learning-rate above 0, got {settings.learning_rate}")

@@ -1,21 +1,27 @@
-"""The Gatekeeper loss from hidden states and an output layer, in chunks of tokens.
+"""The Gatekeeper loss from hidden states and an output layer, without the logits of all tokens.
 
 The logits of a large vocabulary are the biggest tensor of a training step. Here they live one chunk
-at a time: the gradients are formed in the forward pass, while the chunk's logits are at hand.
+of tokens at a time: the gradients are formed in the forward pass, while the chunk's logits are at
+hand, and written over them.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from train.loss import Normalize, valid_positions, valid_targets
-from train.row_losses import block_rows, row_losses, wide_type
-
-_CHUNK_TOKENS = 1024
+from train.linear_chunks import Gradients, Terms, chunked_loss
+from train.loss import (
+    Normalize,
+    check_alpha,
+    right_flags,
+    valid_positions,
+    valid_targets,
+)
 
 
 def linear_gatekeeper_loss(
@@ -28,39 +34,95 @@ def linear_gatekeeper_loss(
     mask: Tensor | None = None,
     ignore_index: int = -100,
     normalize: Normalize = "batch",
-    chunk_tokens: int = _CHUNK_TOKENS,
+    denominator: float | Tensor | None = None,
+    correct: Tensor | None = None,
+    softcap: float | None = None,
+    chunk_tokens: int | None = None,
 ) -> Tensor:
     """Return `gatekeeper_loss(hidden @ weight.T + bias, labels, alpha)` without holding the logits.
 
+    Gatekeeper's eq. 4 and 5. Only positions that count are multiplied; a layer that is frozen costs
+    no gradient, and under `torch.no_grad` there is none at all. With `alpha=1` and `correct` all
+    True this is cross-entropy.
+
+    What it costs: between forward and backward the gradients stand in place of the graph, so
+    checkpointing this call saves nothing (checkpoint what makes `hidden`). The first backward pass
+    gives them away; a second one, with `retain_graph`, computes them anew.
+
+    Half-precision inputs are multiplied as they are, and reduced in float32. The gradient of the
+    layer is summed over chunks in float32, which takes twice the layer's own memory until the
+    backward pass; bfloat16 has it only where the logits of all tokens would take more than that.
+    Where `weight` is of another type than `hidden`, it is multiplied as a copy in hidden's; its
+    gradient is of its own. Under autocast `hidden` is taken in autocast's type.
+
     Args:
         hidden: float [N, D] or [N, T, D].
-        weight: float [V, D], the output layer.
-        labels: int64 [N] or [N, T].
+        weight: float [V, D], the output layer; the embedding itself where the two are tied.
+        labels: int64 [N] or [N, T]; not shifted: position t of `labels` is what `hidden` at t says.
         alpha: Weight of the right, in [0, 1].
-        bias: float [V].
+        bias: float [V]; -inf marks an impossible class.
         mask: bool or 0/1, the shape of `labels`; False leaves a position out.
         ignore_index: Label of positions that do not count.
         normalize: `batch` divides by N, `token` by the valid positions.
-        chunk_tokens: Positions whose logits are held at once.
+        denominator: Divides by this instead, e.g. the items of all accumulation steps.
+        correct: bool, the shape of `labels`: which positions count as right, where that is known
+            otherwise than from these logits.
+        softcap: Logits z become softcap * tanh(z / softcap) first, as in Gemma 2.
+        chunk_tokens: Positions whose logits are held at once; None takes as many as fit into
+            `train.linear_chunks.CHUNK_BYTES`.
+
+    Returns:
+        A scalar, float32 or float64; 0 where nothing is valid.
 
     Raises:
-        ValueError: `alpha` or `chunk_tokens` is out of range or the shapes do not match.
+        ValueError: `alpha`, `softcap`, `chunk_tokens` or a label is out of range, or the shapes do
+            not match.
     """
-    if not 0.0 <= alpha <= 1.0:
-        raise ValueError(f"expected alpha in [0, 1], got {alpha}")
-    if chunk_tokens < 1:
-        raise ValueError(f"expected chunk_tokens of at least 1, got {chunk_tokens}")
-    if hidden.shape[:-1] != labels.shape or weight.shape[-1] != hidden.shape[-1]:
+    _check(hidden, weight, labels, alpha, softcap, chunk_tokens)
+    valid = valid_positions(labels, mask, ignore_index).flatten()
+    rows, targets = hidden.flatten(0, -2), labels.flatten()
+    right = None if correct is None else right_flags(correct, labels).flatten()
+    count = int(valid.sum())
+    if count < len(valid):
+        rows, targets = rows[valid], targets[valid]
+        right = None if right is None else right[valid]
+    targets = valid_targets(targets, None, len(weight))
+    if denominator is None:
+        denominator = max(len(labels) if normalize == "batch" else count, 1)
+    terms = Terms(targets, alpha, right, softcap)
+    rows, enabled = _as_autocast(rows), torch.is_grad_enabled()
+    with torch.autocast(rows.device.type, enabled=False):
+        total: Tensor = _ChunkedLoss.apply(rows, weight, bias, terms, chunk_tokens, enabled)
+    return total / denominator
+
+
+def _check(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    alpha: float,
+    softcap: float | None,
+    chunk_tokens: int | None,
+) -> None:
+    check_alpha(alpha)
+    if softcap is not None and not (softcap > 0.0 and math.isfinite(softcap)):
+        raise ValueError(f"expected a softcap above 0, or None, got {softcap}")
+    if chunk_tokens is not None and chunk_tokens < 1:
+        raise ValueError(f"expected chunk_tokens of at least 1, or None, got {chunk_tokens}")
+    matches = hidden.shape[:-1] == labels.shape and labels.ndim in {1, 2}
+    if not matches or weight.ndim != 2 or weight.shape[-1] != hidden.shape[-1]:  # noqa: PLR2004
         raise ValueError(
             "expected hidden [..., D], weight [V, D] and labels [...], got "
             f"{list(hidden.shape)}, {list(weight.shape)} and {list(labels.shape)}"
         )
-    valid = valid_positions(labels, mask, ignore_index)
-    rows, targets = hidden[valid], labels[valid]
-    valid_targets(targets, torch.ones_like(targets, dtype=torch.bool), len(weight))
-    total = _ChunkedLoss.apply(rows, weight, bias, targets, alpha, chunk_tokens)
-    denominator = len(labels) if normalize == "batch" else len(targets)
-    return total / max(denominator, 1)
+
+
+def _as_autocast(rows: Tensor) -> Tensor:
+    """Cast what a linear layer would cast; the layer's weight is cast where it is multiplied."""
+    kind = rows.device.type
+    if not torch.is_autocast_enabled(kind) or rows.dtype == torch.float64:
+        return rows
+    return rows.to(torch.get_autocast_dtype(kind))
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -72,48 +134,32 @@ class _ChunkedLoss(torch.autograd.Function):
         rows: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        targets: Tensor,
-        alpha: float,
-        chunk_tokens: int,
+        terms: Terms,
+        chunk_tokens: int | None,
+        enabled: bool,
     ) -> Tensor:
-        wide = wide_type(rows.dtype)
-        total = torch.zeros((), dtype=wide, device=rows.device)
-        grad_rows = torch.empty_like(rows)
-        grad_weight = torch.zeros_like(weight, dtype=wide)
-        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=wide)
-        for start in range(0, len(rows), chunk_tokens):
-            chunk = slice(start, start + chunk_tokens)
-            loss, grad = _chunk_gradient(rows[chunk], weight, bias, targets[chunk], alpha)
-            total += loss
-            grad_rows[chunk] = grad.to(rows.dtype) @ weight
-            grad_weight += grad.T @ rows[chunk].to(wide)
-            if grad_bias is not None:
-                grad_bias += grad.sum(dim=0)
-        ctx.has_bias = bias is not None
-        saved = [grad_rows, grad_weight.to(weight.dtype)]
-        if bias is not None and grad_bias is not None:
-            saved.append(grad_bias.to(bias.dtype))
-        ctx.save_for_backward(*saved)
+        # What needs a gradient is told also where none will be asked for.
+        wanted = tuple(enabled and needed for needed in ctx.needs_input_grad[:3])
+        ctx.call = (terms, wanted, chunk_tokens)
+        total, gradients = chunked_loss(rows, weight, bias, *ctx.call)
+        if any(wanted):
+            # Saved as tensors they would be shared, and could not be handed on without a copy.
+            ctx.gradients = gradients
+            ctx.save_for_backward(rows, weight, bias)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
+        given, ctx.gradients = ctx.gradients, None
+        if given is None:
+            # An earlier pass gave the buffers away, and their new owner may have changed them.
+            given = _again(ctx)
         (scale,) = grads
-        saved = [grad * scale.to(grad.dtype) for grad in ctx.saved_tensors]
-        grad_bias = saved[2] if ctx.has_bias else None
-        return saved[0], saved[1], grad_bias, None, None, None
+        return (*given.scaled(scale), None, None, None)
 
 
-def _chunk_gradient(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, alpha: float
-) -> tuple[Tensor, Tensor]:
-    logits = torch.nn.functional.linear(hidden, weight, bias)
-    grad = torch.empty_like(logits, dtype=wide_type(logits.dtype))
-    everything = torch.ones_like(targets, dtype=torch.bool)
-    step = block_rows(logits.shape[-1], logits.dtype, logits.device)
-    losses = []
-    for start in range(0, len(logits), step):
-        rows = slice(start, start + step)
-        losses.append(row_losses(logits[rows], targets[rows], everything[rows], alpha, grad[rows]))
-    return torch.cat(losses).sum(), grad
+def _again(ctx: Any) -> Gradients:
+    rows, weight, bias = ctx.saved_tensors
+    with torch.autocast(rows.device.type, enabled=False):
+        return chunked_loss(rows, weight, bias, *ctx.call)[1]

@@ -53,14 +53,24 @@ def gatekeeper_loss(
     if denominator is None:
         denominator = len(labels) if normalize == "batch" else int(valid.sum())
         denominator = max(denominator, 1)
-    right = None if correct is None else _flags(correct, labels).flatten()
-    total: Tensor = _RowsLoss.apply(logits.flatten(0, -2), targets, valid, alpha, right)
+    right = None if correct is None else right_flags(correct, labels).flatten()
+    enabled = torch.is_grad_enabled()
+    total: Tensor = _RowsLoss.apply(logits.flatten(0, -2), targets, valid, alpha, right, enabled)
     return total / denominator
 
 
-def _check(logits: Tensor, labels: Tensor, alpha: float) -> None:
+def check_alpha(alpha: float) -> None:
+    """Refuse a weight of the right that is none.
+
+    Raises:
+        ValueError: It is not in [0, 1].
+    """
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"expected alpha in [0, 1], got {alpha}")
+
+
+def _check(logits: Tensor, labels: Tensor, alpha: float) -> None:
+    check_alpha(alpha)
     if logits.shape[:-1] != labels.shape or labels.ndim not in {1, 2}:
         raise ValueError(
             "expected logits [N, C] with labels [N], or [N, T, V] with [N, T], got "
@@ -68,7 +78,12 @@ def _check(logits: Tensor, labels: Tensor, alpha: float) -> None:
         )
 
 
-def _flags(correct: Tensor, labels: Tensor) -> Tensor:
+def right_flags(correct: Tensor, labels: Tensor) -> Tensor:
+    """Return bool, the shape of `labels`: which positions count as right.
+
+    Raises:
+        ValueError: The shape is another.
+    """
     if correct.shape != labels.shape:
         raise ValueError(
             f"expected correct of shape {list(labels.shape)}, got {list(correct.shape)}"
@@ -91,13 +106,13 @@ def valid_positions(labels: Tensor, mask: Tensor | None, ignore_index: int) -> T
     return valid & mask.bool()
 
 
-def valid_targets(labels: Tensor, valid: Tensor, classes: int) -> Tensor:
-    """Return the labels [N] with 0 where they do not count.
+def valid_targets(labels: Tensor, valid: Tensor | None, classes: int) -> Tensor:
+    """Return the labels [N] with 0 where they do not count; None says that all do.
 
     Raises:
         ValueError: One that counts is no class.
     """
-    targets = labels.masked_fill(~valid, 0)
+    targets = labels if valid is None else labels.masked_fill(~valid, 0)
     # On a GPU reading the range back would make every step wait; its gather checks it as well.
     if labels.device.type == "cpu" and targets.numel():
         low, high = int(targets.min()), int(targets.max())
@@ -117,8 +132,11 @@ class _RowsLoss(torch.autograd.Function):
         valid: Tensor,
         alpha: float,
         right: Tensor | None,
+        enabled: bool,
     ) -> Tensor:
-        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        # What needs a gradient is told also where none will be asked for.
+        wanted = enabled and ctx.needs_input_grad[0]
+        gradient = torch.empty_like(logits) if wanted else None
         total = torch.zeros((), dtype=wide_type(logits.dtype), device=logits.device)
         step = block_rows(logits.shape[-1], logits.dtype, logits.device)
         for start in range(0, len(logits), step):
@@ -134,7 +152,8 @@ class _RowsLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0].to(gradient.dtype), None, None, None, None
+        # The scale stays as it is: the 2^16 of loss scaling is infinite in float16.
+        return gradient * grads[0], None, None, None, None, None
 
 
 class GatekeeperLoss(nn.Module):
@@ -150,8 +169,7 @@ class GatekeeperLoss(nn.Module):
         self, alpha: float, *, ignore_index: int = -100, normalize: Normalize = "batch"
     ) -> None:
         super().__init__()
-        if not 0.0 <= alpha <= 1.0:
-            raise ValueError(f"expected alpha in [0, 1], got {alpha}")
+        check_alpha(alpha)
         self.alpha = alpha
         self.ignore_index = ignore_index
         self.normalize: Normalize = normalize

@@ -32,10 +32,11 @@ def wide_type(dtype: torch.dtype) -> torch.dtype:
 def row_losses(
     logits: Tensor,
     targets: Tensor,
-    valid: Tensor,
+    valid: Tensor | None,
     alpha: float,
     gradient: Tensor | None,
     right: Tensor | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """Return each row's loss [M], and fill in its gradient.
 
@@ -46,12 +47,15 @@ def row_losses(
     Args:
         logits: float [M, C].
         targets: int64 [M], in [0, C) also where the row is invalid.
-        valid: bool [M].
+        valid: bool [M]; None says that all are.
         alpha: Weight of the right, in [0, 1].
-        gradient: float [M, C] to write to, or None where no gradient is wanted.
+        gradient: float [M, C] to write to, or None where no gradient is wanted; it may be `logits`.
         right: bool [M], which rows count as right; None asks the logits.
+        softcap: Logits z become softcap * tanh(z / softcap) first; None leaves them.
     """
     wide = logits.to(wide_type(logits.dtype))
+    if softcap is not None:
+        wide = torch.div(wide, softcap).tanh_().mul_(softcap)
     # One softmax is faster than exponentials of one's own; its largest value is 1 / sum exp.
     p = wide.softmax(dim=-1)
     top = wide.amax(dim=-1)
@@ -63,14 +67,18 @@ def row_losses(
     negative_entropy = torch.linalg.vecdot(p, log_p)
     kl = negative_entropy + math.log(logits.shape[-1])
     picked = log_p.gather(-1, targets[:, None])[:, 0]
-    losses = torch.where(right, -alpha * picked, (1.0 - alpha) * kl).masked_fill_(~valid, 0.0)
+    losses = torch.where(right, -alpha * picked, (1.0 - alpha) * kl)
+    if valid is not None:
+        losses.masked_fill_(~valid, 0.0)
     if gradient is not None:
         # Both cases are p * (a + b log p), one of them less alpha at the target.
         shift = on_right - on_wrong * negative_entropy
         p *= log_p.mul_(on_wrong[:, None]).add_(shift[:, None])
         p.scatter_add_(-1, targets[:, None], -on_right[:, None])
+        if softcap is not None:
+            p.addcmul_(p, wide.div_(softcap).square_(), value=-1)
         gradient.copy_(p)
-        if not valid.all():
+        if valid is not None and not valid.all():
             gradient.masked_fill_(~valid[:, None], 0.0)
     return losses
 

@@ -22,7 +22,7 @@ from train.data.labelled import split_stratified
 from train.devices import placed
 from train.guards import warnings_before
 from train.large import LargeAnswers, right_of
-from train.loop import Schedule, Watcher, train_checkpoint, usual_batch_size
+from train.loop import Watcher, train_checkpoint
 from train.models import Checkpoint
 from train.objectives import (
     Auxiliary,
@@ -37,6 +37,7 @@ from train.objectives.cascade_aware import LARGE_RIGHT
 from train.objectives.gatekeeper import RIGHT
 from train.objectives.self_adaptive import ROW
 from train.output import refuse_existing, settings_record
+from train.schedule import Schedule, usual_batch_size
 from train.tune import TuneSettings
 
 _SATURATED = 0.98

@@ -14,9 +14,10 @@ from train import GatekeeperLoss, data, gatekeeper_loss, linear_gatekeeper_loss
 from train.errors import CheckpointError, DataError, TrainingError
 from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
-from train.loop import Schedule, train_checkpoint
+from train.loop import train_checkpoint
 from train.models import build, open_checkpoint, save
 from train.objectives import CrossEntropy
+from train.schedule import Schedule
 
 LABELS = [str(i) for i in range(10)]
 

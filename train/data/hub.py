@@ -29,18 +29,42 @@ def load(name: str, limit: int | None = None) -> dict[str, LabelledData]:
     import datasets
 
     datasets.disable_progress_bars()
+    with _told(f"'digits', a folder, a table or a Hugging Face data set, {name!r}"):
+        found = datasets.load_dataset(name, streaming=limit is not None)
+        if limit is not None:
+            found = {split: _first(rows, limit) for split, rows in found.items()}
+    return {split: tables.from_table(table, split) for split, table in found.items()}
+
+
+def open_tables(name: str, config: str | None = None) -> dict[str, Any]:
+    """Return split -> table of a data set by name, whatever its columns are.
+
+    Args:
+        name: As `datasets.load_dataset` takes it.
+        config: Its configuration, where it has several.
+
+    Raises:
+        DataError: It does not open.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    with _told(f"a folder, a file or a Hugging Face data set, {name!r}"):
+        return dict(datasets.load_dataset(name, config))
+
+
+@contextlib.contextmanager
+def _told(expected: str) -> Iterator[None]:
+    """Raise what the `datasets` library raises as one line of ours."""
     try:
         with _quiet_retries():
-            found = datasets.load_dataset(name, streaming=limit is not None)
-            if limit is not None:
-                found = {split: _first(rows, limit) for split, rows in found.items()}
+            yield
     except Exception as error:  # noqa: BLE001 - datasets raises many unrelated classes
         reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"expected 'digits', a folder, a table or a Hugging Face data set, {name!r} does not "
-            f"open: {reason}: check the name, the path and the connection"
+            f"expected {expected} does not open: {reason}: check the name, the path and the "
+            "connection"
         ) from None
-    return {split: tables.from_table(table, split) for split, table in found.items()}
 
 
 def _first(rows: Any, limit: int) -> Any:

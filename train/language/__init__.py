@@ -1,1 +1,1 @@
-"""The commands for language models: made, converted, fitted, tuned and evaluated."""
+"""Fits, tunes and judges causal language models on tasks of prompts and answers."""

@@ -1,0 +1,6 @@
+"""Tasks of language models by name, by folder or by file; free of torch."""
+
+from train.data.tasks.loading import SOURCES, TASKS, load_task
+from train.data.tasks.task import Example, Task
+
+__all__ = ["SOURCES", "TASKS", "Example", "Task", "load_task"]

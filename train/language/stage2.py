@@ -1,0 +1,172 @@
+"""Stage 2 of a language model: warnings before it, and what the user gets after it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from edge_runtime import metrics
+from train.data.tasks import Example, Task
+from train.devices import placed_model
+from train.guards import warnings_before
+from train.language.encoding import IGNORED, TokenData, answer_tokens
+from train.language.guard import ASKED
+from train.language.loop import Recipe, train_language_model
+from train.language.objectives import TokenCrossEntropy, TokenGatekeeper
+from train.language.opening import second_rate
+from train.language.tune import TuneLanguageSettings
+from train.models import LanguageModel
+from train.output import refuse_existing, settings_record
+from train.schedule import Schedule
+
+_RATIO = 0.3
+_LARGEST_DROP = 0.01
+_LOOKED_AT = 1024
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a model answers to the examples that are looked at."""
+
+    confidence: npt.NDArray[np.float64]
+    right: npt.NDArray[np.float64]
+
+
+def tune(
+    settings: TuneLanguageSettings,
+    start: LanguageModel,
+    task: Task,
+    large: LanguageModel | None = None,
+) -> str | None:
+    """Tune a language model and write it to `settings.out`; say what was found on the way.
+
+    Args:
+        settings: How.
+        start: M_S; its weights are changed.
+        task: Tuned on `train`, watched on `validation`.
+        large: M_L, to say what the user gets.
+
+    Returns:
+        Why the guard ended the run, or None.
+
+    Raises:
+        TrainError: As `train_language_model`.
+    """
+    refuse_existing(settings.out, overwrite=settings.overwrite)
+    placed_model(start.model, settings.device)
+    if settings.stage2_data == "holdout":
+        task = _held_out(task)
+    if settings.objective == "gatekeeper":
+        _warn(settings.alpha, right_tokens(start, task.train[:_LOOKED_AT]))
+    rate = settings.learning_rate or second_rate(
+        settings.checkpoint, lora=settings.lora is not None
+    )
+    asked = task.limited(ASKED).validation
+    before = _state(start, task, asked)
+    tuned, reason = train_language_model(
+        start,
+        task,
+        _recipe(settings, rate),
+        out=settings.out,
+        resume=settings.resume,
+        overwrite=settings.overwrite,
+        record={**settings_record("tune-lm", settings), "learning_rate": rate},
+    )
+    after = _state(tuned, task, asked)
+    quality = None if large is None else _state(large, task, asked).right
+    _report(before, after, quality)
+    return reason
+
+
+def _held_out(task: Task) -> Task:
+    """Take every other validation example to tune on, and watch the rest."""
+    held, rest = task.validation[::2], task.validation[1::2]
+    print(
+        f"stage 2 on {len(held)} held-out examples instead of {len(task.train)}; that costs "
+        f"validation {len(held)} of its {len(task.validation)}",
+        flush=True,
+    )
+    return dataclasses.replace(task, train=held, validation=rest)
+
+
+def _warn(alpha: float, right: npt.NDArray[np.bool_]) -> None:
+    for line in warnings_before(alpha, right, what="tokens", remedy="--stage2-data holdout"):
+        print(f"warning: {line}", file=sys.stderr)
+
+
+def _recipe(settings: TuneLanguageSettings, rate: float) -> Recipe:
+    gatekeeper = settings.objective == "gatekeeper"
+    return Recipe(
+        objective=TokenGatekeeper(settings.alpha) if gatekeeper else TokenCrossEntropy(),
+        schedule=Schedule(
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            accumulation=settings.accumulation,
+            learning_rate=rate,
+            weight_decay=0.0,
+            scheduler="cosine",
+            precision=settings.precision,
+            device=settings.device,
+            checkpointing=settings.gradient_checkpointing,
+            seed=settings.seed,
+        ),
+        tokens=settings.tokens,
+        normalize=settings.normalize,
+        lora=settings.lora,
+        guarded=settings.guard,
+    )
+
+
+def right_tokens(model: LanguageModel, examples: Sequence[Example]) -> npt.NDArray[np.bool_]:
+    """Return bool [tokens]: which tokens of the completions a model predicts, given those before.
+
+    Args:
+        model: The model.
+        examples: What it is shown.
+    """
+    data = TokenData(model, examples)
+    parts = []
+    with torch.inference_mode():
+        for first in range(0, len(data), _BATCH):
+            batch = data.__getitems__(range(first, min(first + _BATCH, len(data))))
+            batch = {name: values.to(model.model.device) for name, values in batch.items()}
+            labels = batch.pop("labels")
+            counted = labels != IGNORED
+            logits = model.model(**batch).logits
+            parts.append((logits.argmax(dim=-1) == labels)[counted].cpu().numpy())
+    return np.concatenate(parts)
+
+
+def _state(model: LanguageModel, task: Task, examples: Sequence[Example]) -> _State:
+    said = model.generate([e.prompt for e in examples], answer_tokens(model.tokenizer, task))
+    right = [task.is_right(text, e) for text, e in zip(said.texts, examples, strict=True)]
+    return _State(said.confidence("neg_entropy"), np.array(right, float))
+
+
+def _report(before: _State, after: _State, large: Any | None) -> None:
+    """Say on validation what the user gets, before and after; a perfect M_L stands for none."""
+    quality = 1.0 if large is None else large
+    what = "a perfect M_L (name yours with --large)" if large is None else "M_L"
+    states = (before, after)
+    joint = [metrics.joint_accuracy_at(s.confidence, s.right, quality, _RATIO) for s in states]
+    accuracy = [float(state.right.mean()) for state in states]
+    print(
+        f"validation, {len(before.right)} examples: acc(M_S) {accuracy[0]:.4f} -> "
+        f"{accuracy[1]:.4f}, joint accuracy at {_RATIO:.0%} with {what} {joint[0]:.4f} -> "
+        f"{joint[1]:.4f}",
+        flush=True,
+    )
+    if accuracy[1] < accuracy[0] - _LARGEST_DROP:
+        print(
+            f"warning: M_S lost {accuracy[0] - accuracy[1]:.1%} of accuracy: compare with the "
+            "control (--objective cross_entropy) before you ship it",
+            file=sys.stderr,
+        )

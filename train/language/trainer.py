@@ -1,0 +1,64 @@
+"""The Hugging Face Trainer for causal language models whose forward pass ends at hidden states."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+
+from train.language.encoding import IGNORED
+from train.language.hidden import HiddenStates, OutputLayer
+from train.language.objectives import TokenCrossEntropy, TokenObjective
+
+Normalize = Literal["batch", "token"]
+
+
+class LanguageTrainer(Trainer):
+    """Trains with an objective over tokens; the validation loss is plain cross-entropy a token.
+
+    Args:
+        objective: The loss.
+        layer: The output layer of the model.
+        hidden: Switches its forward pass.
+        normalize: What the sum over tokens is divided by: sequences (`batch`, eq. 4) or `token`s.
+        **settings: Those of `transformers.Trainer`.
+    """
+
+    def __init__(
+        self,
+        objective: TokenObjective,
+        layer: OutputLayer,
+        hidden: HiddenStates,
+        normalize: Normalize,
+        **settings: Any,
+    ) -> None:
+        super().__init__(compute_loss_func=self._loss, **settings)
+        self._objective = objective
+        self._layer = layer
+        self._hidden = hidden
+        self._normalize = normalize
+
+    def train(self, *args: Any, **settings: Any) -> Any:
+        """Train with the forward pass cut off at the hidden states."""
+        with self._hidden.instead_of_logits():
+            return super().train(*args, **settings)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], *args: Any) -> Any:
+        # transformers counts the labels that are not ignored, and gathers them over processes.
+        # Sequences are counted the same way: one label each.
+        if self._normalize == "batch":
+            batch_samples = [{**b, "labels": torch.zeros(len(b["labels"]))} for b in batch_samples]
+        return super()._get_num_items_in_batch(batch_samples, *args)
+
+    def _loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Any:
+        hidden = outputs.logits
+        if self.args.bf16 or self.args.fp16:
+            # Autocast hands its results out in float32; the output layer is the biggest product.
+            hidden = hidden.to(torch.bfloat16 if self.args.bf16 else torch.float16)
+        if not self.model.training:
+            tokens = (labels != IGNORED).sum().clamp(min=1)
+            return TokenCrossEntropy().loss(hidden, self._layer, labels, tokens)
+        items = len(labels) if num_items_in_batch is None else num_items_in_batch
+        return self._objective.loss(hidden, self._layer, labels, items)
