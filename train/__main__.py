@@ -9,12 +9,10 @@ from train.distill import DistillSettings
 from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
 from train.harvest import HarvestSettings
-<<<<<<< HEAD
 from train.language.convert import ConvertLanguageModelSettings
-=======
 from train.language.fit import FitLanguageSettings
+from train.language.new import NewLanguageModelSettings
 from train.language.tune import TuneLanguageSettings
->>>>>>> h-tasks
 from train.sweeps.recommend import RecommendSettings
 from train.sweeps.settings import SweepSettings
 from train.tasks import TasksSettings
@@ -30,13 +28,11 @@ COMMANDS = {
     "recommend": RecommendSettings,
     "convert": ConvertSettings,
     "harvest": HarvestSettings,
-<<<<<<< HEAD
+    "new-lm": NewLanguageModelSettings,
     "convert-lm": ConvertLanguageModelSettings,
-=======
     "fit-lm": FitLanguageSettings,
     "tune-lm": TuneLanguageSettings,
     "tasks": TasksSettings,
->>>>>>> h-tasks
 }
 
 if __name__ == "__main__":
