@@ -117,9 +117,11 @@ def generate(
                 made.put(rows, steps, tokenizer.eos_token_id)
             if progress is not None:
                 progress(len(rows))
+    # Not every tokenizer knows its end for a special token.
+    said = made.counted & (made.tokens != tokenizer.eos_token_id)
     texts = [
         tokenizer.decode(ids[flags], skip_special_tokens=True)
-        for ids, flags in zip(made.tokens, made.counted, strict=True)
+        for ids, flags in zip(made.tokens, said, strict=True)
     ]
     return made.generated(texts, refused, time.perf_counter() - start)
 
