@@ -168,9 +168,7 @@ def _batches(
     What one prompt may answer must not depend on those beside it.
     """
     by_length = sorted(prompts, key=lambda i: len(prompts[i]))
-    for room, group in itertools.groupby(
-        by_length, lambda i: min(most, context - len(prompts[i]))
-    ):
+    for room, group in itertools.groupby(by_length, lambda i: min(most, context - len(prompts[i]))):
         rows = list(group)
         while rows:
             # The longest first: its length says how many are held beside it.

@@ -169,7 +169,9 @@ def _matrices(path: Path, sizes: Sizes) -> dict[str, Floats]:
 def _check_numbers(matrices: dict[str, Floats], sizes: Sizes, path: Path) -> None:
     for name, values in matrices.items():
         if not np.isfinite(values).all():
-            raise CheckpointError(f"expected finite weights in {path}, {name} holds NaN or infinity")
+            raise CheckpointError(
+                f"expected finite weights in {path}, {name} holds NaN or infinity"
+            )
     frequencies = _ROTARY_BASE ** (-np.arange(0, sizes.head, 2) / sizes.head)
     angles = np.arange(sizes.context)[:, None] * frequencies
     found = matrices["cosines"] + 1j * matrices["sines"]
@@ -208,7 +210,9 @@ def _state(matrices: dict[str, Floats], sizes: Sizes) -> dict[str, Tensor]:
         if name in ("embed_tokens", "norm", "cosines", "sines", "lm_head"):
             continue
         for layer in range(shape[0]):
-            state[f"model.layers.{layer}.{name}.weight"] = _halves(name, matrices[name][layer], sizes)
+            state[f"model.layers.{layer}.{name}.weight"] = _halves(
+                name, matrices[name][layer], sizes
+            )
     return {name: torch.from_numpy(values.copy()) for name, values in state.items()}
 
 

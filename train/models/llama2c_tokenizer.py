@@ -92,7 +92,8 @@ def _pieces(path: Path) -> dict[str, float]:
 
 
 def _entries(content: bytes) -> Iterator[tuple[str, float]]:
-    at, found = _LONGEST.size, set()
+    at = _LONGEST.size
+    found: set[str] = set()
     while at < len(content):
         score, length = _ENTRY.unpack_from(content, at)
         at += _ENTRY.size

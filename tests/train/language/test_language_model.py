@@ -142,9 +142,7 @@ def test_a_vocabulary_of_one_token_is_always_sure(tmp_path):
         bos_token_id=None,
         eos_token_id=None,
     )
-    save_language_model(
-        LanguageModel(LlamaForCausalLM(config), tokenizer, None), tmp_path / "one"
-    )
+    save_language_model(LanguageModel(LlamaForCausalLM(config), tokenizer, None), tmp_path / "one")
     change_json(tmp_path / "one" / "tokenizer_config.json", eos_token="a")
     assert_refused(tmp_path / "one", "expected a tokenizer of the language model")
     tokenizer.pad_token = tokenizer.eos_token = "a"
