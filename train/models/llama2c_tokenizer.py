@@ -75,10 +75,8 @@ def _pieces(path: Path) -> dict[str, float]:
         raise CheckpointError(
             f"expected a tokenizer of llama2.c at {path}: {error.strerror}"
         ) from None
-    scores: dict[str, float] = {}
     try:
-        for piece, score in _entries(content):
-            scores[piece] = score
+        scores = dict(_entries(content))
     except (struct.error, ValueError) as error:
         raise CheckpointError(
             f"expected a tokenizer of llama2.c in {path}, it is damaged: {error}"

@@ -1,11 +1,11 @@
 """Answers of a language model and what their confidences are made of, against slow ways to both."""
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from tools.devices import cuda
 from tools.language_models import PROMPTS, SHAPE, by_hand, tiny, tolerance
 from transformers import GenerationConfig
 
@@ -286,3 +286,18 @@ def test_half_precision_weights_are_reckoned_with_in_more():
     generated = lm.generate(PROMPTS, 2)
     assert generated.neg_entropy.dtype == np.float64
     assert len(np.unique(generated.confidence("mean_logprob"))) == len(PROMPTS)
+
+
+@pytest.mark.parametrize("device", [cuda])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_gpu_answers_as_a_cpu_does(architecture, device):
+    lm = tiny(architecture, seed=1)
+    ended_early(lm, 7)
+    wanted = lm.generate(MANY, 7, watch=5)
+    lm.model.to(device)
+    found = lm.generate(MANY, 7, watch=5)
+    assert found.texts == wanted.texts
+    np.testing.assert_array_equal(found.counted, wanted.counted)
+    for kind in metrics.SEQUENCE_KINDS:
+        np.testing.assert_allclose(found.confidence(kind), wanted.confidence(kind), atol=1e-5)
+    np.testing.assert_allclose(found.watched, wanted.watched, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Weights and tokenizers of llama2.c: files made here, and `stories260K`, which nobody here made."""
+"""Weights and tokenizers of llama2.c: files made here, and the published `stories260K`."""
 
 import struct
 
