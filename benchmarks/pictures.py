@@ -91,6 +91,8 @@ def _densities(variants: dict[str, Samples], *, kind: str) -> Any:
         bins = np.linspace(np.nanmin(confidence), 1.0, _BINS)
         for value, color, label in ((1, "green", "right"), (0, "red", "wrong")):
             chosen = confidence[right == value]
+            if not np.isfinite(chosen).any():
+                continue  # a share of nothing has no density
             text = f"{label} ({len(chosen)})"
             axis.hist(
                 chosen, bins=bins, density=True, histtype="step", lw=1.6, color=color, label=text

@@ -204,12 +204,12 @@ def compare(
     for name, candidate in candidates.items():
         base = controls[name]
         gains = {f: values[name][f] - values[base][f] for f in FIGURES}
+        with np.errstate(invalid="ignore"):  # a draw in which M_L is as good as M_S has no s_d
+            drawn_gains = {f: drawn[name][f] - drawn[base][f] for f in DRAWN}
         result[name] = {
             "passes": candidate.passes,
             "figures": _with_intervals(values[name], drawn[name]),
-            "minus_control": _with_intervals(
-                gains, {f: drawn[name][f] - drawn[base][f] for f in DRAWN}
-            ),
+            "minus_control": _with_intervals(gains, drawn_gains),
         }
     return result
 

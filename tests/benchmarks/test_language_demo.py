@@ -1,0 +1,91 @@
+"""The demo of a task runs language models, and every figure follows from its per-sample file."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tools.things import new_language_model, write_task
+
+from benchmarks.check import CheckSettings
+from benchmarks.demo import DemoSettings
+from benchmarks.errors import CheckError
+from benchmarks.language.table import variants
+from edge_runtime import metrics
+from train.language.answers import load_answers
+from train.language.fit import FitLanguageSettings
+from train.samples import read_samples
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """Return the result folder of a half taught M_S beside a taught M_L."""
+    root = tmp_path_factory.mktemp("language-demo")
+    task = str(write_task(root / "things"))
+    for name, epochs in (("small", 5), ("large", 20)):
+        start = new_language_model(task, root / f"{name}-new", "llama")
+        FitLanguageSettings(
+            checkpoint=start, task=task, out=root / name, epochs=epochs, batch_size=8
+        ).run()
+    out = root / "out"
+    DemoSettings(
+        task=task, small=str(root / "small"), large=str(root / "large"), seeds=(0,), out=out
+    ).run()
+    return out
+
+
+def test_the_demo_leaves_models_answers_pages_and_pictures(demo):
+    for name in ("control", "gatekeeper-0.3", "gatekeeper-0.5"):
+        assert (demo / name / "model.safetensors").is_file()
+        assert load_answers(demo / "answers" / f"{name}-test.npz").right.size == 24
+    for name in ("deferral", "densities", "roc"):
+        assert (demo / f"{name}.png").stat().st_size > 10_000
+    assert not (demo / "latency.png").exists()  # no call was timed
+    content = json.loads((demo / "results.json").read_text())
+    assert list(content["variants"]) == ["untuned", "control", "tuned"]
+    assert "tokens/s of M_S" in (demo / "report.md").read_text()
+
+
+def test_the_table_has_every_rival_by_every_confidence(demo):
+    rows = json.loads((demo / "lm-results.json").read_text())["test"]
+    for model in ("untuned", "control", "gatekeeper-0.3", "gatekeeper-0.5"):
+        assert {f"{model} + {kind}" for kind in metrics.SEQUENCE_KINDS} <= set(rows)
+    assert "answer_n + not_n" in rows
+    assert "reduce_confidence + neg_entropy" in rows
+
+
+def test_the_demos_rows_are_the_answers_of_the_models(demo):
+    rows, chosen = variants(read_samples(demo / "lm-samples.npz"), 0.3)
+    assert chosen in {"gatekeeper-0.3", "gatekeeper-0.5"}
+    large = load_answers(demo / "answers" / "large-test.npz").right
+    for name, model in (("untuned", "untuned"), ("control", "control"), ("tuned", chosen)):
+        answers = load_answers(demo / "answers" / f"{model}-test.npz")
+        np.testing.assert_array_equal(rows[name].small_quality[:, 0], answers.right)
+        unit = metrics.unit_neg_entropy(answers.confidence["neg_entropy"], 300)
+        np.testing.assert_allclose(rows[name].confidence[:, 0], unit, atol=1e-6)
+        deferred = rows[name].deferred[:, 0] > 0
+        expected = np.where(deferred, large, answers.right)
+        np.testing.assert_array_equal(rows[name].answer_quality[:, 0], expected)
+        if deferred.any():
+            surest = rows[name].confidence[deferred, 0].max()
+            assert surest < rows[name].confidence[~deferred, 0].min()
+
+
+@pytest.mark.parametrize("file", ["results.json", "lm-results.json"])
+def test_check_finds_a_touched_figure_in_either_table(demo, file, tmp_path, capsys):
+    CheckSettings(folders=(demo,)).run()
+    assert "all as printed" in capsys.readouterr().out
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("results.json", "lm-results.json", "lm-samples.npz", "report.md", "lm.md"):
+        shutil.copy(demo / name, copy)
+    content = json.loads((copy / file).read_text())
+    if file == "results.json":
+        content["variants"]["tuned"]["figures"]["acc(M_S)"]["value"] += 1e-6
+    else:
+        content["test"]["untuned + min_prob"]["figures"]["acc(M_S)"]["value"] += 1e-6
+    (copy / file).write_text(json.dumps(content))
+    with pytest.raises(CheckError):
+        CheckSettings(folders=(copy,)).run()
