@@ -108,11 +108,12 @@ def _row(
             z = tl.where(inside, softcap * (2.0 * tl.sigmoid(2.0 * z / softcap) - 1.0), z)
         z = tl.where(z < -1e30, -1e30, z)
         high, where = tl.max(z, axis=0, return_indices=True)
-        if high > top:
-            first = start + where
-            moment = (moment + mass * (top - high)) * tl.exp(top - high)
-            mass = mass * tl.exp(top - high)
-            top = high
+        first = tl.where(high > top, start + where, first)
+        higher = tl.maximum(top, high)
+        shrink = tl.exp(top - higher)
+        moment = (moment + mass * (top - higher)) * shrink
+        mass = mass * shrink
+        top = higher
         share = tl.where(inside, tl.exp(z - top), 0.0)
         mass += tl.sum(share, axis=0)
         moment += tl.sum(tl.where(inside, share * (z - top), 0.0), axis=0)
