@@ -176,8 +176,9 @@ def _block_rows(logits: Tensor) -> int:
     if logits.device.type != "cpu":
         budget, at_least = _DEVICE_BLOCK_BYTES, 1
     else:
-        # Row-wise sums are shared out among the threads by rows.
-        budget, at_least = BLOCK_BYTES, torch.get_num_threads()
+        # The threads share a block out by rows, and each has a cache of its own.
+        at_least = torch.get_num_threads()
+        budget = BLOCK_BYTES * at_least
     return max(at_least, budget // (logits.shape[-1] * wide_type(logits.dtype).itemsize))
 
 

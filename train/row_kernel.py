@@ -76,7 +76,7 @@ def losses_in_place(
     return losses
 
 
-def _row(
+def _row(  # noqa: PLR0915 - a kernel is one function
     logits_ptr: tl.tensor,
     targets_ptr: tl.tensor,
     right_ptr: tl.tensor,
@@ -128,10 +128,7 @@ def _row(
         picked = softcap * (2.0 * tl.sigmoid(2.0 * picked / softcap) - 1.0)
     picked = picked - total
     picked = tl.where(picked < -1e4, -1e4, picked)  # as `train.row_losses` has it
-    if KNOWN:
-        right = tl.load(right_ptr + row) != 0
-    else:
-        right = target == first
+    right = tl.load(right_ptr + row) != 0 if KNOWN else target == first
     kl = negative_entropy + log_classes
     loss = tl.where(right, -alpha * picked, (1.0 - alpha) * kl)
     # What is not a number may hide in a maximum, but not in a sum.

@@ -88,10 +88,13 @@ def row_losses(
         on_wrong = (1.0 - alpha) * (~right).to(p.dtype)
         p.mul_((on_right - on_wrong * negative_entropy)[:, None])
         p.scatter_add_(-1, targets[:, None], -on_right[:, None])
-        p.addcmul_(p_log_p, on_wrong[:, None])
+        # Written in place where the types allow: a copy would be one pass more.
+        direct = gradient if gradient.dtype == p.dtype and softcap is None else p
+        torch.addcmul(p, p_log_p, on_wrong[:, None], out=direct)
         if softcap is not None:
             p.addcmul_(p, wide.div_(softcap).square_(), value=-1)
-        gradient.copy_(p)
+        if direct is p:
+            gradient.copy_(p)
         if valid is not None and not valid.all():
             gradient.masked_fill_(~valid[:, None], 0.0)
     return losses

@@ -62,9 +62,7 @@ def leaves(seed, dtype, *, vocabulary=7, bias=True, impossible=False):
 
 def assert_same(ours, wanted, inputs, tolerance):
     torch.testing.assert_close(ours, wanted, atol=tolerance, rtol=tolerance)
-    pairs = zip(
-        torch.autograd.grad(ours, inputs), torch.autograd.grad(wanted, inputs), strict=True
-    )
+    pairs = zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(wanted, inputs), strict=True)
     for gradient, wanted_gradient in pairs:
         torch.testing.assert_close(gradient, wanted_gradient, atol=tolerance, rtol=tolerance)
 
@@ -113,8 +111,10 @@ def test_value_and_gradients_are_those_of_the_formula(
 )
 def test_it_equals_the_dense_loss(seed, alpha, chunk, bias, normalize):
     inputs, labels = leaves(seed, torch.float64, bias=bias)
-    dense = gatekeeper_loss(F.linear(*inputs), labels, alpha, normalize=normalize) if not bias else (
-        gatekeeper_loss(F.linear(*inputs[:2], inputs[2]), labels, alpha, normalize=normalize)
+    dense = (
+        gatekeeper_loss(F.linear(*inputs), labels, alpha, normalize=normalize)
+        if not bias
+        else (gatekeeper_loss(F.linear(*inputs[:2], inputs[2]), labels, alpha, normalize=normalize))
     )
     ours = linear_gatekeeper_loss(
         *inputs[:2],
