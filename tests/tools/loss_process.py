@@ -1,6 +1,6 @@
 """Writes the gradients of a tiny language model: two processes' average, and one alone's.
 
-Run by `torch.distributed.run`; the only argument is the folder to write to.
+Run once a process: the folder to meet in and to write to, the rank, and how many there are.
 """
 
 import sys
@@ -38,9 +38,9 @@ def gradients(model):
     return {name: one.grad for name, one in model.named_parameters()}
 
 
-def main(folder):
-    distributed.init_process_group("gloo")
-    rank, count = distributed.get_rank(), distributed.get_world_size()
+def main(folder, rank, count):
+    meeting = (folder / "meeting").as_uri()
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count)
     tokens = torch.arange(24).reshape(4, 6) % 11
     labels = tokens.roll(-1, dims=1)
     labels[0, :4] = -100  # the processes have different numbers of tokens
@@ -55,8 +55,9 @@ def main(folder):
     shared(tokens[own], labels[own], items / count).backward()
     if rank == 0:
         torch.save(gradients(shared.module), folder / "both.pt")
+    distributed.barrier()  # one that left early would break the connection of the other
     distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
