@@ -2,13 +2,16 @@
 
 A row is read once for its sums and once more for its gradient, which is written over it; as single
 operations of torch the same takes ten passes and three float32 tensors of the logits' size. Triton
-comes with torch's CUDA builds for Linux; where it is missing, `train.row_losses` does the work.
+comes with torch's CUDA builds for Linux; where it is missing or does not start, `train.row_losses`
+does the work.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import math
+import warnings
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,7 +32,22 @@ _WIDTHS = {torch.float32, torch.bfloat16, torch.float16}
 
 def fits(logits: Tensor) -> bool:
     """Tell whether the kernel can take these logits."""
-    return _HAS_TRITON and logits.device.type == "cuda" and logits.dtype in _WIDTHS
+    return logits.device.type == "cuda" and logits.dtype in _WIDTHS and _starts(logits.device)
+
+
+@cache
+def _starts(device: torch.device) -> bool:
+    """Try it once: Triton needs a C compiler, and a GPU that it knows."""
+    if not _HAS_TRITON:
+        return False
+    logits, targets = torch.zeros(1, 2, device=device), torch.zeros(1, dtype=torch.long)
+    try:
+        losses_in_place(logits, targets.to(device), 0.5, None, None, with_gradient=True)
+    except Exception as error:  # noqa: BLE001 - compilers and drivers fail in many ways
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        warnings.warn(f"the loss goes without its kernel, slower: {reason}", stacklevel=2)
+        return False
+    return True
 
 
 def losses_in_place(
