@@ -33,6 +33,7 @@ format: $(INSTALLED)
 
 figures: $(INSTALLED) $(MLSERVER)/.installed
 	$(BIN)/python -m benchmarks overhead
+	$(BIN)/python -m benchmarks linear-loss
 	$(BIN)/python -m benchmarks runtime
 	$(BIN)/python -m benchmarks cloud
 

@@ -8,6 +8,7 @@ from benchmarks.demo import DemoSettings
 from benchmarks.guarantee import GuaranteeSettings
 from benchmarks.harvest import HarvestBenchmarkSettings
 from benchmarks.latency import LatencySettings
+from benchmarks.linear_loss import LinearLossSettings
 from benchmarks.overhead import OverheadSettings
 from benchmarks.quantization import QuantizationSettings
 from benchmarks.report import ReportSettings
@@ -21,6 +22,7 @@ COMMANDS = {
     "guarantee": GuaranteeSettings,
     "harvest": HarvestBenchmarkSettings,
     "latency": LatencySettings,
+    "linear-loss": LinearLossSettings,
     "overhead": OverheadSettings,
     "quantization": QuantizationSettings,
     "report": ReportSettings,

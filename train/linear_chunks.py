@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from train import row_kernel
-from train.row_losses import BLOCK_BYTES, row_losses, wide_type
+from train.row_losses import BLOCK_BYTES, row_losses, scratch_for, wide_type
 
 CHUNK_BYTES = {"cpu": 256 << 20, "cuda": 512 << 20}
 """What the logits of a chunk may take, by device.
@@ -161,14 +161,14 @@ def _in_place(logits: Tensor, terms: Terms, chunk: slice, *, with_gradient: bool
         )
     losses = []
     step = _block_rows(logits)
+    scratch = scratch_for(logits, step, with_softcap=terms.softcap is not None)
     for start in range(0, len(logits), step):
         rows = slice(start, start + step)
         block = logits[rows]
         known = None if right is None else right[rows]
         gradient = block if with_gradient else None
-        losses.append(
-            row_losses(block, targets[rows], None, terms.alpha, gradient, known, terms.softcap)
-        )
+        given = block, targets[rows], None, terms.alpha, gradient, scratch, known, terms.softcap
+        losses.append(row_losses(*given))
     return torch.cat(losses)
 
 
@@ -176,8 +176,9 @@ def _block_rows(logits: Tensor) -> int:
     if logits.device.type != "cpu":
         budget, at_least = _DEVICE_BLOCK_BYTES, 1
     else:
-        # Row-wise sums are shared out among the threads by rows.
-        budget, at_least = BLOCK_BYTES, torch.get_num_threads()
+        # The threads share a block out by rows, and each has a cache of its own.
+        at_least = torch.get_num_threads()
+        budget = BLOCK_BYTES * at_least
     return max(at_least, budget // (logits.shape[-1] * wide_type(logits.dtype).itemsize))
 
 

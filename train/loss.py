@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from train.row_losses import block_rows, row_losses, wide_type
+from train.row_losses import block_rows, row_losses, scratch_for, wide_type
 
 Normalize = Literal["batch", "token"]
 
@@ -139,11 +139,13 @@ class _RowsLoss(torch.autograd.Function):
         gradient = torch.empty_like(logits) if wanted else None
         total = torch.zeros((), dtype=wide_type(logits.dtype), device=logits.device)
         step = block_rows(logits.shape[-1], logits.dtype, logits.device)
+        scratch = scratch_for(logits, step)
         for start in range(0, len(logits), step):
             rows = slice(start, start + step)
             part = None if gradient is None else gradient[rows]
             known = None if right is None else right[rows]
-            total += row_losses(logits[rows], targets[rows], valid[rows], alpha, part, known).sum()
+            block = logits[rows], targets[rows], valid[rows]
+            total += row_losses(*block, alpha, part, scratch, known).sum()
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return total

@@ -2,13 +2,16 @@
 
 A row is read once for its sums and once more for its gradient, which is written over it; as single
 operations of torch the same takes ten passes and three float32 tensors of the logits' size. Triton
-comes with torch's CUDA builds for Linux; where it is missing, `train.row_losses` does the work.
+comes with torch's CUDA builds for Linux; where it is missing or does not start, `train.row_losses`
+does the work.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import math
+import warnings
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,7 +32,22 @@ _WIDTHS = {torch.float32, torch.bfloat16, torch.float16}
 
 def fits(logits: Tensor) -> bool:
     """Tell whether the kernel can take these logits."""
-    return _HAS_TRITON and logits.device.type == "cuda" and logits.dtype in _WIDTHS
+    return logits.device.type == "cuda" and logits.dtype in _WIDTHS and _starts(logits.device)
+
+
+@cache
+def _starts(device: torch.device) -> bool:
+    """Try it once: Triton needs a C compiler, and a GPU that it knows."""
+    if not _HAS_TRITON:
+        return False
+    logits, targets = torch.zeros(1, 2, device=device), torch.zeros(1, dtype=torch.long)
+    try:
+        losses_in_place(logits, targets.to(device), 0.5, None, None, with_gradient=True)
+    except Exception as error:  # noqa: BLE001 - compilers and drivers fail in many ways
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        warnings.warn(f"the loss goes without its kernel, slower: {reason}", stacklevel=2)
+        return False
+    return True
 
 
 def losses_in_place(
@@ -76,16 +94,16 @@ def losses_in_place(
     return losses
 
 
-def _row(
-    logits_ptr: Any,
-    targets_ptr: Any,
-    right_ptr: Any,
-    losses_ptr: Any,
-    classes: Any,
-    stride: Any,
-    alpha: Any,
-    softcap: Any,
-    log_classes: Any,
+def _row(  # noqa: PLR0915 - a kernel is one function
+    logits_ptr: tl.tensor,
+    targets_ptr: tl.tensor,
+    right_ptr: tl.tensor,
+    losses_ptr: tl.tensor,
+    classes: tl.tensor,
+    stride: tl.tensor,
+    alpha: tl.tensor,
+    softcap: tl.tensor,
+    log_classes: tl.tensor,
     KNOWN: tl.constexpr,
     CAPPED: tl.constexpr,
     GRADIENT: tl.constexpr,
@@ -108,11 +126,12 @@ def _row(
             z = tl.where(inside, softcap * (2.0 * tl.sigmoid(2.0 * z / softcap) - 1.0), z)
         z = tl.where(z < -1e30, -1e30, z)
         high, where = tl.max(z, axis=0, return_indices=True)
-        if high > top:
-            first = start + where
-            moment = (moment + mass * (top - high)) * tl.exp(top - high)
-            mass = mass * tl.exp(top - high)
-            top = high
+        first = tl.where(high > top, start + where, first)
+        higher = tl.maximum(top, high)
+        shrink = tl.exp(top - higher)
+        moment = (moment + mass * (top - higher)) * shrink
+        mass = mass * shrink
+        top = higher
         share = tl.where(inside, tl.exp(z - top), 0.0)
         mass += tl.sum(share, axis=0)
         moment += tl.sum(tl.where(inside, share * (z - top), 0.0), axis=0)
@@ -127,10 +146,7 @@ def _row(
         picked = softcap * (2.0 * tl.sigmoid(2.0 * picked / softcap) - 1.0)
     picked = picked - total
     picked = tl.where(picked < -1e4, -1e4, picked)  # as `train.row_losses` has it
-    if KNOWN:
-        right = tl.load(right_ptr + row) != 0
-    else:
-        right = target == first
+    right = tl.load(right_ptr + row) != 0 if KNOWN else target == first
     kl = negative_entropy + log_classes
     loss = tl.where(right, -alpha * picked, (1.0 - alpha) * kl)
     # What is not a number may hide in a maximum, but not in a sum.

@@ -29,12 +29,27 @@ def wide_type(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def scratch_for(logits: Tensor, rows: int, *, with_softcap: bool = False) -> Tensor:
+    """Return what `row_losses` works in, [2 or 3, rows, C]: made anew it would cost more to get.
+
+    Args:
+        logits: float [M, C].
+        rows: How many of them a block takes at most.
+        with_softcap: Whether the logits will be bounded.
+    """
+    wide = wide_type(logits.dtype)
+    buffers = 3 if with_softcap or wide != logits.dtype else 2
+    rows = min(rows, max(len(logits), 1))
+    return torch.empty(buffers, rows, logits.shape[-1], dtype=wide, device=logits.device)
+
+
 def row_losses(
     logits: Tensor,
     targets: Tensor,
     valid: Tensor | None,
     alpha: float,
     gradient: Tensor | None,
+    scratch: Tensor,
     right: Tensor | None = None,
     softcap: float | None = None,
 ) -> Tensor:
@@ -50,47 +65,59 @@ def row_losses(
         valid: bool [M]; None says that all are.
         alpha: Weight of the right, in [0, 1].
         gradient: float [M, C] to write to, or None where no gradient is wanted; it may be `logits`.
+        scratch: As `scratch_for` makes it, for at least M rows.
         right: bool [M], which rows count as right; None asks the logits.
         softcap: Logits z become softcap * tanh(z / softcap) first; None leaves them.
     """
-    wide = logits.to(wide_type(logits.dtype))
-    if softcap is not None:
-        wide = torch.div(wide, softcap).tanh_().mul_(softcap)
-    # One softmax is faster than exponentials of one's own; its largest value is 1 / sum exp.
-    p = wide.softmax(dim=-1)
-    top = wide.amax(dim=-1)
-    log_p = (wide - (top - p.amax(dim=-1).log())[:, None]).clamp_(min=_LOWEST)
+    p, log_p, *spare = scratch[:, : len(logits)]
+    wide = _widened(logits, softcap, spare)
     if right is None:
-        right = _is_right(wide, top, targets)
-    on_right = alpha * right.to(p.dtype)
-    on_wrong = (1.0 - alpha) * (~right).to(p.dtype)
-    negative_entropy = torch.linalg.vecdot(p, log_p)
-    kl = negative_entropy + math.log(logits.shape[-1])
+        right = _is_right(wide, targets, p)
+    torch.log_softmax(wide, dim=-1, out=log_p)
+    torch.exp(log_p.clamp_(min=_LOWEST), out=p)
     picked = log_p.gather(-1, targets[:, None])[:, 0]
+    p_log_p = log_p.mul_(p)
+    negative_entropy = p_log_p.sum(dim=-1)
+    kl = negative_entropy + math.log(logits.shape[-1])
     losses = torch.where(right, -alpha * picked, (1.0 - alpha) * kl)
     if valid is not None:
         losses.masked_fill_(~valid, 0.0)
     if gradient is not None:
-        # Both cases are p * (a + b log p), one of them less alpha at the target.
-        shift = on_right - on_wrong * negative_entropy
-        p *= log_p.mul_(on_wrong[:, None]).add_(shift[:, None])
+        # Both cases are a * p + b * p log p, one of them less alpha at the target.
+        on_right = alpha * right.to(p.dtype)
+        on_wrong = (1.0 - alpha) * (~right).to(p.dtype)
+        p.mul_((on_right - on_wrong * negative_entropy)[:, None])
         p.scatter_add_(-1, targets[:, None], -on_right[:, None])
+        # Written in place where the types allow: a copy would be one pass more.
+        direct = gradient if gradient.dtype == p.dtype and softcap is None else p
+        torch.addcmul(p, p_log_p, on_wrong[:, None], out=direct)
         if softcap is not None:
             p.addcmul_(p, wide.div_(softcap).square_(), value=-1)
-        gradient.copy_(p)
+        if direct is p:
+            gradient.copy_(p)
         if valid is not None and not valid.all():
             gradient.masked_fill_(~valid[:, None], 0.0)
     return losses
 
 
-def _is_right(logits: Tensor, top: Tensor, targets: Tensor) -> Tensor:
+def _widened(logits: Tensor, softcap: float | None, spare: list[Tensor]) -> Tensor:
+    if not spare:
+        return logits
+    (wide,) = spare
+    if softcap is None:
+        return wide.copy_(logits)
+    return torch.div(logits, softcap, out=wide).tanh_().mul_(softcap)
+
+
+def _is_right(logits: Tensor, targets: Tensor, scratch: Tensor) -> Tensor:
     """Return bool [M]: is the target the first arg-max?"""
     if logits.device.type != "cpu":
         return logits.argmax(dim=-1) == targets
     # On the CPU the arg-max costs more than all the rest, and is needed only where the top is tied.
+    top = logits.amax(dim=-1)
     right = logits.gather(-1, targets[:, None])[:, 0] == top
-    equal = torch.eq(logits, top[:, None], out=torch.empty_like(logits)).sum(dim=-1)
-    tied = right & (equal > 1)
-    if tied.any():
-        right[tied] = logits[tied].argmax(dim=-1) == targets[tied]
+    if right.any():
+        tied = right & (torch.eq(logits, top[:, None], out=scratch).sum(dim=-1) > 1)
+        if tied.any():
+            right[tied] = logits[tied].argmax(dim=-1) == targets[tied]
     return right

@@ -28,8 +28,8 @@ refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
     [
         (
             "",
-            "expected a command (cloud, demo, guarantee, harvest, latency, overhead, quantization, "
-            "report, runtime, tasks, check)",
+            "expected a command (cloud, demo, guarantee, harvest, latency, linear-loss, overhead, "
+            "quantization, report, runtime, tasks, check)",
         ),
         ("cloud --only peer,speed", "--only expects one of peer, front"),
         ("cloud --requests 0", "--requests of at least 1, got 0"),
@@ -51,6 +51,9 @@ refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
         ("quantization", "--checkpoint required"),
         ("quantization --checkpoint c --kinds int3", "--kinds among none, fp16"),
         ("latency --bundle b --calls 0", "--calls"),
+        ("linear-loss --tokens 0", "--tokens of at least 1, got 0"),
+        ("linear-loss --device tpu", "--device expects one of cpu, cuda"),
+        ("linear-loss --out none/r.json", "a folder that is there for --out"),
         ("overhead --rounds none", "--rounds expects a whole number"),
         ("runtime --only calls,speed", "--only expects one of calls, client"),
         ("runtime --edge-calls 0", "--edge-calls of at least 1, got 0"),
