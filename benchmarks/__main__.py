@@ -12,6 +12,7 @@ from benchmarks.overhead import OverheadSettings
 from benchmarks.quantization import QuantizationSettings
 from benchmarks.report import ReportSettings
 from benchmarks.runtime import RuntimeSettings
+from benchmarks.tasks import TasksSettings
 from edge_runtime.cli import main
 
 COMMANDS = {
@@ -24,6 +25,7 @@ COMMANDS = {
     "quantization": QuantizationSettings,
     "report": ReportSettings,
     "runtime": RuntimeSettings,
+    "tasks": TasksSettings,
     "check": CheckSettings,
 }
 

@@ -35,12 +35,12 @@ def run_chain(settings: DemoSettings) -> None:
     """Train, export, serve, run and report; see `DemoSettings`."""
     start = time.perf_counter()
     # A slip in the second name must not cost the hours of the first model.
-    _check_model(settings.small, settings.dataset, settings.limit)
-    _check_model(settings.large, settings.large_data, settings.limit)
+    _check_model(settings.small_model, settings.dataset, settings.limit)
+    _check_model(settings.large_model, settings.large_data, settings.limit)
     empty_folder(settings.out, overwrite=settings.overwrite)
     with step("large model: fit"):
         large = _fit(
-            settings.large,
+            settings.large_model,
             settings.large_data,
             settings.out / "large",
             seed=settings.seeds[0],
@@ -104,7 +104,7 @@ def _measure(
 
 def _train(settings: DemoSettings, folder: Path, seed: int) -> dict[str, Path]:
     small = _fit(
-        settings.small, settings.dataset, folder / "small", seed=seed, limit=settings.limit
+        settings.small_model, settings.dataset, folder / "small", seed=seed, limit=settings.limit
     )
     paths = {UNTUNED: small}
     for variant, objective in _OBJECTIVES.items():
@@ -134,8 +134,8 @@ def _export(settings: DemoSettings, checkpoint: Path, out: Path) -> Path:
 
 def _training_accuracy(settings: DemoSettings) -> float:
     """Return how often the first untuned M_S is right on what it is tuned on."""
-    small = Path(settings.small)
-    folder = small if _is_checkpoint(settings.small) else settings.out / "small"
+    small = Path(settings.small_model)
+    folder = small if _is_checkpoint(settings.small_model) else settings.out / "small"
     return accuracy(
         open_checkpoint(folder), data.load(settings.dataset, limit=settings.limit).train
     )
@@ -148,8 +148,8 @@ def _content(
         **environment.describe("benchmarks"),
         "data": settings.dataset,
         "large_data": settings.large_data,
-        "small": settings.small,
-        "large": settings.large,
+        "small": settings.small_model,
+        "large": settings.large_model,
         "alpha": settings.alpha,
         "target_deferral": settings.target_deferral,
         "seeds": list(settings.seeds),

@@ -28,12 +28,13 @@ class CheckSettings:
 
     def run(self) -> None:
         """Fail on the first figure that is not what its samples give."""
-        from benchmarks import language, results, sweeps, verdicts
+        from benchmarks import results, sweeps, verdicts
+        from benchmarks.language import report
 
         folders = self.folders or _committed()
         if not folders:
             raise CheckError(f"expected a result folder, found none under {COMMITTED}: name one")
-        kinds = ((sweeps.is_sweep, sweeps.check), (language.is_language, language.check))
+        kinds = ((sweeps.is_sweep, sweeps.check), (report.is_language, report.check))
         for folder in folders:
             if folder.suffix == ".json":
                 print(f"{folder}: {verdicts.check(folder)} figures, all verdicts as they follow")
@@ -45,5 +46,5 @@ class CheckSettings:
 def _committed() -> tuple[Path, ...]:
     from benchmarks.verdicts import holds_figures
 
-    folders = sorted(path.parent for path in COMMITTED.glob("*/*samples*"))
+    folders = sorted({path.parent for path in COMMITTED.glob("*/*samples*")})
     return (*folders, *filter(holds_figures, sorted(COMMITTED.glob("*.json"))))

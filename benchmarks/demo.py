@@ -13,16 +13,36 @@ from edge_runtime.errors import SettingError
 class DemoSettings:
     """Train, tune, export, serve and run a cascade, and print what the user gets.
 
+    With --task it is a cascade of language models, and every rival and confidence beside it.
+
     Example: python -m benchmarks demo --dataset digits --seeds 0,1,2 --out runs/demo
     """
 
+    task: str | None = field(
+        "task of language models instead of a data set, e.g. clinc150 (`train tasks` lists them)",
+        default=None,
+    )
+    task_data: str | None = field(
+        "folder, file or Hugging Face name of the task's data (default: its own)", default=None
+    )
     dataset: str = field("data set name, folder or file", default="digits")
-    small: str = field("M_S: an architecture, or a checkpoint folder", default="small-cnn")
-    large: str = field("M_L: an architecture, or a checkpoint folder", default="resnet-20")
+    small: str | None = field(
+        "M_S: an architecture, or a checkpoint folder (default: small-cnn; of a task a Gemma with "
+        "37,000 weights made from scratch)",
+        default=None,
+    )
+    large: str | None = field(
+        "M_L: an architecture, or a checkpoint folder (default: resnet-20; of a task a Gemma with "
+        "470,000 weights made from scratch)",
+        default=None,
+    )
     large_dataset: str | None = field(
         "what M_L is fitted on (default: digits-more for digits, else the data set)", default=None
     )
-    alpha: float = field("weight of the right samples in the Gatekeeper loss", default=0.5)
+    alpha: float = field(
+        "weight of the right samples in the Gatekeeper loss; of a task 0.3 and 0.5 are tried",
+        default=0.5,
+    )
     target_deferral: float = field("deferral ratio to calibrate for", default=0.3)
     seeds: tuple[int, ...] = field("training seeds", default=(0, 1, 2))
     limit: int | None = field("use at most so many inputs a split", default=None)
@@ -38,12 +58,27 @@ class DemoSettings:
             raise SettingError(f"expected different --seeds, got {list(self.seeds)}")
 
     @property
+    def small_model(self) -> str:
+        """M_S of a classifiers' cascade."""
+        return self.small or "small-cnn"
+
+    @property
+    def large_model(self) -> str:
+        """M_L of a classifiers' cascade."""
+        return self.large or "resnet-20"
+
+    @property
     def large_data(self) -> str:
         """The data set that M_L is fitted on."""
         return self.large_dataset or ("digits-more" if self.dataset == "digits" else self.dataset)
 
     def run(self) -> None:
         """Run the chain and write the result folder."""
+        if self.task is not None:
+            from benchmarks.language.chain import run_language_chain
+
+            run_language_chain(self)
+            return
         # Torch and transformers take seconds to import; `latency` on a device must not need them.
         from benchmarks.chain import run_chain
 

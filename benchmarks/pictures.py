@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,23 @@ COLORS = {"untuned": "#7f7f7f", "control": "#1f77b4", "tuned": "#d62728"}
 _BINS = 40
 
 
-def draw(variants: dict[str, Samples], folder: Path) -> list[Path]:
-    """Write deferral.png, densities.png, roc.png and latency.png; the first seed is drawn."""
-    pictures = {
+def draw(
+    variants: dict[str, Samples], folder: Path, *, confidence: str = "max softmax"
+) -> list[Path]:
+    """Write deferral.png, densities.png, roc.png and latency.png; the first seed is drawn.
+
+    Args:
+        variants: The rows by name.
+        folder: Where to.
+        confidence: What the confidence is called. Where no call was timed, no times are drawn.
+    """
+    pictures: dict[str, Callable[[dict[str, Samples]], Any]] = {
         "deferral.png": _deferral,
-        "densities.png": _densities,
+        "densities.png": partial(_densities, kind=confidence),
         "roc.png": _roc,
-        "latency.png": _latency,
     }
+    if any(np.isfinite(samples.total_ms).any() for samples in variants.values()):
+        pictures["latency.png"] = _latency
     written = []
     for name, paint in pictures.items():
         figure = paint(variants)
@@ -73,7 +84,7 @@ def _deferral(variants: dict[str, Samples]) -> Any:
     return figure
 
 
-def _densities(variants: dict[str, Samples]) -> Any:
+def _densities(variants: dict[str, Samples], *, kind: str) -> Any:
     figure, axes = _panels(variants, "Confidence where M_S is right and where it is wrong")
     for axis, samples in zip(axes, variants.values(), strict=True):
         confidence, right, _ = _columns(samples)
@@ -85,7 +96,7 @@ def _densities(variants: dict[str, Samples]) -> Any:
                 chosen, bins=bins, density=True, histtype="step", lw=1.6, color=color, label=text
             )
         axis.set_yscale("log")
-        axis.set_xlabel("confidence (max softmax)")
+        axis.set_xlabel(f"confidence ({kind})")
         axis.legend()
     axes[0].set_ylabel("density")
     return figure

@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.errors import CheckError
 from benchmarks.samples import Samples, read_samples
 from benchmarks.summary import differences, summarise
@@ -23,7 +25,7 @@ def figures(variants: dict[str, Samples]) -> dict[str, Any]:
     """Compute every figure that is printed from the per-sample rows."""
     return {
         "variants": {
-            name: {"figures": summarise(samples), "latency": _latency(samples)}
+            name: {"figures": summarise(samples), **_times(samples)}
             for name, samples in variants.items()
         },
         "tuned_minus": {
@@ -32,6 +34,12 @@ def figures(variants: dict[str, Samples]) -> dict[str, Any]:
             if base != "tuned"
         },
     }
+
+
+def _times(samples: Samples) -> dict[str, dict[str, dict[str, float]]]:
+    if np.isnan(samples.total_ms).all():
+        return {}  # no call was timed
+    return {"latency": _latency(samples)}
 
 
 def _latency(samples: Samples) -> dict[str, dict[str, float]]:
@@ -76,11 +84,28 @@ def check(folder: Path) -> int:
     Raises:
         CheckError: A file is missing, or a figure differs.
     """
+    return check_content(folder, read_results(folder), figures(read_samples(folder / SAMPLES)))
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Read `results.json`.
+
+    Raises:
+        CheckError: It is missing or damaged.
+    """
     try:
-        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckError(f"expected {RESULTS} in {folder}: {error}") from None
-    recomputed = figures(read_samples(folder / SAMPLES))
+    return content
+
+
+def check_content(folder: Path, results: dict[str, Any], recomputed: dict[str, Any]) -> int:
+    """Compare what was written with what follows from the samples; return how many figures.
+
+    Raises:
+        CheckError: A figure, a sentence or the page differs.
+    """
     compared = compare(recomputed, results, where=str(folder))
     if findings(results) != results.get("findings"):
         raise CheckError(f"{folder}: the findings do not follow from the figures: run it again")

@@ -19,11 +19,22 @@ def table(results: dict[str, Any]) -> str:
     rows = [head, ["---"] * len(head)]
     names = next(iter(variants.values()))["figures"]
     rows += [[name, *(_cell(v["figures"][name]) for v in variants.values())] for name in names]
+    rows += _of_calls(variants) if "latency" in next(iter(variants.values())) else []
+    rows += _of_tokens(variants) if "tokens_per_s" in next(iter(variants.values())) else []
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _of_calls(variants: dict[str, Any]) -> list[list[str]]:
+    rows = []
     for source in ("edge", "deferred"):
         cells = [_latency(v["latency"][source]) for v in variants.values()]
         rows.append([f"{source} latency p50 / p90 / p99, ms", *cells])
     rows.append(["bytes sent an input", *(f"{v['bytes_sent']:.0f}" for v in variants.values())])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return rows
+
+
+def _of_tokens(variants: dict[str, Any]) -> list[list[str]]:
+    return [["tokens/s of M_S", *(f"{v['tokens_per_s']:.0f}" for v in variants.values())]]
 
 
 def _cell(figure: dict[str, float]) -> str:
@@ -42,7 +53,7 @@ def findings(results: dict[str, Any]) -> list[str]:
         for base, figures in results["tuned_minus"].items()
         for name, figure in figures.items()
     ]
-    if results["training_accuracy"] > _SATURATED:
+    if results.get("training_accuracy", 0.0) > _SATURATED:
         lines.append(
             f"Before tuning M_S was right on {results['training_accuracy']:.1%} of its training "
             "pictures: the loss finds next to no wrong samples to teach from."

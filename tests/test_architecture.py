@@ -64,6 +64,7 @@ def test_the_edge_runtime_imports_nothing_heavy():
         ("import edge_runtime; edge_runtime.CloudModel", HEAVY),
         ("import benchmarks.__main__", HEAVY),
         ("import train.data", {"torch"}),
+        ("import train.data.tasks", {"torch", "datasets"}),
     ],
 )
 def test_an_import_does_not_load_more_than_it_needs(statement, absent):

@@ -20,7 +20,7 @@ class TrainError(GatekeeperError):
 
 
 class CheckpointError(TrainError, ValueError):
-    """A checkpoint folder is missing, damaged, or not an image classifier."""
+    """A checkpoint folder is missing, damaged, or of another kind than asked for."""
 
 
 class DataError(TrainError, ValueError):

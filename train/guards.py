@@ -40,19 +40,27 @@ def balance(alpha: float, accuracy: float) -> float:
     return pull / push if push > 0 else math.inf
 
 
-def warnings_before(alpha: float, right: npt.NDArray[np.bool_]) -> list[str]:
+def warnings_before(
+    alpha: float,
+    right: npt.NDArray[np.bool_],
+    *,
+    what: str = "inputs",
+    remedy: str = "--stage2-data augment, holdout or crossfit",
+) -> list[str]:
     """Return what is wrong with tuning on these data at this alpha, in words.
 
     Args:
         alpha: Weight of the right, in [0, 1].
         right: bool [n], which of the stage 2 data M_S gets right before tuning.
+        what: What the data are made of.
+        remedy: What to try where there is nothing wrong to learn from.
     """
     wrong, accuracy = int((~right).sum()), float(right.mean())
     found = []
     if wrong < max(_FEW_WRONG, _SMALL_SHARE * right.size):
         found.append(
-            f"M_S is wrong on {wrong} of {right.size} inputs of the stage 2 data: there is next to "
-            "nothing to teach doubt from. Try --stage2-data augment, holdout or crossfit"
+            f"M_S is wrong on {wrong} of {right.size} {what} of the stage 2 data: there is next to "
+            f"nothing to teach doubt from. Try {remedy}"
         )
     if balance(alpha, accuracy) < 1.0:
         found.append(

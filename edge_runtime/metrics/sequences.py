@@ -71,7 +71,8 @@ def sequence_confidence(
         counted: Which tokens were generated, bool [..., T]; the others may hold anything.
 
     Returns:
-        float64 [...]; NaN where no token was generated or a counted value is NaN, and NaN defers.
+        float64 [...]; NaN where no token was generated or a counted value of either array is NaN,
+        and NaN defers.
 
     Raises:
         InputError: The kind is unknown or the shapes differ.
@@ -84,7 +85,7 @@ def sequence_confidence(
     if kind not in _KINDS:
         raise InputError(f"expected one of {', '.join(_KINDS)}, got {kind!r}")
     entropies, logs = numbers("neg_entropy", neg_entropy), numbers("logprob", logprob)
-    flags = np.asarray(counted, dtype=bool)
+    flags = numbers("counted", counted).astype(bool)
     if not entropies.shape == logs.shape == flags.shape or flags.ndim == 0:
         raise InputError(
             "expected neg_entropy, logprob and counted of one shape [..., tokens], got "
@@ -92,7 +93,9 @@ def sequence_confidence(
         )
     with np.errstate(invalid="ignore"):
         values = _KINDS[kind](entropies, logs, flags)
-    return np.asarray(np.where(flags.any(axis=-1), values, np.nan))
+    # A model that broke at any token is not to be believed, whichever tokens a kind looks at.
+    broken = (flags & (np.isnan(entropies) | np.isnan(logs))).any(axis=-1)
+    return np.asarray(np.where(flags.any(axis=-1) & ~broken, values, np.nan))
 
 
 def unit_sequence_confidence(kind: str, values: npt.ArrayLike, vocabulary: int) -> Floats:
@@ -112,7 +115,9 @@ def unit_sequence_confidence(kind: str, values: npt.ArrayLike, vocabulary: int) 
     """
     if kind not in _KINDS:
         raise InputError(f"expected one of {', '.join(_KINDS)}, got {kind!r}")
+    if vocabulary < 1:
+        raise InputError(f"expected a vocabulary of at least 1 token, got {vocabulary}")
     if kind == contract.NEG_ENTROPY:
         return unit_neg_entropy(values, vocabulary)
     g = numbers("values", values)
-    return np.asarray(np.exp(g)) if kind.endswith("logprob") else g
+    return np.asarray(np.exp(g)) if kind in _LOGARITHMS else g

@@ -29,7 +29,7 @@ refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
         (
             "",
             "expected a command (cloud, demo, guarantee, harvest, latency, overhead, quantization, "
-            "report, runtime, check)",
+            "report, runtime, tasks, check)",
         ),
         ("cloud --only peer,speed", "--only expects one of peer, front"),
         ("cloud --requests 0", "--requests of at least 1, got 0"),

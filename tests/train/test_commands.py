@@ -30,7 +30,7 @@ CONVERT = "--image-mean 0.5,0.5,0.5 --image-std 0.5,0.5,0.5"
         (
             "",
             "expected a command (fit, distill, tune, deferral-head, evaluate, sweep, recommend, "
-            "convert, harvest)",
+            "convert, harvest, fit-lm, tune-lm, tasks)",
         ),
         ("ft --out o", "did you mean 'fit'"),
         ("fit --ouput o", "did you mean '--out'"),

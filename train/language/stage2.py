@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,9 +62,10 @@ def tune(
     """
     refuse_existing(settings.out, overwrite=settings.overwrite)
     placed_model(start.model, settings.device)
+    if settings.stage2_data == "holdout":
+        task = _held_out(task)
     if settings.objective == "gatekeeper":
-        for line in warnings_before(settings.alpha, right_tokens(start, task.train[:_LOOKED_AT])):
-            print(f"warning: {line}", file=sys.stderr)
+        _warn(settings.alpha, right_tokens(start, task.train[:_LOOKED_AT]))
     rate = settings.learning_rate or second_rate(
         settings.checkpoint, lora=settings.lora is not None
     )
@@ -82,6 +84,22 @@ def tune(
     quality = None if large is None else _state(large, task, asked).right
     _report(before, after, quality)
     return reason
+
+
+def _held_out(task: Task) -> Task:
+    """Take every other validation example to tune on, and watch the rest."""
+    held, rest = task.validation[::2], task.validation[1::2]
+    print(
+        f"stage 2 on {len(held)} held-out examples instead of {len(task.train)}; that costs "
+        f"validation {len(held)} of its {len(task.validation)}",
+        flush=True,
+    )
+    return dataclasses.replace(task, train=held, validation=rest)
+
+
+def _warn(alpha: float, right: npt.NDArray[np.bool_]) -> None:
+    for line in warnings_before(alpha, right, what="tokens", remedy="--stage2-data holdout"):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _recipe(settings: TuneLanguageSettings, rate: float) -> Recipe:

@@ -35,6 +35,11 @@ class TuneLanguageSettings:
     )
     alpha: float = field("Gatekeeper: weight of the right tokens, in [0, 1]", default=0.4)
     tokens: Literal["answer", "all"] = field(TOKENS_HELP, default="answer")
+    stage2_data: Literal["same", "holdout"] = field(
+        "what to tune on: the training split (same), or half of validation (holdout), which M_S "
+        "does not know by heart",
+        default="same",
+    )
     normalize: Literal["batch", "token"] = field(
         "what the sum over tokens is divided by: sequences (batch, eq. 4 of the paper) or tokens",
         default="batch",

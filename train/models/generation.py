@@ -1,8 +1,4 @@
-"""Greedy answers of a causal language model, with what its confidences are made of.
-
-transformers decodes; a logits processor stands beside it and takes down two numbers a token, so
-that no distribution over the vocabulary outlives its step.
-"""
+"""Greedy answers of a causal language model, with what its confidences are made of."""
 
 from __future__ import annotations
 
@@ -15,15 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from edge_runtime import metrics
+from edge_runtime.errors import InputError
+from train.models.decoding import Recorder, Steps, decode, ready
+
+__all__ = ["BATCH", "EMPTY", "Generated", "Recorder", "generate"]
 
 Floats = npt.NDArray[np.float64]
-BATCH = 64
+BATCH = 256
 EMPTY = "the prompt is empty"
-_LOWEST = -1e4  # exp of it is 0 in float64 already, and 0 * -1e4 is 0 where 0 * -inf is NaN
+_LOGITS = 1 << 24  # of one step, at most: 64 MiB in float32, and about four times that for a moment
+_TOKENS = 1 << 15  # of a batch, at most: they are held in every layer
 
 
 @dataclass(frozen=True)
@@ -67,31 +66,6 @@ class Generated:
         return float(self.counted.sum() / self.wall_time_s) if self.wall_time_s else 0.0
 
 
-class Recorder(LogitsProcessor):
-    """Takes down entropy and log-probability of every greedy step, in float64.
-
-    Args:
-        watched: A token whose log-probability at the first step is wanted.
-    """
-
-    def __init__(self, watched: int | None = None) -> None:
-        self.neg_entropy: list[Tensor] = []
-        self.logprob: list[Tensor] = []
-        self.watched: Tensor | None = None
-        self._token = watched
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - not ours
-        """Read the logits [n, V] of a step, and leave them as they are."""
-        log_p = scores.double().log_softmax(dim=-1)
-        # A NaN stays one: clamp hands it on.
-        entropy = (log_p.exp() * log_p.clamp(min=_LOWEST)).sum(dim=-1)
-        self.neg_entropy.append(entropy)
-        self.logprob.append(log_p.gather(-1, scores.argmax(dim=-1, keepdim=True))[:, 0])
-        if self._token is not None and self.watched is None:
-            self.watched = log_p[:, self._token]
-        return scores
-
-
 def generate(
     model: Any,
     tokenizer: Any,
@@ -105,95 +79,106 @@ def generate(
 ) -> Generated:
     """Answer prompts greedily, until the end-of-sequence token or a limit.
 
-    A prompt that is empty, or that leaves no room for an answer in the context, is not answered:
-    its row has no tokens, and so the confidence NaN, which defers it.
+    A prompt that is empty or no valid text, or that leaves no room for an answer in the context, is
+    not answered: its row has no tokens, and so the confidence NaN, which defers it.
 
     Args:
-        model: A causal language model; its mode is kept.
+        model: A causal language model; its mode is kept, its own generation settings are not used.
         tokenizer: Its tokenizer.
         prompts: n texts.
         max_new_tokens: T, the most tokens of an answer; at least 0.
         context: The most tokens of prompt and answer together.
-        batch_size: Prompts that are answered at once, alike in length.
+        batch_size: The most prompts that are answered at once; long ones and large vocabularies
+            make it fewer.
         watch: A token whose log-probability as the first of the answer is wanted.
         progress: Called with the number of prompts that were just answered.
+
+    Raises:
+        InputError: `max_new_tokens` or `batch_size` is out of range.
     """
+    if max_new_tokens < 0 or batch_size < 1:
+        raise InputError(
+            "expected max_new_tokens of at least 0 and batch_size of at least 1, got "
+            f"{max_new_tokens} and {batch_size}"
+        )
     start = time.perf_counter()
-    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    encoded = _encoded(tokenizer, prompts)
     refused = {
         i: reason
         for i, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True))
-        if (reason := _refusal(prompt, len(ids), context))
+        if (reason := _refusal(prompt, ids, max_new_tokens, context))
     }
+    accepted = {i: ids for i, ids in enumerate(encoded) if ids and i not in refused}
+    batch_size = min(batch_size, max(1, _LOGITS // model.config.get_text_config().vocab_size))
     made = _Arrays(len(prompts), max_new_tokens)
-    lengths = [0 if i in refused else len(ids) for i, ids in enumerate(encoded)]
-    was_training = model.training
-    model.eval()
-    for room, batch in _batches(lengths, max_new_tokens, context, batch_size):
-        tokens, recorder = _answer(model, tokenizer, [encoded[i] for i in batch], room, watch)
-        made.put(batch, tokens, recorder, tokenizer.eos_token_id)
-        if progress is not None:
-            progress(len(batch))
-    model.train(was_training)
+    with ready(model), torch.inference_mode():
+        for room, rows in _batches(accepted, max_new_tokens, context, batch_size):
+            for steps in decode(model, tokenizer, [accepted[i] for i in rows], room, watch):
+                made.put(rows, steps, tokenizer.eos_token_id)
+            if progress is not None:
+                progress(len(rows))
+    # Not every tokenizer knows its end for a special token.
+    said = made.counted & (made.tokens != tokenizer.eos_token_id)
     texts = [
         tokenizer.decode(ids[flags], skip_special_tokens=True)
-        for ids, flags in zip(made.tokens, made.counted, strict=True)
+        for ids, flags in zip(made.tokens, said, strict=True)
     ]
     return made.generated(texts, refused, time.perf_counter() - start)
 
 
-def _refusal(prompt: str, tokens: int, context: int) -> str | None:
-    if not prompt.strip() or not tokens:
+def _encoded(tokenizer: Any, prompts: Sequence[str]) -> list[list[int] | None]:
+    """Return the tokens of each prompt, None where it is no valid text."""
+    valid = [i for i, prompt in enumerate(prompts) if _is_text(prompt)]
+    encoded: list[list[int] | None] = [None] * len(prompts)
+    if valid:
+        found = tokenizer([prompts[i] for i in valid])["input_ids"]
+        for i, ids in zip(valid, found, strict=True):
+            encoded[i] = ids
+    return encoded
+
+
+def _is_text(prompt: str) -> bool:
+    # Bytes that are no UTF-8 come as lone surrogates from file names, arguments and JSON.
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refusal(prompt: str, ids: list[int] | None, most: int, context: int) -> str | None:
+    if ids is None:
+        return "the prompt is no valid text: it holds half of a surrogate pair"
+    if not prompt.strip() or not ids:
         return EMPTY
-    if tokens >= context:
-        return f"the prompt has {tokens} tokens, of the context's {context} none is left to answer"
+    if not most:
+        return "no token may be generated: max_new_tokens is 0"
+    if len(ids) >= context:
+        return (
+            f"the prompt has {len(ids)} tokens, of the context's {context} none is left to answer"
+        )
     return None
 
 
 def _batches(
-    lengths: Sequence[int], most: int, context: int, batch_size: int
+    prompts: dict[int, list[int]], most: int, context: int, batch_size: int
 ) -> Iterator[tuple[int, list[int]]]:
     """Yield (tokens that an answer may have, rows): alike in length, and all with that much room.
 
     What one prompt may answer must not depend on those beside it.
     """
-    rows = sorted((i for i, length in enumerate(lengths) if length), key=lengths.__getitem__)
-    for room, group in itertools.groupby(rows, lambda i: min(most, context - lengths[i])):
-        alike = list(group)
-        for first in range(0, len(alike) if room else 0, batch_size):
-            yield room, alike[first : first + batch_size]
-
-
-def _answer(
-    model: Any, tokenizer: Any, prompts: list[list[int]], room: int, watch: int | None
-) -> tuple[Tensor, Recorder]:
-    """Return the new tokens int64 [n, at most room], and what was taken down."""
-    longest = max(map(len, prompts))
-    pad = tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=model.device)
-    mask = torch.tensor(
-        [[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device
-    )
-    recorder = Recorder(watch)
-    # Of the model's own generation_config nothing may bend the distribution.
-    config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=room,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=pad,
-    )
-    with torch.inference_mode():
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            generation_config=config,
-            logits_processor=LogitsProcessorList([recorder]),
-        )
-    return out[:, longest:].cpu(), recorder
+    by_length = sorted(prompts, key=lambda i: len(prompts[i]))
+    for room, group in itertools.groupby(by_length, lambda i: min(most, context - len(prompts[i]))):
+        rows = list(group)
+        while rows:
+            # The longest first: its length says how many are held beside it.
+            size = min(batch_size, max(1, _TOKENS // (len(prompts[rows[-1]]) + room)))
+            rows, batch = rows[:-size], rows[-size:]
+            yield room, batch
 
 
 class _Arrays:
-    """What is filled in batch by batch."""
+    """What is filled in piece by piece."""
 
     def __init__(self, rows: int, tokens: int) -> None:
         self.tokens = np.zeros((rows, tokens), np.int64)
@@ -202,17 +187,18 @@ class _Arrays:
         self.logprob = np.full((rows, tokens), np.nan)
         self.watched = np.full(rows, np.nan)
 
-    def put(self, rows: list[int], tokens: Tensor, recorder: Recorder, eos: int) -> None:
-        size = tokens.shape[1]
-        at = np.ix_(rows, range(size))
-        self.tokens[at] = tokens.numpy()
-        ended = (tokens == eos).numpy()
+    def put(self, batch: list[int], steps: Steps, eos: int) -> None:
+        rows = np.asarray(batch)[steps.rows.numpy()]
+        tokens = steps.tokens.numpy()
+        at = np.ix_(rows, range(steps.first, steps.first + tokens.shape[1]))
+        self.tokens[at] = tokens
+        ended = tokens == eos
         # The end itself counts; what comes behind it is filling.
         self.counted[at] = np.cumsum(ended, axis=1) - ended == 0
-        self.neg_entropy[at] = torch.stack(recorder.neg_entropy, dim=1).cpu().numpy()
-        self.logprob[at] = torch.stack(recorder.logprob, dim=1).cpu().numpy()
-        if recorder.watched is not None:
-            self.watched[rows] = recorder.watched.cpu().numpy()
+        self.neg_entropy[at] = steps.neg_entropy.numpy()
+        self.logprob[at] = steps.logprob.numpy()
+        if steps.watched is not None:
+            self.watched[rows] = steps.watched.numpy()
 
     def generated(self, texts: list[str], refused: dict[int, str], wall_s: float) -> Generated:
         longest = int(self.counted.sum(axis=1).max(initial=0))

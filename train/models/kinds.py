@@ -59,6 +59,12 @@ FAMILIES = (
 )
 
 
+def generates(config: Any) -> bool:
+    """Return whether a configuration names an architecture that generates text token by token."""
+    named = getattr(config, "architectures", None) or [""]
+    return str(named[0]).endswith(("ForCausalLM", "LMHeadModel"))
+
+
 def family_of(folder: Path) -> Family:
     """Return the family of a folder's `config.json`.
 
@@ -66,6 +72,11 @@ def family_of(folder: Path) -> Family:
         CheckpointError: Neither pictures nor texts can be classified with it.
     """
     config = AutoConfig.from_pretrained(folder, **SAFE)
+    if generates(config):
+        raise CheckpointError(
+            f"expected an image or text classifier in {folder}, it holds a language model "
+            f"({config.architectures[0]}): python -m train fit-lm, tune-lm and evaluate-lm take it"
+        )
     for family in FAMILIES:
         if type(config) in family.auto_model._model_mapping:  # noqa: SLF001 - no public way to ask
             return family

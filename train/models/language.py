@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from train.errors import CheckpointError
 from train.models.checkpoint import check_files, write_folder
 from train.models.generation import Generated, generate
-from train.models.kinds import SAFE
+from train.models.kinds import SAFE, generates
 
 Weights = Literal["fp32", "bf16"]
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -42,6 +42,11 @@ class LanguageModel:
     def vocabulary(self) -> int:
         """V, the size of a distribution over tokens."""
         return vocabulary_of(self.model.config)
+
+    @property
+    def weights(self) -> int:
+        """How many weights it has; a tied head counts once."""
+        return sum(p.numel() for p in self.model.parameters())
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int, **settings: Any) -> Generated:
         """Answer prompts greedily; see `train.models.generation.generate`."""
@@ -114,19 +119,20 @@ def open_language_model(path: Path | str, *, weights: Weights = "fp32") -> Langu
 def is_language_model(folder: Path) -> bool:
     """Return whether a folder's `config.json` names an architecture for causal generation."""
     try:
-        config = AutoConfig.from_pretrained(folder, **SAFE)
+        return generates(AutoConfig.from_pretrained(folder, **SAFE))
     except Exception:  # noqa: BLE001 - whatever is wrong with it, it names none
         return False
-    named = getattr(config, "architectures", None) or [""]
-    return named[0].endswith(("ForCausalLM", "LMHeadModel"))
 
 
 def _require_causal(folder: Path) -> None:
     config = AutoConfig.from_pretrained(folder, **SAFE)
-    if type(config) not in AutoModelForCausalLM._model_mapping:  # noqa: SLF001 - no public way to ask
+    # BERT and its kin could be made to generate, but nobody trained their classifiers to.
+    named = (getattr(config, "architectures", None) or [None])[0]
+    other = named is not None and "Classification" in named
+    if other or type(config) not in AutoModelForCausalLM._model_mapping:  # noqa: SLF001 - no public way to ask
         raise CheckpointError(
             f"expected a causal language model in {folder}, its config.json is of a "
-            f"{config.model_type or 'nameless'} model that is none"
+            f"{named or config.model_type or 'nameless'} model that is none"
         )
 
 
@@ -144,10 +150,11 @@ def _fit_tokenizer(tokenizer: Any, model: Any, folder: Path) -> None:
     vocabulary = vocabulary_of(model.config)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise CheckpointError(f"expected a tokenizer of the language model in {folder}, got none")
-    if len(tokenizer) > vocabulary:
+    greatest = max(tokenizer.get_vocab().values())  # there may be holes before it
+    if greatest >= vocabulary:
         raise CheckpointError(
             f"expected at most the model's {vocabulary} tokens in the tokenizer of {folder}, it "
-            f"has {len(tokenizer)}: it is of another model"
+            f"has {greatest + 1}: it is of another model"
         )
     if tokenizer.eos_token_id is None:
         raise CheckpointError(

@@ -12,7 +12,7 @@ from train.data.tasks.choices import (
     letter_of,
     letters,
 )
-from train.data.tasks.parsers import letter_parser
+from train.data.tasks.parsers import LetterParser
 from train.data.tasks.rows import Row
 from train.data.tasks.sources import Source
 from train.data.tasks.task import Example, Task
@@ -38,15 +38,16 @@ def load(name: str, data: str | None, seed: int) -> Task:
         for split, rows in found.items()
     }
     answers = letters(_MOST)
-    return assemble(name, examples, letter_parser(answers), seed=seed, answers=answers)
+    return assemble(name, examples, LetterParser(answers), seed=seed, answers=answers)
 
 
 def _example(row: Row, number: str) -> Example:
     texts, labels = labelled_choices(row)
     if len(set(labels)) < len(labels) or len(labels) != len(texts):
         raise DataError(f"expected a label of its own for each choice in {row.where}, got {labels}")
+    choices = choice_texts(texts, row.where, _MOST)
     letter = letter_of(row.text("answerKey"), labels, row.where)
-    asked = ChoiceQuestion(_stem(row), choice_texts(texts, row.where, _MOST), letter)
+    asked = ChoiceQuestion(_stem(row), choices, letter)
     return Example(str(row.values.get("id") or number), asked.prompt(), asked.completion(), letter)
 
 

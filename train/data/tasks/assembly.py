@@ -62,11 +62,12 @@ def assemble(
 def _check_characters(examples: dict[str, list[Example]]) -> None:
     for example in (example for part in examples.values() for example in part):
         try:
-            "".join((example.id, example.prompt, example.completion)).encode()
+            f"{example.id}{example.prompt}{example.completion}".encode()
         except UnicodeEncodeError as error:
             # A json escape can write half of a pair, which no tokenizer takes.
+            half = error.object[error.start]
             raise DataError(
-                f"expected characters in {example.id!a}, got {error.object[error.start]!a}, "
+                f"expected characters in {example.id!a}, got {half!a}, "
                 "half of a surrogate pair: write the character itself"
             ) from None
 
@@ -133,6 +134,8 @@ def _carved(
     golds = {example.prompt: example.gold if closed else "" for example in train}
     labels = np.unique(list(golds.values()), return_inverse=True)[1].astype(np.int64)
     rows, _ = split_stratified(labels, _SHARE, seed)
+    if not rows.size:  # every answer stands there once
+        rows, _ = split_stratified(np.zeros_like(labels), _SHARE, seed)
     if not rows.size:
         raise DataError(
             f"expected at least two different prompts in train of {name} to carve a split out of "

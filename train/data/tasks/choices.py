@@ -48,11 +48,9 @@ def choice_texts(values: Any, where: str, most: int) -> tuple[str, ...]:
     """
     if not isinstance(values, Sequence) or isinstance(values, str) or not 2 <= len(values) <= most:  # noqa: PLR2004 - one choice is none
         raise DataError(f"expected 2 to {most} choices in {where}, got {values!r:.60}")
-    odd = next((value for value in values if not isinstance(value, str) or not value.strip()), "")
-    texts = tuple(value.strip() for value in values if isinstance(value, str))
-    if odd or len(texts) < len(values) or not all(texts):
+    if not all(isinstance(value, str) and value.strip() for value in values):
         raise DataError(f"expected a text in every choice in {where}, got {values!r:.60}")
-    return texts
+    return tuple(value.strip() for value in values)
 
 
 def letter_of(answer: Any, labels: Sequence[str], where: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from train.data.tasks.assembly import assemble
-from train.data.tasks.parsers import label_parser, label_words
+from train.data.tasks.parsers import LabelParser, label_words
 from train.data.tasks.rows import Row, read_json
 from train.data.tasks.sources import Found, Source
 from train.data.tasks.task import Example, Task
@@ -42,10 +42,10 @@ def load(name: str, data: str | None, seed: int) -> Task:
     }
     answers = _answers(place, kept)
     examples = {
-        split: [_example(row, f"{split}-{i}", answers) for i, row in enumerate(rows)]
+        split: [_example(row, f"{split}-{i}") for i, row in enumerate(rows)]
         for split, rows in kept.items()
     }
-    return assemble(name, examples, label_parser(answers), seed=seed, answers=answers)
+    return assemble(name, examples, LabelParser(answers), seed=seed, answers=answers)
 
 
 def _full_file(place: Path) -> Found | None:
@@ -97,7 +97,7 @@ def _names(content: Any, path: Path) -> Sequence[str]:
     return content
 
 
-def _example(row: Row, number: str, answers: Sequence[str]) -> Example:
+def _example(row: Row, number: str) -> Example:
     label = label_words(_label(row))
     text = " ".join(row.text("text", "query").split())
-    return Example(number, f"Text: {text}\nIntent:", f" {label}", label if label in answers else "")
+    return Example(number, f"Text: {text}\nIntent:", f" {label}", label)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from train.data.tasks.assembly import assemble
 from train.data.tasks.choices import ChoiceQuestion, choice_texts, letter_of, letters
-from train.data.tasks.parsers import letter_parser
+from train.data.tasks.parsers import LetterParser
 from train.data.tasks.rows import Row, csv_lines
 from train.data.tasks.sources import Found, Source
 from train.data.tasks.task import Example, Task
@@ -49,7 +49,7 @@ def load(name: str, data: str | None, seed: int, shots: int) -> Task:
     asked = {split: [_asked(row) for row in found.get(split, ())] for split in _ORIGINAL}
     openings = _Openings(asked.pop("dev"), shots)
     examples = {split: list(_examples(rows, openings, split)) for split, rows in asked.items()}
-    return assemble(name, examples, letter_parser(_LETTERS), seed=seed, answers=_LETTERS)
+    return assemble(name, examples, LetterParser(_LETTERS), seed=seed, answers=_LETTERS)
 
 
 class _Openings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 Parser = Callable[[str], str | None]
@@ -20,30 +21,35 @@ _NUMBER: Final = re.compile(
     r"|(?<!\w)(?<![0-9]\.)(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?))"
     r"(?![eE][+-]?[0-9])"
 )
-_SPOKEN_LETTER: Final = re.compile(r"answer(?: is|:)\s*\(?([A-Za-z])(?![\w'])", re.IGNORECASE)
-_LONE_LETTER: Final = re.compile(r"[\s(\[*\"']*([A-Za-z])(?=[).:,;\]*\"']|\s*(?:\n|$))")
+# A small letter alone, closed by a mark, or at the end of a line: "a" and "d'oh" are words.
+_ENDS: Final = r"(?=[).:,;\]*\"]|'(?!\w)|\s*(?:\n|$))"
+_OPENS: Final = r"[\s(\[*\"']*"
+_LONE_LETTER: Final = re.compile(rf"{_OPENS}([A-Za-z]){_ENDS}")
 _LETTER_AND_TEXT: Final = re.compile(r"[\s(]*([B-Z])\s")
+_SPOKEN_LETTER: Final = re.compile(
+    rf"[Aa]nswer(?: is|:){_OPENS}(?:([A-Z])(?![\w'])|([a-z]){_ENDS})"
+)
 
 
-def letter_parser(letters: tuple[str, ...]) -> Parser:
-    """Return a parser of the letter of a choice.
+@dataclass(frozen=True)
+class LetterParser:
+    """Reads the letter of a choice.
 
-    It takes "B", "b", "(B)", "B. food", "B food" and "the answer is B". A text that opens with
-    "A " and a word is an article, and no answer.
+    It takes "B", "b", "(B)", "B. food", "B food" and "the answer is B". "A" or "a" before another
+    word at the start, and "a" anywhere, is an article and no answer.
 
-    Args:
+    Attributes:
         letters: The capital letters there are.
     """
 
-    def parse(text: str) -> str | None:
-        said = _before_next_question(text)
-        found = (
-            _LONE_LETTER.match(said) or _LETTER_AND_TEXT.match(said) or _SPOKEN_LETTER.search(said)
-        )
-        letter = found.group(1).upper() if found else None
-        return letter if letter in letters else None
+    letters: tuple[str, ...]
 
-    return parse
+    def __call__(self, text: str) -> str | None:
+        """Return the letter, or None."""
+        said = _before_next_question(text)
+        found = _LONE_LETTER.match(said), _LETTER_AND_TEXT.match(said), _SPOKEN_LETTER.search(said)
+        named = [match[match.lastindex or 0].upper() for match in found if match]
+        return next((letter for letter in named if letter in self.letters), None)
 
 
 def parse_number(text: str) -> str | None:
@@ -73,19 +79,23 @@ def canonical_number(digits: str) -> str:
     return f"-{number}" if digits.startswith("-") and number != "0" else number
 
 
-def label_parser(labels: tuple[str, ...]) -> Parser:
-    """Return a parser of one of `labels`, which are in the form of `label_words`.
+@dataclass(frozen=True)
+class LabelParser:
+    """Reads one of a closed set of labels.
 
     The first line that says something counts; case, white space and underscores do not.
-    """
-    known = frozenset(labels)
 
-    def parse(text: str) -> str | None:
+    Attributes:
+        labels: In the form of `label_words`.
+    """
+
+    labels: tuple[str, ...]
+
+    def __call__(self, text: str) -> str | None:
+        """Return the label, or None."""
         first = next((line for line in text.splitlines() if line.strip()), "")
         label = label_words(first)
-        return label if label in known else None
-
-    return parse
+        return label if label in self.labels else None
 
 
 def label_words(name: str) -> str:

@@ -1,0 +1,1 @@
+"""Measures cascades of language models: the demo of a task."""

@@ -1,0 +1,74 @@
+"""The demo's table for language models: untuned, control and tuned, by the paper's confidence.
+
+Its rows come from the per-sample file of the comparison of all rivals.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.samples import Samples
+from edge_runtime import contract
+from export.calibration.deferral import threshold_for_deferral_ratio
+from train.comparison import Candidate, compare, joint_name
+from train.language.gathering import row_name, spoken
+from train.language.rivals import CONTROL, UNTUNED
+from train.samples import Samples as AllSamples
+
+TUNED = "tuned"
+KIND = contract.NEG_ENTROPY
+
+
+def best_tuned(samples: AllSamples, deferral: float) -> str:
+    """Return which tuned model is best on validation, by the joint accuracy at a deferral ratio."""
+    names = [row.partition(" + ")[0] for row in samples.candidates["validation"]]
+    tuned = dict.fromkeys(name for name in names if name.startswith("gatekeeper-"))
+    rows = {name: samples.candidates["validation"][row_name(name, KIND)] for name in tuned}
+    rows[CONTROL] = samples.candidates["validation"][row_name(CONTROL, KIND)]
+    compared = compare(rows, samples.large["validation"].astype(float), CONTROL)
+    joint = joint_name(deferral)
+    return max(tuned, key=lambda name: compared[name]["figures"][joint]["value"])
+
+
+def variants(samples: AllSamples, deferral: float) -> tuple[dict[str, Samples], str]:
+    """Return the rows of untuned, control and tuned on the test set, and who the last is."""
+    chosen = best_tuned(samples, deferral)
+    named = {UNTUNED: UNTUNED, CONTROL: CONTROL, TUNED: chosen}
+    return {name: _variant(samples, model, deferral) for name, model in named.items()}, chosen
+
+
+def tokens_per_s(samples: AllSamples, model: str) -> float:
+    """Return the generated tokens a second on the test set, the mean over the seeds."""
+    return spoken(samples, "test", model)["tokens/s"]
+
+
+def _variant(samples: AllSamples, model: str, deferral: float) -> Samples:
+    name = row_name(model, KIND)
+    test, validation = (samples.candidates[split][name] for split in ("test", "validation"))
+    confidence = _confidence(test)
+    right = test.right.T.astype(float)
+    large = np.repeat(samples.large["test"].astype(float)[:, None], right.shape[1], axis=1)
+    thresholds = [
+        threshold_for_deferral_ratio(column.astype(np.float32), deferral)
+        for column in _confidence(validation).T
+    ]
+    # Not confident is not the same as deferred: NaN has to defer.
+    deferred = ~(confidence.astype(np.float32) >= np.array(thresholds))
+    return Samples(
+        ids=tuple(samples.ids["test"].tolist()),
+        seeds=samples.seeds,
+        confidence=confidence,
+        small_quality=right,
+        large_quality=large,
+        deferred=deferred.astype(float),
+        answer_quality=np.where(deferred, large, right),
+        source=np.where(deferred, "cloud", "edge"),
+        total_ms=np.full(right.shape, np.nan),
+    )
+
+
+def _confidence(candidate: Candidate) -> Any:
+    """Return the unit confidences [n, k]: 1 + g / log V of the negative entropy."""
+    return 1.0 - candidate.uncertainty.T.astype(float)

@@ -1,0 +1,303 @@
+"""Answers of a language model and what their confidences are made of, against slow ways to both."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tools.devices import cuda
+from tools.language_models import PROMPTS, SHAPE, by_hand, tiny, tolerance
+from transformers import GenerationConfig
+
+from edge_runtime import metrics
+from edge_runtime.errors import InputError
+from train.models.decoding import Recorder, decode, ready
+from train.models.generation import EMPTY
+from train.models.untrained import ARCHITECTURES, Shape
+
+MOST = 6
+NINE = 9
+MANY = PROMPTS[1:2] * NINE + PROMPTS[2:]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def lm(request):
+    return tiny(request.param)
+
+
+@pytest.fixture(scope="module")
+def gemma():
+    return tiny("gemma")
+
+
+def with_end(lm, token):
+    """Let a language model's answers end at another token."""
+    lm.tokenizer.eos_token = lm.tokenizer.convert_ids_to_tokens(int(token))
+    return lm
+
+
+def ended_early(lm, most):
+    """Let the first of `MANY` end before the others; return when, in tokens."""
+    free = lm.generate(MANY, most)
+    others = set(free.tokens[NINE:].ravel())
+    at = next(i for i, token in enumerate(free.tokens[0]) if i and token not in others)
+    lm.tokenizer.eos_token = lm.tokenizer.convert_ids_to_tokens(int(free.tokens[0, at]))
+    return free.tokens[0].tolist().index(free.tokens[0, at]) + 1
+
+
+def assert_answers(generated, lm, prompts, most=MOST):
+    wanted = {prompt: by_hand(lm, prompt, most) for prompt in set(prompts)}
+    for row, prompt in enumerate(prompts):
+        tokens, entropies, logs = wanted[prompt]
+        counted = generated.counted[row]
+        assert generated.tokens[row][counted].tolist() == tokens.tolist(), prompt
+        np.testing.assert_allclose(
+            generated.neg_entropy[row][counted], entropies, atol=tolerance(lm)
+        )
+        np.testing.assert_allclose(generated.logprob[row][counted], logs, atol=tolerance(lm))
+        said = [token for token in tokens if token not in {0, 1, 2, lm.tokenizer.eos_token_id}]
+        assert generated.texts[row] == lm.tokenizer.decode(said)
+
+
+def test_answers_are_those_of_one_prompt_at_a_time_without_a_cache(lm):
+    generated = lm.generate(PROMPTS, MOST)
+    assert_answers(generated, lm, PROMPTS)
+    assert generated.refused == {}
+    assert len({tuple(row) for row in generated.tokens.tolist()}) == len(PROMPTS)
+
+
+def test_answers_are_those_of_the_models_own_generate(lm):
+    generated = lm.generate(PROMPTS, MOST)
+    for row, prompt in enumerate(PROMPTS):
+        ids = lm.tokenizer(prompt, return_tensors="pt")["input_ids"]
+        config = GenerationConfig(
+            max_new_tokens=MOST, eos_token_id=lm.tokenizer.eos_token_id, pad_token_id=0
+        )
+        out = lm.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        own = out[0, ids.shape[1] :].tolist()
+        assert generated.tokens[row][generated.counted[row]].tolist() == own
+
+
+@pytest.mark.parametrize("kind", metrics.SEQUENCE_KINDS)
+def test_a_confidence_does_not_depend_on_what_stands_beside_it(lm, kind):
+    together = lm.generate(PROMPTS, MOST).confidence(kind)
+    alone = [lm.generate([prompt], MOST).confidence(kind).item() for prompt in PROMPTS]
+    np.testing.assert_allclose(together, alone, rtol=0, atol=tolerance(lm))
+    assert np.isfinite(together).all()
+
+
+def test_batches_change_no_answer(gemma):
+    done = []
+    generated = gemma.generate(PROMPTS, MOST, batch_size=2, progress=done.append)
+    assert_answers(generated, gemma, PROMPTS)
+    assert done == [2, 2, 1]
+
+
+def test_long_prompts_and_large_vocabularies_make_batches_smaller(gemma, monkeypatch):
+    monkeypatch.setattr("train.models.generation._TOKENS", 40)
+    done = []
+    assert_answers(gemma.generate(PROMPTS, MOST, progress=done.append), gemma, PROMPTS)
+    assert len(done) > 1
+    monkeypatch.undo()
+    monkeypatch.setattr("train.models.generation._LOGITS", 2 * gemma.vocabulary)
+    done.clear()
+    gemma.generate(PROMPTS, MOST, progress=done.append)
+    assert done == [2, 2, 1]
+
+
+def test_the_end_counts_and_nothing_behind_it_does(lm):
+    free = lm.generate(PROMPTS, MOST)
+    lm = with_end(lm, free.tokens[1, 2])
+    try:
+        generated = lm.generate(PROMPTS, MOST)
+        assert_answers(generated, lm, PROMPTS)
+        assert generated.counted[1].sum() <= 3
+        assert generated.tokens[1][generated.counted[1]][-1] == lm.tokenizer.eos_token_id
+    finally:
+        lm.tokenizer.eos_token = "<eos>"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rows_that_have_ended_are_not_decoded_on(architecture):
+    lm = tiny(architecture, seed=1)
+    end = ended_early(lm, 7)
+    with ready(lm.model), torch.inference_mode():
+        encoded = lm.tokenizer(MANY)["input_ids"]
+        pieces = list(decode(lm.model, lm.tokenizer, encoded, 7))
+    assert [(s.first, s.rows.tolist()) for s in pieces] == [
+        (0, list(range(NINE + 3))),
+        (end, list(range(NINE, NINE + 3))),
+    ]
+    assert_answers(lm.generate(MANY, 7), lm, MANY, most=7)
+
+
+def test_a_sliding_window_survives_a_smaller_batch():
+    lm = tiny("gemma2", seed=1)
+    lm.model.config.sliding_window = 5
+    for layer in lm.model.model.layers:
+        if layer.self_attn.sliding_window:
+            layer.self_attn.sliding_window = 5
+    assert ended_early(lm, 7) < 7
+    assert_answers(lm.generate(MANY, 7), lm, MANY, most=7)
+
+
+def test_the_models_own_generation_settings_bend_nothing():
+    plain, bent = tiny("llama"), tiny("llama")
+    own = GenerationConfig(
+        repetition_penalty=3.0, suppress_tokens=[5, 6, 7], min_new_tokens=4, eos_token_id=[3, 4, 5]
+    )
+    bent.model.generation_config = own
+    assert_answers(bent.generate(PROMPTS, MOST), plain, PROMPTS)
+    assert bent.model.generation_config is own
+
+
+def test_a_model_is_left_as_it_was():
+    lm = tiny("gpt2")
+    lm.model.train()
+    threads = torch.get_num_threads()
+    lm.generate(PROMPTS, 2)
+    assert lm.model.training
+    assert torch.get_num_threads() == threads
+    lm.model.eval()
+    lm.generate(PROMPTS, 2)
+    assert not lm.model.training
+
+
+def test_what_cannot_be_answered_has_no_tokens_and_is_told(gemma):
+    long = "card " * 200
+    tokens = len(gemma.tokenizer(long)["input_ids"])
+    prompts = ["", PROMPTS[0], " \n\t", long, "half a pair \ud800"]
+    generated = gemma.generate(prompts, MOST)
+    assert generated.refused == {
+        0: EMPTY,
+        2: EMPTY,
+        3: f"the prompt has {tokens} tokens, of the context's 96 none is left to answer",
+        4: "the prompt is no valid text: it holds half of a surrogate pair",
+    }
+    for row in generated.refused:
+        assert not generated.counted[row].any()
+        assert generated.texts[row] == ""
+    assert_answers(gemma.generate(prompts[1:2], MOST), gemma, prompts[1:2])
+    for kind in metrics.SEQUENCE_KINDS:
+        assert np.isnan(generated.confidence(kind)).tolist() == [True, False, True, True, True]
+
+
+def test_an_answer_ends_with_the_context_and_no_neighbour_shortens_another(lm):
+    counts = {}
+    text = "my" + " a" * 85
+    while len(ids := lm.tokenizer(text)["input_ids"]) < lm.context:
+        counts[text] = lm.context - len(ids)
+        text += " a"
+    prompts = [text for text, room in counts.items() if room <= 8]
+    generated = lm.generate([*prompts, PROMPTS[0]], 5)
+    rooms = [min(5, counts[text]) for text in prompts] + [5]
+    assert generated.counted.sum(axis=1).tolist() == rooms
+    assert_answers(generated, lm, [*prompts, PROMPTS[0]], most=5)
+
+
+def test_no_token_at_all_defers(gemma):
+    generated = gemma.generate(PROMPTS, 0)
+    assert generated.tokens.shape == (len(PROMPTS), 0)
+    assert generated.texts == ("",) * len(PROMPTS)
+    assert generated.tokens_per_s == 0.0
+    assert set(generated.refused.values()) == {"no token may be generated: max_new_tokens is 0"}
+    for kind in metrics.SEQUENCE_KINDS:
+        assert np.isnan(generated.confidence(kind)).all()
+
+
+def test_no_prompt_gives_no_answer(gemma):
+    generated = gemma.generate([], MOST)
+    assert generated.tokens.shape == (0, 0)
+    assert generated.confidence("neg_entropy").shape == (0,)
+
+
+@pytest.mark.parametrize(("most", "batch"), [(-1, 1), (1, 0)])
+def test_limits_out_of_range_are_refused_in_words(gemma, most, batch):
+    with pytest.raises(InputError, match="max_new_tokens of at least 0 and batch_size"):
+        gemma.generate(PROMPTS, most, batch_size=batch)
+
+
+def test_weights_that_are_nan_defer_every_answer():
+    lm = tiny("llama")
+    with torch.no_grad():
+        lm.model.model.norm.weight.fill_(math.nan)
+    generated = lm.generate(PROMPTS, 3)
+    for kind in metrics.SEQUENCE_KINDS:
+        assert np.isnan(generated.confidence(kind)).all()
+
+
+def test_bytes_that_are_no_utf_8_come_out_as_replacement_characters():
+    lm = tiny("llama")
+    # The letter that byte-level BPE has for the byte 0xFF, which no UTF-8 has.
+    broken = lm.tokenizer.convert_tokens_to_ids("\N{LATIN SMALL LETTER Y WITH DIAERESIS}")
+    with torch.no_grad():
+        lm.model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(lm.model.lm_head.weight))
+        lm.model.lm_head.weight[broken] = 1.0
+        lm.model.model.norm.weight.abs_()
+    generated = lm.generate(PROMPTS, 3)
+    assert broken in generated.tokens
+    assert any("\N{REPLACEMENT CHARACTER}" in text for text in generated.texts)
+    assert all(text.encode() for text in generated.texts)
+
+
+def test_the_watched_token_has_its_log_probability_at_the_first_step(lm):
+    watched = int(lm.tokenizer("N", add_special_tokens=False)["input_ids"][0])
+    generated = lm.generate([*PROMPTS, ""], MOST, watch=watched)
+    for row, prompt in enumerate(PROMPTS):
+        with torch.no_grad():
+            logits = lm.model(lm.tokenizer(prompt, return_tensors="pt")["input_ids"]).logits
+        z = logits[0, -1].double().numpy()
+        wanted = z[watched] - z.max() - np.log(np.exp(z - z.max()).sum())
+        assert generated.watched[row] == pytest.approx(wanted, abs=tolerance(lm))
+    assert np.isnan(generated.watched[-1])
+    assert np.isnan(lm.generate(PROMPTS, 1).watched).all()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 10.0, 40.0])
+@pytest.mark.parametrize("vocabulary", [1, 2, 280, 50_000])
+def test_entropy_and_log_probability_are_right_to_1e_6(vocabulary, scale, generator):
+    logits = (scale * generator.standard_normal((8, vocabulary))).astype(np.float32)
+    logits[0, 1:] = -np.inf
+    recorder = Recorder()
+    kept = recorder(None, torch.from_numpy(logits.copy()))
+    np.testing.assert_array_equal(kept.numpy(), logits)
+    z = logits.astype(np.float64)
+    log_p = z - z.max(-1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(-1, keepdims=True))
+    entropy = np.where(np.isinf(log_p), 0.0, np.exp(log_p) * np.maximum(log_p, -1e9)).sum(-1)
+    np.testing.assert_allclose(recorder.neg_entropy[0], entropy, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(recorder.logprob[0], log_p.max(-1), rtol=0, atol=1e-6)
+    assert np.all(recorder.logprob[0].numpy() <= 0.0)
+    assert np.all(recorder.neg_entropy[0].numpy() <= 0.0)
+
+
+@pytest.mark.parametrize("broken", [[math.nan, 0.0], [math.inf, 0.0], [-math.inf, -math.inf]])
+def test_logits_that_are_no_distribution_give_nan(broken):
+    recorder = Recorder(watched=1)
+    recorder(None, torch.tensor([broken]))
+    assert recorder.neg_entropy[0].isnan().all()
+    assert recorder.logprob[0].isnan().all()
+    assert recorder.watched.isnan().all()
+
+
+def test_half_precision_weights_are_reckoned_with_in_more():
+    lm = tiny("gemma", shape=Shape(**{**vars(SHAPE), "layers": 1}))
+    lm.model.bfloat16()
+    generated = lm.generate(PROMPTS, 2)
+    assert generated.neg_entropy.dtype == np.float64
+    assert len(np.unique(generated.confidence("mean_logprob"))) == len(PROMPTS)
+
+
+@pytest.mark.parametrize("device", [cuda])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_gpu_answers_as_a_cpu_does(architecture, device):
+    lm = tiny(architecture, seed=1)
+    ended_early(lm, 7)
+    wanted = lm.generate(MANY, 7, watch=5)
+    lm.model.to(device)
+    found = lm.generate(MANY, 7, watch=5)
+    assert found.texts == wanted.texts
+    np.testing.assert_array_equal(found.counted, wanted.counted)
+    for kind in metrics.SEQUENCE_KINDS:
+        np.testing.assert_allclose(found.confidence(kind), wanted.confidence(kind), atol=1e-5)
+    np.testing.assert_allclose(found.watched, wanted.watched, atol=1e-5)

@@ -1,0 +1,122 @@
+"""`python -m train new-lm`: a folder that opens, and settings that make none."""
+
+import json
+import re
+
+import pytest
+from tools.language_models import TEXTS
+
+from edge_runtime.errors import SettingError
+from train.errors import DataError, OutputError
+from train.language.new import NewLanguageModelSettings
+from train.models import open_language_model
+from train.models.untrained import ARCHITECTURES
+
+SIZES = {"width": 16, "layers": 1, "heads": 4, "context": 32, "vocabulary": 270}
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(TEXTS), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_new_model_opens_with_the_sizes_that_were_asked_for(
+    architecture, texts, tmp_path, capsys
+):
+    out = tmp_path / "new"
+    NewLanguageModelSettings(architecture=architecture, texts=texts, out=out, **SIZES).run()
+    lm = open_language_model(out)
+    assert lm.model.config.model_type == architecture
+    assert (lm.vocabulary, lm.context, len(lm.tokenizer)) == (270, 32, 270)
+    assert lm.model.config.hidden_size == 16
+    assert capsys.readouterr().out == (
+        f"{out}: {architecture} with {lm.weights:,} random weights and 270 tokens\n"
+    )
+    record = json.loads((out / "training.json").read_text(encoding="utf-8"))
+    assert (record["command"], record["settings"]["width"]) == ("new-lm", 16)
+    assert lm.generate(["what is my balance"], 2).counted.any()
+
+
+def test_the_tokenizer_is_made_from_a_tasks_training_split(colours, tmp_path):
+    out = tmp_path / "new"
+    NewLanguageModelSettings(task=str(colours), out=out, **SIZES | {"vocabulary": 320}).run()
+    lm = open_language_model(out)
+    # Prompts and completions both: what they hold often is one token each.
+    for text in ("not", " blue"):
+        assert len(lm.tokenizer(text)["input_ids"]) == 2, text  # behind <bos>
+    assert 259 < lm.vocabulary <= 320
+
+
+def test_the_seed_makes_the_weights(texts, tmp_path):
+    def embedding(name, seed):
+        NewLanguageModelSettings(texts=texts, out=tmp_path / name, seed=seed, **SIZES).run()
+        return open_language_model(tmp_path / name).model.get_input_embeddings().weight
+
+    one, same, other = embedding("one", 1), embedding("same", 1), embedding("other", 2)
+    assert one.equal(same)
+    assert not one.equal(other)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"width": 0}, "--width of at least 1, got 0"),
+        ({"layers": 0}, "--layers of at least 1, got 0"),
+        ({"heads": -1}, "--heads of at least 1, got -1"),
+        ({"kv_heads": 0}, "--kv-heads of at least 1, got 0"),
+        ({"inner": 0}, "--inner of at least 1, got 0"),
+        ({"context": 1}, "--context of at least 2, got 1"),
+        ({"seed": -1}, "--seed of at least 0, got -1"),
+        ({"vocabulary": 258}, "--vocabulary of at least 259, the 256 bytes and three special"),
+        ({"heads": 3}, "--heads that divide --width evenly, got 3 for 16"),
+        ({"kv_heads": 3}, "--kv-heads that divide --heads evenly, got 3 for 4"),
+        ({"kv_heads": 8}, "--kv-heads that divide --heads evenly, got 8 for 4"),
+        ({"heads": 16}, "to be even, since positions turn pairs of a head, got 1"),
+        ({"kv_heads": 2, "architecture": "gpt2"}, "no --kv-heads for gpt2"),
+        ({"task": "clinc150"}, "either --task or --texts"),
+        ({"texts": None}, "either --task or --texts"),
+        ({"data": "x"}, "--task with --data"),
+    ],
+)
+def test_sizes_that_make_no_model_are_refused_before_anything_is_read(changed, message, tmp_path):
+    settings = {"texts": tmp_path / "absent", "out": tmp_path / "new", **SIZES, **changed}
+    with pytest.raises(SettingError, match=re.escape(message)):
+        NewLanguageModelSettings(**settings)
+
+
+def test_gpt2_may_have_heads_of_an_odd_size(texts, tmp_path):
+    sizes = {**SIZES, "heads": 16}
+    out = tmp_path / "new"
+    NewLanguageModelSettings(architecture="gpt2", texts=texts, out=out, **sizes).run()
+    assert open_language_model(out).model.config.n_head == 16
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"good\n\xff\xfe bad", "expected UTF-8 in .*byte 5 is none"),
+        (b"", "expected text in"),
+        (b" \n\t\n", "expected text in"),
+        (None, "expected a file of texts at"),
+    ],
+)
+def test_text_that_is_none_is_refused_in_one_line(content, message, tmp_path):
+    path = tmp_path / "texts.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        NewLanguageModelSettings(texts=path, out=tmp_path / "new", **SIZES).run()
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_is_there_is_replaced_only_when_asked(texts, tmp_path):
+    out = tmp_path / "new"
+    NewLanguageModelSettings(texts=texts, out=out, **SIZES).run()
+    with pytest.raises(OutputError):
+        NewLanguageModelSettings(texts=texts, out=out, **SIZES).run()
+    NewLanguageModelSettings(texts=texts, out=out, overwrite=True, **SIZES | {"width": 8}).run()
+    assert open_language_model(out).model.config.hidden_size == 8

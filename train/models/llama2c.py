@@ -1,0 +1,228 @@
+"""Reads the weights of llama2.c (github.com/karpathy/llama2.c, version 0) as a Llama model.
+
+A file is seven little-endian int32 (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size,
+seq_len) and float32 behind them, every kind of matrix for all layers in turn. A negative vocab_size
+says that the head is not the embedding and stands at the end.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from train.errors import CheckpointError
+
+Floats = npt.NDArray[np.float32]
+_HEADER = struct.Struct("<7i")
+_MAGIC = 0x616B3432  # "ak42", with which versions 1 and 2 begin
+_ROTARY_BASE = 10_000.0
+_NORM_EPSILON = 1e-5
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The head of a file.
+
+    Attributes:
+        width: Hidden size.
+        inner: Size between the two layers of a feed-forward block.
+        layers: Decoder layers.
+        heads: Attention heads.
+        kv_heads: Heads of keys and values that they share.
+        vocabulary: Tokens.
+        context: Most tokens.
+        tied: Whether the head is the embedding.
+    """
+
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    context: int
+    tied: bool
+
+    @property
+    def head(self) -> int:
+        """The size of an attention head."""
+        return self.width // self.heads
+
+    def matrices(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield name and shape of what stands in the file, in its order."""
+        layers, width, inner, keys = self.layers, self.width, self.inner, self.kv_heads * self.head
+        yield "embed_tokens", (self.vocabulary, width)
+        yield "input_layernorm", (layers, width)
+        yield "self_attn.q_proj", (layers, width, width)
+        yield "self_attn.k_proj", (layers, keys, width)
+        yield "self_attn.v_proj", (layers, keys, width)
+        yield "self_attn.o_proj", (layers, width, width)
+        yield "post_attention_layernorm", (layers, width)
+        yield "mlp.gate_proj", (layers, inner, width)
+        yield "mlp.down_proj", (layers, width, inner)
+        yield "mlp.up_proj", (layers, inner, width)
+        yield "norm", (width,)
+        yield "cosines", (self.context, self.head // 2)
+        yield "sines", (self.context, self.head // 2)
+        if not self.tied:
+            yield "lm_head", (self.vocabulary, width)
+
+    @property
+    def file_bytes(self) -> int:
+        """The length of a file with this head."""
+        floats = 0
+        for _, shape in self.matrices():
+            count = 1
+            for size in shape:
+                count *= size  # Python's own: a head may claim more than 64 bits hold
+            floats += count
+        return _HEADER.size + _FLOAT_BYTES * floats
+
+
+def read_llama(path: Path) -> Any:
+    """Return a file's `LlamaForCausalLM`, in eval mode and float32.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CheckpointError: It is missing, of another version, truncated, or holds sizes, rotary tables
+            or numbers that cannot be.
+    """
+    sizes = read_sizes(path)
+    matrices = _matrices(path, sizes)
+    _check_numbers(matrices, sizes, path)
+    model = LlamaForCausalLM(_config(sizes))
+    model.load_state_dict(_state(matrices, sizes), strict=True)
+    return model.eval()
+
+
+def read_sizes(path: Path) -> Sizes:
+    """Return the head of a file, whose length it has to explain.
+
+    Raises:
+        CheckpointError: It is missing, of another version, truncated, or its sizes cannot be.
+    """
+    try:
+        length = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(_HEADER.size)
+    except OSError as error:
+        raise CheckpointError(f"expected a llama2.c file at {path}: {error.strerror}") from None
+    if len(head) >= _FLOAT_BYTES and struct.unpack_from("<I", head)[0] == _MAGIC:
+        raise CheckpointError(
+            f"expected llama2.c weights of version 0 in {path}, it is of version 1 or 2: export "
+            "them with --version 0"
+        )
+    if len(head) < _HEADER.size:
+        raise CheckpointError(
+            f"expected a head of {_HEADER.size} bytes in {path}, it has {length}: it is truncated"
+        )
+    sizes = _checked(_HEADER.unpack(head), path)
+    if length != sizes.file_bytes:
+        raise CheckpointError(
+            f"expected {sizes.file_bytes} bytes in {path}, as its head says, it has {length}: it "
+            "is truncated or no llama2.c file of version 0"
+        )
+    return sizes
+
+
+def _checked(head: tuple[int, ...], path: Path) -> Sizes:
+    width, inner, layers, heads, kv_heads, vocabulary, context = head
+    fits = (
+        min(width, inner, layers, heads, kv_heads, abs(vocabulary), context) > 0
+        and width % heads == 0
+        and heads % kv_heads == 0
+        and width // heads % 2 == 0
+    )
+    if not fits:
+        raise CheckpointError(
+            f"expected sizes above 0, with heads that divide the width evenly, at the head of "
+            f"{path}, got dim {width}, hidden_dim {inner}, n_layers {layers}, n_heads {heads}, "
+            f"n_kv_heads {kv_heads}, vocab_size {vocabulary}, seq_len {context}: it is damaged or "
+            "no llama2.c file"
+        )
+    return Sizes(
+        width, inner, layers, heads, kv_heads, abs(vocabulary), context, tied=vocabulary > 0
+    )
+
+
+def _matrices(path: Path, sizes: Sizes) -> dict[str, Floats]:
+    values = np.fromfile(path, dtype="<f4", offset=_HEADER.size)
+    matrices = {}
+    for name, shape in sizes.matrices():
+        size = int(np.prod(shape))
+        matrices[name], values = values[:size].reshape(shape), values[size:]
+    return matrices
+
+
+def _check_numbers(matrices: dict[str, Floats], sizes: Sizes, path: Path) -> None:
+    for name, values in matrices.items():
+        if not np.isfinite(values).all():
+            raise CheckpointError(
+                f"expected finite weights in {path}, {name} holds NaN or infinity"
+            )
+    frequencies = _ROTARY_BASE ** (-np.arange(0, sizes.head, 2) / sizes.head)
+    angles = np.arange(sizes.context)[:, None] * frequencies
+    found = matrices["cosines"] + 1j * matrices["sines"]
+    if not np.allclose(found, np.exp(1j * angles), rtol=0, atol=1e-3):
+        raise CheckpointError(
+            f"expected rotary tables of the base {_ROTARY_BASE:.0f} in {path}, it has others: only "
+            "models trained with that base are converted"
+        )
+
+
+def _config(sizes: Sizes) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=sizes.vocabulary,
+        hidden_size=sizes.width,
+        intermediate_size=sizes.inner,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.kv_heads,
+        max_position_embeddings=sizes.context,
+        rms_norm_eps=_NORM_EPSILON,
+        tie_word_embeddings=sizes.tied,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
+
+
+def _state(matrices: dict[str, Floats], sizes: Sizes) -> dict[str, Tensor]:
+    """Return the weights by the names that transformers has for them."""
+    state = {
+        "model.embed_tokens.weight": matrices["embed_tokens"],
+        "model.norm.weight": matrices["norm"],
+        "lm_head.weight": matrices["embed_tokens" if sizes.tied else "lm_head"],
+    }
+    for name, shape in sizes.matrices():
+        if name in ("embed_tokens", "norm", "cosines", "sines", "lm_head"):
+            continue
+        for layer in range(shape[0]):
+            state[f"model.layers.{layer}.{name}.weight"] = _halves(
+                name, matrices[name][layer], sizes
+            )
+    return {name: torch.from_numpy(values.copy()) for name, values in state.items()}
+
+
+def _halves(name: str, matrix: Floats, sizes: Sizes) -> Floats:
+    """Order the rows of queries and keys as transformers turns them.
+
+    llama2.c turns neighbours (0, 1), (2, 3), ... of a head; transformers element i of its first
+    half with element i of its second.
+    """
+    if name not in ("self_attn.q_proj", "self_attn.k_proj"):
+        return matrix
+    pairs = matrix.reshape(-1, sizes.head // 2, 2, sizes.width)
+    return pairs.swapaxes(1, 2).reshape(matrix.shape)
