@@ -13,7 +13,6 @@ from train.data.tasks import load_task
 from train.language.answers import answer_split, load_answers
 from train.language.evaluate import by_kind, lines
 from train.models import save_language_model
-from train.models.untrained import Shape, untrained_language_model
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +23,9 @@ def checkpoint(tiny, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def large(tiny, tmp_path_factory):
+def other_checkpoint(other, tmp_path_factory):
     path = tmp_path_factory.mktemp("lm") / "large"
-    shape = Shape(width=32, layers=1, heads=2, kv_heads=1, inner=64, context=64)
-    save_language_model(untrained_language_model("gemma", shape, tiny.tokenizer, seed=2), path)
+    save_language_model(other, path)
     return path
 
 
@@ -72,11 +70,11 @@ def test_the_figures_follow_from_the_answers_beside_them(checkpoint, knowing, tm
 
 
 def test_beside_a_large_model_every_confidence_has_every_figure(
-    checkpoint, large, knowing, tmp_path, capsys
+    checkpoint, other_checkpoint, knowing, tmp_path, capsys
 ):
     out = tmp_path / "figures.json"
     words = ("--large", checkpoint, "--split", "validation", "--limit", 6, "--out", out)
-    assert evaluate("--checkpoint", large, "--task", knowing, *words) == 0
+    assert evaluate("--checkpoint", other_checkpoint, "--task", knowing, *words) == 0
     content = json.loads(out.read_text())
     assert content["n"] == 6
     assert content["split"] == "validation"
