@@ -22,14 +22,35 @@ def new_model(things, tmp_path_factory):
     )
 
 
+def talkative(tokenizer, seed):
+    """Return an untrained Llama, context 64, whose head is its own.
+
+    With the embeddings as its head an untrained model repeats the last token of any prompt.
+    """
+    import torch
+
+    from train.models.untrained import Shape, untrained_language_model
+
+    shape = Shape(width=16, layers=1, heads=2, kv_heads=1, inner=32, context=64)
+    made = untrained_language_model("llama", shape, tokenizer, seed=seed)
+    values = torch.randn(len(tokenizer), 16, generator=torch.Generator().manual_seed(seed))
+    made.model.lm_head.weight = torch.nn.Parameter(values)
+    made.model.config.tie_word_embeddings = False
+    return made
+
+
 @pytest.fixture(scope="session")
 def tiny():
-    """Return an untrained Llama that reads bytes and a few merges, context 64."""
-    from train.models.untrained import Shape, trained_tokenizer, untrained_language_model
+    """Return a small model that reads bytes and a few merges."""
+    from train.models.untrained import trained_tokenizer
 
-    tokenizer = trained_tokenizer(["colour 1: red", "colour 2: green", " N N N"], 300)
-    shape = Shape(width=16, layers=1, heads=2, kv_heads=1, inner=32, context=64)
-    return untrained_language_model("llama", shape, tokenizer, seed=1)
+    return talkative(trained_tokenizer(["colour 1: red", "colour 2: green", " N N N"], 300), 1)
+
+
+@pytest.fixture(scope="session")
+def other(tiny):
+    """Return another one with the same tokenizer."""
+    return talkative(tiny.tokenizer, 2)
 
 
 @pytest.fixture(scope="session")
