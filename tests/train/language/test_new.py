@@ -40,9 +40,9 @@ def test_a_new_model_opens_with_the_sizes_that_were_asked_for(
     assert lm.generate(["what is my balance"], 2).counted.any()
 
 
-def test_the_tokenizer_is_made_from_a_tasks_training_split(colours, tmp_path):
+def test_the_tokenizer_is_made_from_a_tasks_training_split(things, tmp_path):
     out = tmp_path / "new"
-    NewLanguageModelSettings(task=str(colours), out=out, **SIZES | {"vocabulary": 320}).run()
+    NewLanguageModelSettings(task=str(things), out=out, **SIZES | {"vocabulary": 320}).run()
     lm = open_language_model(out)
     # Prompts and completions both: what they hold often is one token each.
     for text in ("not", " blue"):

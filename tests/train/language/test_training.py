@@ -288,3 +288,18 @@ def test_other_data_are_refused_on_resume(fitted, things, tmp_path):
     (work / "data.sha256").write_text("of another task")
     with pytest.raises(DataError, match="they have changed since"):
         tune(fitted, things, tmp_path / "tuned", resume=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("architecture", ["gemma2", "gpt2"])
+def test_a_gpu_trains_as_a_cpu_does(architecture, new_model, things, tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    start = new_model(architecture)
+    for device in ("cpu", "cuda"):
+        settings = {"device": device, "precision": "fp32", "learning_rate": 1e-3}
+        tune(start, things, tmp_path / device, steps=8, guard=False, **settings)
+    assert_same_weights(tmp_path / "cpu", tmp_path / "cuda", atol=5e-3)
+    halved = tune(start, things, tmp_path / "halved", steps=8, device="cuda", lora=2)
+    assert said(halved)["precision"] == "bf16"
+    assert said(halved)["device"].startswith("cuda")
