@@ -388,7 +388,7 @@ def test_the_scale_of_loss_scaling_does_not_overflow_float16():
 
 @pytest.mark.parametrize("device", [cuda])
 @pytest.mark.parametrize("kernel", [True, False])
-@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize("softcap", [None, 30.0])  # a tight one ties its largest logits
 @pytest.mark.parametrize("told", [True, False])
 def test_on_a_gpu_kernel_and_torch_give_the_value_of_the_cpu(
     device, kernel, softcap, told, monkeypatch
