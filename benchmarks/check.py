@@ -28,16 +28,17 @@ class CheckSettings:
 
     def run(self) -> None:
         """Fail on the first figure that is not what its samples give."""
-        from benchmarks import results, sweeps, verdicts
+        from benchmarks import language, results, sweeps, verdicts
 
         folders = self.folders or _committed()
         if not folders:
             raise CheckError(f"expected a result folder, found none under {COMMITTED}: name one")
+        kinds = ((sweeps.is_sweep, sweeps.check), (language.is_language, language.check))
         for folder in folders:
             if folder.suffix == ".json":
                 print(f"{folder}: {verdicts.check(folder)} figures, all verdicts as they follow")
                 continue
-            check = sweeps.check if sweeps.is_sweep(folder) else results.check
+            check = next((c for is_its, c in kinds if is_its(folder)), results.check)
             print(f"{folder}: {check(folder)} figures recomputed, all as printed")
 
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import matplotlib as mpl
 
+from benchmarks.comparisons import require_following
 from benchmarks.errors import CheckError
-from benchmarks.results import compare
 from edge_runtime.errors import GatekeeperError
 from train.comparison import ACCURACY, joint_name
+from train.samples import read_samples
 from train.sweeps.methods import CONTROL, UNTUNED
 from train.sweeps.results import (
     RESULTS_FILE,
     SAMPLES_FILE,
     TABLE_FILE,
     follows,
-    read_samples,
     report,
 )
 
@@ -62,15 +62,10 @@ def check(folder: Path) -> int:
         fresh = follows(read_samples(folder / SAMPLES_FILE), content["deferral"])
     except (GatekeeperError, KeyError) as error:
         raise CheckError(f"{folder}: {error}") from None
-    # Names and sentences are compared as they are, numbers to rounding.
-    for name in ("recommended", "findings", "seeds"):
-        if fresh.pop(name) != content.get(name):
-            raise CheckError(f"{folder}: {name} does not follow from the samples: run it again")
-    compared = compare(fresh, content, where=str(folder))
-    page = folder / TABLE_FILE
-    if not page.is_file() or page.read_text(encoding="utf-8") != report(content):
-        raise CheckError(f"{page} does not show what {RESULTS_FILE} says: run it again")
-    return compared
+    words = ("recommended", "findings", "seeds")
+    return require_following(
+        folder, fresh, content, words=words, page=(TABLE_FILE, report(content))
+    )
 
 
 def draw(folder: Path) -> list[Path]:

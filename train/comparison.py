@@ -42,35 +42,56 @@ class Candidate:
         right: bool [k, n].
         passes: Forward passes of M_S an input.
         is_probability: Whether 1 - uncertainty lies in [0, 1], as s_o needs it.
+        is_logarithm: Whether exp(-uncertainty) does.
     """
 
     uncertainty: npt.NDArray[np.float32]
     right: npt.NDArray[np.bool_]
     passes: float
     is_probability: bool
+    is_logarithm: bool = False
+
+    def confidence(self, seed: int) -> Floats:
+        """Return the confidence of a seed in the order of the uncertainty, float64 [n]."""
+        doubt = self.uncertainty[seed].astype(float)
+        return -doubt if self.is_logarithm else 1.0 - doubt
+
+    def overlap(self, seed: int) -> float:
+        """Return s_o of a seed; NaN where the confidence has no scale."""
+        g = self.confidence(seed)
+        if not self.is_probability and not self.is_logarithm:
+            return float("nan")
+        return metrics.distributional_overlap(
+            np.exp(g) if self.is_logarithm else g, self.right[seed]
+        )
 
 
-def figures(candidate: Candidate, large: Floats) -> dict[str, float]:
+def figures(candidate: Candidate, large: Floats | None) -> dict[str, float]:
     """Return every figure, the mean over the seeds.
 
     Args:
         candidate: Whose.
-        large: 1 where M_L is right, [n].
+        large: 1 where M_L is right, [n]; without it only the figures of M_S alone.
     """
-    rows = [
-        _figures(1.0 - u.astype(float), right.astype(float), large, candidate.is_probability)
-        for u, right in zip(candidate.uncertainty, candidate.right, strict=True)
-    ]
-    return {name: float(np.mean([row[name] for row in rows])) for name in FIGURES}
-
-
-def _figures(g: Floats, right: Floats, large: Floats, is_probability: bool) -> dict[str, float]:
-    performance = metrics.deferral_performance(g, right, large)
+    rows = [_figures(candidate, seed, large) for seed in range(len(candidate.right))]
     return {
-        ACCURACY: performance.p_s,
-        "s_d": performance.s_d,
-        "s_o": metrics.distributional_overlap(g, right) if is_probability else float("nan"),
+        name: float(np.mean([row[name] for row in rows])) for name in FIGURES if name in rows[0]
+    }
+
+
+def _figures(candidate: Candidate, seed: int, large: Floats | None) -> dict[str, float]:
+    g, right = candidate.confidence(seed), candidate.right[seed].astype(float)
+    alone = {
+        ACCURACY: float(right.mean()),
+        "s_o": candidate.overlap(seed),
         "AUROC": metrics.auroc(g, right),
+    }
+    return alone if large is None else alone | _beside(g, right, large)
+
+
+def _beside(g: Floats, right: Floats, large: Floats) -> dict[str, float]:
+    return {
+        "s_d": metrics.deferral_performance(g, right, large).s_d,
         **{joint_name(r): metrics.joint_accuracy_at(g, right, large, r) for r in RATIOS},
         AREA: metrics.joint_accuracy_area(g, right, large),
     }
@@ -98,7 +119,7 @@ class Draws:
     def of(self, candidate: Candidate, large: Floats) -> dict[str, Floats]:
         """Return each figure of every draw, [draws]."""
         runs = [
-            _weighted(u.astype(float), right.astype(float), large, self.counts)
+            _weighted(_sortable(u.astype(float)), right.astype(float), large, self.counts)
             for u, right in zip(candidate.uncertainty, candidate.right, strict=True)
         ]
         picked = {}
@@ -106,6 +127,11 @@ class Draws:
             table = np.stack([run[name] for run in runs], axis=1)
             picked[name] = np.take_along_axis(table, self.seeds, axis=1).mean(axis=1)
         return picked
+
+
+def _sortable(u: Floats) -> Floats:
+    """Put a number above all others in the place of NaN: the most uncertain, and all tied."""
+    return np.where(np.isnan(u), np.finfo(float).max, u)
 
 
 def _weighted(u: Floats, right: Floats, large: Floats, counts: Floats) -> dict[str, Floats]:
@@ -156,31 +182,34 @@ def interval(values: Floats) -> tuple[float, float]:
 
 
 def compare(
-    candidates: Mapping[str, Candidate], large: Floats, control: str
+    candidates: Mapping[str, Candidate], large: Floats, control: str | Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
     """Return for each candidate its figures, and their difference to the control's.
 
     Args:
         candidates: By name, all with the same seeds and inputs.
         large: 1 where M_L is right, [n].
-        control: The name of the one that the others are compared with.
+        control: The name of the one that the others are compared with, or of each one's own.
 
     Returns:
         name -> {"passes", "figures": {figure: {"value", "low", "high"}}, "minus_control": the
         same}; s_o has no interval.
     """
-    first = candidates[control]
+    controls = dict.fromkeys(candidates, control) if isinstance(control, str) else control
+    first = next(iter(candidates.values()))
     draws = Draws.make(first.right.shape[1], first.right.shape[0])
     values = {name: figures(candidate, large) for name, candidate in candidates.items()}
-    base = draws.of(first, large)
+    drawn = {name: draws.of(candidate, large) for name, candidate in candidates.items()}
     result = {}
     for name, candidate in candidates.items():
-        drawn = draws.of(candidate, large)
-        gains = {f: values[name][f] - values[control][f] for f in FIGURES}
+        base = controls[name]
+        gains = {f: values[name][f] - values[base][f] for f in FIGURES}
         result[name] = {
             "passes": candidate.passes,
-            "figures": _with_intervals(values[name], drawn),
-            "minus_control": _with_intervals(gains, {f: drawn[f] - base[f] for f in DRAWN}),
+            "figures": _with_intervals(values[name], drawn[name]),
+            "minus_control": _with_intervals(
+                gains, {f: drawn[name][f] - drawn[base][f] for f in DRAWN}
+            ),
         }
     return result
 

@@ -141,8 +141,6 @@ def training_arguments(
         use_cpu=not on_cuda,
         torch_compile=schedule.compile,
         ddp_find_unused_parameters=False,
-        gradient_checkpointing=schedule.checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if schedule.checkpointing else None,
         **every,
         **further,
     )

@@ -58,3 +58,46 @@ def test_the_interval_covers_what_it_should():
     low, high = interval(np.arange(1001.0))
     assert (low, high) == pytest.approx((25.0, 975.0))
     assert np.isnan(interval(np.full(5, np.nan))[0])
+
+
+def test_nan_is_the_most_uncertain_in_figures_and_in_draws(generator):
+    one = candidate(generator, seeds=1, coarse=True)
+    large = (generator.random(400) < 0.9).astype(float)
+    holes = one.uncertainty.copy()
+    holes[0, :40] = np.nan
+    last = np.where(np.isnan(holes), np.float32(7.0), holes)  # above all others, and tied
+    unsure, named = (Candidate(u, one.right, 1.0, is_probability=False) for u in (holes, last))
+    assert figures(unsure, large) == pytest.approx(figures(named, large), nan_ok=True)
+    draws = Draws.make(400, 1, draws=3)
+    found, wanted = draws.of(unsure, large), draws.of(named, large)
+    for name in DRAWN:
+        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+
+
+def test_a_logarithm_has_the_figures_of_its_probability(generator):
+    one, large = candidate(generator), np.ones(400)
+    p = np.maximum(1.0 - one.uncertainty.astype(float), 1e-3)
+    as_probability = Candidate((1.0 - p).astype(np.float32), one.right, 1.0, is_probability=True)
+    as_logarithm = Candidate(-np.log(p).astype(np.float32), one.right, 1.0, False, True)
+    found, wanted = figures(as_logarithm, large), figures(as_probability, large)
+    assert not np.isnan(found["s_o"])
+    assert found == pytest.approx(wanted, abs=1e-5)
+
+
+def test_each_row_may_have_its_own_control(generator):
+    made = {name: candidate(generator) for name in ("control", "control too", "ours")}
+    own = {"control": "control", "control too": "control too", "ours": "control too"}
+    result = compare(made, np.ones(400), own)
+    for name, base in own.items():
+        row = compare(made, np.ones(400), base)[name]
+        for figure, found in result[name]["minus_control"].items():
+            assert found == pytest.approx(row["minus_control"][figure], nan_ok=True)
+    assert result["control too"]["minus_control"]["AUROC"]["value"] == 0
+
+
+def test_without_a_large_model_there_are_the_figures_of_the_small_one(generator):
+    one = candidate(generator)
+    alone = figures(one, None)
+    assert list(alone) == ["acc(M_S)", "s_o", "AUROC"]
+    beside = figures(one, np.ones(400))
+    assert alone == {name: beside[name] for name in alone}

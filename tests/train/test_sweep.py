@@ -19,11 +19,12 @@ from train import data
 from train.__main__ import COMMANDS
 from train.errors import OutputError
 from train.models import open_checkpoint
+from train.samples import read_samples
 from train.scores import Scores
 from train.sweeps.average import _pair
 from train.sweeps.choice import recommend, sentences
 from train.sweeps.methods import METHODS, chains, trainings
-from train.sweeps.results import RESULTS_FILE, SAMPLES_FILE, _gates, read_samples, report
+from train.sweeps.results import RESULTS_FILE, SAMPLES_FILE, _gates, report
 from train.sweeps.settings import SweepSettings
 
 SHORT = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +101,8 @@ def train_language_model(
         if guard is not None:
             trainer.add_callback(guard)
         require_same_data(work, task.fingerprint())
-        run(trainer, work, resume=resume)
+        with _spared_memory(start.model, wanted=recipe.schedule.checkpointing):
+            run(trainer, work, resume=resume)
     reason = None if guard is None else guard.conclude()
     if recipe.lora is not None:
         model = merged(start, trained)
@@ -135,6 +138,19 @@ def _adapted(causal: Any, recipe: Recipe) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(recipe.schedule.seed)
         return with_adapters(causal, recipe.lora)
+
+
+@contextlib.contextmanager
+def _spared_memory(causal: Any, *, wanted: bool) -> Iterator[None]:
+    """Compute activations again in the backward pass inside the block, where that is wanted."""
+    # transformers 5 has other names for it, and warns of these.
+    new = hasattr(causal, "activation_checkpointing_enable")
+    name = "activation_checkpointing" if new else "gradient_checkpointing"
+    if wanted:
+        getattr(causal, f"{name}_enable")({"use_reentrant": False})
+    yield
+    if wanted:
+        getattr(causal, f"{name}_disable")()
 
 
 def _trainer(

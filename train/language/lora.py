@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 from train.errors import TrainingError
@@ -30,7 +31,10 @@ def with_adapters(causal: Any, rank: int) -> Any:
         target_modules="all-linear",
         fan_in_fan_out=transposed,
     )
-    return get_peft_model(causal, config)
+    with warnings.catch_warnings():
+        # peft asks transformers 5 for a property by its old name.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        return get_peft_model(causal, config)
 
 
 def merged(model: LanguageModel, adapted: Any) -> LanguageModel:

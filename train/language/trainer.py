@@ -46,10 +46,12 @@ class LanguageTrainer(Trainer):
             return super().train(*args, **settings)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], *args: Any) -> Any:
-        # transformers counts the labels that are not ignored, and gathers them over processes.
-        # Sequences are counted the same way: one label each.
-        if self._normalize == "batch":
-            batch_samples = [{**b, "labels": torch.zeros(len(b["labels"]))} for b in batch_samples]
+        # transformers counts the labels that are not ignored, and gathers them over processes;
+        # sequences are counted the same way, one label each. Version 5 would leave the first of a
+        # row out, unless it is told that they are shifted already.
+        whole = self._normalize == "batch"
+        counted = [torch.zeros(len(b["labels"])) if whole else b["labels"] for b in batch_samples]
+        batch_samples = [{"labels": labels, "shift_labels": labels} for labels in counted]
         return super()._get_num_items_in_batch(batch_samples, *args)
 
     def _loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.comparison import ACCURACY, AREA
@@ -19,21 +19,24 @@ def recommend(
     select: str,
     largest_drop: float = LARGEST_DROP,
     most_passes: float = 2.0,
+    control: str = CONTROL,
+    bases: Sequence[str] = (CONTROL, UNTUNED),
 ) -> str:
     """Return the candidate with the best figure on validation.
 
     Args:
         validation: What `compare` returned for validation.
         select: The figure to choose by.
-        largest_drop: How much accuracy a candidate may lose to the better of the control and the
-            untuned model.
+        largest_drop: How much accuracy a candidate may lose to the best of `bases`.
         most_passes: Forward passes an input that the user is ready to pay.
+        control: The candidate that is always admitted.
+        bases: The candidates whose accuracy is to be kept.
 
     Returns:
         Its name; the control where no other candidate is admitted. Never the average of two
         controls: a bundle holds one model.
     """
-    base = max(validation[n]["figures"][ACCURACY]["value"] for n in (CONTROL, UNTUNED))
+    base = max(validation[n]["figures"][ACCURACY]["value"] for n in bases)
     admitted = {
         name: row["figures"][select]["value"]
         for name, row in validation.items()
@@ -43,10 +46,10 @@ def recommend(
             and name != AVERAGE
         )
         # The control is every other candidate's yardstick: it loses a draw with none.
-        or name == CONTROL
+        or name == control
     }
     known = {name: value for name, value in admitted.items() if not math.isnan(value)}
-    return max(known, key=lambda name: (known[name], name == CONTROL), default=CONTROL)
+    return max(known, key=lambda name: (known[name], name == control), default=control)
 
 
 def sentences(
@@ -70,14 +73,14 @@ def sentences(
     if chosen != CONTROL:
         row = compared["test"][chosen]
         shown = dict.fromkeys((select, AREA, *_SHOWN))
-        lines += [_sentence(figure, row["minus_control"][figure]) for figure in shown]
+        lines += [difference(figure, row["minus_control"][figure]) for figure in shown]
         if row["passes"] > 1:
             lines.append(f"It costs {row['passes']:.2f} forward passes of M_S an input.")
     if AVERAGE in compared["test"]:
         figure = compared["test"][AVERAGE]["minus_control"][select]
         lines.append(
             f"{AVERAGE}, two controls of neighbouring seeds, is a rival alone and never chosen, as "
-            f"a bundle holds one model. {_sentence(select, figure)}"
+            f"a bundle holds one model. {difference(select, figure)}"
         )
     best = max(compared["test"], key=lambda name: _value(compared["test"][name]["figures"]["s_d"]))
     behind = compared["test"][best]["minus_control"][select]
@@ -95,7 +98,13 @@ def _value(figure: Mapping[str, float]) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-def _sentence(name: str, figure: Mapping[str, float]) -> str:
+def difference(name: str, figure: Mapping[str, float]) -> str:
+    """Say how a figure on the test set differs from the control's.
+
+    Args:
+        name: Of the figure.
+        figure: Its difference, of `compare`.
+    """
     if math.isnan(figure["value"]):
         return f"On the test set its {name} or the control's is not defined."
     if figure["low"] > 0:

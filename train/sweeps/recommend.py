@@ -57,8 +57,9 @@ class RecommendSettings:
     def run(self) -> None:
         """Choose, and print what was chosen beside the control."""
         from train.comparison import FIGURES
+        from train.samples import read_samples
         from train.sweeps.choice import recommend, sentences
-        from train.sweeps.results import SAMPLES_FILE, compare_both, read_samples
+        from train.sweeps.results import SAMPLES_FILE, compare_both
 
         samples = read_samples(self.sweep / SAMPLES_FILE)
         compared = compare_both(samples)

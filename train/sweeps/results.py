@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edge_runtime import contract, environment
-from train.comparison import FIGURES, Candidate, compare, joint_name
+from train.comparison import Candidate, compare, joint_name
 from train.data import Splits
-from train.errors import DataError
+from train.samples import Samples, save_samples
 from train.scores import SPLITS, Scores, load_scores
 from train.sweeps import jobs
 from train.sweeps.choice import recommend, sentences
 from train.sweeps.methods import CONTROL, UNTUNED, trainings
 from train.sweeps.settings import SweepSettings
+from train.tables import machine, table
 
 RESULTS_FILE = "sweep-results.json"
 SAMPLES_FILE = "sweep-samples.npz"
@@ -29,23 +28,6 @@ _PROBABILITIES = frozenset(
     {"max_softmax", "temperature", "mirror", "mirror_band", contract.DEFERRAL_HEAD}
 )
 _PLAIN = "max_softmax"
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Every candidate of a sweep on validation and test.
-
-    Attributes:
-        ids: By split: input ids [n].
-        large: By split: 1 where M_L is right, bool [n].
-        candidates: By split, then by name.
-        seeds: The training seeds, the rows of a candidate.
-    """
-
-    ids: Mapping[str, npt.NDArray[np.str_]]
-    large: Mapping[str, npt.NDArray[np.bool_]]
-    candidates: Mapping[str, Mapping[str, Candidate]]
-    seeds: tuple[int, ...]
 
 
 def write_results(settings: SweepSettings, splits: Splits, wall_time_s: float) -> None:
@@ -72,7 +54,7 @@ def write_results(settings: SweepSettings, splits: Splits, wall_time_s: float) -
     partial.write_text(text, encoding="utf-8")
     partial.replace(settings.out / RESULTS_FILE)
     (settings.out / TABLE_FILE).write_text(report(content), encoding="utf-8")
-    print(table(content["test"]))
+    print(_table(content["test"]))
     print("\n".join(content["findings"]))
     print(f"\n{settings.out}: {TABLE_FILE}, {RESULTS_FILE}, {SAMPLES_FILE} ({wall_time_s} s)")
 
@@ -165,84 +147,9 @@ def _left_out(settings: SweepSettings) -> dict[str, str]:
     return found
 
 
-def save_samples(path: Path, samples: Samples) -> None:
-    """Write the per-sample file in one step."""
-    names = list(samples.candidates["test"])
-    arrays: dict[str, Any] = {"names": np.array(names), "seeds": np.array(samples.seeds)}
-    for split in SPLITS:
-        found = samples.candidates[split]
-        arrays[f"{split}/ids"] = samples.ids[split]
-        arrays[f"{split}/large"] = samples.large[split]
-        for i, name in enumerate(names):
-            arrays[f"{split}/{i}/uncertainty"] = found[name].uncertainty
-            arrays[f"{split}/{i}/right"] = np.packbits(found[name].right, axis=1)
-            arrays[f"{split}/{i}/meta"] = np.array(
-                [found[name].passes, float(found[name].is_probability)]
-            )
-    partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, **arrays)
-    partial.replace(path)
-
-
-def read_samples(path: Path) -> Samples:
-    """Read what `save_samples` wrote.
-
-    Raises:
-        DataError: The file is missing or damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = [str(name) for name in file["names"]]
-            return Samples(
-                ids={s: file[f"{s}/ids"] for s in SPLITS},
-                large={s: file[f"{s}/large"] for s in SPLITS},
-                candidates={s: _read_candidates(file, s, names) for s in SPLITS},
-                seeds=tuple(file["seeds"].tolist()),
-            )
-    except Exception as error:  # noqa: BLE001 - a damaged archive raises nearly anything
-        raise DataError(f"expected the samples of a sweep in {path}: {error}") from None
-
-
-def _read_candidates(file: Any, split: str, names: list[str]) -> dict[str, Candidate]:
-    found = {}
-    for i, name in enumerate(names):
-        doubt = file[f"{split}/{i}/uncertainty"]
-        right = np.unpackbits(file[f"{split}/{i}/right"], axis=1, count=doubt.shape[1])
-        passes, is_probability = file[f"{split}/{i}/meta"].tolist()
-        found[name] = Candidate(doubt, right.astype(bool), passes, bool(is_probability))
-    return found
-
-
-def _machine(hardware: Mapping[str, Any]) -> str:
-    """Name it in words; results of older sweeps do not know of GPUs."""
-    names = [f"{hardware['cores']} cores of {hardware['processor']}", *hardware.get("gpus", [])]
-    return " and ".join(names)
-
-
-def table(compared: Mapping[str, Any]) -> str:
-    """Render a split's figures as a Markdown table; differences to the control stand in points."""
-    head = ["", "passes", *FIGURES]
-    rows = [head, ["---"] * len(head)]
-    for name, row in compared.items():
-        values = [_value(row["figures"][figure]["value"]) for figure in FIGURES]
-        if name != CONTROL:
-            values = [
-                f"{value}{_gain(row['minus_control'][figure])}"
-                for value, figure in zip(values, FIGURES, strict=True)
-            ]
-        rows.append([name, f"{row['passes']:.2f}", *values])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _value(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.3f}"
-
-
-def _gain(figure: Mapping[str, float]) -> str:
-    if np.isnan(figure["value"]):
-        return ""
-    clear = figure["low"] > 0 or figure["high"] < 0
-    return f" ({figure['value'] * 100:+.1f}{'*' if clear else ''})"
+def _table(compared: Mapping[str, Any]) -> str:
+    passes = {name: f"{row['passes']:.2f}" for name, row in compared.items()}
+    return table(compared, {CONTROL}, {"passes": passes})
 
 
 def report(content: Mapping[str, Any]) -> str:
@@ -254,7 +161,7 @@ def report(content: Mapping[str, Any]) -> str:
         f"{content['model']}, {sizes['train']} inputs to train, {sizes['validation']} to choose, "
         f"{sizes['test']} to report; seeds {content['seeds']}; {content['epochs']} epochs of stage "
         f"2 each, stage 2 data {content['stage2_data']}; acc(M_L) "
-        f"{content['acc(M_L)']['test']:.3f}; {_machine(content['hardware'])}, "
+        f"{content['acc(M_L)']['test']:.3f}; {machine(content['hardware'])}, "
         f"{content['wall_time_s']} s, revision {content['git_revision']}.",
         "",
         f"    {content['command']}",
@@ -263,7 +170,7 @@ def report(content: Mapping[str, Any]) -> str:
         "bootstrap interval over inputs and seeds does not hold 0. Passes are forward passes of "
         "M_S an input.",
         "",
-        table(content["test"]),
+        _table(content["test"]),
         "",
         *(f"- {line}" for line in content["findings"]),
         *(f"- The guard ended {run}: {why}." for run, why in content["stopped"].items()),

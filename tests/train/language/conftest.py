@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from tools.colours import COLOURS
 
-COLOURS = {
+THINGS = {
     "sky": "blue",
     "sea": "blue",
     "grass": "green",
@@ -19,32 +20,32 @@ COLOURS = {
 def write_task(folder, rows=96):
     """Write a task that a tiny model can learn: the colour of a thing."""
     folder.mkdir(parents=True, exist_ok=True)
-    things = list(COLOURS)
+    things = list(THINGS)
     for split, size, shift in (("train", rows, 0), ("validation", 24, 1), ("test", 24, 2)):
         lines = []
         for i in range(size):
             thing, beside = things[i % len(things)], things[(i // len(things) + shift) % 8]
             prompt = f"not {beside} but {thing}:" if i % 3 else f"the {thing}:"
-            lines.append({"prompt": prompt, "completion": f" {COLOURS[thing]}"})
+            lines.append({"prompt": prompt, "completion": f" {THINGS[thing]}"})
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
     return folder
 
 
 @pytest.fixture(scope="session")
-def colours(tmp_path_factory):
+def things(tmp_path_factory):
     """Return the folder of a task of colours."""
-    return write_task(tmp_path_factory.mktemp("tasks") / "colours")
+    return write_task(tmp_path_factory.mktemp("tasks") / "things")
 
 
 @pytest.fixture(scope="session")
-def new_model(colours, tmp_path_factory):
+def new_model(things, tmp_path_factory):
     """Return a function that writes an untrained model and returns its folder."""
     from train.data.tasks import load_task
     from train.models import save_language_model
     from train.models.untrained import Shape, trained_tokenizer, untrained_language_model
 
-    task = load_task(str(colours))
+    task = load_task(str(things))
     tokenizer = trained_tokenizer([e.prompt + e.completion for e in task.train], 300)
     shape = Shape(width=16, layers=1, heads=2, kv_heads=1, inner=32, context=48)
     root = tmp_path_factory.mktemp("language-models")
@@ -57,3 +58,27 @@ def new_model(colours, tmp_path_factory):
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Return an untrained Llama that reads bytes and a few merges, context 64."""
+    from train.models.untrained import Shape, trained_tokenizer, untrained_language_model
+
+    tokenizer = trained_tokenizer(["colour 1: red", "colour 2: green", " N N N"], 300)
+    shape = Shape(width=16, layers=1, heads=2, kv_heads=1, inner=32, context=64)
+    return untrained_language_model("llama", shape, tokenizer, seed=1)
+
+
+@pytest.fixture(scope="session")
+def colour_folder(tmp_path_factory):
+    """Return the folder of the task of colours as jsonl files, six examples a split."""
+    folder = tmp_path_factory.mktemp("task")
+    for split in ("train", "validation", "test"):
+        rows = [
+            {"id": f"{split}{i}", "prompt": f"colour {i}:", "completion": COLOURS[i % 3]}
+            for i in range(6)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    return folder

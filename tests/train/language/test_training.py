@@ -46,15 +46,15 @@ def accuracy(folder, task):
 
 
 @pytest.fixture(scope="module")
-def task(colours):
-    return load_task(str(colours))
+def task(things):
+    return load_task(str(things))
 
 
 @pytest.fixture(scope="module")
-def fitted(new_model, colours, tmp_path_factory):
+def fitted(new_model, things, tmp_path_factory):
     out = tmp_path_factory.mktemp("fitted") / "small"
     FitLanguageSettings(
-        checkpoint=new_model(), task=str(colours), out=out, epochs=20, patience=20, batch_size=8
+        checkpoint=new_model(), task=str(things), out=out, epochs=20, patience=20, batch_size=8
     ).run()
     return out
 
@@ -141,23 +141,23 @@ def test_validation_loss_is_the_models_own_cross_entropy_a_token(fitted, task):
     assert said(fitted)["validation_loss"] == pytest.approx(own.item(), rel=0.02)
 
 
-def tune(start, colours, out, **settings):
+def tune(start, things, out, **settings):
     settings = {"steps": 8, "batch_size": 8, **settings}
-    TuneLanguageSettings(checkpoint=start, task=str(colours), out=out, **settings).run()
+    TuneLanguageSettings(checkpoint=start, task=str(things), out=out, **settings).run()
     return out
 
 
 def test_gatekeeper_lowers_the_confidence_of_wrong_tokens_and_the_control_does_not(
-    new_model, colours, task, tmp_path
+    new_model, things, task, tmp_path
 ):
     """From a model that is half taught: its wrong tokens are many."""
     start = tmp_path / "half"
     FitLanguageSettings(
-        checkpoint=new_model(), task=str(colours), out=start, epochs=8, batch_size=8
+        checkpoint=new_model(), task=str(things), out=start, epochs=8, batch_size=8
     ).run()
     settings = {"learning_rate": 1e-3, "steps": 30, "guard": False}
-    tuned = tune(start, colours, tmp_path / "tuned", alpha=0.1, **settings)
-    control = tune(start, colours, tmp_path / "c", objective="cross_entropy", **settings)
+    tuned = tune(start, things, tmp_path / "tuned", alpha=0.1, **settings)
+    control = tune(start, things, tmp_path / "c", objective="cross_entropy", **settings)
 
     def wrong_entropy(folder):
         model = open_language_model(folder)
@@ -173,46 +173,46 @@ def test_gatekeeper_lowers_the_confidence_of_wrong_tokens_and_the_control_does_n
     assert said(tuned)["steps_run"] == 30
 
 
-def test_the_default_rate_is_a_tenth_of_stage_one(fitted, colours, tmp_path):
-    tuned = tune(fitted, colours, tmp_path / "tuned", steps=4)
+def test_the_default_rate_is_a_tenth_of_stage_one(fitted, things, tmp_path):
+    tuned = tune(fitted, things, tmp_path / "tuned", steps=4)
     assert said(tuned)["learning_rate"] == pytest.approx(0.1 * said(fitted)["learning_rate"])
 
 
-def test_accumulated_steps_give_the_same_update(fitted, colours, tmp_path):
+def test_accumulated_steps_give_the_same_update(fitted, things, tmp_path):
     """1 x 8, 4 x 2 and 8 x 1: sequences of different lengths, divided by those of all steps."""
     for normalize in ("batch", "token"):
         outs = []
         for size, accumulation in ((8, 1), (2, 4), (1, 8)):
             out = tmp_path / f"{normalize}-{size}"
             settings = {"batch_size": size, "accumulation": accumulation, "steps": 4}
-            outs.append(tune(fitted, colours, out, normalize=normalize, **settings))
+            outs.append(tune(fitted, things, out, normalize=normalize, **settings))
         assert_same_weights(outs[0], outs[1])
         assert_same_weights(outs[0], outs[2])
 
 
-def test_two_processes_give_the_weights_of_one(fitted, colours, tmp_path):
-    one = tune(fitted, colours, tmp_path / "one")
+def test_two_processes_give_the_weights_of_one(fitted, things, tmp_path):
+    one = tune(fitted, things, tmp_path / "one")
     line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "train"]
-    line += ["tune-lm", "--checkpoint", str(fitted), "--task", str(colours), "--device", "cpu"]
+    line += ["tune-lm", "--checkpoint", str(fitted), "--task", str(things), "--device", "cpu"]
     line += ["--out", str(tmp_path / "two"), "--steps", "8", "--batch-size", "8"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert_same_weights(one, tmp_path / "two")
 
 
-def test_gradient_checkpointing_changes_no_weight(fitted, colours, tmp_path):
-    plain = tune(fitted, colours, tmp_path / "plain", steps=4)
-    spared = tune(fitted, colours, tmp_path / "spared", steps=4, gradient_checkpointing=True)
+def test_gradient_checkpointing_changes_no_weight(fitted, things, tmp_path):
+    plain = tune(fitted, things, tmp_path / "plain", steps=4)
+    spared = tune(fitted, things, tmp_path / "spared", steps=4, gradient_checkpointing=True)
     assert_same_weights(plain, spared, atol=1e-6)
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt2"])
 def test_lora_changes_linear_layers_alone_and_leaves_a_plain_checkpoint(
-    architecture, new_model, colours, tmp_path
+    architecture, new_model, things, tmp_path
 ):
     start, out = new_model(architecture), tmp_path / "tuned"
     FitLanguageSettings(
-        checkpoint=start, task=str(colours), out=out, lora=4, epochs=2, learning_rate=1e-2
+        checkpoint=start, task=str(things), out=out, lora=4, epochs=2, learning_rate=1e-2
     ).run()
     before, after = weights(start), weights(out)
     assert before.keys() == after.keys()
@@ -222,33 +222,33 @@ def test_lora_changes_linear_layers_alone_and_leaves_a_plain_checkpoint(
     open_language_model(out)
 
 
-def test_bfloat16_trains(fitted, colours, tmp_path):
-    out = tune(fitted, colours, tmp_path / "tuned", steps=4, precision="bf16")
+def test_bfloat16_trains(fitted, things, tmp_path):
+    out = tune(fitted, things, tmp_path / "tuned", steps=4, precision="bf16")
     assert said(out)["precision"] == "bf16"
     assert all(values.dtype == torch.float32 for values in weights(out).values())
 
 
-def test_lora_in_bfloat16_keeps_the_frozen_weights_in_it(fitted, colours, tmp_path):
-    out = tune(fitted, colours, tmp_path / "tuned", steps=4, precision="bf16", lora=2)
+def test_lora_in_bfloat16_keeps_the_frozen_weights_in_it(fitted, things, tmp_path):
+    out = tune(fitted, things, tmp_path / "tuned", steps=4, precision="bf16", lora=2)
     assert {values.dtype for values in weights(out).values()} == {torch.bfloat16}
 
 
-def test_a_collapsing_run_is_ended_with_its_last_good_weights(fitted, colours, tmp_path):
+def test_a_collapsing_run_is_ended_with_its_last_good_weights(fitted, things, tmp_path):
     out = tune(
-        fitted, colours, tmp_path / "t", objective="cross_entropy", learning_rate=0.5, steps=20
+        fitted, things, tmp_path / "t", objective="cross_entropy", learning_rate=0.5, steps=20
     )
     assert said(out)["stopped"].startswith("stopped after")
     assert_same_weights(fitted, out, atol=0)
 
 
-def test_held_out_examples_leave_the_training_split_out(fitted, colours, tmp_path, capsys):
-    out = tune(fitted, colours, tmp_path / "tuned", steps=4, stage2_data="holdout")
+def test_held_out_examples_leave_the_training_split_out(fitted, things, tmp_path, capsys):
+    out = tune(fitted, things, tmp_path / "tuned", steps=4, stage2_data="holdout")
     assert said(out)["train_examples"] == 12
     assert "stage 2 on 12 held-out examples instead of 96" in capsys.readouterr().out
 
 
-def test_a_model_that_is_never_wrong_is_told(fitted, colours, tmp_path, capsys):
-    tune(fitted, colours, tmp_path / "tuned", steps=4)
+def test_a_model_that_is_never_wrong_is_told(fitted, things, tmp_path, capsys):
+    tune(fitted, things, tmp_path / "tuned", steps=4)
     assert "next to nothing to teach doubt from. Try --stage2-data holdout" in (
         capsys.readouterr().err
     )
@@ -263,10 +263,10 @@ def test_right_tokens_are_those_the_model_predicts(fitted, task):
     assert right.mean() > 0.9
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(fitted, colours, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_to_the_same_weights(fitted, things, tmp_path, monkeypatch):
     from train.language.guard import AnswerCollapse
 
-    whole = tune(fitted, colours, tmp_path / "whole")
+    whole = tune(fitted, things, tmp_path / "whole")
     look = AnswerCollapse.on_step_end
 
     def killed(self, args, state, control, **rest):
@@ -277,14 +277,14 @@ def test_a_killed_run_goes_on_to_the_same_weights(fitted, colours, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(AnswerCollapse, "on_step_end", killed)
         with pytest.raises(KeyboardInterrupt):
-            tune(fitted, colours, tmp_path / "part")
-    tune(fitted, colours, tmp_path / "part", resume=True)
+            tune(fitted, things, tmp_path / "part")
+    tune(fitted, things, tmp_path / "part", resume=True)
     assert_same_weights(whole, tmp_path / "part", atol=1e-6)
 
 
-def test_other_data_are_refused_on_resume(fitted, colours, tmp_path):
+def test_other_data_are_refused_on_resume(fitted, things, tmp_path):
     work = tmp_path / ".tuned.training"
     work.mkdir()
     (work / "data.sha256").write_text("of another task")
     with pytest.raises(DataError, match="they have changed since"):
-        tune(fitted, colours, tmp_path / "tuned", resume=True)
+        tune(fitted, things, tmp_path / "tuned", resume=True)

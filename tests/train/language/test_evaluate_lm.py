@@ -1,0 +1,142 @@
+"""The command evaluate-lm: what it prints and writes of a tiny model on a hand-made task."""
+
+import json
+
+import numpy as np
+import pytest
+
+from edge_runtime import metrics
+from edge_runtime.cli import main
+from train.__main__ import COMMANDS
+from train.comparison import FIGURES
+from train.data.tasks import load_task
+from train.language.answers import answer_split, load_answers
+from train.language.evaluate import by_kind, lines
+from train.models import save_language_model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny, tmp_path_factory):
+    path = tmp_path_factory.mktemp("lm") / "tiny"
+    save_language_model(tiny, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def knowing(tiny, tmp_path_factory):
+    """Return the folder of a task whose right answers are half of them what the model says."""
+    folder = tmp_path_factory.mktemp("knowing")
+    prompts = [f"colour {i}:" for i in range(8)]
+    # The longest completion sets how long answers may be: here the context alone ends them.
+    said = tiny.generate(prompts, tiny.context).texts
+    rows = [
+        {"prompt": p, "completion": text if i % 2 else "red"}
+        for i, (p, text) in enumerate(zip(prompts, said, strict=True))
+    ]
+    rows.append({"prompt": "long " * 100, "completion": "red " * 200})
+    for split in ("train", "validation", "test"):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{split}.jsonl").write_text(text)
+    return folder
+
+
+def evaluate(*words):
+    return main("python -m train", COMMANDS, argv=["evaluate-lm", *map(str, words)])
+
+
+def test_the_figures_follow_from_the_answers_beside_them(checkpoint, knowing, tmp_path, capsys):
+    out = tmp_path / "new" / "figures.json"
+    assert evaluate("--checkpoint", checkpoint, "--task", knowing, "--out", out) == 0
+    content = json.loads(out.read_text())
+    answers = load_answers(out.with_name("figures-answers.npz"))
+    assert content["n"] == 9 == len(answers.ids)
+    assert 0 < content["accuracy"] == answers.right.mean() < 1
+    assert list(content["figures"]) == list(metrics.SEQUENCE_KINDS)
+    for kind, row in content["figures"].items():
+        assert list(row) == ["acc(M_S)", "s_o", "AUROC"]
+        wanted = metrics.auroc(answers.confidence[kind], answers.right)
+        assert row["AUROC"] == pytest.approx(wanted, nan_ok=True)
+    printed = capsys.readouterr().out
+    assert f"{'accuracy':24}{answers.right.mean():.4f}" in printed
+    assert "1: the prompt has" in printed
+    assert not list(out.parent.glob("*.partial*"))
+
+
+def test_beside_a_large_model_every_confidence_has_every_figure(
+    checkpoint, colour_folder, tmp_path, capsys
+):
+    out = tmp_path / "figures.json"
+    words = ("--large", checkpoint, "--split", "validation", "--limit", 4, "--out", out)
+    assert evaluate("--checkpoint", checkpoint, "--task", colour_folder, *words) == 0
+    content = json.loads(out.read_text())
+    assert content["n"] == 4
+    assert content["split"] == "validation"
+    assert content["acc(M_L)"] == content["accuracy"]
+    for row in content["figures"].values():
+        assert list(row) == list(FIGURES)
+    small, large = (load_answers(tmp_path / f"figures{s}-answers.npz") for s in ("", "-large"))
+    assert small.texts == large.texts
+    printed = capsys.readouterr().out
+    for name in (*FIGURES, *metrics.SEQUENCE_KINDS, "tokens/s", "unparsed"):
+        assert name in printed
+
+
+def test_the_best_confidence_is_marked(tiny, colour_folder):
+    task = load_task(str(colour_folder))
+    answers = answer_split(tiny, task, task.test)
+    right = np.arange(6) % 2 == 0
+    # The first token alone knows; all the others are upside down.
+    g = {kind: np.where(right, 0.2, 0.8) for kind in metrics.SEQUENCE_KINDS}
+    g |= {kind: -v for kind, v in g.items() if kind.endswith(("logprob", "entropy"))}
+    g["max_softmax"] = np.where(right, 0.9, 0.1)
+    g["mean_logprob"] = g["sum_logprob"] = np.where(right, -0.9, -0.1)
+    g["neg_entropy"] = np.where(right, -0.9, -0.1)
+    told = type(answers)(**{**vars(answers), "right": right, "confidence": g})
+    found = by_kind(told, None, tiny.vocabulary)
+    assert (found["by"], found["best"]) == ("AUROC", "max_softmax")
+    assert found["figures"]["max_softmax"]["AUROC"] == 1.0
+    shown = {"n": 6, "tokens/s": 1.0, "refused": {}, "left_out": [], "split": "test", **found}
+    marked = [line for line in lines(shown) if "*" in line]
+    assert [line.split()[0] for line in marked] == ["max_softmax", "*"]
+    beside = by_kind(told, np.ones(6, bool), tiny.vocabulary)
+    assert (beside["by"], beside["best"]) == ("joint accuracy at 30%", "max_softmax")
+
+
+def test_where_all_is_wrong_no_confidence_is_best(checkpoint, colour_folder, capsys):
+    words = ("--checkpoint", checkpoint, "--task", colour_folder)
+    assert evaluate(*words) == 0
+    assert "No confidence is best" in capsys.readouterr().out
+    assert evaluate(*words, "--large", checkpoint) == 0  # as wrong: all joint accuracies are 0
+    assert "No confidence is best" in capsys.readouterr().out
+
+
+def test_right_answers_that_do_not_parse_are_named():
+    content = {
+        "n": 1,
+        "tokens/s": 1.0,
+        "refused": {f"reason {i}": 5 - i for i in range(5)},
+        "left_out": ["a", "b", "c", "d"],
+        "split": "test",
+        "by": "AUROC",
+        "best": None,
+        "figures": {"min_prob": {"AUROC": float("nan")}},
+    }
+    printed = "\n".join(lines(content))
+    assert "4 whose right answer does not parse: a, b, c" in printed
+    assert "5: reason 0" in printed
+    assert "3 for 2 more reasons" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--out", "figures.txt"), "expected --out as a file *.json"),
+        (("--limit", 0), "expected a limit of at least 1"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(checkpoint, colour_folder, capsys, words, message):
+    status = evaluate("--checkpoint", checkpoint, "--task", colour_folder, *words)
+    assert status in {1, 2}
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error

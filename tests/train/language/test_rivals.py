@@ -1,0 +1,186 @@
+"""Rivals: their prompts word for word, what they make of answers, and that none looks at test."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tools.colours import answers
+
+from edge_runtime import contract, metrics
+from train.errors import DataError
+from train.language.rivals import (
+    ANSWER_N,
+    REDUCE_CONFIDENCE,
+    AnswerN,
+    Asking,
+    Heard,
+    Plain,
+    ReduceConfidence,
+    TokenQuantiles,
+    all_rivals,
+    is_n,
+    uncertainty,
+)
+from train.models.deferral_head import sigmoid
+from train.post_hoc import Seen, fit_head
+
+VOCABULARY = 50
+
+
+def guessed_tokens(generator, n=400):
+    """Return answers that are wrong where one token was guessed; their means say little.
+
+    M_S is right where the least likely token has more than p = .3. The other tokens draw the mean
+    up or down at random.
+    """
+    lowest = np.log(generator.uniform(0.05, 0.55, n))
+    others = -generator.exponential(1.0, (n, 1)) * generator.uniform(0.1, 0.5, (n, 9))
+    others = np.maximum(others, lowest[:, None])
+    return answers(np.column_stack([lowest, others]), lowest > np.log(0.3))
+
+
+def heard(generator, large=None, n=400):
+    split = {s: guessed_tokens(generator, n) for s in ("validation", "test")}
+    large = {s: np.ones(n, bool) for s in split} if large is None else large
+    return Heard(split, large, VOCABULARY)
+
+
+def test_the_prompts_are_the_papers_word_for_word():
+    assert REDUCE_CONFIDENCE == "Respond with low confidence if you are uncertain."
+    assert ANSWER_N == "Respond with 'N' if you are uncertain."
+    assert ReduceConfidence().asking == Asking("untuned", REDUCE_CONFIDENCE)
+    assert AnswerN().asking == Asking("untuned", ANSWER_N, "N")
+
+
+def test_every_rival_says_what_it_is():
+    rivals = all_rivals(["untuned", "control", "gatekeeper-0.5"])
+    assert [r.name for r in rivals] == [
+        *np.repeat(["untuned", "control", "gatekeeper-0.5"], 2),
+        "reduce_confidence",
+        "answer_n",
+    ]
+    assert all(r.source and r.needs for r in rivals)
+    unmeant = [r.name for r in rivals if not r.is_meaningful_from_scratch]
+    assert unmeant == ["reduce_confidence", "answer_n"]
+    # Two rivals that read the same answers ask once.
+    assert len({r.asking for r in rivals}) == 5
+
+
+def test_a_checkpoint_is_read_by_every_confidence(generator):
+    one = heard(generator)
+    doubts = Plain("control").doubts(one)
+    assert tuple(doubts) == metrics.SEQUENCE_KINDS
+    for kind, doubt in doubts.items():
+        for split, found in one.answers.items():
+            u = doubt.uncertainty[split]
+            unit = np.exp(-u) if doubt.is_logarithm else 1.0 - u
+            wanted = metrics.unit_sequence_confidence(kind, found.confidence[kind], VOCABULARY)
+            np.testing.assert_allclose(unit, wanted, rtol=1e-12, err_msg=kind)
+            assert doubt.is_probability != doubt.is_logarithm
+
+
+def test_an_uncertainty_keeps_its_digits_near_certainty_and_far_from_it():
+    near = np.array([-1e-12, -2e-12])
+    far = np.array([-60.0, -60.001])
+    for kind in (contract.MEAN_LOGPROB, contract.SUM_LOGPROB, contract.NEG_ENTROPY):
+        assert np.unique(uncertainty(kind, near, 2).astype(np.float32)).size == 2
+    assert np.unique(uncertainty(contract.SUM_LOGPROB, far, 2).astype(np.float32)).size == 2
+    kind = contract.MIN_PROB
+    assert np.unique(uncertainty(kind, np.exp(near), 2).astype(np.float32)).size == 2
+    assert np.unique(uncertainty(kind, np.exp(far), 2).astype(np.float32)).size == 2
+
+
+def test_a_vocabulary_of_one_leaves_nothing_to_doubt():
+    found = uncertainty(contract.NEG_ENTROPY, np.array([0.0, np.nan]), 1)
+    np.testing.assert_array_equal(found, [0.0, np.nan])
+
+
+def test_the_rule_finds_a_token_that_was_guessed(generator):
+    one = heard(generator)
+    doubt = TokenQuantiles("untuned").doubts(one)["token_quantiles"]
+    assert doubt.is_probability
+    for split, found in one.answers.items():
+        u = doubt.uncertainty[split]
+        assert ((u > 0) & (u < 1)).all()
+        learned = metrics.auroc(-u, found.right)
+        assert learned > 0.95, split
+        assert metrics.auroc(found.confidence["mean_logprob"], found.right) < learned - 0.1
+
+
+def test_the_rule_learns_where_the_large_model_helps(generator):
+    one = heard(generator)
+    # M_L is right exactly where the likeliest token is not too likely, whatever M_S says.
+    large = {s: found.quantiles[:, -1] < -0.02 for s, found in one.answers.items()}
+    u = TokenQuantiles("untuned").doubts(replace(one, large=large))["token_quantiles"].uncertainty
+    gained = large["test"] & ~one.answers["test"].right
+    assert metrics.auroc(u["test"], gained) > 0.9
+    # It is the logistic regression on validation: the same as by hand.
+    validation = one.answers["validation"]
+    seen = Seen(validation.quantiles, validation.right)
+    rule = fit_head(seen, large["validation"] & ~validation.right, 0)
+    np.testing.assert_allclose(u["test"], sigmoid(rule.logit(one.answers["test"].quantiles)))
+
+
+def test_the_rule_does_not_look_at_the_test_split_or_at_its_own_example(generator):
+    one = heard(generator)
+    before = TokenQuantiles("untuned").doubts(one)["token_quantiles"].uncertainty
+    test = replace(one.answers["test"], right=~one.answers["test"].right)
+    other = replace(
+        one,
+        answers={**one.answers, "test": test},
+        large={**one.large, "test": ~one.large["test"]},
+    )
+    after = TokenQuantiles("untuned").doubts(other)["token_quantiles"].uncertainty
+    for split in before:
+        np.testing.assert_array_equal(before[split], after[split])
+    # In-fold values would be alike for alike answers; those of other folds come of other fits.
+    validation = one.answers["validation"]
+    alike = replace(validation, quantiles=np.tile(validation.quantiles[:40], (10, 1)))
+    same = replace(one, answers={**one.answers, "validation": alike})
+    u = TokenQuantiles("untuned").doubts(same)["token_quantiles"].uncertainty["validation"]
+    assert len(np.unique(u[::40])) > 1
+
+
+def test_the_rule_defers_an_answer_without_tokens(generator):
+    one = heard(generator)
+    holes = {}
+    for split, found in one.answers.items():
+        quantiles = found.quantiles.copy()
+        quantiles[:3] = np.nan
+        holes[split] = replace(found, quantiles=quantiles)
+    u = TokenQuantiles("untuned").doubts(replace(one, answers=holes))["token_quantiles"].uncertainty
+    for values in u.values():
+        assert np.isnan(values[:3]).all()
+        assert np.isfinite(values[3:]).all()
+
+
+def test_a_rule_with_nothing_to_learn_is_refused(generator):
+    one = heard(generator)
+    never = replace(one, large={s: np.zeros(400, bool) for s in one.large})
+    with pytest.raises(DataError, match="M_L has right and M_S wrong"):
+        TokenQuantiles("untuned").doubts(never)
+
+
+@pytest.mark.parametrize("text", ["N", " N", "N.", "'N'", ' "N"\n'])
+def test_the_answer_n_is_an_abstention(text):
+    assert is_n(text)
+    assert not is_n(text, ("M", "N"))  # a task that has it as an answer means that
+
+
+@pytest.mark.parametrize("text", ["", "n", "No", "red", "N N"])
+def test_another_answer_is_none(text):
+    assert not is_n(text)
+
+
+def test_the_answer_n_defers_and_the_others_go_by_its_probability():
+    watched = np.log([0.9, 0.2, 0.6, np.nan])
+    said = answers(
+        np.full((4, 1), -0.1), [0, 1, 0, 0], texts=[" N", " red", " green", ""], watched=watched
+    )
+    one = Heard({"validation": said, "test": said}, {}, VOCABULARY)
+    doubt = AnswerN().doubts(one)["not_n"]
+    assert doubt.is_probability
+    for u in doubt.uncertainty.values():
+        np.testing.assert_allclose(u, [np.nan, 0.2, 0.6, np.nan])
+    taken = AnswerN().doubts(replace(one, taken=("N",)))["not_n"]
+    np.testing.assert_allclose(taken.uncertainty["test"], [0.9, 0.2, 0.6, np.nan])
