@@ -40,14 +40,17 @@ def test_a_new_model_opens_with_the_sizes_that_were_asked_for(
     assert lm.generate(["what is my balance"], 2).counted.any()
 
 
-def test_the_tokenizer_is_made_from_a_tasks_training_split(colours, tmp_path):
+def test_the_tokenizer_is_made_from_a_tasks_training_split(tmp_path):
+    for split, word in (("train", "sky"), ("validation", "sea"), ("test", "lawn")):
+        rows = [{"prompt": f"{word} {i}:", "completion": " azure"} for i in range(20)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{split}.jsonl").write_text(text, encoding="utf-8")
     out = tmp_path / "new"
-    NewLanguageSettings(task=str(colours), out=out, **SIZES | {"vocabulary": 320}).run()
-    lm = open_language_model(out)
-    # Prompts and completions both: what they hold often is one token each.
-    for text in ("not", " blue"):
-        assert len(lm.tokenizer(text)["input_ids"]) == 2, text  # behind <bos>
-    assert 259 < lm.vocabulary <= 320
+    NewLanguageSettings(task=str(tmp_path), out=out, **SIZES | {"vocabulary": 300}).run()
+    tokenizer = open_language_model(out).tokenizer
+    # Prompts and completions of train, whose words are one token each behind <bos>, and no other.
+    counts = {text: len(tokenizer(text)["input_ids"]) - 1 for text in ("sky", " azure", "lawn")}
+    assert counts == {"sky": 1, " azure": 1, "lawn": 4}
 
 
 def test_the_seed_makes_the_weights(texts, tmp_path):
