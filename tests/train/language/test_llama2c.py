@@ -291,6 +291,7 @@ def stories(real_data, tmp_path_factory):
     return *files, open_language_model(out)
 
 
+@pytest.mark.slow
 def test_stories260k_tells_the_published_story(stories):
     _, _, lm = stories
     with ready(lm.model), torch.inference_mode():
