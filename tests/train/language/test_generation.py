@@ -39,9 +39,14 @@ def with_end(lm, token):
     return lm
 
 
-def ending_early(architecture):
+def ending_early(architecture, window=None):
     """Return a model whose answers to the first of `MANY` end before the others', and when."""
     lm = tiny(architecture, seed=2 if architecture == "gpt2" else 1)
+    if window is not None:
+        lm.model.config.sliding_window = window
+        for layer in lm.model.model.layers:
+            if layer.self_attn.sliding_window:
+                layer.self_attn.sliding_window = window
     free = lm.generate(MANY, 7)
     others = set(free.tokens[NINE:].ravel())
     at = next(i for i, token in enumerate(free.tokens[0]) if token not in others)
@@ -135,11 +140,7 @@ def test_rows_that_have_ended_are_not_decoded_on(architecture):
 
 
 def test_a_sliding_window_survives_a_smaller_batch():
-    lm, _ = ending_early("gemma2")
-    lm.model.config.sliding_window = 5
-    for layer in lm.model.model.layers:
-        if layer.self_attn.sliding_window:
-            layer.self_attn.sliding_window = 5
+    lm, _ = ending_early("gemma2", window=5)
     generated = lm.generate(MANY, 7)
     assert_answers(generated, lm, MANY, most=7)
     assert len(set(generated.counted.sum(axis=1))) > 1
