@@ -9,10 +9,10 @@ from train.distill import DistillSettings
 from train.evaluate import EvaluateSettings
 from train.fit import FitSettings
 from train.harvest import HarvestSettings
-from train.language.convert import ConvertLanguageModelSettings
+from train.language.convert import ConvertLanguageSettings
 from train.language.evaluate import EvaluateLanguageSettings
 from train.language.fit import FitLanguageSettings
-from train.language.new import NewLanguageModelSettings
+from train.language.new import NewLanguageSettings
 from train.language.tune import TuneLanguageSettings
 from train.sweeps.recommend import RecommendSettings
 from train.sweeps.settings import SweepSettings
@@ -30,8 +30,8 @@ COMMANDS = {
     "recommend": RecommendSettings,
     "convert": ConvertSettings,
     "harvest": HarvestSettings,
-    "new-lm": NewLanguageModelSettings,
-    "convert-lm": ConvertLanguageModelSettings,
+    "new-lm": NewLanguageSettings,
+    "convert-lm": ConvertLanguageSettings,
     "fit-lm": FitLanguageSettings,
     "tune-lm": TuneLanguageSettings,
     "tasks": TasksSettings,

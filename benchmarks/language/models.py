@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.demo import DemoSettings
 from train.data.tasks import Task
 from train.language.fit import FitLanguageSettings
-from train.language.new import NewLanguageModelSettings
+from train.language.new import NewLanguageSettings
 from train.language.rivals import CONTROL, UNTUNED
 from train.language.tune import TuneLanguageSettings
 from train.models import open_language_model
@@ -24,7 +24,7 @@ class Made:
     """A Gemma that the demo makes itself, with as many weights as minutes of a CPU can fit.
 
     Attributes:
-        shape: Settings of `NewLanguageModelSettings`.
+        shape: Settings of `NewLanguageSettings`.
         epochs: Of stage 1.
     """
 
@@ -61,7 +61,7 @@ def fitted(
         return Path(named)
     assert settings.task is not None  # noqa: S101 - narrows the type: the demo of a task
     start = out.parent / f"{out.name}-new"
-    NewLanguageModelSettings(
+    NewLanguageSettings(
         architecture="gemma",
         context=128,
         task=settings.task,

@@ -29,9 +29,12 @@ CONVERT = "--image-mean 0.5,0.5,0.5 --image-std 0.5,0.5,0.5"
     [
         (
             "",
-            "expected a command (fit, distill, tune, deferral-head, evaluate, sweep, recommend, "
-            "convert, harvest, fit-lm, tune-lm, tasks)",
+            "expected a command (fit, distill, tune, deferral-head, evaluate, evaluate-lm, sweep, "
+            "recommend, convert, harvest, new-lm, convert-lm, fit-lm, tune-lm, tasks)",
         ),
+        ("new-lm --out o", "either --task or --texts"),
+        ("new-lm --out o --task t --architecture gemma3", "--architecture"),
+        ("convert-lm --out o --weights w", "--tokenizer required"),
         ("ft --out o", "did you mean 'fit'"),
         ("fit --ouput o", "did you mean '--out'"),
         ("fit", "--out required"),

@@ -9,7 +9,7 @@ from edge_runtime.cli import field
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertLanguageModelSettings:
+class ConvertLanguageSettings:
     """Turn weights and tokenizer of llama2.c into a language model's checkpoint folder.
 
     Example: python -m train convert-lm --weights stories260K.bin --tokenizer tok512.bin

@@ -15,7 +15,7 @@ _REASONS = {"vocabulary": ", the 256 bytes and three special tokens"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewLanguageModelSettings:
+class NewLanguageSettings:
     """Make a small language model with random weights, and its tokenizer from text.
 
     Example: python -m train new-lm --architecture gemma --width 32 --layers 2 --heads 4

@@ -15,9 +15,12 @@ from train.models.decoding import Recorder, decode, ready
 from train.models.generation import EMPTY
 from train.models.untrained import ARCHITECTURES, Shape
 
+pytestmark = pytest.mark.slow
+
 MOST = 6
 NINE = 9
-MANY = PROMPTS[1:2] * NINE + PROMPTS[2:]
+# Of middle length: those beside them stand before and behind them in a batch.
+MANY = PROMPTS[2:3] * NINE + [PROMPTS[0], PROMPTS[1], PROMPTS[3]]
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -36,13 +39,19 @@ def with_end(lm, token):
     return lm
 
 
-def ended_early(lm, most):
-    """Let the first of `MANY` end before the others; return when, in tokens."""
-    free = lm.generate(MANY, most)
+def ending_early(architecture, window=None):
+    """Return a model whose answers to the first of `MANY` end before the others', and when."""
+    lm = tiny(architecture, seed=2 if architecture == "gpt2" else 1)
+    if window is not None:
+        lm.model.config.sliding_window = window
+        for layer in lm.model.model.layers:
+            if layer.self_attn.sliding_window:
+                layer.self_attn.sliding_window = window
+    free = lm.generate(MANY, 7)
     others = set(free.tokens[NINE:].ravel())
-    at = next(i for i, token in enumerate(free.tokens[0]) if i and token not in others)
-    lm.tokenizer.eos_token = lm.tokenizer.convert_ids_to_tokens(int(free.tokens[0, at]))
-    return free.tokens[0].tolist().index(free.tokens[0, at]) + 1
+    at = next(i for i, token in enumerate(free.tokens[0]) if token not in others)
+    assert at < 6
+    return with_end(lm, free.tokens[0, at]), at + 1
 
 
 def assert_answers(generated, lm, prompts, most=MOST):
@@ -119,8 +128,7 @@ def test_the_end_counts_and_nothing_behind_it_does(lm):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_rows_that_have_ended_are_not_decoded_on(architecture):
-    lm = tiny(architecture, seed=1)
-    end = ended_early(lm, 7)
+    lm, end = ending_early(architecture)
     with ready(lm.model), torch.inference_mode():
         encoded = lm.tokenizer(MANY)["input_ids"]
         pieces = list(decode(lm.model, lm.tokenizer, encoded, 7))
@@ -132,13 +140,10 @@ def test_rows_that_have_ended_are_not_decoded_on(architecture):
 
 
 def test_a_sliding_window_survives_a_smaller_batch():
-    lm = tiny("gemma2", seed=1)
-    lm.model.config.sliding_window = 5
-    for layer in lm.model.model.layers:
-        if layer.self_attn.sliding_window:
-            layer.self_attn.sliding_window = 5
-    assert ended_early(lm, 7) < 7
-    assert_answers(lm.generate(MANY, 7), lm, MANY, most=7)
+    lm, _ = ending_early("gemma2", window=5)
+    generated = lm.generate(MANY, 7)
+    assert_answers(generated, lm, MANY, most=7)
+    assert len(set(generated.counted.sum(axis=1))) > 1
 
 
 def test_the_models_own_generation_settings_bend_nothing():
@@ -155,9 +160,13 @@ def test_a_model_is_left_as_it_was():
     lm = tiny("gpt2")
     lm.model.train()
     threads = torch.get_num_threads()
-    lm.generate(PROMPTS, 2)
+    torch.set_num_threads(2)
+    try:
+        lm.generate(PROMPTS, 2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
     assert lm.model.training
-    assert torch.get_num_threads() == threads
     lm.model.eval()
     lm.generate(PROMPTS, 2)
     assert not lm.model.training
@@ -183,16 +192,18 @@ def test_what_cannot_be_answered_has_no_tokens_and_is_told(gemma):
 
 
 def test_an_answer_ends_with_the_context_and_no_neighbour_shortens_another(lm):
-    counts = {}
-    text = "my" + " a" * 85
-    while len(ids := lm.tokenizer(text)["input_ids"]) < lm.context:
-        counts[text] = lm.context - len(ids)
-        text += " a"
-    prompts = [text for text, room in counts.items() if room <= 8]
-    generated = lm.generate([*prompts, PROMPTS[0]], 5)
-    rooms = [min(5, counts[text]) for text in prompts] + [5]
-    assert generated.counted.sum(axis=1).tolist() == rooms
-    assert_answers(generated, lm, [*prompts, PROMPTS[0]], most=5)
+    prompts = ["my" + "z" * size for size in range(lm.context)]
+    rooms = [lm.context - len(ids) for ids in lm.tokenizer(prompts)["input_ids"]]
+    near = [i for i, room in enumerate(rooms) if -1 <= room <= 7]
+    asked = [prompts[i] for i in near] + PROMPTS[:1]
+    wanted = [min(5, max(0, rooms[i])) for i in near] + [5]
+    assert {0, 1, 5} < set(wanted)
+    generated = lm.generate(asked, 5)
+    assert generated.counted.sum(axis=1).tolist() == wanted
+    assert [i in generated.refused for i in range(len(asked))] == [room == 0 for room in wanted]
+    for row in (wanted.index(1), len(asked) - 1):
+        tokens = by_hand(lm, asked[row], 5)[0]
+        assert generated.tokens[row][generated.counted[row]].tolist() == tokens.tolist()
 
 
 def test_no_token_at_all_defers(gemma):
@@ -291,8 +302,7 @@ def test_half_precision_weights_are_reckoned_with_in_more():
 @pytest.mark.parametrize("device", [cuda])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_gpu_answers_as_a_cpu_does(architecture, device):
-    lm = tiny(architecture, seed=1)
-    ended_early(lm, 7)
+    lm, _ = ending_early(architecture)
     wanted = lm.generate(MANY, 7, watch=5)
     lm.model.to(device)
     found = lm.generate(MANY, 7, watch=5)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from train.errors import CheckpointError
-from train.language.convert import ConvertLanguageModelSettings
+from train.language.convert import ConvertLanguageSettings
 from train.models import open_language_model
 from train.models.decoding import decode, ready
 from train.models.llama2c import read_llama
@@ -163,7 +163,7 @@ def test_a_file_gives_the_logits_of_an_independent_program(tied, tmp_path):
 def test_a_converted_folder_opens_and_answers_as_before(tmp_path, capsys):
     weights, tokenizer = weights_file(tmp_path / "w.bin"), tokenizer_file(tmp_path / "t.bin")
     out = tmp_path / "made"
-    ConvertLanguageModelSettings(weights=weights, tokenizer=tokenizer, out=out).run()
+    ConvertLanguageSettings(weights=weights, tokenizer=tokenizer, out=out).run()
     lm, reference = open_language_model(out), Reference(weights)
     count = VOCABULARY * 16 + 2 * (2 * 16 + 2 * 256 + 2 * 8 * 16 + 3 * 12 * 16) + 16
     assert capsys.readouterr().out == f"{out}: Llama with {count:,} weights and 270 tokens\n"
@@ -287,10 +287,11 @@ def stories(real_data, tmp_path_factory):
     folder = real_data / "weights" / "stories260k"
     files = folder / "stories260K.bin", folder / "tok512.bin"
     out = tmp_path_factory.mktemp("stories") / "lm"
-    ConvertLanguageModelSettings(weights=files[0], tokenizer=files[1], out=out).run()
+    ConvertLanguageSettings(weights=files[0], tokenizer=files[1], out=out).run()
     return *files, open_language_model(out)
 
 
+@pytest.mark.slow
 def test_stories260k_tells_the_published_story(stories):
     _, _, lm = stories
     with ready(lm.model), torch.inference_mode():

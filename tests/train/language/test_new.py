@@ -8,7 +8,7 @@ from tools.language_models import TEXTS
 
 from edge_runtime.errors import SettingError
 from train.errors import DataError, OutputError
-from train.language.new import NewLanguageModelSettings
+from train.language.new import NewLanguageSettings
 from train.models import open_language_model
 from train.models.untrained import ARCHITECTURES
 
@@ -27,7 +27,7 @@ def test_a_new_model_opens_with_the_sizes_that_were_asked_for(
     architecture, texts, tmp_path, capsys
 ):
     out = tmp_path / "new"
-    NewLanguageModelSettings(architecture=architecture, texts=texts, out=out, **SIZES).run()
+    NewLanguageSettings(architecture=architecture, texts=texts, out=out, **SIZES).run()
     lm = open_language_model(out)
     assert lm.model.config.model_type == architecture
     assert (lm.vocabulary, lm.context, len(lm.tokenizer)) == (270, 32, 270)
@@ -40,19 +40,22 @@ def test_a_new_model_opens_with_the_sizes_that_were_asked_for(
     assert lm.generate(["what is my balance"], 2).counted.any()
 
 
-def test_the_tokenizer_is_made_from_a_tasks_training_split(things, tmp_path):
+def test_the_tokenizer_is_made_from_a_tasks_training_split(tmp_path):
+    for split, word in (("train", "sky"), ("validation", "sea"), ("test", "lawn")):
+        rows = [{"prompt": f"{word} {i}:", "completion": " azure"} for i in range(20)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{split}.jsonl").write_text(text, encoding="utf-8")
     out = tmp_path / "new"
-    NewLanguageModelSettings(task=str(things), out=out, **SIZES | {"vocabulary": 320}).run()
-    lm = open_language_model(out)
-    # Prompts and completions both: what they hold often is one token each.
-    for text in ("not", " blue"):
-        assert len(lm.tokenizer(text)["input_ids"]) == 2, text  # behind <bos>
-    assert 259 < lm.vocabulary <= 320
+    NewLanguageSettings(task=str(tmp_path), out=out, **SIZES | {"vocabulary": 300}).run()
+    tokenizer = open_language_model(out).tokenizer
+    # Prompts and completions of train, whose words are one token each behind <bos>, and no other.
+    counts = {text: len(tokenizer(text)["input_ids"]) - 1 for text in ("sky", " azure", "lawn")}
+    assert counts == {"sky": 1, " azure": 1, "lawn": 4}
 
 
 def test_the_seed_makes_the_weights(texts, tmp_path):
     def embedding(name, seed):
-        NewLanguageModelSettings(texts=texts, out=tmp_path / name, seed=seed, **SIZES).run()
+        NewLanguageSettings(texts=texts, out=tmp_path / name, seed=seed, **SIZES).run()
         return open_language_model(tmp_path / name).model.get_input_embeddings().weight
 
     one, same, other = embedding("one", 1), embedding("same", 1), embedding("other", 2)
@@ -84,13 +87,13 @@ def test_the_seed_makes_the_weights(texts, tmp_path):
 def test_sizes_that_make_no_model_are_refused_before_anything_is_read(changed, message, tmp_path):
     settings = {"texts": tmp_path / "absent", "out": tmp_path / "new", **SIZES, **changed}
     with pytest.raises(SettingError, match=re.escape(message)):
-        NewLanguageModelSettings(**settings)
+        NewLanguageSettings(**settings)
 
 
 def test_gpt2_may_have_heads_of_an_odd_size(texts, tmp_path):
     sizes = {**SIZES, "heads": 16}
     out = tmp_path / "new"
-    NewLanguageModelSettings(architecture="gpt2", texts=texts, out=out, **sizes).run()
+    NewLanguageSettings(architecture="gpt2", texts=texts, out=out, **sizes).run()
     assert open_language_model(out).model.config.n_head == 16
 
 
@@ -108,15 +111,15 @@ def test_text_that_is_none_is_refused_in_one_line(content, message, tmp_path):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
-        NewLanguageModelSettings(texts=path, out=tmp_path / "new", **SIZES).run()
+        NewLanguageSettings(texts=path, out=tmp_path / "new", **SIZES).run()
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_that_is_there_is_replaced_only_when_asked(texts, tmp_path):
     out = tmp_path / "new"
-    NewLanguageModelSettings(texts=texts, out=out, **SIZES).run()
+    NewLanguageSettings(texts=texts, out=out, **SIZES).run()
     with pytest.raises(OutputError):
-        NewLanguageModelSettings(texts=texts, out=out, **SIZES).run()
-    NewLanguageModelSettings(texts=texts, out=out, overwrite=True, **SIZES | {"width": 8}).run()
+        NewLanguageSettings(texts=texts, out=out, **SIZES).run()
+    NewLanguageSettings(texts=texts, out=out, overwrite=True, **SIZES | {"width": 8}).run()
     assert open_language_model(out).model.config.hidden_size == 8
