@@ -26,6 +26,7 @@ from tools.processes import (
 from transformers import BertConfig, BertForSequenceClassification, ResNetConfig, ResNetModel
 
 from edge_runtime.bundle import file_sha256, read_bundle
+from edge_runtime.cli import main
 from export.__main__ import COMMANDS
 from export.commands.build import BuildSettings
 
@@ -232,8 +233,7 @@ def test_retune_and_verify_on_data(bundle, small_checkpoint, tmp_path):
 
 def test_data_of_the_wrong_kind_for_the_graph_are_refused(small_checkpoint, tmp_path, capfd):
     out = tmp_path / "b"
-    line = ["--checkpoint", small_checkpoint, "--out", out, "--threshold", "0.5"]
-    assert export(*line, "--preprocessing", "none")[0] == 0
+    BuildSettings(checkpoint=small_checkpoint, out=out, threshold=0.5, preprocessing="none").run()
     verify = ["verify", "--bundle", out, "--data", "digits"]
     refused_here(verify, capfd, says="pixel_values tensor(float)")
 
@@ -256,7 +256,7 @@ def test_an_output_that_is_taken_is_refused_before_the_work(
     assert contents(tmp_path) == before
 
 
-def test_a_full_disk_leaves_the_old_bundle(bundle, small_checkpoint, tmp_path):
+def test_a_full_disk_leaves_the_old_bundle(bundle, small_checkpoint, tmp_path, capfd):
     # The bundle takes about 70 kB: there is room for one, not for two.
     with mounted(tmp_path / "disk", "size=100k") as disk:
         copy = shutil.copytree(bundle, disk / "b")
@@ -264,7 +264,7 @@ def test_a_full_disk_leaves_the_old_bundle(bundle, small_checkpoint, tmp_path):
         says = ["No space left on device", "nothing was written"]
         refused(["retune", "--bundle", copy, "--threshold", "0.5"], says=says)
         line = ["--checkpoint", small_checkpoint, "--out", copy, "--threshold", "0.5"]
-        refused([*line, "--overwrite"], says=says)
+        refused_here([*line, "--overwrite"], capfd, says=says)
         assert contents(disk) == before
         assert {p.name for p in disk.iterdir()} == {"b"}
 
@@ -352,7 +352,8 @@ def test_a_retune_stopped_while_it_writes_leaves_a_whole_bundle(sent, heavy):
 
 def test_a_minus_sign_before_infinity_is_a_threshold(bundle, tmp_path):
     copy = shutil.copytree(bundle, tmp_path / "copy")
-    assert export("retune", "--bundle", copy, "--threshold", "-inf")[0] == 0
+    line = ["retune", "--bundle", str(copy), "--threshold", "-inf"]
+    assert main("python -m export", COMMANDS, argv=line) == 0
     (value,) = [
         onnx.numpy_helper.to_array(t)
         for t in onnx.load(copy / "model.onnx").graph.initializer
