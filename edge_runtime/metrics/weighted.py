@@ -101,8 +101,8 @@ def _block(
     counts: Floats, flags: Floats, ends: Indices, ratios: Sequence[float]
 ) -> tuple[Floats, ...]:
     """Return p_s, p_l, area, AUROC and joint of sorted draws [rows, n]; flags: [n, 2]."""
-    deferred = np.cumsum(counts, axis=1).take(ends - 1, axis=1)  # up to the end of a tied group
-    gained = np.cumsum(counts * (flags[:, 1] - flags[:, 0]), axis=1).take(ends - 1, axis=1)
+    deferred = _cumulated(counts, ends)
+    gained = _cumulated(counts * (flags[:, 1] - flags[:, 0]), ends)
     total = deferred[:, -1]
     rights, larges = (counts @ flags).T
     right_ranks, large_ranks = ((counts * _mid_ranks(deferred, ends)) @ flags).T
@@ -114,8 +114,19 @@ def _block(
         right_ranks - rights * rights / 2, rights * wrongs, where=(rights > 0) & (wrongs > 0)
     )
     joint = rights[:, None] + _gains_at(ratios, deferred, gained)
-    each = total[:, None]
-    return rights / total, larges / total, (rights + area) / total, auroc, joint / each
+    return (
+        rights / total,
+        larges / total,
+        (rights + area) / total,
+        auroc,
+        joint / total[:, None],
+    )
+
+
+def _cumulated(values: Floats, ends: Indices) -> Floats:
+    """Return the sums up to the end of each tied group, [rows, groups]."""
+    sums = np.cumsum(values, axis=1)
+    return sums if ends.size == ends[-1] else sums.take(ends - 1, axis=1)
 
 
 def _mid_ranks(deferred: Floats, ends: Indices) -> Floats:
