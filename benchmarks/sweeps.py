@@ -18,6 +18,7 @@ from train.sweeps.results import (
     RESULTS_FILE,
     SAMPLES_FILE,
     TABLE_FILE,
+    findings,
     follows,
     report,
 )
@@ -60,6 +61,8 @@ def check(folder: Path) -> int:
     content = read_results(folder)
     try:
         fresh = follows(read_samples(folder / SAMPLES_FILE), content["deferral"])
+        # A sentence rounds: it is held to the printed figures, and these to the samples.
+        fresh["findings"] = findings(content)
     except (GatekeeperError, KeyError) as error:
         raise CheckError(f"{folder}: {error}") from None
     words = ("recommended", "findings", "seeds")

@@ -136,49 +136,20 @@ def _sortable(u: Floats) -> Floats:
 
 def _weighted(u: Floats, right: Floats, large: Floats, counts: Floats) -> dict[str, Floats]:
     """Return the figures of one seed with weighted inputs: those of the metrics, draw by draw."""
-    order = np.argsort(-u, kind="stable")  # the least confident first
-    ends = np.append(np.flatnonzero(np.diff(u[order])), u.size - 1)
-    total = counts.sum(axis=1)
-    weights = counts[:, order] / total[:, None]
-    rights, larges = (counts @ flags / total for flags in (right, large))
-
-    def up_to(values: Floats) -> Floats:
-        return np.cumsum(weights * values[order], axis=1)[:, ends]
-
-    correct, ratios = up_to(right), up_to(np.ones_like(u))
-    wrong, gains = ratios - correct, up_to(large) - correct
-    ratios, gains = (np.pad(values, ((0, 0), (1, 0))) for values in (ratios, gains))
-    area = rights + (np.diff(ratios) * (gains[:, 1:] + gains[:, :-1])).sum(axis=1) / 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        s_d = (area - (rights + larges) / 2) / (rights * (larges - rights) / 2)
-    drawn = {
-        ACCURACY: rights,
-        "s_d": np.where(larges > rights, s_d, np.nan),
-        "AUROC": _auroc(correct, wrong),
-        AREA: area,
+    drawn = metrics.drawn_figures(-u, right, large, counts, RATIOS)
+    return {
+        ACCURACY: drawn.p_s,
+        "s_d": drawn.s_d,
+        "AUROC": drawn.auroc,
+        **{joint_name(ratio): drawn.joint[:, i] for i, ratio in enumerate(RATIOS)},
+        AREA: drawn.area,
     }
-    for ratio in RATIOS:
-        gained = [np.interp(ratio, x, y) for x, y in zip(ratios, gains, strict=True)]
-        drawn[joint_name(ratio)] = rights + np.array(gained)
-    return drawn
-
-
-def _auroc(right: Floats, wrong: Floats) -> Floats:
-    """Return the AUROC from the cumulative shares of right and wrong, the least confident first."""
-    rights = np.diff(right, axis=1, prepend=0.0)
-    below = (wrong + np.pad(wrong, ((0, 0), (1, 0)))[:, :-1]) / 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((rights * below).sum(axis=1) / (right[:, -1] * wrong[:, -1]))
 
 
 def interval(values: Floats) -> tuple[float, float]:
     """Return the percentile interval of a figure's draws; NaN where it was never defined."""
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return float("nan"), float("nan")
-    tail = (1.0 - LEVEL) / 2
-    low, high = np.quantile(finite, [tail, 1.0 - tail])
-    return float(low), float(high)
+    found = metrics.percentile_interval(values, level=LEVEL)
+    return found.low, found.high
 
 
 def compare(

@@ -18,7 +18,12 @@ from edge_runtime.metrics.deferral import (
     joint_accuracy_at,
     joint_accuracy_at_threshold,
 )
-from edge_runtime.metrics.intervals import Interval, bootstrap_interval
+from edge_runtime.metrics.intervals import (
+    Interval,
+    bootstrap_counts,
+    bootstrap_interval,
+    percentile_interval,
+)
 from edge_runtime.metrics.separation import auroc, distributional_overlap, pearson
 from edge_runtime.metrics.sequences import (
     SEQUENCE_KINDS,
@@ -26,16 +31,20 @@ from edge_runtime.metrics.sequences import (
     unit_sequence_confidence,
 )
 from edge_runtime.metrics.views import band_limits, in_band, second_look
+from edge_runtime.metrics.weighted import Drawn, drawn_figures
 
 __all__ = [
     "SEQUENCE_KINDS",
     "DeferralPerformance",
+    "Drawn",
     "Interval",
     "auroc",
     "band_limits",
+    "bootstrap_counts",
     "bootstrap_interval",
     "deferral_performance",
     "distributional_overlap",
+    "drawn_figures",
     "in_band",
     "joint_accuracy_area",
     "joint_accuracy_at",
@@ -43,6 +52,7 @@ __all__ = [
     "max_softmax",
     "neg_entropy",
     "pearson",
+    "percentile_interval",
     "probability_of",
     "second_look",
     "sequence_confidence",

@@ -17,8 +17,8 @@ from edge_runtime.metrics.validation import cascade, share
 Curve = tuple[Floats, Floats]
 """Deferral ratios from 0 to 1 and the joint qualities there; straight in between."""
 
-# Means of n <= 1e9 right-or-wrong flags differ by more than this, or not at all.
-_CLOSE = 1e-12
+CLOSE = 1e-12
+"""Means of n <= 1e9 right-or-wrong flags differ by more than this, or not at all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ def deferral_performance(
     denominator_star = area(*best) - random_area
     return DeferralPerformance(
         s_d=numerator / denominator if status == "ok" else float("nan"),
-        s_d_star=numerator / denominator_star if denominator_star > _CLOSE else float("nan"),
+        s_d_star=numerator / denominator_star if denominator_star > CLOSE else float("nan"),
         status=status,
         p_s=p_s,
         p_l=p_l,
@@ -165,7 +165,7 @@ def _status(p_s: float, p_l: float) -> str:
         return "p_s=1"
     if p_s <= 0.0:
         return "p_s=0"
-    if abs(p_l - p_s) <= _CLOSE:
+    if abs(p_l - p_s) <= CLOSE:
         return "p_l=p_s"
     return "ok" if p_l > p_s else "p_l<p_s"
 

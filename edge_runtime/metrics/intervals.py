@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,12 +63,27 @@ def bootstrap_interval(
             f"expected resamples >= 1 and level inside (0, 1), got {resamples} and {level}"
         )
     columns, n = _aligned(arrays)
-    draws = np.random.default_rng(seed)
     values = np.empty(resamples)
-    for draw in range(resamples):
-        rows = draws.integers(0, n, n)
+    for draw, rows in enumerate(_drawn_rows(n, resamples, seed)):
         values[draw] = statistic(*(column[rows] for column in columns))
-    return _percentiles(values, level)
+    return percentile_interval(values, level=level)
+
+
+def bootstrap_counts(n: int, *, resamples: int = 1000, seed: int = 0) -> npt.NDArray[np.float64]:
+    """Return how often each of n rows is drawn by `bootstrap_interval` with the same seed.
+
+    Returns:
+        float64 [resamples, n], each row with the sum n.
+    """
+    counts = np.empty((resamples, n))
+    for draw, rows in enumerate(_drawn_rows(n, resamples, seed)):
+        counts[draw] = np.bincount(rows, minlength=n)
+    return counts
+
+
+def _drawn_rows(n: int, resamples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    draws = np.random.default_rng(seed)
+    return (draws.integers(0, n, n) for _ in range(resamples))
 
 
 def _aligned(arrays: tuple[npt.ArrayLike, ...]) -> tuple[list[npt.NDArray[Any]], int]:
@@ -83,7 +98,8 @@ def _aligned(arrays: tuple[npt.ArrayLike, ...]) -> tuple[list[npt.NDArray[Any]],
     return columns, sizes.pop()
 
 
-def _percentiles(values: npt.NDArray[np.float64], level: float) -> Interval:
+def percentile_interval(values: npt.NDArray[np.float64], *, level: float = 0.95) -> Interval:
+    """Return the interval that holds the middle `level` of a statistic's draws [draws]."""
     finite = values[np.isfinite(values)]
     undefined = 1.0 - finite.size / values.size
     if not finite.size:

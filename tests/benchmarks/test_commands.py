@@ -60,8 +60,12 @@ refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
         ("runtime --out none/r.json", "a folder that is there for --out"),
     ],
 )
-def test_a_line_that_is_not_understood_is_status_2(line, says):
-    refused(line.split(), status=2, says=says)
+def test_a_line_that_is_not_understood_is_status_2(line, says, capfd):
+    refused_here(line.split(), capfd, status=2, says=says)
+
+
+def test_a_process_ends_with_status_2():
+    refused(["dmo"], status=2, says="did you mean 'demo'")
 
 
 def test_models_and_data_are_checked_before_anything_is_trained(tmp_path, capfd):
@@ -92,12 +96,12 @@ def test_folders_that_hold_no_results_or_bundle_are_refused(bundle, tmp_path, ca
     refused_here(["latency", "--bundle", copy], capfd, says="model.onnx")
 
 
-def test_a_disk_that_may_not_be_written_is_refused(bundle, tmp_path):
+def test_a_disk_that_may_not_be_written_is_refused(bundle, tmp_path, capfd):
     with mounted(tmp_path / "disk", "size=1m") as disk:
         make_read_only(disk)
-        refused(["demo", "--out", disk / "out"], says="Read-only file system")
+        refused_here(["demo", "--out", disk / "out"], capfd, says="Read-only file system")
         line = ["latency", "--bundle", bundle, "--calls", "10", "--out", disk / "l.json"]
-        refused(line, says="Read-only file system")
+        refused_here(line, capfd, says="Read-only file system")
 
 
 def test_a_full_disk_ends_a_demo_in_one_line(tmp_path):

@@ -38,6 +38,7 @@ class Two(Named):
         return self.model(x) + self.model(y)
 
 
+@pytest.mark.slow
 def test_several_candidates_are_named(module, export, refused, small_checkpoint, digits, tmp_path):
     path = write_program(Named(module), tmp_path / "named.pt2")
     refused(path, r"got several \(coarse, embedding, scores\): name it with --logits")
@@ -47,6 +48,7 @@ def test_several_candidates_are_named(module, export, refused, small_checkpoint,
     np.testing.assert_array_equal(gated.prediction, expected)
 
 
+@pytest.mark.slow
 def test_half_precision(export, large_checkpoint, digits, tmp_path):
     # Its layers are many enough for a decision or two to hang on the rounding.
     half = Logits(open_checkpoint(large_checkpoint)).half()
@@ -67,6 +69,7 @@ class Inside(Named):
         return self.model(x.bfloat16()).float()
 
 
+@pytest.mark.slow
 def test_bfloat16_is_told(small_checkpoint, refused, tmp_path):
     bf16 = Logits(open_checkpoint(small_checkpoint)).bfloat16()
     path = write_program(bf16, tmp_path / "bf16.pt2", dtype=torch.bfloat16)
@@ -82,6 +85,7 @@ class Bytes(Named):
         return self.model((x.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5)
 
 
+@pytest.mark.slow
 def test_bytes_with_channels_last(module, export, without_data, digits, tmp_path):
     own = Bytes(module)
     path = write_program(own, tmp_path / "bytes.pt2", shape=(8, 8, 3), dtype=torch.uint8)
@@ -97,6 +101,7 @@ class Map(Named):
         return self.model(x)[:, :, None, None]
 
 
+@pytest.mark.slow
 def test_logits_of_one_pixel_are_taken(module, export, small_checkpoint, digits, tmp_path):
     path = write_program(Map(module), tmp_path / "map.pt2")
     gated = EdgeModel.open(export(path))(digits)
@@ -109,12 +114,14 @@ class Classes(Named):
         return {"label": self.model(x).argmax(-1), "rows": self.model(x).sum(-1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logits", [None, "label", "rows"])
 def test_a_program_without_logits_is_told(logits, module, refused, tmp_path):
     path = write_program(Classes(module), tmp_path / "classes.pt2")
     refused(path, "logits", logits=logits)
 
 
+@pytest.mark.slow
 def test_a_program_is_held_to_itself(module, export, tmp_path):
     bundle = export(write_program(module, tmp_path / "model.pt2"))
     graph = read_bundle(bundle).verification["graph"]
@@ -122,6 +129,7 @@ def test_a_program_is_held_to_itself(module, export, tmp_path):
     assert graph["confidence_difference_max"] < 1e-6
 
 
+@pytest.mark.slow
 def test_probabilities_are_told(module, refused, tmp_path):
     path = write_program(Squashed(module), tmp_path / "squashed.pt2")
     refused(path, "Softmax makes of .* a program that returns its logits")
@@ -252,6 +260,7 @@ def test_an_archive_that_would_run_code_is_refused(attack, module, trap, refused
     refused(path, f"nothing that runs code, got {ATTACKS[attack]}")
 
 
+@pytest.mark.slow
 def test_an_archive_that_was_only_packed_anew_is_taken(module, export, tmp_path):
     path = write_program(module, tmp_path / "model.pt2")
     change_archive(path, lambda files: None)

@@ -1,5 +1,8 @@
 """A model decides the same whether it comes as a checkpoint, a program or an ONNX file."""
 
+import functools
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -60,11 +63,22 @@ def source(trained, kind):
 
 
 @pytest.fixture(scope="module")
-def bundles(trained, tmp_path_factory):
+def exported(trained, tmp_path_factory):
+    """Return what gives the bundle of a kind and settings, which is made once."""
     folder = tmp_path_factory.mktemp("bundles")
-    for kind in trained:
-        BuildSettings(**source(trained, kind), out=folder / kind, **GOAL).run()
-    return {kind: folder / kind for kind in trained}
+
+    @functools.cache
+    def export(kind, **settings):
+        out = folder / "-".join([kind, *map(str, settings.values())])
+        BuildSettings(**source(trained, kind), out=out, **GOAL, **settings).run()
+        return out
+
+    return export
+
+
+@pytest.fixture(scope="module")
+def bundles(trained, exported):
+    return {kind: exported(kind) for kind in trained}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +86,7 @@ def digits():
     return data.load("digits").test
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_three_ways_give_the_same_decisions(kind, bundles, digits):
     expected, got = (EdgeModel.open(bundles[k])(digits.array()) for k in ("checkpoint", kind))
@@ -82,22 +97,24 @@ def test_three_ways_give_the_same_decisions(kind, bundles, digits):
     np.testing.assert_allclose(got.confidence, expected.confidence, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["checkpoint", *FOREIGN])
 def test_two_exports_in_different_folders_are_byte_identical(kind, bundles, trained, tmp_path):
     BuildSettings(**source(trained, kind), out=tmp_path / "else" / "where", **GOAL).run()
     assert contents(tmp_path / "else" / "where") == contents(bundles[kind])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_a_bundle_keeps_nothing_of_the_place_it_was_made_at(kind, bundles, trained):
     for file in bundles[kind].iterdir():
         assert str(trained[kind].parent).encode() not in file.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_the_other_commands_take_it(kind, bundles, tmp_path, trained, capsys):
-    bundle = tmp_path / "b"
-    BuildSettings(**source(trained, kind), out=bundle, **GOAL).run()
+    bundle = shutil.copytree(bundles[kind], tmp_path / "b")
     RetuneSettings(bundle=bundle, calibrate="digits", target_deferral=0.1).run()
     assert read_bundle(bundle).metadata.calibration["achieved"] <= 0.1
     assert any("at most 10.0%" in line for line in describe(read_bundle(bundle)))
@@ -105,30 +122,32 @@ def test_the_other_commands_take_it(kind, bundles, tmp_path, trained, capsys):
     assert "decision flips             0.0000" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FOREIGN)
 @pytest.mark.parametrize("quantize", ["int8", "fp16"])
-def test_it_is_quantized_like_a_checkpoint(quantize, kind, trained, tmp_path, digits):
-    settings = {"quantize": quantize, "max_flips": 0.1, **GOAL}
-    for k in ("checkpoint", kind):
-        BuildSettings(**source(trained, k), out=tmp_path / k, **settings).run()
-    record = read_bundle(tmp_path / kind).verification["quantization"]
+def test_it_is_quantized_like_a_checkpoint(quantize, kind, exported, digits):
+    settings = {"quantize": quantize, "max_flips": 0.1}
+    reference, bundle = (exported(k, **settings) for k in ("checkpoint", kind))
+    record = read_bundle(bundle).verification["quantization"]
     assert record["bytes"] < record["bytes_float"]
-    expected, got = (EdgeModel.open(tmp_path / k)(digits.array()) for k in ("checkpoint", kind))
+    expected, got = (EdgeModel.open(b)(digits.array()) for b in (reference, bundle))
     # Two exporters' graphs of one model are not quantized at quite the same places.
     assert (got.defer == expected.defer).mean() > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_it_looks_twice_like_a_checkpoint(kind, trained, tmp_path, digits):
-    for k in ("checkpoint", kind):
-        BuildSettings(**source(trained, k), out=tmp_path / k, second_look="mirror", **GOAL).run()
-    expected, got = (EdgeModel.open(tmp_path / k)(digits.array()) for k in ("checkpoint", kind))
+def test_it_looks_twice_like_a_checkpoint(kind, exported, tmp_path, digits):
+    reference, bundle = (exported(k, second_look="mirror") for k in ("checkpoint", kind))
+    expected, got = (EdgeModel.open(b)(digits.array()) for b in (reference, bundle))
     np.testing.assert_array_equal(got.defer, expected.defer)
     np.testing.assert_allclose(got.confidence, expected.confidence, rtol=0, atol=1e-5)
-    RetuneSettings(bundle=tmp_path / kind, calibrate="digits", target_deferral=0.2).run()
-    assert EdgeModel.open(tmp_path / kind)(digits.array()).defer.mean() < got.defer.mean()
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    RetuneSettings(bundle=copy, calibrate="digits", target_deferral=0.2).run()
+    assert EdgeModel.open(copy)(digits.array()).defer.mean() < got.defer.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("emit", ["logits", "probabilities"])
 @pytest.mark.parametrize("kind", ["checkpoint", *FOREIGN])
 def test_one_more_output_is_the_models(kind, emit, trained, tmp_path, digits):
@@ -142,6 +161,7 @@ def test_one_more_output_is_the_models(kind, emit, trained, tmp_path, digits):
     np.testing.assert_allclose(values, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_without_a_processor_the_bundle_takes_what_the_model_takes(kind, trained, tmp_path, digits):
     (tmp_path / "labels.txt").write_text("\n".join(digits.label_names) + "\n")
@@ -157,6 +177,7 @@ def test_without_a_processor_the_bundle_takes_what_the_model_takes(kind, trained
     assert set(read_bundle(tmp_path / "b").verification) == {"graph"}
 
 
+@pytest.mark.slow
 def test_labels_are_those_of_the_data_a_file_or_a_config(trained, bundles, tmp_path):
     names = data.load("digits").label_names
     assert read_bundle(bundles["onnx"]).metadata.labels == names
@@ -168,6 +189,7 @@ def test_labels_are_those_of_the_data_a_file_or_a_config(trained, bundles, tmp_p
         assert read_bundle(out).metadata.labels == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -187,6 +209,7 @@ def test_labels_that_do_not_fit_are_refused(text, says, trained, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_a_processor_of_other_pictures_is_refused(trained, tmp_path):
     save(build("small-cnn", labels=list("ab"), image_size=(16, 16)), tmp_path / "other")
     for folder, says in ((tmp_path / "other", r"makes \[1, 3, 16, 16\]"), (tmp_path, "not open")):
@@ -214,6 +237,7 @@ def test_settings_that_contradict_each_other_are_refused(named, says, tmp_path):
         BuildSettings(**named, out=tmp_path / "b", threshold=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_calibration_data_without_a_processor_are_refused(kind, trained, tmp_path):
     with pytest.raises(SettingError, match="expected --processor DIR"):

@@ -54,12 +54,14 @@ def refused(module, words, *, status=1, says):
         assert text in error
 
 
-def refused_here(module, commands, words, capfd, *, says):
+def refused_here(module, commands, words, capfd, *, says, status=1, default=None):
     """Expect the same of the same line without the seconds that a new process takes."""
     capfd.readouterr()
-    code = main(f"python -m {module}", commands, argv=[str(word) for word in words])
+    argv = [str(word) for word in words]
+    code = main(f"python -m {module}", commands, default=default, argv=argv)
     error = capfd.readouterr().err
-    assert (code, error.count("\n")) == (1, 1), error
+    assert (code, error.count("\n")) == (status, 1), error
+    assert error.startswith(f"python -m {module}: ")
     for text in [says] if isinstance(says, str) else says:
         assert text in error
 

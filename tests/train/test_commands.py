@@ -71,8 +71,12 @@ CONVERT = "--image-mean 0.5,0.5,0.5 --image-std 0.5,0.5,0.5"
         ),
     ],
 )
-def test_a_line_that_is_not_understood_is_status_2(line, says):
-    refused(line.split(), status=2, says=says)
+def test_a_line_that_is_not_understood_is_status_2(line, says, capfd):
+    refused_here(line.split(), capfd, status=2, says=says)
+
+
+def test_a_process_ends_with_status_2():
+    refused(["ft"], status=2, says="did you mean 'fit'")
 
 
 class RunsCode:
@@ -126,10 +130,11 @@ def test_weights_that_do_not_convert_are_refused(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
 @pytest.mark.parametrize("command", ["fit", "tune"])
-def test_cuda_that_is_not_there_is_refused(command, small_checkpoint, tmp_path):
+def test_cuda_that_is_not_there_is_refused(command, small_checkpoint, tmp_path, capfd):
     start_from = [*UNWARNED, "--checkpoint", small_checkpoint] if command == "tune" else []
-    refused(
+    refused_here(
         [command, *start_from, "--out", tmp_path / "o", "--device", "cuda"],
+        capfd,
         says=["expected a CUDA device", "--device cpu"],
     )
     assert not list(tmp_path.iterdir())
@@ -161,7 +166,7 @@ def test_an_output_that_is_taken_is_refused_before_the_work(small_checkpoint, tm
     assert contents(tmp_path) == before
 
 
-def test_a_full_disk_is_said_and_leaves_no_checkpoint(small_checkpoint, weights, tmp_path):
+def test_a_full_disk_is_said_and_leaves_no_checkpoint(small_checkpoint, weights, tmp_path, capfd):
     with mounted(tmp_path / "disk", "size=100k") as disk:
         out = ["--out", disk / "out"]
         says = "no space is left in"
@@ -169,18 +174,19 @@ def test_a_full_disk_is_said_and_leaves_no_checkpoint(small_checkpoint, weights,
         refused([*line, *out], says=says)
         assert not (disk / "out").exists()
         line = ["convert", "--weights", weights / "right.pth", "--model", "resnet-20"]
-        refused([*line, "--labels", "a,b,c", *CONVERT.split(), *out], says=says)
+        refused_here([*line, "--labels", "a,b,c", *CONVERT.split(), *out], capfd, says=says)
         assert not (disk / "out").exists()
 
 
-def test_a_disk_that_may_not_be_written_is_refused(small_checkpoint, tmp_path):
+def test_a_disk_that_may_not_be_written_is_refused(small_checkpoint, tmp_path, capfd):
     with mounted(tmp_path / "disk", "size=1m") as disk:
         make_read_only(disk)
         says = "Read-only file system"
         line = ["--checkpoint", small_checkpoint, "--out"]
-        refused(["tune", *UNWARNED, *line, disk / "out", "--epochs", "1"], says=says)
-        refused(["fit", "--out", disk / "out", "--epochs", "1"], says=says)
-        refused(["evaluate", *line, disk / "out.json"], says=says)
+        tune = ["tune", *UNWARNED, *line, disk / "out", "--epochs", "1"]
+        refused_here(tune, capfd, says=says)
+        refused_here(["fit", "--out", disk / "out", "--epochs", "1"], capfd, says=says)
+        refused_here(["evaluate", *line, disk / "out.json"], capfd, says=says)
         assert not list(disk.iterdir())
 
 

@@ -63,16 +63,23 @@ def follows(samples: Samples, deferral: float) -> dict[str, Any]:
     """Return everything of the results that follows from the per-sample file."""
     compared = compare_both(samples)
     chosen = recommend(compared["validation"], select=joint_name(deferral))
-    large = {split: float(samples.large[split].mean()) for split in SPLITS}
-    return {
+    content = {
         "seeds": list(samples.seeds),
-        "acc(M_L)": large,
+        "acc(M_L)": {split: float(samples.large[split].mean()) for split in SPLITS},
         **compared,
         "recommended": chosen,
-        "findings": sentences(
-            compared, chosen, select=joint_name(deferral), large_accuracy=large["test"]
-        ),
     }
+    return {**content, "findings": findings({**content, "deferral": deferral})}
+
+
+def findings(content: Mapping[str, Any]) -> list[str]:
+    """Return the sentences that follow from the figures of a sweep's results."""
+    return sentences(
+        {split: content[split] for split in SPLITS},
+        content["recommended"],
+        select=joint_name(content["deferral"]),
+        large_accuracy=content["acc(M_L)"]["test"],
+    )
 
 
 def compare_both(samples: Samples) -> dict[str, Any]:
