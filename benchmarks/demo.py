@@ -40,7 +40,7 @@ class DemoSettings:
         "what M_L is fitted on (default: digits-more for digits, else the data set)", default=None
     )
     alpha: float = field(
-        "weight of the right samples in the Gatekeeper loss; of a task 0.3 and 0.5 are tried",
+        "weight of the right samples in the Gatekeeper loss; of a task 0.3, 0.5 and 0.6 are tried",
         default=0.5,
     )
     target_deferral: float = field("deferral ratio to calibrate for", default=0.3)

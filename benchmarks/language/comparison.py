@@ -9,7 +9,15 @@ from typing import Any
 from benchmarks.comparisons import require_following
 from benchmarks.errors import CheckError
 from edge_runtime.errors import GatekeeperError
-from train.language.results import RESULTS_FILE, SAMPLES_FILE, TABLE_FILE, follows, report
+from train.comparison import joint_name
+from train.language.results import (
+    RESULTS_FILE,
+    SAMPLES_FILE,
+    TABLE_FILE,
+    findings,
+    follows,
+    report,
+)
 from train.samples import read_samples
 
 _WORDS = ("findings", "seeds", "controls", "not_meaningful", "chosen")
@@ -29,6 +37,8 @@ def check(folder: Path) -> int:
     try:
         content: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
         fresh = follows(read_samples(folder / SAMPLES_FILE), content["deferral"])
+        # A sentence rounds: it is held to the printed figures, and these to the samples.
+        fresh["findings"] = findings(content, joint_name(content["deferral"]))
     except (OSError, ValueError, KeyError, GatekeeperError) as error:
         raise CheckError(f"{folder}: {error}") from None
     return require_following(

@@ -14,8 +14,8 @@ from train.language.rivals import CONTROL, UNTUNED
 from train.language.tune import TuneLanguageSettings
 from train.models import open_language_model
 
-ALPHAS = (0.3, 0.5)
-"""Two settings of Gatekeeper; which is taken is chosen on validation."""
+ALPHAS = (0.3, 0.5, 0.6)
+"""Settings of Gatekeeper; which is taken is chosen on validation."""
 _BATCH = 64
 
 

@@ -37,7 +37,7 @@ def demo(tmp_path_factory):
 
 
 def test_the_demo_leaves_models_answers_pages_and_pictures(demo):
-    for name in ("control", "gatekeeper-0.3", "gatekeeper-0.5"):
+    for name in ("control", "gatekeeper-0.3", "gatekeeper-0.5", "gatekeeper-0.6"):
         assert (demo / name / "model.safetensors").is_file()
         assert load_answers(demo / "answers" / f"{name}-test.npz").right.size == 24
     for name in ("deferral", "densities", "roc"):
@@ -58,7 +58,7 @@ def test_the_table_has_every_rival_by_every_confidence(demo):
 
 def test_the_demos_rows_are_the_answers_of_the_models(demo):
     rows, chosen = variants(read_samples(demo / "lm-samples.npz"), 0.3)
-    assert chosen in {"gatekeeper-0.3", "gatekeeper-0.5"}
+    assert chosen in {"gatekeeper-0.3", "gatekeeper-0.5", "gatekeeper-0.6"}
     large = load_answers(demo / "answers" / "large-test.npz").right
     for name, model in (("untuned", "untuned"), ("control", "control"), ("tuned", chosen)):
         answers = load_answers(demo / "answers" / f"{model}-test.npz")

@@ -13,6 +13,7 @@ from edge_runtime.errors import SettingError
 
 Figures = dict[str, Any]
 _SHOWN = 3
+_COLLAPSED = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +139,11 @@ def lines(content: Figures) -> list[str]:
     shares = ("accuracy", "unparsed", "most frequent answer", "acc(M_L)")
     shown += [f"{name:24}{_text(content[name])}" for name in shares if name in content]
     shown.append(f"{'tokens/s':24}{content['tokens/s']:.0f}")
+    if content["most frequent answer"] >= _COLLAPSED:
+        shown.append(
+            "warning: half of the answers or more are one and the same: unless the right ones are "
+            "too, this model has collapsed"
+        )
     shown += _refused(content["refused"]) + _left_out(content["left_out"])
     rows = content["figures"]
     names = next(iter(rows.values()))

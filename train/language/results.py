@@ -101,7 +101,7 @@ def follows(samples: Samples, deferral: float) -> dict[str, Any]:
     chosen = _choose(samples, compared["validation"], joint_name(deferral))
     pair = {name: samples.candidates["test"][name] for name in (chosen["best"], chosen["control"])}
     beside = compare(pair, samples.large["test"].astype(float), chosen["control"])
-    return {
+    content = {
         "seeds": list(samples.seeds),
         "acc(M_L)": large,
         **compared,
@@ -110,14 +110,8 @@ def follows(samples: Samples, deferral: float) -> dict[str, Any]:
         "not_meaningful": samples.extra[NOT_MEANINGFUL].tolist(),
         "chosen": chosen,
         "chosen_minus_control": beside[chosen["best"]]["minus_control"],
-        "findings": _findings(
-            joint_name(deferral), compared["test"], chosen, beside, speech["test"], large["test"]
-        )
-        + [
-            f"The figures of {name} are not meaningful: the model never saw an instruction."
-            for name in samples.extra[NOT_MEANINGFUL].tolist()
-        ],
     }
+    return {**content, "findings": findings(content, joint_name(deferral))}
 
 
 def control_rows(samples: Samples) -> dict[str, str]:
@@ -152,25 +146,21 @@ def _choose(samples: Samples, validation: Mapping[str, Any], select: str) -> dic
     return chosen if ours is None else chosen | {"tuned": ours}
 
 
-def _findings(
-    select: str,
-    test: Mapping[str, Any],
-    chosen: Mapping[str, str],
-    beside: Mapping[str, Any],
-    speech: Mapping[str, Mapping[str, float]],
-    large: float,
-) -> list[str]:
+def findings(content: Mapping[str, Any], select: str) -> list[str]:
+    """Say in words what was found.
+
+    Args:
+        content: Of `follows`, or as it was written.
+        select: The figure that was chosen by.
+    """
+    chosen, test = content["chosen"], content["test"]
     best, control = chosen["best"], chosen["control"]
     lines = [f"Chosen on validation: {best}; of the control's confidences: {control}."]
-    small = test[control]["figures"][ACCURACY]["value"]
-    if large <= small:
-        lines.append(
-            f"M_L is right on {large:.1%} of the test set, the control on {small:.1%}: it is no "
-            "better as a whole, and s_d is not defined. Take a better M_L."
-        )
+    lines += _no_gap(content["acc(M_L)"]["test"], test[control]["figures"][ACCURACY]["value"])
     shown = (select, AREA, "AUROC", ACCURACY)
     if best != control:
-        lines += [f"{best}: {difference(f, beside[best]['minus_control'][f])}" for f in shown]
+        gains = content["chosen_minus_control"]
+        lines += [f"{best}: {difference(f, gains[f])}" for f in shown]
     if "tuned" in chosen:
         ours = chosen["tuned"]
         lines.append(
@@ -180,10 +170,22 @@ def _findings(
         lines += [f"{ours}: {difference(f, test[ours]['minus_control'][f])}" for f in shown]
     lines += [
         f"{name} gives one answer to {row['most frequent answer']:.0%} of what it answers."
-        for name, row in speech.items()
+        for name, row in content["answers"]["test"].items()
         if row["most frequent answer"] >= _COLLAPSED
     ]
-    return lines
+    return lines + [
+        f"The figures of {name} are not meaningful: the model never saw an instruction."
+        for name in content["not_meaningful"]
+    ]
+
+
+def _no_gap(large: float, small: float) -> list[str]:
+    if large > small:
+        return []
+    return [
+        f"M_L is right on {large:.1%} of the test set, the control on {small:.1%}: it is no "
+        "better as a whole, and s_d is not defined. Take a better M_L."
+    ]
 
 
 def rival_of(row: str) -> str:

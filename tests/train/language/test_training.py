@@ -1,5 +1,6 @@
 """Language models are fitted and tuned: with which tokens, to which effect, and repeatably."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,12 +12,14 @@ from safetensors.torch import load_file
 from tools.processes import ROOT
 from torch.nn import functional as F
 
+from edge_runtime.errors import SettingError
 from train.data.tasks import Example, load_task
-from train.errors import DataError
+from train.errors import DataError, TrainingError
 from train.language.encoding import IGNORED, TokenData, answer_tokens
 from train.language.fit import FitLanguageSettings
 from train.language.hidden import HiddenStates, OutputLayer
-from train.language.stage2 import right_tokens
+from train.language.loop import train_language_model
+from train.language.stage2 import _recipe, right_tokens
 from train.language.tune import TuneLanguageSettings
 from train.models import open_language_model
 
@@ -288,6 +291,45 @@ def test_other_data_are_refused_on_resume(fitted, things, tmp_path):
     (work / "data.sha256").write_text("of another task")
     with pytest.raises(DataError, match="they have changed since"):
         tune(fitted, things, tmp_path / "tuned", resume=True)
+
+
+# What is refused.
+
+
+def test_a_loss_that_leaves_the_numbers_is_told(fitted, things, tmp_path):
+    with pytest.raises(TrainingError, match=r"the loss became (nan|inf).*lower --learning-rate"):
+        tune(fitted, things, tmp_path / "t", learning_rate=1e30, steps=40, guard=False)
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_task_without_a_split_to_train_on_or_to_watch_is_refused(split, fitted, task, tmp_path):
+    lacking = dataclasses.replace(task, **{split: ()})
+    settings = TuneLanguageSettings(checkpoint=fitted, task="mine", out=tmp_path / "t", guard=False)
+    with pytest.raises(DataError, match=f"no {split} split"):
+        train_language_model(
+            open_language_model(fitted),
+            lacking,
+            _recipe(settings, 1e-3),
+            out=settings.out,
+            resume=False,
+            overwrite=False,
+            record={},
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"alpha": 1.5}, "expected --alpha in \\[0, 1\\], got 1.5"),
+        ({"steps": 0}, "expected --steps of at least 1, got 0"),
+        ({"lora": 0}, "expected --lora of at least 1, got 0"),
+        ({"learning_rate": 0.0}, "expected --learning-rate above 0, got 0.0"),
+    ],
+)
+def test_settings_without_sense_are_refused(settings, told, tmp_path):
+    with pytest.raises(SettingError, match=told):
+        TuneLanguageSettings(checkpoint=tmp_path, task="mine", out=tmp_path / "t", **settings)
 
 
 @pytest.mark.gpu
