@@ -114,6 +114,7 @@ def _heard(
 def _described(settings: DemoSettings, task: Task) -> dict[str, Any]:
     return {
         "train examples": len(task.train),
+        "steps of control and Gatekeeper": settings.steps,
         "M_S": settings.small or f"Gemma made from scratch, {SMALL.shape}, {SMALL.epochs} epochs",
         "M_L": settings.large or f"Gemma made from scratch, {LARGE.shape}, {LARGE.epochs} epochs",
     }

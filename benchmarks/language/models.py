@@ -94,6 +94,7 @@ def tuned(settings: DemoSettings, task: Task, small: Path, folder: Path, seed: i
             task=settings.task,
             out=folder / name,
             batch_size=_BATCH,
+            steps=settings.steps,
             seed=seed,
             **how,
         ).tune(open_language_model(small), task)

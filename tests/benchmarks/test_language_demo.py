@@ -31,7 +31,12 @@ def demo(tmp_path_factory):
         ).run()
     out = root / "out"
     DemoSettings(
-        task=task, small=str(root / "small"), large=str(root / "large"), seeds=(0,), out=out
+        task=task,
+        small=str(root / "small"),
+        large=str(root / "large"),
+        steps=20,
+        seeds=(0,),
+        out=out,
     ).run()
     return out
 
