@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from train.language.gathering import gather
 from train.language.results import Meta, write_results
 from train.language.rivals import UNTUNED, Asking, Heard, all_rivals
 from train.models import open_language_model
+from train.models.training import FILE as TRAINING_FILE
 from train.scores import SPLITS
 
 
@@ -117,4 +119,17 @@ def _described(settings: DemoSettings, task: Task) -> dict[str, Any]:
         "steps of control and Gatekeeper": settings.steps,
         "M_S": settings.small or f"Gemma made from scratch, {SMALL.shape}, {SMALL.epochs} epochs",
         "M_L": settings.large or f"Gemma made from scratch, {LARGE.shape}, {LARGE.epochs} epochs",
+        **_ended(settings),
     }
+
+
+def _ended(settings: DemoSettings) -> dict[str, str]:
+    """Return which trainings the guard ended, and why."""
+    found = {}
+    for seed in settings.seeds:
+        for model in MODELS[1:]:
+            file = _folder(settings, seed) / model / TRAINING_FILE
+            reason = json.loads(file.read_text(encoding="utf-8"))["stopped"]
+            if reason:
+                found[f"{model}, seed {seed}"] = reason
+    return found

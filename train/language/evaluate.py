@@ -139,7 +139,7 @@ def lines(content: Figures) -> list[str]:
     shares = ("accuracy", "unparsed", "most frequent answer", "acc(M_L)")
     shown += [f"{name:24}{_text(content[name])}" for name in shares if name in content]
     shown.append(f"{'tokens/s':24}{content['tokens/s']:.0f}")
-    if content["most frequent answer"] >= _COLLAPSED:
+    if content.get("most frequent answer", 0.0) >= _COLLAPSED:
         shown.append(
             "warning: half of the answers or more are one and the same: unless the right ones are "
             "too, this model has collapsed"
