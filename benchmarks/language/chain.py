@@ -30,6 +30,8 @@ def run_language_chain(settings: DemoSettings) -> None:
     start = time.perf_counter()
     assert settings.task is not None  # noqa: S101 - narrows the type: the demo of a task
     task = load_task(settings.task, data=settings.task_data, limit=settings.limit)
+    for named in filter(None, (settings.small, settings.large)):
+        open_language_model(named)  # a slip in the second name must not cost the first's minutes
     empty_folder(settings.out, overwrite=settings.overwrite)
     with step("large model: fit and ask"):
         large = fitted(

@@ -12,6 +12,7 @@ from benchmarks.demo import DemoSettings
 from benchmarks.errors import CheckError
 from benchmarks.language.table import variants
 from edge_runtime import metrics
+from train.errors import CheckpointError
 from train.language.answers import load_answers
 from train.language.fit import FitLanguageSettings
 from train.samples import read_samples
@@ -94,3 +95,11 @@ def test_check_finds_a_touched_figure_in_either_table(demo, file, tmp_path, caps
     (copy / file).write_text(json.dumps(content))
     with pytest.raises(CheckError):
         CheckSettings(folders=(copy,)).run()
+
+
+def test_a_folder_that_is_no_language_model_is_refused_before_anything_is_trained(demo, tmp_path):
+    task = str(demo.parent / "things")
+    settings = DemoSettings(task=task, small=str(tmp_path), out=tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"expected a config\.json"):
+        settings.run()
+    assert not (tmp_path / "out").exists()
