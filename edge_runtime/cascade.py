@@ -9,8 +9,6 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from math import isnan
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -20,17 +18,11 @@ import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.answer import Answer, Source, Timings
+from edge_runtime.asking import Asking, Outcome, Question, replaced
 from edge_runtime.cloud.answers import Cloud, CloudAnswers
 from edge_runtime.cloud.connect import connect
-from edge_runtime.errors import (
-    BundleError,
-    CloudCircuitOpenError,
-    CloudDeadlineError,
-    CloudError,
-    SettingError,
-    UseError,
-)
-from edge_runtime.forwarding import Batch, most_bytes, read_batch
+from edge_runtime.errors import BundleError, SettingError, UseError
+from edge_runtime.forwarding import read_batch
 from edge_runtime.model import EdgeModel, Gated
 from edge_runtime.policies.policy import Policy
 from edge_runtime.providers import CPU, Provider
@@ -42,11 +34,6 @@ if TYPE_CHECKING:
 Input = npt.NDArray[Any] | str | Path
 Forward = Literal["original", "model_input"]
 _log = logging.getLogger("edge_runtime")
-_NO_CLOUD = "no cloud address was given"
-_NO_BUDGET = "the deferral budget is used up"
-_NO_NUMBER = (
-    "the confidence is not a number: the input holds NaN or infinite values, or the model is broken"
-)
 _NOBODY = 0
 """Process id of a cascade that was closed."""
 
@@ -87,8 +74,6 @@ class Cascade:
         self.recorder = recorder
         self.policy = policy or Policy()
         self.stats = Stats()
-        self.sent_bytes = 0
-        """Size of all answered requests to the cloud."""
         if cloud is None and self.policy.needs_cloud:
             raise SettingError(
                 "expected a cloud for mode='cloud_only' or on_cloud_failure='raise', got none: "
@@ -102,6 +87,14 @@ class Cascade:
         self._pools: dict[str, ThreadPoolExecutor] = {}
         # As many as run may wait: who submits more waits in line instead of filling the memory.
         self._room = threading.Semaphore(2 * concurrency)
+        self._asking = Asking(
+            edge,
+            cloud,
+            recorder,
+            self.policy,
+            self.stats,
+            lambda call: self._pool("forward").submit(call),
+        )
         self._owner = os.getpid()
         self._id_prefix = secrets.token_hex(4)
         self._id_number = itertools.count()
@@ -231,9 +224,9 @@ class Cascade:
         defer: list[bool] = gated.defer.tolist()
         deferred = defer.count(True)
         asked = self._asked(gated, deferred)
-        outcome: CloudAnswers | _Unanswered | None = None
+        outcome: Outcome | None = None
         if asked is not None:
-            outcome = self._ask(batch, gated, asked, request_id, deadline_s, start)
+            outcome = self._asking.ask(Question(batch, gated, asked, request_id, deadline_s, start))
         end = perf_counter()
         compute_s = outcome.compute_s if isinstance(outcome, CloudAnswers) else 0.0
         wire_s = end - gate_s - compute_s if asked is not None else 0.0
@@ -241,7 +234,7 @@ class Cascade:
         answers = self._edge_answers(gated, defer, timings, request_id)
         if asked is not None and outcome is not None:
             for place, row in enumerate(asked.tolist()):
-                answers[row] = _replaced(answers[row], outcome, place)
+                answers[row] = replaced(answers[row], outcome, place)
         self._count(answers, deferred, timings.total_s)
         return answers
 
@@ -260,6 +253,11 @@ class Cascade:
             raise
         future.add_done_callback(lambda _: self._room.release())
         return future
+
+    @property
+    def sent_bytes(self) -> int:
+        """Size of all answered requests to the cloud."""
+        return self._asking.sent_bytes
 
     def check_usable(self) -> None:
         """Do nothing in the process that opened it, while it is open.
@@ -303,84 +301,6 @@ class Cascade:
             return None
         return np.flatnonzero(gated.defer)
 
-    def _ask(
-        self,
-        batch: Batch,
-        gated: Gated,
-        asked: npt.NDArray[np.intp],
-        request_id: str,
-        deadline_s: float | None,
-        start: float,
-    ) -> CloudAnswers | _Unanswered:
-        """Return M_L's answers to some rows, or why there are none."""
-        if self.cloud is None:
-            return _Unanswered(Source.EDGE_FALLBACK, _NO_CLOUD)
-
-        def forward() -> CloudAnswers:
-            return self._forward(batch, gated, asked, request_id, deadline_s)
-
-        soft_s = self.policy.soft_deadline_s
-        try:
-            if soft_s is None:
-                return forward()
-            return self._within(forward, soft_s, start)
-        except _OverBudgetError:
-            return _Unanswered(Source.EDGE_BUDGET, _NO_BUDGET)
-        except CloudError as error:
-            self.stats.record_error(type(error).__name__)
-            if self.policy.on_cloud_failure == "raise":
-                raise
-            return _Unanswered(Source.EDGE_FALLBACK, f"{type(error).__name__}: {error}")
-
-    def _within(
-        self, forward: Callable[[], CloudAnswers], soft_s: float, start: float
-    ) -> CloudAnswers:
-        """Wait for M_L at most until the soft deadline; the call itself goes on without us."""
-        future = self._pool("forward").submit(forward)
-        try:
-            return future.result(max(0.0, soft_s - (perf_counter() - start)))
-        except CloudError:  # the call's own deadline is a TimeoutError as well
-            raise
-        except FutureTimeoutError:
-            future.cancel()  # where it has not begun, nothing is sent
-            raise CloudDeadlineError(
-                f"no answer within the soft deadline of {soft_s:g} s: the answer is dropped"
-            ) from None
-
-    def _forward(
-        self,
-        batch: Batch,
-        gated: Gated,
-        asked: npt.NDArray[np.intp],
-        request_id: str,
-        deadline_s: float | None,
-    ) -> CloudAnswers:
-        assert self.cloud is not None  # noqa: S101 - narrows the type
-        forwarded = batch.forwarded(asked, as_files=self.cloud.takes_files)
-        budget = self.policy.budget
-        held = None
-        if budget is not None and (held := budget.reserve(most_bytes(forwarded))) is None:
-            raise _OverBudgetError
-        try:
-            answers = self.cloud.infer(
-                forwarded,
-                confidences=_rows(gated.confidence, asked),
-                threshold=self.edge.threshold,
-                deadline_s=deadline_s,
-                request_id=request_id,
-            )
-        except CloudCircuitOpenError:
-            if budget is not None and held is not None:
-                budget.refund(held)
-            raise
-        if budget is not None and held is not None:
-            budget.settle(held, answers.sent_bytes)
-        with self._lock:
-            self.sent_bytes += answers.sent_bytes
-        if self.recorder is not None:
-            self._record(batch, gated, asked, answers)
-        return answers
-
     def _edge_answers(
         self, gated: Gated, defer: list[bool], timings: Timings, request_id: str
     ) -> list[Answer]:
@@ -419,30 +339,6 @@ class Cascade:
                 except Exception:  # noqa: BLE001 - it is the caller's code, and his answer is due
                     _log.exception("on_answer failed on %s", answer.request_id)
 
-    def _record(
-        self,
-        batch: Batch,
-        gated: Gated,
-        asked: npt.NDArray[np.intp],
-        answers: CloudAnswers,
-    ) -> None:
-        from edge_runtime.records import Record
-
-        assert self.recorder is not None  # noqa: S101 - narrows the type
-        assert self.cloud is not None  # noqa: S101 - the same
-        for place, row in enumerate(asked.tolist()):
-            if answers.errors is not None and answers.errors[place] is not None:
-                continue  # not M_L's answer
-            record = Record(
-                model=self.cloud.model,
-                label=answers.label[place],
-                confidence=float(answers.confidence[place]),
-                small_label=self.edge.labels[int(gated.prediction[row])],
-                small_confidence=float(gated.confidence[row]),
-                threshold=self.edge.threshold,
-            )
-            self.recorder.add(batch.rows[row], record)
-
     def _pool(self, name: str) -> ThreadPoolExecutor:
         with self._lock:
             if self._owner == _NOBODY:
@@ -460,35 +356,3 @@ class Cascade:
             f"expected the process {self._owner} that opened this cascade, got {os.getpid()}: its "
             "threads and connections do not outlive a fork, open one after it"
         )
-
-
-def _rows(whole: npt.NDArray[Any], asked: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-    """Return some rows; all of them without a copy."""
-    return whole if len(asked) == len(whole) else whole[asked]
-
-
-class _OverBudgetError(Exception):
-    """Nothing may be forwarded now."""
-
-
-class _Unanswered:
-    """Why M_L did not answer, and what M_S's answer is called then."""
-
-    __slots__ = ("reason", "source")
-
-    def __init__(self, source: Source, reason: str) -> None:
-        self.source = source
-        self.reason = reason
-
-
-def _replaced(small: Answer, outcome: CloudAnswers | _Unanswered, place: int) -> Answer:
-    if isinstance(outcome, _Unanswered):
-        reason = outcome.reason
-        error = f"{reason}; {_NO_NUMBER}" if isnan(small.confidence) else reason
-        return small._replace(source=outcome.source, error=error)
-    return small._replace(
-        prediction=int(outcome.prediction[place]),
-        label=outcome.label[place],
-        source=Source.CLOUD,
-        error=None if outcome.errors is None else outcome.errors[place],
-    )

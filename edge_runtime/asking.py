@@ -1,0 +1,207 @@
+"""Asks M_L for rows of a batch, within policy and deadlines, or says why none were answered."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from math import isnan
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.answer import Answer, Source
+from edge_runtime.cloud.answers import Cloud, CloudAnswers
+from edge_runtime.errors import CloudCircuitOpenError, CloudDeadlineError, CloudError
+from edge_runtime.forwarding import Batch, most_bytes
+from edge_runtime.model import EdgeModel, Gated
+from edge_runtime.policies.policy import Policy
+from edge_runtime.stats import Stats
+
+if TYPE_CHECKING:
+    from edge_runtime.recorder import Recorder
+
+Background = Callable[[Callable[[], CloudAnswers]], "Future[CloudAnswers]"]
+_NO_CLOUD = "no cloud address was given"
+_NO_BUDGET = "the deferral budget is used up"
+_NO_NUMBER = (
+    "the confidence is not a number: the input holds NaN or infinite values, or the model is broken"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What M_L is asked.
+
+    Attributes:
+        batch: The inputs of a call.
+        gated: What M_S says to them.
+        rows: Which of them M_L is to answer, int [m].
+        request_id: Names the call at the server.
+        deadline_s: Longest wait of this call, or None.
+        start: When the call began, in seconds of `perf_counter`.
+    """
+
+    batch: Batch
+    gated: Gated
+    rows: npt.NDArray[np.intp]
+    request_id: str
+    deadline_s: float | None
+    start: float
+
+
+class Unanswered:
+    """Why M_L did not answer, and what M_S's answer is called then."""
+
+    __slots__ = ("reason", "source")
+
+    def __init__(self, source: Source, reason: str) -> None:
+        self.source = source
+        self.reason = reason
+
+
+Outcome = CloudAnswers | Unanswered
+
+
+class Asking:
+    """The way of a cascade's questions to M_L.
+
+    Args:
+        edge: M_S.
+        cloud: M_L, or None: nothing is ever answered then.
+        recorder: Keeps what M_L answered; None keeps nothing.
+        policy: Whom to ask, for how long, and what it may cost.
+        stats: Counts the errors.
+        background: Runs a call in a thread of its own, for a soft deadline.
+    """
+
+    def __init__(
+        self,
+        edge: EdgeModel,
+        cloud: Cloud | None,
+        recorder: Recorder | None,
+        policy: Policy,
+        stats: Stats,
+        background: Background,
+    ) -> None:
+        self._edge = edge
+        self._cloud = cloud
+        self._recorder = recorder
+        self._policy = policy
+        self._stats = stats
+        self._background = background
+        self._lock = threading.Lock()
+        self.sent_bytes = 0
+        """Size of all answered requests."""
+
+    def ask(self, question: Question) -> Outcome:
+        """Return M_L's answers, or why there are none.
+
+        Raises:
+            CloudError: There are none, and the policy says `on_cloud_failure="raise"`.
+        """
+        if self._cloud is None:
+            return Unanswered(Source.EDGE_FALLBACK, _NO_CLOUD)
+        soft_s = self._policy.soft_deadline_s
+        try:
+            if soft_s is None:
+                return self._forward(self._cloud, question)
+            return self._within(self._cloud, question, soft_s)
+        except _OverBudgetError:
+            return Unanswered(Source.EDGE_BUDGET, _NO_BUDGET)
+        except CloudError as error:
+            self._stats.record_error(type(error).__name__)
+            if self._policy.on_cloud_failure == "raise":
+                raise
+            return Unanswered(Source.EDGE_FALLBACK, f"{type(error).__name__}: {error}")
+
+    def _within(self, cloud: Cloud, question: Question, soft_s: float) -> CloudAnswers:
+        """Wait for M_L at most until the soft deadline; the call itself goes on without us."""
+        future = self._background(lambda: self._forward(cloud, question))
+        try:
+            return future.result(max(0.0, soft_s - (perf_counter() - question.start)))
+        except CloudError:  # the call's own deadline is a TimeoutError as well
+            raise
+        except FutureTimeoutError:
+            future.cancel()  # where it has not begun, nothing is sent
+            raise CloudDeadlineError(
+                f"no answer within the soft deadline of {soft_s:g} s: the answer is dropped"
+            ) from None
+
+    def _forward(self, cloud: Cloud, question: Question) -> CloudAnswers:
+        forwarded = question.batch.forwarded(question.rows, as_files=cloud.takes_files)
+        budget = self._policy.budget
+        held = None
+        if budget is not None and (held := budget.reserve(most_bytes(forwarded))) is None:
+            raise _OverBudgetError
+        try:
+            answers = cloud.infer(
+                forwarded,
+                confidences=_picked(question.gated.confidence, question.rows),
+                threshold=self._edge.threshold,
+                deadline_s=question.deadline_s,
+                request_id=question.request_id,
+            )
+        except CloudCircuitOpenError:
+            if budget is not None and held is not None:
+                budget.refund(held)
+            raise
+        if budget is not None and held is not None:
+            budget.settle(held, answers.sent_bytes)
+        with self._lock:
+            self.sent_bytes += answers.sent_bytes
+        if self._recorder is not None:
+            self._record(self._recorder, cloud, question, answers)
+        return answers
+
+    def _record(
+        self, recorder: Recorder, cloud: Cloud, question: Question, answers: CloudAnswers
+    ) -> None:
+        from edge_runtime.records import Record
+
+        gated = question.gated
+        for place, row in enumerate(question.rows.tolist()):
+            if answers.errors is not None and answers.errors[place] is not None:
+                continue  # not M_L's answer
+            record = Record(
+                model=cloud.model,
+                label=answers.label[place],
+                confidence=float(answers.confidence[place]),
+                small_label=self._edge.labels[int(gated.prediction[row])],
+                small_confidence=float(gated.confidence[row]),
+                threshold=self._edge.threshold,
+            )
+            recorder.add(question.batch.rows[row], record)
+
+
+def replaced(small: Answer, outcome: Outcome, place: int) -> Answer:
+    """Return the answer that a row gets after M_L was asked.
+
+    Args:
+        small: M_S's answer.
+        outcome: Of `Asking.ask`.
+        place: The row's place among those that M_L was asked.
+    """
+    if isinstance(outcome, Unanswered):
+        reason = outcome.reason
+        error = f"{reason}; {_NO_NUMBER}" if isnan(small.confidence) else reason
+        return small._replace(source=outcome.source, error=error)
+    return small._replace(
+        prediction=int(outcome.prediction[place]),
+        label=outcome.label[place],
+        source=Source.CLOUD,
+        error=None if outcome.errors is None else outcome.errors[place],
+    )
+
+
+def _picked(whole: npt.NDArray[Any], rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    """Return some rows; all of them without a copy."""
+    return whole if len(rows) == len(whole) else whole[rows]
+
+
+class _OverBudgetError(Exception):
+    """Nothing may be forwarded now."""
