@@ -22,6 +22,7 @@ from train.language.results import Meta, write_results
 from train.language.rivals import UNTUNED, Asking, Heard, all_rivals
 from train.models import open_language_model
 from train.models.training import FILE as TRAINING_FILE
+from train.samples import Samples
 from train.scores import SPLITS
 
 
@@ -43,39 +44,57 @@ def run_language_chain(settings: DemoSettings) -> None:
     rivals = all_rivals(MODELS)
     heard: dict[Asking, list[Heard]] = {rival.asking: [] for rival in rivals}
     for seed in settings.seeds:
-        folder = _folder(settings, seed)
-        with step(f"seed {seed}: small model: fit, control and tune"):
-            small = fitted(settings, task, settings.small, SMALL, folder / "small", seed)
-            tuned(settings, task, small, folder, seed)
-        with step(f"seed {seed}: ask every model"):
-            for asking, runs in heard.items():
-                model = small if asking.model == UNTUNED else folder / asking.model
-                runs.append(_heard(model, task, asking, right, folder))
+        _run_seed(settings, task, seed, heard, right)
     with step("figures and pictures"):
         samples, left_out = gather(
             rivals, heard, settings.seeds, from_scratch=settings.small is None
         )
-        wall_time_s = round(time.perf_counter() - start, 1)
-        meta = Meta(
-            task=task.name,
-            deferral=settings.target_deferral,
-            wall_time_s=wall_time_s,
-            settings=_described(settings, task),
-            left_out=left_out,
-        )
-        compared = write_results(settings.out, samples, meta, module="benchmarks")
-        content = {
-            **environment.describe("benchmarks"),
-            **report.described(settings, task, samples),
-            "wall_time_s": wall_time_s,
-        }
-        drawn = pictures.draw(
-            report.rows(samples, settings.target_deferral),
-            settings.out,
-            confidence="1 + mean negative entropy / log V",
-        )
-        results.write_report(settings.out, content, drawn)
-        results.write_json(settings.out / results.RESULTS, content)
+        _report(settings, task, samples, left_out, round(time.perf_counter() - start, 1))
+
+
+def _run_seed(
+    settings: DemoSettings,
+    task: Task,
+    seed: int,
+    heard: Mapping[Asking, list[Heard]],
+    large: Mapping[str, Any],
+) -> None:
+    """Train one seed's models, and append what each says to `heard`."""
+    folder = _folder(settings, seed)
+    with step(f"seed {seed}: small model: fit, control and tune"):
+        small = fitted(settings, task, settings.small, SMALL, folder / "small", seed)
+        tuned(settings, task, small, folder, seed)
+    with step(f"seed {seed}: ask every model"):
+        for asking, runs in heard.items():
+            model = small if asking.model == UNTUNED else folder / asking.model
+            runs.append(_heard(model, task, asking, large, folder))
+
+
+def _report(
+    settings: DemoSettings,
+    task: Task,
+    samples: Samples,
+    left_out: Mapping[str, str],
+    wall_time_s: float,
+) -> None:
+    """Write and print both tables, and draw."""
+    meta = Meta(
+        task=task.name,
+        deferral=settings.target_deferral,
+        wall_time_s=wall_time_s,
+        settings=_described(settings, task),
+        left_out=left_out,
+    )
+    compared = write_results(settings.out, samples, meta, module="benchmarks")
+    content = {
+        **environment.describe("benchmarks"),
+        **report.described(settings, task, samples),
+        "wall_time_s": wall_time_s,
+    }
+    rows = report.rows(samples, settings.target_deferral)
+    drawn = pictures.draw(rows, settings.out, confidence="1 + mean negative entropy / log V")
+    results.write_report(settings.out, content, drawn)
+    results.write_json(settings.out / results.RESULTS, content)
     print(f"\n{table(content)}\n")
     print("\n".join([*content["findings"], *compared["findings"]]))
     print(f"\n{settings.out}: report.md, lm.md, results.json, lm-samples.npz ({wall_time_s} s)")
