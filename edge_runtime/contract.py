@@ -49,8 +49,23 @@ SECOND_LOOK_HIGH: Final = "second_look_high"
 METADATA_KEY: Final = "gatekeeper"  # in the graph's metadata_props
 BUNDLE_FILE: Final = "bundle.json"
 ROLE_CLASSIFIER: Final = "classifier"
+ROLE_DECODER: Final = "decoder"
 TASKS: Final = {"image": "image-classification", "text": "text-classification"}
 """The task of a classifier by what it classifies, named as Hugging Face does."""
+
+# The sequence graph: one step of a causal language model, prefill and decode alike. What it gives as
+# `present.NAME` is fed to the next step as `past.NAME`.
+PAST: Final = "past."
+PRESENT: Final = "present."
+NEXT_TOKEN: Final = "next_token"
+TOKEN_CONFIDENCE: Final = "token_confidence"
+STATE_CONFIDENCE: Final = "confidence"
+"""The accumulator of a sequence's confidence; by kind a sum, a least or a first value."""
+STATE_COUNT: Final = "token_count"
+STATE_ACTIVE: Final = "active"
+TASK_GENERATION: Final = "text-generation"
+GENERATION: Final = "generation"
+"""Key of the metadata: limits and special tokens of a decoder."""
 
 # Confidence kinds this toolkit makes; the runtime takes any other name as an opaque number.
 MAX_SOFTMAX: Final = "max_softmax"
