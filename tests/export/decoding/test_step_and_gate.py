@@ -1,4 +1,4 @@
-"""The graph of one step, run in a bare loop, says what the model says: tokens, confidence, state."""
+"""The graph of one step, run in a bare loop, says what the model says: token, confidence, state."""
 
 import numpy as np
 import onnx
@@ -60,14 +60,13 @@ def run(opened, feeds, steps):
 
 def gate_of(kind, *, ends=(7,), threshold=-1.0):
     """Return the gate as a graph whose logits are an input."""
-    tokens = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"])
     mask = helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch", "total"])
     given = helper.make_tensor_value_info("given", TensorProto.FLOAT, ["batch", 10])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])
     graph = helper.make_graph(
         [helper.make_node("Identity", ["given"], ["logits"])],
         "step",
-        [tokens, mask, given],
+        [mask, given],
         [logits],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
@@ -118,8 +117,8 @@ def test_the_running_confidence_is_that_of_the_tokens_so_far(kind, generator):
 @pytest.mark.parametrize("kind", SEQUENCE_KINDS)
 def test_a_row_that_ended_keeps_its_confidence_and_says_the_filling(kind, generator):
     logits = generator.standard_normal((4, 2, 10))
+    logits[..., 7] = -9
     logits[1, 0, 7] = 9  # the first row ends at its second token
-    logits[:, 1, 7] = -9
     found = gated(kind, logits)
     assert [list(step["present.active"]) for step in found] == [[True, True], *[[False, True]] * 3]
     assert found[1]["next_token"][0] == 7
