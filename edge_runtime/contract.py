@@ -53,12 +53,12 @@ ROLE_DECODER: Final = "decoder"
 TASKS: Final = {"image": "image-classification", "text": "text-classification"}
 """The task of a classifier by what it classifies, named as Hugging Face does."""
 
-# The sequence graph: one step of a causal language model, prefill and decode alike. What it gives as
-# `present.NAME` is fed to the next step as `past.NAME`.
+# The sequence graph: one step of a causal language model, prefill and decode alike. What it gives
+# as `present.NAME` is fed to the next step as `past.NAME`.
 PAST: Final = "past."
 PRESENT: Final = "present."
-NEXT_TOKEN: Final = "next_token"
-TOKEN_CONFIDENCE: Final = "token_confidence"
+NEXT_TOKEN: Final = "next_token"  # noqa: S105 - a piece of text, no secret
+TOKEN_CONFIDENCE: Final = "token_confidence"  # noqa: S105 - the same
 STATE_CONFIDENCE: Final = "confidence"
 """The accumulator of a sequence's confidence; by kind a sum, a least or a first value."""
 STATE_COUNT: Final = "token_count"
