@@ -78,8 +78,8 @@ def _read(folder: Path, role: str) -> Bundle:
     name = graphs.get(role)
     _check_places(folder, files)
     _check_hashes(folder, files)
-    if name is None and (others := graphs.keys() & _TAKEN_BY.keys()):
-        other = min(others)
+    if name is None and (known := graphs.keys() & _TAKEN_BY.keys()):
+        other = min(known)
         raise BundleError(
             f"expected a {role} in {folder}, got a {other} for {metadata.task}: "
             f"{_TAKEN_BY[other]} takes it"

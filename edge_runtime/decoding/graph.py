@@ -87,7 +87,7 @@ class DecoderGraph:
             ids[row, longest - len(prompt) :] = prompt
             mask[row, longest - len(prompt) :] = 1
         heads, size = self._cache_shape
-        state = {
+        state: dict[str, npt.NDArray[Any]] = {
             contract.PAST + contract.STATE_CONFIDENCE: np.zeros(rows, np.float32),
             contract.PAST + contract.STATE_COUNT: np.zeros(rows, np.int64),
             contract.PAST + contract.STATE_ACTIVE: np.ones(rows, np.bool_),

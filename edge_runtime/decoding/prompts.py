@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from edge_runtime.errors import InputError
 from edge_runtime.texts import open_tokenizer
 
 EMPTY: Final = "the prompt is empty"
 NO_TEXT: Final = "the prompt is no valid text: it holds half of a surrogate pair"
-NO_TOKEN: Final = "the prompt has no token"
+NOTHING: Final = "the prompt has no token"
 _TOKENS: Final = 1 << 15  # of a batch, at most: they are held in every layer
 _UNEVEN: Final = 2  # times the shortest prompt is the longest of its batch
 
@@ -47,7 +47,7 @@ class PromptTokenizer:
             return [], NO_TEXT
         tokens = list(encoding.ids)
         if all(encoding.special_tokens_mask):
-            return tokens, NO_TOKEN
+            return tokens, NOTHING
         if len(tokens) >= context:
             return tokens, (
                 f"the prompt has {len(tokens)} tokens, of the context's {context} none is left to "
@@ -71,7 +71,7 @@ def require_texts(prompts: Sequence[str]) -> list[str]:
             f"expected a list of prompts, got a {type(prompts).__name__}: put a single one into a "
             "list"
         )
-    listed = list(prompts)
+    listed: list[Any] = list(prompts)
     odd = [type(prompt).__name__ for prompt in listed if not isinstance(prompt, str)]
     if odd:
         raise InputError(f"expected prompts (str), got a {odd[0]}: decode bytes first")

@@ -93,7 +93,7 @@ class Row:
 
     def cancel(self) -> None:
         """End it without a verdict: it defers."""
-        self.ended = "cancelled"
+        self.ended, self.piece = "cancelled", ""
         self._finish()
 
     def generation(self) -> Generation:
