@@ -1,0 +1,230 @@
+"""The small language model on the device: prompts in, answers with a verdict out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+
+from edge_runtime import contract
+from edge_runtime.bundle import Bundle, read_bundle
+from edge_runtime.decoding.generation import Generation, refused
+from edge_runtime.decoding.graph import DecoderGraph, Sequences
+from edge_runtime.decoding.prompts import PromptTokenizer, batches, require_texts
+from edge_runtime.decoding.rows import Row, Rules
+from edge_runtime.decoding.settings import DecoderSettings
+from edge_runtime.errors import SettingError
+from edge_runtime.sessions import SessionSettings, open_session
+from edge_runtime.texts import tokenizer_file
+
+BATCH = 16
+
+
+class Decoder:
+    """M_S, a language model with its gate, ready to answer prompts.
+
+    Threads may share it.
+
+    Args:
+        bundle: A checked bundle of a decoder.
+        threshold: Overrides the baked threshold; any float, infinities included, but not NaN.
+        session: How ONNX Runtime runs the graph.
+
+    Raises:
+        BundleError: The bundle is of another task, its graph or tokenizer does not load, or the
+            graph does not follow the contract.
+        DependencyError: `tokenizers` is not installed.
+        SettingError: A setting is out of range, or a provider is not to be had here.
+
+    Example:
+        decoder = Decoder.open("bundle", threads=1)
+        for answer in decoder.generate(["what is my limit?", "book a table"]):
+            print(answer.text, answer.confidence, answer.defer)
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threshold: float | None = None,
+        session: SessionSettings | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.metadata = bundle.metadata
+        self.settings = DecoderSettings.from_metadata(bundle.metadata)
+        self.threshold = _threshold(threshold, bundle.metadata.threshold)
+        self._tokenizer = PromptTokenizer(tokenizer_file(bundle))
+        opened = open_session(bundle.graph, session or SessionSettings())
+        self._graph = DecoderGraph(opened, bundle.graph, self.settings)
+
+    @classmethod
+    def open(cls, path: Path | str, *, threshold: float | None = None, **session: Any) -> Decoder:
+        """Check the bundle at `path` and load its graph.
+
+        Args:
+            path: The bundle's folder, or the graph in it.
+            threshold: See the class, also for the errors.
+            **session: `SessionSettings`, e.g. `threads=1`.
+        """
+        place = Path(path)
+        folder = place.parent if place.is_file() else place
+        bundle = read_bundle(folder, contract.ROLE_DECODER)
+        return cls(bundle, threshold=threshold, session=SessionSettings(**session))
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int | None = None,
+        threshold: float | None = None,
+        stop: Sequence[str] = (),
+        *,
+        stop_when_certain: bool = True,
+        batch_size: int = BATCH,
+        cancel: Event | None = None,
+    ) -> list[Generation]:
+        """Answer prompts greedily, those alike in length together.
+
+        A prompt that is empty or no valid text, has no token of its own, or leaves no room for an
+        answer in the context, is refused: its confidence is NaN, and it defers.
+
+        Args:
+            prompts: The texts, any number.
+            max_new_tokens: The most tokens of an answer; the bundle's when None.
+            threshold: Used instead of the decoder's.
+            stop: Strings that end an answer; they are no part of its text.
+            stop_when_certain: End a generation once it is certain to defer; the decision is that of
+                the whole one, the confidence that of the tokens so far.
+            batch_size: The most prompts that are answered at once.
+            cancel: Once set, what still runs ends as it is, and defers.
+
+        Raises:
+            InputError: These are no texts, or the graph fails on them.
+            SettingError: A setting is out of range.
+        """
+        rules = self._rules(max_new_tokens, threshold, stop, stop_when_certain=stop_when_certain)
+        if batch_size < 1:
+            raise SettingError(f"expected batch_size of at least 1, got {batch_size}")
+        encoded, answers = self._encoded(require_texts(prompts))
+        rooms = {i: (len(ids), self._room(ids, rules)) for i, ids in encoded.items()}
+        for batch in batches(rooms, batch_size):
+            begun = time.perf_counter()
+            rows = [Row(encoded[i], rooms[i][1], rules, self._tokenizer, begun) for i in batch]
+            for _ in self._decode(rows, rules.threshold, cancel):
+                pass
+            answers.update(zip(batch, (row.generation() for row in rows), strict=True))
+        return [answers[i] for i in range(len(answers))]
+
+    def stream(
+        self,
+        prompt: str,
+        max_new_tokens: int | None = None,
+        threshold: float | None = None,
+        stop: Sequence[str] = (),
+        *,
+        stop_when_certain: bool = True,
+        cancel: Event | None = None,
+    ) -> Iterator[str | Generation]:
+        """Yield an answer's text piece by piece, and at last the generation with its verdict.
+
+        The pieces are whole characters and together the text. Closing the iterator ends the
+        generation and frees its caches.
+
+        Args:
+            prompt: The text.
+            max_new_tokens: See `generate`, for the others and the errors as well.
+            threshold: The same.
+            stop: The same.
+            stop_when_certain: The same; what was yielded before stays said.
+            cancel: The same.
+        """
+        rules = self._rules(max_new_tokens, threshold, stop, stop_when_certain=stop_when_certain)
+        require_texts([prompt])
+        return self._stream(prompt, rules, cancel)
+
+    def _stream(
+        self, prompt: str, rules: Rules, cancel: Event | None
+    ) -> Iterator[str | Generation]:
+        begun = time.perf_counter()
+        ids, reason = self._tokenizer.encode(prompt, self.settings.context)
+        if reason is not None:
+            yield refused(reason)
+            return
+        row = Row(ids, self._room(ids, rules), rules, self._tokenizer, begun, streams=True)
+        for _ in self._decode([row], rules.threshold, cancel):
+            if row.piece:
+                yield row.piece
+        yield row.generation()
+
+    def _encoded(self, prompts: list[str]) -> tuple[dict[int, list[int]], dict[int, Generation]]:
+        """Return the tokens of the prompts that can be answered, and what is said of the others."""
+        encoded: dict[int, list[int]] = {}
+        others: dict[int, Generation] = {}
+        for i, prompt in enumerate(prompts):
+            ids, reason = self._tokenizer.encode(prompt, self.settings.context)
+            if reason is None:
+                encoded[i] = ids
+            else:
+                others[i] = refused(reason)
+        return encoded, others
+
+    def _room(self, ids: Sequence[int], rules: Rules) -> int:
+        return min(rules.max_new_tokens, self.settings.context - len(ids))
+
+    def _rules(
+        self,
+        max_new_tokens: int | None,
+        threshold: float | None,
+        stop: Sequence[str],
+        *,
+        stop_when_certain: bool,
+    ) -> Rules:
+        most = self.settings.max_new_tokens if max_new_tokens is None else max_new_tokens
+        if most < 1:
+            raise SettingError(f"expected max_new_tokens of at least 1, got {most}")
+        if isinstance(stop, str) or not all(stop):
+            raise SettingError(f"expected a list of stop strings, none empty, got {stop!r}")
+        return Rules(
+            kind=self.metadata.confidence_kind,
+            threshold=_threshold(threshold, self.threshold),
+            max_new_tokens=most,
+            eos_token_ids=self.settings.eos_token_ids,
+            stop=tuple(stop),
+            stop_when_certain=stop_when_certain,
+        )
+
+    def _decode(
+        self, rows: Sequence[Row], threshold: float, cancel: Event | None
+    ) -> Iterator[None]:
+        """Run rows to their ends, pausing after every token; a row that has ended leaves."""
+        is_cancelled: Callable[[], bool] = cancel.is_set if cancel else bool
+        running = list(rows)
+        sequences: Sequences | None = None
+        while running and not is_cancelled():
+            if sequences is None:
+                sequences = Sequences(self._graph, [row.prompt for row in running], threshold)
+            step = sequences.step()
+            for at, row in enumerate(running):
+                row.take(step, at)
+            yield
+            kept = [at for at, row in enumerate(running) if row.ended is None]
+            if kept and len(kept) < len(running):
+                sequences.keep(kept)
+            running = [running[at] for at in kept]
+        for row in running:
+            row.cancel()
+        if running:
+            yield
+
+
+def _threshold(given: float | None, usual: float) -> float:
+    """Return a threshold as the graph compares with it."""
+    if given is None:
+        return float(np.float32(usual))
+    if math.isnan(given):
+        raise SettingError("expected a number as threshold, got NaN: it would defer everything")
+    return float(np.float32(given))
