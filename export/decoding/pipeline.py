@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from edge_runtime.decoding import Decoder
 from tokenizers import Tokenizer
 
 from edge_runtime import contract
 from edge_runtime.contract import GateMetadata, InputDescription
+from edge_runtime.decoding.decoder import Decoder
 from export import bundle, calibration
 from export.commands.language import LanguageSettings
 from export.decoding.gate import append_sequence_gate
@@ -62,12 +62,12 @@ def build_decoder(settings: LanguageSettings) -> None:
         exported = _exported(settings, model, task, Path(scratch))
         draft = Path(scratch) / "draft"
         _write(draft, exported, {})
-        with Decoder.open(draft) as decoder:
-            threshold, record = _threshold(settings, exported, task, decoder)
-            asked = _prompts(settings, task)[:_VERIFIED]
-            verified = verify_decoder(
-                model, decoder, asked, exported.limit, settings.confidence, threshold
-            )
+        decoder = Decoder.open(draft)
+        threshold, record = _threshold(settings, exported, task, decoder)
+        asked = _prompts(settings, task)[:_VERIFIED]
+        verified = verify_decoder(
+            model, decoder, asked, exported.limit, settings.confidence, threshold
+        )
         set_threshold(exported.graph, threshold)
         metadata = dataclasses.replace(exported.metadata, threshold=threshold, calibration=record)
         _write(settings.out, dataclasses.replace(exported, metadata=metadata), verified)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from edge_runtime.decoding import Decoder
 
+from edge_runtime.decoding.decoder import Decoder
 from export.errors import VerificationError
 from train.models import LanguageModel
 
