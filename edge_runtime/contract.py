@@ -118,6 +118,25 @@ def confidence_range(kind: str, classes: int, *, views: int = 1) -> tuple[float,
     raise ValueError(f"expected {MAX_SOFTMAX}, {NEG_ENTROPY} or {DEFERRAL_HEAD}, got {kind!r}")
 
 
+def sequence_confidence_range(kind: str, vocabulary: int, tokens: int) -> tuple[float, float]:
+    """Return the least and greatest confidence of a greedily generated sequence.
+
+    Its tokens are arg-maxes, so that none is less likely than 1 / V.
+
+    Args:
+        kind: One of `edge_runtime.metrics.SEQUENCE_KINDS`.
+        vocabulary: V, at least 1.
+        tokens: The most tokens of a sequence.
+    """
+    if kind in {NEG_ENTROPY, MEAN_LOGPROB}:
+        return -math.log(vocabulary), 0.0
+    if kind == SUM_LOGPROB:
+        return -tokens * math.log(vocabulary), 0.0
+    if kind in {MIN_PROB, MAX_SOFTMAX}:
+        return 1.0 / vocabulary, 1.0
+    raise ValueError(f"expected the confidence of a sequence, got {kind!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class InputDescription:
     """The tensor a graph takes.
