@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.decoding.generation import Generation, refused
-from edge_runtime.decoding.graph import DecoderGraph, Sequences
+from edge_runtime.decoding.graph import DecoderGraph, Sequences, Step
 from edge_runtime.decoding.prompts import PromptTokenizer, batches, require_texts
 from edge_runtime.decoding.rows import Row, Rules
 from edge_runtime.decoding.settings import DecoderSettings
@@ -61,6 +61,7 @@ class Decoder:
         self._tokenizer = PromptTokenizer(tokenizer_file(bundle))
         opened = open_session(bundle.graph, session or SessionSettings())
         self._graph = DecoderGraph(opened, bundle.graph, self.settings)
+        self._batch = 1 if _shares_scales(bundle) else BATCH
 
     @classmethod
     def open(cls, path: Path | str, *, threshold: float | None = None, **session: Any) -> Decoder:
@@ -84,7 +85,8 @@ class Decoder:
         stop: Sequence[str] = (),
         *,
         stop_when_certain: bool = True,
-        batch_size: int = BATCH,
+        batch_size: int | None = None,
+        compact: bool = False,
         cancel: Event | None = None,
     ) -> list[Generation]:
         """Answer prompts greedily, those alike in length together.
@@ -99,7 +101,11 @@ class Decoder:
             stop: Strings that end an answer; they are no part of its text.
             stop_when_certain: End a generation once it is certain to defer; the decision is that of
                 the whole one, the confidence that of the tokens so far.
-            batch_size: The most prompts that are answered at once.
+            batch_size: The most prompts that are answered at once; when None 16, or 1 where the
+                graph quantizes what it works on by a scale that all rows share.
+            compact: Take rows that have ended out of their batch. Faster where answers differ in
+                length, but a smaller batch is rounded otherwise, so that `stop_when_certain` may
+                move the others' confidences in their last digits.
             cancel: Once set, what still runs ends as it is, and defers.
 
         Raises:
@@ -107,14 +113,15 @@ class Decoder:
             SettingError: A setting is out of range.
         """
         rules = self._rules(max_new_tokens, threshold, stop, stop_when_certain=stop_when_certain)
-        if batch_size < 1:
-            raise SettingError(f"expected batch_size of at least 1, got {batch_size}")
+        most = self._batch if batch_size is None else batch_size
+        if most < 1:
+            raise SettingError(f"expected batch_size of at least 1, got {most}")
         encoded, answers = self._encoded(require_texts(prompts))
         rooms = {i: (len(ids), self._room(ids, rules)) for i, ids in encoded.items()}
-        for batch in batches(rooms, batch_size):
+        for batch in batches(rooms, most):
             begun = time.perf_counter()
             rows = [Row(encoded[i], rooms[i][1], rules, self._tokenizer, begun) for i in batch]
-            for _ in self._decode(rows, rules.threshold, cancel):
+            for _ in self._decode(rows, rules.threshold, cancel, compact=compact):
                 pass
             answers.update(zip(batch, (row.generation() for row in rows), strict=True))
         return [answers[i] for i in range(len(answers))]
@@ -198,27 +205,38 @@ class Decoder:
         )
 
     def _decode(
-        self, rows: Sequence[Row], threshold: float, cancel: Event | None
+        self, rows: Sequence[Row], threshold: float, cancel: Event | None, *, compact: bool = False
     ) -> Iterator[None]:
-        """Run rows to their ends, pausing after every token; a row that has ended leaves."""
-        is_cancelled: Callable[[], bool] = cancel.is_set if cancel else bool
-        running = list(rows)
-        sequences: Sequences | None = None
-        while running and not is_cancelled():
-            if sequences is None:
-                sequences = Sequences(self._graph, [row.prompt for row in running], threshold)
-            step = sequences.step()
-            for at, row in enumerate(running):
-                row.take(step, at)
+        """Run rows to their ends, pausing after every token."""
+        running = rows
+        sequences = Sequences(self._graph, [row.prompt for row in rows], threshold)
+        while any(row.ended is None for row in running):
+            if cancel is not None and cancel.is_set():
+                for row in running:
+                    row.cancel()
+            else:
+                step = sequences.step()
+                for at, row in enumerate(running):
+                    row.take(step, at)
+                running = _go_on(sequences, running, step, compact=compact)
             yield
-            kept = [at for at, row in enumerate(running) if row.ended is None]
-            if kept and len(kept) < len(running):
-                sequences.keep(kept)
-            running = [running[at] for at in kept]
-        for row in running:
-            row.cancel()
-        if running:
-            yield
+
+
+def _go_on(
+    sequences: Sequences, rows: Sequence[Row], step: Step, *, compact: bool
+) -> Sequence[Row]:
+    """Let rows that have ended rest, or leave; return those that are there."""
+    active = [row.ended is None for row in rows]
+    if not any(active):
+        return []
+    if compact and not all(active):
+        kept = [at for at, is_active in enumerate(active) if is_active]
+        sequences.keep(kept)
+        return [rows[at] for at in kept]
+    # What the graph cannot know of: a limit, a stop string, a deferral that is certain.
+    if active != step.active.tolist():
+        sequences.rest(active)
+    return rows
 
 
 def _threshold(given: float | None, usual: float) -> float:
@@ -228,3 +246,9 @@ def _threshold(given: float | None, usual: float) -> float:
     if math.isnan(given):
         raise SettingError("expected a number as threshold, got NaN: it would defer everything")
     return float(np.float32(given))
+
+
+def _shares_scales(bundle: Bundle) -> bool:
+    # Dynamic quantization takes its scale from the whole tensor: a row would change the others'.
+    quantization = bundle.metadata.extra.get(contract.QUANTIZATION)
+    return "dynamic" in str(quantization)

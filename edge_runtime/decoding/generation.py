@@ -61,10 +61,10 @@ class Generation:
         return self.token_count / self.timings.total_s if self.timings.total_s else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold: a NaN confidence is None, and of the tokens their number."""
+        """Return what JSON can hold: None for a confidence that is no number, a count of tokens."""
         return {
             "text": self.text,
-            "confidence": None if math.isnan(self.confidence) else self.confidence,
+            "confidence": self.confidence if math.isfinite(self.confidence) else None,
             "defer": self.defer,
             "token_count": self.token_count,
             "ended": self.ended,

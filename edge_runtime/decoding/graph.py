@@ -19,6 +19,7 @@ from edge_runtime.sessions import reason_of
 _STATE: Final = (contract.STATE_CONFIDENCE, contract.STATE_COUNT, contract.STATE_ACTIVE)
 _ACCUMULATED: Final = contract.PRESENT + contract.STATE_CONFIDENCE
 _ACTIVE: Final = contract.PRESENT + contract.STATE_ACTIVE
+_PAST_ACTIVE: Final = contract.PAST + contract.STATE_ACTIVE
 _READ: Final = {
     contract.NEXT_TOKEN: "tensor(int64)",
     contract.CONFIDENCE: "tensor(float)",
@@ -90,7 +91,7 @@ class DecoderGraph:
         state: dict[str, npt.NDArray[Any]] = {
             contract.PAST + contract.STATE_CONFIDENCE: np.zeros(rows, np.float32),
             contract.PAST + contract.STATE_COUNT: np.zeros(rows, np.int64),
-            contract.PAST + contract.STATE_ACTIVE: np.ones(rows, np.bool_),
+            _PAST_ACTIVE: np.ones(rows, np.bool_),
         }
         empty = np.zeros((rows, heads, 0, size), self._cache_type)
         caches = {name: empty for name in self.fed_back if name.endswith((".key", ".value"))}
@@ -146,6 +147,10 @@ class Sequences:
         self._feeds = {past: given[present] for past, present in graph.fed_back.items()}
         self._feeds[contract.INPUT_IDS] = graph.value(step.next_token[:, None])
         return step
+
+    def rest(self, is_active: Sequence[bool]) -> None:
+        """Generate for some rows no more; they stay where they are."""
+        self._feeds[_PAST_ACTIVE] = self._graph.value(np.array(is_active))
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some rows; the others' part of the caches is freed."""

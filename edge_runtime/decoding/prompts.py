@@ -79,7 +79,9 @@ def require_texts(prompts: Sequence[str]) -> list[str]:
 
 
 def batches(rooms: Mapping[int, tuple[int, int]], most: int) -> Iterator[list[int]]:
-    """Yield prompts to be answered together, alike in length.
+    """Yield prompts to be answered together, alike in length and with equally long answers.
+
+    A row that has ended stays in its batch, whose further tokens must fit into its context.
 
     Args:
         rooms: By prompt: its tokens, and those that its answer may have.
@@ -87,11 +89,12 @@ def batches(rooms: Mapping[int, tuple[int, int]], most: int) -> Iterator[list[in
     """
     batch: list[int] = []
     held = 0
-    for row in sorted(rooms, key=lambda row: rooms[row]):
+    for row in sorted(rooms, key=lambda row: (rooms[row][1], rooms[row][0])):
         prompt, room = rooms[row]
         held = max(held, prompt + room)
         is_full = len(batch) == most or (len(batch) + 1) * held > _TOKENS
-        if batch and (is_full or prompt > _UNEVEN * rooms[batch[0]][0]):
+        first, first_room = rooms[batch[0]] if batch else (prompt, room)
+        if batch and (is_full or room != first_room or prompt > _UNEVEN * first):
             yield batch
             batch, held = [], prompt + room
         batch.append(row)

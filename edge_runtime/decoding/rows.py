@@ -78,7 +78,9 @@ class Row:
         self._times = [begun]
 
     def take(self, step: Step, at: int) -> None:
-        """Take the row `at` of a step."""
+        """Take the row `at` of a step; nothing where it has ended."""
+        if self.ended is not None:
+            return
         if len(self._times) == 1:
             self._times.append(time.perf_counter())
         token = int(step.next_token[at])
@@ -92,7 +94,9 @@ class Row:
             self._finish()
 
     def cancel(self) -> None:
-        """End it without a verdict: it defers."""
+        """End it without a verdict, where it still runs: it defers."""
+        if self.ended is not None:
+            return
         self.ended, self.piece = "cancelled", ""
         self._finish()
 

@@ -4,6 +4,7 @@ The sum is taken over the cache under the attention mask, so filling, a lost or 
 a row in another's place all change the answer. The gate behind it is the exporter's own.
 """
 
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class Adder:
         tokens = [ord("?"), *text.encode(), EOS]
         assert len(set(tokens)) == len(tokens)
         follows = [EOS] * VOCABULARY
-        for token, after in zip(tokens, tokens[1:], strict=False):
+        for token, after in itertools.pairwise(tokens):
             follows[token] = after
         return cls(follows, [sharpness] * VOCABULARY, last=1, total=0)
 
@@ -96,7 +97,7 @@ class Adder:
         return answer, logprobs, entropies
 
 
-def write_adder(folder, adder, *, kind="neg_entropy", threshold=-1.0, **changes):
+def write_adder(folder, adder, *, kind="neg_entropy", threshold=-1.0, quantization=None, **changes):
     """Write its bundle.
 
     Args:
@@ -104,6 +105,7 @@ def write_adder(folder, adder, *, kind="neg_entropy", threshold=-1.0, **changes)
         adder: What it says.
         kind: Name of the confidence.
         threshold: The baked one.
+        quantization: What the metadata say of it.
         **changes: Of the metadata.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,6 +127,8 @@ def write_adder(folder, adder, *, kind="neg_entropy", threshold=-1.0, **changes)
             },
         },
     }  # fmt: skip
+    if quantization is not None:
+        settings["extra"][contract.QUANTIZATION] = quantization
     metadata = GateMetadata(**(settings | changes))
     entry = model.metadata_props.add()
     entry.key, entry.value = contract.METADATA_KEY, metadata.to_json()
