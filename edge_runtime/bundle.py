@@ -63,6 +63,17 @@ def read_bundle(path: Path | str, role: str = contract.ROLE_CLASSIFIER) -> Bundl
         ) from None
 
 
+def role_of(path: Path | str) -> str:
+    """Return what a bundle's graph is; that of a classifier where it does not say."""
+    try:
+        record = json.loads((Path(path) / contract.BUNDLE_FILE).read_text(encoding="utf-8"))
+        graphs = record["graphs"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return contract.ROLE_CLASSIFIER  # `read_bundle` says what is wrong with it
+    is_decoder = isinstance(graphs, dict) and contract.ROLE_DECODER in graphs
+    return contract.ROLE_DECODER if is_decoder else contract.ROLE_CLASSIFIER
+
+
 def file_sha256(path: Path) -> str:
     """Return the hexadecimal sha256 of a file's bytes."""
     with path.open("rb") as file:

@@ -63,6 +63,8 @@ STATE_CONFIDENCE: Final = "confidence"
 """The accumulator of a sequence's confidence; by kind a sum, a least or a first value."""
 STATE_COUNT: Final = "token_count"
 STATE_ACTIVE: Final = "active"
+NO_CLASS: Final = -1
+"""The prediction of an answer that is text."""
 TASK_GENERATION: Final = "text-generation"
 GENERATION: Final = "generation"
 """Key of the metadata: limits and special tokens of a decoder."""

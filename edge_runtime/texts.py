@@ -112,17 +112,7 @@ class TextIntake:
 
     def rows(self, given: Any) -> npt.NDArray[Any]:
         """Return texts as an object array [n]."""
-        if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
-            raise InputError(
-                f"expected a list of texts, got a {type(given).__name__}: put a single one into a "
-                "list"
-            )
-        texts = list(given)
-        odd = [type(text).__name__ for text in texts if not isinstance(text, str)]
-        if odd or not texts:
-            came = f"a {odd[0]}" if odd else "none"
-            raise InputError(f"expected texts (str), at least one, got {came}: decode bytes first")
-        return np.array(texts, object)
+        return text_rows(given)
 
     def feeds(self, rows: npt.NDArray[Any]) -> Tokens:
         """Return the tokens."""
@@ -131,6 +121,24 @@ class TextIntake:
     def unusable(self, _: npt.NDArray[Any]) -> None:
         """Return None: a text without a token does not come so far."""
         return
+
+
+def text_rows(given: Any) -> npt.NDArray[Any]:
+    """Return texts as an object array [n].
+
+    Raises:
+        InputError: They are no texts.
+    """
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise InputError(
+            f"expected a list of texts, got a {type(given).__name__}: put a single one into a list"
+        )
+    texts = list(given)
+    odd = [type(text).__name__ for text in texts if not isinstance(text, str)]
+    if odd or not texts:
+        came = f"a {odd[0]}" if odd else "none"
+        raise InputError(f"expected texts (str), at least one, got {came}: decode bytes first")
+    return np.array(texts, object)
 
 
 def tokenizer_file(bundle: Bundle) -> Path:
