@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from edge_runtime.decoding.graph import DecoderGraph, Sequences, Step
 from edge_runtime.decoding.prompts import PromptTokenizer, batches, require_texts
 from edge_runtime.decoding.rows import Row, Rules
 from edge_runtime.decoding.settings import DecoderSettings
-from edge_runtime.errors import SettingError
+from edge_runtime.errors import SettingError, UseError
 from edge_runtime.sessions import SessionSettings, open_session
 from edge_runtime.texts import tokenizer_file
 
@@ -28,7 +28,7 @@ BATCH = 16
 class Decoder:
     """M_S, a language model with its gate, ready to answer prompts.
 
-    Threads may share it.
+    Threads may share it; as a context manager it closes itself.
 
     Args:
         bundle: A checked bundle of a decoder.
@@ -42,9 +42,9 @@ class Decoder:
         SettingError: A setting is out of range, or a provider is not to be had here.
 
     Example:
-        decoder = Decoder.open("bundle", threads=1)
-        for answer in decoder.generate(["what is my limit?", "book a table"]):
-            print(answer.text, answer.confidence, answer.defer)
+        with Decoder.open("bundle", threads=1) as decoder:
+            for answer in decoder.generate(["what is my limit?", "book a table"]):
+                print(answer.text, answer.confidence, answer.defer)
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Decoder:
         self.threshold = _threshold(threshold, bundle.metadata.threshold)
         self._tokenizer = PromptTokenizer(tokenizer_file(bundle))
         opened = open_session(bundle.graph, session or SessionSettings())
-        self._graph = DecoderGraph(opened, bundle.graph, self.settings)
+        self._opened: DecoderGraph | None = DecoderGraph(opened, bundle.graph, self.settings)
         self._batch = 1 if _shares_scales(bundle) else BATCH
 
     @classmethod
@@ -76,6 +76,16 @@ class Decoder:
         folder = place.parent if place.is_file() else place
         bundle = read_bundle(folder, contract.ROLE_DECODER)
         return cls(bundle, threshold=threshold, session=SessionSettings(**session))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model; what still runs ends first. Closing twice is allowed."""
+        self._opened = None
 
     def generate(
         self,
@@ -111,8 +121,10 @@ class Decoder:
         Raises:
             InputError: These are no texts, or the graph fails on them.
             SettingError: A setting is out of range.
+            UseError: The decoder was closed.
         """
         rules = self._rules(max_new_tokens, threshold, stop, stop_when_certain=stop_when_certain)
+        graph = self._graph
         most = self._batch if batch_size is None else batch_size
         if most < 1:
             raise SettingError(f"expected batch_size of at least 1, got {most}")
@@ -121,7 +133,7 @@ class Decoder:
         for batch in batches(rooms, most):
             begun = time.perf_counter()
             rows = [Row(encoded[i], rooms[i][1], rules, self._tokenizer, begun) for i in batch]
-            for _ in self._decode(rows, rules.threshold, cancel, compact=compact):
+            for _ in _decode(graph, rows, rules.threshold, cancel, compact=compact):
                 pass
             answers.update(zip(batch, (row.generation() for row in rows), strict=True))
         return [answers[i] for i in range(len(answers))]
@@ -156,16 +168,22 @@ class Decoder:
     def _stream(
         self, prompt: str, rules: Rules, cancel: Event | None
     ) -> Iterator[str | Generation]:
-        begun = time.perf_counter()
+        begun, graph = time.perf_counter(), self._graph
         ids, reason = self._tokenizer.encode(prompt, self.settings.context)
         if reason is not None:
             yield refused(reason)
             return
         row = Row(ids, self._room(ids, rules), rules, self._tokenizer, begun, streams=True)
-        for _ in self._decode([row], rules.threshold, cancel):
+        for _ in _decode(graph, [row], rules.threshold, cancel):
             if row.piece:
                 yield row.piece
         yield row.generation()
+
+    @property
+    def _graph(self) -> DecoderGraph:
+        if self._opened is None:
+            raise UseError("expected a decoder that is open, this one was closed: open it again")
+        return self._opened
 
     def _encoded(self, prompts: list[str]) -> tuple[dict[int, list[int]], dict[int, Generation]]:
         """Return the tokens of the prompts that can be answered, and what is said of the others."""
@@ -204,22 +222,28 @@ class Decoder:
             stop_when_certain=stop_when_certain,
         )
 
-    def _decode(
-        self, rows: Sequence[Row], threshold: float, cancel: Event | None, *, compact: bool = False
-    ) -> Iterator[None]:
-        """Run rows to their ends, pausing after every token."""
-        running = rows
-        sequences = Sequences(self._graph, [row.prompt for row in rows], threshold)
-        while any(row.ended is None for row in running):
-            if cancel is not None and cancel.is_set():
-                for row in running:
-                    row.cancel()
-            else:
-                step = sequences.step()
-                for at, row in enumerate(running):
-                    row.take(step, at)
-                running = _go_on(sequences, running, step, compact=compact)
-            yield
+
+def _decode(
+    graph: DecoderGraph,
+    rows: Sequence[Row],
+    threshold: float,
+    cancel: Event | None,
+    *,
+    compact: bool = False,
+) -> Iterator[None]:
+    """Run rows to their ends, pausing after every token."""
+    running = rows
+    sequences = Sequences(graph, [row.prompt for row in rows], threshold)
+    while any(row.ended is None for row in running):
+        if cancel is not None and cancel.is_set():
+            for row in running:
+                row.cancel()
+        else:
+            step = sequences.step()
+            for at, row in enumerate(running):
+                row.take(step, at)
+            running = _go_on(sequences, running, step, compact=compact)
+        yield
 
 
 def _go_on(

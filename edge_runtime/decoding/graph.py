@@ -8,12 +8,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from edge_runtime import contract
+from edge_runtime.decoding.running import fastest_runs
 from edge_runtime.decoding.settings import DecoderSettings
 from edge_runtime.errors import BundleError, InputError
-from edge_runtime.providers import CUDA
 from edge_runtime.sessions import reason_of
 
 _STATE: Final = (contract.STATE_CONFIDENCE, contract.STATE_COUNT, contract.STATE_ACTIVE)
@@ -62,7 +61,6 @@ class DecoderGraph:
     """
 
     def __init__(self, session: Any, file: Path, settings: DecoderSettings) -> None:
-        self.session = session
         self.file = file
         self.pad = settings.pad_token_id
         caches = [f"{n}.{part}" for n in range(settings.layers) for part in ("key", "value")]
@@ -74,10 +72,8 @@ class DecoderGraph:
         self.fed_back = {contract.PAST + name: contract.PRESENT + name for name in states}
         mask = contract.PRESENT + contract.ATTENTION_MASK
         self.fed_back[contract.ATTENTION_MASK] = mask
-        self.outputs = [*_READ, *(n for n in self.fed_back.values() if n not in _READ)]
-        # What is read is wanted here, what is only fed back stays where the graph runs.
-        self.device = "cuda" if session.get_providers()[0] == CUDA else "cpu"
-        self.places = {n: "cpu" if n in _READ else self.device for n in self.outputs}
+        outputs = [*_READ, *(n for n in self.fed_back.values() if n not in _READ)]
+        self.runs = fastest_runs(session, outputs, _READ)
 
     def beginning(self, prompts: Sequence[Sequence[int]]) -> dict[str, npt.NDArray[Any]]:
         """Return what is fed first: prompts filled on the left, and nothing behind them."""
@@ -97,13 +93,9 @@ class DecoderGraph:
         caches = {name: empty for name in self.fed_back if name.endswith((".key", ".value"))}
         return {contract.INPUT_IDS: ids, contract.ATTENTION_MASK: mask, **state, **caches}
 
-    def value(self, array: npt.NDArray[Any]) -> Any:
-        """Return an array as a value on the device."""
-        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device)
-
 
 class Sequences:
-    """Sequences that are being decoded together; what one step gives is bound to the next.
+    """Sequences that are being decoded together; what one step gives is fed to the next.
 
     The caches are ONNX Runtime's own and are never copied, but where a row leaves. They are freed
     with this object.
@@ -118,11 +110,10 @@ class Sequences:
         self, graph: DecoderGraph, prompts: Sequence[Sequence[int]], threshold: float
     ) -> None:
         self._graph = graph
-        self._binding = graph.session.io_binding()
-        self._feeds = {name: graph.value(a) for name, a in graph.beginning(prompts).items()}
+        self._runs = graph.runs
+        self._feeds = {n: self._runs.value(a) for n, a in graph.beginning(prompts).items()}
         # ONNX Runtime takes a zero-dimensional array here and nothing else.
-        limit = ort.OrtValue.ortvalue_from_numpy(np.array(threshold, np.float32))
-        self._binding.bind_ortvalue_input(contract.THRESHOLD, limit)
+        self._feeds[contract.THRESHOLD] = self._runs.value(np.array(threshold, np.float32))
 
     def step(self) -> Step:
         """Generate one token for each row.
@@ -130,32 +121,27 @@ class Sequences:
         Raises:
             InputError: The graph failed.
         """
-        graph, binding = self._graph, self._binding
-        for name, value in self._feeds.items():
-            binding.bind_ortvalue_input(name, value)
-        for name, place in graph.places.items():
-            binding.bind_output(name, place)  # anew: what was given last is kept as an input
         try:
-            graph.session.run_with_iobinding(binding)
+            given = self._runs(self._feeds)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
             raise InputError(
-                f"expected prompts that {graph.file} can work on, it failed ({reason_of(error)}): "
-                "try fewer or shorter prompts, or export the bundle again"
+                f"expected prompts that {self._graph.file} can work on, it failed "
+                f"({reason_of(error)}): try fewer or shorter prompts, or export the bundle again"
             ) from None
-        given = dict(zip(graph.outputs, binding.get_outputs(), strict=True))
-        step = Step(*(given[name].numpy() for name in _READ))
-        self._feeds = {past: given[present] for past, present in graph.fed_back.items()}
-        self._feeds[contract.INPUT_IDS] = graph.value(step.next_token[:, None])
+        step = Step(*(given[name] for name in _READ))
+        self._feeds |= {past: given[present] for past, present in self._graph.fed_back.items()}
+        self._feeds[contract.INPUT_IDS] = step.next_token[:, None]
         return step
 
     def rest(self, is_active: Sequence[bool]) -> None:
         """Generate for some rows no more; they stay where they are."""
-        self._feeds[_PAST_ACTIVE] = self._graph.value(np.array(is_active))
+        self._feeds[_PAST_ACTIVE] = np.array(is_active)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some rows; the others' part of the caches is freed."""
         kept = np.asarray(rows)
-        self._feeds = {n: self._graph.value(v.numpy()[kept]) for n, v in self._feeds.items()}
+        for name in (contract.INPUT_IDS, *self._graph.fed_back):
+            self._feeds[name] = self._runs.value(self._runs.array(self._feeds[name])[kept])
 
 
 def _checked(session: Any, file: Path, caches: Sequence[str]) -> dict[str, str]:

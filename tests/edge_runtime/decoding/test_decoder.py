@@ -1,5 +1,7 @@
+import gc
 import math
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from tools.adding_decoder import CONTEXT, EOS, PAD, SILENT, Adder, write_adder
 
 from edge_runtime.decoding.decoder import Decoder
 from edge_runtime.decoding.graph import Sequences
-from edge_runtime.errors import InputError, SettingError
+from edge_runtime.errors import InputError, SettingError, UseError
 
 SPOKEN = "aé€😀b"
 KINDS = ("neg_entropy", "mean_logprob", "sum_logprob", "min_prob", "max_softmax")
@@ -209,6 +211,22 @@ def test_what_was_cancelled_before_it_began_defers_without_a_token(decoder):
     answers = decoder.generate(["hello", "", "what"], cancel=cancel)
     assert [answer.ended for answer in answers] == ["cancelled", "refused", "cancelled"]
     assert all(a.defer and math.isnan(a.confidence) and a.tokens == () for a in answers)
+
+
+def test_a_closed_decoder_answers_nothing_and_frees_the_model(spoken_bundle):
+    with Decoder.open(spoken_bundle, threads=1) as decoder:
+        graph = weakref.ref(decoder._graph)
+        stream = decoder.stream("?")
+        assert next(stream) == "a"
+        decoder.close()
+        assert next(stream) == "é"  # what runs goes on
+    stream.close()
+    with pytest.raises(UseError, match=r"^expected a decoder that is open"):
+        decoder.generate(["?"])
+    with pytest.raises(UseError):
+        next(decoder.stream("?"))
+    gc.collect()
+    assert graph() is None
 
 
 def test_threads_share_a_decoder(decoder):
