@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from cloud_stub.generation_settings import GenerationSettings
 from cloud_stub.scheduling.batcher import Limits
 from edge_runtime import contract
 from edge_runtime.cli import field
@@ -25,8 +26,8 @@ _MOST_MESSAGE_MIB: Final = 2047  # gRPC counts bytes in 31 bits
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings:
-    """One model: exactly one of checkpoint, bundle and onnx.
+class ModelSettings(GenerationSettings):
+    """One model: exactly one of checkpoint, bundle, onnx and upstream.
 
     Raises:
         SettingError: Something is out of range or contradicts something else.
@@ -67,11 +68,13 @@ class ModelSettings:
     )
 
     def __post_init__(self) -> None:
-        named = [self.checkpoint, self.bundle, self.onnx]
-        if sum(path is not None for path in named) != 1:
+        named = [self.checkpoint, self.bundle, self.onnx, self.upstream or None]
+        if sum(model is not None for model in named) != 1:
             raise SettingError(
-                "expected one of --checkpoint, --bundle and --onnx: name the model's folder or file"
+                "expected one of --checkpoint, --bundle, --onnx and --upstream: name the model's "
+                "folder or file, or the server that has it"
             )
+        super().__post_init__()
         if self.cloud and self.bundle is None:
             raise SettingError("expected a --bundle with --cloud: only a gated graph asks onward")
         self._check_onward_link()
