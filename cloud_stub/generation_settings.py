@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE: Final = "GATEKEEPER_UPSTREAM_KEY"
 _MOST_TOKENS: Final = 1 << 20
+_KINDS: Final = ", ".join(SEQUENCE_KINDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class GenerationSettings:
         default="",
     )
     upstream_model: str = field("Name of the model to ask --upstream for.", default="")
+    upstream_timeout: float = field("Seconds that --upstream may say nothing.", default=30.0)
     upstream_key_file: Path | None = field("File that holds the key of --upstream.", default=None)
     upstream_ca: Path | None = field(
         "PEM file of the authorities that may vouch for --upstream, instead of the system's.",
@@ -46,8 +49,8 @@ class GenerationSettings:
         "Most tokens of a generated answer; a request may ask for fewer (max_tokens).", default=256
     )
     confidence: str = field(
-        f"Confidence of a generated answer: {', '.join(SEQUENCE_KINDS)}; neg_entropy of a checkpoint where "
-        "not given, mean_logprob of --upstream, which tells no entropies.",
+        f"Confidence of a generated answer: {_KINDS}; where none is named, neg_entropy of a "
+        "checkpoint and mean_logprob of --upstream, which tells no entropies.",
         default="",
     )
 
@@ -58,7 +61,11 @@ class GenerationSettings:
             )
         if self.confidence and self.confidence not in SEQUENCE_KINDS:
             raise SettingError(
-                f"expected --confidence as one of {', '.join(SEQUENCE_KINDS)}, got {self.confidence[:80]!r}"
+                f"expected --confidence as one of {_KINDS}, got {self.confidence[:80]!r}"
+            )
+        if not (math.isfinite(self.upstream_timeout) and self.upstream_timeout > 0):
+            raise SettingError(
+                f"expected --upstream-timeout as seconds over 0, got {self.upstream_timeout}"
             )
         self._check_upstream()
 

@@ -176,10 +176,7 @@ def ready(model: Any) -> Iterator[None]:
     own, training, threads = inner.generation_config, model.training, torch.get_num_threads()
     inner.generation_config = GenerationConfig()
     model.eval()
-    if (
-        model.device.type == "cpu"
-        and sum(p.numel() for p in model.parameters()) < FEW_WEIGHTS
-    ):
+    if model.device.type == "cpu" and sum(p.numel() for p in model.parameters()) < FEW_WEIGHTS:
         torch.set_num_threads(1)
     try:
         yield
