@@ -16,6 +16,7 @@ GET /spoken tells how many words it has generated, and GET /asked what was asked
 
 import argparse
 import collections
+import itertools
 import json
 import math
 import ssl
@@ -30,7 +31,7 @@ END = "."
 def _followers():
     found = collections.defaultdict(collections.Counter)
     words = READ.split()
-    for word, following in zip(words, words[1:], strict=False):
+    for word, following in itertools.pairwise(words):
         found[word][following] += 1
     return found
 
