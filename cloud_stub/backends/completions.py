@@ -94,6 +94,8 @@ class Completions:
                     response = self._ask(connection, body)
                     with contextlib.closing(response):
                         yield from _events(response)
+        except CallError:  # one of them is a TimeoutError, which is an OSError
+            raise
         except (OSError, HTTPException) as error:
             if monotonic() >= deadline:
                 raise ExpiredError("the upstream did not answer in time") from None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from cloud_stub.backends.backend import FREE, Outputs, Parameter, Signature, TensorSpec
 from edge_runtime import contract
@@ -38,19 +36,34 @@ def generation_signature(platform: str, max_new_tokens: int, *, is_batched: bool
     )
 
 
-def generation_outputs(texts: Sequence[str], confidence: npt.NDArray[np.float64]) -> Outputs:
-    """Return a generator's outputs.
+class Answers:
+    """The answers of a batch as far as they are known; at first empty, their confidences NaN.
 
     Args:
-        texts: n answers, whole or as far as they are known.
-        confidence: float64 [n]; NaN where there is no token yet.
+        rows: How many.
     """
-    encoded = np.empty(len(texts), object)
-    # Half of a surrogate pair is no text; an upstream's JSON may hold one.
-    encoded[:] = [text.encode(errors="replace") for text in texts]
-    return {contract.TEXT: encoded, contract.CONFIDENCE: confidence.astype(np.float32)}
 
+    def __init__(self, rows: int) -> None:
+        self._texts = np.full(rows, b"", object)
+        self._confidence = np.full(rows, np.nan, np.float32)
 
-def without_half(text: str) -> str:
-    """Return a text that goes on without the character of which only some bytes are there yet."""
-    return text.rstrip(_HALF)
+    def put(self, row: int, text: str, confidence: float, *, is_whole: bool) -> None:
+        """Say what is known of one; a character that is not whole yet waits for its other bytes.
+
+        Args:
+            row: Which.
+            text: All of it so far.
+            confidence: Likewise.
+            is_whole: Whether nothing follows.
+        """
+        text = text if is_whole else text.rstrip(_HALF)
+        # Half of a surrogate pair, which an upstream's JSON may hold, is no text.
+        self._texts[row] = text.encode(errors="replace")
+        self._confidence[row] = confidence
+
+    def outputs(self) -> Outputs:
+        """Return them as outputs, which later ones leave as they are."""
+        return {
+            contract.TEXT: self._texts.copy(),
+            contract.CONFIDENCE: self._confidence.copy(),
+        }

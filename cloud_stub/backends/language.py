@@ -11,12 +11,7 @@ import numpy as np
 import torch
 
 from cloud_stub.backends.backend import Batch, Outputs, Part
-from cloud_stub.backends.generation import (
-    MAX_TOKENS,
-    generation_outputs,
-    generation_signature,
-    without_half,
-)
+from cloud_stub.backends.generation import MAX_TOKENS, Answers, generation_signature
 from cloud_stub.errors import RefusedRowsError
 from edge_runtime import contract, metrics
 from train.models.decoding import FEW_WEIGHTS
@@ -63,7 +58,7 @@ class LanguageBackend:
             min(int(m), self._lm.context - len(prompt))
             for m, prompt in zip(most, prompts, strict=True)
         ]
-        answers = Answers(batch.rows, self._lm.tokenizer, self._kind)
+        answers = _Tokens(batch.rows, self._lm.tokenizer, self._kind)
         # Without readers a part is only the moment in which to look whether anybody waits.
         nothing = Part(answers.outputs())
         for group in _groups(self._lm, prompts, rooms):
@@ -102,29 +97,16 @@ class LanguageBackend:
         return prompts
 
 
-class Answers:
-    """The answers of a batch as far as they are known.
-
-    Args:
-        rows: How many.
-        tokenizer: The model's.
-        kind: Of their confidences.
-    """
+class _Tokens:
+    """The tokens of a batch's answers, and what they say."""
 
     def __init__(self, rows: int, tokenizer: Any, kind: str) -> None:
-        self._tokenizer, self._kind = tokenizer, kind
-        self._texts = [""] * rows
-        self._confidence = np.full(rows, np.nan)
+        self._answers, self._tokenizer, self._kind = Answers(rows), tokenizer, kind
         self._going: dict[int, _Said] = {}
         self._fresh: set[int] = set()
 
     def put(self, group: list[int], step: Step) -> None:
-        """Add the next tokens.
-
-        Args:
-            group: The batch's rows that the step counts through.
-            step: Of some of them.
-        """
+        """Add the next tokens of some rows of a group."""
         columns = (step.rows, step.tokens, step.neg_entropy, step.logprob)
         for i, token, neg_entropy, logprob in zip(*(c.tolist() for c in columns), strict=True):
             said = self._going.setdefault(group[i], _Said())
@@ -137,28 +119,28 @@ class Answers:
         """Say that no token of a group comes any more."""
         self._fresh.clear()
         for row in group:
-            self._update(row)
+            self._tell(row, is_whole=True)
             del self._going[row]
 
     def outputs(self) -> Outputs:
-        """Return them as outputs, the last characters only where they are whole."""
+        """Return what is known as outputs."""
         for row in self._fresh:
-            self._update(row)
-            self._texts[row] = without_half(self._texts[row])
+            self._tell(row, is_whole=False)
         self._fresh.clear()
-        return generation_outputs(self._texts, self._confidence)
+        return self._answers.outputs()
 
-    def _update(self, row: int) -> None:
+    def _tell(self, row: int, *, is_whole: bool) -> None:
         said = self._going[row]
         # Not every tokenizer knows its end for a special token.
         tokens = [token for token in said.tokens if token != self._tokenizer.eos_token_id]
-        self._texts[row] = self._tokenizer.decode(tokens, skip_special_tokens=True)
-        self._confidence[row] = metrics.sequence_confidence(
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        confidence = metrics.sequence_confidence(
             self._kind,
             neg_entropy=said.neg_entropy,
             logprob=said.logprob,
             counted=np.ones(len(said.tokens), bool),
         )
+        self._answers.put(row, text, float(confidence), is_whole=is_whole)
 
 
 @dataclass(frozen=True)

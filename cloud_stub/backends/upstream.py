@@ -9,12 +9,7 @@ import numpy as np
 
 from cloud_stub.backends.backend import Batch, Outputs, Part
 from cloud_stub.backends.completions import Completions
-from cloud_stub.backends.generation import (
-    MAX_TOKENS,
-    generation_outputs,
-    generation_signature,
-    without_half,
-)
+from cloud_stub.backends.generation import MAX_TOKENS, Answers, generation_signature
 from cloud_stub.errors import ModelFailureError, RefusedRowsError
 from cloud_stub.settings import ModelSettings
 from edge_runtime import contract, metrics
@@ -69,26 +64,22 @@ class UpstreamBackend:
             "logprobs": 1,
             "stream": True,
         }
-        answers = [_Answer() for _ in texts]
-        events = self._completions.events(body, batch.timeout_s, lambda: batch.is_wanted(0))
-        for event in events:
-            _put(answers, event)
-            yield Part(self._outputs(answers))
-        if not all(answer.is_whole for answer in answers):
+        said, answers = [_Said() for _ in texts], Answers(batch.rows)
+        nothing = Part(answers.outputs())
+        for event in self._completions.events(body, batch.timeout_s, lambda: batch.is_wanted(0)):
+            for row in _put(said, event):
+                one = said[row]
+                answers.put(row, one.text, one.confidence(self._kind), is_whole=one.is_whole)
+            yield Part(answers.outputs()) if batch.is_streamed else nothing
+        if not all(one.is_whole for one in said):
             raise ModelFailureError("the upstream failed: it ended before all answers did")
-        yield self._outputs(answers)
+        yield answers.outputs()
 
     def close(self) -> None:
         """Every call closes its own connection."""
 
-    def _outputs(self, answers: list[_Answer]) -> Outputs:
-        texts = [
-            answer.text if answer.is_whole else without_half(answer.text) for answer in answers
-        ]
-        return generation_outputs(texts, np.array([a.confidence(self._kind) for a in answers]))
 
-
-class _Answer:
+class _Said:
     """One answer as far as it is known."""
 
     def __init__(self) -> None:
@@ -125,14 +116,16 @@ class _Answer:
         return float(found)
 
 
-def _put(answers: list[_Answer], event: Any) -> None:
-    by_index = dict(enumerate(answers))
+def _put(said: list[_Said], event: Any) -> Iterator[int]:
+    """Add what an event says, and yield of which rows."""
+    by_index = dict(enumerate(said))  # a list would take a negative index as well
     try:
         if "error" in event:
             raise ModelFailureError(f"the upstream failed: {str(event['error'])[:200]}")
         for choice in event["choices"]:
-            # A list would take a negative index as well.
-            by_index[choice.get("index", 0)].put(choice)
+            index = choice.get("index", 0)
+            by_index[index].put(choice)
+            yield index
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ModelFailureError(
             "the upstream failed: expected choices with index, text and logprobs.token_logprobs "

@@ -6,7 +6,7 @@ last word in what it has read. A prompt that begins with an order is answered as
 
 - `!status N WORDS`: HTTP status N, and the words as the error's message;
 - `!pause S WORDS`: goes on from the words, with so many seconds before each of its own;
-- `!event_order TEXT`: one event of just this text, in which `~` ends a line, then [DONE];
+- `!event TEXT`: one event of just this text, in which `~` ends a line, then [DONE];
 - `!cut WORDS`: closes the connection after the first event;
 - `!html`: a page instead of a stream;
 - `!garbage`: bytes that are no HTTP.
@@ -116,14 +116,14 @@ class Handler(BaseHTTPRequestHandler):
                     "logprobs": {"tokens": [words[step]], "token_logprobs": [logprobs[step]]},
                     "finish_reason": reason if step == len(words) - 1 else None,
                 }
-                self._event(json.dumps({"choices": [choice], "model": asked["model"]}))
+                self._send(json.dumps({"choices": [choice], "model": asked["model"]}))
                 count += 1
                 if count == most_events:
                     return
-        self._event(json.dumps({"choices": [], "usage": {"completion_tokens": count}}))
-        self._event("[DONE]")
+        self._send(json.dumps({"choices": [], "usage": {"completion_tokens": count}}))
+        self._send("[DONE]")
 
-    def _event(self, text):
+    def _send(self, text):
         self.wfile.write(b"data: " + text.encode() + b"\n\n")
         self.wfile.flush()
 
@@ -135,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
         pause, _, words = rest.partition(" ")
         self._stream([words], asked, pause_s=float(pause))
 
-    def _event_order(self, rest, asked):
+    def _event(self, rest, asked):
         self._begin()
         self.wfile.write(rest.replace("~", "\n").encode() + b"\n\ndata: [DONE]\n\n")
 

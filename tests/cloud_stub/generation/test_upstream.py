@@ -155,19 +155,19 @@ def test_a_cancelled_call_ends_the_upstream_s_generation(asker, port):
         (f"!cut {PROMPT}", "large", UNAVAILABLE, "it ended before the answer did"),
         ("!html", "large", INTERNAL, "expected a stream of events, got text/html"),
         ("!garbage", "large", INTERNAL, "expected HTTP, got BadStatusLine"),
-        ("!event_order data: {", "large", INTERNAL, "expected events of JSON"),
-        ("!event_order data: [1]", "large", INTERNAL, "expected choices with index, text"),
-        ("!event_order data: " + "[" * 100_000, "large", INTERNAL, "expected events of JSON"),
-        ("!event_order data: 7", "large", INTERNAL, "expected choices with"),
-        ('!event_order data: {"choices": [{"index": 0}]}', "large", INTERNAL, "expected choices"),
-        ('!event_order data: {"choices": [{"index": -1, "text": ""}]}', "large", INTERNAL, "index"),
-        ('!event_order data: {"choices": [{"text": "a"}]}', "large", INTERNAL, "token_logprobs"),
+        ("!event data: {", "large", INTERNAL, "expected events of JSON"),
+        ("!event data: [1]", "large", INTERNAL, "expected choices with index, text"),
+        ("!event data: " + "[" * 100_000, "large", INTERNAL, "expected events of JSON"),
+        ("!event data: 7", "large", INTERNAL, "expected choices with"),
+        ('!event data: {"choices": [{"index": 0}]}', "large", INTERNAL, "expected choices"),
+        ('!event data: {"choices": [{"index": -1, "text": ""}]}', "large", INTERNAL, "index"),
+        ('!event data: {"choices": [{"text": "a"}]}', "large", INTERNAL, "token_logprobs"),
         (
-            '!event_order data: {"choices": [{"text": "a", "logprobs": {"token_logprobs": [NaN]}}]}',
+            '!event data: {"choices": [{"text": "", "logprobs": {"token_logprobs": [NaN]}}]}',
             "large", INTERNAL, "expected events of JSON",
         ),
-        ('!event_order data: {"error": {"message": "broke"}}', "large", INTERNAL, "broke"),
-        ("!event_order : nothing", "large", INTERNAL, "it ended before all answers did"),
+        ('!event data: {"error": {"message": "broke"}}', "large", INTERNAL, "broke"),
+        ("!event : nothing", "large", INTERNAL, "it ended before all answers did"),
         (" \n", "large", INVALID, "row 0: the prompt is empty"),
     ],
 )  # fmt: skip
@@ -177,7 +177,7 @@ def test_what_goes_wrong_is_a_status_and_one_line(asker, prompt, model, code, wh
 
 
 def test_an_answer_without_a_token_is_the_least_certain(asker):
-    event = '!event_order data: {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}'
+    event = '!event data: {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}'
     assert asker.ask(event, model="sure") == ([""], [0.0])
 
 
