@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from cloud_stub.generation_settings import GenerationSettings
 from cloud_stub.scheduling.batcher import Limits
-from edge_runtime import contract
+from cloud_stub.source_settings import SourceSettings
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
 from edge_runtime.wire.address import MAX_PORT, is_loopback, split_address
@@ -26,17 +25,13 @@ _MOST_MESSAGE_MIB: Final = 2047  # gRPC counts bytes in 31 bits
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings(GenerationSettings):
+class ModelSettings(SourceSettings):
     """One model: exactly one of checkpoint, bundle, onnx and upstream.
 
     Raises:
         SettingError: Something is out of range or contradicts something else.
     """
 
-    checkpoint: Path | None = field("Folder of a checkpoint to serve.", default=None)
-    bundle: Path | None = field("Folder of an exported bundle to serve instead.", default=None)
-    onnx: Path | None = field("ONNX file to serve under its own tensors' names.", default=None)
-    model: str = field("Name that callers ask for.", default=contract.DEFAULT_MODEL)
     cloud: str = field(
         "HOST:PORT that a --bundle asks for what it is unsure of (a middle tier).", default=""
     )
@@ -68,12 +63,6 @@ class ModelSettings(GenerationSettings):
     )
 
     def __post_init__(self) -> None:
-        named = [self.checkpoint, self.bundle, self.onnx, self.upstream or None]
-        if sum(model is not None for model in named) != 1:
-            raise SettingError(
-                "expected one of --checkpoint, --bundle, --onnx and --upstream: name the model's "
-                "folder or file, or the server that has it"
-            )
         super().__post_init__()
         if self.cloud and self.bundle is None:
             raise SettingError("expected a --bundle with --cloud: only a gated graph asks onward")

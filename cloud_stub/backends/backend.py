@@ -94,9 +94,11 @@ class Part:
 
     Attributes:
         outputs: For all rows, as far as they are known.
+        whole_rows: Rows of which nothing more comes: a call that has no others is answered.
     """
 
     outputs: Outputs
+    whole_rows: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,10 @@ class LanguageBackend:
         for group in _groups(self._lm, prompts, rooms):
             for step in self._steps(group, prompts, rooms, batch):
                 answers.put(group, step)
-                yield Part(answers.outputs()) if batch.is_streamed else nothing
-            answers.finish(group)
+                if batch.is_streamed or step.ended.any():
+                    yield Part(answers.outputs(), frozenset(answers.whole_rows))
+                else:
+                    yield nothing
         yield answers.outputs()
 
     def close(self) -> None:
@@ -104,23 +106,27 @@ class _Tokens:
         self._answers, self._tokenizer, self._kind = Answers(rows), tokenizer, kind
         self._going: dict[int, _Said] = {}
         self._fresh: set[int] = set()
+        self.whole_rows: set[int] = set()
 
     def put(self, group: list[int], step: Step) -> None:
         """Add the next tokens of some rows of a group."""
-        columns = (step.rows, step.tokens, step.neg_entropy, step.logprob)
-        for i, token, neg_entropy, logprob in zip(*(c.tolist() for c in columns), strict=True):
+        for i, token, neg_entropy, logprob in zip(
+            step.rows.tolist(),
+            step.tokens.tolist(),
+            step.neg_entropy.tolist(),
+            step.logprob.tolist(),
+            strict=True,
+        ):
             said = self._going.setdefault(group[i], _Said())
             said.tokens.append(token)
             said.neg_entropy.append(neg_entropy)
             said.logprob.append(logprob)
             self._fresh.add(group[i])
-
-    def finish(self, group: list[int]) -> None:
-        """Say that no token of a group comes any more."""
-        self._fresh.clear()
-        for row in group:
-            self._tell(row, is_whole=True)
-            del self._going[row]
+        for i in step.rows[step.ended].tolist():
+            self._fresh.discard(group[i])
+            self._tell(group[i], is_whole=True)
+            self.whole_rows.add(group[i])
+            del self._going[group[i]]
 
     def outputs(self) -> Outputs:
         """Return what is known as outputs."""

@@ -57,6 +57,7 @@ def _open_checkpoint(path: Path, settings: ModelSettings) -> Backend:
             kind=settings.confidence_kind,
             max_new_tokens=settings.max_new_tokens,
         )
+    settings.refuse_generation_flags("a classifier's checkpoint")
     from cloud_stub.backends.checkpoint import CheckpointBackend
 
     return CheckpointBackend(path, settings.threads)

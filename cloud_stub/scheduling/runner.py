@@ -92,20 +92,39 @@ class Runner:
         start = perf_counter()
         whole: Outputs | None = None
         is_untold = False
+        waiting = jobs
         for given in self._backend.infer(batch):
-            if whole is not None and is_untold and not _pass_on(jobs, whole):
+            if whole is not None and is_untold and not _pass_on(jobs, whole, waiting):
                 break
-            is_untold = not isinstance(given, Part)
-            part = given.outputs if isinstance(given, Part) else given
+            part = given if isinstance(given, Part) else Part(given)
             for spec in self._outputs:
-                self._check(spec, part, batch.rows)
-            whole = part
-            if not (is_untold or _pass_on(jobs, part)):
-                break
+                self._check(spec, part.outputs, batch.rows)
+            whole = part.outputs
+            is_untold = part is not given
+            if not is_untold:
+                waiting = self._settled(jobs, part, waiting, start)
+                if not _pass_on(jobs, whole, waiting):
+                    break
         compute_s = perf_counter() - start
         if whole is None:
             raise ModelFailureError("the model failed: it gave no answer")
         return [self._result(outputs, compute_s) for outputs in _split(whole, jobs)]
+
+    def _settled(self, jobs: list[Job], part: Part, waiting: list[Job], start: float) -> list[Job]:
+        """Answer the jobs whose rows are all whole; return those that still wait."""
+        if not part.whole_rows:
+            return waiting
+        left, begin = [], 0
+        for job, outputs in zip(jobs, _split(part.outputs, jobs), strict=True):
+            rows = range(begin, begin + job.rows)
+            begin += job.rows
+            if job not in waiting:
+                continue
+            if part.whole_rows.issuperset(rows):
+                job.settle(self._result(outputs, perf_counter() - start))
+            else:
+                left.append(job)
+        return left
 
     def _check(self, spec: TensorSpec, outputs: Outputs, rows: int) -> None:
         """Hold an output's shape to the signature: it is the model's promise."""
@@ -171,11 +190,11 @@ def _split(outputs: Outputs, jobs: list[Job]) -> list[Outputs]:
     return parts
 
 
-def _pass_on(jobs: list[Job], part: Outputs) -> bool:
+def _pass_on(jobs: list[Job], part: Outputs, waiting: list[Job]) -> bool:
     """Hand a part of the answer to who reads it as it comes; returns whether anybody waits."""
     wanted = False
     for job, outputs in zip(jobs, _split(part, jobs), strict=True):
-        if not job.is_wanted():
+        if job not in waiting or not job.is_wanted():
             continue
         wanted = True
         if job.on_part is not None:

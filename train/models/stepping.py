@@ -24,12 +24,14 @@ class Step:
         tokens: int64 [k].
         neg_entropy: Negative entropy of the distribution, float64 [k].
         logprob: Log-probability of the token, float64 [k].
+        ended: Whether it is the row's last, bool [k].
     """
 
     rows: npt.NDArray[np.int64]
     tokens: npt.NDArray[np.int64]
     neg_entropy: npt.NDArray[np.float64]
     logprob: npt.NDArray[np.float64]
+    ended: npt.NDArray[np.bool_]
 
 
 def step_by_step(
@@ -53,14 +55,21 @@ def step_by_step(
     """
     forward = _Forward(model)
     sequences, mask = left_padded(prompts, tokenizer.pad_token_id, model.device)
-    rows, made, cache = np.arange(len(prompts)), 0, None
+    rows, room, made, cache = np.arange(len(prompts)), np.asarray(rooms), 0, None
     while len(rows):
-        step, tokens, cache = forward(rows, sequences, mask, cache)
-        yield step
+        tokens, recorder, cache = forward(sequences, mask, cache)
         made += 1
+        step = Step(
+            rows=rows,
+            tokens=tokens.cpu().numpy(),
+            neg_entropy=recorder.neg_entropy[0].cpu().numpy(),
+            logprob=recorder.logprob[0].cpu().numpy(),
+            ended=((tokens == tokenizer.eos_token_id).cpu().numpy() | (room[rows] <= made)),
+        )
+        yield step
         going = [
-            token != tokenizer.eos_token_id and made < rooms[row] and is_wanted(int(row))
-            for row, token in zip(step.rows, step.tokens, strict=True)
+            not ended and is_wanted(row)
+            for row, ended in zip(rows.tolist(), step.ended, strict=True)
         ]
         sequences = torch.cat([sequences, tokens[:, None]], dim=1)
         mask = torch.cat([mask, torch.ones_like(tokens[:, None])], dim=1)
@@ -79,10 +88,8 @@ class _Forward:
 
     # Not around the whole loop: what runs between two steps is the caller's.
     @torch.inference_mode()
-    def __call__(
-        self, rows: npt.NDArray[np.int64], sequences: Tensor, mask: Tensor, cache: Any
-    ) -> tuple[Step, Tensor, Any]:
-        """Return the next token of each row, the same on the model's device, and the cache."""
+    def __call__(self, sequences: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Recorder, Any]:
+        """Return the next token of each row, what was taken down of it, and the cache."""
         ids = sequences if cache is None else sequences[:, -1:]
         settings = {
             "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :],
@@ -94,11 +101,4 @@ class _Forward:
         out = self._model(input_ids=ids, attention_mask=mask, **settings)
         scores, recorder = out.logits[:, -1].float(), Recorder()  # as transformers' `generate`
         recorder(ids, scores)
-        tokens = scores.argmax(dim=-1)
-        step = Step(
-            rows=rows,
-            tokens=tokens.cpu().numpy(),
-            neg_entropy=recorder.neg_entropy[0].cpu().numpy(),
-            logprob=recorder.logprob[0].cpu().numpy(),
-        )
-        return step, tokens, getattr(out, "past_key_values", None)
+        return scores.argmax(dim=-1), recorder, getattr(out, "past_key_values", None)

@@ -55,14 +55,14 @@ def test_the_server_says_what_it_takes_and_gives(generator, asker):
 def test_a_stream_brings_a_part_for_each_token_and_never_half_a_character(asker, model):
     parts = asker.parts(PROMPT)
     texts = [text for (text,), _ in parts]
-    assert len(parts) == MOST + 1
+    assert len(parts) == MOST
     assert same(parts[-1], model, [PROMPT])
     assert not any(text.endswith("\N{REPLACEMENT CHARACTER}") for text in texts[:-1])
     assert all(later.startswith(text) for text, later in itertools.pairwise(texts))
     # Some tokens are bytes of a character that is not whole yet.
-    assert len(set(texts)) < len(texts) - 1
+    assert len(set(texts)) < len(texts)
     of_three = asker.parts(PROMPT, max_tokens=3)
-    assert [confidence for _, confidence in of_three] == [c for _, c in parts[:3]] + [parts[2][1]]
+    assert [confidence for _, confidence in of_three] == [c for _, c in parts[:3]]
 
 
 def test_callers_in_one_batch_get_their_own_answers_of_their_own_length(asker, model):
@@ -93,7 +93,7 @@ def test_a_cancelled_stream_ends_the_generation(asker):
     assert len(part_of(next(call))[0]) == 1
     call.cancel()
     # The only worker is free again.
-    assert len(asker.parts(PROMPT, max_tokens=3, model="talker")) == 4
+    assert len(asker.parts(PROMPT, max_tokens=3, model="talker")) == 3
 
 
 def test_a_deadline_ends_the_generation(asker):
@@ -191,7 +191,7 @@ def test_nvidia_s_client_asks_and_reads_along(generator, model):
         client.async_stream_infer("large", [given], parameters={"max_tokens": 6})
         client.stop_stream()
     heard = list(heard.queue)
-    assert [error for _, error in heard] == [None] * 7
+    assert [error for _, error in heard] == [None] * 6
     for result in (whole, heard[-1][0]):
         texts = [text.decode() for text in result.as_numpy("text")]
         assert same((texts, result.as_numpy("confidence")), model, PROMPTS[:2], 6)

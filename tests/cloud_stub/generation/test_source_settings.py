@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud_stub.generation_settings import KEY_VARIABLE
 from cloud_stub.settings import ModelSettings
+from cloud_stub.source_settings import KEY_VARIABLE
 from edge_runtime.errors import SettingError
 
 HERE = "http://127.0.0.1:8000/v1"
@@ -18,6 +18,8 @@ MODEL = {"upstream_model": "m"}
         ({"checkpoint": Path("x"), "max_new_tokens": 0}, "--max-new-tokens from 1 to"),
         ({"checkpoint": Path("x"), "confidence": "bleu"}, "--confidence as one of neg_entropy, "),
         ({"checkpoint": Path("x"), "upstream_model": "x"}, "--upstream beside --upstream-model"),
+        ({"bundle": Path("x"), "max_new_tokens": 8}, "--max-new-tokens for what generates text"),
+        ({"onnx": Path("x"), "confidence": "min_prob"}, "--confidence for what generates text"),
         ({"checkpoint": Path("x"), "upstream": HERE}, "expected one of --checkpoint, "),
         ({"upstream": HERE}, "expected --upstream-model beside --upstream"),
         (

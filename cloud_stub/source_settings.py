@@ -1,7 +1,8 @@
-"""Flags of what generates text: a language model's checkpoint, or an upstream server of one."""
+"""Flags of what is served, and of how it generates text where it does."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,17 @@ _KINDS: Final = ", ".join(SEQUENCE_KINDS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationSettings:
-    """What generates text, and how much of it.
+class SourceSettings:
+    """Exactly one of checkpoint, bundle, onnx and upstream; how much text, and what is said of it.
 
     Raises:
         SettingError: Something is out of range or contradicts something else.
     """
 
+    checkpoint: Path | None = field("Folder of a checkpoint to serve.", default=None)
+    bundle: Path | None = field("Folder of an exported bundle to serve instead.", default=None)
+    onnx: Path | None = field("ONNX file to serve under its own tensors' names.", default=None)
+    model: str = field("Name that callers ask for.", default=contract.DEFAULT_MODEL)
     upstream: str = field(
         "URL of an OpenAI-compatible server to ask instead, up to and with /v1. Its key comes from "
         f"--upstream-key-file or the environment variable {KEY_VARIABLE}.",
@@ -55,6 +60,12 @@ class GenerationSettings:
     )
 
     def __post_init__(self) -> None:
+        named = [self.checkpoint, self.bundle, self.onnx, self.upstream or None]
+        if sum(model is not None for model in named) != 1:
+            raise SettingError(
+                "expected one of --checkpoint, --bundle, --onnx and --upstream: name the model's "
+                "folder or file, or the server that has it"
+            )
         if not 1 <= self.max_new_tokens <= _MOST_TOKENS:
             raise SettingError(
                 f"expected --max-new-tokens from 1 to {_MOST_TOKENS}, got {self.max_new_tokens}"
@@ -67,7 +78,26 @@ class GenerationSettings:
             raise SettingError(
                 f"expected --upstream-timeout as seconds over 0, got {self.upstream_timeout}"
             )
+        if self.bundle is not None or self.onnx is not None:
+            self.refuse_generation_flags("a bundle or an ONNX file")
         self._check_upstream()
+
+    def refuse_generation_flags(self, what: str) -> None:
+        """Refuse flags that would be ignored in silence by what generates no text.
+
+        Args:
+            what: What is served.
+
+        Raises:
+            SettingError: There is one.
+        """
+        defaults = {one.name: one.default for one in dataclasses.fields(SourceSettings)}
+        for name in ("max_new_tokens", "confidence"):
+            if getattr(self, name) != defaults[name]:
+                raise SettingError(
+                    f"expected --{name.replace('_', '-')} for what generates text alone, got it "
+                    f"beside {what}"
+                )
 
     @property
     def confidence_kind(self) -> str:
