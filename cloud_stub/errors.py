@@ -4,6 +4,7 @@ GatekeeperError
 ├── ListenError (OSError)             the address cannot be listened on
 └── CallError                         one call is refused; carries its gRPC status
     ├── BadRequestError (ValueError)  INVALID_ARGUMENT
+    │   └── RefusedRowsError          the same, of some rows of a batch
     ├── NotServedError (LookupError)  NOT_FOUND
     ├── OverloadError                 RESOURCE_EXHAUSTED
     ├── ExpiredError (TimeoutError)   DEADLINE_EXCEEDED
@@ -13,6 +14,7 @@ GatekeeperError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import grpc
@@ -34,6 +36,18 @@ class BadRequestError(CallError, ValueError):
     """The request does not follow the protocol or does not fit the model."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class RefusedRowsError(BadRequestError):
+    """Some rows of a batch cannot be answered; the others could be, without them.
+
+    Args:
+        reasons: By row of the batch: why.
+    """
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        super().__init__("; ".join(f"row {row}: {why}" for row, why in reasons.items()))
+        self.reasons = reasons
 
 
 class NotServedError(CallError, LookupError):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cloud_stub.scheduling.batcher import Limits
-from edge_runtime import contract
+from cloud_stub.source_settings import SourceSettings
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
 from edge_runtime.wire.address import MAX_PORT, is_loopback, split_address
@@ -25,17 +25,13 @@ _MOST_MESSAGE_MIB: Final = 2047  # gRPC counts bytes in 31 bits
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings:
-    """One model: exactly one of checkpoint, bundle and onnx.
+class ModelSettings(SourceSettings):
+    """One model: exactly one of checkpoint, bundle, onnx and upstream.
 
     Raises:
         SettingError: Something is out of range or contradicts something else.
     """
 
-    checkpoint: Path | None = field("Folder of a checkpoint to serve.", default=None)
-    bundle: Path | None = field("Folder of an exported bundle to serve instead.", default=None)
-    onnx: Path | None = field("ONNX file to serve under its own tensors' names.", default=None)
-    model: str = field("Name that callers ask for.", default=contract.DEFAULT_MODEL)
     cloud: str = field(
         "HOST:PORT that a --bundle asks for what it is unsure of (a middle tier).", default=""
     )
@@ -67,11 +63,7 @@ class ModelSettings:
     )
 
     def __post_init__(self) -> None:
-        named = [self.checkpoint, self.bundle, self.onnx]
-        if sum(path is not None for path in named) != 1:
-            raise SettingError(
-                "expected one of --checkpoint, --bundle and --onnx: name the model's folder or file"
-            )
+        super().__post_init__()
         if self.cloud and self.bundle is None:
             raise SettingError("expected a --bundle with --cloud: only a gated graph asks onward")
         self._check_onward_link()

@@ -8,7 +8,7 @@ generator of text) yields more than once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -43,6 +43,21 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Parameter:
+    """A whole number that a request may set, as a parameter of that name.
+
+    Attributes:
+        name: On the wire, and of the batch's column int64 [n] of what the rows' requests say.
+        least: The least that is taken.
+        most: The most, and what a request means that says nothing.
+    """
+
+    name: str
+    least: int
+    most: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Signature:
     """What a model takes and gives.
@@ -55,6 +70,7 @@ class Signature:
         is_batched: Whether the first axis of every tensor counts rows, so that requests of
             several callers can be answered as one batch.
         platform: What runs the model, as the protocol's metadata name it.
+        parameters: What a request may set beside the inputs.
     """
 
     takes: Takes
@@ -62,6 +78,27 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
     is_batched: bool
     platform: str
+    parameters: tuple[Parameter, ...] = ()
+
+
+def _everybody_waits(_row: int) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Part:
+    """An answer that is not the whole one: it is passed on at once.
+
+    What is given as bare outputs could be the whole answer, and is passed on as a part of it only
+    when more comes.
+
+    Attributes:
+        outputs: For all rows, as far as they are known.
+        whole_rows: Rows of which nothing more comes: a call that has no others is answered.
+    """
+
+    outputs: Outputs
+    whole_rows: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -69,14 +106,18 @@ class Batch:
     """Inputs to be answered together.
 
     Attributes:
-        inputs: By name.
+        inputs: By name, the columns of the signature's parameters among them.
         rows: How many.
         timeout_s: Seconds until the last of their callers gives up; infinite where one never does.
+        is_streamed: Whether any caller reads along; where none does, parts are seen by nobody.
+        is_wanted: Told a row, says whether its caller still waits.
     """
 
     inputs: Mapping[str, Column]
     rows: int
     timeout_s: float
+    is_streamed: bool = True
+    is_wanted: Callable[[int], bool] = _everybody_waits
 
 
 class Backend(Protocol):
@@ -92,7 +133,7 @@ class Backend(Protocol):
     labels: tuple[str, ...]
     workers: int
 
-    def infer(self, batch: Batch) -> Iterable[Outputs]:
+    def infer(self, batch: Batch) -> Iterable[Outputs | Part]:
         """Answer a batch.
 
         Yields:
@@ -101,6 +142,7 @@ class Backend(Protocol):
 
         Raises:
             InputError: The model does not take these inputs.
+            RefusedRowsError: It does not take some rows; the others are given to it again.
             CallError: The batch is refused with a status of its own.
         """
 

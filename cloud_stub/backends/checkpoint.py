@@ -10,7 +10,6 @@ import numpy as np
 
 from cloud_stub.backends.backend import Batch, Classes, Outputs, classifier_signature
 from edge_runtime import contract
-from edge_runtime.errors import DependencyError
 
 
 class CheckpointBackend:
@@ -29,10 +28,8 @@ class CheckpointBackend:
     workers = 1
 
     def __init__(self, path: Path, threads: int) -> None:
-        try:
-            import torch
-        except ImportError:
-            raise DependencyError("torch", "serving a checkpoint", "cloud") from None
+        import torch
+
         from train.models import open_checkpoint
 
         if threads:

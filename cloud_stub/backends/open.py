@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cloud_stub.backends.backend import Backend
 from cloud_stub.settings import ModelSettings
+from edge_runtime.errors import DependencyError
 
 
 def open_backend(settings: ModelSettings) -> Backend:
@@ -13,14 +16,16 @@ def open_backend(settings: ModelSettings) -> Backend:
         GatekeeperError: It cannot be opened.
     """
     if settings.checkpoint is not None:
-        from cloud_stub.backends.checkpoint import CheckpointBackend
+        return _open_checkpoint(settings.checkpoint, settings)
+    if settings.upstream:
+        from cloud_stub.backends.upstream import UpstreamBackend
 
-        return CheckpointBackend(settings.checkpoint, settings.threads)
+        return UpstreamBackend(settings)
     if settings.onnx is not None:
         from cloud_stub.backends.graph import GraphBackend
 
         return GraphBackend(settings.onnx, settings.threads)
-    assert settings.bundle is not None  # noqa: S101 - the settings hold exactly one of the three
+    assert settings.bundle is not None  # noqa: S101 - the settings hold exactly one of them
     if settings.cloud:
         from cloud_stub.backends.cascade import CascadeBackend
 
@@ -34,3 +39,25 @@ def open_backend(settings: ModelSettings) -> Backend:
     from cloud_stub.backends.bundle import BundleBackend
 
     return BundleBackend(settings.bundle, settings.threads)
+
+
+def _open_checkpoint(path: Path, settings: ModelSettings) -> Backend:
+    try:
+        import torch  # noqa: F401 - before what needs it
+    except ImportError:
+        raise DependencyError("torch", "serving a checkpoint", "cloud") from None
+    from train.models.language import is_language_model
+
+    if is_language_model(path):
+        from cloud_stub.backends.language import LanguageBackend
+
+        return LanguageBackend(
+            path,
+            settings.threads,
+            kind=settings.confidence_kind,
+            max_new_tokens=settings.max_new_tokens,
+        )
+    settings.refuse_generation_flags("a classifier's checkpoint")
+    from cloud_stub.backends.checkpoint import CheckpointBackend
+
+    return CheckpointBackend(path, settings.threads)

@@ -184,6 +184,9 @@ class Inference:
         inputs = given.inputs
         if given.is_encoded:
             inputs = await self._decoded(given, model, caller, call)
+        if model.signature.parameters:
+            set_here = requests.read_parameters(request, model.signature, given.rows)
+            inputs = {**inputs, **set_here}
         call.rows = given.rows
         job = Job(
             inputs,
@@ -236,7 +239,9 @@ class Inference:
         call.count(outcome, total_s)
         if outcome is Outcome.ANSWERED:
             statistics = model.statistics
-            statistics.ignored_parameters += requests.count_unknown_parameters(request)
+            statistics.ignored_parameters += requests.count_unknown_parameters(
+                request, model.signature
+            )
             _count_received(statistics, request, call.rows)
         code = grpc.StatusCode.CANCELLED if is_cancelled else status_of(error)
         self._on_call(

@@ -60,11 +60,14 @@ def requested_outputs(
     return tuple(known[name] for name in names)
 
 
-def count_unknown_parameters(request: pb.ModelInferRequest) -> int:
+def count_unknown_parameters(
+    request: pb.ModelInferRequest, signature: Signature | None = None
+) -> int:
     """Return how many parameters have no meaning here; they are ignored."""
+    own = () if signature is None else [parameter.name for parameter in signature.parameters]
     count = 0
     for name in request.parameters:
-        count += name not in KNOWN_PARAMETERS
+        count += name not in KNOWN_PARAMETERS and name not in own
     for given in request.inputs:
         count += len(given.parameters)
     for asked in request.outputs:
@@ -83,6 +86,30 @@ def read_inputs(request: pb.ModelInferRequest, signature: Signature) -> Given:
     if signature.takes == "tensors":
         return _read_tensors(request, signature)
     return _read_original(request, signature)
+
+
+def read_parameters(
+    request: pb.ModelInferRequest, signature: Signature, rows: int
+) -> dict[str, Column]:
+    """Return the columns int64 [rows] of what a request sets.
+
+    Raises:
+        BadRequestError: It is no whole number, or out of range.
+    """
+    columns: dict[str, Column] = {}
+    for known in signature.parameters:
+        value: object = known.most
+        if known.name in request.parameters:  # which a look-up would put there
+            given = request.parameters[known.name]
+            chosen = given.WhichOneof("parameter_choice")
+            value = None if chosen is None else getattr(given, chosen)
+        if type(value) is not int or not known.least <= value <= known.most:
+            raise BadRequestError(
+                f"expected the parameter {known.name!r} as a whole number from {known.least} to "
+                f"{known.most}, got {str(value)[:40]!r}"
+            )
+        columns[known.name] = np.full(rows, value, np.int64)
+    return columns
 
 
 def unpacked_bytes(request: pb.ModelInferRequest, size: int) -> int:

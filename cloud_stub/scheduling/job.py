@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Hashable, Mapping
 from math import inf
 from time import monotonic
@@ -72,6 +73,20 @@ class Job:
         self.arrived = monotonic()
         self.queue_s = 0.0
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def settle(self, ended: Result | Exception) -> None:
+        """Answer it from a worker's thread, before its batch has ended."""
+        # Without a loop nobody waits any more.
+        with contextlib.suppress(RuntimeError):
+            self.future.get_loop().call_soon_threadsafe(self._settle, ended)
+
+    def _settle(self, ended: Result | Exception) -> None:
+        if self.future.done():
+            return
+        if isinstance(ended, Exception):
+            self.future.set_exception(ended)
+        else:
+            self.future.set_result(ended)
 
     def is_wanted(self) -> bool:
         """Whether somebody waits for the answer: it was not given, nor its caller gone."""

@@ -13,13 +13,14 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from cloud_stub.backends.backend import Backend, Batch, Column, Outputs, TensorSpec
+from cloud_stub.backends.backend import Backend, Batch, Column, Outputs, Part, TensorSpec
 from cloud_stub.errors import (
     BadRequestError,
     CallError,
     ExpiredError,
     ModelFailureError,
     OverloadError,
+    RefusedRowsError,
     UnavailableError,
 )
 from cloud_stub.scheduling.job import Job, Result
@@ -50,12 +51,33 @@ class Runner:
         """Return for each job its result, or why there is none."""
         try:
             return self._run(jobs)
+        except RefusedRowsError as error:
+            return self._without(jobs, error)
         except Exception as error:  # noqa: BLE001 - models raise anything, and the server goes on
             if len(jobs) > 1:
                 if _would_recur(error):
                     return [error] * len(jobs)
                 return [self._alone(job) for job in jobs]
             return [_in_words(error)]
+
+    def _without(self, jobs: list[Job], error: RefusedRowsError) -> list[Ended]:
+        """Refuse the jobs of some rows, and run the others together."""
+        ended: list[Ended | None] = []
+        start = 0
+        for job in jobs:
+            reasons = (
+                f"row {row - start}: {why}"
+                for row, why in sorted(error.reasons.items())
+                if start <= row < start + job.rows
+            )
+            why = next(reasons, None)
+            ended.append(None if why is None else BadRequestError(why))
+            start += job.rows
+        others = [job for job, end in zip(jobs, ended, strict=True) if end is None]
+        if len(others) == len(jobs):
+            return [ModelFailureError("the model failed: it refused rows that it was not given")]
+        answers = iter(self(others) if others else ())
+        return [next(answers) if end is None else end for end in ended]
 
     def _alone(self, job: Job) -> Ended:
         """Run one job of a batch that failed, if somebody still waits for it."""
@@ -69,16 +91,40 @@ class Runner:
         batch = _merge(jobs)
         start = perf_counter()
         whole: Outputs | None = None
-        for part in self._backend.infer(batch):
-            if whole is not None and not _pass_on(jobs, whole):
+        is_untold = False
+        waiting = jobs
+        for given in self._backend.infer(batch):
+            if whole is not None and is_untold and not _pass_on(jobs, whole, waiting):
                 break
+            part = given if isinstance(given, Part) else Part(given)
             for spec in self._outputs:
-                self._check(spec, part, batch.rows)
-            whole = part
+                self._check(spec, part.outputs, batch.rows)
+            whole = part.outputs
+            is_untold = part is not given
+            if not is_untold:
+                waiting = self._settled(jobs, part, waiting, start)
+                if not _pass_on(jobs, whole, waiting):
+                    break
         compute_s = perf_counter() - start
         if whole is None:
             raise ModelFailureError("the model failed: it gave no answer")
         return [self._result(outputs, compute_s) for outputs in _split(whole, jobs)]
+
+    def _settled(self, jobs: list[Job], part: Part, waiting: list[Job], start: float) -> list[Job]:
+        """Answer the jobs whose rows are all whole; return those that still wait."""
+        if not part.whole_rows:
+            return waiting
+        left, begin = [], 0
+        for job, outputs in zip(jobs, _split(part.outputs, jobs), strict=True):
+            rows = range(begin, begin + job.rows)
+            begin += job.rows
+            if job not in waiting:
+                continue
+            if part.whole_rows.issuperset(rows):
+                job.settle(self._result(outputs, perf_counter() - start))
+            else:
+                left.append(job)
+        return left
 
     def _check(self, spec: TensorSpec, outputs: Outputs, rows: int) -> None:
         """Hold an output's shape to the signature: it is the model's promise."""
@@ -115,10 +161,13 @@ def _is_bad(spec: TensorSpec, array: Array) -> bool:
 
 def _merge(jobs: list[Job]) -> Batch:
     left_s = max(job.deadline for job in jobs) - monotonic()
+    is_streamed = any(job.on_part is not None for job in jobs)
     if len(jobs) == 1:
-        return Batch(jobs[0].inputs, jobs[0].rows, left_s)
+        (job,) = jobs
+        return Batch(job.inputs, job.rows, left_s, is_streamed, lambda _: job.is_wanted())
     inputs = {name: _joined([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
-    return Batch(inputs, sum(job.rows for job in jobs), left_s)
+    whose = [job for job in jobs for _ in range(job.rows)]
+    return Batch(inputs, len(whose), left_s, is_streamed, lambda row: whose[row].is_wanted())
 
 
 def _joined(columns: Sequence[Column]) -> Column:
@@ -141,11 +190,11 @@ def _split(outputs: Outputs, jobs: list[Job]) -> list[Outputs]:
     return parts
 
 
-def _pass_on(jobs: list[Job], part: Outputs) -> bool:
+def _pass_on(jobs: list[Job], part: Outputs, waiting: list[Job]) -> bool:
     """Hand a part of the answer to who reads it as it comes; returns whether anybody waits."""
     wanted = False
     for job, outputs in zip(jobs, _split(part, jobs), strict=True):
-        if not job.is_wanted():
+        if job not in waiting or not job.is_wanted():
             continue
         wanted = True
         if job.on_part is not None:

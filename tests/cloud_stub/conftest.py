@@ -188,6 +188,12 @@ def run_server(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="session")
+def start():
+    """Start a server that whoever asks has to end."""
+    return start_server
+
+
+@pytest.fixture(scope="session")
 def bundle(tmp_path_factory) -> Path:
     return write_bundle(tmp_path_factory.mktemp("bundles") / "brightness")
 

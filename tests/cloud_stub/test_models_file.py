@@ -26,7 +26,10 @@ KEYS = "expected keys of checkpoint, bundle, onnx, model, "
         ('model = ["a.onnx"]', "expected [[model]] tables"),
         ("port = 8001\n" + ONE, "nothing else in {path}, got 'port', 'model'"),
         ("[[models]]\nonnx = 'a.onnx'", "nothing else in {path}, got 'models'"),
-        ("[[model]]", "{path}, model 1: expected one of --checkpoint, --bundle and --onnx"),
+        (
+            "[[model]]",
+            "{path}, model 1: expected one of --checkpoint, --bundle, ",
+        ),
         (ONE + "[[model]]\nmodel = 'b'", "{path}, model 2: expected one of"),
         (ONE + "bundle = 'b'", "{path}, model 1: expected one of"),
         (ONE + "prot = 1", KEYS),
@@ -72,7 +75,7 @@ def test_mistake_in_the_file_of_models_is_one_line(tmp_path, content, why):
     assert why.replace("{path}", str(path)) in message
     assert message.isprintable()  # so it has no line break
     assert str(path) in message
-    assert len(message) < 500 + len(str(path))
+    assert len(message) < 700 + len(str(path))
 
 
 def test_keys_are_the_flags_and_paths_start_at_the_file(tmp_path):

@@ -79,10 +79,10 @@ class Caller:
         ask = self.channel.unary_unary(pb.METHODS[method], None, None)
         return kind.FromString(ask(request.SerializeToString(), timeout=PATIENCE_S))
 
-    def statistics(self):
-        """Return the (only) model's."""
+    def statistics(self, name=""):
+        """Return a model's, the only one's where none is named."""
         response = self.call(
-            "ModelStatistics", pb.ModelStatisticsRequest(), pb.ModelStatisticsResponse
+            "ModelStatistics", pb.ModelStatisticsRequest(name=name), pb.ModelStatisticsResponse
         )
         return response.model_stats[0]
 

@@ -25,7 +25,7 @@ _LOWEST = -1e4  # exp of it is 0 in float32 already, and 0 * -1e4 is 0 where 0 *
 _FEW = 8  # rows that are not worth a new start without those that have ended
 # Below, threads wait for each other longer than they work: 256 answers of 25,000 weights took
 # 0.3 s with one thread, 2 to 4 s with two on two cores that others used as well.
-_THREADED_WEIGHTS = 500_000
+FEW_WEIGHTS = 500_000
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def decode(
         room: The most tokens of an answer, at least 1.
         watch: A token whose log-probability as the first of the answer is wanted.
     """
-    ids, mask = _left_padded(prompts, tokenizer.pad_token_id, model.device)
+    ids, mask = left_padded(prompts, tokenizer.pad_token_id, model.device)
     longest, eos = ids.shape[1], tokenizer.eos_token_id
     rows, cache = torch.arange(len(ids)), None
     while len(ids) and ids.shape[1] < longest + room:
@@ -133,13 +133,13 @@ def decode(
         going = ~(tokens == eos).any(dim=1)
         rows, ids = rows[going.cpu()], out.sequences[going]
         mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)[going]
-        cache = _kept(out.past_key_values, going)
+        cache = kept(out.past_key_values, going)
 
 
-def _left_padded(
+def left_padded(
     prompts: Sequence[list[int]], pad: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return tokens and mask, int64 [n, longest]."""
+    """Return tokens and mask of prompts, int64 [n, longest], filling in front."""
     longest = max(map(len, prompts))
     ids = [[pad] * (longest - len(p)) + p for p in prompts]
     mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
@@ -157,7 +157,7 @@ def _steps(rows: Tensor, first: int, tokens: Tensor, recorder: Recorder) -> Step
     )
 
 
-def _kept(cache: Any, going: Tensor) -> Any:
+def kept(cache: Any, going: Tensor) -> Any:
     """Return a cache of the rows that go on, or None where it has to be computed again."""
     if not hasattr(cache, "batch_select_indices") or not going.any():
         return None
@@ -176,10 +176,7 @@ def ready(model: Any) -> Iterator[None]:
     own, training, threads = inner.generation_config, model.training, torch.get_num_threads()
     inner.generation_config = GenerationConfig()
     model.eval()
-    if (
-        model.device.type == "cpu"
-        and sum(p.numel() for p in model.parameters()) < _THREADED_WEIGHTS
-    ):
+    if model.device.type == "cpu" and sum(p.numel() for p in model.parameters()) < FEW_WEIGHTS:
         torch.set_num_threads(1)
     try:
         yield

@@ -102,11 +102,11 @@ def generate(
             f"{max_new_tokens} and {batch_size}"
         )
     start = time.perf_counter()
-    encoded = _encoded(tokenizer, prompts)
+    encoded = encode(tokenizer, prompts)
     refused = {
         i: reason
         for i, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True))
-        if (reason := _refusal(prompt, ids, max_new_tokens, context))
+        if (reason := refusal(prompt, ids, max_new_tokens, context))
     }
     accepted = {i: ids for i, ids in enumerate(encoded) if ids and i not in refused}
     batch_size = min(batch_size, max(1, _LOGITS // model.config.get_text_config().vocab_size))
@@ -126,7 +126,17 @@ def generate(
     return made.generated(texts, refused, time.perf_counter() - start)
 
 
-def _encoded(tokenizer: Any, prompts: Sequence[str]) -> list[list[int] | None]:
+def rows_that_fit(vocabulary: int, width: int) -> int:
+    """Return how many rows can be decoded together in a bounded memory, at least 1.
+
+    Args:
+        vocabulary: Tokens of a distribution.
+        width: Tokens of the longest row, its answer among them.
+    """
+    return max(1, min(_LOGITS // vocabulary, _TOKENS // width))
+
+
+def encode(tokenizer: Any, prompts: Sequence[str]) -> list[list[int] | None]:
     """Return the tokens of each prompt, None where it is no valid text."""
     valid = [i for i, prompt in enumerate(prompts) if _is_text(prompt)]
     encoded: list[list[int] | None] = [None] * len(prompts)
@@ -146,7 +156,8 @@ def _is_text(prompt: str) -> bool:
     return True
 
 
-def _refusal(prompt: str, ids: list[int] | None, most: int, context: int) -> str | None:
+def refusal(prompt: str, ids: list[int] | None, most: int, context: int) -> str | None:
+    """Return why a prompt is not answered, None where it is."""
     if ids is None:
         return "the prompt is no valid text: it holds half of a surrogate pair"
     if not prompt.strip() or not ids:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from train.errors import CheckpointError
 from train.models.checkpoint import check_files, write_folder
 from train.models.generation import Generated, generate
 from train.models.kinds import SAFE, generates
+from train.models.stepping import Step, step_by_step
 
 Weights = Literal["fp32", "bf16"]
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -58,6 +59,15 @@ class LanguageModel:
             context=self.context,
             **settings,
         )
+
+    def steps(
+        self,
+        prompts: Sequence[list[int]],
+        rooms: Sequence[int],
+        is_wanted: Callable[[int], bool] = lambda _: True,
+    ) -> Iterator[Step]:
+        """Answer tokens of prompts step by step; see `train.models.stepping.step_by_step`."""
+        return step_by_step(self.model, self.tokenizer, prompts, rooms, is_wanted)
 
 
 def context_of(config: Any) -> int:

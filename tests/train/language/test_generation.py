@@ -146,7 +146,7 @@ def test_a_sliding_window_survives_a_smaller_batch():
     assert len(set(generated.counted.sum(axis=1))) > 1
 
 
-def test_the_models_own_generation_settings_bend_nothing():
+def test_the_models_own_source_settings_bend_nothing():
     plain, bent = tiny("llama"), tiny("llama")
     own = GenerationConfig(
         repetition_penalty=3.0, suppress_tokens=[5, 6, 7], min_new_tokens=4, eos_token_id=[3, 4, 5]

@@ -1,0 +1,82 @@
+"""A tiny language model, its server, and a small server of OpenAI's interface."""
+
+import contextlib
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tools.completions_server
+import torch
+from tools.language_models import SHAPE, tiny
+from tools.prompts import Asker
+
+MOST = 24
+
+
+@pytest.fixture(scope="session")
+def save_tiny(tmp_path_factory):
+    """Write a tiny model that never ends by itself; return (folder, the model)."""
+    from train.models.language import open_language_model, save_language_model
+
+    def save(name, context):
+        folder = tmp_path_factory.mktemp("language") / name
+        made = tiny("llama", shape=dataclasses.replace(SHAPE, context=context))
+        with torch.no_grad():
+            # Of 280 random logits the greatest is over the end's, which is then 0.
+            made.model.float().get_input_embeddings().weight[made.tokenizer.eos_token_id] = 0
+        save_language_model(made, folder)
+        return folder, open_language_model(folder)
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def model(save_tiny):
+    return save_tiny("tiny", 96)
+
+
+@pytest.fixture(scope="session")
+def generator(model, save_tiny, start, tmp_path_factory):
+    """One server that the tests share; none of them may hurt it.
+
+    Beside `large` it has models that talk for hours or wait until there are two or three calls.
+    """
+    talker, _ = save_tiny("talker", 1 << 20)
+    patient, endless = "max_delay_ms = 50000", "max_new_tokens = 1000000\nstall = 3600"
+    short = f'checkpoint = "{model[0]}"\nmax_new_tokens = {MOST}'
+    tables = [
+        f'model = "large"\n{short}',
+        f'model = "talker"\ncheckpoint = "{talker}"\n{endless}',
+        f'model = "three"\n{short}\nmax_batch = 3\n{patient}',
+        f'model = "pair"\ncheckpoint = "{talker}"\n{endless}\nmax_batch = 2\n{patient}',
+    ]
+    file = tmp_path_factory.mktemp("models") / "models.toml"
+    file.write_text("".join(f"[[model]]\n{table}\n" for table in tables))
+    running = start("--models", str(file), "--port", "0")
+    yield running
+    assert running.stop() == 0
+    assert "Traceback" not in "".join(running.errors)
+
+
+@pytest.fixture
+def asker(generator):
+    with Asker(generator.address) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def completions_server(*flags):
+    command = [sys.executable, Path(tools.completions_server.__file__), *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="session")
+def open_completions():
+    """Run a server of OpenAI's interface; give its port."""
+    return completions_server

@@ -1,0 +1,211 @@
+"""A server of OpenAI's interface behind the front, each a process of its own."""
+
+import http.client
+import json
+import math
+
+import grpc
+import pytest
+from tools.callers import refusal, wait_until
+from tools.completions_server import said_of
+from tools.prompts import Asker, part_of, prompts_request
+from tools.secured import Authority
+
+from edge_runtime.wire import messages as pb
+
+pytestmark = pytest.mark.slow
+
+KEY = "sk-a-key-of-the-test"
+PROMPT = "look at the"
+INVALID, INTERNAL, UNAVAILABLE, EXPIRED, EXHAUSTED = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+
+
+def expected(prompt, most=16):
+    """Return the text and the mean log-probability that the table says."""
+    words, logprobs, _ = said_of(prompt, most)
+    return "".join(words), sum(logprobs) / len(logprobs)
+
+
+@pytest.fixture(scope="module")
+def port(open_completions):
+    with open_completions("--key", KEY) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def front(port, start, tmp_path_factory):
+    """One server of several ways to the upstream; none of the tests may hurt it."""
+    folder = tmp_path_factory.mktemp("upstream")
+    for name, key in (("key", KEY), ("wrong", "sk-another-key")):
+        (folder / name).write_text(f"{key}\n")
+        (folder / name).chmod(0o600)
+    here = f"http://127.0.0.1:{port}/v1"
+    ways = {
+        "large": f'upstream = "{here}"\nupstream_key_file = "key"\nupstream_timeout = 20',
+        "hasty": f'upstream = "{here}"\nupstream_key_file = "key"\nupstream_timeout = 0.3',
+        "locked": f'upstream = "{here}"\nupstream_key_file = "wrong"',
+        "astray": f'upstream = "http://127.0.0.1:{port}/v2"\nupstream_key_file = "key"',
+        "down": 'upstream = "http://127.0.0.1:1/v1"',
+        "sure": f'upstream = "{here}"\nupstream_key_file = "key"\nconfidence = "min_prob"',
+    }
+    file = folder / "models.toml"
+    file.write_text(
+        "".join(
+            f'[[model]]\nmodel = "{name}"\nupstream_model = "table"\nmax_new_tokens = 16\n{way}\n'
+            for name, way in ways.items()
+        )
+    )
+    running = start("--models", str(file), "--port", "0")
+    yield running
+    assert running.stop() == 0
+    said = "".join(running.errors)
+    assert "Traceback" not in said
+    assert KEY not in said
+
+
+@pytest.fixture
+def asker(front):
+    with Asker(front.address) as opened:
+        yield opened
+
+
+def look(port, path):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("GET", path)
+        return json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+
+
+def test_texts_are_answered_as_the_upstream_does(asker, port):
+    texts, confidence = asker.ask(PROMPT, max_tokens=3)
+    text, mean = expected(PROMPT, 3)
+    assert texts == [text] == [" sea is blue"]
+    assert confidence == pytest.approx([mean])
+    assert look(port, "/asked") == {
+        "model": "table", "prompt": PROMPT, "max_tokens": 3, "temperature": 0, "logprobs": 1,
+        "stream": True,
+    }  # fmt: skip
+
+
+def test_several_hundred_prompts_are_answered_in_their_order(asker):
+    prompts = [f"{n} {word}" for n in range(100) for word in ("the", "is", "天気", "nobody")]
+    texts, confidence = asker.ask(*prompts)
+    found = [expected(prompt) for prompt in prompts]
+    assert texts == [text for text, _ in found]
+    assert confidence == pytest.approx([mean for _, mean in found])
+
+
+def test_other_kinds_of_confidence_are_made_of_the_same_log_probabilities(asker):
+    _, logprobs, _ = said_of(PROMPT, 16)
+    assert asker.ask(PROMPT, model="sure")[1] == pytest.approx([math.exp(min(logprobs))])
+
+
+def test_a_stream_brings_every_piece_as_it_comes(asker):
+    words, *_ = said_of(PROMPT, 4)
+    parts = asker.parts(PROMPT, max_tokens=4)
+    texts = [text for (text,), _ in parts]
+    assert list(dict.fromkeys(texts)) == ["".join(words[: n + 1]) for n in range(4)]
+
+
+def test_the_server_says_what_it_takes_and_gives(asker):
+    metadata = asker.call(
+        "ModelMetadata", pb.ModelMetadataRequest(name="large"), pb.ModelMetadataResponse
+    )
+    assert metadata.platform == "gatekeeper_upstream"
+    tensors = [(t.name, t.datatype, list(t.shape)) for t in (*metadata.inputs, *metadata.outputs)]
+    assert tensors == [
+        ("text", "BYTES", [-1]), ("text", "BYTES", [-1]), ("confidence", "FP32", [-1]),
+    ]  # fmt: skip
+
+
+def test_a_cancelled_call_ends_the_upstream_s_generation(asker, port):
+    call = asker.stream(prompts_request(f"!pause 0.2 {PROMPT}", max_tokens=16))
+    part_of(next(call))
+    call.cancel()
+
+    def is_silent():
+        before = look(port, "/spoken")
+        wait_until(lambda: asker.ask("the", max_tokens=2)[0])  # two words of another call
+        return look(port, "/spoken") == before + 2
+
+    wait_until(is_silent)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "model", "code", "why"),
+    [
+        ("!status 400 too long a prompt", "large", INVALID, "answered 400: too long a prompt"),
+        ("!status 500 out of memory", "large", INTERNAL, "answered 500: out of memory"),
+        ("!status 302 elsewhere", "large", INTERNAL, "answered 302: elsewhere"),
+        ("!status 503 loading", "large", UNAVAILABLE, "answered 503: loading"),
+        ("!status 429 slowly", "large", EXHAUSTED, "answered 429: slowly"),
+        ("!status 504 gateway", "large", EXPIRED, "answered 504: gateway"),
+        (PROMPT, "locked", INTERNAL, "answered 401: Bearer [token] is not the key"),
+        (PROMPT, "astray", INTERNAL, "answered 404: no /v2/completions here"),
+        (PROMPT, "down", UNAVAILABLE, "the upstream cannot be reached: "),
+        (f"!pause 5 {PROMPT}", "hasty", EXPIRED, "the upstream said nothing for 0.3 s"),
+        (f"!cut {PROMPT}", "large", UNAVAILABLE, "it ended before the answer did"),
+        ("!html", "large", INTERNAL, "expected a stream of events, got text/html"),
+        ("!garbage", "large", INTERNAL, "expected HTTP, got BadStatusLine"),
+        ("!event data: {", "large", INTERNAL, "expected events of JSON"),
+        ("!event data: [1]", "large", INTERNAL, "expected choices with index, text"),
+        ("!event data: " + "[" * 100_000, "large", INTERNAL, "expected events of JSON"),
+        ("!event data: 7", "large", INTERNAL, "expected choices with"),
+        ('!event data: {"choices": [{"index": 0}]}', "large", INTERNAL, "expected choices"),
+        ('!event data: {"choices": [{"index": -1, "text": ""}]}', "large", INTERNAL, "index"),
+        ('!event data: {"choices": [{"text": "a"}]}', "large", INTERNAL, "token_logprobs"),
+        (
+            '!event data: {"choices": [{"text": "", "logprobs": {"token_logprobs": [NaN]}}]}',
+            "large", INTERNAL, "expected events of JSON",
+        ),
+        ('!event data: {"error": {"message": "broke"}}', "large", INTERNAL, "broke"),
+        ("!event : nothing", "large", INTERNAL, "it ended before all answers did"),
+        (" \n", "large", INVALID, "row 0: the prompt is empty"),
+    ],
+)  # fmt: skip
+def test_what_goes_wrong_is_a_status_and_one_line(asker, prompt, model, code, why):
+    found, words = refusal(asker.future(prompts_request(prompt, model=model)))
+    assert (found, why in words) == (code, True), words
+
+
+def test_an_answer_without_a_token_is_the_least_certain(asker):
+    event = '!event data: {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}'
+    assert asker.ask(event, model="sure") == ([""], [0.0])
+
+
+def test_the_caller_s_deadline_ends_a_slow_answer(asker):
+    late = asker.future(prompts_request(f"!pause 5 {PROMPT}"), timeout=0.3)
+    assert refusal(late)[0] == EXPIRED
+    assert asker.ask(PROMPT, max_tokens=1)[0] == [" sea"]
+
+
+def test_the_way_is_tls_whose_certificate_is_checked(open_completions, start, tmp_path):
+    pytest.importorskip("trustme")
+    authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
+    pair = authority.issue("server", "localhost", "127.0.0.1")
+    flags = ["--certificate", str(pair["certificate"]), "--private-key", str(pair["key"])]
+    with open_completions(*flags) as port:
+        file = tmp_path / "models.toml"
+        file.write_text(
+            "".join(
+                f'[[model]]\nmodel = "{name}"\nupstream = "https://localhost:{port}/v1"\n'
+                f'upstream_model = "table"\nupstream_ca = "{ca}"\n'
+                for name, ca in (("large", authority.ca), ("stranger", other.ca))
+            )
+        )
+        running = start("--models", str(file), "--port", "0")
+        try:
+            with Asker(running.address) as asker:
+                assert asker.ask(PROMPT, max_tokens=1)[0] == [" sea"]
+                code, words = refusal(asker.future(prompts_request(PROMPT, model="stranger")))
+                assert (code, "certificate verify failed" in words) == (UNAVAILABLE, True)
+        finally:
+            assert running.stop() == 0
