@@ -138,6 +138,12 @@ class SourceSettings:
         from edge_runtime.cloud.security import Security
 
         has_variable = self.upstream_key_file is None and KEY_VARIABLE in os.environ
+        has_key = has_variable or self.upstream_key_file is not None
+        if has_key and self.upstream_plaintext:
+            raise SettingError(
+                f"expected https for the key of --upstream, got {self.upstream_url().hostname} in "
+                "plaintext: whoever listens would have it"
+            )
         return Security(
             ca=self.upstream_ca,
             token_file=self.upstream_key_file,

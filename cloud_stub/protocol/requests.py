@@ -60,11 +60,9 @@ def requested_outputs(
     return tuple(known[name] for name in names)
 
 
-def count_unknown_parameters(
-    request: pb.ModelInferRequest, signature: Signature | None = None
-) -> int:
+def count_unknown_parameters(request: pb.ModelInferRequest, signature: Signature) -> int:
     """Return how many parameters have no meaning here; they are ignored."""
-    own = () if signature is None else [parameter.name for parameter in signature.parameters]
+    own = [parameter.name for parameter in signature.parameters]
     count = 0
     for name in request.parameters:
         count += name not in KNOWN_PARAMETERS and name not in own

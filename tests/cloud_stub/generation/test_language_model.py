@@ -6,7 +6,7 @@ import queue
 import grpc
 import numpy as np
 import pytest
-from tools.callers import refusal
+from tools.callers import callers, pushback_ms, refusal
 from tools.language_models import PROMPTS
 from tools.prompts import answer_in, part_of, prompts_request
 
@@ -125,6 +125,27 @@ def test_who_stays_is_answered_when_another_of_the_batch_leaves(asker):
 def test_several_hundred_prompts_in_one_call_are_answered_in_their_order(asker, model):
     prompts = [f"{PROMPTS[i % len(PROMPTS)]} {i}" for i in range(400)]
     assert same(asker.ask(*prompts, max_tokens=4), model, prompts, 4)
+
+
+def test_of_a_thousand_calls_at_once_each_is_answered_or_told_to_come_again(generator, model):
+    texts, _ = said(model, PROMPTS, 2)
+    with callers(generator.address, 10) as connections:
+        calls = [
+            (row, connection.future(prompts_request(PROMPTS[row], max_tokens=2)))
+            for n in range(100)
+            for row, connection in ((n % len(PROMPTS), one) for one in connections)
+        ]
+        answered = 0
+        for row, call in calls:
+            if call.code() is grpc.StatusCode.OK:
+                answered += 1
+                found = answer_in(pb.ModelInferResponse.FromString(call.result()))
+                assert found[0] == [texts[row]]
+            else:
+                assert refusal(call)[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert pushback_ms(call) > 0
+    # As many as may wait, at the least.
+    assert answered >= 128
 
 
 def test_a_prompt_over_the_context_is_refused_with_its_length(asker, model):

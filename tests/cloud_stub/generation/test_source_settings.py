@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cloud_stub.backends.open import open_backend
 from cloud_stub.settings import ModelSettings
 from cloud_stub.source_settings import KEY_VARIABLE
 from edge_runtime.errors import SettingError
@@ -47,6 +48,12 @@ def test_flags_that_make_no_sense_are_refused(flags, why):
     assert "secret" not in str(caught.value)
 
 
+def test_a_classifier_s_checkpoint_takes_no_flags_of_a_generator(small_checkpoint):
+    with pytest.raises(SettingError, match="beside a classifier's checkpoint"):
+        open_backend(ModelSettings(checkpoint=small_checkpoint, max_new_tokens=8))
+    assert open_backend(ModelSettings(checkpoint=small_checkpoint)).labels[0] == "0"
+
+
 def test_plaintext_to_another_machine_has_to_be_named():
     settings = ModelSettings(
         upstream="http://far.example/v1", upstream_model="m", upstream_plaintext=True
@@ -68,6 +75,17 @@ def test_the_key_comes_from_the_file_or_else_the_environment(tmp_path, monkeypat
     monkeypatch.setenv(KEY_VARIABLE, "of-the-environment")
     assert key_of() == "Bearer of-the-environment"
     assert key_of(upstream_key_file=file) == "Bearer of-the-file"
+
+
+def test_a_key_goes_to_no_other_machine_in_plaintext(tmp_path, monkeypatch):
+    far = {"upstream": "http://far.example/v1", "upstream_model": "m", "upstream_plaintext": True}
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    assert ModelSettings(**far).upstream_security().token() is None
+    with pytest.raises(SettingError, match="expected https for the key"):
+        ModelSettings(**far, upstream_key_file=tmp_path / "key").upstream_security()
+    monkeypatch.setenv(KEY_VARIABLE, "of-the-environment")
+    with pytest.raises(SettingError, match="expected https for the key"):
+        ModelSettings(**far).upstream_security()
 
 
 def test_the_usual_confidence_is_what_each_can_tell():
