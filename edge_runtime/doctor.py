@@ -85,15 +85,18 @@ class DoctorSettings(EngineFlags, LinkFlags):
 
     def _check_bundle(self) -> str:
         _import("onnxruntime", *_required("onnxruntime"))
+        from edge_runtime.edge import open_edge
         from edge_runtime.intake import blank_input
-        from edge_runtime.model import EdgeModel
         from edge_runtime.providers import named
 
         assert self.bundle is not None  # noqa: S101 - narrows the type
-        model = EdgeModel.open(self.bundle, providers=named(self.provider))
-        gated = model(model.intake.one(blank_input(model.metadata.input)))
+        model = open_edge(self.bundle, providers=named(self.provider))
+        blank = blank_input(model.metadata.input)
+        rows = model.intake.one(blank)
+        gated = model.run(rows, model.intake.feeds(rows))
+        kind = f"{len(model.labels)} labels" if model.labels else model.metadata.task
         return (
-            f"{len(model.labels)} labels, threshold {model.threshold:.6g}, a blank input gets "
+            f"{kind}, threshold {model.threshold:.6g}, a blank input gets "
             f"confidence {float(gated.confidence[0]):.4f}"
         )
 

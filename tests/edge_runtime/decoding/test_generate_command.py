@@ -4,6 +4,7 @@ import pytest
 from tools.adding_decoder import Adder, write_adder
 
 from edge_runtime.cli import main
+from edge_runtime.doctor import DoctorSettings
 from edge_runtime.generate import GenerateSettings
 
 COMMANDS = {"generate": GenerateSettings}
@@ -86,6 +87,13 @@ def test_what_makes_no_sense_is_refused_in_one_line(words, status, named, genera
     assert (found, out) == (status, "")
     assert named in err
     assert err.count("\n") == 1
+
+
+def test_the_doctor_asks_a_decoder_a_text(spoken_bundle, capsys):
+    DoctorSettings(bundle=spoken_bundle).run()
+    # The last byte of its text has no answer but the end: as sure as the others.
+    said = "bundle: text-generation, threshold -1, a blank input gets confidence -0.3091"
+    assert said in capsys.readouterr().out
 
 
 def test_a_folder_that_is_no_bundle_is_refused_in_one_line(generate, tmp_path):
