@@ -228,6 +228,8 @@ class Cascade:
         outcome: Outcome | None = None
         if asked is not None:
             outcome = self._asking.ask(Question(batch, gated, asked, request_id, deadline_s, start))
+        if not isinstance(outcome, CloudAnswers):
+            gated = self.edge.finished(gated, batch.rows)
         end = perf_counter()
         compute_s = outcome.compute_s if isinstance(outcome, CloudAnswers) else 0.0
         wire_s = end - gate_s - compute_s if asked is not None else 0.0

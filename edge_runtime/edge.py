@@ -26,6 +26,9 @@ class Edge(Protocol):
     def run(self, rows: npt.NDArray[Any], feeds: Mapping[str, npt.NDArray[Any]]) -> Gated:
         """Answer a batch that the intake has made feeds of."""
 
+    def finished(self, gated: Gated, rows: npt.NDArray[Any]) -> Gated:
+        """Return what a batch says where M_S has to answer it after all; see `Gated.unfinished`."""
+
     def warm_up(self) -> None:
         """Answer something, so that the first real input does not wait."""
 

@@ -31,12 +31,14 @@ class Gated(NamedTuple):
         confidence: float32 [batch], higher is surer.
         defer: bool [batch], True where M_L should answer.
         texts: What a language model says, [batch]; None of a classifier.
+        unfinished: Which of the texts end early because their deferral was certain, bool [batch].
     """
 
     prediction: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float32]
     defer: npt.NDArray[np.bool_]
     texts: list[str] | None = None
+    unfinished: npt.NDArray[np.bool_] | None = None
 
 
 class EdgeModel:
@@ -109,6 +111,10 @@ class EdgeModel:
             ) from None
         unusable = self.intake.unusable(rows)
         return gated if unusable is None else _deferred(gated, unusable)
+
+    def finished(self, gated: Gated, rows: npt.NDArray[Any]) -> Gated:  # noqa: ARG002 - see `Edge`
+        """Return what was said: a classifier leaves nothing unfinished."""
+        return gated
 
     def warm_up(self) -> None:
         """Run a blank input, so that the first real one does not wait for ONNX Runtime's plans."""

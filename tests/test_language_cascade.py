@@ -8,6 +8,7 @@ from tools.things import new_language_model, write_task
 
 from benchmarks.server import running_server
 from edge_runtime import Cascade, Source
+from edge_runtime.decoding import Decoder
 from edge_runtime.errors import InputError, SettingError
 from export.commands.language import LanguageSettings
 from train.data.tasks import load_task
@@ -65,11 +66,17 @@ def test_the_edge_answers_what_it_is_sure_of_and_the_cloud_the_rest(world, addre
 
 def test_without_a_cloud_the_small_model_answers_and_says_why(world):
     task, bundle, _ = world
+    prompts = [example.prompt for example in task.test]
     with Cascade.open(bundle, threshold=math.inf) as cascade:
-        answer = cascade(task.test[0].prompt)
-    assert answer.source is Source.EDGE_FALLBACK
-    assert answer.error == "no cloud address was given"
-    assert isinstance(answer.text, str)
+        answers = cascade.batch(prompts)
+    assert {answer.source for answer in answers} == {Source.EDGE_FALLBACK}
+    assert {answer.error for answer in answers} == {"no cloud address was given"}
+    # Whole texts with their whole confidence, though their deferral was certain from the start.
+    whole = Decoder.open(bundle).generate(prompts, stop_when_certain=False)
+    assert [answer.text for answer in answers] == [one.text for one in whole]
+    assert [answer.confidence for answer in answers] == [
+        np.float32(one.confidence) for one in whole
+    ]
 
 
 @pytest.mark.parametrize("prompt", ["", "the sky " * 200])

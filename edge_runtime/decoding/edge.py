@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.decoding.decoder import Decoder
+from edge_runtime.decoding.generation import Generation
 from edge_runtime.intake import Intake
 from edge_runtime.model import Gated
 from edge_runtime.texts import text_rows
@@ -42,17 +43,33 @@ class EdgeGenerator:
 
     def run(self, rows: npt.NDArray[Any], feeds: Mapping[str, npt.NDArray[Any]]) -> Gated:  # noqa: ARG002 - prompts are tokenized where they are decoded
         """Answer a batch of prompts; one that cannot be answered has the confidence NaN."""
-        answers = self.decoder.generate(rows.tolist())
-        return Gated(
-            prediction=np.full(len(answers), contract.NO_CLASS, np.int64),
-            confidence=np.array([answer.confidence for answer in answers], np.float32),
-            defer=np.array([answer.defer for answer in answers], np.bool_),
-            texts=[answer.text for answer in answers],
-        )
+        return _gated(self.decoder.generate(rows.tolist()))
+
+    def finished(self, gated: Gated, rows: npt.NDArray[Any]) -> Gated:
+        """Generate again, and whole, what ended early: nobody else answers it now."""
+        if gated.texts is None or gated.unfinished is None or not gated.unfinished.any():
+            return gated
+        asked = np.flatnonzero(gated.unfinished)
+        whole = _gated(self.decoder.generate(rows[asked].tolist(), stop_when_certain=False))
+        texts, confidence = list(gated.texts), gated.confidence.copy()
+        for place, row in enumerate(asked.tolist()):
+            texts[row] = (whole.texts or [])[place]
+        confidence[asked] = whole.confidence
+        return gated._replace(texts=texts, confidence=confidence, unfinished=None)
 
     def warm_up(self) -> None:
         """Answer a prompt with one token."""
         self.decoder.generate(["a text"], 1)
+
+
+def _gated(answers: list[Generation]) -> Gated:
+    return Gated(
+        prediction=np.full(len(answers), contract.NO_CLASS, np.int64),
+        confidence=np.array([answer.confidence for answer in answers], np.float32),
+        defer=np.array([answer.defer for answer in answers], np.bool_),
+        texts=[answer.text for answer in answers],
+        unfinished=np.array([answer.ended == "certain" for answer in answers], np.bool_),
+    )
 
 
 class PromptIntake:
