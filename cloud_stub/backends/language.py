@@ -14,7 +14,6 @@ from cloud_stub.backends.backend import Batch, Outputs, Part
 from cloud_stub.backends.generation import MAX_TOKENS, Answers, generation_signature
 from cloud_stub.errors import RefusedRowsError
 from edge_runtime import contract, metrics
-from train.models.decoding import FEW_WEIGHTS
 from train.models.generation import encode, refusal, rows_that_fit
 from train.models.language import LanguageModel, open_language_model
 from train.models.stepping import Step
@@ -46,8 +45,8 @@ class LanguageBackend:
         )
         if torch.cuda.is_available():
             self._lm.model.to("cuda")
-        elif threads or self._lm.weights < FEW_WEIGHTS:
-            torch.set_num_threads(threads or 1)
+        elif threads:
+            torch.set_num_threads(threads)
 
     def infer(self, batch: Batch) -> Iterator[Outputs | Part]:
         """Answer texts; see `Backend.infer`."""
