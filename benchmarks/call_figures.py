@@ -16,6 +16,7 @@ from benchmarks.bundles import SIDE, random_picture, small_cnn_bundle
 from benchmarks.figure import Figure
 from benchmarks.timing import Call, paired_medians_us, time_each
 from edge_runtime import Cascade, contract
+from edge_runtime.model import EdgeModel
 
 _LARGER_SIDE: Final = 224
 """A SmallCNN of this size takes about 2 ms."""
@@ -38,6 +39,7 @@ def call_figures(bundle: Path, seed: int, rounds: int) -> list[Figure]:
 
 def bare_run(cascade: Cascade, picture: Any) -> Call:
     """Return a call of the same session with the same feeds: the graph alone."""
+    assert isinstance(cascade.edge, EdgeModel)  # noqa: S101 - narrows the type
     run = cascade.edge.session.run
     feeds = {
         contract.IMAGE: picture[None],

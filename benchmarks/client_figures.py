@@ -16,6 +16,7 @@ from benchmarks.figure import Figure
 from benchmarks.server import running_server
 from benchmarks.timing import Call, paired_medians_us
 from edge_runtime import Cascade, CloudModel, Source, contract
+from edge_runtime.model import EdgeModel
 from edge_runtime.wire import messages as pb
 
 _SIDES: Final = (32, 224, 448)
@@ -79,6 +80,7 @@ def _bytes_sent(cascade: Cascade, picture: Any) -> bytes:
     """Return the request that the cascade sends of a picture, parameters included."""
     cloud = cascade.cloud
     assert isinstance(cloud, CloudModel)  # noqa: S101 - narrows the type
+    assert isinstance(cascade.edge, EdgeModel)  # noqa: S101 - the same
     rows = picture[None]
     confidences = cascade.edge(rows).confidence
     return cloud._request("00000000-0", rows, confidences, cascade.edge.threshold)  # noqa: SLF001 - the very bytes, and nobody else needs them

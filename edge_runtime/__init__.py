@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edge_runtime.cloud.breaker import BreakerSettings
     from edge_runtime.cloud.model import CloudModel
     from edge_runtime.cloud.security import Security
+    from edge_runtime.decoding.decoder import Decoder
+    from edge_runtime.decoding.generation import Generation
     from edge_runtime.errors import (
         BundleError,
         CloudCircuitOpenError,
@@ -55,7 +57,9 @@ _HOMES = {
     "DriftAlarm": "policies.drift",
     "Policy": "policies.policy",
     "CloudModel": "cloud.model",
+    "Decoder": "decoding.decoder",
     "EdgeModel": "model",
+    "Generation": "decoding.generation",
     "Record": "records",
     "Security": "cloud.security",
     "Recorder": "recorder",
@@ -93,11 +97,13 @@ __all__ = [
     "CloudRejectedError",
     "CloudUnavailableError",
     "ContractVersionError",
+    "Decoder",
     "DeferralBudget",
     "DependencyError",
     "DriftAlarm",
     "EdgeModel",
     "GatekeeperError",
+    "Generation",
     "InputError",
     "Policy",
     "Record",

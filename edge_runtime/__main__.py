@@ -4,7 +4,9 @@ import sys
 
 from edge_runtime.cli import main
 from edge_runtime.doctor import DoctorSettings
+from edge_runtime.generate import GenerateSettings
 from edge_runtime.run import RunSettings
 
 if __name__ == "__main__":
-    sys.exit(main("python -m edge_runtime", {"run": RunSettings, "doctor": DoctorSettings}))
+    commands = {"run": RunSettings, "generate": GenerateSettings, "doctor": DoctorSettings}
+    sys.exit(main("python -m edge_runtime", commands))

@@ -48,8 +48,8 @@ class Answer(NamedTuple):
     """One input's answer.
 
     Attributes:
-        prediction: Class index in the small model's label order.
-        label: Class name.
+        prediction: Class index in the small model's label order; -1 where the answer is text.
+        label: Class name, or the text that a language model says.
         confidence: The small model's confidence g(x); higher is surer.
         deferred: Whether the gate asked for the large model.
         source: Who answered.
@@ -70,6 +70,11 @@ class Answer(NamedTuple):
     threshold: float
     error: str | None = None
     contract_version: int = CONTRACT_VERSION
+
+    @property
+    def text(self) -> str:
+        """What was answered, in words: of a language model its text, else the class name."""
+        return self.label
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain values, for a log or a reply; a confidence may be NaN."""

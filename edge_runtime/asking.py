@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from edge_runtime.answer import Answer, Source
 from edge_runtime.cloud.answers import Cloud, CloudAnswers
+from edge_runtime.edge import Edge
 from edge_runtime.errors import CloudCircuitOpenError, CloudDeadlineError, CloudError
 from edge_runtime.forwarding import Batch, most_bytes
-from edge_runtime.model import EdgeModel, Gated
+from edge_runtime.model import Gated
 from edge_runtime.policies.policy import Policy
 from edge_runtime.stats import Stats
 
@@ -81,7 +82,7 @@ class Asking:
 
     def __init__(
         self,
-        edge: EdgeModel,
+        edge: Edge,
         cloud: Cloud | None,
         recorder: Recorder | None,
         policy: Policy,

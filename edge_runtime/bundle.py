@@ -14,6 +14,10 @@ from edge_runtime.errors import BundleError
 from edge_runtime.onnx_file import read_onnx_file
 
 _AGAIN = "copy or export the bundle again"
+_TAKEN_BY = {
+    contract.ROLE_CLASSIFIER: "`python -m edge_runtime run`",
+    contract.ROLE_DECODER: "`python -m edge_runtime generate`",
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Bundle:
 
     Attributes:
         path: The folder.
-        graph: The classifier graph's file.
+        graph: The file of the graph that was asked for.
         metadata: The gate's metadata.
         verification: What the export measured of itself.
         others: Further files of the bundle, external data for example.
@@ -37,8 +41,12 @@ class Bundle:
     hashes: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_bundle(path: Path | str) -> Bundle:
+def read_bundle(path: Path | str, role: str = contract.ROLE_CLASSIFIER) -> Bundle:
     """Read and check a bundle folder; nothing of it is loaded as a model.
+
+    Args:
+        path: The folder.
+        role: Which of its graphs is wanted.
 
     Raises:
         BundleError: The folder or a file is missing, altered, truncated, not listed or outside the
@@ -47,12 +55,23 @@ def read_bundle(path: Path | str) -> Bundle:
     """
     folder = Path(path)
     try:
-        return _read(folder)
+        return _read(folder, role)
     except OSError as error:
         reason = error.strerror or error
         raise BundleError(
             f"expected a readable bundle at {folder}, got {reason} at {error.filename}: {_AGAIN}"
         ) from None
+
+
+def role_of(path: Path | str) -> str:
+    """Return what a bundle's graph is; that of a classifier where it does not say."""
+    try:
+        record = json.loads((Path(path) / contract.BUNDLE_FILE).read_text(encoding="utf-8"))
+        graphs = record["graphs"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return contract.ROLE_CLASSIFIER  # `read_bundle` says what is wrong with it
+    is_decoder = isinstance(graphs, dict) and contract.ROLE_DECODER in graphs
+    return contract.ROLE_DECODER if is_decoder else contract.ROLE_CLASSIFIER
 
 
 def file_sha256(path: Path) -> str:
@@ -61,17 +80,24 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(folder: Path) -> Bundle:
+def _read(folder: Path, role: str) -> Bundle:
     record = _read_record(folder)
     metadata = contract.GateMetadata.from_json(json.dumps(record.get("metadata")))
     files = _section(record, "files")
     verification = _section(record, "verification") if record.get("verification") else {}
-    name = _section(record, "graphs").get(contract.ROLE_CLASSIFIER)
+    graphs = _section(record, "graphs")
+    name = graphs.get(role)
     _check_places(folder, files)
     _check_hashes(folder, files)
+    if name is None and (known := graphs.keys() & _TAKEN_BY.keys()):
+        other = min(known)
+        raise BundleError(
+            f"expected a {role} in {folder}, got a {other} for {metadata.task}: "
+            f"{_TAKEN_BY[other]} takes it"
+        )
     if not isinstance(name, str) or name not in files:
         raise BundleError(
-            f"expected a graph with the role {contract.ROLE_CLASSIFIER!r} and its hash in "
+            f"expected a graph with the role {role!r} and its hash in "
             f"{folder / contract.BUNDLE_FILE}, got {name!r}: export the bundle again"
         )
     _check_graph(folder / name, metadata, files)

@@ -21,9 +21,10 @@ from edge_runtime.answer import Answer, Source, Timings
 from edge_runtime.asking import Asking, Outcome, Question, replaced
 from edge_runtime.cloud.answers import Cloud, CloudAnswers
 from edge_runtime.cloud.connect import connect
+from edge_runtime.edge import Edge, open_edge
 from edge_runtime.errors import BundleError, SettingError, UseError
 from edge_runtime.forwarding import read_batch
-from edge_runtime.model import EdgeModel, Gated
+from edge_runtime.model import Gated
 from edge_runtime.policies.policy import Policy
 from edge_runtime.providers import CPU, Provider
 from edge_runtime.stats import Stats
@@ -61,7 +62,7 @@ class Cascade:
 
     def __init__(
         self,
-        edge: EdgeModel,
+        edge: Edge,
         cloud: Cloud | None = None,
         recorder: Recorder | None = None,
         *,
@@ -152,7 +153,7 @@ class Cascade:
             CloudMisconfiguredError: A server is there, and certificate, token or protection do not
                 fit.
         """
-        edge = EdgeModel.open(
+        edge = open_edge(
             bundle,
             threshold=threshold,
             threads=threads,
@@ -304,7 +305,15 @@ class Cascade:
     def _edge_answers(
         self, gated: Gated, defer: list[bool], timings: Timings, request_id: str
     ) -> list[Answer]:
-        labels, threshold = self.edge.labels, self.edge.threshold
+        threshold = self.edge.threshold
+        if gated.texts is not None:
+            rows = zip(gated.texts, gated.confidence.tolist(), defer, strict=True)
+            nothing, source = contract.NO_CLASS, Source.EDGE
+            return [
+                Answer(nothing, text, g, d, source, timings, request_id, threshold)
+                for text, g, d in rows
+            ]
+        labels = self.edge.labels
         columns = zip(gated.prediction.tolist(), gated.confidence.tolist(), defer, strict=True)
         try:
             return [

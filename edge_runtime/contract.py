@@ -53,16 +53,18 @@ ROLE_DECODER: Final = "decoder"
 TASKS: Final = {"image": "image-classification", "text": "text-classification"}
 """The task of a classifier by what it classifies, named as Hugging Face does."""
 
-# The sequence graph: one step of a causal language model, prefill and decode alike. What it gives as
-# `present.NAME` is fed to the next step as `past.NAME`.
+# The sequence graph: one step of a causal language model, prefill and decode alike. What it gives
+# as `present.NAME` is fed to the next step as `past.NAME`.
 PAST: Final = "past."
 PRESENT: Final = "present."
-NEXT_TOKEN: Final = "next_token"
-TOKEN_CONFIDENCE: Final = "token_confidence"
+NEXT_TOKEN: Final = "next_token"  # noqa: S105 - a piece of text, no secret
+TOKEN_CONFIDENCE: Final = "token_confidence"  # noqa: S105 - the same
 STATE_CONFIDENCE: Final = "confidence"
 """The accumulator of a sequence's confidence; by kind a sum, a least or a first value."""
 STATE_COUNT: Final = "token_count"
 STATE_ACTIVE: Final = "active"
+NO_CLASS: Final = -1
+"""The prediction of an answer that is text."""
 TASK_GENERATION: Final = "text-generation"
 GENERATION: Final = "generation"
 """Key of the metadata: limits and special tokens of a decoder."""
@@ -116,6 +118,25 @@ def confidence_range(kind: str, classes: int, *, views: int = 1) -> tuple[float,
     if kind == DEFERRAL_HEAD:
         return 0.0, 1.0
     raise ValueError(f"expected {MAX_SOFTMAX}, {NEG_ENTROPY} or {DEFERRAL_HEAD}, got {kind!r}")
+
+
+def sequence_confidence_range(kind: str, vocabulary: int, tokens: int) -> tuple[float, float]:
+    """Return the least and greatest confidence of a greedily generated sequence.
+
+    Its tokens are arg-maxes, so that none is less likely than 1 / V.
+
+    Args:
+        kind: One of `edge_runtime.metrics.SEQUENCE_KINDS`.
+        vocabulary: V, at least 1.
+        tokens: The most tokens of a sequence.
+    """
+    if kind in {NEG_ENTROPY, MEAN_LOGPROB}:
+        return -math.log(vocabulary), 0.0
+    if kind == SUM_LOGPROB:
+        return -tokens * math.log(vocabulary), 0.0
+    if kind in {MIN_PROB, MAX_SOFTMAX}:
+        return 1.0 / vocabulary, 1.0
+    raise ValueError(f"expected the confidence of a sequence, got {kind!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,11 +30,13 @@ class Gated(NamedTuple):
         prediction: int64 [batch], class index.
         confidence: float32 [batch], higher is surer.
         defer: bool [batch], True where M_L should answer.
+        texts: What a language model says, [batch]; None of a classifier.
     """
 
     prediction: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float32]
     defer: npt.NDArray[np.bool_]
+    texts: list[str] | None = None
 
 
 class EdgeModel:

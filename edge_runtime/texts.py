@@ -22,6 +22,27 @@ _FIELDS = {
 """What each input of a graph is called in an encoding of `tokenizers`."""
 
 
+def open_tokenizer(file: Path) -> Any:
+    """Return the `Tokenizer` of a `tokenizer.json`.
+
+    Raises:
+        BundleError: It is no tokenizer.
+        DependencyError: `tokenizers` is not installed.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise DependencyError("tokenizers", "reading texts", "text") from None
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(
+            f"expected a tokenizer in {file}, it does not open ({reason}): export the bundle "
+            "again, or update tokenizers"
+        ) from None
+
+
 class TextEncoder:
     """A `tokenizer.json`, which holds its own truncation and padding.
 
@@ -35,18 +56,7 @@ class TextEncoder:
     """
 
     def __init__(self, file: Path, names: Sequence[str]) -> None:
-        try:
-            from tokenizers import Tokenizer
-        except ImportError:
-            raise DependencyError("tokenizers", "reading texts", "text") from None
-        try:
-            self._tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception
-            reason = " ".join(str(error).split())[:200]
-            raise BundleError(
-                f"expected a tokenizer in {file}, it does not open ({reason}): export the bundle "
-                "again, or update tokenizers"
-            ) from None
+        self._tokenizer = open_tokenizer(file)
         self._fields = {name: _FIELDS[name] for name in names}
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
@@ -94,7 +104,7 @@ class TextIntake:
                 f"expected inputs among {', '.join(_FIELDS)}, all int64, in {bundle.graph}, got "
                 f"{dict(types)}: export the bundle again"
             )
-        self._encode = TextEncoder(_tokenizer_file(bundle), tuple(types))
+        self._encode = TextEncoder(tokenizer_file(bundle), tuple(types))
 
     def one(self, given: Any) -> npt.NDArray[Any]:
         """Return a single text as a batch of one row."""
@@ -102,17 +112,7 @@ class TextIntake:
 
     def rows(self, given: Any) -> npt.NDArray[Any]:
         """Return texts as an object array [n]."""
-        if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
-            raise InputError(
-                f"expected a list of texts, got a {type(given).__name__}: put a single one into a "
-                "list"
-            )
-        texts = list(given)
-        odd = [type(text).__name__ for text in texts if not isinstance(text, str)]
-        if odd or not texts:
-            came = f"a {odd[0]}" if odd else "none"
-            raise InputError(f"expected texts (str), at least one, got {came}: decode bytes first")
-        return np.array(texts, object)
+        return text_rows(given)
 
     def feeds(self, rows: npt.NDArray[Any]) -> Tokens:
         """Return the tokens."""
@@ -123,7 +123,30 @@ class TextIntake:
         return
 
 
-def _tokenizer_file(bundle: Bundle) -> Path:
+def text_rows(given: Any) -> npt.NDArray[Any]:
+    """Return texts as an object array [n].
+
+    Raises:
+        InputError: They are no texts.
+    """
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise InputError(
+            f"expected a list of texts, got a {type(given).__name__}: put a single one into a list"
+        )
+    texts = list(given)
+    odd = [type(text).__name__ for text in texts if not isinstance(text, str)]
+    if odd or not texts:
+        came = f"a {odd[0]}" if odd else "none"
+        raise InputError(f"expected texts (str), at least one, got {came}: decode bytes first")
+    return np.array(texts, object)
+
+
+def tokenizer_file(bundle: Bundle) -> Path:
+    """Return the file of a bundle's tokenizer.
+
+    Raises:
+        BundleError: The bundle has none.
+    """
     name = bundle.metadata.extra.get(contract.TOKENIZER)
     file = next((file for file in bundle.others if file.name == name), None)
     if file is None:

@@ -5,11 +5,13 @@ import sys
 from edge_runtime.cli import main
 from export.commands.build import BuildSettings
 from export.commands.inspect import InspectSettings
+from export.commands.language import LanguageSettings
 from export.commands.retune import RetuneSettings
 from export.commands.verify import VerifySettings
 
 COMMANDS = {
     "build": BuildSettings,
+    "lm": LanguageSettings,
     "retune": RetuneSettings,
     "inspect": InspectSettings,
     "verify": VerifySettings,

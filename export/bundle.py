@@ -73,6 +73,7 @@ def write_bundle(
     *,
     others: tuple[Path, ...] = (),
     hashes: Mapping[str, str] | None = None,
+    role: str = contract.ROLE_CLASSIFIER,
 ) -> None:
     """Write a bundle in one step: a failure or a kill leaves the old one as it was.
 
@@ -84,13 +85,14 @@ def write_bundle(
         others: Further files of the bundle, placed beside the graph; where the file system can,
             as another name of the same bytes, which nobody writes to.
         hashes: sha256 of the others by name, where they are known.
+        role: What the graph is.
 
     Raises:
         WriteError: No space or permission; nothing was written.
     """
     set_metadata(model, metadata)
     record = {
-        "graphs": {contract.ROLE_CLASSIFIER: GRAPH_FILE},
+        "graphs": {role: GRAPH_FILE},
         "metadata": json.loads(metadata.to_json()),
         "verification": verification,
     }

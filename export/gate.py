@@ -66,7 +66,7 @@ def append_gate(
     if view is not None:
         _require_probability(kind)
         nodes += second_look(graph, view=view, first=first, logits=logits)
-    nodes += _decision()
+    nodes += decision()
     nodes += _emitted(source, emit, kind)
     graph.node.extend(nodes)
     _add_constants(graph, kind, threshold)
@@ -98,7 +98,7 @@ def _confidence(
 ) -> list[onnx.NodeProto]:
     """Return the nodes of one view's confidence; `source` is the logits in float32."""
     if kind == contract.NEG_ENTROPY:
-        return _neg_entropy(source, confidence)
+        return neg_entropy(source, confidence)
     if kind == contract.MAX_SOFTMAX:
         return _max_softmax(source, confidence)
     if head is None:
@@ -125,7 +125,7 @@ def _max_softmax(logits: str, confidence: str) -> list[onnx.NodeProto]:
     ]
 
 
-def _neg_entropy(logits: str, confidence: str) -> list[onnx.NodeProto]:
+def neg_entropy(logits: str, confidence: str) -> list[onnx.NodeProto]:
     """Log-sum-exp form: sum(e * c) / S - log S with c = z - max z, e = exp c, S = sum e."""
     return [
         helper.make_node("ReduceMax", [logits, _P + "axis"], [_P + "max"], keepdims=1),
@@ -152,7 +152,7 @@ def _axes_as_attribute(node: onnx.NodeProto) -> onnx.NodeProto:
     )
 
 
-def _decision() -> list[onnx.NodeProto]:
+def decision() -> list[onnx.NodeProto]:
     """`not (confidence >= threshold)`: NaN compares false, so it defers."""
     sure = _P + "sure"
     return [
@@ -179,11 +179,12 @@ def _add_constants(graph: onnx.GraphProto, kind: str, threshold: float) -> None:
     if kind == contract.NEG_ENTROPY:
         floor = numpy_helper.from_array(np.array(_FLOOR, np.float32), _P + "floor")
         graph.initializer.append(floor)
-    graph.initializer.append(_threshold_tensor(threshold))
+    graph.initializer.append(threshold_tensor(threshold))
     graph.input.append(helper.make_tensor_value_info(contract.THRESHOLD, TensorProto.FLOAT, []))
 
 
-def _threshold_tensor(threshold: float) -> onnx.TensorProto:
+def threshold_tensor(threshold: float) -> onnx.TensorProto:
+    """Return the initializer `threshold`, float32."""
     return numpy_helper.from_array(np.array(threshold, np.float32), contract.THRESHOLD)
 
 
@@ -208,6 +209,6 @@ def set_threshold(model: onnx.ModelProto, threshold: float) -> None:
     """
     for tensor in model.graph.initializer:
         if tensor.name == contract.THRESHOLD:
-            tensor.CopyFrom(_threshold_tensor(threshold))
+            tensor.CopyFrom(threshold_tensor(threshold))
             return
     raise GraphError(f"expected a gated graph with the initializer {contract.THRESHOLD!r}")

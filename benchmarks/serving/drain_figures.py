@@ -26,6 +26,7 @@ from benchmarks.figure import Figure
 from benchmarks.server import Server
 from edge_runtime import Answer, Cascade, Source
 from edge_runtime.cloud.failover import Failover
+from edge_runtime.model import EdgeModel
 
 _CALLERS: Final = 4
 """Threads in either order of the addresses."""
@@ -127,7 +128,8 @@ def _callers(
             )
             for order in (addresses, addresses[::-1])
         ]
-        right = [int(cascades[0].edge(picture[None]).prediction[0]) for picture in pictures]
+        small = EdgeModel.open(bundle, threads=1)
+        right = [int(small(picture[None]).prediction[0]) for picture in pictures]
 
         calls.classes = len(set(right))
 

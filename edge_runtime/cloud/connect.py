@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime import contract
 from edge_runtime.cloud.answers import Cloud
+from edge_runtime.edge import Edge
 from edge_runtime.errors import SettingError
-from edge_runtime.model import EdgeModel
 
 if TYPE_CHECKING:
     from edge_runtime.cascade import Cascade
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def connect(
     cloud: str | Sequence[str] | Cascade | None,
-    edge: EdgeModel,
+    edge: Edge,
     *,
     model: str,
     deadline_s: float,
@@ -38,10 +38,16 @@ def connect(
     Raises:
         SettingError: A setting makes no sense or contradicts the bundle.
     """
+    generates = edge.metadata.task == contract.TASK_GENERATION
     if cloud is None or not isinstance(cloud, str | Sequence):
         _refuse_unknown(options)
         if cloud is None:
             return None
+        if generates:
+            raise SettingError(
+                "expected an address as cloud of a bundle that generates text, got a cascade: that "
+                "is not handled yet"
+            )
         from edge_runtime.cloud.tier import Tier
 
         return Tier(cloud, edge.labels)
@@ -55,7 +61,11 @@ def connect(
         models = [
             opened.enter_context(
                 CloudModel.open(
-                    address, model, labels=edge.labels, deadline_s=deadline_s, **options
+                    address,
+                    model,
+                    labels=None if generates else edge.labels,
+                    deadline_s=deadline_s,
+                    **options,
                 )
             )
             for address in addresses

@@ -40,6 +40,7 @@ from edge_runtime.errors import (
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 from edge_runtime.wire.answers import AnswerReader
+from edge_runtime.wire.texts import TextReader
 
 DEFAULT_DEADLINE_S: Final = 0.5
 DEFAULT_PROBE_S: Final = 1.0
@@ -62,7 +63,7 @@ class CloudModel:
         link: Link,
         *,
         model: str,
-        reader: AnswerReader,
+        reader: AnswerReader | TextReader,
         cloud_input: str,
         deadline_s: float,
         breaker: BreakerSettings,
@@ -90,7 +91,7 @@ class CloudModel:
         address: str,
         model: str = contract.DEFAULT_MODEL,
         *,
-        labels: Sequence[str],
+        labels: Sequence[str] | None,
         deadline_s: float = DEFAULT_DEADLINE_S,
         allow_plaintext: bool = False,
         security: Security | None = None,
@@ -108,7 +109,8 @@ class CloudModel:
         Args:
             address: `HOST:PORT`.
             model: The model's name on the server.
-            labels: The edge model's class names; answers are mapped to them by name.
+            labels: The edge model's class names; answers are mapped to them by name. None where
+                M_L generates text.
             deadline_s: Limit of a call including its retries, over 0.
             allow_plaintext: Send inputs unencrypted to another machine.
             security: TLS, and the client certificate or token to show; plaintext where None.
@@ -130,9 +132,7 @@ class CloudModel:
         """
         link = Link(address, security, allow_plaintext=allow_plaintext)
         _check_deadline(deadline_s)
-        reader = AnswerReader.of(
-            labels, output=cloud_output, reduce=cloud_reduce, foreign_labels=cloud_labels
-        )
+        reader = _reader(labels, cloud_output, cloud_reduce, cloud_labels)
         cloud = cls(
             link,
             model=model,
@@ -263,8 +263,7 @@ class CloudModel:
             names, confidence = read
         except (tensors.WireError, CloudProtocolError) as error:
             raise CloudProtocolError(f"{self.address}: {one_line(error)}") from None
-        index = self._reader.index
-        prediction = np.fromiter((index[name] for name in names), np.int64, len(names))
+        prediction = self._reader.numbers(names)
         return CloudAnswers(prediction, names, confidence, sent_bytes, _compute_s(response))
 
     def _request(
@@ -319,6 +318,21 @@ class CloudModel:
                 raise CloudProtocolError(
                     f"expected the answer's {what} {sent!r}, got {came[:80]!r}"
                 )
+
+
+def _reader(
+    labels: Sequence[str] | None,
+    output: str | None,
+    reduce: Literal["argmax"] | None,
+    foreign_labels: Sequence[str] | None,
+) -> AnswerReader | TextReader:
+    if labels is not None:
+        return AnswerReader.of(labels, output=output, reduce=reduce, foreign_labels=foreign_labels)
+    if reduce is not None or foreign_labels is not None:
+        raise SettingError(
+            "expected no cloud_reduce and no cloud_labels where M_L generates text, got one"
+        )
+    return TextReader(output)
 
 
 def _encode(rows: tensors.Array) -> tuple[str, bytes | memoryview]:

@@ -64,6 +64,10 @@ class AnswerReader:
         order = tuple(labels if foreign_labels is None else foreign_labels)
         return cls(output=output, reduce=reduce, labels=order, index=index)
 
+    def numbers(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return the edge model's class index of each name, int64 [n]."""
+        return np.fromiter((self.index[name] for name in names), np.int64, len(names))
+
     def read_raw(
         self, response: pb.ModelInferResponse, rows: int
     ) -> tuple[list[str], npt.NDArray[np.float32]] | None:
@@ -94,7 +98,7 @@ class AnswerReader:
         names = self._reduce(found, rows) if self.reduce else self._name(found, rows)
         if contract.CONFIDENCE not in outputs:
             return names, np.full(rows, np.nan, np.float32)
-        return names, _confidence(outputs, rows)
+        return names, confidence_of(outputs, rows)
 
     def _read_contract(
         self, outputs: dict[str, Array], rows: int
@@ -107,7 +111,7 @@ class AnswerReader:
             )
         _check(outputs, contract.PREDICTION, _INT64, rows)
         label = _check(outputs, contract.LABEL, _OBJECT, rows)
-        return self._text(label), _confidence(outputs, rows)
+        return self._text(label), confidence_of(outputs, rows)
 
     def _reduce(self, scores: Array, rows: int) -> list[str]:
         expected = (rows, len(self.labels))
@@ -122,7 +126,7 @@ class AnswerReader:
 
     def _name(self, found: Array, rows: int) -> list[str]:
         flat = found.reshape(-1)
-        if found.shape not in _one_each(rows) or found.dtype.kind not in "iuO":
+        if found.shape not in one_each(rows) or found.dtype.kind not in "iuO":
             raise CloudProtocolError(
                 f"expected class indices or names [{rows}] in {self.output}, got {found.dtype} "
                 f"{list(found.shape)}: scores need cloud_reduce='argmax'"
@@ -174,17 +178,18 @@ def _require(outputs: dict[str, Array], name: str) -> Array:
 
 def _check(outputs: dict[str, Array], name: str, dtype: np.dtype[Any], rows: int) -> Array:
     array = _require(outputs, name)
-    if array.dtype != dtype or array.shape not in _one_each(rows):
+    if array.dtype != dtype or array.shape not in one_each(rows):
         raise CloudProtocolError(
             f"expected output {name} as {dtype} [{rows}], got {array.dtype} {list(array.shape)}"
         )
     return array.reshape(-1)
 
 
-def _one_each(rows: int) -> set[tuple[int, ...]]:
+def one_each(rows: int) -> set[tuple[int, ...]]:
     """Return the shapes of one value a row; MLServer's codecs make the second of the first."""
     return {(rows,), (rows, 1)}
 
 
-def _confidence(outputs: dict[str, Array], rows: int) -> npt.NDArray[np.float32]:
+def confidence_of(outputs: dict[str, Array], rows: int) -> npt.NDArray[np.float32]:
+    """Return the contract's confidences of n rows, or raise a `CloudProtocolError`."""
     return _check(outputs, contract.CONFIDENCE, _FLOAT32, rows)

@@ -16,7 +16,7 @@ class Training:
     """Which inputs had a part in making a model.
 
     Attributes:
-        data: Data set name, folder or file.
+        data: Data set name, folder or file; of a language model its task.
         fitted_on: Splits whose inputs changed the weights.
         chosen_on: Splits that decided when to stop.
     """
@@ -35,7 +35,7 @@ def training_of(folder: Path) -> Training | None:
     try:
         record = json.loads((folder / FILE).read_text(encoding="utf-8"))
         settings = record["settings"]
-        data = settings["data"]
+        data = settings.get("task") or settings["data"]  # of a language model its task
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if not isinstance(data, str):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tools.stories import PUBLISHED
 
 from train.errors import CheckpointError
 from train.language.convert import ConvertLanguageSettings
@@ -15,17 +16,6 @@ from train.models.decoding import decode, ready
 from train.models.llama2c import read_llama
 from train.models.llama2c_tokenizer import read_tokenizer
 
-# doc/stories260K.md of github.com/karpathy/llama2.c, at temperature 0.
-PUBLISHED = (
-    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. "
-    "One day, she saw a big, red ball. She wanted to play with it, but it was too high.\n"
-    "Lily's mom said, \"Lily, let's go to the park.\" Lily was sad and didn't know what to do. She "
-    'said, "I want to play with your ball, but I can\'t find it."\n'
-    "Lily was sad and didn't know what to do. She said, \"I'm sorry, Lily. I didn't know what to "
-    'do."\n'
-    "Lily didn't want to help her mom, so she said, \"I'm sorry, mom. I didn't know what to do.\" "
-    "Her mom said, \"Don't worry, Lily. We can help you."
-)
 STEPS = 256  # of llama2.c, where none are asked for
 BOS = 1
 WIDTH, INNER, LAYERS, HEADS, KV_HEADS, CONTEXT = 16, 12, 2, 4, 2, 10

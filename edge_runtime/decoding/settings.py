@@ -1,0 +1,74 @@
+"""Limits and special tokens of a decoder, as its bundle gives them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from edge_runtime import contract
+from edge_runtime.contract import GateMetadata
+from edge_runtime.errors import BundleError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSettings:
+    """What the metadata say under the key `generation`.
+
+    Attributes:
+        max_new_tokens: The most tokens of an answer, where the caller names no limit.
+        context: The most tokens of prompt and answer together.
+        eos_token_ids: Tokens that end an answer; the graph acts on them.
+        pad_token_id: What prompts of a batch are filled with on the left.
+        layers: Layers of the cache.
+        kv_heads: Heads of a layer's keys and values.
+        head_dim: Numbers of a head.
+    """
+
+    max_new_tokens: int
+    context: int
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+    layers: int
+    kv_heads: int
+    head_dim: int
+
+    @classmethod
+    def from_metadata(cls, metadata: GateMetadata) -> DecoderSettings:
+        """Read and check them.
+
+        Raises:
+            BundleError: The bundle is of another task, or a setting is missing or out of range.
+        """
+        if metadata.task != contract.TASK_GENERATION:
+            raise BundleError(
+                f"expected a bundle for {contract.TASK_GENERATION}, got one for {metadata.task}: "
+                "`python -m edge_runtime run` and `Cascade.open` take it"
+            )
+        fields = metadata.extra.get(contract.GENERATION)
+        try:
+            return _read(fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"expected the limits of a decoder under {contract.GENERATION!r} in the gate "
+                f"metadata, got {str(fields)[:80]} ({error}): export the bundle again"
+            ) from None
+
+
+def _read(fields: Any) -> DecoderSettings:
+    if not isinstance(fields, dict):
+        raise TypeError("it is no object")
+    ends = fields["eos_token_ids"]
+    if not isinstance(ends, list):
+        raise TypeError("eos_token_ids is no list")
+    counts = ("max_new_tokens", "context", "layers", "kv_heads", "head_dim")
+    return DecoderSettings(
+        eos_token_ids=tuple(_whole("eos_token_ids", end, 0) for end in ends),
+        pad_token_id=_whole("pad_token_id", fields["pad_token_id"], 0),
+        **{name: _whole(name, fields[name], 1) for name in counts},
+    )
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name} is {str(value)[:40]!r}")
+    return value

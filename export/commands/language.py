@@ -1,0 +1,59 @@
+"""The command `python -m export lm`: a causal language model becomes a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edge_runtime import contract
+from edge_runtime.cli import field
+from edge_runtime.errors import SettingError
+from export.commands.goal import GoalSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageSettings(GoalSettings):
+    """Export a causal language model: one ONNX graph for prefill and decode, with a running gate.
+
+    --calibrate takes a task (`python -m train tasks` lists them): its prompts are answered by the
+    exported graph, and the threshold is chosen on these answers.
+
+    Example: python -m export lm --checkpoint runs/tuned --calibrate clinc150 \
+--target-deferral 0.3 --out bundle
+    """
+
+    checkpoint: Path = field("folder of a causal language model with its tokenizer")
+    out: Path = field("bundle folder to write")
+    confidence: Literal["neg_entropy", "mean_logprob", "sum_logprob", "min_prob", "max_softmax"] = (
+        field("how an answer's confidence is made of its tokens", default=contract.NEG_ENTROPY)
+    )
+    data: str | None = field(
+        "folder, file or Hugging Face name of the task's data (default: its own)", default=None
+    )
+    max_new_tokens: int | None = field(
+        "most tokens of an answer (default: the longest that the task teaches, else 64)",
+        default=None,
+    )
+    limit: int | None = field("calibrate on at most so many examples", default=None)
+    seed: int = field("seed of the task's splits", default=0)
+    overwrite: bool = field("replace the bundle", default=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("max_new_tokens", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                flag = name.replace("_", "-")
+                raise SettingError(f"expected --{flag} of at least 1, got {value}")
+        if self.data is not None and self.calibrate is None:
+            raise SettingError("expected --calibrate TASK with --data, got --threshold")
+
+    def run(self) -> None:
+        """Export, calibrate, verify, and only then write."""
+        from export.bundle import require_free
+
+        require_free(self.out, overwrite=self.overwrite)  # before torch takes its seconds to load
+        from export.decoding.pipeline import build_decoder
+
+        build_decoder(self)

@@ -1,0 +1,231 @@
+"""The steps of a language model's export: trace, gate, calibrate on generated answers, verify."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from tokenizers import Tokenizer
+
+from edge_runtime import contract
+from edge_runtime.contract import GateMetadata, InputDescription
+from edge_runtime.decoding.decoder import Decoder
+from export import bundle, calibration
+from export.commands.language import LanguageSettings
+from export.decoding.gate import append_sequence_gate
+from export.decoding.step import Cache, export_step
+from export.decoding.verification import verify_decoder
+from export.errors import CalibrationError, PreprocessingError
+from export.external import WEIGHTS_FILE, load_onnx
+from export.freshness import TRAINING, remarks, require_fresh, was_chosen_on
+from export.gate import set_threshold
+from export.graphs import strip_traces
+from train.data.tasks import Example, Task, load_task
+from train.models import LanguageModel, open_language_model, training_of, weights_sha256
+
+TOKENIZER_FILE = "tokenizer.json"
+_USUAL_TOKENS = 64
+_VERIFIED = 64  # prompts that verify an export; all calibration data choose the threshold
+_PLACEHOLDER = ("text",)
+"""A generator has no classes; the metadata want a name for what comes out."""
+_Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """What an export works with; `files` go beside the graph."""
+
+    model: LanguageModel
+    graph: onnx.ModelProto
+    files: tuple[Path, ...]
+    metadata: GateMetadata
+    limit: int
+
+
+def build_decoder(settings: LanguageSettings) -> None:
+    """Export a language model; see `LanguageSettings`.
+
+    Raises:
+        ExportError: Model, tokenizer, data or verification failed; nothing was written.
+    """
+    task = _task(settings)
+    model = open_language_model(settings.checkpoint)
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the bundle, so that large weights need not be copied to another file system.
+    with tempfile.TemporaryDirectory(dir=settings.out.parent, prefix=".export-") as scratch:
+        exported = _exported(settings, model, task, Path(scratch))
+        draft = Path(scratch) / "draft"
+        _write(draft, exported, {})
+        decoder = Decoder.open(draft)
+        threshold, record = _threshold(settings, exported, task, decoder)
+        asked = _prompts(settings, task)[:_VERIFIED]
+        verified = verify_decoder(
+            model, decoder, asked, exported.limit, settings.confidence, threshold
+        )
+        set_threshold(exported.graph, threshold)
+        metadata = dataclasses.replace(exported.metadata, threshold=threshold, calibration=record)
+        _write(settings.out, dataclasses.replace(exported, metadata=metadata), verified)
+    achieved = f", defers {record['achieved']:.1%} of {record['n']}" if record else ""
+    seen = remarks(
+        metadata.extra, settings.calibrate, settings.split, certified=settings.is_certified
+    )
+    print(f"{settings.out}: threshold {threshold:.6g}{achieved}{seen}", flush=True)
+
+
+def _task(settings: LanguageSettings) -> Task | None:
+    if settings.calibrate is None:
+        return None
+    task = load_task(
+        settings.calibrate, data=settings.data, seed=settings.seed, limit=settings.limit
+    )
+    if not task.splits()[settings.split]:
+        raise CalibrationError(
+            f"expected examples in {settings.split} of {settings.calibrate}, it has none: take "
+            "another --split"
+        )
+    return task
+
+
+def _exported(
+    settings: LanguageSettings, model: LanguageModel, task: Task | None, scratch: Path
+) -> _Exported:
+    traced = scratch / "step.onnx"
+    cache = export_step(model, traced)
+    loaded = load_onnx(traced, scratch)
+    strip_traces(loaded.model)
+    tokenizer = scratch / TOKENIZER_FILE
+    tokenizer.write_text(_tokenizer_text(model.tokenizer), encoding="utf-8")
+    limit = settings.max_new_tokens or _longest_answer(model, task)
+    append_sequence_gate(
+        loaded.model,
+        kind=settings.confidence,
+        threshold=0.0,
+        ends=[model.tokenizer.eos_token_id],
+        pad=model.tokenizer.pad_token_id,
+    )
+    weights = () if loaded.weights is None else (loaded.weights / WEIGHTS_FILE,)
+    return _Exported(
+        model,
+        loaded.model,
+        (*weights, tokenizer),
+        _metadata(settings, model, cache, limit),
+        limit,
+    )
+
+
+def _longest_answer(model: LanguageModel, task: Task | None) -> int:
+    if task is None or not task.train:
+        return _USUAL_TOKENS
+    ids = (
+        model.tokenizer(example.completion, add_special_tokens=False)["input_ids"]
+        for example in task.train
+    )
+    return min(task.max_new_tokens, 1 + max(map(len, ids)))
+
+
+def _tokenizer_text(tokenizer: Any) -> str:
+    """Return a `tokenizer.json` that neither cuts nor pads: the decoder does."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise PreprocessingError(
+            f"expected a tokenizer that is written as {TOKENIZER_FILE}, "
+            f"{type(tokenizer).__name__} works in Python alone: convert it to a fast one"
+        )
+    alone = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    alone.no_truncation()
+    alone.no_padding()
+    text: str = alone.to_str(pretty=True)
+    return text + "\n"
+
+
+def _metadata(
+    settings: LanguageSettings, model: LanguageModel, cache: Cache, limit: int
+) -> GateMetadata:
+    training = training_of(settings.checkpoint)
+    extra: _Record = {
+        contract.TOKENIZER: TOKENIZER_FILE,
+        contract.GENERATION: {
+            "max_new_tokens": limit,
+            "context": model.context,
+            "eos_token_ids": [model.tokenizer.eos_token_id],
+            "pad_token_id": model.tokenizer.pad_token_id,
+            "layers": cache.layers,
+            "kv_heads": cache.heads,
+            "head_dim": cache.size,
+        },
+    }
+    if training is not None:
+        extra[TRAINING] = training.as_record()
+    return GateMetadata(
+        contract_version=contract.CONTRACT_VERSION,
+        task=contract.TASK_GENERATION,
+        confidence_kind=settings.confidence,
+        confidence_range=contract.sequence_confidence_range(
+            settings.confidence, model.vocabulary, limit
+        ),
+        threshold=0.0,
+        labels=_PLACEHOLDER,
+        input=InputDescription(name=contract.TEXT, dtype="str", shape=("batch",)),
+        source_sha256=weights_sha256(settings.checkpoint),
+        toolkit_version=bundle.toolkit_version(),
+        extra=extra,
+    )
+
+
+def _threshold(
+    settings: LanguageSettings, exported: _Exported, task: Task | None, decoder: Decoder
+) -> tuple[float, _Record | None]:
+    if settings.threshold is not None or task is None:
+        assert settings.threshold is not None  # noqa: S101 - a threshold or a task
+        return float(np.float32(settings.threshold)), None
+    goal, data = settings.goal(), str(settings.calibrate)
+    made_with = exported.metadata.extra
+    if goal.is_certified:
+        require_fresh(made_with, data, settings.split)
+    examples = task.splits()[settings.split]
+    answers = decoder.generate(
+        [example.prompt for example in examples], exported.limit, stop_when_certain=False
+    )
+    sample = calibration.Sample(
+        np.array([answer.confidence for answer in answers], np.float32),
+        np.array([task.is_right(a.text, e) for a, e in zip(answers, examples, strict=True)]),
+        _large_right(settings, task, examples, exported.limit),
+    )
+    threshold, record = calibration.calibrate(goal, sample, data=data, split=settings.split)
+    if goal.is_certified and was_chosen_on(made_with, data, settings.split):
+        record[calibration.REUSED] = True
+    return threshold, record
+
+
+def _large_right(
+    settings: LanguageSettings, task: Task, examples: Sequence[Example], limit: int
+) -> Any:
+    """Return where M_L is right, bool [n], or None where it is not named."""
+    if settings.large is None:
+        return None
+    large = open_language_model(settings.large)
+    said = large.generate([example.prompt for example in examples], limit)
+    return np.array([task.is_right(t, e) for t, e in zip(said.texts, examples, strict=True)])
+
+
+def _prompts(settings: LanguageSettings, task: Task | None) -> list[str]:
+    """Return what verifies the graph: prompts of the task, or texts that were made up."""
+    if task is not None:
+        return [example.prompt for example in task.splits()[settings.split]]
+    return ["What is it?", "Text: a short text\nLabel:", "Once upon a time, there was", "1 + 2 ="]
+
+
+def _write(path: Path, exported: _Exported, verified: _Record) -> None:
+    bundle.write_bundle(
+        path,
+        exported.graph,
+        exported.metadata,
+        verified,
+        others=exported.files,
+        role=contract.ROLE_DECODER,
+    )

@@ -1,0 +1,143 @@
+"""One step of a causal language model as an ONNX graph: tokens and caches in and out, logits out.
+
+Prefill and decode are the same graph: the cache is empty at first. The hidden state is cut to the
+last position before the output layer, which is most of the work where the vocabulary is large.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
+
+from edge_runtime import contract
+from export.errors import GraphError
+from export.exporters.torch_onnx import OPSET, quiet
+from train.models import LanguageModel
+
+Pairs = list[tuple[Tensor, Tensor]]
+LOGITS = "logits"
+_ROWS, _PAST, _TOKENS = 2, 3, 2  # of the example; nothing of them stays in the graph
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The shape of a cache: two tensors float32 [batch, heads, past, size] a layer.
+
+    Attributes:
+        layers: Decoder layers.
+        heads: Heads of keys and values.
+        size: Of one head.
+    """
+
+    layers: int
+    heads: int
+    size: int
+
+    @classmethod
+    def of(cls, model: Any) -> Cache:
+        """Return the shape that a model's own cache has."""
+        with torch.inference_mode():
+            ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+            cache = model(input_ids=ids, use_cache=True).past_key_values
+        sizes = {tuple(t.shape[1::2]) for layer in cache.layers for t in (layer.keys, layer.values)}
+        if len(sizes) != 1:
+            raise GraphError(
+                f"expected caches of one shape in all layers, {type(model).__name__} has "
+                f"{sorted(sizes)}: it cannot be exported yet"
+            )
+        heads, size = sizes.pop()
+        return cls(len(cache.layers), heads, size)
+
+    def names(self, prefix: str) -> list[str]:
+        """Return the names of its tensors, layer by layer, key before value."""
+        return [
+            f"{prefix}{layer}.{part}" for layer in range(self.layers) for part in ("key", "value")
+        ]
+
+    def example(self, rows: int, past: int) -> Pairs:
+        """Return a cache of random values."""
+        shape = (rows, self.heads, past, self.size)
+        return [(torch.randn(shape), torch.randn(shape)) for _ in range(self.layers)]
+
+
+class _Step(nn.Module):
+    """Gives the logits of the last position, and the caches one token longer."""
+
+    def __init__(self, causal: Any) -> None:
+        super().__init__()
+        self.causal = causal
+        config = causal.config.get_text_config()
+        self.softcap = getattr(config, "final_logit_softcapping", None)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, past: Pairs) -> tuple[Tensor, ...]:
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(past):
+            cache.update(keys, values, layer)
+        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        out = self.causal.base_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits = self.causal.get_output_embeddings()(out.last_hidden_state[:, -1])
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        layers = out.past_key_values.layers
+        return (logits, *(t for layer in layers for t in (layer.keys, layer.values)))
+
+
+def export_step(model: LanguageModel, file: Path) -> Cache:
+    """Write the graph of one step; return the shape of its cache.
+
+    Args:
+        model: A causal language model with float32 weights.
+        file: Where to; large weights go beside it.
+
+    Raises:
+        GraphError: It cannot be traced, or its layers have caches of different shapes.
+    """
+    cache = Cache.of(model.model)
+    ids = torch.ones(_ROWS, _TOKENS, dtype=torch.long)
+    mask = torch.ones(_ROWS, _PAST + _TOKENS, dtype=torch.long)
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                _Step(model.model).eval(),
+                (ids, mask, cache.example(_ROWS, _PAST)),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[
+                    contract.INPUT_IDS,
+                    contract.ATTENTION_MASK,
+                    *cache.names(contract.PAST),
+                ],
+                output_names=[LOGITS, *cache.names(contract.PRESENT)],
+                dynamic_shapes=_free(cache.layers),
+                verbose=False,
+            )
+        assert program is not None  # noqa: S101 - narrows the type: with dynamo there is a program
+        program.save(file)
+    except Exception as error:  # noqa: BLE001 - tracing runs the model's own code
+        reason = " ".join(str(error).split())[:200]
+        raise GraphError(
+            f"expected a language model that torch.onnx can trace, {type(model.model).__name__} "
+            f"failed ({reason}): try another torch or transformers"
+        ) from None
+    return cache
+
+
+def _free(layers: int) -> tuple[Any, ...]:
+    """Return the names of the axes that may have any size."""
+    pair = {0: "batch", 2: "past"}
+    return (
+        {0: "batch", 1: "tokens"},
+        {0: "batch", 1: "total"},
+        [(dict(pair), dict(pair)) for _ in range(layers)],
+    )

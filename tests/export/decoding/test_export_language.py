@@ -1,0 +1,122 @@
+"""`python -m export lm` writes a bundle that answers as the checkpoint does, or nothing."""
+
+import json
+
+import numpy as np
+import pytest
+from tools.things import new_language_model, write_task
+
+from edge_runtime.decoding.decoder import Decoder
+from edge_runtime.errors import SettingError
+from export.commands.language import LanguageSettings
+from export.errors import OutputError
+from train.data.tasks import load_task
+from train.errors import CheckpointError, DataError
+from train.language.fit import FitLanguageSettings
+from train.models import open_language_model
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory):
+    return str(write_task(tmp_path_factory.mktemp("tasks") / "things"))
+
+
+@pytest.fixture(scope="module")
+def half_taught(things, tmp_path_factory):
+    root = tmp_path_factory.mktemp("language")
+    start = new_language_model(things, root / "new", "llama")
+    FitLanguageSettings(
+        checkpoint=start, task=things, out=root / "half", epochs=6, batch_size=8
+    ).run()
+    return root / "half"
+
+
+@pytest.fixture(scope="module")
+def bundle(half_taught, things, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bundles") / "bundle"
+    LanguageSettings(checkpoint=half_taught, calibrate=things, target_deferral=0.25, out=out).run()
+    return out
+
+
+def test_the_bundle_answers_as_the_checkpoint_does(bundle, half_taught, things):
+    task = load_task(things)
+    prompts = [example.prompt for example in task.test]
+    model = open_language_model(half_taught)
+    answers = Decoder.open(bundle).generate(prompts, stop_when_certain=False)
+    limit = json.loads((bundle / "bundle.json").read_text())["metadata"]["generation"]
+    wanted = model.generate(prompts, limit["max_new_tokens"])
+    assert [answer.text for answer in answers] == list(wanted.texts)
+    confidence = np.array([answer.confidence for answer in answers])
+    np.testing.assert_allclose(confidence, wanted.confidence("neg_entropy"), atol=1e-5)
+
+
+def test_the_threshold_defers_the_share_it_was_chosen_for(bundle, things):
+    record = json.loads((bundle / "bundle.json").read_text())["metadata"]
+    assert record["task"] == "text-generation"
+    calibration = record["calibration"]
+    assert (calibration["goal"], calibration["n"]) == ("target_deferral", 24)
+    assert calibration["achieved"] <= 0.25
+    prompts = [example.prompt for example in load_task(things).validation]
+    deferred = sum(answer.defer for answer in Decoder.open(bundle).generate(prompts))
+    assert deferred / 24 == pytest.approx(calibration["achieved"])
+
+
+def test_ending_where_deferral_is_certain_changes_no_decision(bundle, things):
+    prompts = [example.prompt for example in load_task(things).train]
+    decoder = Decoder.open(bundle)
+    whole = decoder.generate(prompts, stop_when_certain=False)
+    ended = decoder.generate(prompts)
+    assert [a.defer for a in ended] == [a.defer for a in whole]
+    assert any(answer.defer for answer in whole)
+
+
+@pytest.mark.parametrize("kind", ["mean_logprob", "sum_logprob", "min_prob", "max_softmax"])
+def test_every_confidence_is_verified_against_the_model(kind, half_taught, things, tmp_path):
+    out = tmp_path / "bundle"
+    LanguageSettings(
+        checkpoint=half_taught, calibrate=things, target_deferral=0.25, confidence=kind, out=out
+    ).run()
+    record = json.loads((out / "bundle.json").read_text())
+    assert record["metadata"]["confidence_kind"] == kind
+    assert record["verification"]["prompts"] == 24
+    assert record["verification"]["confidence_error"] < 1e-4
+    low, high = record["metadata"]["confidence_range"]
+    assert low <= record["metadata"]["threshold"] <= high
+
+
+def test_a_threshold_by_hand_needs_no_data(half_taught, tmp_path):
+    LanguageSettings(checkpoint=half_taught, threshold=-0.5, out=tmp_path / "bundle").run()
+    (answer,) = Decoder.open(tmp_path / "bundle").generate(["the sky:"])
+    assert answer.defer == (not answer.confidence >= np.float32(-0.5))
+
+
+def test_what_cannot_be_exported_is_refused_and_nothing_is_written(
+    half_taught, things, small_checkpoint, tmp_path
+):
+    out = tmp_path / "bundle"
+    goal = {"calibrate": things, "target_deferral": 0.25, "out": out}
+    with pytest.raises(CheckpointError, match="expected a causal language model"):
+        LanguageSettings(checkpoint=small_checkpoint, **goal).run()
+    with pytest.raises(DataError, match="expected a task"):
+        LanguageSettings(checkpoint=half_taught, **goal | {"calibrate": "nonsense"}).run()
+    assert not out.exists()
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    with pytest.raises(OutputError, match="expected nothing at"):
+        LanguageSettings(checkpoint=half_taught, **goal).run()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"max_new_tokens": 0}, "--max-new-tokens of at least 1, got 0"),
+        ({"limit": 0}, "--limit of at least 1, got 0"),
+        ({"data": "x"}, "--calibrate TASK with --data"),
+    ],
+)
+def test_settings_without_sense_are_refused(settings, told, tmp_path):
+    with pytest.raises(SettingError, match=told):
+        LanguageSettings(checkpoint=tmp_path, threshold=0.0, out=tmp_path / "b", **settings)

@@ -1,0 +1,96 @@
+"""A cascade of language models from end to end: checkpoints, bundle, server, prompts, texts."""
+
+import math
+
+import numpy as np
+import pytest
+from tools.things import new_language_model, write_task
+
+from benchmarks.server import running_server
+from edge_runtime import Cascade, Source
+from edge_runtime.errors import InputError, SettingError
+from export.commands.language import LanguageSettings
+from train.data.tasks import load_task
+from train.language.fit import FitLanguageSettings
+from train.models import open_language_model
+
+pytestmark = pytest.mark.slow
+DEADLINE_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Return (task, bundle of a half taught M_S, folder of a taught M_L)."""
+    root = tmp_path_factory.mktemp("cascade")
+    folder = str(write_task(root / "things"))
+    start = new_language_model(folder, root / "new", "llama")
+    for name, epochs in (("small", 6), ("large", 20)):
+        FitLanguageSettings(
+            checkpoint=start, task=folder, out=root / name, epochs=epochs, batch_size=8
+        ).run()
+    bundle = root / "bundle"
+    LanguageSettings(
+        checkpoint=root / "small", calibrate=folder, target_deferral=0.5, out=bundle
+    ).run()
+    return load_task(folder), bundle, root / "large"
+
+
+@pytest.fixture(scope="module")
+def address(world):
+    with running_server(["cloud_stub", "--checkpoint", str(world[2]), "--port", "0"]) as found:
+        yield found
+
+
+def test_the_edge_answers_what_it_is_sure_of_and_the_cloud_the_rest(world, address):
+    task, bundle, large = world
+    prompts = [example.prompt for example in task.test]
+    with Cascade.open(bundle, cloud=address, deadline_s=DEADLINE_S) as cascade:
+        answers = cascade.batch(prompts)
+        alone = cascade(prompts[0])
+    said = open_language_model(large).generate(prompts, 12).texts
+    assert {answer.source for answer in answers} == {Source.EDGE, Source.CLOUD}
+    for answer, text in zip(answers, said, strict=True):
+        assert answer.deferred == (answer.source is Source.CLOUD)
+        assert answer.prediction == -1
+        if answer.deferred:
+            assert answer.text == text
+    assert (alone.text, alone.source) == (answers[0].text, answers[0].source)
+    right = np.mean([task.is_right(a.text, e) for a, e in zip(answers, task.test, strict=True)])
+    with Cascade.open(bundle) as nothing:
+        small = nothing.batch(prompts)
+    assert right > np.mean(
+        [task.is_right(a.text, e) for a, e in zip(small, task.test, strict=True)]
+    )
+
+
+def test_without_a_cloud_the_small_model_answers_and_says_why(world):
+    task, bundle, _ = world
+    with Cascade.open(bundle, threshold=math.inf) as cascade:
+        answer = cascade(task.test[0].prompt)
+    assert answer.source is Source.EDGE_FALLBACK
+    assert answer.error == "no cloud address was given"
+    assert isinstance(answer.text, str)
+
+
+@pytest.mark.parametrize("prompt", ["", "the sky " * 200])
+def test_a_prompt_that_cannot_be_answered_here_goes_to_the_cloud(prompt, world, address):
+    """And where the cloud can't answer it either, that is said."""
+    with Cascade.open(world[1], cloud=address, deadline_s=DEADLINE_S) as cascade:
+        answer = cascade(prompt)
+    assert answer.deferred
+    assert math.isnan(answer.confidence)
+    assert answer.source is Source.EDGE_FALLBACK
+    assert "CloudRejectedError" in answer.error
+    assert answer.text == ""
+
+
+def test_what_is_no_prompt_is_refused(world):
+    with Cascade.open(world[1]) as cascade, pytest.raises(InputError, match="expected texts"):
+        cascade.batch([np.zeros(3)])
+    with (
+        Cascade.open(world[1]) as middle,
+        pytest.raises(SettingError, match="expected an address as cloud"),
+    ):
+        Cascade.open(world[1], cloud=middle)
+    with pytest.raises(SettingError, match="no cloud_reduce"):
+        Cascade.open(world[1], cloud="localhost:1", cloud_reduce="argmax")
