@@ -18,7 +18,7 @@ from train.models.generation import encode, refusal, rows_that_fit
 from train.models.language import LanguageModel, open_language_model
 from train.models.stepping import Step
 
-# A prompt of a megabyte was tokenized in about a second, in which all others wait: what cannot fit is
+# A megabyte was tokenized in about a second, in which all others wait: what cannot fit is
 # not tokenized. Some tokenizers drop characters, white space say: hence the margin.
 _MARGIN: Final = 4
 
