@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -14,10 +14,13 @@ from cloud_stub.backends.backend import Batch, Outputs, Part
 from cloud_stub.backends.generation import MAX_TOKENS, Answers, generation_signature
 from cloud_stub.errors import RefusedRowsError
 from edge_runtime import contract, metrics
-from train.models.decoding import FEW_WEIGHTS
 from train.models.generation import encode, refusal, rows_that_fit
 from train.models.language import LanguageModel, open_language_model
 from train.models.stepping import Step
+
+# A megabyte was tokenized in about a second, in which all others wait: what cannot fit is
+# not tokenized. Some tokenizers drop characters, white space say: hence the margin.
+_MARGIN: Final = 4
 
 
 class LanguageBackend:
@@ -44,10 +47,12 @@ class LanguageBackend:
         self.signature = generation_signature(
             "gatekeeper_language_model", max_new_tokens, is_batched=True
         )
+        longest = max(map(len, self._lm.tokenizer.get_vocab()))
+        self._most_characters = _MARGIN * longest * self._lm.context
         if torch.cuda.is_available():
             self._lm.model.to("cuda")
-        elif threads or self._lm.weights < FEW_WEIGHTS:
-            torch.set_num_threads(threads or 1)
+        elif threads:
+            torch.set_num_threads(threads)
 
     def infer(self, batch: Batch) -> Iterator[Outputs | Part]:
         """Answer texts; see `Backend.infer`."""
@@ -88,8 +93,15 @@ class LanguageBackend:
         Raises:
             RefusedRowsError: Some cannot be answered.
         """
-        encoded = encode(self._lm.tokenizer, texts)
-        reasons, prompts = {}, []
+        reasons = {
+            row: f"the prompt has {len(text)} characters, far more than the context's "
+            f"{self._lm.context} tokens can hold"
+            for row, text in enumerate(texts)
+            if len(text) > self._most_characters
+        }
+        if reasons:
+            raise RefusedRowsError(reasons)
+        encoded, prompts = encode(self._lm.tokenizer, texts), []
         for row, (text, ids) in enumerate(zip(texts, encoded, strict=True)):
             if (why := refusal(text, ids, 1, self._lm.context)) is not None:
                 reasons[row] = why

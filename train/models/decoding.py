@@ -25,7 +25,7 @@ _LOWEST = -1e4  # exp of it is 0 in float32 already, and 0 * -1e4 is 0 where 0 *
 _FEW = 8  # rows that are not worth a new start without those that have ended
 # Below, threads wait for each other longer than they work: 256 answers of 25,000 weights took
 # 0.3 s with one thread, 2 to 4 s with two on two cores that others used as well.
-FEW_WEIGHTS = 500_000
+_THREADED_WEIGHTS = 500_000
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,10 @@ def ready(model: Any) -> Iterator[None]:
     own, training, threads = inner.generation_config, model.training, torch.get_num_threads()
     inner.generation_config = GenerationConfig()
     model.eval()
-    if model.device.type == "cpu" and sum(p.numel() for p in model.parameters()) < FEW_WEIGHTS:
+    if (
+        model.device.type == "cpu"
+        and sum(p.numel() for p in model.parameters()) < _THREADED_WEIGHTS
+    ):
         torch.set_num_threads(1)
     try:
         yield

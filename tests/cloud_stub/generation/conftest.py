@@ -44,8 +44,9 @@ def generator(model, save_tiny, start, tmp_path_factory):
     Beside `large` it has models that talk for hours or wait until there are two or three calls.
     """
     talker, _ = save_tiny("talker", 1 << 20)
-    patient, endless = "max_delay_ms = 50000", "max_new_tokens = 1000000\nstall = 3600"
-    short = f'checkpoint = "{model[0]}"\nmax_new_tokens = {MOST}'
+    # What it has to compute is too little for two threads.
+    patient, endless = "max_delay_ms = 50000", "max_new_tokens = 1000000\nstall = 3600\nthreads = 1"
+    short = f'checkpoint = "{model[0]}"\nmax_new_tokens = {MOST}\nthreads = 1'
     tables = [
         f'model = "large"\n{short}',
         f'model = "talker"\ncheckpoint = "{talker}"\n{endless}',

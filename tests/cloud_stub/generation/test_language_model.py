@@ -156,6 +156,19 @@ def test_a_prompt_over_the_context_is_refused_with_its_length(asker, model):
     assert words.startswith(f"row 1: the prompt has {tokens} tokens, of the context's 96 none")
 
 
+def test_a_prompt_that_is_far_too_long_is_not_even_tokenized(asker, model):
+    text = "my card " * 500_000
+    code, words = refusal(asker.future(prompts_request(PROMPT, text)))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert words == (
+        "row 1: the prompt has 4000000 characters, far more than the context's 96 tokens can hold"
+    )
+    # What just does not fit is counted in tokens.
+    longest = max(map(len, model[1].tokenizer.get_vocab()))
+    _, words = refusal(asker.future(prompts_request("x" * 4 * longest * 96)))
+    assert "tokens, of the context's 96 none is left" in words
+
+
 @pytest.mark.parametrize(
     ("prompts", "fields", "why"),
     [

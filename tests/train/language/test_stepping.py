@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from tools.devices import cuda
 from tools.language_models import PROMPTS, SHAPE, by_hand, tiny, tolerance
 
 from train.models.untrained import ARCHITECTURES
@@ -59,3 +60,16 @@ def test_a_row_that_nobody_wants_any_more_takes_no_step():
     both = spoken(lm, PROMPTS[:2], [12, 12], is_wanted)
     assert (len(both[0][0]), len(both[1][0])) == (12, 4)
     assert both[0][0] == alone[0][0]
+
+
+@pytest.mark.parametrize("device", [cuda])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_gpu_says_what_a_cpu_does(architecture, device):
+    heads = SHAPE.heads if architecture == "gpt2" else SHAPE.kv_heads
+    lm = tiny(architecture, shape=dataclasses.replace(SHAPE, kv_heads=heads))
+    rooms = [40, 3, 17, 1, 25]
+    wanted = spoken(lm, PROMPTS, rooms)
+    lm.model.to(device)
+    for found, row in zip(spoken(lm, PROMPTS, rooms), wanted, strict=True):
+        assert found[0] == row[0]
+        np.testing.assert_allclose(found[1:], row[1:], atol=1e-4)
