@@ -35,6 +35,15 @@ class LanguageSettings(GoalSettings):
         "most tokens of an answer (default: the longest that the task teaches, else 64)",
         default=None,
     )
+    quantize: Literal["none", "fp16", "int8-dynamic", "int4"] = field(
+        "int8-dynamic or int4 for matrix products, fp16 to halve the size; the threshold is chosen "
+        "on answers of the quantized graph",
+        default="none",
+    )
+    max_flips: float = field(
+        "share of the decisions that may differ from the float graph's after quantization",
+        default=0.05,
+    )
     limit: int | None = field("calibrate on at most so many examples", default=None)
     seed: int = field("seed of the task's splits", default=0)
     overwrite: bool = field("replace the bundle", default=False)
@@ -46,6 +55,13 @@ class LanguageSettings(GoalSettings):
             if value is not None and value < 1:
                 flag = name.replace("_", "-")
                 raise SettingError(f"expected --{flag} of at least 1, got {value}")
+        if self.quantize != "none" and self.calibrate is None:
+            raise SettingError(
+                "expected --calibrate TASK with --quantize, got --threshold: quantization moves "
+                "the confidences, so the threshold has to be chosen on the quantized graph"
+            )
+        if not 0.0 <= self.max_flips <= 1.0:
+            raise SettingError(f"expected --max-flips in [0, 1], got {self.max_flips}")
         if self.data is not None and self.calibrate is None:
             raise SettingError("expected --calibrate TASK with --data, got --threshold")
 

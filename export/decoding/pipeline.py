@@ -15,17 +15,19 @@ from tokenizers import Tokenizer
 
 from edge_runtime import contract
 from edge_runtime.contract import GateMetadata, InputDescription
-from edge_runtime.decoding.decoder import Decoder
+from edge_runtime.decoding import Decoder, Generation
 from export import bundle, calibration
 from export.commands.language import LanguageSettings
 from export.decoding.gate import append_sequence_gate
 from export.decoding.step import Cache, export_step
 from export.decoding.verification import verify_decoder
 from export.errors import CalibrationError, PreprocessingError
-from export.external import WEIGHTS_FILE, load_onnx
+from export.external import WEIGHTS_FILE, inlined, load_onnx
 from export.freshness import TRAINING, remarks, require_fresh, was_chosen_on
 from export.gate import set_threshold
-from export.graphs import strip_traces
+from export.graphs import copy_of, strip_traces
+from export.quantization import Kind, quantize
+from export.verification import quantized_in_words, verify_quantized
 from train.data.tasks import Example, Task, load_task
 from train.models import LanguageModel, open_language_model, training_of, weights_sha256
 
@@ -38,14 +40,42 @@ _Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _Exported:
-    """What an export works with; `files` go beside the graph."""
+class _Step:
+    """The traced model, before it is quantized and gated."""
 
     model: LanguageModel
     graph: onnx.ModelProto
+    weights: Path | None
+    tokenizer: Path
+    cache: Cache
+    limit: int
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """A graph with its gate; `files` go beside it."""
+
+    graph: onnx.ModelProto
     files: tuple[Path, ...]
     metadata: GateMetadata
-    limit: int
+
+    @property
+    def size_bytes(self) -> int:
+        """How large the graph is with its weights; the tokenizer does not count."""
+        return self.graph.ByteSize() + sum(
+            file.stat().st_size for file in self.files if file.name == WEIGHTS_FILE
+        )
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """A threshold, and the answers it was chosen on; there are none where it was given."""
+
+    decoder: Decoder
+    threshold: float
+    record: _Record | None = None
+    answers: Sequence[Generation] = ()
+    accuracy: float = float("nan")
 
 
 def build_decoder(settings: LanguageSettings) -> None:
@@ -59,23 +89,70 @@ def build_decoder(settings: LanguageSettings) -> None:
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     # Beside the bundle, so that large weights need not be copied to another file system.
     with tempfile.TemporaryDirectory(dir=settings.out.parent, prefix=".export-") as scratch:
-        exported = _exported(settings, model, task, Path(scratch))
-        draft = Path(scratch) / "draft"
-        _write(draft, exported, {})
-        decoder = Decoder.open(draft)
-        threshold, record = _threshold(settings, exported, task, decoder)
-        asked = _prompts(settings, task)[:_VERIFIED]
-        verified = verify_decoder(
-            model, decoder, asked, exported.limit, settings.confidence, threshold
+        _build(settings, model, task, Path(scratch))
+
+
+def _build(
+    settings: LanguageSettings, model: LanguageModel, task: Task | None, scratch: Path
+) -> None:
+    step = _step(settings, model, task, scratch)
+    exact = _exported(settings, step, "none")
+    decided = _decided(settings, exact, task, scratch / "exact")
+    verified: _Record = {
+        "graph": verify_decoder(
+            model,
+            decided.decoder,
+            _prompts(settings, task)[:_VERIFIED],
+            step.limit,
+            settings.confidence,
+            decided.threshold,
         )
-        set_threshold(exported.graph, threshold)
-        metadata = dataclasses.replace(exported.metadata, threshold=threshold, calibration=record)
-        _write(settings.out, dataclasses.replace(exported, metadata=metadata), verified)
+    }
+    shipped = exact
+    if settings.quantize != "none":
+        shipped = _exported(settings, step, settings.quantize)
+        small = _decided(settings, shipped, task, scratch / "small")
+        verified["quantization"] = _compared(settings, small, decided) | {
+            "kind": settings.quantize,
+            "bytes": shipped.size_bytes,
+            "bytes_float": exact.size_bytes,
+        }
+        decided = small
+    _ship(settings, shipped, decided, verified)
+
+
+def _ship(
+    settings: LanguageSettings, shipped: _Exported, decided: _Decided, verified: _Record
+) -> None:
+    """Write the bundle, and say what it does."""
+    threshold, record = decided.threshold, decided.record
+    set_threshold(shipped.graph, threshold)
+    metadata = dataclasses.replace(shipped.metadata, threshold=threshold, calibration=record)
+    _write(settings.out, dataclasses.replace(shipped, metadata=metadata), verified)
     achieved = f", defers {record['achieved']:.1%} of {record['n']}" if record else ""
     seen = remarks(
         metadata.extra, settings.calibrate, settings.split, certified=settings.is_certified
     )
     print(f"{settings.out}: threshold {threshold:.6g}{achieved}{seen}", flush=True)
+    if "quantization" in verified:
+        print(quantized_in_words(verified["quantization"]), flush=True)
+
+
+def _compared(settings: LanguageSettings, small: _Decided, exact: _Decided) -> _Record:
+    """Hold the quantized graph's answers to the float one's, each at its own threshold."""
+    texts = dict.fromkeys([*(a.text for a in small.answers), *(a.text for a in exact.answers)])
+    number = {text: i for i, text in enumerate(texts)}
+    columns = [
+        (
+            np.array([number[answer.text] for answer in one.answers]),
+            np.array([answer.confidence for answer in one.answers]),
+            np.array([not answer.confidence >= one.threshold for answer in one.answers]),
+        )
+        for one in (small, exact)
+    ]
+    ours, float_ones = columns
+    found = verify_quantized(ours, float_ones, float_ones[0], max_flips=settings.max_flips)
+    return found | {"accuracy": small.accuracy, "accuracy_float": exact.accuracy}
 
 
 def _task(settings: LanguageSettings) -> Task | None:
@@ -92,9 +169,9 @@ def _task(settings: LanguageSettings) -> Task | None:
     return task
 
 
-def _exported(
+def _step(
     settings: LanguageSettings, model: LanguageModel, task: Task | None, scratch: Path
-) -> _Exported:
+) -> _Step:
     traced = scratch / "step.onnx"
     cache = export_step(model, traced)
     loaded = load_onnx(traced, scratch)
@@ -102,21 +179,22 @@ def _exported(
     tokenizer = scratch / TOKENIZER_FILE
     tokenizer.write_text(_tokenizer_text(model.tokenizer), encoding="utf-8")
     limit = settings.max_new_tokens or _longest_answer(model, task)
+    return _Step(model, loaded.model, loaded.weights, tokenizer, cache, limit)
+
+
+def _exported(settings: LanguageSettings, step: _Step, quantization: Kind) -> _Exported:
+    graph, weights = copy_of(step.graph), step.weights
+    if quantization != "none":
+        graph, weights = quantize(inlined(graph, weights), quantization), None
     append_sequence_gate(
-        loaded.model,
+        graph,
         kind=settings.confidence,
         threshold=0.0,
-        ends=[model.tokenizer.eos_token_id],
-        pad=model.tokenizer.pad_token_id,
+        ends=[step.model.tokenizer.eos_token_id],
+        pad=step.model.tokenizer.pad_token_id,
     )
-    weights = () if loaded.weights is None else (loaded.weights / WEIGHTS_FILE,)
-    return _Exported(
-        model,
-        loaded.model,
-        (*weights, tokenizer),
-        _metadata(settings, model, cache, limit),
-        limit,
-    )
+    files = () if weights is None else (weights / WEIGHTS_FILE,)
+    return _Exported(graph, (*files, step.tokenizer), _metadata(settings, step, quantization))
 
 
 def _longest_answer(model: LanguageModel, task: Task | None) -> int:
@@ -143,30 +221,30 @@ def _tokenizer_text(tokenizer: Any) -> str:
     return text + "\n"
 
 
-def _metadata(
-    settings: LanguageSettings, model: LanguageModel, cache: Cache, limit: int
-) -> GateMetadata:
-    training = training_of(settings.checkpoint)
+def _metadata(settings: LanguageSettings, step: _Step, quantization: Kind) -> GateMetadata:
+    model, training = step.model, training_of(settings.checkpoint)
     extra: _Record = {
         contract.TOKENIZER: TOKENIZER_FILE,
         contract.GENERATION: {
-            "max_new_tokens": limit,
+            "max_new_tokens": step.limit,
             "context": model.context,
             "eos_token_ids": [model.tokenizer.eos_token_id],
             "pad_token_id": model.tokenizer.pad_token_id,
-            "layers": cache.layers,
-            "kv_heads": cache.heads,
-            "head_dim": cache.size,
+            "layers": step.cache.layers,
+            "kv_heads": step.cache.heads,
+            "head_dim": step.cache.size,
         },
     }
     if training is not None:
         extra[TRAINING] = training.as_record()
+    if quantization != "none":
+        extra[contract.QUANTIZATION] = quantization
     return GateMetadata(
         contract_version=contract.CONTRACT_VERSION,
         task=contract.TASK_GENERATION,
         confidence_kind=settings.confidence,
         confidence_range=contract.sequence_confidence_range(
-            settings.confidence, model.vocabulary, limit
+            settings.confidence, model.vocabulary, step.limit
         ),
         threshold=0.0,
         labels=_PLACEHOLDER,
@@ -177,39 +255,38 @@ def _metadata(
     )
 
 
-def _threshold(
-    settings: LanguageSettings, exported: _Exported, task: Task | None, decoder: Decoder
-) -> tuple[float, _Record | None]:
+def _decided(
+    settings: LanguageSettings, exported: _Exported, task: Task | None, draft: Path
+) -> _Decided:
+    """Choose the threshold on what the graph itself answers."""
+    _write(draft, exported, {})
+    decoder = Decoder.open(draft)
     if settings.threshold is not None or task is None:
         assert settings.threshold is not None  # noqa: S101 - a threshold or a task
-        return float(np.float32(settings.threshold)), None
-    goal, data = settings.goal(), str(settings.calibrate)
-    made_with = exported.metadata.extra
+        return _Decided(decoder, float(np.float32(settings.threshold)))
+    goal, data, made_with = settings.goal(), str(settings.calibrate), exported.metadata.extra
     if goal.is_certified:
         require_fresh(made_with, data, settings.split)
     examples = task.splits()[settings.split]
-    answers = decoder.generate(
-        [example.prompt for example in examples], exported.limit, stop_when_certain=False
-    )
+    answers = decoder.generate([e.prompt for e in examples], stop_when_certain=False)
+    right = np.array([task.is_right(a.text, e) for a, e in zip(answers, examples, strict=True)])
     sample = calibration.Sample(
         np.array([answer.confidence for answer in answers], np.float32),
-        np.array([task.is_right(a.text, e) for a, e in zip(answers, examples, strict=True)]),
-        _large_right(settings, task, examples, exported.limit),
+        right,
+        _large_right(settings, task, examples),
     )
     threshold, record = calibration.calibrate(goal, sample, data=data, split=settings.split)
     if goal.is_certified and was_chosen_on(made_with, data, settings.split):
         record[calibration.REUSED] = True
-    return threshold, record
+    return _Decided(decoder, threshold, record, answers, float(right.mean()))
 
 
-def _large_right(
-    settings: LanguageSettings, task: Task, examples: Sequence[Example], limit: int
-) -> Any:
+def _large_right(settings: LanguageSettings, task: Task, examples: Sequence[Example]) -> Any:
     """Return where M_L is right, bool [n], or None where it is not named."""
     if settings.large is None:
         return None
     large = open_language_model(settings.large)
-    said = large.generate([example.prompt for example in examples], limit)
+    said = large.generate([example.prompt for example in examples], task.max_new_tokens)
     return np.array([task.is_right(t, e) for t, e in zip(said.texts, examples, strict=True)])
 
 

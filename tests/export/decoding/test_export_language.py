@@ -28,7 +28,7 @@ def half_taught(things, tmp_path_factory):
     root = tmp_path_factory.mktemp("language")
     start = new_language_model(things, root / "new", "llama")
     FitLanguageSettings(
-        checkpoint=start, task=things, out=root / "half", epochs=6, batch_size=8
+        checkpoint=start, task=things, out=root / "half", epochs=12, batch_size=8
     ).run()
     return root / "half"
 
@@ -80,10 +80,30 @@ def test_every_confidence_is_verified_against_the_model(kind, half_taught, thing
     ).run()
     record = json.loads((out / "bundle.json").read_text())
     assert record["metadata"]["confidence_kind"] == kind
-    assert record["verification"]["prompts"] == 24
-    assert record["verification"]["confidence_error"] < 1e-4
+    assert record["verification"]["graph"]["prompts"] == 24
+    assert record["verification"]["graph"]["confidence_error"] < 1e-4
     low, high = record["metadata"]["confidence_range"]
     assert low <= record["metadata"]["threshold"] <= high
+
+
+@pytest.mark.parametrize("kind", ["fp16", "int8-dynamic"])
+def test_a_quantized_model_is_calibrated_on_its_own_answers(kind, half_taught, things, tmp_path):
+    out = tmp_path / "bundle"
+    LanguageSettings(
+        checkpoint=half_taught,
+        calibrate=things,
+        target_deferral=0.25,
+        quantize=kind,
+        max_flips=0.25,
+        out=out,
+    ).run()
+    record = json.loads((out / "bundle.json").read_text())
+    found = record["verification"]["quantization"]
+    assert found["bytes"] < found["bytes_float"]
+    assert record["metadata"]["quantization"] == kind
+    prompts = [example.prompt for example in load_task(things).validation]
+    deferred = sum(answer.defer for answer in Decoder.open(out).generate(prompts))
+    assert deferred / 24 == pytest.approx(record["metadata"]["calibration"]["achieved"])
 
 
 def test_a_threshold_by_hand_needs_no_data(half_taught, tmp_path):
@@ -114,6 +134,8 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(
     [
         ({"max_new_tokens": 0}, "--max-new-tokens of at least 1, got 0"),
         ({"limit": 0}, "--limit of at least 1, got 0"),
+        ({"quantize": "int4"}, "--calibrate TASK with --quantize"),
+        ({"max_flips": 2.0}, "--max-flips in \\[0, 1\\], got 2.0"),
         ({"data": "x"}, "--calibrate TASK with --data"),
     ],
 )
