@@ -41,7 +41,7 @@ refused_here = partial(processes.refused_here, "export", COMMANDS, default=Build
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("", "expected a command (build, retune, inspect, verify) or a flag"),
+        ("", "expected a command (build, lm, retune, inspect, verify) or a flag"),
         ("retun --bundle b", "did you mean 'retune'"),
         ("bild --checkpoint c", "did you mean 'build'"),
         ("--chekpoint c --out b", "did you mean '--checkpoint'"),

@@ -35,7 +35,8 @@ def training_of(folder: Path) -> Training | None:
     try:
         record = json.loads((folder / FILE).read_text(encoding="utf-8"))
         settings = record["settings"]
-        data = settings.get("task") or settings["data"]  # of a language model its task
+        # Of a language model its task, beside which `data` may say where that lies.
+        data = settings["task"] if "task" in settings else settings["data"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if not isinstance(data, str):
