@@ -8,6 +8,8 @@ from pathlib import Path
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
 
+_ALPHA, _STEPS = 0.5, 600
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
@@ -41,11 +43,11 @@ class DemoSettings:
     )
     alpha: float = field(
         "weight of the right samples in the Gatekeeper loss; of a task 0.3, 0.5 and 0.6 are tried",
-        default=0.5,
+        default=_ALPHA,
     )
     steps: int = field(
         "of a task: updates of the control and of Gatekeeper",
-        default=600,  # of 200, 600 and 1,200 the best on validation of CLINC150
+        default=_STEPS,  # of 200, 600 and 1,200 the best on validation of CLINC150
     )
     target_deferral: float = field("deferral ratio to calibrate for", default=0.3)
     seeds: tuple[int, ...] = field("training seeds", default=(0, 1, 2))
@@ -58,10 +60,22 @@ class DemoSettings:
             raise SettingError(f"expected --alpha in [0, 1], got {self.alpha}")
         if not 0 < self.target_deferral < 1:
             raise SettingError(f"expected --target-deferral in (0, 1), got {self.target_deferral}")
+        self._check_task()
         if self.steps < 1:
             raise SettingError(f"expected --steps of at least 1, got {self.steps}")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise SettingError(f"expected different --seeds, got {list(self.seeds)}")
+
+    def _check_task(self) -> None:
+        """Refuse what only the other kind of cascade reads."""
+        of_task = {"task_data": None, "steps": _STEPS}
+        of_data = {"dataset": "digits", "large_dataset": None, "alpha": _ALPHA}
+        without = of_task if self.task is None else of_data
+        given = [name for name, usual in without.items() if getattr(self, name) != usual]
+        if given:
+            flag = given[0].replace("_", "-")
+            beside = "with" if self.task is None else "without"
+            raise SettingError(f"expected --{flag} only {beside} --task, nothing would read it")
 
     @property
     def small_model(self) -> str:

@@ -12,6 +12,7 @@ from benchmarks.demo import DemoSettings
 from benchmarks.errors import CheckError
 from benchmarks.language.table import variants
 from edge_runtime import metrics
+from edge_runtime.errors import SettingError
 from train.errors import CheckpointError
 from train.language.answers import load_answers
 from train.language.fit import FitLanguageSettings
@@ -103,3 +104,17 @@ def test_a_folder_that_is_no_language_model_is_refused_before_anything_is_traine
     with pytest.raises(CheckpointError, match=r"expected a config\.json"):
         settings.run()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"task": "t", "alpha": 0.3}, "expected --alpha only without --task"),
+        ({"task": "t", "dataset": "cifar10"}, "expected --dataset only without --task"),
+        ({"steps": 20}, "expected --steps only with --task"),
+        ({"task_data": "d"}, "expected --task-data only with --task"),
+    ],
+)
+def test_a_flag_that_nothing_would_read_is_refused(settings, told):
+    with pytest.raises(SettingError, match=told):
+        DemoSettings(**settings)

@@ -75,7 +75,8 @@ def family_of(folder: Path) -> Family:
     if generates(config):
         raise CheckpointError(
             f"expected an image or text classifier in {folder}, it holds a language model "
-            f"({config.architectures[0]}): python -m train fit-lm, tune-lm and evaluate-lm take it"
+            f"({config.architectures[0]}): python -m train fit-lm, tune-lm and evaluate-lm "
+            "take it, and python -m export lm"
         )
     for family in FAMILIES:
         if type(config) in family.auto_model._model_mapping:  # noqa: SLF001 - no public way to ask

@@ -278,5 +278,6 @@ def test_a_language_model_is_no_classifier_and_its_commands_are_named(kind, fold
         open_checkpoint(folder, kind=kind)
     assert str(caught.value) == (
         f"expected an image or text classifier in {folder}, it holds a language model "
-        "(LlamaForCausalLM): python -m train fit-lm, tune-lm and evaluate-lm take it"
+        "(LlamaForCausalLM): python -m train fit-lm, tune-lm and evaluate-lm take it, "
+        "and python -m export lm"
     )
