@@ -15,6 +15,7 @@ GatekeeperError
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import grpc
@@ -30,6 +31,8 @@ class CallError(GatekeeperError):
     """One call is refused; the server goes on."""
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+    reasons: Mapping[int, str] = MappingProxyType({})
+    """By row of the call why it is refused, where its other rows might be answered."""
 
 
 class BadRequestError(CallError, ValueError):
@@ -84,6 +87,15 @@ class UnavailableError(CallError):
 
 
 class ModelFailureError(CallError, RuntimeError):
-    """The model itself failed on an input that was in order."""
+    """The model itself failed on an input that was in order.
+
+    Args:
+        message: How.
+        reasons: By row, where it failed on some rows alone.
+    """
 
     code = grpc.StatusCode.INTERNAL
+
+    def __init__(self, message: str, *, reasons: Mapping[int, str] | None = None) -> None:
+        super().__init__(message)
+        self.reasons = reasons or {}

@@ -6,32 +6,35 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
-from math import isnan
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.answer import Answer, Source
+from edge_runtime.answer import Source
 from edge_runtime.cloud.answers import Cloud, CloudAnswers
+from edge_runtime.dividing import OverBudgetError, Places, ask_in_parts, is_divisible
 from edge_runtime.edge import Edge
-from edge_runtime.errors import CloudCircuitOpenError, CloudDeadlineError, CloudError
+from edge_runtime.errors import (
+    CloudCircuitOpenError,
+    CloudDeadlineError,
+    CloudError,
+    CloudRejectedError,
+)
 from edge_runtime.forwarding import Batch, most_bytes
 from edge_runtime.model import Gated
+from edge_runtime.outcomes import Divided, Outcome, Unanswered
 from edge_runtime.policies.policy import Policy
 from edge_runtime.stats import Stats
 
 if TYPE_CHECKING:
     from edge_runtime.recorder import Recorder
 
-Background = Callable[[Callable[[], CloudAnswers]], "Future[CloudAnswers]"]
+Answered = CloudAnswers | Divided
+Background = Callable[[Callable[[], Answered]], "Future[Answered]"]
 _NO_CLOUD = "no cloud address was given"
-_NO_BUDGET = "the deferral budget is used up"
-_NO_NUMBER = (
-    "the confidence is not a number: the input holds NaN or infinite values, or the model is broken"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +56,6 @@ class Question:
     request_id: str
     deadline_s: float | None
     start: float
-
-
-class Unanswered:
-    """Why M_L did not answer, and what M_S's answer is called then."""
-
-    __slots__ = ("reason", "source")
-
-    def __init__(self, source: Source, reason: str) -> None:
-        self.source = source
-        self.reason = reason
-
-
-Outcome = CloudAnswers | Unanswered
 
 
 class Asking:
@@ -110,19 +100,19 @@ class Asking:
         soft_s = self._policy.soft_deadline_s
         try:
             if soft_s is None:
-                return self._forward(self._cloud, question)
+                return self._answers(self._cloud, question)
             return self._within(self._cloud, question, soft_s)
-        except _OverBudgetError:
-            return Unanswered(Source.EDGE_BUDGET, _NO_BUDGET)
+        except OverBudgetError as over:
+            return over.unanswered
         except CloudError as error:
-            self._stats.record_error(type(error).__name__)
+            self._count(error)
             if self._policy.on_cloud_failure == "raise":
                 raise
-            return Unanswered(Source.EDGE_FALLBACK, f"{type(error).__name__}: {error}")
+            return Unanswered.because(error)
 
-    def _within(self, cloud: Cloud, question: Question, soft_s: float) -> CloudAnswers:
+    def _within(self, cloud: Cloud, question: Question, soft_s: float) -> Answered:
         """Wait for M_L at most until the soft deadline; the call itself goes on without us."""
-        future = self._background(lambda: self._forward(cloud, question))
+        future = self._background(lambda: self._answers(cloud, question))
         try:
             return future.result(max(0.0, soft_s - (perf_counter() - question.start)))
         except CloudError:  # the call's own deadline is a TimeoutError as well
@@ -133,12 +123,36 @@ class Asking:
                 f"no answer within the soft deadline of {soft_s:g} s: the answer is dropped"
             ) from None
 
+    def _answers(self, cloud: Cloud, question: Question) -> Answered:
+        """Ask for all rows, and where they are refused together for those that can be answered."""
+        begun = perf_counter()
+        try:
+            return self._forward(cloud, question)
+        except CloudRejectedError as error:
+            rows = len(question.rows)
+            if self._policy.on_cloud_failure == "raise" or not is_divisible(error, rows):
+                raise
+            refused = error
+        limit_s = cloud.deadline_s if question.deadline_s is None else question.deadline_s
+
+        def ask(places: Places) -> CloudAnswers:
+            left_s = None if limit_s is None else begun + limit_s - perf_counter()
+            if left_s is not None and left_s <= 0:
+                raise CloudDeadlineError(f"no time of {limit_s:g} s was left to ask for a part")
+            part = replace(question, rows=question.rows[places], deadline_s=left_s)
+            return self._forward(cloud, part)
+
+        return ask_in_parts(ask, rows, refused, self._count)
+
+    def _count(self, error: CloudError) -> None:
+        self._stats.record_error(type(error).__name__)
+
     def _forward(self, cloud: Cloud, question: Question) -> CloudAnswers:
         forwarded = question.batch.forwarded(question.rows, as_files=cloud.takes_files)
         budget = self._policy.budget
         held = None
         if budget is not None and (held := budget.reserve(most_bytes(forwarded))) is None:
-            raise _OverBudgetError
+            raise OverBudgetError
         try:
             answers = cloud.infer(
                 forwarded,
@@ -179,30 +193,6 @@ class Asking:
             recorder.add(question.batch.rows[row], record)
 
 
-def replaced(small: Answer, outcome: Outcome, place: int) -> Answer:
-    """Return the answer that a row gets after M_L was asked.
-
-    Args:
-        small: M_S's answer.
-        outcome: Of `Asking.ask`.
-        place: The row's place among those that M_L was asked.
-    """
-    if isinstance(outcome, Unanswered):
-        reason = outcome.reason
-        error = f"{reason}; {_NO_NUMBER}" if isnan(small.confidence) else reason
-        return small._replace(source=outcome.source, error=error)
-    return small._replace(
-        prediction=int(outcome.prediction[place]),
-        label=outcome.label[place],
-        source=Source.CLOUD,
-        error=None if outcome.errors is None else outcome.errors[place],
-    )
-
-
 def _picked(whole: npt.NDArray[Any], rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
     """Return some rows; all of them without a copy."""
     return whole if len(rows) == len(whole) else whole[rows]
-
-
-class _OverBudgetError(Exception):
-    """Nothing may be forwarded now."""

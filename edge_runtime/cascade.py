@@ -18,13 +18,14 @@ import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.answer import Answer, Source, Timings
-from edge_runtime.asking import Asking, Outcome, Question, replaced
+from edge_runtime.asking import Asking, Question
 from edge_runtime.cloud.answers import Cloud, CloudAnswers
 from edge_runtime.cloud.connect import connect
 from edge_runtime.edge import Edge, open_edge
 from edge_runtime.errors import BundleError, SettingError, UseError
 from edge_runtime.forwarding import read_batch
 from edge_runtime.model import Gated
+from edge_runtime.outcomes import Divided, Outcome, Unanswered, replaced
 from edge_runtime.policies.policy import Policy
 from edge_runtime.providers import CPU, Provider
 from edge_runtime.stats import Stats
@@ -229,9 +230,9 @@ class Cascade:
         if asked is not None:
             outcome = self._asking.ask(Question(batch, gated, asked, request_id, deadline_s, start))
         if not isinstance(outcome, CloudAnswers):
-            gated = self.edge.finished(gated, batch.rows)
+            gated = self.edge.finished(_limited(gated, asked, outcome), batch.rows)
         end = perf_counter()
-        compute_s = outcome.compute_s if isinstance(outcome, CloudAnswers) else 0.0
+        compute_s = 0.0 if isinstance(outcome, Unanswered | None) else outcome.compute_s
         wire_s = end - gate_s - compute_s if asked is not None else 0.0
         timings = Timings(fed - start, gate_s - fed, wire_s, compute_s, end - start)
         answers = self._edge_answers(gated, defer, timings, request_id)
@@ -309,11 +310,12 @@ class Cascade:
     ) -> list[Answer]:
         threshold = self.edge.threshold
         if gated.texts is not None:
-            rows = zip(gated.texts, gated.confidence.tolist(), defer, strict=True)
             nothing, source = contract.NO_CLASS, Source.EDGE
+            reasons = gated.reasons or [None] * len(defer)
+            rows = zip(gated.texts, gated.confidence.tolist(), defer, reasons, strict=True)
             return [
-                Answer(nothing, text, g, d, source, timings, request_id, threshold)
-                for text, g, d in rows
+                Answer(nothing, text, g, d, source, timings, request_id, threshold, reason)
+                for text, g, d, reason in rows
             ]
         labels = self.edge.labels
         columns = zip(gated.prediction.tolist(), gated.confidence.tolist(), defer, strict=True)
@@ -367,3 +369,12 @@ class Cascade:
             f"expected the process {self._owner} that opened this cascade, got {os.getpid()}: its "
             "threads and connections do not outlive a fork, open one after it"
         )
+
+
+def _limited(gated: Gated, asked: npt.NDArray[np.intp] | None, outcome: Outcome | None) -> Gated:
+    """Return what M_S says, unfinished only where it is M_S's to finish."""
+    if not isinstance(outcome, Divided) or asked is None or gated.unfinished is None:
+        return gated
+    fallen = np.zeros_like(gated.unfinished)
+    fallen[asked[list(outcome.unanswered)]] = True
+    return gated._replace(unfinished=gated.unfinished & fallen)

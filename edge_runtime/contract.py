@@ -97,6 +97,8 @@ PARAMETER_CONFIDENCE: Final = "gatekeeper_confidence"
 PARAMETER_THRESHOLD: Final = "gatekeeper_threshold"
 PARAMETER_CONTRACT: Final = "gatekeeper_contract"
 """Of a request: the version of the gate contract behind its confidences, as a string."""
+REFUSED_ROW: Final = "gatekeeper-refused-row"
+"""Trailing metadata of a call that is refused for some of its rows, one `ROW WHY` each."""
 PARAMETER_COMPUTE_US: Final = "gatekeeper_compute_us"
 """Of a response: microseconds that the model worked, as a whole number."""
 

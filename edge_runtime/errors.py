@@ -23,6 +23,8 @@ other exception is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class GatekeeperError(Exception):
     """Something the user can mend; the message says what was expected, what came, what to do."""
@@ -104,7 +106,21 @@ class CloudMisconfiguredError(CloudError):
 
 
 class CloudRejectedError(CloudError):
-    """The server refused the request (unknown model, bad input, too large a message)."""
+    """The server refused the request (unknown model, bad input, too large a message).
+
+    Args:
+        message: What it said.
+        rows: By row of the request why it was refused, where the server names rows.
+        is_divisible: Whether parts of the request may be taken: what it holds, or how much, is at
+            fault.
+    """
+
+    def __init__(
+        self, message: str, *, rows: Mapping[int, str] | None = None, is_divisible: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.rows = rows or {}
+        self.is_divisible = is_divisible
 
 
 class CloudProtocolError(CloudError, ValueError):

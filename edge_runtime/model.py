@@ -32,6 +32,7 @@ class Gated(NamedTuple):
         defer: bool [batch], True where M_L should answer.
         texts: What a language model says, [batch]; None of a classifier.
         unfinished: Which of the texts end early because their deferral was certain, bool [batch].
+        reasons: Why a prompt was not answered, None where it was, [batch]; None of a classifier.
     """
 
     prediction: npt.NDArray[np.int64]
@@ -39,6 +40,7 @@ class Gated(NamedTuple):
     defer: npt.NDArray[np.bool_]
     texts: list[str] | None = None
     unfinished: npt.NDArray[np.bool_] | None = None
+    reasons: list[str | None] | None = None
 
 
 class EdgeModel:

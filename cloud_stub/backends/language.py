@@ -99,16 +99,14 @@ class LanguageBackend:
             for row, text in enumerate(texts)
             if len(text) > self._most_characters
         }
-        if reasons:
-            raise RefusedRowsError(reasons)
-        encoded, prompts = encode(self._lm.tokenizer, texts), []
-        for row, (text, ids) in enumerate(zip(texts, encoded, strict=True)):
-            if (why := refusal(text, ids, 1, self._lm.context)) is not None:
+        counted = [row for row in range(len(texts)) if row not in reasons]
+        prompts = encode(self._lm.tokenizer, [texts[row] for row in counted])
+        for row, ids in zip(counted, prompts, strict=True):
+            if (why := refusal(texts[row], ids, 1, self._lm.context)) is not None:
                 reasons[row] = why
-            prompts.append(ids or [])
         if reasons:
-            raise RefusedRowsError(reasons)
-        return prompts
+            raise RefusedRowsError(dict(sorted(reasons.items())))
+        return [ids or [] for ids in prompts]
 
 
 class _Tokens:

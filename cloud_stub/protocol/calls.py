@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from math import inf
 from time import monotonic
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 
-from cloud_stub.errors import OverloadError, UnavailableError
+from cloud_stub.errors import CallError, OverloadError, UnavailableError
 from cloud_stub.protocol import descriptions
 from cloud_stub.protocol.inference import Caller, Inference, OnPart, status_of
 from cloud_stub.served import Models
+from edge_runtime import contract
 from edge_runtime.errors import GatekeeperError
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
@@ -27,6 +28,8 @@ from edge_runtime.wire import tensors
 EXTENSIONS: Final = ("model_repository", "model_configuration", "statistics")
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
 _DETAILS_LENGTH: Final = 500
+_METADATA_BYTES: Final = 4096  # gRPC's clients take 8,192, the details among them
+_ENTRY_BYTES: Final = 32  # what HTTP/2 counts for an entry beside its texts
 _PARTS_AHEAD: Final = 64
 """Parts of one answer that wait to be read."""
 _QUIET_S: Final = 0.1
@@ -210,7 +213,7 @@ def _in_words(handle: _Handle) -> Callable[[bytes, Any], Awaitable[bytes]]:
 
 
 async def _abort(context: Any, error: GatekeeperError) -> NoReturn:
-    trailing: tuple[tuple[str, str], ...] = ()
+    trailing = tuple(_refused_rows(error.reasons)) if isinstance(error, CallError) else ()
     if isinstance(error, OverloadError):
         # A negative number tells gRPC's own retries that there is no use in them.
         pushback_ms = -1 if error.pushback_s is None else max(1, round(error.pushback_s * 1e3))
@@ -219,7 +222,21 @@ async def _abort(context: Any, error: GatekeeperError) -> NoReturn:
     raise AssertionError("abort always raises")
 
 
-def _line(error: GatekeeperError) -> str:
+def _refused_rows(reasons: Mapping[int, str]) -> Iterator[tuple[str, str]]:
+    """Yield the rows that a call is refused for, as many as metadata may hold.
+
+    Who asks for the others is told the rest then.
+    """
+    room = _METADATA_BYTES
+    for row, why in reasons.items():
+        told = f"{row} {_line(why)}".encode("ascii", "replace").decode()
+        room -= len(contract.REFUSED_ROW) + len(told) + _ENTRY_BYTES
+        if room < 0:
+            return
+        yield contract.REFUSED_ROW, told
+
+
+def _line(error: GatekeeperError | str) -> str:
     """Return an error's text; names in it are the caller's and may hold anything."""
     line = " ".join(str(error).split())[:_DETAILS_LENGTH]
     if line.isprintable():

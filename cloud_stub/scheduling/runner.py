@@ -12,6 +12,7 @@ from time import monotonic, perf_counter
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from cloud_stub.backends.backend import Backend, Batch, Column, Outputs, Part, TensorSpec
 from cloud_stub.errors import (
@@ -65,13 +66,12 @@ class Runner:
         ended: list[Ended | None] = []
         start = 0
         for job in jobs:
-            reasons = (
-                f"row {row - start}: {why}"
+            reasons = {
+                row - start: why
                 for row, why in sorted(error.reasons.items())
                 if start <= row < start + job.rows
-            )
-            why = next(reasons, None)
-            ended.append(None if why is None else BadRequestError(why))
+            }
+            ended.append(RefusedRowsError(reasons) if reasons else None)
             start += job.rows
         others = [job for job, end in zip(jobs, ended, strict=True) if end is None]
         if len(others) == len(jobs):
@@ -140,23 +140,23 @@ class Runner:
 
     def _result(self, outputs: Outputs, compute_s: float) -> Ended:
         for spec in self._outputs:
-            if _is_bad(spec, outputs[spec.name]):
-                return ModelFailureError(
-                    f"the model failed: its {spec.name} is not a finite number"
-                )
+            bad = _bad(spec, outputs[spec.name])
+            if bad is not None and bad.any():
+                why = f"the model failed: its {spec.name} is not a finite number"
+                named = self._is_batched and bad.ndim
+                rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1)) if named else ()
+                return ModelFailureError(why, reasons={int(row): why for row in rows})
         return Result(outputs, compute_s)
 
 
-def _is_bad(spec: TensorSpec, array: Array) -> bool:
-    """Return whether an output holds what is no number."""
+def _bad(spec: TensorSpec, array: Array) -> npt.NDArray[np.bool_] | None:
+    """Return which values of an output are no numbers; None of one that can hold none."""
     # Scores may be infinite, say of a class that is masked; a confidence never.
     if spec.datatype == BF16:
-        bad = array & _BF16_MAGNITUDE > _BF16_INFINITY
-    elif array.dtype.kind == "f":
-        bad = ~np.isfinite(array) if spec.name == contract.CONFIDENCE else np.isnan(array)
-    else:
-        return False
-    return bool(bad.any())
+        return np.asarray(array & _BF16_MAGNITUDE > _BF16_INFINITY)
+    if array.dtype.kind == "f":
+        return ~np.isfinite(array) if spec.name == contract.CONFIDENCE else np.isnan(array)
+    return None
 
 
 def _merge(jobs: list[Job]) -> Batch:

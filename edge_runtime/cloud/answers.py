@@ -38,6 +38,10 @@ class Cloud(Protocol):
     takes_files: bool
     """Whether it takes pictures as encoded bytes."""
 
+    @property
+    def deadline_s(self) -> float | None:
+        """Longest wait of a call that names none; None where it is not known here."""
+
     def infer(
         self,
         rows: npt.NDArray[Any],

@@ -34,6 +34,7 @@ class Failover:
         self.models = tuple(models)
         self.model = models[0].model
         self.takes_files = models[0].takes_files
+        self.deadline_s = models[0].deadline_s
 
     def infer(
         self,
@@ -49,7 +50,7 @@ class Failover:
         Raises:
             CloudError: Why the last one gave no answer.
         """
-        end_s = monotonic() + (self.models[0].deadline_s if deadline_s is None else deadline_s)
+        end_s = monotonic() + (self.deadline_s if deadline_s is None else deadline_s)
         closed = [model for model in self.models if not model.breaker.is_open]
         # Where all circuits are open, the first one says for how long and why.
         candidates = closed or self.models[:1]

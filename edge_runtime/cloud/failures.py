@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import grpc
 
+from edge_runtime import contract
 from edge_runtime.errors import (
     CloudDeadlineError,
     CloudError,
@@ -18,6 +20,7 @@ from edge_runtime.errors import (
 )
 
 _DETAILS_LENGTH: Final = 300
+_MOST_DIGITS: Final = 10
 _CREDENTIALS: Final = "the server does not accept the caller: check token and client certificate"
 _KINDS: Final[dict[grpc.StatusCode, tuple[type[CloudError], str]]] = {
     grpc.StatusCode.UNAVAILABLE: (CloudUnavailableError, "is the server running there?"),
@@ -31,6 +34,8 @@ _KINDS: Final[dict[grpc.StatusCode, tuple[type[CloudError], str]]] = {
         "expected a server of the Open Inference Protocol over gRPC",
     ),
 }
+# A server that failed is not asked again for parts: what hangs a model would hang it once more.
+_DIVISIBLE: Final = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE)
 # gRPC has one code for a full server and for a message that is too large, and another for a server
 # that is gone and for a certificate that does not fit: the words alone tell them apart.
 _TOO_LARGE: Final = re.compile(r"message larger than max", re.IGNORECASE)
@@ -74,20 +79,41 @@ _CERTIFICATE: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
 )
 
 
-def translate(error: Any, address: str, timeout_s: float) -> CloudError:
+def translate(
+    error: Any, address: str, timeout_s: float, hidden: Callable[[str], str] = str
+) -> CloudError:
     """Return the `CloudError` of a `grpc.RpcError`, with one line of text.
 
     Args:
         error: What a call raised.
         address: Where it went, for the text.
         timeout_s: How long it had.
+        hidden: Takes secrets out of what the server says.
     """
     code = error.code()
-    details = one_line(error.details() or "no details")[:_DETAILS_LENGTH]
+    details = one_line(hidden(error.details() or "no details"))[:_DETAILS_LENGTH]
     kind, advice = _kind(code, details)
     if kind is CloudDeadlineError:
         return kind(f"{address}: no answer within {timeout_s:g} s: {advice}")
-    return kind(f"{address}: {code.name}: {details}: {advice}")
+    words = f"{address}: {code.name}: {details}: {advice}"
+    if kind is not CloudRejectedError:
+        return kind(words)
+    named = _refused_rows(error.trailing_metadata() or ())
+    return CloudRejectedError(
+        words,
+        rows={row: f"{address}: {code.name}: {hidden(why)}" for row, why in named.items()},
+        is_divisible=code in _DIVISIBLE or bool(_TOO_LARGE.search(details)),
+    )
+
+
+def _refused_rows(metadata: Iterable[tuple[str, str | bytes]]) -> dict[int, str]:
+    """Return which rows a server says it refuses, and why."""
+    said = [str(value).partition(" ") for key, value in metadata if key == contract.REFUSED_ROW]
+    return {
+        int(row): one_line(why)[:_DETAILS_LENGTH]
+        for row, _, why in said
+        if row.isascii() and row.isdigit() and len(row) < _MOST_DIGITS
+    }
 
 
 def _kind(code: grpc.StatusCode, details: str) -> tuple[type[CloudError], str]:

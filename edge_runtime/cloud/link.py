@@ -76,9 +76,8 @@ class Link:
 
     def translate(self, error: Any, timeout_s: float) -> CloudError:
         """Return the `CloudError` of a `grpc.RpcError`."""
-        failure = translate(error, self.address, timeout_s)
-        if self._token is not None:
-            failure = type(failure)(self._token.hide_in(str(failure)))
+        hidden = str if self._token is None else self._token.hide_in
+        failure = translate(error, self.address, timeout_s, hidden)
         if self._security is None or not isinstance(failure, CloudUnavailableError):
             return failure
         from edge_runtime.cloud.diagnosis import client_mistake

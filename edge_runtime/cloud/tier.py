@@ -32,6 +32,7 @@ class Tier:
     def __init__(self, cascade: Cascade, labels: Sequence[str]) -> None:
         self.cascade = cascade
         self.takes_files = False
+        self.deadline_s = None
         self.model = cascade.edge.bundle.path.name
         self._index = {name: position for position, name in enumerate(labels)}
         odd = sorted(set(labels) ^ set(cascade.edge.labels))
@@ -59,7 +60,7 @@ class Tier:
         try:
             answers = self.cascade.batch(rows, deadline_s=deadline_s, request_id=request_id)
         except InputError as error:
-            raise CloudRejectedError(f"{self.model}: {error}") from None
+            raise CloudRejectedError(f"{self.model}: {error}", is_divisible=True) from None
         names = [answer.label for answer in answers]
         return CloudAnswers(
             np.fromiter((self._index[name] for name in names), np.int64, len(names)),

@@ -69,6 +69,7 @@ def _gated(answers: list[Generation]) -> Gated:
         defer=np.array([answer.defer for answer in answers], np.bool_),
         texts=[answer.text for answer in answers],
         unfinished=np.array([answer.ended == "certain" for answer in answers], np.bool_),
+        reasons=[answer.reason for answer in answers],
     )
 
 
