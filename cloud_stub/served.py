@@ -38,6 +38,7 @@ class ServedModel:
             workers=backend.workers,
             limits=limits,
             name=f"model-{name}",
+            is_continuous=backend.signature.is_continuous,
             record=self.statistics.record_batch,
         )
 

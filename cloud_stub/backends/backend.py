@@ -71,6 +71,8 @@ class Signature:
             several callers can be answered as one batch.
         platform: What runs the model, as the protocol's metadata name it.
         parameters: What a request may set beside the inputs.
+        is_continuous: Whether batches at once are worked on together: then all of them have as many
+            rows as one may have.
     """
 
     takes: Takes
@@ -79,6 +81,7 @@ class Signature:
     is_batched: bool
     platform: str
     parameters: tuple[Parameter, ...] = ()
+    is_continuous: bool = False
 
 
 def _everybody_waits(_row: int) -> bool:

@@ -15,13 +15,16 @@ MAX_TOKENS: Final = "max_tokens"
 _HALF: Final = "\N{REPLACEMENT CHARACTER}"
 
 
-def generation_signature(platform: str, max_new_tokens: int, *, is_batched: bool) -> Signature:
+def generation_signature(
+    platform: str, max_new_tokens: int, *, is_batched: bool, is_continuous: bool = False
+) -> Signature:
     """Return the signature of a generator: texts in, texts and their confidences out.
 
     Args:
         platform: What runs it.
         max_new_tokens: The most tokens that a request may ask for.
         is_batched: Whether requests of several callers can be answered as one batch.
+        is_continuous: Whether a batch joins those that run.
     """
     return Signature(
         takes="text",
@@ -31,6 +34,7 @@ def generation_signature(platform: str, max_new_tokens: int, *, is_batched: bool
             TensorSpec(contract.CONFIDENCE, "FP32", (FREE,)),
         ),
         is_batched=is_batched,
+        is_continuous=is_continuous,
         platform=platform,
         parameters=(Parameter(MAX_TOKENS, 1, max_new_tokens),),
     )

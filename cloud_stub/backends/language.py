@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from cloud_stub.backends.backend import Batch, Outputs, Part
+from cloud_stub.backends.engine import Engine
 from cloud_stub.backends.generation import MAX_TOKENS, Answers, generation_signature
 from cloud_stub.errors import RefusedRowsError
 from edge_runtime import contract, metrics
-from train.models.generation import encode, refusal, rows_that_fit
-from train.models.language import LanguageModel, open_language_model
+from train.models.generation import encode, refusal
+from train.models.language import open_language_model
 from train.models.stepping import Step
 
 # A megabyte was tokenized in about a second, in which all others wait: what cannot fit is
@@ -26,26 +27,30 @@ _MARGIN: Final = 4
 class LanguageBackend:
     """A causal language model that answers greedily.
 
-    All rows of a batch take a step together; a row that ended, or whose caller left, takes none.
+    All that is asked takes its steps together, whichever batch it came in; see `Engine`.
 
     Args:
         path: The checkpoint's folder.
         threads: Threads of the model; 0 leaves it to the library.
         kind: The confidence of an answer, one of `metrics.SEQUENCE_KINDS`.
         max_new_tokens: The most tokens of an answer.
+        max_rows: The most answers at once.
 
     Raises:
         CheckpointError: The folder holds no language model that can be opened.
     """
 
-    workers = 1
     labels: tuple[str, ...] = ()
 
-    def __init__(self, path: Path, threads: int, *, kind: str, max_new_tokens: int) -> None:
+    def __init__(
+        self, path: Path, threads: int, *, kind: str, max_new_tokens: int, max_rows: int
+    ) -> None:
+        # Every call may be a batch of its own: they wait for the engine.
+        self.workers = max_rows
         self._lm = open_language_model(path)
         self._kind = kind
         self.signature = generation_signature(
-            "gatekeeper_language_model", max_new_tokens, is_batched=True
+            "gatekeeper_language_model", max_new_tokens, is_batched=True, is_continuous=True
         )
         longest = max(map(len, self._lm.tokenizer.get_vocab()))
         self._most_characters = _MARGIN * longest * self._lm.context
@@ -53,6 +58,7 @@ class LanguageBackend:
             self._lm.model.to("cuda")
         elif threads:
             torch.set_num_threads(threads)
+        self._engine = Engine(self._lm)
 
     def infer(self, batch: Batch) -> Iterator[Outputs | Part]:
         """Answer texts; see `Backend.infer`."""
@@ -66,26 +72,20 @@ class LanguageBackend:
         answers = _Tokens(batch.rows, self._lm.tokenizer, self._kind)
         # Without readers a part is only the moment in which to look whether anybody waits.
         nothing = Part(answers.outputs())
-        for group in _groups(self._lm, prompts, rooms):
-            for step in self._steps(group, prompts, rooms, batch):
-                answers.put(group, step)
+        for steps in self._engine.steps(
+            prompts, rooms, batch.is_wanted, is_eager=batch.is_streamed
+        ):
+            for step in steps:
+                answers.put(step)
                 if batch.is_streamed or step.ended.any():
                     yield Part(answers.outputs(), frozenset(answers.whole_rows))
-                else:
-                    yield nothing
+            if not steps:
+                yield Part(answers.outputs()) if batch.is_streamed else nothing
         yield answers.outputs()
 
     def close(self) -> None:
-        """Nothing is held that the process would not let go of."""
-
-    def _steps(
-        self, group: list[int], prompts: list[list[int]], rooms: list[int], batch: Batch
-    ) -> Iterator[Step]:
-        return self._lm.steps(
-            [prompts[row] for row in group],
-            [rooms[row] for row in group],
-            lambda i: batch.is_wanted(group[i]),
-        )
+        """Let the engine end."""
+        self._engine.close()
 
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of the prompts.
@@ -118,25 +118,25 @@ class _Tokens:
         self._fresh: set[int] = set()
         self.whole_rows: set[int] = set()
 
-    def put(self, group: list[int], step: Step) -> None:
-        """Add the next tokens of some rows of a group."""
-        for i, token, neg_entropy, logprob in zip(
+    def put(self, step: Step) -> None:
+        """Add the next tokens of some rows."""
+        for row, token, neg_entropy, logprob in zip(
             step.rows.tolist(),
             step.tokens.tolist(),
             step.neg_entropy.tolist(),
             step.logprob.tolist(),
             strict=True,
         ):
-            said = self._going.setdefault(group[i], _Said())
+            said = self._going.setdefault(row, _Said())
             said.tokens.append(token)
             said.neg_entropy.append(neg_entropy)
             said.logprob.append(logprob)
-            self._fresh.add(group[i])
-        for i in step.rows[step.ended].tolist():
-            self._fresh.discard(group[i])
-            self._tell(group[i], is_whole=True)
-            self.whole_rows.add(group[i])
-            del self._going[group[i]]
+            self._fresh.add(row)
+        for row in step.rows[step.ended].tolist():
+            self._fresh.discard(row)
+            self._tell(row, is_whole=True)
+            self.whole_rows.add(row)
+            del self._going[row]
 
     def outputs(self) -> Outputs:
         """Return what is known as outputs."""
@@ -164,16 +164,3 @@ class _Said:
     tokens: list[int] = field(default_factory=list)
     neg_entropy: list[float] = field(default_factory=list)
     logprob: list[float] = field(default_factory=list)
-
-
-def _groups(
-    lm: LanguageModel, prompts: Sequence[list[int]], rooms: Sequence[int]
-) -> Iterator[list[int]]:
-    """Yield rows to be answered together: alike in length, and no more than memory should hold."""
-    rows = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    while rows:
-        # The longest first: its length says how many are held beside it.
-        width = len(prompts[rows[-1]]) + max(rooms[row] for row in rows)
-        size = rows_that_fit(lm.vocabulary, width)
-        rows, group = rows[:-size], rows[-size:]
-        yield group

@@ -56,6 +56,7 @@ def _open_checkpoint(path: Path, settings: ModelSettings) -> Backend:
             settings.threads,
             kind=settings.confidence_kind,
             max_new_tokens=settings.max_new_tokens,
+            max_rows=settings.max_batch,
         )
     settings.refuse_generation_flags("a classifier's checkpoint")
     from cloud_stub.backends.checkpoint import CheckpointBackend

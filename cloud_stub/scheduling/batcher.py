@@ -44,7 +44,7 @@ class Limits:
         max_batch: Rows of a batch; a single call with more is worked on alone.
         max_delay_s: How long a batch that is not full waits for more.
         max_queue: Calls that may wait.
-        stall_s: A batch that takes longer is given up, and another worker goes on.
+        stall_s: A batch that says nothing for longer is given up, and another worker goes on.
     """
 
     max_batch: int = 32
@@ -75,6 +75,11 @@ class _Run:
         self.is_given_up = False
         self.started = monotonic()
 
+    @property
+    def heard(self) -> float:
+        """When it gave its last sign of life."""
+        return max(self.started, self.jobs[0].heard)
+
 
 class Batcher:
     """Runs jobs in batches; used from one event loop alone.
@@ -86,6 +91,7 @@ class Batcher:
         limits: How many, how long.
         name: Of the workers' threads.
         record: Told the rows of every batch that was answered and the seconds it took.
+        is_continuous: Whether all batches at once have as many rows as one may have.
 
     Attributes:
         in_flight: Calls that workers have.
@@ -99,12 +105,15 @@ class Batcher:
         limits: Limits,
         name: str,
         record: Callable[[int, float], None] | None = None,
+        is_continuous: bool = False,
     ) -> None:
         self.in_flight = 0
         self._work = work
         self._record = record
         self._workers = workers
         self._limits = limits
+        self._is_continuous = is_continuous
+        self._rows = 0
         self._queue = FairQueue(limits.max_queue)
         self._pool = Workers(workers + SPARE_WORKERS, name)
         self._running: set[_Run] = set()
@@ -194,7 +203,10 @@ class Batcher:
             if delay_s > 0:
                 self._wake_later(delay_s)
                 return
-            jobs = self._wanted(self._queue.take(self._limits.max_batch))
+            room = self._limits.max_batch - self._rows
+            if self._rows and self._queue.next_rows > room:
+                return  # nobody goes before it, or its turn would never come
+            jobs = self._wanted(self._queue.take(room))
             if jobs:
                 self._start(_Run(jobs))
 
@@ -223,6 +235,8 @@ class Batcher:
         loop = asyncio.get_running_loop()
         self._running.add(run)
         self.in_flight += len(run.jobs)
+        if self._is_continuous:
+            self._hold_rows(run.jobs)
         if self._watchdog is None:
             self._watchdog = loop.call_later(self._limits.stall_s, self._watch)
         try:
@@ -231,6 +245,18 @@ class Batcher:
             self._release(run)
             for job in run.jobs:
                 _fail(job, UnavailableError(f"the model cannot be started: {error}"))
+
+    def _hold_rows(self, jobs: list[Job]) -> None:
+        """Count rows until their calls are answered, or given up: then others may join."""
+
+        def let_go(rows: int, _: asyncio.Future[Any]) -> None:
+            self._rows -= rows
+            if self._queue:
+                self._call_arrived()
+
+        for job in jobs:
+            self._rows += job.rows
+            job.future.add_done_callback(partial(let_go, job.rows))
 
     def _work_on(self, run: _Run) -> _Worked:
         begin = monotonic()
@@ -265,12 +291,12 @@ class Batcher:
     def _watch(self) -> None:
         """Give up what takes too long; one timer for all, a call sets and stops none."""
         begun = monotonic() - self._limits.stall_s
-        for run in [run for run in self._running if run.started <= begun]:
+        for run in [run for run in self._running if run.heard <= begun]:
             self._give_up(run)
         # Set only now: what starts meanwhile must not set one of its own beside it.
         self._watchdog = None
         if self._running:
-            oldest = min(run.started for run in self._running)
+            oldest = min(run.heard for run in self._running)
             self._watchdog = asyncio.get_running_loop().call_later(
                 max(oldest - begun, 0.0), self._watch
             )

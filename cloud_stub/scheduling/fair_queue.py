@@ -39,6 +39,11 @@ class FairQueue:
         return self._rows
 
     @property
+    def next_rows(self) -> int:
+        """Rows of the job whose turn is next; 0 where none waits."""
+        return next((jobs[0].rows for jobs in self._clients.values()), 0)
+
+    @property
     def oldest(self) -> float | None:
         """When the job arrived that waits longest, or None; jobs of a client are in order."""
         return min((jobs[0].arrived for jobs in self._clients.values()), default=None)

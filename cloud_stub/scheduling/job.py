@@ -38,6 +38,7 @@ class Job:
     Attributes:
         queue_s: Seconds it waited, once it is taken.
         has_parts: Whether `on_part` was given any.
+        heard: When its batch last gave a sign of life, on the clock of `time.monotonic`.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class Job:
         "deadline",
         "future",
         "has_parts",
+        "heard",
         "inputs",
         "key",
         "on_part",
@@ -70,6 +72,7 @@ class Job:
         self.deadline = deadline
         self.on_part = on_part
         self.has_parts = False
+        self.heard = 0.0
         self.arrived = monotonic()
         self.queue_s = 0.0
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -96,6 +96,7 @@ class Runner:
         for given in self._backend.infer(batch):
             if whole is not None and is_untold and not _pass_on(jobs, whole, waiting):
                 break
+            jobs[0].heard = monotonic()
             part = given if isinstance(given, Part) else Part(given)
             for spec in self._outputs:
                 self._check(spec, part.outputs, batch.rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from train.errors import CheckpointError
 from train.models.checkpoint import check_files, write_folder
 from train.models.generation import Generated, generate
 from train.models.kinds import SAFE, generates
-from train.models.stepping import Step, step_by_step
+from train.models.stepping import RunningBatch
 
 Weights = Literal["fp32", "bf16"]
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -60,14 +60,14 @@ class LanguageModel:
             **settings,
         )
 
-    def steps(
+    def batch(
         self,
         prompts: Sequence[list[int]],
         rooms: Sequence[int],
-        is_wanted: Callable[[int], bool] = lambda _: True,
-    ) -> Iterator[Step]:
-        """Answer tokens of prompts step by step; see `train.models.stepping.step_by_step`."""
-        return step_by_step(self.model, self.tokenizer, prompts, rooms, is_wanted)
+        rows: Sequence[int] | None = None,
+    ) -> RunningBatch:
+        """Begin to answer tokens of prompts; see `train.models.stepping.RunningBatch`."""
+        return RunningBatch(self.model, self.tokenizer, prompts, rooms, rows)
 
 
 def context_of(config: Any) -> int:

@@ -1,9 +1,9 @@
-"""Greedy decoding of one batch a token at a time: who reads along need not wait for the end."""
+"""Greedy decoding of a batch a token at a time; sequences come and go between two steps."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from train.models.decoding import Recorder, kept, left_padded
+from train.models.caches import join_rows, keep_rows, new_cache
+from train.models.decoding import Recorder, left_padded
 
 
 @dataclass(frozen=True)
 class Step:
-    """The next token of some rows of a batch.
+    """The next token of the rows of a batch.
 
     Attributes:
-        rows: Which rows, int64 [k].
+        rows: Their names, int64 [k].
         tokens: int64 [k].
         neg_entropy: Negative entropy of the distribution, float64 [k].
         logprob: Log-probability of the token, float64 [k].
@@ -33,50 +35,135 @@ class Step:
     logprob: npt.NDArray[np.float64]
     ended: npt.NDArray[np.bool_]
 
+    def of(self, chosen: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64]) -> Step:
+        """Return some rows of it, under other names.
 
-def step_by_step(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[list[int]],
-    rooms: Sequence[int],
-    is_wanted: Callable[[int], bool] = lambda _: True,
-) -> Iterator[Step]:
-    """Yield the answers to prompts, one token of every row that goes on at a time.
+        Args:
+            chosen: Which, bool [k].
+            rows: What they are called, int64 [chosen].
+        """
+        return Step(
+            rows,
+            self.tokens[chosen],
+            self.neg_entropy[chosen],
+            self.logprob[chosen],
+            self.ended[chosen],
+        )
 
-    A row leaves with its end-of-sequence token, with its last token, or once nobody wants it. The
-    tokens are those of `train.models.decoding.decode`.
+
+class RunningBatch:
+    """Answers that are generated together, a token of each at a time.
+
+    The tokens are those of `train.models.decoding.decode`, whoever is beside them. What a model
+    with a cache of its own kind was given is read again at every step.
 
     Args:
         model: A causal language model in eval mode; it is not changed.
         tokenizer: Its tokenizer.
         prompts: Tokens of n prompts, none empty.
         rooms: The most tokens of each answer, at least 1.
-        is_wanted: Told a row, says whether anybody still waits for it.
+        rows: What each is called; their places where None.
+
+    Attributes:
+        rows: The names of those that go on, int64 [n].
     """
-    forward = _Forward(model)
-    sequences, mask = left_padded(prompts, tokenizer.pad_token_id, model.device)
-    rows, room, made, cache = np.arange(len(prompts)), np.asarray(rooms), 0, None
-    while len(rows):
-        tokens, recorder, cache = forward(sequences, mask, cache)
-        made += 1
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        prompts: Sequence[list[int]],
+        rooms: Sequence[int],
+        rows: Sequence[int] | None = None,
+    ) -> None:
+        self.rows = np.arange(len(prompts)) if rows is None else np.asarray(rows, np.int64)
+        self._eos = tokenizer.eos_token_id
+        self._forward = _Forward(model)
+        self._ids, self._mask = left_padded(prompts, tokenizer.pad_token_id, model.device)
+        self._room = np.asarray(rooms)
+        self._cache = new_cache(model)
+        self._read = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, most: int) -> bool:
+        """Read on in the prompts, and leave the last column to `step`.
+
+        Args:
+            most: Columns to read.
+
+        Returns:
+            Whether there are more than so many left; then the first step would take long.
+        """
+        if self._cache is None or self._unread <= most:
+            return False
+        self._forward(self._ids, self._mask, self._cache, self._read, self._read + most)
+        self._read += most
+        return self._unread > most
+
+    def step(self) -> Step:
+        """Generate a token for each row; those that it ends leave."""
+        width = self._ids.shape[1]
+        logits = self._forward(self._ids, self._mask, self._cache, self._read, width)
+        recorder = Recorder()
+        recorder(self._ids, logits)
+        tokens = logits.argmax(dim=-1)
+        self._room = self._room - 1
         step = Step(
-            rows=rows,
+            rows=self.rows,
             tokens=tokens.cpu().numpy(),
             neg_entropy=recorder.neg_entropy[0].cpu().numpy(),
             logprob=recorder.logprob[0].cpu().numpy(),
-            ended=((tokens == tokenizer.eos_token_id).cpu().numpy() | (room[rows] <= made)),
+            ended=(tokens == self._eos).cpu().numpy() | (self._room <= 0),
         )
-        yield step
-        going = [
-            not ended and is_wanted(row)
-            for row, ended in zip(rows.tolist(), step.ended, strict=True)
-        ]
-        sequences = torch.cat([sequences, tokens[:, None]], dim=1)
-        mask = torch.cat([mask, torch.ones_like(tokens[:, None])], dim=1)
-        if not all(going):
-            chosen = torch.tensor(going, device=model.device)
-            rows, sequences, mask = rows[going], sequences[chosen], mask[chosen]
-            cache = kept(cache, chosen)
+        self._ids = torch.cat([self._ids, tokens[:, None]], dim=1)
+        self._mask = pad(self._mask, (0, 1), value=1)
+        if self._cache is not None:
+            self._read = width
+        self.keep(~step.ended)
+        return step
+
+    def keep(self, going: npt.NDArray[np.bool_]) -> None:
+        """Go on with some rows; the others' part of the cache is freed.
+
+        Args:
+            going: Which, bool [n].
+        """
+        if going.all():
+            return
+        chosen = torch.from_numpy(going).to(self._ids.device)
+        mask = self._mask[chosen]
+        # Columns in which nobody has a token any more: or the batch would grow for ever.
+        first = int(mask.any(dim=0).int().argmax()) if going.any() else 0
+        if self._cache is not None:
+            first = min(first, self._read)
+        self.rows, self._room = self.rows[going], self._room[going]
+        self._ids, self._mask = self._ids[chosen, first:], mask[:, first:]
+        if self._cache is not None and self._read:
+            keep_rows(self._cache, chosen, first)
+            self._read -= first
+
+    def join(self, other: RunningBatch) -> None:
+        """Take in the rows of another batch of the same model.
+
+        Args:
+            other: It is not to be used any more. Both have made a step at least.
+        """
+        width = max(self._ids.shape[1], other._ids.shape[1])
+        self._ids, self._mask = (
+            torch.cat([_filled(own, width), _filled(added, width)])
+            for own, added in ((self._ids, other._ids), (self._mask, other._mask))
+        )
+        self.rows = np.concatenate([self.rows, other.rows])
+        self._room = np.concatenate([self._room, other._room])
+        if self._cache is not None:
+            join_rows(self._cache, other._cache)
+            self._read = width - 1
+
+    @property
+    def _unread(self) -> int:
+        return self._ids.shape[1] - self._read
 
 
 class _Forward:
@@ -86,19 +173,29 @@ class _Forward:
         self._model = model
         self._takes = inspect.signature(model.forward).parameters.keys()
 
-    # Not around the whole loop: what runs between two steps is the caller's.
     @torch.inference_mode()
-    def __call__(self, sequences: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Recorder, Any]:
-        """Return the next token of each row, what was taken down of it, and the cache."""
-        ids = sequences if cache is None else sequences[:, -1:]
+    def __call__(self, ids: Tensor, mask: Tensor, cache: Any, begin: int, end: int) -> Tensor:
+        """Read columns of sequences, and return the scores behind the last, float32 [n, V].
+
+        Args:
+            ids: int64 [n, T].
+            mask: int64 [n, T].
+            cache: Of the columns before `begin`, which it takes those read to; or None.
+            begin: The first column.
+            end: The one behind the last.
+        """
         settings = {
-            "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :],
+            "position_ids": (mask[:, :end].cumsum(dim=1) - 1).clamp(min=0)[:, begin:],
             "past_key_values": cache,
-            "use_cache": True,
+            "use_cache": cache is not None,
             "logits_to_keep": 1,
         }
         settings = {name: value for name, value in settings.items() if name in self._takes}
-        out = self._model(input_ids=ids, attention_mask=mask, **settings)
-        scores, recorder = out.logits[:, -1].float(), Recorder()  # as transformers' `generate`
-        recorder(ids, scores)
-        return scores.argmax(dim=-1), recorder, getattr(out, "past_key_values", None)
+        out = self._model(input_ids=ids[:, begin:end], attention_mask=mask[:, :end], **settings)
+        logits: Tensor = out.logits[:, -1].float()  # as transformers' `generate`
+        return logits
+
+
+def _filled(columns: Tensor, width: int) -> Tensor:
+    """Return int64 [n, width], noughts in front."""
+    return pad(columns, (width - columns.shape[1], 0))
