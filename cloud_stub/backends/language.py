@@ -70,7 +70,7 @@ class LanguageBackend:
             for m, prompt in zip(most, prompts, strict=True)
         ]
         answers = _Tokens(batch.rows, self._lm.tokenizer, self._kind)
-        # Without readers a part is only the moment in which to look whether anybody waits.
+        # Without readers a part is only a sign of life, and the moment to look whether anybody waits.
         nothing = Part(answers.outputs())
         for steps in self._engine.steps(
             prompts, rooms, batch.is_wanted, is_eager=batch.is_streamed
@@ -79,8 +79,10 @@ class LanguageBackend:
                 answers.put(step)
                 if batch.is_streamed or step.ended.any():
                     yield Part(answers.outputs(), frozenset(answers.whole_rows))
-            if not steps:
-                yield Part(answers.outputs()) if batch.is_streamed else nothing
+            if not batch.is_streamed:
+                yield nothing
+            elif not steps:
+                yield Part(answers.outputs())
         yield answers.outputs()
 
     def close(self) -> None:

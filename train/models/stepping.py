@@ -87,6 +87,11 @@ class RunningBatch:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def columns(self) -> int:
+        """Tokens of the longest row, what it is filled with among them."""
+        return int(self._ids.shape[1])
+
     def read(self, most: int) -> bool:
         """Read on in the prompts, and leave the last column to `step`.
 
@@ -104,7 +109,7 @@ class RunningBatch:
 
     def step(self) -> Step:
         """Generate a token for each row; those that it ends leave."""
-        width = self._ids.shape[1]
+        width = self.columns
         logits = self._forward(self._ids, self._mask, self._cache, self._read, width)
         recorder = Recorder()
         recorder(self._ids, logits)
@@ -150,7 +155,7 @@ class RunningBatch:
         Args:
             other: It is not to be used any more. Both have made a step at least.
         """
-        width = max(self._ids.shape[1], other._ids.shape[1])
+        width = max(self.columns, other.columns)
         self._ids, self._mask = (
             torch.cat([_filled(own, width), _filled(added, width)])
             for own, added in ((self._ids, other._ids), (self._mask, other._mask))
@@ -163,7 +168,7 @@ class RunningBatch:
 
     @property
     def _unread(self) -> int:
-        return self._ids.shape[1] - self._read
+        return self.columns - self._read
 
 
 class _Forward:

@@ -51,6 +51,9 @@ def generator(model, save_tiny, start, tmp_path_factory):
         f'model = "large"\n{short}',
         f'model = "talker"\ncheckpoint = "{talker}"\n{endless}',
         f'model = "three"\n{short}\nmax_batch = 3\n{patient}',
+        f'model = "two"\ncheckpoint = "{talker}"\n{endless}\nmax_batch = 2',
+        f'model = "narrow"\n{short}\nmax_batch = 2\nmax_queue = 16',
+        f'model = "restless"\ncheckpoint = "{talker}"\n{endless}'.replace("= 3600", "= 1"),
         f'model = "pair"\ncheckpoint = "{talker}"\n{endless}\nmax_batch = 2\n{patient}',
     ]
     file = tmp_path_factory.mktemp("models") / "models.toml"

@@ -35,7 +35,9 @@ def test_texts_are_answered_as_transformers_generates_them(asker, model):
 
 
 def test_the_server_says_what_it_takes_and_gives(generator, asker):
-    assert generator.ready_line.startswith("cloud_stub: serving large, talker, three, pair on ")
+    assert generator.ready_line.startswith(
+        "cloud_stub: serving large, talker, three, two, narrow, restless, pair on "
+    )
     request = pb.ModelMetadataRequest(name="large")
     metadata = asker.call("ModelMetadata", request, pb.ModelMetadataResponse)
     assert metadata.platform == "gatekeeper_language_model"
@@ -225,7 +227,9 @@ def test_nvidia_s_client_asks_and_reads_along(generator, model):
         client.async_stream_infer("large", [given], parameters={"max_tokens": 6})
         client.stop_stream()
     heard = list(heard.queue)
-    assert [error for _, error in heard] == [None] * 6
+    # The rows differ in length and need not begin with the same token.
+    assert {error for _, error in heard} == {None}
+    assert 6 <= len(heard) <= 12
     for result in (whole, heard[-1][0]):
         texts = [text.decode() for text in result.as_numpy("text")]
         assert same((texts, result.as_numpy("confidence")), model, PROMPTS[:2], 6)
