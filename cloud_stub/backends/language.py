@@ -70,7 +70,7 @@ class LanguageBackend:
             for m, prompt in zip(most, prompts, strict=True)
         ]
         answers = _Tokens(batch.rows, self._lm.tokenizer, self._kind)
-        # Without readers a part is only a sign of life, and the moment to look whether anybody waits.
+        # Without readers a part is a sign of life, and the moment to look whether anybody waits.
         nothing = Part(answers.outputs())
         for steps in self._engine.steps(
             prompts, rooms, batch.is_wanted, is_eager=batch.is_streamed

@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import math
 import secrets
-import threading
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -26,6 +25,7 @@ from edge_runtime import contract
 from edge_runtime.cloud.answers import CloudAnswers
 from edge_runtime.cloud.breaker import BreakerSettings, CircuitBreaker
 from edge_runtime.cloud.failures import one_line
+from edge_runtime.cloud.lanes import Lanes
 from edge_runtime.cloud.link import Link
 from edge_runtime.cloud.security import Security
 from edge_runtime.errors import (
@@ -77,10 +77,7 @@ class CloudModel:
         self.takes_files = reader.output is None
         self._input = cloud_input
         self._link = link
-        self._lock = threading.Lock()
-        self._retired: grpc.Channel | None = None
-        self._is_closed = False
-        self._use(link.connect())
+        self._lanes = Lanes(link.connect())
         # The prefix tells apart devices in a server's log.
         self._id_prefix = secrets.token_hex(4)
         self._id_number = itertools.count()
@@ -181,12 +178,15 @@ class CloudModel:
         request_id = request_id or f"{self._id_prefix}-{next(self._id_number)}"
         data = self._request(request_id, rows, confidences, threshold)
         self.breaker.check()
+        lane = self._lanes.enter()
         try:
-            reply = self._call(self._infer, data, deadline_s)
+            reply = self._call(lane.infer, data, deadline_s)
             answers = self._read(reply, request_id, len(rows), len(data))
         except CloudError as error:
             self.breaker.failed(error)
             raise
+        finally:
+            self._lanes.leave(lane)
         self.breaker.succeeded()
         return answers
 
@@ -196,16 +196,12 @@ class CloudModel:
         Raises:
             CloudError: As `infer`.
         """
-        return self._is_ready(self._channel, deadline_s)
+        return self._is_ready(self._lanes.channel, deadline_s)
 
     def close(self) -> None:
         """Close the connection; calls in flight end in `CloudUnavailableError`."""
         self.breaker.close()
-        with self._lock:
-            self._is_closed = True
-            self._channel.close()
-            if self._retired is not None:
-                self._retired.close()
+        self._lanes.close()
 
     def __enter__(self) -> Self:
         return self
@@ -218,11 +214,6 @@ class CloudModel:
     ) -> None:
         self.close()
 
-    def _use(self, channel: grpc.Channel) -> None:
-        self._channel = channel
-        # Without (de)serializers gRPC hands bytes through: they are built in one copy here.
-        self._infer = channel.unary_unary(pb.METHODS["ModelInfer"], None, None)
-
     def _probe(self) -> bool:
         """Connect anew and ask; where the server is there, calls go that way from now on."""
         channel = self._link.connect()
@@ -230,16 +221,10 @@ class CloudModel:
             is_back = self._is_ready(channel, _PROBE_S, wait_for_ready=True)
         except CloudError as error:
             is_back = not isinstance(error, _GONE)
-        with self._lock:
-            if not is_back or self._is_closed:
-                channel.close()
-                return False
-            # Calls that are still on the old one end by themselves before the next outage.
-            if self._retired is not None:
-                self._retired.close()
-            self._retired = self._channel
-            self._use(channel)
-        return True
+        if is_back and self._lanes.replace(channel):
+            return True
+        channel.close()
+        return False
 
     def _is_ready(
         self, channel: grpc.Channel, limit_s: float | None, *, wait_for_ready: bool = False
