@@ -13,6 +13,7 @@ import numpy as np
 
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
+from edge_runtime.decoding.cancelling import StoppedError
 from edge_runtime.decoding.generation import Generation, refused
 from edge_runtime.decoding.graph import DecoderGraph, Sequences, Step
 from edge_runtime.decoding.prompts import PromptTokenizer, batches, require_texts
@@ -116,7 +117,8 @@ class Decoder:
             compact: Take rows that have ended out of their batch. Faster where answers differ in
                 length, but a smaller batch is rounded otherwise, so that `stop_when_certain` may
                 move the others' confidences in their last digits.
-            cancel: Once set, what still runs ends as it is, and defers.
+            cancel: Once set, what still runs ends as it is, and defers; so does the reading of a
+                long prompt.
 
         Raises:
             InputError: These are no texts, or the graph fails on them.
@@ -239,7 +241,10 @@ def _decode(
             for row in running:
                 row.cancel()
         else:
-            step = sequences.step()
+            try:
+                step = sequences.step(cancel)
+            except StoppedError:
+                continue
             for at, row in enumerate(running):
                 row.take(step, at)
             running = _go_on(sequences, running, step, compact=compact)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime import contract
+from edge_runtime.decoding.cancelling import StoppedError, stoppable
 from edge_runtime.decoding.running import fastest_runs
 from edge_runtime.decoding.settings import DecoderSettings
 from edge_runtime.errors import BundleError, InputError
@@ -104,6 +106,9 @@ class Sequences:
         graph: The graph.
         prompts: Tokens of each, none empty.
         threshold: What the graph compares the confidence with.
+
+    Attributes:
+        unread: Tokens that the next step reads, in all rows.
     """
 
     def __init__(
@@ -111,18 +116,26 @@ class Sequences:
     ) -> None:
         self._graph = graph
         self._runs = graph.runs
+        self.unread = len(prompts) * max(map(len, prompts))
         self._feeds = {n: self._runs.value(a) for n, a in graph.beginning(prompts).items()}
         # ONNX Runtime takes a zero-dimensional array here and nothing else.
         self._feeds[contract.THRESHOLD] = self._runs.value(np.array(threshold, np.float32))
 
-    def step(self) -> Step:
+    def step(self, cancel: Event | None = None) -> Step:
         """Generate one token for each row.
+
+        Args:
+            cancel: Ends the reading of a long prompt.
 
         Raises:
             InputError: The graph failed.
+            StoppedError: It was ended.
         """
         try:
-            given = self._runs(self._feeds)
+            with stoppable(cancel, self.unread) as options:
+                given = self._runs(self._feeds, options)
+        except StoppedError:
+            raise
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
             raise InputError(
                 f"expected prompts that {self._graph.file} can work on, it failed "
@@ -131,6 +144,7 @@ class Sequences:
         step = Step(*(given[name] for name in _READ))
         self._feeds |= {past: given[present] for past, present in self._graph.fed_back.items()}
         self._feeds[contract.INPUT_IDS] = step.next_token[:, None]
+        self.unread = len(step.next_token)
         return step
 
     def rest(self, is_active: Sequence[bool]) -> None:

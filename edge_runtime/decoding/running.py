@@ -21,8 +21,13 @@ class Runs(Protocol):
     def array(self, value: Any) -> npt.NDArray[Any]:
         """Return a value as an array."""
 
-    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Run once; return the outputs by name, those that are read as arrays."""
+    def __call__(self, feeds: Mapping[str, Any], options: Any = None) -> dict[str, Any]:
+        """Run once; return the outputs by name, those that are read as arrays.
+
+        Args:
+            feeds: Values by name.
+            options: ONNX Runtime's, or None.
+        """
 
 
 class ArrayRuns:
@@ -48,9 +53,9 @@ class ArrayRuns:
         """Return the array itself."""
         return np.asarray(value)
 
-    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, feeds: Mapping[str, Any], options: Any = None) -> dict[str, Any]:
         """Run once."""
-        given = self._session.run(self._outputs, feeds)
+        given = self._session.run(self._outputs, feeds, options)
         return dict(zip(self._outputs, given, strict=True))
 
 
@@ -80,7 +85,7 @@ class BoundRuns:
         """Return a copy on the host."""
         return np.asarray(value.numpy() if isinstance(value, ort.OrtValue) else value)
 
-    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, feeds: Mapping[str, Any], options: Any = None) -> dict[str, Any]:
         """Run once; what was read and is fed back goes to the device again: a few bytes a row."""
         binding = self._session.io_binding()
         # Held to the end of the run: not every version of ONNX Runtime does.
@@ -92,7 +97,7 @@ class BoundRuns:
             binding.bind_ortvalue_input(name, value)
         for name, place in self._places.items():
             binding.bind_output(name, place)
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, options)
         given = dict(zip(self._places, binding.get_outputs(), strict=True))
         return {n: v.numpy() if n in self._read else v for n, v in given.items()}
 

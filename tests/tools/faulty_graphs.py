@@ -72,7 +72,7 @@ def _model():
         node("Equal", ["what", f"is{WORK}"], ["works"]),
         node("Where", ["works", "number", "zero"], ["each"]),
         node("ReduceMax", ["each"], ["steps"], keepdims=0),
-        node("Loop", ["steps", "still", "start"], ["end"], body=_body()),
+        node("Loop", ["steps", "still", "start"], ["end"], body=loop_body()),
         node("ReduceMax", ["end"], ["highest"], keepdims=0),
         node("Mul", ["highest", "nought"], ["nothing"]),
         node("Sum", ["told", "found", "nothing"], ["all"]),
@@ -90,7 +90,7 @@ def _model():
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def _body():
+def loop_body():
     """Return one step of the loop: it bends its numbers a little."""
     inputs = [
         helper.make_tensor_value_info("step", TensorProto.INT64, []),
