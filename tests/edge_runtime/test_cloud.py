@@ -169,7 +169,7 @@ def test_late_answer_is_a_deadline_error_in_time():
 def test_parameters_are_told_as_text():
     with _engine("echo") as address, CloudModel.open(address, labels=LABELS) as cloud:
         data = cloud._request("id", IMAGES, np.array([0.1, np.nan, 1], np.float32), 0.25)
-        _, call = cloud._infer.with_call(data, timeout=5)
+        _, call = cloud._lanes.enter().infer.with_call(data, timeout=5)
     assert dict(call.trailing_metadata())["parameters"] == "0.1,nan,1.0|1|0.25"
 
 

@@ -271,16 +271,22 @@ def test_a_reply_that_is_altered_on_its_way(link, open_cascade, pictures):
 
 
 def test_a_message_too_large_for_the_server_is_not_called_overload(open_cascade, pictures):
-    with Engine(max_bytes=400) as engine:
+    with Engine(max_bytes=150) as engine:
         # gRPC's servers take a part of a second to say so.
         cascade = open_cascade(engine.address, deadline_s=20)
         for _ in range(QUICK.failures + 1):
-            source, error = ask(cascade, pictures, deadline_s=20)
+            source, error = ask(cascade, pictures[:1], deadline_s=20)
             assert source is Source.EDGE_FALLBACK
             assert error.startswith("CloudRejectedError")
             assert "send smaller inputs" in error
-        # It is no outage either: what fits is answered at once.
-        assert ask(cascade, pictures[:1], deadline_s=20)[0] is Source.CLOUD
+        # It is no outage either.
+        assert not cascade.cloud.breaker.is_open
+
+
+def test_pictures_that_are_too_large_together_are_asked_in_parts(open_cascade, pictures):
+    with Engine(max_bytes=400) as engine:
+        cascade = open_cascade(engine.address, deadline_s=20)
+        assert ask(cascade, pictures, deadline_s=20)[0] is Source.CLOUD
 
 
 def test_a_message_too_large_for_the_client_is_not_called_overload(healthy):
