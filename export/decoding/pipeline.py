@@ -19,7 +19,7 @@ from edge_runtime.decoding import Decoder, Generation
 from export import bundle, calibration
 from export.commands.language import LanguageSettings
 from export.decoding.gate import append_sequence_gate
-from export.decoding.step import Cache, export_step
+from export.decoding.step import LEAST_ONNXRUNTIME, Cache, export_step
 from export.decoding.verification import verify_decoder
 from export.errors import CalibrationError, PreprocessingError
 from export.external import WEIGHTS_FILE, inlined, load_onnx
@@ -233,6 +233,7 @@ def _metadata(settings: LanguageSettings, step: _Step, quantization: Kind) -> Ga
             "layers": step.cache.layers,
             "kv_heads": step.cache.heads,
             "head_dim": step.cache.size,
+            "least_onnxruntime": LEAST_ONNXRUNTIME,
         },
     }
     if training is not None:

@@ -22,6 +22,7 @@ from export.exporters.torch_onnx import quiet
 from train.models import LanguageModel
 
 OPSET = 23  # the first with attention, rotary embedding and root mean square norm as operators
+LEAST_ONNXRUNTIME = "1.23.1"  # 1.23.0 shares keys wrongly among heads: other tokens, no error
 LOGITS = "logits"
 _ALIKE = 1e-4  # how near the logits of both ways to attend are
 _ROWS, _PAST, _TOKENS = 2, 3, 2  # of the example; nothing of them stays in the graph
@@ -74,6 +75,7 @@ class _Step(nn.Module):
     def __init__(self, causal: Any, *, fused: bool) -> None:
         super().__init__()
         self.causal = causal
+        self.backbone = _backbone(causal)
         self.fused = fused
         config = causal.config.get_text_config()
         self.softcap = getattr(config, "final_logit_softcapping", None)
@@ -98,7 +100,7 @@ class _Step(nn.Module):
         cache = FusedCache(past, attention_mask)
         seen = cache.visible(called["input_ids"].shape[1])
         with attending(self.causal, cache):
-            out = self.causal.base_model(**called, attention_mask=seen, past_key_values=cache)
+            out = self.backbone(**called, attention_mask=seen, past_key_values=cache)
         if None in cache.present:
             raise GraphError("expected a model that takes an attention function")
         return out.last_hidden_state, cache.present
@@ -109,8 +111,14 @@ class _Step(nn.Module):
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(past):
             cache.update(keys, values, layer)
-        out = self.causal.base_model(**called, attention_mask=attention_mask, past_key_values=cache)
+        out = self.backbone(**called, attention_mask=attention_mask, past_key_values=cache)
         return out.last_hidden_state, [(c.keys, c.values) for c in out.past_key_values.layers]
+
+
+def _backbone(causal: Any) -> Any:
+    """Return what ends at the hidden states; not every architecture names it as its base."""
+    found = (causal.base_model, causal.get_decoder())
+    return next((module for module in found if module is not causal), causal)
 
 
 def export_step(model: LanguageModel, file: Path) -> Cache:
