@@ -190,7 +190,7 @@ def _exported(settings: LanguageSettings, step: _Step, quantization: Kind) -> _E
         graph,
         kind=settings.confidence,
         threshold=0.0,
-        ends=[step.model.tokenizer.eos_token_id],
+        ends=step.model.ends,
         pad=step.model.tokenizer.pad_token_id,
     )
     files = () if weights is None else (weights / WEIGHTS_FILE,)
@@ -228,7 +228,7 @@ def _metadata(settings: LanguageSettings, step: _Step, quantization: Kind) -> Ga
         contract.GENERATION: {
             "max_new_tokens": step.limit,
             "context": model.context,
-            "eos_token_ids": [model.tokenizer.eos_token_id],
+            "eos_token_ids": list(model.ends),
             "pad_token_id": model.tokenizer.pad_token_id,
             "layers": step.cache.layers,
             "kv_heads": step.cache.heads,
