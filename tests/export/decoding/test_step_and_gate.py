@@ -14,7 +14,15 @@ from export.decoding.step import Cache, export_step
 from export.errors import GraphError
 from train.models.untrained import Shape, trained_tokenizer, untrained_language_model
 
-ARCHITECTURES = ("gemma", "gemma2", "llama", "gpt2")
+# With the window of its layers: the longest prompt has 13 tokens.
+ARCHITECTURES = {
+    "gemma": None,
+    "gemma2": 8,
+    "llama": None,
+    "gpt2": None,
+    "qwen2": None,
+    "mistral": 8,
+}
 PROMPTS = ["the sky:", "not the sea but the colour of the grass in May:", "red"]
 STEPS = 9
 
@@ -191,14 +199,23 @@ def tokenizer():
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_graph_decodes_as_transformers_does(architecture, tokenizer, tmp_path):
-    """Left padding, grouped heads, soft-capping and windows included."""
-    shape = Shape(width=32, layers=2, heads=4, kv_heads=2, inner=64, context=64)
-    if architecture == "gpt2":
-        shape = Shape(width=32, layers=2, heads=4, kv_heads=4, inner=64, context=64)
+    """Left padding, grouped heads, biases, soft-capping and windows that are passed included."""
+    shape = Shape(
+        width=32,
+        layers=2,
+        heads=4,
+        kv_heads=4 if architecture == "gpt2" else 2,
+        inner=64,
+        context=64,
+        window=ARCHITECTURES[architecture],
+    )
     lm = untrained_language_model(architecture, shape, tokenizer, seed=3)
     with torch.no_grad():
-        for values in lm.model.parameters():
-            values.mul_(4.0 if values.ndim > 1 else 1.0)  # sharper, so that answers differ
+        for name, values in lm.model.named_parameters():
+            if values.ndim > 1:
+                values.mul_(4.0)  # sharper, so that answers differ
+            elif name.endswith("bias"):
+                values.copy_(torch.linspace(-0.5, 0.5, len(values)))
     file = tmp_path / "step.onnx"
     cache = export_step(lm, file)
     assert cache == Cache(layers=2, heads=shape.kv_heads, size=8)
@@ -208,6 +225,7 @@ def test_the_graph_decodes_as_transformers_does(architecture, tokenizer, tmp_pat
     )
     encoded = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
     longest = max(map(len, encoded))
+    assert longest > 8
     caches = {n: np.zeros((3, cache.heads, 0, 8), np.float32) for n in cache.names("past.")}
     feeds = start(3, caches) | {
         "input_ids": np.array([[0] * (longest - len(ids)) + ids for ids in encoded]),

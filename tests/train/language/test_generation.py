@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tools.devices import cuda
-from tools.language_models import PROMPTS, SHAPE, by_hand, tiny, tolerance
+from tools.language_models import DECODED, PROMPTS, SHAPE, by_hand, tiny, tolerance
 from transformers import GenerationConfig
 
 from edge_runtime import metrics
@@ -14,7 +14,7 @@ from edge_runtime.errors import InputError
 from train.models.decoding import Recorder, decode, ready
 from train.models.generation import EMPTY
 from train.models.language import open_language_model, save_language_model
-from train.models.untrained import ARCHITECTURES, Shape
+from train.models.untrained import Shape
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ NINE = 9
 MANY = PROMPTS[2:3] * NINE + [PROMPTS[0], PROMPTS[1], PROMPTS[3]]
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=DECODED)
 def lm(request):
     return tiny(request.param)
 
@@ -127,7 +127,7 @@ def test_the_end_counts_and_nothing_behind_it_does(lm):
         lm.tokenizer.eos_token = "<eos>"
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", DECODED)
 def test_rows_that_have_ended_are_not_decoded_on(architecture):
     lm, end = ending_early(architecture)
     with ready(lm.model), torch.inference_mode():
@@ -325,7 +325,7 @@ def test_half_precision_weights_are_reckoned_with_in_more():
 
 
 @pytest.mark.parametrize("device", [cuda])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", DECODED)
 def test_a_gpu_answers_as_a_cpu_does(architecture, device):
     lm, _ = ending_early(architecture)
     wanted = lm.generate(MANY, 7, watch=5)
