@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from edge_runtime import contract
 from edge_runtime.metrics import SEQUENCE_KINDS
 from export.decoding.gate import append_sequence_gate
-from export.decoding.step import Cache, export_step
+from export.decoding.step import Cache, _can_fuse, export_step
 from export.errors import GraphError
 from train.models.untrained import Shape, trained_tokenizer, untrained_language_model
 
@@ -237,3 +237,13 @@ def test_the_graph_decodes_as_transformers_does(architecture, tokenizer, tmp_pat
     np.testing.assert_array_equal(tokens[wanted.counted], wanted.tokens[wanted.counted])
     np.testing.assert_allclose(found[-1]["confidence"], wanted.confidence("neg_entropy"), atol=1e-5)
     np.testing.assert_array_equal(found[-1]["present.token_count"], wanted.counted.sum(1))
+
+
+@pytest.mark.parametrize("window", [8, None])
+def test_a_model_that_does_not_tell_its_window_attends_as_it_is_written(window, tokenizer):
+    """transformers masks what is out of the window as well, but the operator is not given that."""
+    shape = Shape(width=32, layers=2, heads=4, kv_heads=2, inner=64, context=64, window=8)
+    lm = untrained_language_model("qwen2", shape, tokenizer)
+    assert lm.model.model.layers[1].self_attn.sliding_window == 8
+    lm.model.model.layers[1].self_attn.sliding_window = window
+    assert _can_fuse(lm, Cache.of(lm.model)) == (window is not None)
