@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from train.errors import CheckpointError
 from train.models.checkpoint import check_files, write_folder
+from train.models.decoding import ends_of
 from train.models.generation import Generated, generate
 from train.models.kinds import SAFE, generates
 from train.models.stepping import Step, step_by_step
@@ -48,6 +49,11 @@ class LanguageModel:
     def weights(self) -> int:
         """How many weights it has; a tied head counts once."""
         return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end an answer; see `train.models.decoding.ends_of`."""
+        return ends_of(self.model, self.tokenizer)
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int, **settings: Any) -> Generated:
         """Answer prompts greedily; see `train.models.generation.generate`."""
