@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from train.models.caches import join_rows, keep_rows, new_cache
-from train.models.decoding import Recorder, left_padded
+from train.models.decoding import Recorder, ends_of, left_padded
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class RunningBatch:
         rows: Sequence[int] | None = None,
     ) -> None:
         self.rows = np.arange(len(prompts)) if rows is None else np.asarray(rows, np.int64)
-        self._eos = tokenizer.eos_token_id
+        self._ends = ends_of(model, tokenizer)
         self._forward = _Forward(model)
         self._ids, self._mask = left_padded(prompts, tokenizer.pad_token_id, model.device)
         self._room = np.asarray(rooms)
@@ -115,12 +115,13 @@ class RunningBatch:
         recorder(self._ids, logits)
         tokens = logits.argmax(dim=-1)
         self._room = self._room - 1
+        told = tokens.cpu().numpy()
         step = Step(
             rows=self.rows,
-            tokens=tokens.cpu().numpy(),
+            tokens=told,
             neg_entropy=recorder.neg_entropy[0].cpu().numpy(),
             logprob=recorder.logprob[0].cpu().numpy(),
-            ended=(tokens == self._eos).cpu().numpy() | (self._room <= 0),
+            ended=np.isin(told, self._ends) | (self._room <= 0),
         )
         self._ids = torch.cat([self._ids, tokens[:, None]], dim=1)
         self._mask = pad(self._mask, (0, 1), value=1)

@@ -6,9 +6,7 @@ import random
 import numpy as np
 import pytest
 from tools.devices import cuda
-from tools.language_models import PROMPTS, SHAPE, by_hand, tiny, tolerance
-
-from train.models.untrained import ARCHITECTURES
+from tools.language_models import DECODED, PROMPTS, SHAPE, by_hand, tiny, tolerance
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +67,7 @@ def same(found, lm, prompt, room):
     return found[0] == tokens.tolist()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", DECODED)
 def test_rows_of_any_length_say_what_each_alone_would(architecture):
     lm = small(architecture)
     rooms = [40, 3, 17, 1, 25]
@@ -78,7 +76,7 @@ def test_rows_of_any_length_say_what_each_alone_would(architecture):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "window"), [*((name, None) for name in ARCHITECTURES), ("gemma2", 6)]
+    ("architecture", "window"), [*((name, None) for name in DECODED), ("gemma2", 6)]
 )
 def test_who_joins_a_running_batch_says_what_each_alone_would(architecture, window):
     """Long ones join short ones and the other way, while others leave."""
@@ -151,7 +149,7 @@ def test_a_row_that_nobody_wants_any_more_takes_no_step():
 
 
 @pytest.mark.parametrize("device", [cuda])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", DECODED)
 def test_a_gpu_says_what_a_cpu_does(architecture, device):
     lm = small(architecture)
     rooms = [40, 3, 17, 1, 25]
