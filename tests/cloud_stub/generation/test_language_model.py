@@ -180,6 +180,9 @@ def test_a_prompt_that_is_far_too_long_is_not_even_tokenized(asker, model):
         (["what"], {"max_tokens": 0}, "'max_tokens' as a whole number from 1 to 24, got '0'"),
         (["what"], {"max_tokens": -1}, "'max_tokens' as a whole number from 1 to 24, got '-1'"),
         (["what"], {"max_tokens": MOST + 1}, "from 1 to 24, got '25'"),
+        (["what"], {"max_tokens": 2**63 - 1}, f"from 1 to 24, got '{2**63 - 1}'"),
+        (["what"], {"max_tokens": -(2**63)}, f"from 1 to 24, got '{-(2**63)}'"),
+        (["what", b"\xed\xa0\x80"], {}, "expected texts in UTF-8, row 1 is none"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_words(asker, model, prompts, fields, why):

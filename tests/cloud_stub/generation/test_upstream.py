@@ -6,11 +6,13 @@ import math
 
 import grpc
 import pytest
+from tools.adding_decoder import Adder, write_adder
 from tools.callers import refusal, wait_until
 from tools.completions_server import said_of
 from tools.prompts import Asker, part_of, prompts_request
 from tools.secured import Authority
 
+from edge_runtime import Cascade, Source
 from edge_runtime.wire import messages as pb
 
 pytestmark = pytest.mark.slow
@@ -209,3 +211,16 @@ def test_the_way_is_tls_whose_certificate_is_checked(open_completions, start, tm
                 assert (code, "certificate verify failed" in words) == (UNAVAILABLE, True)
         finally:
             assert running.stop() == 0
+
+
+def test_a_prompt_that_the_upstream_refuses_costs_a_device_no_other_answer(front, tmp_path):
+    bundle = write_adder(tmp_path / "adder", Adder.random(0))
+    # That server heeds the order in the first prompt of a call.
+    prompts = ["!status 400 too long", PROMPT, "the grass", "and the sea"]
+    with Cascade.open(bundle, cloud=front.address, threshold=math.inf, deadline_s=60) as cascade:
+        answers = cascade.batch(prompts)
+    assert answers[0].source is Source.EDGE_FALLBACK
+    assert "INVALID_ARGUMENT: the upstream answered 400: too long" in answers[0].error
+    assert [(a.text, a.source) for a in answers[1:]] == [
+        (expected(prompt)[0], Source.CLOUD) for prompt in prompts[1:]
+    ]
