@@ -59,7 +59,7 @@ class ModelSettings(SourceSettings):
     )
     max_queue: int = field("Calls that may wait; one more is refused.", default=128)
     stall: float = field(
-        "Seconds after which a batch counts as hanging and another worker goes on.", default=60.0
+        "Seconds after which a batch that says nothing counts as hanging.", default=60.0
     )
 
     def __post_init__(self) -> None:
