@@ -219,10 +219,6 @@ def test_the_graph_decodes_as_transformers_does(architecture, tokenizer, tmp_pat
     file = tmp_path / "step.onnx"
     cache = export_step(lm, file)
     assert cache == Cache(layers=2, heads=shape.kv_heads, size=8)
-    model = onnx.load(file)
-    append_sequence_gate(
-        model, kind="neg_entropy", threshold=-1.0, ends=[tokenizer.eos_token_id], pad=0
-    )
     encoded = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
     longest = max(map(len, encoded))
     assert longest > 8
@@ -231,12 +227,15 @@ def test_the_graph_decodes_as_transformers_does(architecture, tokenizer, tmp_pat
         "input_ids": np.array([[0] * (longest - len(ids)) + ids for ids in encoded]),
         "attention_mask": np.array([[0] * (longest - len(i)) + [1] * len(i) for i in encoded]),
     }
-    found = run(session(model), feeds, STEPS)
     wanted = lm.generate(PROMPTS, STEPS)
-    tokens = np.stack([step["next_token"] for step in found], axis=1)[:, : wanted.tokens.shape[1]]
-    np.testing.assert_array_equal(tokens[wanted.counted], wanted.tokens[wanted.counted])
-    np.testing.assert_allclose(found[-1]["confidence"], wanted.confidence("neg_entropy"), atol=1e-5)
-    np.testing.assert_array_equal(found[-1]["present.token_count"], wanted.counted.sum(1))
+    for kind in SEQUENCE_KINDS:
+        model = onnx.load(file)
+        append_sequence_gate(model, kind=kind, threshold=-1.0, ends=lm.ends, pad=0)
+        found = run(session(model), feeds, STEPS)
+        tokens = np.stack([s["next_token"] for s in found], axis=1)[:, : wanted.tokens.shape[1]]
+        np.testing.assert_array_equal(tokens[wanted.counted], wanted.tokens[wanted.counted])
+        np.testing.assert_allclose(found[-1]["confidence"], wanted.confidence(kind), atol=1e-5)
+        np.testing.assert_array_equal(found[-1]["present.token_count"], wanted.counted.sum(1))
 
 
 @pytest.mark.parametrize("window", [8, None])
