@@ -20,7 +20,7 @@ from export.commands.language import LanguageSettings
 from export.decoding.calibration import Decided, calibration_task, decide
 from export.decoding.gate import append_sequence_gate
 from export.decoding.made_up import PROMPTS
-from export.decoding.step import Cache, export_step
+from export.decoding.step import LEAST_ONNXRUNTIME, Cache, export_step
 from export.decoding.verification import verify_decoder
 from export.errors import PreprocessingError
 from export.external import WEIGHTS_FILE, inlined, load_onnx
@@ -209,6 +209,7 @@ def _metadata(settings: LanguageSettings, step: _Step, quantization: Kind) -> Ga
             "layers": step.cache.layers,
             "kv_heads": step.cache.heads,
             "head_dim": step.cache.size,
+            "least_onnxruntime": LEAST_ONNXRUNTIME,
         },
     }
     if training is not None:

@@ -24,6 +24,7 @@ from export.exporters.torch_onnx import quiet
 from train.models import LanguageModel
 
 OPSET = 23  # the first with attention, rotary embedding and root mean square norm as operators
+LEAST_ONNXRUNTIME = "1.23.1"  # 1.23.0 shares keys wrongly among heads: other tokens, no error
 LOGITS = "logits"
 _CUT = "logits_to_keep"  # what transformers calls it
 _ALIKE = 1e-4  # how near the logits of both ways to attend are
@@ -77,6 +78,7 @@ class _Step(nn.Module):
     def __init__(self, causal: Any, *, fused: bool) -> None:
         super().__init__()
         self.causal = causal
+        self.backbone = _backbone(causal)
         self.fused = fused
         self.cuts = _CUT in inspect.signature(causal.forward).parameters
 
@@ -120,9 +122,15 @@ class _Step(nn.Module):
         if self.cuts:
             logits: Tensor = self.causal(**called, **{_CUT: 1}).logits
             return logits.flatten(0, 1)
-        hidden = self.causal.base_model(**called).last_hidden_state
+        hidden = self.backbone(**called).last_hidden_state
         last: Tensor = self.causal.get_output_embeddings()(hidden[:, -1])
         return last
+
+
+def _backbone(causal: Any) -> Any:
+    """Return what ends at the hidden states; not every architecture names it as its base."""
+    found = (causal.base_model, causal.get_decoder())
+    return next((module for module in found if module is not causal), causal)
 
 
 def export_step(model: LanguageModel, file: Path) -> Cache:

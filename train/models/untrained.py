@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from train.models.language import LanguageModel
+from train.models.language import LanguageModel, attention_of
 
 Architecture = Literal["gemma", "gemma2", "llama", "gpt2", "qwen2", "mistral"]
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
@@ -96,7 +96,7 @@ def untrained_language_model(
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_of(config))
     return LanguageModel(model.eval(), tokenizer, None)
 
 

@@ -219,6 +219,9 @@ def test_the_graph_decodes_as_transformers_does(architecture, tokenizer, tmp_pat
     file = tmp_path / "step.onnx"
     cache = export_step(lm, file)
     assert cache == Cache(layers=2, heads=shape.kv_heads, size=8)
+    attends = sum(node.op_type == "Attention" for node in onnx.load(file).graph.node)
+    # The operator caps after it masks: a capped model attends by operators of its own.
+    assert attends == (0 if architecture == "gemma2" else shape.layers)
     encoded = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
     longest = max(map(len, encoded))
     assert longest > 8
