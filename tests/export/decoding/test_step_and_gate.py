@@ -12,6 +12,7 @@ from edge_runtime.metrics import SEQUENCE_KINDS
 from export.decoding.gate import append_sequence_gate
 from export.decoding.step import Cache, _can_fuse, export_step
 from export.errors import GraphError
+from export.exporters.torch_onnx import cause_of
 from train.models.untrained import Shape, trained_tokenizer, untrained_language_model
 
 # With the window of its layers: the longest prompt has 13 tokens.
@@ -249,3 +250,13 @@ def test_a_model_that_does_not_tell_its_window_attends_as_it_is_written(window, 
     assert lm.model.model.layers[1].self_attn.sliding_window == 8
     lm.model.model.layers[1].self_attn.sliding_window = window
     assert _can_fuse(lm, Cache.of(lm.model)) == (window is not None)
+
+
+def test_what_cannot_be_traced_is_told_by_its_cause_in_one_line():
+    """torch.onnx reports advice with colours first, and what went wrong behind it."""
+    report = (
+        "Failed to export. \x1b[96mThis is step 1/3\x1b[0m of exporting. Next steps:\n- Modify\n\n"
+        "## Exception summary\n\n<class 'ValueError'>: no \x1b[96mgraph\x1b[0m\n  for this\n"
+    )
+    assert cause_of(RuntimeError(report)) == "<class 'ValueError'>: no graph for this"
+    assert cause_of(ValueError("plain\nwords")) == "plain words"

@@ -126,6 +126,16 @@ def test_a_made_model_has_the_sizes_that_were_asked_for(architecture):
     assert (lm.context, lm.vocabulary, lm.path) == (SHAPE.context, VOCABULARY, None)
 
 
+def test_the_soft_cap_of_attention_is_applied(tmp_path):
+    save_language_model(made("gemma2"), tmp_path / "lm")
+    ids = torch.tensor([[5, 90, 17, 33]])
+    logits = []
+    for cap in (50.0, 1e-6):
+        change_json(tmp_path / "lm" / "config.json", attn_logit_softcapping=cap)
+        logits.append(open_language_model(tmp_path / "lm").model(input_ids=ids).logits)
+    assert (logits[0] - logits[1]).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("architecture", WINDOWED)
 def test_a_window_is_that_of_the_layers_that_have_one(architecture, tmp_path):
     shape = dataclasses.replace(SHAPE, layers=4, window=5)
@@ -137,16 +147,6 @@ def test_a_window_is_that_of_the_layers_that_have_one(architecture, tmp_path):
         return
     seen = [layer.self_attn.sliding_window for layer in model.model.layers]
     assert seen == {"gemma2": [5, None, 5, None], "qwen2": [None, None, 5, 5]}[architecture]
-
-
-def test_the_soft_cap_of_attention_is_applied(tmp_path):
-    save_language_model(made("gemma2"), tmp_path / "lm")
-    ids = torch.tensor([[5, 90, 17, 33]])
-    logits = []
-    for cap in (50.0, 1e-6):
-        change_json(tmp_path / "lm" / "config.json", attn_logit_softcapping=cap)
-        logits.append(open_language_model(tmp_path / "lm").model(input_ids=ids).logits)
-    assert (logits[0] - logits[1]).abs().max() > 1e-4
 
 
 def test_a_prompt_begins_with_its_token_and_ends_without_one():
