@@ -93,7 +93,7 @@ def _hold(
         raise VerificationError(
             f"expected at most {allowed:.1%} of the {'decisions' if is_quantized else 'answers'} "
             f"to differ from {settings.against}, got {differing.mean():.2%}: "
-            f"{_mend(settings, decoder)}"
+            f"{_mend(settings, decoder, is_quantized=is_quantized)}"
         )
 
 
@@ -105,8 +105,9 @@ def _flips_at_its_ratio(
     return defer != theirs
 
 
-def _mend(settings: VerifySettings, decoder: Decoder) -> str:
+def _mend(settings: VerifySettings, decoder: Decoder, *, is_quantized: bool) -> str:
     assert settings.against is not None  # noqa: S101 - the caller checked
     if decoder.metadata.source_sha256 == weights_sha256(settings.against):
-        return "export it again"
+        more = "raise --max-flips, quantize less or " if is_quantized else ""
+        return f"{more}export it again"
     return "the bundle was made of other weights, name its own checkpoint or export it again"

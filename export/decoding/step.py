@@ -20,7 +20,7 @@ from edge_runtime import contract
 from export.decoding.attention import FusedCache, Pairs, attending
 from export.errors import GraphError
 from export.exporters.torch_onnx import OPSET as PLAIN_OPSET
-from export.exporters.torch_onnx import quiet
+from export.exporters.torch_onnx import cause_of, quiet
 from train.models import LanguageModel
 
 OPSET = 23  # the first with attention, rotary embedding and root mean square norm as operators
@@ -165,10 +165,9 @@ def export_step(model: LanguageModel, file: Path) -> Cache:
         assert program is not None  # noqa: S101 - narrows the type: with dynamo there is a program
         program.save(file)
     except Exception as error:  # noqa: BLE001 - tracing runs the model's own code
-        reason = " ".join(str(error).split())[:200]
         raise GraphError(
             f"expected a language model that torch.onnx can trace, {type(model.model).__name__} "
-            f"failed ({reason}): try another torch or transformers"
+            f"failed ({cause_of(error)}): try another torch or transformers"
         ) from None
     return cache
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from export.errors import GraphError
 from train.models import Checkpoint
 
 OPSET = 18
+_SUMMARY = "## Exception summary"
+_COLOUR = re.compile(r"\x1b\[\d*m")
 
 
 class _Logits(nn.Module):
@@ -43,12 +46,18 @@ def export(
     try:
         _trace(model, example, free).save(file)
     except Exception as error:  # noqa: BLE001 - tracing runs the model's own code
-        reason = " ".join(str(error).split())[:200]
         sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in example.items())
         raise GraphError(
             f"expected a model that torch.onnx can trace on {sizes}, "
-            f"{type(checkpoint.model).__name__} failed ({reason}): try another torch, or mend it"
+            f"{type(checkpoint.model).__name__} failed ({cause_of(error)}): try another torch, or "
+            "mend it"
         ) from None
+
+
+def cause_of(error: Exception) -> str:
+    """Return what an exporter's report is about, in one line: before that come its own hints."""
+    text = _COLOUR.sub("", str(error)).rpartition(_SUMMARY)[2]
+    return " ".join(text.split())[:200]
 
 
 def _trace(

@@ -61,7 +61,8 @@ refused_here = partial(processes.refused_here, "export", COMMANDS, default=Build
         ("retune --bundle b --treshold 1", "did you mean '--threshold'"),
         ("inspect --bundel b", "did you mean '--bundle'"),
         ("inspect b", "see --help"),
-        ("verify --bundle b", "--data required"),
+        ("verify --bundle b", "--data DATA, or of a language model --task TASK"),
+        ("verify --bundle b --task t --limit 0", "--limit of at least 1, got 0"),
         ("verify --bundle b --data digits --split tset", "train, validation, test"),
     ],
 )

@@ -72,6 +72,8 @@ def trained_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokeni
         pad_token=_PAD,
         bos_token=_BEGIN,
         eos_token=_END,
+        # No text needs it; without one transformers 5 adds that of Qwen to a Qwen2's tokenizer.
+        unk_token=_PAD,
         clean_up_tokenization_spaces=False,
     )
 

@@ -1,5 +1,6 @@
 """A task, a language model that half knows it, and exports of that model; nobody changes them."""
 
+import json
 import shutil
 
 import pytest
@@ -7,6 +8,7 @@ from tools.things import new_language_model, write_task
 
 from export.commands.language import LanguageSettings
 from train.language.fit import FitLanguageSettings
+from train.models import open_language_model, save_language_model
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +18,10 @@ def things(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def half_taught(things, tmp_path_factory):
-    """Return a checkpoint that is right about as often as not."""
+    """Return a checkpoint that is right about as often as not.
+
+    It has four tokens more than its tokenizer, as models have whose vocabulary is rounded up.
+    """
     root = tmp_path_factory.mktemp("language")
     start = new_language_model(things, root / "new", "llama")
     FitLanguageSettings(
@@ -27,7 +32,11 @@ def half_taught(things, tmp_path_factory):
         batch_size=8,
         learning_rate=0.02,
     ).run()
-    return root / "half"
+    model = open_language_model(root / "half")
+    model.model.resize_token_embeddings(304)
+    training = json.loads((root / "half" / "training.json").read_text(encoding="utf-8"))
+    save_language_model(model, root / "padded", extra=training)
+    return root / "padded"
 
 
 @pytest.fixture(scope="session")

@@ -130,7 +130,7 @@ def test_verify_finds_the_answers_of_the_checkpoint(lm_bundle, half_taught, thin
 def test_verify_tells_other_weights_from_a_damaged_export(
     lm_bundle, half_taught, things, copy, capfd
 ):
-    other = half_taught.parent / "new"
+    other = half_taught.parent / "half"
     line = ["verify", "--task", things, "--bundle"]
     says = "the bundle was made of other weights"
     refused([*line, lm_bundle, "--against", other], capfd, says=says)

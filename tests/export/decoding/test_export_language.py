@@ -1,6 +1,7 @@
 """`python -m export lm` writes a bundle that answers as the checkpoint does, or nothing."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -48,8 +49,8 @@ def test_ending_where_deferral_is_certain_changes_no_decision(lm_bundle, things)
     assert any(answer.defer for answer in whole)
 
 
-@pytest.mark.parametrize("kind", ["mean_logprob", "sum_logprob", "min_prob", "max_softmax"])
-def test_every_confidence_is_verified_against_the_model(kind, half_taught, things, tmp_path):
+@pytest.mark.parametrize("kind", ["sum_logprob", "min_prob"])
+def test_another_confidence_is_verified_against_the_model(kind, half_taught, things, tmp_path):
     out = tmp_path / "bundle"
     LanguageSettings(
         checkpoint=half_taught, calibrate=things, target_deferral=0.25, confidence=kind, out=out
@@ -74,9 +75,20 @@ def test_a_quantized_model_is_calibrated_on_its_own_answers(kind, exported, thin
     assert deferred / 24 == pytest.approx(record["metadata"]["calibration"]["achieved"])
 
 
-def test_a_threshold_by_hand_needs_no_data(half_taught, tmp_path):
-    LanguageSettings(checkpoint=half_taught, threshold=-0.5, out=tmp_path / "bundle").run()
+def test_a_threshold_by_hand_needs_no_data_and_all_ends_of_the_model_are_the_bundles(
+    half_taught, tmp_path
+):
+    folder = shutil.copytree(half_taught, tmp_path / "lm")
+    model = open_language_model(folder)
+    end, said = model.tokenizer.eos_token_id, int(model.generate(["the sky:"], 1).tokens[0, 0])
+    settings = json.loads((folder / "generation_config.json").read_text())
+    settings["eos_token_id"] = [end, said]
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    LanguageSettings(checkpoint=folder, threshold=-0.5, out=tmp_path / "bundle").run()
+    record = json.loads((tmp_path / "bundle" / "bundle.json").read_text())["metadata"]
+    assert record["generation"]["eos_token_ids"] == sorted((end, said))
     (answer,) = Decoder.open(tmp_path / "bundle").generate(["the sky:"])
+    assert (answer.tokens, answer.text, answer.ended) == ((said,), "", "eos")
     assert answer.defer == (not answer.confidence >= np.float32(-0.5))
 
 
@@ -95,6 +107,58 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(
     with pytest.raises(OutputError, match="expected nothing at"):
         LanguageSettings(checkpoint=half_taught, **goal).run()
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def truncated(folder):
+    whole = (folder / "tokenizer.json").read_bytes()
+    (folder / "tokenizer.json").write_bytes(whole[: len(whole) // 2])
+
+
+def without_tokenizer(folder):
+    for file in folder.glob("*token*"):
+        file.unlink()
+
+
+def without_end(folder):
+    file = folder / "tokenizer_config.json"
+    file.write_text(file.read_text().replace('"eos_token": "<eos>"', '"eos_token": null'))
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+
+
+def of_a_larger_model(folder):
+    tokenizer = open_language_model(folder).tokenizer
+    tokenizer.add_tokens([f"<{n}>" for n in range(9)])
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (truncated, "expected a language model and its tokenizer"),
+        (without_tokenizer, "tokenizer"),
+        (without_end, "expected an end-of-sequence token"),
+        (of_a_larger_model, "expected at most the model's 304 tokens .* it has 309"),
+    ],
+)
+def test_a_checkpoint_with_another_tokenizer_or_none_is_refused(
+    damage, told, half_taught, tmp_path
+):
+    folder = shutil.copytree(half_taught, tmp_path / "lm")
+    damage(folder)
+    with pytest.raises(CheckpointError, match=told) as caught:
+        LanguageSettings(checkpoint=folder, threshold=-1.0, out=tmp_path / "bundle").run()
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_prompt_over_the_context_is_refused_on_the_device_and_by_the_model(
+    lm_bundle, half_taught
+):
+    long = "the sky: " * 48
+    (answer,) = Decoder.open(lm_bundle).generate([long])
+    model = open_language_model(half_taught).generate([long], 2)
+    assert (answer.ended, answer.defer, answer.reason) == ("refused", True, model.refused[0])
+    assert "of the context's 48 none is left to answer" in answer.reason
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from edge_runtime.metrics import SEQUENCE_KINDS
 from export.decoding.gate import append_sequence_gate
 from export.decoding.step import Cache, _can_fuse, export_step
 from export.errors import GraphError
+from export.exporters.torch_onnx import cause_of
 from train.models.untrained import Shape, trained_tokenizer, untrained_language_model
 
 # With the window of its layers: the longest prompt has 13 tokens.
@@ -219,13 +220,9 @@ def test_the_graph_decodes_as_transformers_does(architecture, tokenizer, tmp_pat
     file = tmp_path / "step.onnx"
     cache = export_step(lm, file)
     assert cache == Cache(layers=2, heads=shape.kv_heads, size=8)
-    model = onnx.load(file)
-    attends = sum(node.op_type == "Attention" for node in model.graph.node)
+    attends = sum(node.op_type == "Attention" for node in onnx.load(file).graph.node)
     # The operator caps after it masks: a capped model attends by operators of its own.
     assert attends == (0 if architecture == "gemma2" else shape.layers)
-    append_sequence_gate(
-        model, kind="neg_entropy", threshold=-1.0, ends=[tokenizer.eos_token_id], pad=0
-    )
     encoded = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
     longest = max(map(len, encoded))
     assert longest > 8
@@ -234,12 +231,15 @@ def test_the_graph_decodes_as_transformers_does(architecture, tokenizer, tmp_pat
         "input_ids": np.array([[0] * (longest - len(ids)) + ids for ids in encoded]),
         "attention_mask": np.array([[0] * (longest - len(i)) + [1] * len(i) for i in encoded]),
     }
-    found = run(session(model), feeds, STEPS)
     wanted = lm.generate(PROMPTS, STEPS)
-    tokens = np.stack([step["next_token"] for step in found], axis=1)[:, : wanted.tokens.shape[1]]
-    np.testing.assert_array_equal(tokens[wanted.counted], wanted.tokens[wanted.counted])
-    np.testing.assert_allclose(found[-1]["confidence"], wanted.confidence("neg_entropy"), atol=1e-5)
-    np.testing.assert_array_equal(found[-1]["present.token_count"], wanted.counted.sum(1))
+    for kind in SEQUENCE_KINDS:
+        model = onnx.load(file)
+        append_sequence_gate(model, kind=kind, threshold=-1.0, ends=lm.ends, pad=0)
+        found = run(session(model), feeds, STEPS)
+        tokens = np.stack([s["next_token"] for s in found], axis=1)[:, : wanted.tokens.shape[1]]
+        np.testing.assert_array_equal(tokens[wanted.counted], wanted.tokens[wanted.counted])
+        np.testing.assert_allclose(found[-1]["confidence"], wanted.confidence(kind), atol=1e-5)
+        np.testing.assert_array_equal(found[-1]["present.token_count"], wanted.counted.sum(1))
 
 
 @pytest.mark.parametrize("window", [8, None])
@@ -250,3 +250,13 @@ def test_a_model_that_does_not_tell_its_window_attends_as_it_is_written(window, 
     assert lm.model.model.layers[1].self_attn.sliding_window == 8
     lm.model.model.layers[1].self_attn.sliding_window = window
     assert _can_fuse(lm, Cache.of(lm.model)) == (window is not None)
+
+
+def test_what_cannot_be_traced_is_told_by_its_cause_in_one_line():
+    """torch.onnx reports advice with colours first, and what went wrong behind it."""
+    report = (
+        "Failed to export. \x1b[96mThis is step 1/3\x1b[0m of exporting. Next steps:\n- Modify\n\n"
+        "## Exception summary\n\n<class 'ValueError'>: no \x1b[96mgraph\x1b[0m\n  for this\n"
+    )
+    assert cause_of(RuntimeError(report)) == "<class 'ValueError'>: no graph for this"
+    assert cause_of(ValueError("plain\nwords")) == "plain words"
