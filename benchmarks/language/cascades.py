@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +21,6 @@ from train.language.answers import Answers
 from train.language.gathering import row_name
 from train.language.rivals import CONTROL
 
-Quantization = Literal["none", "int8-dynamic", "int4"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Shipped:
@@ -31,64 +29,50 @@ class Shipped:
     Attributes:
         model: The checkpoint's name.
         kind: Of the confidence.
-        quantize: How the matrix products are made smaller.
     """
 
     model: str
     kind: str
-    quantize: Quantization = "none"
-
-    @property
-    def row(self) -> str:
-        """The row of the comparison that says the same of the checkpoint in PyTorch."""
-        return row_name(self.model, self.kind)
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
-        return self.row if self.quantize == "none" else f"{self.row}, {self.quantize}"
+        """What it is called in tables; its row in the comparison is the checkpoint in PyTorch."""
+        return row_name(self.model, self.kind)
 
     @property
     def folder(self) -> str:
         """What its bundle is called."""
-        quantized = "" if self.quantize == "none" else f"-{self.quantize}"
-        return f"bundle-{self.model}-{self.kind}{quantized}"
+        return f"bundle-{self.model}-{self.kind}"
 
 
 def shipped(tuned: str, chosen: Mapping[str, str]) -> tuple[Shipped, ...]:
     """Return the control, the tuned model, and what validation chooses among everything.
 
-    The last also quantized. Where a graph cannot hold its confidence (a rule that was learned), the
-    control takes its place.
+    The last not where no graph holds its confidence: a rule that was learned.
 
     Args:
         tuned: Which tuned model is best on validation by the paper's confidence.
         chosen: Of the comparison.
     """
-    first = [Shipped(model=m, kind=contract.NEG_ENTROPY) for m in (CONTROL, tuned)]
+    found = [Shipped(model=m, kind=contract.NEG_ENTROPY) for m in (CONTROL, tuned)]
     model, _, kind = chosen["best"].partition(" + ")
-    best = Shipped(model=model, kind=kind) if kind in metrics.SEQUENCE_KINDS else first[0]
-    quantized = [
-        Shipped(model=best.model, kind=best.kind, quantize=how)
-        for how in get_args(Quantization)
-        if how != "none"
-    ]
-    return tuple(dict.fromkeys([*first, best, *quantized]))
+    if kind in metrics.SEQUENCE_KINDS:
+        found.append(Shipped(model=model, kind=kind))
+    return tuple(dict.fromkeys(found))
 
 
 def export(settings: DemoSettings, one: Shipped, folder: Path) -> Path:
     """Write the bundle of a checkpoint in a seed's folder; return its place."""
     assert settings.task is not None  # noqa: S101 - narrows the type: the demo of a task
-    made: dict[str, Any] = {"confidence": one.kind, "quantize": one.quantize}
+    confidence: Any = one.kind
     LanguageSettings(
         checkpoint=checkpoint(settings, one.model, folder),
         calibrate=settings.task,
         data=settings.task_data,
         limit=settings.limit,
         target_deferral=settings.target_deferral,
-        max_flips=1.0,  # how many there are is what the demo tells
+        confidence=confidence,
         out=folder / one.folder,
-        **made,
     ).run()
     return folder / one.folder
 

@@ -28,8 +28,6 @@ from train.models import open_language_model
 from train.models.training import FILE as TRAINING_FILE
 from train.samples import Samples
 
-_DRAWN = 3  # cascades whose calls are drawn; the further ones are the last of these, quantized
-
 
 def run_language_chain(settings: DemoSettings) -> None:
     """Fit, tune, answer and report; see `DemoSettings`."""
@@ -108,7 +106,7 @@ def _report(settings: DemoSettings, samples: Samples, content: dict[str, Any], r
     save_asked(settings.out / ASKED_FILE, ran.asked)
     rows = report.rows(samples, settings.target_deferral)
     drawn = pictures.draw(rows, settings.out, confidence="1 + mean negative entropy / log V")
-    calls = {name: running.times_ms(ran.asked[name]) for name in list(ran.asked)[:_DRAWN]}
+    calls = {name: running.times_ms(asked) for name, asked in ran.asked.items()}
     drawn.append(pictures.draw_times(calls, settings.out))
     further = running.page(content["cascades"])
     results.write_report(settings.out, content, drawn, further=further)

@@ -51,7 +51,7 @@ def figures(
 
     Args:
         samples: What the checkpoints said in PyTorch.
-        asked: What the cascades said, by name; of the first seeds where there are fewer.
+        asked: What the cascades said, by name.
         which: What they are made of.
         deferral: The deferral ratio they are calibrated for.
     """
@@ -59,15 +59,14 @@ def figures(
 
 
 def _figures(samples: Samples, seen: Asked, one: Shipped, deferral: float) -> dict[str, Any]:
-    seeds = len(seen.deferred)
     offline = rows_of(samples, one.model, one.kind, deferral)
-    offline_deferred = offline.deferred.T[:seeds] > 0
+    offline_deferred = offline.deferred.T > 0
     return {
         "prompts": seen.deferred.size,
         "deferred": int(seen.deferred.sum()),
         "deferral ratio in PyTorch": float(offline_deferred.mean()),
         "deferral ratio": mean_figure(seen.deferred.T.astype(float)),
-        "joint accuracy in PyTorch": float(offline.answer_quality.T[:seeds].mean()),
+        "joint accuracy in PyTorch": float(offline.answer_quality.mean()),
         "joint accuracy": mean_figure(seen.right.T.astype(float)),
         "decisions that differ": int((seen.deferred != offline_deferred).sum()),
         "texts of M_S that differ": int((~seen.same_small).sum()),
@@ -110,8 +109,8 @@ def table(content: Mapping[str, Any]) -> str:
     columns = content["figures"]
     rows = [["", *columns], ["---"] * (len(columns) + 1)]
     first = next(iter(columns.values()))
-    for name in filter(lambda name: name != "times", first):
-        rows.append([name, *(_cell(name, column[name]) for column in columns.values())])
+    shown = [name for name in first if name != "times"]
+    rows += [[name, *(_cell(name, c[name]) for c in columns.values())] for name in shown]
     for name in first["times"]:
         times = (column["times"][name] for column in columns.values())
         rows.append([name, *(" / ".join(f"{t[p]:.2f}" for p in _PERCENTILES) for t in times)])

@@ -45,16 +45,15 @@ def run_cascades(
     Args:
         settings: Of the demo.
         task: Whose test set is asked.
-        which: What is shipped; what is quantized of the first seed alone.
+        which: What is shipped.
         large: M_L's checkpoint.
         folders: By seed: where its models and answers are.
     """
     bundles: dict[Shipped, dict[Path, Path]] = {one: {} for one in which}
-    for number, (seed, folder) in enumerate(folders.items()):
+    for seed, folder in folders.items():
         with step(f"seed {seed}: export and calibrate"):
             for one in which:
-                if number == 0 or one.quantize == "none":
-                    bundles[one][folder] = export(settings, one, folder)
+                bundles[one][folder] = export(settings, one, folder)
     flags = ["--max-new-tokens", str(task.max_new_tokens), "--port", "0"]
     said = read_answers(settings.out, "large")
     with (
