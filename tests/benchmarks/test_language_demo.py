@@ -130,10 +130,8 @@ def first_cascade(content):
         ("lm-results.json", lambda c: c["test"]["untuned + min_prob"]["figures"]["acc(M_S)"]),
     ],
 )
-def test_check_finds_a_touched_figure_in_every_table(demo, file, place, tmp_path, capsys):
+def test_check_finds_a_touched_figure_in_every_table(demo, file, place, tmp_path):
     copy = copied(demo, tmp_path / "copy")
-    CheckSettings(folders=(copy,)).run()
-    assert "all as printed" in capsys.readouterr().out
     content = json.loads((copy / file).read_text())
     place(content)["value"] += 1e-6
     (copy / file).write_text(json.dumps(content))
@@ -141,7 +139,9 @@ def test_check_finds_a_touched_figure_in_every_table(demo, file, place, tmp_path
         CheckSettings(folders=(copy,)).run()
 
 
-def test_check_finds_a_touched_sample_and_a_touched_page_of_the_cascades(demo, tmp_path):
+def test_check_finds_a_touched_sample_and_a_touched_page_of_the_cascades(demo, tmp_path, capsys):
+    CheckSettings(folders=(demo,)).run()
+    assert "all as printed" in capsys.readouterr().out
     copy = copied(demo, tmp_path / "copy")
     report = (copy / "report.md").read_text()
     (copy / "report.md").write_text(report.replace("decisions changed by it", "decisions"))
