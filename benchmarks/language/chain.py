@@ -37,6 +37,29 @@ def run_language_chain(settings: DemoSettings) -> None:
     for named in filter(None, (settings.small, settings.large)):
         open_language_model(named)  # a slip in the second name must not cost the first's minutes
     empty_folder(settings.out, overwrite=settings.overwrite)
+    large, samples, left_out = _taught(settings, task)
+    with step("figures of all rivals"):
+        compared = _compare(settings, task, samples, left_out, time.perf_counter() - start)
+    which = running.pairs(samples, compared["chosen"], settings.target_deferral)
+    folders = {seed: _folder(settings, seed) for seed in settings.seeds}
+    ran = run_cascades(settings, task, which, large, folders)
+    with step("figures and pictures"):
+        cascades = running.described(samples, ran, which, settings.target_deferral)
+        content = {
+            **environment.describe("benchmarks"),
+            **report.described(settings, task, samples),
+            "cascades": cascades,
+            "wall_time_s": round(time.perf_counter() - start, 1),
+        }
+        _report(settings, samples, content, ran)
+    print(f"\n{table(content)}\n\n{running.table(cascades)}\n")
+    found = [*content["findings"], *running.findings(cascades["figures"]), *compared["findings"]]
+    print("\n".join(found))
+    print(f"\n{settings.out}: report.md, lm.md, results.json ({content['wall_time_s']} s)")
+
+
+def _taught(settings: DemoSettings, task: Task) -> tuple[Path, Samples, dict[str, str]]:
+    """Return M_L, and what all models say; with the rivals that could not be fitted, and why."""
     with step("large model: fit and ask"):
         large = fitted(
             settings, task, settings.large, LARGE, settings.out / "large", settings.seeds[0]
@@ -47,22 +70,8 @@ def run_language_chain(settings: DemoSettings) -> None:
     heard: dict[Asking, list[Heard]] = {rival.asking: [] for rival in rivals}
     for seed in settings.seeds:
         _run_seed(settings, task, seed, heard, right)
-    samples, left_out = gather(rivals, heard, settings.seeds, from_scratch=settings.small is None)
-    with step("figures of all rivals"):
-        compared = _compare(settings, task, samples, left_out, time.perf_counter() - start)
-    which = running.pairs(samples, compared["chosen"], settings.target_deferral)
-    folders = {seed: _folder(settings, seed) for seed in settings.seeds}
-    ran = run_cascades(settings, task, which, large, folders)
-    with step("figures and pictures"):
-        content = report.described(settings, task, samples)
-        cascades = running.described(samples, ran, which, settings.target_deferral)
-        content = {**environment.describe("benchmarks"), **content, "cascades": cascades}
-        content["wall_time_s"] = round(time.perf_counter() - start, 1)
-        _report(settings, samples, content, ran)
-    print(f"\n{table(content)}\n\n{running.table(cascades)}\n")
-    found = [*content["findings"], *running.findings(cascades["figures"]), *compared["findings"]]
-    print("\n".join(found))
-    print(f"\n{settings.out}: report.md, lm.md, results.json ({content['wall_time_s']} s)")
+    from_scratch = settings.small is None
+    return large, *gather(rivals, heard, settings.seeds, from_scratch=from_scratch)
 
 
 def _run_seed(
