@@ -157,6 +157,7 @@ def _times(calls: Mapping[str, Mapping[str, Any]]) -> Any:
                 axis.plot(values, share, color=color, label=f"{label} ({values.size})")
         axis.set_xscale("log")
         axis.set_xlabel("milliseconds")
-        axis.legend(loc="upper left")
+        # Below: within the panel it would hide curves.
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=2, fontsize="small")
     axes[0].set_ylabel("share of calls")
     return figure

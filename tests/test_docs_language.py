@@ -1,4 +1,7 @@
-"""The commands of docs/language-models.md run as they stand, on small Gemmas and a small task."""
+"""The commands of docs/language-models.md run as they stand, on small Gemmas and a small task.
+
+So does what the README shows of a cascade on prompts.
+"""
 
 import contextlib
 import os
@@ -25,6 +28,8 @@ from edge_runtime.run import RunSettings
 
 pytestmark = pytest.mark.slow
 PAGE = ROOT / "docs" / "language-models.md"
+README = ROOT / "README.md"
+SHIPPED = "runs/clinc150/bundle-control-sum_logprob"
 TEACHING = "## From a real Gemma checkpoint to a tuned one"
 RUNNING = "## From a tuned checkpoint to a running cascade"
 PROGRAMS = {
@@ -37,8 +42,17 @@ UPSTREAM = "http://localhost:8000"
 
 
 def blocks(section, language):
-    text = PAGE.read_text(encoding="utf-8").split(section)[1].split("\n## ")[0]
+    return fenced(PAGE.read_text(encoding="utf-8").split(section)[1].split("\n## ")[0], language)
+
+
+def fenced(text, language):
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def on_prompts():
+    """Return the README's program that asks a cascade of language models."""
+    (found,) = (p for p in fenced(README.read_text(encoding="utf-8"), "python") if SHIPPED in p)
+    return found
 
 
 def commands(section):
@@ -105,7 +119,7 @@ def test_the_way_from_a_tuned_one_to_a_running_cascade_runs(folder, monkeypatch,
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     lines = [in_small(line, str(folder / "things")) for line in commands(RUNNING)]
     with contextlib.ExitStack() as servers:
-        places = {UPSTREAM: servers.enter_context(upstream())}
+        places = {UPSTREAM: servers.enter_context(upstream()), SHIPPED: "runs/bundle"}
         for line in lines:
             words = [replaced(word, places) for word in line]
             if words[-1] == "&":
@@ -115,7 +129,7 @@ def test_the_way_from_a_tuned_one_to_a_running_cascade_runs(folder, monkeypatch,
                 places[f"localhost:{port}"] = address
             else:
                 run(words)
-        for program in blocks(RUNNING, "python"):
+        for program in (*blocks(RUNNING, "python"), on_prompts()):
             exec(replaced(program, places), {})  # noqa: S102 - it is our own page
     told = capsys.readouterr().out
     assert re.search(r"^(edge|cloud) 1$", told, re.MULTILINE)
