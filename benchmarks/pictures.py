@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ mpl.use("Agg")  # files only: no display is needed
 from matplotlib import pyplot as plt
 
 COLORS = {"untuned": "#7f7f7f", "control": "#1f77b4", "tuned": "#d62728"}
+_LINES = ("green", "orange", "blue", "red")
 _BINS = 40
 
 
@@ -39,11 +40,14 @@ def draw(
         pictures["latency.png"] = _latency
     written = []
     for name, paint in pictures.items():
-        figure = paint(variants)
-        figure.savefig(folder / name, dpi=130, bbox_inches="tight")
-        plt.close(figure)
-        written.append(folder / name)
+        written.append(_saved(paint(variants), folder / name))
     return written
+
+
+def _saved(figure: Any, path: Path) -> Path:
+    figure.savefig(path, dpi=130, bbox_inches="tight")
+    plt.close(figure)
+    return path
 
 
 def _columns(samples: Samples) -> tuple[Any, Any, Any]:
@@ -54,7 +58,7 @@ def _columns(samples: Samples) -> tuple[Any, Any, Any]:
     )
 
 
-def _panels(variants: dict[str, Samples], title: str) -> tuple[Any, Any]:
+def _panels(variants: Collection[str], title: str) -> tuple[Any, Any]:
     figure, axes = plt.subplots(
         1,
         len(variants),
@@ -126,19 +130,34 @@ def _roc(variants: dict[str, Samples]) -> Any:
 
 
 def _latency(variants: dict[str, Samples]) -> Any:
-    figure, axes = _panels(variants, "Time of a call")
-    for axis, samples in zip(axes, variants.values(), strict=True):
+    calls = {}
+    for name, samples in variants.items():
         times, deferred = samples.total_ms.ravel(), samples.deferred.ravel() > 0
-        for chosen, color, label in (
-            (~deferred, "green", "edge"),
-            (deferred, "orange", "deferred"),
-        ):
-            values = np.sort(times[chosen & ~np.isnan(times)])
+        calls[name] = {"edge": times[~deferred], "deferred": times[deferred]}
+    return _times(calls)
+
+
+def draw_times(calls: Mapping[str, Mapping[str, Any]], folder: Path) -> Path:
+    """Write latency.png: a panel a cascade, a line a kind of call.
+
+    Args:
+        calls: By cascade and kind: times in milliseconds; NaN is left out.
+        folder: Where to.
+    """
+    return _saved(_times(calls), folder / "latency.png")
+
+
+def _times(calls: Mapping[str, Mapping[str, Any]]) -> Any:
+    figure, axes = _panels(calls, "Time of a call")
+    for axis, lines in zip(axes, calls.values(), strict=True):
+        for (label, times), color in zip(lines.items(), _LINES, strict=False):
+            values = np.sort(times[~np.isnan(times)])
             if values.size:
                 share = np.arange(1, values.size + 1) / values.size
                 axis.plot(values, share, color=color, label=f"{label} ({values.size})")
         axis.set_xscale("log")
         axis.set_xlabel("milliseconds")
-        axis.legend(loc="upper left")
+        # Below: within the panel it would hide curves.
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=2, fontsize="small")
     axes[0].set_ylabel("share of calls")
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,21 @@ def write_json(path: Path, content: Any) -> None:
     partial.replace(path)
 
 
-def write_report(folder: Path, results: dict[str, Any], pictures: list[Path]) -> None:
-    """Write the page that people read."""
+def write_report(
+    folder: Path,
+    results: dict[str, Any],
+    pictures: Sequence[Path],
+    *,
+    further: Sequence[str] = (),
+) -> None:
+    """Write the page that people read.
+
+    Args:
+        folder: Where to.
+        results: The content of `results.json`.
+        pictures: What was drawn.
+        further: Lines that stand between findings and pictures.
+    """
     hardware = results["hardware"]
     lines = [
         f"# Cascade on {results['data']}",
@@ -73,6 +87,7 @@ def write_report(folder: Path, results: dict[str, Any], pictures: list[Path]) ->
         "",
         *(f"- {line}" for line in results["findings"]),
         "",
+        *([*further, ""] if further else []),
         *(f"![{picture.stem}]({picture.name})\n" for picture in pictures),
     ]
     (folder / REPORT).write_text("\n".join(lines), encoding="utf-8")
@@ -87,16 +102,16 @@ def check(folder: Path) -> int:
     return check_content(folder, read_results(folder), figures(read_samples(folder / SAMPLES)))
 
 
-def read_results(folder: Path) -> dict[str, Any]:
-    """Read `results.json`.
+def read_results(folder: Path, name: str = RESULTS) -> dict[str, Any]:
+    """Read a JSON file of a result folder, `results.json` or another.
 
     Raises:
         CheckError: It is missing or damaged.
     """
     try:
-        content: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckError(f"expected {RESULTS} in {folder}: {error}") from None
+        raise CheckError(f"expected {name} in {folder}: {error}") from None
     return content
 
 

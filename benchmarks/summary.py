@@ -63,9 +63,19 @@ def summarise(samples: Samples, *, seed: int = 0) -> dict[str, dict[str, float]]
         ("deferral ratio", samples.deferred),
         ("joint accuracy at threshold", samples.answer_quality),
     ):
-        means = counts @ columns.mean(axis=1) / len(columns)
-        figures[name] = _figure(float(columns.mean()), _interval(means))
+        figures[name] = _mean(columns, counts)
     return figures
+
+
+def mean_figure(columns: Floats, *, seed: int = 0) -> dict[str, float]:
+    """Return {value, low, high} of a mean over inputs and seeds, [n, k]."""
+    counts = metrics.bootstrap_counts(len(columns), resamples=RESAMPLES, seed=seed)
+    return _mean(columns, counts)
+
+
+def _mean(columns: Floats, counts: Floats) -> dict[str, float]:
+    means = counts @ columns.mean(axis=1) / len(columns)
+    return _figure(float(columns.mean()), _interval(means))
 
 
 def differences(ours: Samples, other: Samples, *, seed: int = 0) -> dict[str, dict[str, float]]:

@@ -8,14 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.errors import BenchmarkError
+from benchmarks.calls import DEADLINE_S, as_shipped, in_batches
 from benchmarks.samples import Floats, Samples
 from edge_runtime import Answer, Cascade, Source
 from train.data import LabelledData
-
-_BATCH = 128
-_TIMED_CALLS = 1000  # more of them narrow no percentile that is printed
-_DEADLINE_S = 30.0  # quality is measured here: a slow M_L must not count as a wrong one
 
 
 class Trial:
@@ -38,7 +34,7 @@ class Trial:
     def large_quality(self) -> Floats:
         """1 where M_L is right, [n, 1]; M_L is the same for every bundle."""
         with self._open(self._probe, threshold=float("inf")) as everything:
-            return self._quality(self._batches(everything, expected=Source.CLOUD))
+            return self._quality(in_batches(everything, self._inputs, expected=Source.CLOUD))
 
     def measure(self, bundle: Path, seed: int) -> tuple[Samples, float]:
         """Return the per-sample rows, and the bytes sent to the cloud an input.
@@ -51,31 +47,14 @@ class Trial:
             seed: Its training seed, for the per-sample file.
         """
         with self._open(bundle, threshold=float("-inf")) as nothing:
-            small = self._batches(nothing, expected=Source.EDGE)
+            small = in_batches(nothing, self._inputs, expected=Source.EDGE)
         with self._open(bundle, threshold=None) as cascade:
-            shipped = [cascade(image) for image in self._inputs[:_TIMED_CALLS]]
-            shipped += [_untimed(a) for a in self._batches(cascade, start=_TIMED_CALLS)]
+            shipped = as_shipped(cascade, self._inputs)
             sent = cascade.sent_bytes
         return self._samples(small, shipped, seed), sent / len(shipped)
 
     def _open(self, bundle: Path, *, threshold: float | None) -> Cascade:
-        return Cascade.open(
-            bundle, cloud=self._address, threshold=threshold, deadline_s=_DEADLINE_S
-        )
-
-    def _batches(
-        self, cascade: Cascade, *, start: int = 0, expected: Source | None = None
-    ) -> list[Answer]:
-        answers: list[Answer] = []
-        for first in range(start, len(self._inputs), _BATCH):
-            answers += cascade.batch(self._inputs[first : first + _BATCH])
-        wrong = [a for a in answers if a.source is Source.EDGE_FALLBACK]
-        wrong += [a for a in answers if expected not in {None, a.source}]
-        if wrong:
-            raise BenchmarkError(
-                f"the large model did not answer all of the test: {wrong[0].error}"
-            )
-        return answers
+        return Cascade.open(bundle, cloud=self._address, threshold=threshold, deadline_s=DEADLINE_S)
 
     def _quality(self, answers: list[Answer]) -> Any:
         return (np.array([a.label for a in answers]) == self._labels).astype(float)[:, None]
@@ -92,9 +71,3 @@ class Trial:
             source=np.array([[str(a.source)] for a in shipped]),
             total_ms=np.array([[round(a.timings.total_s * 1e3, 4)] for a in shipped]),
         )
-
-
-def _untimed(answer: Answer) -> Answer:
-    # The time of a batch is not the time of a call.
-    nothing = answer.timings._replace(total_s=float("nan"))
-    return answer._replace(timings=nothing)

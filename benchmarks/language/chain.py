@@ -1,4 +1,4 @@
-"""Drives `demo --task`: fits, tunes, asks every model, and reports."""
+"""Drives `demo --task`: fits, tunes, asks every model, runs the cascades, and reports."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from typing import Any
 
 from benchmarks import pictures, results
 from benchmarks.demo import DemoSettings
-from benchmarks.language import report
-from benchmarks.language.models import LARGE, MODELS, SMALL, fitted, tuned
+from benchmarks.language import report, running
+from benchmarks.language.asked import FILE as ASKED_FILE
+from benchmarks.language.asked import save_asked
+from benchmarks.language.hearing import answers
+from benchmarks.language.hearing import heard as heard_of
+from benchmarks.language.models import LARGE, MODELS, SMALL, checkpoint, fitted, tuned
+from benchmarks.language.serving import Ran, run_cascades
 from benchmarks.steps import empty_folder, step
 from benchmarks.wording import table
 from edge_runtime import environment
 from train.data.tasks import Task, load_task
-from train.language.answers import Answers, answer_split, save_answers
 from train.language.gathering import gather
 from train.language.results import Meta, write_results
-from train.language.rivals import UNTUNED, Asking, Heard, all_rivals
+from train.language.rivals import Asking, Heard, all_rivals
 from train.models import open_language_model
 from train.models.training import FILE as TRAINING_FILE
 from train.samples import Samples
-from train.scores import SPLITS
 
 
 def run_language_chain(settings: DemoSettings) -> None:
@@ -34,22 +37,41 @@ def run_language_chain(settings: DemoSettings) -> None:
     for named in filter(None, (settings.small, settings.large)):
         open_language_model(named)  # a slip in the second name must not cost the first's minutes
     empty_folder(settings.out, overwrite=settings.overwrite)
+    large, samples, left_out = _taught(settings, task)
+    with step("figures of all rivals"):
+        compared = _compare(settings, task, samples, left_out, time.perf_counter() - start)
+    which = running.pairs(samples, compared["chosen"], settings.target_deferral)
+    folders = {seed: _folder(settings, seed) for seed in settings.seeds}
+    ran = run_cascades(settings, task, which, large, folders)
+    with step("figures and pictures"):
+        cascades = running.described(samples, ran, which, settings.target_deferral)
+        content = {
+            **environment.describe("benchmarks"),
+            **report.described(settings, task, samples),
+            "cascades": cascades,
+            "wall_time_s": round(time.perf_counter() - start, 1),
+        }
+        _report(settings, samples, content, ran)
+    print(f"\n{table(content)}\n\n{running.table(cascades)}\n")
+    found = [*content["findings"], *running.findings(cascades["figures"]), *compared["findings"]]
+    print("\n".join(found))
+    print(f"\n{settings.out}: report.md, lm.md, results.json ({content['wall_time_s']} s)")
+
+
+def _taught(settings: DemoSettings, task: Task) -> tuple[Path, Samples, dict[str, str]]:
+    """Return M_L, and what all models say; with the rivals that could not be fitted, and why."""
     with step("large model: fit and ask"):
         large = fitted(
             settings, task, settings.large, LARGE, settings.out / "large", settings.seeds[0]
         )
-        right = {
-            s: a.right for s, a in _answers(large, task, settings.out, Asking("large")).items()
-        }
+        said = answers(large, task, settings.out, Asking("large"))
+        right = {split: found.right for split, found in said.items()}
     rivals = all_rivals(MODELS)
     heard: dict[Asking, list[Heard]] = {rival.asking: [] for rival in rivals}
     for seed in settings.seeds:
         _run_seed(settings, task, seed, heard, right)
-    with step("figures and pictures"):
-        samples, left_out = gather(
-            rivals, heard, settings.seeds, from_scratch=settings.small is None
-        )
-        _report(settings, task, samples, left_out, round(time.perf_counter() - start, 1))
+    from_scratch = settings.small is None
+    return large, *gather(rivals, heard, settings.seeds, from_scratch=from_scratch)
 
 
 def _run_seed(
@@ -66,72 +88,43 @@ def _run_seed(
         tuned(settings, task, small, folder, seed)
     with step(f"seed {seed}: ask every model"):
         for asking, runs in heard.items():
-            model = small if asking.model == UNTUNED else folder / asking.model
-            runs.append(_heard(model, task, asking, large, folder))
+            model = checkpoint(settings, asking.model, folder)
+            runs.append(heard_of(model, task, asking, large, folder))
 
 
-def _report(
+def _compare(
     settings: DemoSettings,
     task: Task,
     samples: Samples,
     left_out: Mapping[str, str],
     wall_time_s: float,
-) -> None:
-    """Write and print both tables, and draw."""
+) -> dict[str, Any]:
+    """Write and return the comparison of all rivals."""
     meta = Meta(
         task=task.name,
         deferral=settings.target_deferral,
-        wall_time_s=wall_time_s,
+        wall_time_s=round(wall_time_s, 1),
         settings=_described(settings, task),
         left_out=left_out,
     )
-    compared = write_results(settings.out, samples, meta, module="benchmarks")
-    content = {
-        **environment.describe("benchmarks"),
-        **report.described(settings, task, samples),
-        "wall_time_s": wall_time_s,
-    }
+    return write_results(settings.out, samples, meta, module="benchmarks")
+
+
+def _report(settings: DemoSettings, samples: Samples, content: dict[str, Any], ran: Ran) -> None:
+    """Write the demo's own page, pictures and figures."""
+    save_asked(settings.out / ASKED_FILE, ran.asked)
     rows = report.rows(samples, settings.target_deferral)
     drawn = pictures.draw(rows, settings.out, confidence="1 + mean negative entropy / log V")
-    results.write_report(settings.out, content, drawn)
+    calls = {name: running.times_ms(asked) for name, asked in ran.asked.items()}
+    drawn.append(pictures.draw_times(calls, settings.out))
+    further = running.page(content["cascades"])
+    results.write_report(settings.out, content, drawn, further=further)
     results.write_json(settings.out / results.RESULTS, content)
-    print(f"\n{table(content)}\n")
-    print("\n".join([*content["findings"], *compared["findings"]]))
-    print(f"\n{settings.out}: report.md, lm.md, results.json, lm-samples.npz ({wall_time_s} s)")
 
 
 def _folder(settings: DemoSettings, seed: int) -> Path:
     is_first = seed == settings.seeds[0]
     return settings.out if is_first else settings.out / f"seed-{seed}"
-
-
-def _answers(model: Path, task: Task, folder: Path, asking: Asking) -> dict[str, Answers]:
-    """Return what a model says to validation and test; kept, so that they can be read again."""
-    opened = open_language_model(model)
-    found = {}
-    name = asking.model if asking.instruction is None else f"{asking.model}-{_slug(asking)}"
-    (folder / "answers").mkdir(parents=True, exist_ok=True)
-    for split in SPLITS:
-        found[split] = answer_split(
-            opened,
-            task,
-            task.splits()[split],
-            instruction=asking.instruction,
-            watch_text=asking.watch,
-        )
-        save_answers(folder / "answers" / f"{name}-{split}.npz", found[split])
-    return found
-
-
-def _slug(asking: Asking) -> str:
-    return "answer-n" if asking.watch else "reduce-confidence"
-
-
-def _heard(
-    model: Path, task: Task, asking: Asking, large: Mapping[str, Any], folder: Path
-) -> Heard:
-    answers = _answers(model, task, folder, asking)
-    return Heard(answers, large, open_language_model(model).vocabulary, task.answers)
 
 
 def _described(settings: DemoSettings, task: Task) -> dict[str, Any]:

@@ -53,6 +53,19 @@ MODELS = (UNTUNED, CONTROL, *map(tuned_name, ALPHAS))
 """The checkpoints of every seed."""
 
 
+def checkpoint(settings: DemoSettings, model: str, folder: Path) -> Path:
+    """Return the folder of a model of a seed.
+
+    Args:
+        settings: Of the demo.
+        model: One of `MODELS`.
+        folder: The seed's.
+    """
+    if model != UNTUNED:
+        return folder / model
+    return folder / "small" if settings.small is None else Path(settings.small)
+
+
 def fitted(
     settings: DemoSettings, task: Task, named: str | None, made: Made, out: Path, seed: int
 ) -> Path:

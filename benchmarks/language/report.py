@@ -8,14 +8,14 @@ from typing import Any
 from benchmarks import results
 from benchmarks.demo import DemoSettings
 from benchmarks.errors import CheckError
-from benchmarks.language import comparison
+from benchmarks.language import comparison, running
 from benchmarks.language.comparison import is_language
 from benchmarks.language.table import KIND, TUNED, tokens_per_s, variants
 from benchmarks.samples import Samples
 from benchmarks.wording import findings
 from edge_runtime.errors import GatekeeperError
 from train.data.tasks import Task
-from train.language.results import SAMPLES_FILE
+from train.language.results import RESULTS_FILE, SAMPLES_FILE
 from train.language.rivals import CONTROL, UNTUNED
 from train.samples import Samples as AllSamples
 from train.samples import read_samples
@@ -68,10 +68,12 @@ def check(folder: Path) -> int:
     content = results.read_results(folder)
     try:
         samples = read_samples(folder / SAMPLES_FILE)
+        chosen_rows = results.read_results(folder, RESULTS_FILE)["chosen"]
         fresh = figures(samples, content["target_deferral"])
         chosen = variants(samples, content["target_deferral"])[1]
     except (GatekeeperError, KeyError) as error:
         raise CheckError(f"{folder}: {error}") from None
     if chosen != content["tuned"]:
         raise CheckError(f"{folder}: validation chooses {chosen}, the file says {content['tuned']}")
-    return compared + results.check_content(folder, content, fresh)
+    compared += results.check_content(folder, content, fresh)
+    return compared + running.check(folder, samples, content, chosen_rows)

@@ -36,7 +36,7 @@ def variants(samples: AllSamples, deferral: float) -> tuple[dict[str, Samples], 
     """Return the rows of untuned, control and tuned on the test set, and who the last is."""
     chosen = best_tuned(samples, deferral)
     named = {UNTUNED: UNTUNED, CONTROL: CONTROL, TUNED: chosen}
-    return {name: _variant(samples, model, deferral) for name, model in named.items()}, chosen
+    return {name: rows_of(samples, model, KIND, deferral) for name, model in named.items()}, chosen
 
 
 def tokens_per_s(samples: AllSamples, model: str) -> float:
@@ -44,8 +44,16 @@ def tokens_per_s(samples: AllSamples, model: str) -> float:
     return spoken(samples, "test", model)["tokens/s"]
 
 
-def _variant(samples: AllSamples, model: str, deferral: float) -> Samples:
-    name = row_name(model, KIND)
+def rows_of(samples: AllSamples, model: str, kind: str, deferral: float) -> Samples:
+    """Return what a pair gives the user on the test set, with a threshold from validation.
+
+    Args:
+        samples: Of all rivals.
+        model: Whose answers.
+        kind: The confidence.
+        deferral: The deferral ratio that the threshold is chosen for.
+    """
+    name = row_name(model, kind)
     test, validation = (samples.candidates[split][name] for split in ("test", "validation"))
     confidence = _confidence(test)
     right = test.right.T.astype(float)
@@ -70,5 +78,5 @@ def _variant(samples: AllSamples, model: str, deferral: float) -> Samples:
 
 
 def _confidence(candidate: Candidate) -> Any:
-    """Return the unit confidences [n, k]: 1 + g / log V of the negative entropy."""
-    return 1.0 - candidate.uncertainty.T.astype(float)
+    """Return the confidences [n, k]; of the negative entropy as 1 + g / log V."""
+    return np.stack([candidate.confidence(k) for k in range(len(candidate.right))], axis=1)

@@ -30,7 +30,7 @@ def write_task(folder, rows=96):
     return folder
 
 
-def new_language_model(task_folder, folder, architecture="gemma2", seed=0):
+def new_language_model(task_folder, folder, architecture="gemma2", seed=0, context=48):
     """Write an untrained model that can read the task; return its folder."""
     from train.data.tasks import load_task
     from train.models import save_language_model
@@ -39,7 +39,7 @@ def new_language_model(task_folder, folder, architecture="gemma2", seed=0):
     if not folder.exists():
         task = load_task(str(task_folder))
         tokenizer = trained_tokenizer([e.prompt + e.completion for e in task.train], 300)
-        shape = Shape(width=16, layers=1, heads=2, kv_heads=1, inner=32, context=48)
+        shape = Shape(width=16, layers=1, heads=2, kv_heads=1, inner=32, context=context)
         if architecture == "gpt2":
             shape = dataclasses.replace(shape, kv_heads=shape.heads)
         model = untrained_language_model(architecture, shape, tokenizer, seed=seed)

@@ -1,0 +1,86 @@
+"""Runs the cascades of `demo --task`: exports M_S, serves M_L, asks for the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.demo import DemoSettings
+from benchmarks.language.asked import Asked
+from benchmarks.language.cascades import Shipped, ask, export
+from benchmarks.language.hearing import read_answers
+from benchmarks.server import running_server
+from benchmarks.steps import step
+from edge_runtime import contract
+from edge_runtime.bundle import read_bundle
+from edge_runtime.texts import tokenizer_file
+from train.data.tasks import Task
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What cascades said, and what they took.
+
+    Attributes:
+        asked: By name; the rows are seeds.
+        files: By name: the bytes sent a prompt, and those of the graph.
+    """
+
+    asked: Mapping[str, Asked]
+    files: Mapping[str, Mapping[str, float]]
+
+
+def run_cascades(
+    settings: DemoSettings,
+    task: Task,
+    which: Sequence[Shipped],
+    large: Path,
+    folders: Mapping[int, Path],
+) -> Ran:
+    """Export, calibrate, serve and ask.
+
+    Args:
+        settings: Of the demo.
+        task: Whose test set is asked.
+        which: What is shipped.
+        large: M_L's checkpoint.
+        folders: By seed: where its models and answers are.
+    """
+    bundles: dict[Shipped, dict[Path, Path]] = {one: {} for one in which}
+    for seed, folder in folders.items():
+        with step(f"seed {seed}: export and calibrate"):
+            for one in which:
+                bundles[one][folder] = export(settings, one, folder)
+    flags = ["--max-new-tokens", str(task.max_new_tokens), "--port", "0"]
+    said = read_answers(settings.out, "large")
+    with (
+        step("the test set over gRPC"),
+        running_server(["cloud_stub", "--checkpoint", str(large), *flags]) as address,
+    ):
+        runs = {
+            one: [
+                ask(bundle, task, address, read_answers(folder, one.model), said)
+                for folder, bundle in places.items()
+            ]
+            for one, places in bundles.items()
+        }
+    return Ran(
+        {one.name: Asked.joined([asked for asked, _ in found]) for one, found in runs.items()},
+        {
+            one.name: {
+                "sent_bytes": float(np.mean([sent for _, sent in found])),
+                "graph_bytes": _graph_bytes(next(iter(bundles[one].values()))),
+            }
+            for one, found in runs.items()
+        },
+    )
+
+
+def _graph_bytes(place: Path) -> int:
+    """Return how large the graph is with its weights; the tokenizer does not count."""
+    bundle = read_bundle(place, contract.ROLE_DECODER)
+    files = {bundle.graph, *bundle.others} - {tokenizer_file(bundle)}
+    return sum(file.stat().st_size for file in files)
