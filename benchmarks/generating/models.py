@@ -1,0 +1,156 @@
+"""Makes a language model for timing: random weights, a vocabulary of any size, every export of it.
+
+What is timed does not depend on what a model learned. Its words are numbered, so that a prompt has
+as many tokens as it has words, and one more for the beginning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from benchmarks.peers import genai
+from benchmarks.peers.answering import Request
+from export.exporters.torch_onnx import OPSET, quiet
+from train.models.language import save_language_model
+from train.models.untrained import Shape, untrained_language_model
+
+SHAPE: Final = Shape(width=256, layers=2, heads=8, kv_heads=8, inner=688, context=512)
+_SPECIAL: Final = ("<pad>", "<bos>", "<eos>")
+_SPREAD: Final = 0.1
+_VERIFIED_TOKENS: Final = 8  # by the export, of each of its prompts; here any number is asked for
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model in the forms of those that generate with it.
+
+    Attributes:
+        vocabulary: How many words it has, the three special ones counted.
+        bundle: Ours.
+        optimum: Folder of optimum's export, None without optimum.
+        genai: Folder of onnxruntime-genai's builder, None without onnxruntime-genai.
+    """
+
+    vocabulary: int
+    bundle: Path
+    optimum: Path | None
+    genai: Path | None
+
+    def request(self, length: int, new_tokens: int, seed: int) -> Request:
+        """Return a request with a random prompt; its way is left open.
+
+        Args:
+            length: Tokens of the prompt, the first of them `<bos>`.
+            new_tokens: How many to generate.
+            seed: Of the prompt.
+        """
+        draws = random.Random(seed)
+        words = draws.choices(range(len(_SPECIAL), self.vocabulary), k=length - 1)
+        text = " ".join(map(_word, words))
+        return Request("", text, (_SPECIAL.index("<bos>"), *words), new_tokens)
+
+
+def make(
+    folder: Path, vocabulary: int, seed: int, *, shape: Shape = SHAPE, with_genai: bool = True
+) -> Made:
+    """Write a model, our bundle of it, and the peers' exports as far as they are installed.
+
+    Args:
+        folder: Exists; gets everything.
+        vocabulary: How many words.
+        seed: Of the weights.
+        shape: Of the model.
+        with_genai: Whether onnxruntime-genai's is wanted.
+
+    Raises:
+        BenchmarkError: A peer's export failed.
+    """
+    model = untrained_language_model("llama", shape, numbered_words(vocabulary), seed=seed)
+    _spread(model.model, seed)
+    save_language_model(model, folder / "model")
+    _export(folder / "model", folder / "bundle")
+    built = folder / "genai" if with_genai and genai.is_installed() else None
+    if built is not None:
+        genai.build(folder / "model", built)
+    return Made(vocabulary, folder / "bundle", _optimum(folder / "model", folder / "optimum"), built)
+
+
+def numbered_words(vocabulary: int) -> PreTrainedTokenizerFast:
+    """Return a tokenizer whose words are `w3`, `w4`, ...: their tokens' numbers.
+
+    Args:
+        vocabulary: How many tokens, three special ones among them.
+    """
+    words = [*_SPECIAL, *map(_word, range(len(_SPECIAL), vocabulary))]
+    numbers = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token=words[-1]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", numbers["<bos>"])]
+    )
+    names = dict(zip(("pad_token", "bos_token", "eos_token"), _SPECIAL, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+def _word(number: int) -> str:
+    return f"w{number}"
+
+
+def _spread(model: Any, seed: int) -> None:
+    """Draw weights so wide that the layers decide on the next token.
+
+    As they are usually drawn, a tied output layer says the last token again and again, and that all
+    say the same would prove little.
+    """
+    draws = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for values in model.parameters():
+            if values.ndim > 1:
+                values.normal_(0.0, _SPREAD, generator=draws)
+
+
+def _export(checkpoint: Path, bundle: Path) -> None:
+    from export.commands.language import LanguageSettings
+
+    with _in_silence():
+        LanguageSettings(
+            checkpoint=checkpoint,
+            threshold=-math.inf,
+            max_new_tokens=_VERIFIED_TOKENS,
+            out=bundle,
+        ).run()
+
+
+def _optimum(checkpoint: Path, folder: Path) -> Path | None:
+    """Export as optimum does for `ORTModelForCausalLM`; nothing where it is not installed."""
+    try:
+        from optimum.exporters.onnx import main_export
+    except ImportError:
+        return None
+    with quiet():
+        main_export(
+            str(checkpoint),
+            output=folder,
+            task="text-generation-with-past",
+            opset=OPSET,
+            do_validation=False,  # what it generates is held to ours
+        )
+    return folder
+
+
+@contextlib.contextmanager
+def _in_silence() -> Iterator[None]:
+    """Keep what a step says from standing between the figures."""
+    with Path(os.devnull).open("w", encoding="utf-8") as quiet, contextlib.redirect_stdout(quiet):
+        yield
