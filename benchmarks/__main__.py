@@ -5,6 +5,7 @@ import sys
 from benchmarks.check import CheckSettings
 from benchmarks.cloud import CloudSettings
 from benchmarks.demo import DemoSettings
+from benchmarks.generation import GenerationSettings
 from benchmarks.guarantee import GuaranteeSettings
 from benchmarks.harvest import HarvestBenchmarkSettings
 from benchmarks.latency import LatencySettings
@@ -19,6 +20,7 @@ from edge_runtime.cli import main
 COMMANDS = {
     "cloud": CloudSettings,
     "demo": DemoSettings,
+    "generation": GenerationSettings,
     "guarantee": GuaranteeSettings,
     "harvest": HarvestBenchmarkSettings,
     "latency": LatencySettings,

@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,8 @@ from export.exporters.torch_onnx import OPSET, quiet
 from train.models.language import save_language_model
 from train.models.untrained import Shape, untrained_language_model
 
+OPTIMUM: Final = "optimum"
+GENAI: Final = "genai"
 SHAPE: Final = Shape(width=256, layers=2, heads=8, kv_heads=8, inner=688, context=512)
 _SPECIAL: Final = ("<pad>", "<bos>", "<eos>")
 _SPREAD: Final = 0.1
@@ -37,12 +39,14 @@ class Made:
 
     Attributes:
         vocabulary: How many words it has, the three special ones counted.
+        checkpoint: Its folder.
         bundle: Ours.
         optimum: Folder of optimum's export, None without optimum.
         genai: Folder of onnxruntime-genai's builder, None without onnxruntime-genai.
     """
 
     vocabulary: int
+    checkpoint: Path
     bundle: Path
     optimum: Path | None
     genai: Path | None
@@ -62,7 +66,13 @@ class Made:
 
 
 def make(
-    folder: Path, vocabulary: int, seed: int, *, shape: Shape = SHAPE, with_genai: bool = True
+    folder: Path,
+    vocabulary: int,
+    seed: int,
+    *,
+    shape: Shape = SHAPE,
+    answer_tokens: int = _VERIFIED_TOKENS,
+    peers: Collection[str] = (OPTIMUM, GENAI),
 ) -> Made:
     """Write a model, our bundle of it, and the peers' exports as far as they are installed.
 
@@ -71,19 +81,22 @@ def make(
         vocabulary: How many words.
         seed: Of the weights.
         shape: Of the model.
-        with_genai: Whether onnxruntime-genai's is wanted.
+        answer_tokens: Most tokens of an answer where a caller names no limit.
+        peers: Whose exports are wanted.
 
     Raises:
         BenchmarkError: A peer's export failed.
     """
     model = untrained_language_model("llama", shape, numbered_words(vocabulary), seed=seed)
     _spread(model.model, seed)
-    save_language_model(model, folder / "model")
-    _export(folder / "model", folder / "bundle")
-    built = folder / "genai" if with_genai and genai.is_installed() else None
+    checkpoint, bundle = folder / "model", folder / "bundle"
+    save_language_model(model, checkpoint)
+    _export(checkpoint, bundle, answer_tokens)
+    optimum = _optimum(checkpoint, folder / OPTIMUM) if OPTIMUM in peers else None
+    built = folder / GENAI if GENAI in peers and genai.is_installed() else None
     if built is not None:
-        genai.build(folder / "model", built)
-    return Made(vocabulary, folder / "bundle", _optimum(folder / "model", folder / "optimum"), built)
+        genai.build(checkpoint, built)
+    return Made(vocabulary, checkpoint, bundle, optimum, built)
 
 
 def numbered_words(vocabulary: int) -> PreTrainedTokenizerFast:
@@ -120,14 +133,14 @@ def _spread(model: Any, seed: int) -> None:
                 values.normal_(0.0, _SPREAD, generator=draws)
 
 
-def _export(checkpoint: Path, bundle: Path) -> None:
+def _export(checkpoint: Path, bundle: Path, answer_tokens: int) -> None:
     from export.commands.language import LanguageSettings
 
     with _in_silence():
         LanguageSettings(
             checkpoint=checkpoint,
             threshold=-math.inf,
-            max_new_tokens=_VERIFIED_TOKENS,
+            max_new_tokens=answer_tokens,
             out=bundle,
         ).run()
 

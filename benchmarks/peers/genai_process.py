@@ -56,7 +56,8 @@ def ways(folder: Path) -> Mapping[str, Way]:
 
 
 def _new_tokens(generator: Any, request: Request) -> list[int]:
-    return generator.get_sequence(0)[len(request.tokens) :].tolist()  # type: ignore[no-any-return]
+    tokens: list[int] = generator.get_sequence(0)[len(request.tokens) :].tolist()
+    return tokens
 
 
 def _negative_entropy(logits: Any) -> float:

@@ -1,0 +1,160 @@
+"""Lets processes generate the same in alternating rounds, and compares what it took them."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import sleep
+from typing import Final
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.figure import Figure
+from benchmarks.generating import models
+from benchmarks.generating.models import Made
+from benchmarks.peers import decoder_process, genai, genai_process, optimum_process
+from benchmarks.peers.answering import Request
+from benchmarks.peers.process import Generating, Timed
+from edge_runtime.metrics import bootstrap_interval
+
+_PAUSE_S: Final = 0.02
+_TOLERANCE: Final = 1e-4
+_DECODER: Final = "decoder"
+OURS: Final = "ours"
+OPTIMUM: Final = "optimum's generate"
+OPTIMUM_GATED: Final = "optimum's generate, entropy in torch"
+OPTIMUM_GRAPH: Final = "optimum's graph"
+GENAI: Final = "onnxruntime-genai's loop"
+GENAI_GATED: Final = "onnxruntime-genai's loop, entropy in numpy"
+_PEERS: Final = {
+    OPTIMUM: (models.OPTIMUM, optimum_process.PLAIN),
+    OPTIMUM_GATED: (models.OPTIMUM, optimum_process.GATED),
+    OPTIMUM_GRAPH: (models.OPTIMUM, optimum_process.GRAPH),
+    GENAI: (models.GENAI, genai_process.PLAIN),
+    GENAI_GATED: (models.GENAI, genai_process.GATED),
+}
+"""Whose process it is, and its name there."""
+_MISSING: Final = {
+    models.OPTIMUM: "optimum-onnx is not installed: pip install 'gatekeeper-edge[optimum]'",
+    models.GENAI: genai.MISSING,
+}
+Turns = dict[str, list[float]]
+"""Milliseconds of each round, by who generated."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """Those that generate, ready.
+
+    Attributes:
+        made: Their model.
+        ways: Process, and the way that it is to generate, by name; ours first.
+    """
+
+    made: Made
+    ways: Mapping[str, tuple[Generating, str]]
+
+
+@contextlib.contextmanager
+def field_of(made: Made, peers: Sequence[str], logs: Path) -> Iterator[Field]:
+    """Start our process and the peers' that are installed.
+
+    Args:
+        made: The model.
+        peers: Names of `_PEERS`.
+        logs: Folder for what they say.
+
+    Raises:
+        BenchmarkError: One does not start.
+    """
+    places: dict[str, tuple[Path | str, str, Path | None]] = {
+        _DECODER: (sys.executable, decoder_process.__name__, made.bundle),
+        models.OPTIMUM: (sys.executable, optimum_process.__name__, made.optimum),
+        models.GENAI: (genai.PYTHON, genai_process.__name__, made.genai),
+    }
+    wanted = {_DECODER, *(_PEERS[name][0] for name in peers)}
+    with contextlib.ExitStack() as started:
+        processes = {
+            name: started.enter_context(
+                Generating(python, module, folder, log=logs / f"{name}.log")
+            )
+            for name, (python, module, folder) in places.items()
+            if name in wanted and folder is not None
+        }
+        ways = {OURS: (processes[_DECODER], decoder_process.GATED)}
+        for name in peers:
+            process, way = _PEERS[name]
+            if process in processes:
+                ways[name] = processes[process], way
+        yield Field(made, ways)
+
+
+def alternate(field: Field, request: Request, rounds: int, words: str) -> Turns:
+    """Return what each took, a round each; the first round warms up and is left out.
+
+    Raises:
+        BenchmarkError: Two did not generate the same tokens, or with another confidence: their
+            times could not be compared.
+    """
+    turns: Turns = {name: [] for name in field.ways}
+    order = list(field.ways)
+    for i in tqdm(range(rounds + 1), desc=words, leave=False, disable=None):
+        said: dict[str, Timed] = {}
+        # Nobody always follows the same one.
+        for name in order if i % 2 else reversed(order):
+            process, way = field.ways[name]
+            sleep(_PAUSE_S)
+            said[name] = process(request._replace(way=way))
+            if i:
+                turns[name].append(said[name].took_ns / 1e6)
+        _require_equal(said, request)
+    return turns
+
+
+def _require_equal(said: Mapping[str, Timed], request: Request) -> None:
+    ours = said[OURS]
+    for name, one in said.items():
+        if len(one.tokens) != request.new_tokens or one.tokens != ours.tokens:
+            raise BenchmarkError(
+                f"expected {request.new_tokens} tokens, the same of all; ours are {ours.tokens}, "
+                f"those of {name} {one.tokens}: take another --seed"
+            )
+        wanted = ours.confidence if one.confidence is None else one.confidence
+        assert ours.confidence is not None  # noqa: S101 - ours has a gate
+        assert wanted is not None  # noqa: S101 - the same
+        if not abs(wanted - ours.confidence) <= _TOLERANCE:
+            raise BenchmarkError(
+                f"expected the confidence {wanted} of {name}, ours is {ours.confidence}"
+            )
+
+
+def figure(
+    name: str, turns: Turns, peer: str, limit: float | None, *, conditions: str, share: int = 1
+) -> Figure:
+    """Return our time over a peer's, pair by pair.
+
+    Args:
+        name: What was timed.
+        turns: What each took.
+        peer: Who is beside us; where it is not installed, the figure says so.
+        limit: What the ratio may be at most; None where it is only told.
+        conditions: Under which it was measured.
+        share: What the times are divided by in words, for example the number of tokens.
+    """
+    title = f"{name}, ours / {peer}"
+    if peer not in turns:
+        return Figure(title, None, limit, "x", _MISSING[_PEERS[peer][0]])
+    ratios = np.array(turns[OURS]) / np.array(turns[peer])
+    interval = bootstrap_interval(np.median, ratios)
+    ours, theirs = (median(turns[one]) / share for one in (OURS, peer))
+    detail = (
+        f"{ours:.3g} and {theirs:.3g} ms, {conditions}; 95 % interval {interval.low:.3f} to "
+        f"{interval.high:.3f} over {len(ratios)} rounds"
+    )
+    return Figure.of(title, ratios.tolist(), limit, "x", detail)

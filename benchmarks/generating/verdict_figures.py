@@ -1,0 +1,66 @@
+"""Measures the time to a verdict: what the edge answers, what it defers, what the cloud says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+from typing import Final
+
+from benchmarks.figure import Figure
+from benchmarks.generating.models import SHAPE, make
+from benchmarks.generation import GenerationSettings
+from benchmarks.generation_latency import WORDS, Plan, Timed, time_each_kind
+from benchmarks.server import running_server
+from train.models.untrained import Shape
+
+_VOCABULARY: Final = 32_000
+_PROMPTS: Final = 10
+_PROMPT_TOKENS: Final = 16
+_ANSWER_TOKENS: Final = 64
+_DEADLINE_S: Final = 60.0
+
+
+def verdict_figures(
+    folder: Path,
+    settings: GenerationSettings,
+    *,
+    vocabulary: int = _VOCABULARY,
+    shape: Shape = SHAPE,
+) -> list[Figure]:
+    """Return the times of each kind of call; M_L is the same model, served by `cloud_stub`."""
+    made = make(
+        folder,
+        vocabulary,
+        settings.seed,
+        shape=shape,
+        answer_tokens=_ANSWER_TOKENS,
+        peers=(),
+    )
+    prompts = [
+        made.request(_PROMPT_TOKENS, 1, settings.seed + number).text for number in range(_PROMPTS)
+    ]
+    line = ["cloud_stub", "--checkpoint", str(made.checkpoint), "--port", "0", "--threads", "1"]
+    with running_server([*line, "--max-new-tokens", str(_ANSWER_TOKENS)]) as address:
+        plan = Plan(
+            bundle=made.bundle,
+            prompts=prompts,
+            calls=settings.rounds,
+            threads=1,
+            cloud=address,
+            deadline_s=_DEADLINE_S,
+        )
+        _, timed = time_each_kind(plan)
+    size = f"hidden {shape.width}, {shape.layers} layers, vocabulary {vocabulary}, 1 thread"
+    return [_figure(WORDS[kind], calls, size) for kind, calls in timed.items()]
+
+
+def _figure(words: str, calls: list[Timed], size: str) -> Figure:
+    tokens = fmean(call.tokens for call in calls)
+    counted = "" if tokens != tokens else f"{tokens:.1f} tokens, "  # noqa: PLR0124 - NaN: not ours
+    return Figure.of(
+        f"time to verdict or text: {words}",
+        [call.total_s * 1e3 for call in calls],
+        None,
+        "ms",
+        f"{counted}{_PROMPT_TOKENS} of prompt, untrained weights, {size}",
+    )

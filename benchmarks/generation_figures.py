@@ -1,0 +1,115 @@
+"""Measures the figures of `generation`, a group at a time."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from benchmarks.figure import Figure, write_figures
+from benchmarks.generating import models
+from benchmarks.generating.comparison import (
+    GENAI,
+    GENAI_GATED,
+    OPTIMUM,
+    OPTIMUM_GATED,
+    OPTIMUM_GRAPH,
+    alternate,
+    field_of,
+    figure,
+)
+from benchmarks.generating.models import SHAPE, make
+from benchmarks.generating.verdict_figures import verdict_figures
+from benchmarks.generation import GENERATION_GROUPS, GenerationGroup, GenerationSettings
+from benchmarks.steps import step
+from edge_runtime.environment import hardware
+from train.models.untrained import Shape
+
+_VOCABULARY: Final = 32_000
+_LARGE_VOCABULARY: Final = 256_000
+_SHORT, _LONG = 8, 128  # tokens of a prompt
+_PER_TOKEN_LIMIT: Final = 0.6
+_PREFILL_LIMIT: Final = 0.15
+_FIRST: Final = "time to first token"
+
+
+def measure(settings: GenerationSettings) -> None:
+    """Print every figure, and write them where asked."""
+    machine = hardware()
+    print(f"{machine['cores']} cores of {machine['processor']}", flush=True)
+    figures: list[Figure] = []
+    for group in settings.only or GENERATION_GROUPS:
+        with step(group), tempfile.TemporaryDirectory() as folder:
+            measured = _MEASURES[group](Path(folder), settings)
+            print(*(figure.line() for figure in measured), sep="\n", flush=True)
+        figures += measured
+    missed = sum(figure.is_met is False for figure in figures)
+    print(f"{len(figures)} figures, {missed} missed")
+    if settings.out is not None:
+        write_figures(settings.out, figures)
+
+
+def token_figures(
+    folder: Path,
+    settings: GenerationSettings,
+    *,
+    vocabulary: int = _VOCABULARY,
+    shape: Shape = SHAPE,
+) -> list[Figure]:
+    """Return time per token and time to first token beside every peer."""
+    made = make(folder, vocabulary, settings.seed, shape=shape)
+    plain, gated = (OPTIMUM, GENAI), (OPTIMUM_GATED, GENAI_GATED)
+    answer = made.request(_SHORT, settings.tokens, settings.seed)
+    prompt = made.request(_LONG, 1, settings.seed)
+    with field_of(made, [*plain, *gated], folder) as field:
+        tokens = alternate(field, answer, settings.rounds, "time per token")
+        first = alternate(field, prompt, settings.rounds, _FIRST)
+    size = f"hidden {shape.width}, {shape.layers} layers, vocabulary {vocabulary}, 1 thread"
+    each = f"mean of {settings.tokens} tokens, {size}"
+    whole = f"{_LONG} tokens of prompt, {size}"
+    return [
+        *(
+            figure(
+                "time per token",
+                tokens,
+                peer,
+                _PER_TOKEN_LIMIT if peer == OPTIMUM else None,
+                conditions=each,
+                share=settings.tokens,
+            )
+            for peer in (*plain, *gated)
+        ),
+        *(figure(_FIRST, first, peer, None, conditions=whole) for peer in plain),
+    ]
+
+
+def prefill_figures(
+    folder: Path,
+    settings: GenerationSettings,
+    *,
+    vocabulary: int = _LARGE_VOCABULARY,
+    shape: Shape = SHAPE,
+) -> list[Figure]:
+    """Return what a prompt takes where the output layer is most of the model.
+
+    Beside ours is optimum's export of the same weights, which computes logits of every position:
+    run by ONNX Runtime alone, and by `generate`.
+    """
+    made = make(folder, vocabulary, settings.seed, shape=shape, peers=(models.OPTIMUM,))
+    prompt = made.request(_LONG, 1, settings.seed)
+    with field_of(made, [OPTIMUM_GRAPH, OPTIMUM], folder) as field:
+        turns = alternate(field, prompt, settings.rounds, "prefill")
+    size = f"{_LONG} tokens, hidden {shape.width}, {shape.layers} layers, 1 thread"
+    name = f"prefill at vocabulary {vocabulary}"
+    return [
+        figure(name, turns, OPTIMUM_GRAPH, _PREFILL_LIMIT, conditions=size),
+        figure(name, turns, OPTIMUM, None, conditions=size),
+    ]
+
+
+_MEASURES: Final[dict[GenerationGroup, Callable[[Path, GenerationSettings], list[Figure]]]] = {
+    "tokens": token_figures,
+    "prefill": prefill_figures,
+    "verdict": verdict_figures,
+}
