@@ -31,6 +31,8 @@ _LARGE_VOCABULARY: Final = 256_000
 _SHORT, _LONG = 8, 128  # tokens of a prompt
 _PER_TOKEN_LIMIT: Final = 0.6
 _PREFILL_LIMIT: Final = 0.15
+_CALLS: Final = 5  # of a turn, where one is short
+_EACH: Final = "time per token"
 _FIRST: Final = "time to first token"
 
 
@@ -63,15 +65,15 @@ def token_figures(
     answer = made.request(_SHORT, settings.tokens, settings.seed)
     prompt = made.request(_LONG, 1, settings.seed)
     with field_of(made, [*plain, *gated], folder) as field:
-        tokens = alternate(field, answer, settings.rounds, "time per token")
-        first = alternate(field, prompt, settings.rounds, _FIRST)
+        tokens = alternate(field, answer, settings.rounds, _EACH, peers=[*plain, *gated])
+        first = alternate(field, prompt, settings.rounds, _FIRST, peers=plain, calls=_CALLS)
     size = f"hidden {shape.width}, {shape.layers} layers, vocabulary {vocabulary}, 1 thread"
     each = f"mean of {settings.tokens} tokens, {size}"
     whole = f"{_LONG} tokens of prompt, {size}"
     return [
         *(
             figure(
-                "time per token",
+                _EACH,
                 tokens,
                 peer,
                 _PER_TOKEN_LIMIT if peer == OPTIMUM else None,
@@ -98,8 +100,9 @@ def prefill_figures(
     """
     made = make(folder, vocabulary, settings.seed, shape=shape, peers=(models.OPTIMUM,))
     prompt = made.request(_LONG, 1, settings.seed)
-    with field_of(made, [OPTIMUM_GRAPH, OPTIMUM], folder) as field:
-        turns = alternate(field, prompt, settings.rounds, "prefill")
+    peers = OPTIMUM_GRAPH, OPTIMUM
+    with field_of(made, peers, folder) as field:
+        turns = alternate(field, prompt, settings.rounds, "prefill", peers=peers)
     size = f"{_LONG} tokens, hidden {shape.width}, {shape.layers} layers, 1 thread"
     name = f"prefill at vocabulary {vocabulary}"
     return [

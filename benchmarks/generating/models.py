@@ -29,7 +29,7 @@ OPTIMUM: Final = "optimum"
 GENAI: Final = "genai"
 SHAPE: Final = Shape(width=256, layers=2, heads=8, kv_heads=8, inner=688, context=512)
 _SPECIAL: Final = ("<pad>", "<bos>", "<eos>")
-_SPREAD: Final = 0.1
+_GAIN: Final = 1.6  # of a layer: how much wider than its inputs its outputs spread
 _VERIFIED_TOKENS: Final = 8  # by the export, of each of its prompts; here any number is asked for
 
 
@@ -127,10 +127,11 @@ def _spread(model: Any, seed: int) -> None:
     say the same would prove little.
     """
     draws = torch.Generator().manual_seed(seed)
+    spread = _GAIN / math.sqrt(model.config.hidden_size)
     with torch.no_grad():
         for values in model.parameters():
             if values.ndim > 1:
-                values.normal_(0.0, _SPREAD, generator=draws)
+                values.normal_(0.0, spread, generator=draws)
 
 
 def _export(checkpoint: Path, bundle: Path, answer_tokens: int) -> None:
