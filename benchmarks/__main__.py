@@ -5,7 +5,6 @@ import sys
 from benchmarks.check import CheckSettings
 from benchmarks.cloud import CloudSettings
 from benchmarks.demo import DemoSettings
-from benchmarks.generation import GenerationSettings
 from benchmarks.guarantee import GuaranteeSettings
 from benchmarks.harvest import HarvestBenchmarkSettings
 from benchmarks.latency import LatencySettings
@@ -14,6 +13,7 @@ from benchmarks.overhead import OverheadSettings
 from benchmarks.quantization import QuantizationSettings
 from benchmarks.report import ReportSettings
 from benchmarks.runtime import RuntimeSettings
+from benchmarks.speed.command import GenerationSettings
 from benchmarks.tasks import TasksSettings
 from edge_runtime.cli import main
 

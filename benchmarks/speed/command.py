@@ -46,6 +46,6 @@ class GenerationSettings:
 
     def run(self) -> None:
         """Print a line a figure as soon as it is measured."""
-        from benchmarks.generation_figures import measure
+        from benchmarks.speed.figures import measure
 
         measure(self)

@@ -8,8 +8,13 @@ import pytest
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.figure import Figure
-from benchmarks.generating import comparison
-from benchmarks.generating.comparison import (
+from benchmarks.latency import LatencySettings
+from benchmarks.peers import genai
+from benchmarks.peers.answering import Request
+from benchmarks.peers.process import Generating
+from benchmarks.server import running_server
+from benchmarks.speed import comparison
+from benchmarks.speed.comparison import (
     GENAI,
     GENAI_GATED,
     OPTIMUM,
@@ -21,12 +26,7 @@ from benchmarks.generating.comparison import (
     field_of,
     figure,
 )
-from benchmarks.generating.models import Made, make, numbered_words
-from benchmarks.latency import LatencySettings
-from benchmarks.peers import genai
-from benchmarks.peers.answering import Request
-from benchmarks.peers.process import Generating
-from benchmarks.server import running_server
+from benchmarks.speed.models import Made, make, numbered_words
 from edge_runtime.decoding import Decoder
 from edge_runtime.errors import SettingError
 from train.models.untrained import Shape

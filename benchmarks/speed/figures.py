@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.figure import Figure, write_figures
-from benchmarks.generating import models
-from benchmarks.generating.comparison import (
+from benchmarks.speed import models
+from benchmarks.speed.command import GENERATION_GROUPS, GenerationGroup, GenerationSettings
+from benchmarks.speed.comparison import (
     GENAI,
     GENAI_GATED,
     OPTIMUM,
@@ -19,9 +20,8 @@ from benchmarks.generating.comparison import (
     field_of,
     figure,
 )
-from benchmarks.generating.models import SHAPE, make
-from benchmarks.generating.verdict_figures import verdict_figures
-from benchmarks.generation import GENERATION_GROUPS, GenerationGroup, GenerationSettings
+from benchmarks.speed.models import SHAPE, make
+from benchmarks.speed.verdict_figures import verdict_figures
 from benchmarks.steps import step
 from edge_runtime.environment import hardware
 from train.models.untrained import Shape

@@ -7,10 +7,10 @@ from statistics import fmean
 from typing import Final
 
 from benchmarks.figure import Figure
-from benchmarks.generating.models import SHAPE, make
-from benchmarks.generation import GenerationSettings
 from benchmarks.generation_latency import WORDS, Plan, Timed, time_each_kind
 from benchmarks.server import running_server
+from benchmarks.speed.command import GenerationSettings
+from benchmarks.speed.models import SHAPE, make
 from train.models.untrained import Shape
 
 _VOCABULARY: Final = 32_000
