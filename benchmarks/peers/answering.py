@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from time import perf_counter_ns
 from typing import IO, NamedTuple
 
@@ -45,15 +46,16 @@ class Said(NamedTuple):
 Way = Callable[[Request], Said]
 
 
-def serve(opened: Callable[[], Mapping[str, Way]]) -> None:
+def serve(opened: Callable[[], Mapping[str, Way]], distribution: str) -> None:
     """Answer requests until standard input ends.
 
     Args:
         opened: Loads the model; returns the ways to generate with it, by name.
+        distribution: Whose version is told, e.g. `onnxruntime-genai`.
     """
     out = _own_output()
     ways = opened()
-    _say(out, {"ways": sorted(ways)})
+    _say(out, {"version": f"{distribution} {version(distribution)}"})
     for line in sys.stdin:
         request = Request(**json.loads(line))
         way = ways[request.way]

@@ -29,4 +29,4 @@ def ways(bundle: Path) -> Mapping[str, Way]:
 
 
 if __name__ == "__main__":
-    serve(lambda: ways(Path(sys.argv[1])))
+    serve(lambda: ways(Path(sys.argv[1])), "onnxruntime")

@@ -68,4 +68,4 @@ def _negative_entropy(logits: Any) -> float:
 
 
 if __name__ == "__main__":
-    serve(lambda: ways(Path(sys.argv[1])))
+    serve(lambda: ways(Path(sys.argv[1])), "onnxruntime-genai")

@@ -72,4 +72,4 @@ def _graph_way(session: Any) -> Way:
 
 
 if __name__ == "__main__":
-    serve(lambda: ways(Path(sys.argv[1])))
+    serve(lambda: ways(Path(sys.argv[1])), "optimum-onnx")

@@ -47,7 +47,12 @@ class Generating:
         module: A module that serves by `answering.serve`.
         arguments: Its words.
         log: Gets what it says on standard error.
+
+    Attributes:
+        version: Distribution and version of what generates, once it was started.
     """
+
+    version = ""
 
     def __init__(self, python: Path | str, module: str, *arguments: Path, log: Path) -> None:
         self._name = module.rpartition(".")[2]
@@ -68,7 +73,7 @@ class Generating:
                 env=os.environ | _ENVIRONMENT | {"PYTHONPATH": path},
             )
         try:
-            self._hear()
+            self.version = self._hear()["version"]
         except BaseException:
             self.__exit__(None, None, None)
             raise

@@ -46,19 +46,8 @@ _MISSING: Final = {
 }
 Turns = dict[str, list[float]]
 """Milliseconds of each round, by who generated."""
-
-
-@dataclass(frozen=True)
-class Field:
-    """Those that generate, ready.
-
-    Attributes:
-        made: Their model.
-        ways: Process, and the way that it is to generate, by name; ours first.
-    """
-
-    made: Made
-    ways: Mapping[str, tuple[Generating, str]]
+Field = Mapping[str, tuple[Generating, str]]
+"""Those that generate, ready: process and way, by name; ours first."""
 
 
 @contextlib.contextmanager
@@ -92,11 +81,11 @@ def field_of(made: Made, peers: Sequence[str], logs: Path) -> Iterator[Field]:
             process, way = _PEERS[name]
             if process in processes:
                 ways[name] = processes[process], way
-        yield Field(made, ways)
+        yield ways
 
 
 def alternate(
-    field: Field, request: Request, rounds: int, words: str, *, peers: Sequence[str], calls: int = 1
+    field: Field, request: Request, rounds: int, *, peers: Sequence[str], calls: int = 1
 ) -> Turns:
     """Return what each took, a round each; the first round warms up and is left out.
 
@@ -104,7 +93,6 @@ def alternate(
         field: Those that generate.
         request: What all are to generate.
         rounds: How often they take turns.
-        words: What is going on.
         peers: Who is beside us; those that are not there are passed over.
         calls: How often one generates in a turn; the median counts.
 
@@ -112,13 +100,13 @@ def alternate(
         BenchmarkError: Two did not generate the same tokens, or with another confidence: their
             times could not be compared.
     """
-    order = [OURS, *(name for name in peers if name in field.ways)]
+    order = [OURS, *(name for name in peers if name in field)]
     turns: Turns = {name: [] for name in order}
-    for i in tqdm(range(rounds + 1), desc=words, leave=False, disable=None):
+    for i in tqdm(range(rounds + 1), desc="rounds", leave=False, disable=None):
         said: dict[str, Timed] = {}
         # Nobody always follows the same one.
         for name in order if i % 2 else reversed(order):
-            process, way = field.ways[name]
+            process, way = field[name]
             sleep(_PAUSE_S)
             turn = [process(request._replace(way=way)) for _ in range(calls)]
             said[name] = turn[-1]
@@ -145,32 +133,49 @@ def _require_equal(said: Mapping[str, Timed], request: Request) -> None:
             )
 
 
+def versions(field: Field) -> dict[str, str]:
+    """Return who generates with what."""
+    return {name: process.version for name, (process, _) in field.items()}
+
+
 def how_to_install(peer: str) -> str:
     """Return what to do where a peer is not there."""
     return _MISSING[_PEERS[peer][0]]
 
 
-def figure(
-    name: str, turns: Turns, peer: str, limit: float | None, *, conditions: str, share: int = 1
-) -> Figure:
-    """Return our time over a peer's, pair by pair.
+@dataclass(frozen=True)
+class Compared:
+    """What was measured side by side.
 
-    Args:
+    Attributes:
         name: What was timed.
+        conditions: Under which.
         turns: What each took.
-        peer: Who is beside us; where it is not installed, the figure says so.
-        limit: What the ratio may be at most; None where it is only told.
-        conditions: Under which it was measured.
+        versions: Of the libraries, by who generated.
         share: What the times are divided by in words, for example the number of tokens.
     """
-    title = f"{name}, ours / {peer}"
-    if peer not in turns:
-        return Figure(title, None, limit, "x", how_to_install(peer))
-    ratios = np.array(turns[OURS]) / np.array(turns[peer])
-    interval = bootstrap_interval(np.median, ratios)
-    ours, theirs = (median(turns[one]) / share for one in (OURS, peer))
-    detail = (
-        f"{ours:.3g} and {theirs:.3g} ms, {conditions}; 95 % interval {interval.low:.3f} to "
-        f"{interval.high:.3f} over {len(ratios)} rounds"
-    )
-    return Figure.of(title, ratios.tolist(), limit, "x", detail)
+
+    name: str
+    conditions: str
+    turns: Turns
+    versions: Mapping[str, str]
+    share: int = 1
+
+    def figure(self, peer: str, limit: float | None = None) -> Figure:
+        """Return our time over a peer's, pair by pair.
+
+        Args:
+            peer: Who is beside us; where it is not installed, the figure says so.
+            limit: What the ratio may be at most; None where it is only told.
+        """
+        title = f"{self.name}, ours / {peer}"
+        if peer not in self.turns:
+            return Figure(title, None, limit, "x", how_to_install(peer))
+        ratios = np.array(self.turns[OURS]) / np.array(self.turns[peer])
+        interval = bootstrap_interval(np.median, ratios)
+        ours, theirs = (median(self.turns[one]) / self.share for one in (OURS, peer))
+        detail = (
+            f"{ours:.3g} and {theirs:.3g} ms, {self.conditions}; {self.versions[peer]}; 95 % "
+            f"interval {interval.low:.3f} to {interval.high:.3f} over {len(ratios)} rounds"
+        )
+        return Figure.of(title, ratios.tolist(), limit, "x", detail)

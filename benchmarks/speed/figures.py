@@ -16,9 +16,10 @@ from benchmarks.speed.comparison import (
     OPTIMUM,
     OPTIMUM_GATED,
     OPTIMUM_GRAPH,
+    Compared,
     alternate,
     field_of,
-    figure,
+    versions,
 )
 from benchmarks.speed.models import SHAPE, make
 from benchmarks.speed.verdict_figures import verdict_figures
@@ -32,8 +33,6 @@ _SHORT, _LONG = 8, 128  # tokens of a prompt
 _PER_TOKEN_LIMIT: Final = 0.6
 _PREFILL_LIMIT: Final = 0.15
 _CALLS: Final = 5  # of a turn, where one is short
-_EACH: Final = "time per token"
-_FIRST: Final = "time to first token"
 
 
 def measure(settings: GenerationSettings) -> None:
@@ -64,25 +63,25 @@ def token_figures(
     plain, gated = (OPTIMUM, GENAI), (OPTIMUM_GATED, GENAI_GATED)
     answer = made.request(_SHORT, settings.tokens, settings.seed)
     prompt = made.request(_LONG, 1, settings.seed)
-    with field_of(made, [*plain, *gated], folder) as field:
-        tokens = alternate(field, answer, settings.rounds, _EACH, peers=[*plain, *gated])
-        first = alternate(field, prompt, settings.rounds, _FIRST, peers=plain, calls=_CALLS)
     size = f"hidden {shape.width}, {shape.layers} layers, vocabulary {vocabulary}, 1 thread"
-    each = f"mean of {settings.tokens} tokens, {size}"
-    whole = f"{_LONG} tokens of prompt, {size}"
+    with field_of(made, [*plain, *gated], folder) as field:
+        tokens = Compared(
+            "time per token",
+            f"mean of {settings.tokens} tokens, {size}",
+            alternate(field, answer, settings.rounds, peers=[*plain, *gated]),
+            versions(field),
+            share=settings.tokens,
+        )
+        first = Compared(
+            "time to first token",
+            f"{_LONG} tokens of prompt, {size}",
+            alternate(field, prompt, settings.rounds, peers=plain, calls=_CALLS),
+            versions(field),
+        )
     return [
-        *(
-            figure(
-                _EACH,
-                tokens,
-                peer,
-                _PER_TOKEN_LIMIT if peer == OPTIMUM else None,
-                conditions=each,
-                share=settings.tokens,
-            )
-            for peer in (*plain, *gated)
-        ),
-        *(figure(_FIRST, first, peer, None, conditions=whole) for peer in plain),
+        tokens.figure(OPTIMUM, _PER_TOKEN_LIMIT),
+        *(tokens.figure(peer) for peer in (GENAI, *gated)),
+        *(first.figure(peer) for peer in plain),
     ]
 
 
@@ -102,13 +101,13 @@ def prefill_figures(
     prompt = made.request(_LONG, 1, settings.seed)
     peers = OPTIMUM_GRAPH, OPTIMUM
     with field_of(made, peers, folder) as field:
-        turns = alternate(field, prompt, settings.rounds, "prefill", peers=peers)
-    size = f"{_LONG} tokens, hidden {shape.width}, {shape.layers} layers, 1 thread"
-    name = f"prefill at vocabulary {vocabulary}"
-    return [
-        figure(name, turns, OPTIMUM_GRAPH, _PREFILL_LIMIT, conditions=size),
-        figure(name, turns, OPTIMUM, None, conditions=size),
-    ]
+        prefill = Compared(
+            f"prefill of {_LONG} tokens at vocabulary {vocabulary}",
+            f"hidden {shape.width}, {shape.layers} layers, 1 thread",
+            alternate(field, prompt, settings.rounds, peers=peers),
+            versions(field),
+        )
+    return [prefill.figure(OPTIMUM_GRAPH, _PREFILL_LIMIT), prefill.figure(OPTIMUM)]
 
 
 _MEASURES: Final[dict[GenerationGroup, Callable[[Path, GenerationSettings], list[Figure]]]] = {

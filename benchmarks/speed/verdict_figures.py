@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 from typing import Final
@@ -56,7 +57,7 @@ def verdict_figures(
 
 def _figure(words: str, calls: list[Timed], size: str) -> Figure:
     tokens = fmean(call.tokens for call in calls)
-    counted = "" if tokens != tokens else f"{tokens:.1f} tokens, "  # noqa: PLR0124 - NaN: not ours
+    counted = "" if isnan(tokens) else f"{tokens:.1f} tokens, "
     return Figure.of(
         f"time to verdict or text: {words}",
         [call.total_s * 1e3 for call in calls],

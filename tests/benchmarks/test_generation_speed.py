@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.figure import Figure
 from benchmarks.latency import LatencySettings
 from benchmarks.peers import genai
 from benchmarks.peers.answering import Request
@@ -21,10 +20,10 @@ from benchmarks.speed.comparison import (
     OPTIMUM_GATED,
     OPTIMUM_GRAPH,
     OURS,
-    Field,
+    Compared,
     alternate,
     field_of,
-    figure,
+    versions,
 )
 from benchmarks.speed.models import Made, make, numbered_words
 from edge_runtime.decoding import Decoder
@@ -65,7 +64,7 @@ def test_a_process_generates_what_the_decoder_does(made, tmp_path):
     with Decoder.open(made.bundle) as decoder:
         (answer,) = decoder.generate([request.text], 12, stop_when_certain=False)
     with field_of(made, [], tmp_path) as field:
-        process, way = field.ways[OURS]
+        process, way = field[OURS]
         timed = process(request._replace(way=way))
     assert timed.tokens == answer.tokens
     assert timed.confidence == pytest.approx(answer.confidence)
@@ -88,12 +87,15 @@ def test_a_peer_generates_the_same_tokens(peer, others, made, tmp_path):
         pytest.skip(comparison.how_to_install(peer))
     peers = [peer, *others]
     with field_of(made, [*peers, OPTIMUM_GRAPH], tmp_path) as field:
-        turns = alternate(field, made.request(8, 10, 1), 2, "", peers=peers)
+        turns = alternate(field, made.request(8, 10, 1), 2, peers=peers)
         if peer == OPTIMUM:
-            alternate(field, made.request(30, 1, 1), 1, "", peers=[OPTIMUM_GRAPH])
+            alternate(field, made.request(30, 1, 1), 1, peers=[OPTIMUM_GRAPH])
     assert list(turns) == [OURS, *peers]
+    compared = Compared("time", "c", turns, versions(field), share=10)
     for name in peers:
-        found = figure("time", turns, name, None, conditions="c", share=10)
+        found = compared.figure(name)
+        assert name in found.name
+        assert "onnx" in found.detail  # both have it in their names, before their versions
         assert found.samples == pytest.approx(
             [a / b for a, b in zip(turns[OURS], turns[name], strict=True)]
         )
@@ -102,12 +104,13 @@ def test_a_peer_generates_the_same_tokens(peer, others, made, tmp_path):
 def test_a_peer_that_is_not_there_is_named_with_what_to_do(made, tmp_path):
     bare = Made(VOCABULARY, made.checkpoint, made.bundle, None, None)
     with field_of(bare, [OPTIMUM, GENAI], tmp_path) as field:
-        turns = alternate(field, made.request(4, 2, 0), 1, "", peers=[OPTIMUM, GENAI])
+        turns = alternate(field, made.request(4, 2, 0), 1, peers=[OPTIMUM, GENAI])
     assert list(turns) == [OURS]
-    found = figure("time", turns, GENAI, None, conditions="c")
+    compared = Compared("time", "c", turns, versions(field))
+    found = compared.figure(GENAI)
     assert (found.value, found.detail) == (None, genai.MISSING)
     assert "make .venv-genai/.installed" in genai.MISSING
-    assert "optimum" in figure("time", turns, OPTIMUM, 0.6, conditions="c").detail
+    assert "optimum" in compared.figure(OPTIMUM, 0.6).detail
 
 
 def test_what_a_library_prints_is_no_answer(saying):
@@ -122,15 +125,15 @@ def test_what_a_library_prints_is_no_answer(saying):
         ("surer", "got -2.0 of ours and -1.999 of x"),
     ],
 )
-def test_times_of_different_work_are_not_compared(way, says, saying, made):
-    field = Field(made, {OURS: (saying, "gated"), "x": (saying, way)})
+def test_times_of_different_work_are_not_compared(way, says, saying):
+    field = {OURS: (saying, "gated"), "x": (saying, way)}
     with pytest.raises(BenchmarkError, match=says):
-        alternate(field, REQUEST, 1, "", peers=["x"])
+        alternate(field, REQUEST, 1, peers=["x"])
 
 
-def test_equal_work_is_compared_whether_gated_or_not(saying, made):
-    field = Field(made, {OURS: (saying, "gated"), "x": (saying, "counts")})
-    turns = alternate(field, REQUEST, 3, "", peers=["x"], calls=2)
+def test_equal_work_is_compared_whether_gated_or_not(saying):
+    field = {OURS: (saying, "gated"), "x": (saying, "counts")}
+    turns = alternate(field, REQUEST, 3, peers=["x"], calls=2)
     assert [len(turn) for turn in turns.values()] == [3, 3]
 
 
@@ -149,10 +152,11 @@ def test_a_process_that_ends_says_its_last_words(tmp_path):
 
 def test_the_ratio_is_that_of_the_pairs():
     turns = {OURS: [1.0, 2.0, 8.0], GENAI: [2.0, 2.0, 4.0]}
-    found = figure("time", turns, GENAI, 0.6, conditions="10 tokens", share=10)
-    assert isinstance(found, Figure)
+    found = Compared("time", "10 tokens", turns, {GENAI: "genai 1.0"}, share=10).figure(GENAI, 0.6)
     assert (found.value, found.samples, found.is_met) == (1.0, (0.5, 1.0, 2.0), False)
-    assert found.detail.startswith("0.2 and 0.2 ms, 10 tokens; 95 % interval 0.500 to 2.000 over 3")
+    assert found.detail.startswith(
+        "0.2 and 0.2 ms, 10 tokens; genai 1.0; 95 % interval 0.500 to 2.000"
+    )
 
 
 def test_a_genai_builder_that_fails_says_why(tmp_path):

@@ -27,4 +27,4 @@ WAYS = {
 }
 
 if __name__ == "__main__":
-    serve(partial(dict, WAYS))
+    serve(partial(dict, WAYS), "numpy")
