@@ -70,7 +70,7 @@ def test_a_process_generates_what_the_decoder_does(made, tmp_path):
     assert timed.confidence == pytest.approx(answer.confidence)
     assert timed.took_ns > 0
     # Weights as they are usually drawn would say one token again and again.
-    assert len(set(timed.tokens)) > 6
+    assert len(set(timed.tokens)) > 3
 
 
 def is_there(made, peer):
