@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from benchmarks.figure import Figure, write_figures
+from benchmarks.figure import Figure
+from benchmarks.groups import in_folder, measure_groups
 from benchmarks.speed import models
 from benchmarks.speed.command import GENERATION_GROUPS, GenerationGroup, GenerationSettings
 from benchmarks.speed.comparison import (
@@ -23,8 +24,6 @@ from benchmarks.speed.comparison import (
 )
 from benchmarks.speed.models import SHAPE, make
 from benchmarks.speed.verdict_figures import verdict_figures
-from benchmarks.steps import step
-from edge_runtime.environment import hardware
 from train.models.untrained import Shape
 
 _VOCABULARY: Final = 32_000
@@ -37,18 +36,10 @@ _CALLS: Final = 5  # of a turn, where one is short
 
 def measure(settings: GenerationSettings) -> None:
     """Print every figure, and write them where asked."""
-    machine = hardware()
-    print(f"{machine['cores']} cores of {machine['processor']}", flush=True)
-    figures: list[Figure] = []
-    for group in settings.only or GENERATION_GROUPS:
-        with step(group), tempfile.TemporaryDirectory() as folder:
-            measured = _MEASURES[group](Path(folder), settings)
-            print(*(figure.line() for figure in measured), sep="\n", flush=True)
-        figures += measured
-    missed = sum(figure.is_met is False for figure in figures)
-    print(f"{len(figures)} figures, {missed} missed")
-    if settings.out is not None:
-        write_figures(settings.out, figures)
+    groups = settings.only or GENERATION_GROUPS
+    measure_groups(
+        {group: partial(in_folder, _MEASURES[group], settings) for group in groups}, settings.out
+    )
 
 
 def token_figures(
