@@ -22,9 +22,8 @@ from benchmarks.speed.comparison import (
     field_of,
     versions,
 )
-from benchmarks.speed.models import SHAPE, make
-from benchmarks.speed.verdict_figures import verdict_figures
-from train.models.untrained import Shape
+from benchmarks.speed.models import Made, make
+from benchmarks.speed.verdict_figures import ANSWER_TOKENS, verdict_figures
 
 _VOCABULARY: Final = 32_000
 _LARGE_VOCABULARY: Final = 256_000
@@ -42,30 +41,22 @@ def measure(settings: GenerationSettings) -> None:
     )
 
 
-def token_figures(
-    folder: Path,
-    settings: GenerationSettings,
-    *,
-    vocabulary: int = _VOCABULARY,
-    shape: Shape = SHAPE,
-) -> list[Figure]:
+def token_figures(made: Made, logs: Path, settings: GenerationSettings) -> list[Figure]:
     """Return time per token and time to first token beside every peer."""
-    made = make(folder, vocabulary, settings.seed, shape=shape)
     plain, gated = (OPTIMUM, GENAI), (OPTIMUM_GATED, GENAI_GATED)
     answer = made.request(_SHORT, settings.tokens, settings.seed)
     prompt = made.request(_LONG, 1, settings.seed)
-    size = f"hidden {shape.width}, {shape.layers} layers, vocabulary {vocabulary}, 1 thread"
-    with field_of(made, [*plain, *gated], folder) as field:
+    with field_of(made, [*plain, *gated], logs) as field:
         tokens = Compared(
             "time per token",
-            f"mean of {settings.tokens} tokens, {size}",
+            f"mean of {settings.tokens} tokens, {made.size}, 1 thread",
             alternate(field, answer, settings.rounds, peers=[*plain, *gated]),
             versions(field),
             share=settings.tokens,
         )
         first = Compared(
             "time to first token",
-            f"{_LONG} tokens of prompt, {size}",
+            f"{_LONG} tokens of prompt, {made.size}, 1 thread",
             alternate(field, prompt, settings.rounds, peers=plain, calls=_CALLS),
             versions(field),
         )
@@ -76,33 +67,40 @@ def token_figures(
     ]
 
 
-def prefill_figures(
-    folder: Path,
-    settings: GenerationSettings,
-    *,
-    vocabulary: int = _LARGE_VOCABULARY,
-    shape: Shape = SHAPE,
-) -> list[Figure]:
+def prefill_figures(made: Made, logs: Path, settings: GenerationSettings) -> list[Figure]:
     """Return what a prompt takes where the output layer is most of the model.
 
     Beside ours is optimum's export of the same weights, which computes logits of every position:
     run by ONNX Runtime alone, and by `generate`.
     """
-    made = make(folder, vocabulary, settings.seed, shape=shape, peers=(models.OPTIMUM,))
     prompt = made.request(_LONG, 1, settings.seed)
     peers = OPTIMUM_GRAPH, OPTIMUM
-    with field_of(made, peers, folder) as field:
+    with field_of(made, peers, logs) as field:
         prefill = Compared(
-            f"prefill of {_LONG} tokens at vocabulary {vocabulary}",
-            f"hidden {shape.width}, {shape.layers} layers, 1 thread",
+            f"prefill of {_LONG} tokens at vocabulary {made.vocabulary}",
+            f"{made.size}, 1 thread",
             alternate(field, prompt, settings.rounds, peers=peers),
             versions(field),
         )
     return [prefill.figure(OPTIMUM_GRAPH, _PREFILL_LIMIT), prefill.figure(OPTIMUM)]
 
 
+def _tokens(folder: Path, settings: GenerationSettings) -> list[Figure]:
+    return token_figures(make(folder, _VOCABULARY, settings.seed), folder, settings)
+
+
+def _prefill(folder: Path, settings: GenerationSettings) -> list[Figure]:
+    made = make(folder, _LARGE_VOCABULARY, settings.seed, peers=(models.OPTIMUM,))
+    return prefill_figures(made, folder, settings)
+
+
+def _verdict(folder: Path, settings: GenerationSettings) -> list[Figure]:
+    made = make(folder, _VOCABULARY, settings.seed, answer_tokens=ANSWER_TOKENS, peers=())
+    return verdict_figures(made, settings)
+
+
 _MEASURES: Final[dict[GenerationGroup, Callable[[Path, GenerationSettings], list[Figure]]]] = {
-    "tokens": token_figures,
-    "prefill": prefill_figures,
-    "verdict": verdict_figures,
+    "tokens": _tokens,
+    "prefill": _prefill,
+    "verdict": _verdict,
 }

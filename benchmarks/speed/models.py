@@ -38,6 +38,7 @@ class Made:
     """A model in the forms of those that generate with it.
 
     Attributes:
+        shape: Its size.
         vocabulary: How many words it has, the three special ones counted.
         checkpoint: Its folder.
         bundle: Ours.
@@ -45,11 +46,18 @@ class Made:
         genai: Folder of onnxruntime-genai's builder, None without onnxruntime-genai.
     """
 
+    shape: Shape
     vocabulary: int
     checkpoint: Path
     bundle: Path
     optimum: Path | None
     genai: Path | None
+
+    @property
+    def size(self) -> str:
+        """Its size in words."""
+        shape = self.shape
+        return f"hidden {shape.width}, {shape.layers} layers, vocabulary {self.vocabulary}"
 
     def request(self, length: int, new_tokens: int, seed: int) -> Request:
         """Return a request with a random prompt; its way is left open.
@@ -96,7 +104,7 @@ def make(
     built = folder / GENAI if GENAI in peers and genai.is_installed() else None
     if built is not None:
         genai.build(checkpoint, built)
-    return Made(vocabulary, checkpoint, bundle, optimum, built)
+    return Made(shape, vocabulary, checkpoint, bundle, optimum, built)
 
 
 def numbered_words(vocabulary: int) -> PreTrainedTokenizerFast:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import isnan
-from pathlib import Path
 from statistics import fmean
 from typing import Final
 
@@ -11,37 +10,21 @@ from benchmarks.figure import Figure
 from benchmarks.generation_latency import WORDS, Plan, Timed, time_each_kind
 from benchmarks.server import running_server
 from benchmarks.speed.command import GenerationSettings
-from benchmarks.speed.models import SHAPE, make
-from train.models.untrained import Shape
+from benchmarks.speed.models import Made
 
-_VOCABULARY: Final = 32_000
 _PROMPTS: Final = 10
 _PROMPT_TOKENS: Final = 16
-_ANSWER_TOKENS: Final = 64
+ANSWER_TOKENS: Final = 64
 _DEADLINE_S: Final = 60.0
 
 
-def verdict_figures(
-    folder: Path,
-    settings: GenerationSettings,
-    *,
-    vocabulary: int = _VOCABULARY,
-    shape: Shape = SHAPE,
-) -> list[Figure]:
+def verdict_figures(made: Made, settings: GenerationSettings) -> list[Figure]:
     """Return the times of each kind of call; M_L is the same model, served by `cloud_stub`."""
-    made = make(
-        folder,
-        vocabulary,
-        settings.seed,
-        shape=shape,
-        answer_tokens=_ANSWER_TOKENS,
-        peers=(),
-    )
     prompts = [
         made.request(_PROMPT_TOKENS, 1, settings.seed + number).text for number in range(_PROMPTS)
     ]
     line = ["cloud_stub", "--checkpoint", str(made.checkpoint), "--port", "0", "--threads", "1"]
-    with running_server([*line, "--max-new-tokens", str(_ANSWER_TOKENS)]) as address:
+    with running_server([*line, "--max-new-tokens", str(ANSWER_TOKENS)]) as address:
         plan = Plan(
             bundle=made.bundle,
             prompts=prompts,
@@ -51,8 +34,7 @@ def verdict_figures(
             deadline_s=_DEADLINE_S,
         )
         _, timed = time_each_kind(plan)
-    size = f"hidden {shape.width}, {shape.layers} layers, vocabulary {vocabulary}, 1 thread"
-    return [_figure(WORDS[kind], calls, size) for kind, calls in timed.items()]
+    return [_figure(WORDS[kind], calls, made.size) for kind, calls in timed.items()]
 
 
 def _figure(words: str, calls: list[Timed], size: str) -> Figure:
@@ -63,5 +45,5 @@ def _figure(words: str, calls: list[Timed], size: str) -> Figure:
         [call.total_s * 1e3 for call in calls],
         None,
         "ms",
-        f"{counted}{_PROMPT_TOKENS} of prompt, untrained weights, {size}",
+        f"{counted}{_PROMPT_TOKENS} of prompt, untrained weights, {size}, 1 thread",
     )

@@ -12,26 +12,27 @@ from benchmarks.peers import genai
 from benchmarks.peers.answering import Request
 from benchmarks.peers.process import Generating
 from benchmarks.server import running_server
-from benchmarks.speed import comparison
+from benchmarks.speed.command import GenerationSettings
 from benchmarks.speed.comparison import (
     GENAI,
     GENAI_GATED,
     OPTIMUM,
     OPTIMUM_GATED,
-    OPTIMUM_GRAPH,
     OURS,
     Compared,
     alternate,
     field_of,
+    how_to_install,
     versions,
 )
+from benchmarks.speed.figures import prefill_figures, token_figures
 from benchmarks.speed.models import Made, make, numbered_words
 from edge_runtime.decoding import Decoder
 from edge_runtime.errors import SettingError
 from train.models.untrained import Shape
 
 pytestmark = pytest.mark.slow
-SHAPE = Shape(width=32, layers=1, heads=2, kv_heads=1, inner=48, context=64)
+SHAPE = Shape(width=32, layers=1, heads=2, kv_heads=1, inner=48, context=160)
 VOCABULARY, ANSWER = 300, 6
 REQUEST = Request("", "", (), 3)
 SAYING = "tests.tools.saying_process"
@@ -53,7 +54,7 @@ def saying(tmp_path_factory):
 
 def test_a_prompt_has_as_many_tokens_as_were_asked_for():
     places = dict.fromkeys(("checkpoint", "bundle", "optimum", "genai"), Path())
-    request = Made(VOCABULARY, **places).request(17, 5, seed=1)
+    request = Made(SHAPE, VOCABULARY, **places).request(17, 5, seed=1)
     assert len(request.tokens) == 17
     tokens = numbered_words(VOCABULARY)(request.text)["input_ids"]
     assert tokens == list(request.tokens)
@@ -73,36 +74,52 @@ def test_a_process_generates_what_the_decoder_does(made, tmp_path):
     assert len(set(timed.tokens)) > 3
 
 
-def is_there(made, peer):
-    return {OPTIMUM: made.optimum, GENAI: made.genai}[peer] is not None
+@pytest.fixture(scope="module")
+def figures(made, tmp_path_factory):
+    """The figures of tokens, by name."""
+    logs = tmp_path_factory.mktemp("logs")
+    found = token_figures(made, logs, GenerationSettings(rounds=2, tokens=10))
+    return {figure.name: figure for figure in found}
 
 
 @pytest.mark.parametrize(
-    ("peer", "others"),
-    [(OPTIMUM, (OPTIMUM_GATED,)), (GENAI, (GENAI_GATED,))],
+    ("peer", "gated", "distribution"),
+    [
+        (OPTIMUM, OPTIMUM_GATED, "optimum-onnx"),
+        (GENAI, GENAI_GATED, "onnxruntime-genai"),
+    ],
     ids=["optimum", "genai"],
 )
-def test_a_peer_generates_the_same_tokens(peer, others, made, tmp_path):
-    if not is_there(made, peer):
-        pytest.skip(comparison.how_to_install(peer))
-    peers = [peer, *others]
-    with field_of(made, [*peers, OPTIMUM_GRAPH], tmp_path) as field:
-        turns = alternate(field, made.request(8, 10, 1), 2, peers=peers)
-        if peer == OPTIMUM:
-            alternate(field, made.request(30, 1, 1), 1, peers=[OPTIMUM_GRAPH])
-    assert list(turns) == [OURS, *peers]
-    compared = Compared("time", "c", turns, versions(field), share=10)
-    for name in peers:
-        found = compared.figure(name)
-        assert name in found.name
-        assert "onnx" in found.detail  # both have it in their names, before their versions
-        assert found.samples == pytest.approx(
-            [a / b for a, b in zip(turns[OURS], turns[name], strict=True)]
-        )
+def test_a_peer_generates_the_same_tokens(peer, gated, distribution, made, figures):
+    each, first = f"time per token, ours / {peer}", f"time to first token, ours / {peer}"
+    beside = [figures[each], figures[first], figures[f"time per token, ours / {gated}"]]
+    if {OPTIMUM: made.optimum, GENAI: made.genai}[peer] is None:
+        assert {figure.detail for figure in beside} == {how_to_install(peer)}
+        pytest.skip(how_to_install(peer))
+    for figure in beside:
+        assert figure.value > 0
+        assert len(figure.samples) == 2
+        assert f"{distribution} " in figure.detail
+    assert "mean of 10 tokens, hidden 32, 1 layers, vocabulary 300, 1 thread" in beside[0].detail
+
+
+def test_one_figure_of_tokens_has_a_limit(figures):
+    limits = {name: figure.limit for name, figure in figures.items() if figure.limit is not None}
+    assert limits == {f"time per token, ours / {OPTIMUM}": 0.6}
+    assert len(figures) == 6
+
+
+def test_a_prefill_is_compared_with_logits_of_every_position(made, tmp_path):
+    if made.optimum is None:
+        pytest.skip(how_to_install(OPTIMUM))
+    graph, generate = prefill_figures(made, tmp_path, GenerationSettings(rounds=1))
+    assert graph.name == "prefill of 128 tokens at vocabulary 300, ours / optimum's graph"
+    assert (graph.limit, generate.limit) == (0.15, None)
+    assert min(graph.value, generate.value) > 0
 
 
 def test_a_peer_that_is_not_there_is_named_with_what_to_do(made, tmp_path):
-    bare = Made(VOCABULARY, made.checkpoint, made.bundle, None, None)
+    bare = Made(SHAPE, VOCABULARY, made.checkpoint, made.bundle, None, None)
     with field_of(bare, [OPTIMUM, GENAI], tmp_path) as field:
         turns = alternate(field, made.request(4, 2, 0), 1, peers=[OPTIMUM, GENAI])
     assert list(turns) == [OURS]
@@ -212,7 +229,7 @@ def test_a_cloud_that_does_not_answer_is_an_error(made, prompts):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("\n \n", "one a line, got none"), ("w3 " * 64, "one is not: the prompt has 65 tokens")],
+    [("\n \n", "one a line, got none"), ("w3 " * 160, "one is not: the prompt has 161 tokens")],
 )
 def test_prompts_that_cannot_be_answered_are_refused(text, says, made, tmp_path):
     (tmp_path / "p.txt").write_text(text)
