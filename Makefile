@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NEXT := $(VENV)-transformers5
 MLSERVER := $(VENV)-mlserver
+GENAI := $(VENV)-genai
 
 .PHONY: demo test test-transformers5 test-fast lint format figures wire clean
 
@@ -31,11 +32,12 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-figures: $(INSTALLED) $(MLSERVER)/.installed
+figures: $(INSTALLED) $(MLSERVER)/.installed $(GENAI)/.installed
 	$(BIN)/python -m benchmarks overhead
 	$(BIN)/python -m benchmarks linear-loss
 	$(BIN)/python -m benchmarks runtime
 	$(BIN)/python -m benchmarks cloud
+	$(BIN)/python -m benchmarks generation
 
 wire: $(INSTALLED)
 	$(BIN)/python tests/tools/generate_wire.py
@@ -53,6 +55,13 @@ $(MLSERVER)/.installed: constraints-mlserver.txt
 	$(MLSERVER)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $< mlserver onnxruntime pillow
 	touch $@
 
+# onnxruntime-genai as its users run it. Its builder of graphs wants torch and transformers 5, which are
+# in the environment of these.
+$(GENAI)/.installed: constraints-genai.txt $(NEXT)/.installed
+	test -x $(GENAI)/bin/python || $(PYTHON) -m venv $(GENAI)
+	$(GENAI)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $< onnxruntime-genai
+	touch $@
+
 # 1: virtual environment, 2: constraints, 3: extras. torch comes first and alone: pip then keeps the
 # build it finds there instead of a CUDA one.
 comma := ,
@@ -65,4 +74,4 @@ touch $(1)/.installed
 endef
 
 clean:
-	rm -rf $(VENV) $(NEXT) $(MLSERVER) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(NEXT) $(MLSERVER) $(GENAI) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

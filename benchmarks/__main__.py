@@ -13,12 +13,14 @@ from benchmarks.overhead import OverheadSettings
 from benchmarks.quantization import QuantizationSettings
 from benchmarks.report import ReportSettings
 from benchmarks.runtime import RuntimeSettings
+from benchmarks.speed.command import GenerationSettings
 from benchmarks.tasks import TasksSettings
 from edge_runtime.cli import main
 
 COMMANDS = {
     "cloud": CloudSettings,
     "demo": DemoSettings,
+    "generation": GenerationSettings,
     "guarantee": GuaranteeSettings,
     "harvest": HarvestBenchmarkSettings,
     "latency": LatencySettings,

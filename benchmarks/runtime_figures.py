@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -11,13 +12,12 @@ from benchmarks.bundles import small_cnn_bundle
 from benchmarks.call_figures import call_figures
 from benchmarks.client_figures import client_figures
 from benchmarks.drift_figures import drift_figures
-from benchmarks.figure import Figure, write_figures
+from benchmarks.figure import Figure
 from benchmarks.footprint_figures import footprint_figures
+from benchmarks.groups import measure_groups
 from benchmarks.memory_figures import memory_figures
 from benchmarks.outage_figures import outage_figures
 from benchmarks.runtime import GROUPS, Group, RuntimeSettings
-from benchmarks.steps import step
-from edge_runtime.environment import hardware
 
 _MEASURES: Final[dict[Group, Callable[[Path, RuntimeSettings], list[Figure]]]] = {
     "calls": lambda bundle, s: call_figures(bundle, s.seed, s.rounds),
@@ -31,17 +31,9 @@ _MEASURES: Final[dict[Group, Callable[[Path, RuntimeSettings], list[Figure]]]] =
 
 def measure(settings: RuntimeSettings) -> None:
     """Print every figure, and write them where asked."""
-    machine = hardware()
-    print(f"{machine['cores']} cores of {machine['processor']}", flush=True)
-    figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as folder:
         bundle = small_cnn_bundle(Path(folder), settings.seed)
-        for group in settings.only or GROUPS:
-            with step(group):
-                measured = _MEASURES[group](bundle, settings)
-                print(*(figure.line() for figure in measured), sep="\n")
-            figures += measured
-    missed = sum(figure.is_met is False for figure in figures)
-    print(f"{len(figures)} figures, {missed} missed")
-    if settings.out is not None:
-        write_figures(settings.out, figures)
+        groups = settings.only or GROUPS
+        measure_groups(
+            {group: partial(_MEASURES[group], bundle, settings) for group in groups}, settings.out
+        )

@@ -63,6 +63,8 @@ def test_the_edge_runtime_imports_nothing_heavy():
         ("import edge_runtime; edge_runtime.Cascade", HEAVY),
         ("import edge_runtime; edge_runtime.CloudModel", HEAVY),
         ("import benchmarks.__main__", HEAVY),
+        ("import benchmarks.generation_latency", HEAVY),
+        ("import benchmarks.peers.answering", {"numpy", "onnxruntime", "grpc"}),
         ("import train.data", {"torch"}),
         ("import train.data.tasks", {"torch", "datasets"}),
     ],

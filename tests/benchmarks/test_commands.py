@@ -28,8 +28,8 @@ refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
     [
         (
             "",
-            "expected a command (cloud, demo, guarantee, harvest, latency, linear-loss, overhead, "
-            "quantization, report, runtime, tasks, check)",
+            "expected a command (cloud, demo, generation, guarantee, harvest, latency, "
+            "linear-loss, overhead, quantization, report, runtime, tasks, check)",
         ),
         ("cloud --only peer,speed", "--only expects one of peer, front"),
         ("cloud --requests 0", "--requests of at least 1, got 0"),
@@ -46,6 +46,10 @@ refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
         ("harvest --large l --target-deferral 0", "--target-deferral in (0, 1), got 0"),
         ("harvest --large l --objective ce", "cross_entropy, gatekeeper"),
         ("latency", "--bundle required"),
+        ("generation --only tokens,speed", "--only expects one of tokens, prefill, verdict"),
+        ("generation --rounds 0", "--rounds of at least 1, got 0"),
+        ("generation --tokens 1", "--tokens of at least 2 and at most 256, got 1"),
+        ("generation --out none/r.json", "a folder that is there for --out"),
         ("guarantee --delta 0", "--delta in (0, 1), got 0"),
         ("guarantee --draws 0", "--draws and --size of at least 1"),
         ("quantization", "--checkpoint required"),

@@ -1,0 +1,1 @@
+"""Measures the speed of generation beside other ways to generate."""
