@@ -8,7 +8,8 @@ from typing import Final
 
 from benchmarks.figure import Figure
 from benchmarks.generation.made import MOST_TOKENS, RandomModels
-from benchmarks.generation.models import WINDOW, random_prompts, variety
+from benchmarks.generation.models import WINDOW
+from benchmarks.generation.prompts import random_prompts, variety
 from benchmarks.generation.reference import Exact, Split, Tokens, greedy_answers, splits
 from edge_runtime.decoding import Decoder, Generation
 from train.models import open_language_model
