@@ -87,8 +87,9 @@ def certainty_figures(models: RandomModels, generations: int) -> list[Figure]:
         for whole, ended in _pairs(bundle, each, draws):
             tally.add(whole, ended)
         tallies.append(tally)
-    return _figures(tallies, f"{len(models.architectures)} architectures, "
-                    f"{len(models.kinds)} confidences")
+    return _figures(
+        tallies, f"{len(models.architectures)} architectures, {len(models.kinds)} confidences"
+    )
 
 
 def _pairs(bundle: Path, count: int, draws: np.random.Generator) -> Iterator[Pair]:

@@ -82,9 +82,7 @@ def task_corpus(name: str, folder: Path, seed: int, most: int) -> Corpus:
         raise DataError(f"no data of {name} under {data_folder()}")
     task = load_task(name, seed=seed)
     small = _taught(name, folder, seed)
-    bundles = _bundles(
-        folder, small, calibrate=name, target_deferral=RATIO, seed=seed
-    )
+    bundles = _bundles(folder, small, calibrate=name, target_deferral=RATIO, seed=seed)
     return Corpus(
         name=name,
         bundles=bundles,

@@ -115,9 +115,7 @@ class Split(NamedTuple):
     common: Tokens
 
 
-def splits(
-    prompts: Sequence[str], ours: Sequence[Tokens], theirs: Sequence[Tokens]
-) -> list[Split]:
+def splits(prompts: Sequence[str], ours: Sequence[Tokens], theirs: Sequence[Tokens]) -> list[Split]:
     """Return where answers differ, in one place each."""
     found = []
     for prompt, one, other in zip(prompts, ours, theirs, strict=True):

@@ -3,7 +3,8 @@
 A process of its own, so that nothing else lives in the memory that is watched. Run as
 `python -m benchmarks.generation.soak BUNDLE SEED GENERATIONS WORDS ARENA`: a bundle of a random
 model, how many generations, how many words each long prompt has, and 1 where ONNX Runtime may keep
-memory between runs. Prints a line of JSON a look at the memory.
+memory between runs. Prints a line of JSON a look at the memory: what was done, how often, the
+resident bytes and the most there were.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from edge_runtime.decoding import Decoder
 
 EVERY: Final = 10
 """Generations between two looks at the memory."""
+LONG: Final = 6
+"""Batches of long prompts."""
 _CYCLES: Final = 2
 """Of five ways by ten prompts; then the same prompts come again."""
 _ROWS: Final = 16
 _LONG_TOKENS: Final = 200
 _UNSURE: Final = -4.0
+_KIB: Final = 1024
 
 
 def soak(bundle: str, seed: int, generations: int, words: int, *, arena: bool) -> None:
@@ -37,10 +41,11 @@ def soak(bundle: str, seed: int, generations: int, words: int, *, arena: bool) -
             asked = random_prompts(EVERY, seed + turn // len(ways) % _CYCLES)
             ways[turn % len(ways)](asked)
             _tell("ordinary", (turn + 1) * EVERY)
-        decoder.generate(_long_prompts(seed, words), _LONG_TOKENS, stop_when_certain=False)
-        _tell("long", generations + _ROWS)
+        for turn in range(1, LONG + 1):
+            decoder.generate(_long_prompts(seed, words), _LONG_TOKENS, stop_when_certain=False)
+            _tell("long", turn)
     del ways
-    _tell("closed", generations + _ROWS)
+    _tell("closed", 0)
 
 
 def _ways(decoder: Decoder) -> list[Callable[[list[str]], Any]]:
@@ -59,10 +64,10 @@ def _long_prompts(seed: int, words: int) -> list[str]:
     return [" ".join(some[row : row + words]) for row in range(_ROWS)]
 
 
-def _tell(what: str, generations: int) -> None:
+def _tell(what: str, done: int) -> None:
     gc.collect()  # what waits to be collected is no leak
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps([what, generations, resident_bytes(), peak]), flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
+    print(json.dumps([what, done, resident_bytes(), peak]), flush=True)
 
 
 if __name__ == "__main__":

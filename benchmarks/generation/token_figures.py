@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -33,9 +34,7 @@ def token_figures(models: RandomModels, count: int) -> list[Figure]:
     bundles = models.bundles()
     figures: list[Figure] = []
     for architecture in models.architectures:
-        said = {
-            kind: _answers(bundles[architecture, kind], prompts) for kind in models.kinds
-        }
+        said = {kind: _answers(bundles[architecture, kind], prompts) for kind in models.kinds}
         checkpoint = models.checkpoint(architecture)
         wanted = greedy_answers(open_language_model(checkpoint), prompts, MOST_TOKENS)
         exact = Exact(open_language_model(checkpoint))
@@ -88,14 +87,13 @@ def _ties(parted: dict[str, list[Split]], exact: Exact) -> str:
 def _confidences(
     architecture: Architecture, prompts: Sequence[str], said: Said, exact: Exact
 ) -> Figure:
-    errors = {kind: 0.0 for kind in said}
-    for kind, answers in said.items():
-        for prompt, answer in zip(prompts, answers, strict=True):
-            wanted = exact.confidences(prompt, answer.tokens, (kind,))[kind]
-            # Not max(): it drops a NaN that comes second.
-            errors[kind] = errors[kind] if abs(answer.confidence - wanted) <= errors[kind] else (
-                abs(answer.confidence - wanted)
-            )
+    errors = {
+        kind: max(
+            _error(exact, prompt, kind, answer)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        )
+        for kind, answers in said.items()
+    }
     each = ", ".join(f"{kind} {error:.1e}" for kind, error in errors.items())
     return Figure.of(
         f"{architecture}: greatest error of a confidence",
@@ -105,3 +103,8 @@ def _confidences(
         f"against numpy in float64 behind a float64 model, {len(prompts)} answers each: {each}",
         statistic="greatest",
     )
+
+
+def _error(exact: Exact, prompt: str, kind: str, answer: Generation) -> float:
+    error = abs(answer.confidence - exact.confidences(prompt, answer.tokens, (kind,))[kind])
+    return math.inf if math.isnan(error) else error
