@@ -6,6 +6,7 @@ last position before the output layer, which is most of the work where the vocab
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from edge_runtime import contract
+from export.decoding.attention import FusedCache, Pairs, attending
 from export.errors import GraphError
-from export.exporters.torch_onnx import OPSET, quiet
+from export.exporters.torch_onnx import quiet
 from train.models import LanguageModel
 
-Pairs = list[tuple[Tensor, Tensor]]
+OPSET = 23  # the first with attention, rotary embedding and root mean square norm as operators
 LOGITS = "logits"
+_ALIKE = 1e-4  # how near the logits of both ways to attend are
 _ROWS, _PAST, _TOKENS = 2, 3, 2  # of the example; nothing of them stays in the graph
 
 
@@ -59,7 +62,7 @@ class Cache:
             f"{prefix}{layer}.{part}" for layer in range(self.layers) for part in ("key", "value")
         ]
 
-    def example(self, rows: int, past: int) -> Pairs:
+    def example(self, rows: int, past: int) -> list[tuple[Tensor, Tensor]]:
         """Return a cache of random values."""
         shape = (rows, self.heads, past, self.size)
         return [(torch.randn(shape), torch.randn(shape)) for _ in range(self.layers)]
@@ -68,29 +71,46 @@ class Cache:
 class _Step(nn.Module):
     """Gives the logits of the last position, and the caches one token longer."""
 
-    def __init__(self, causal: Any) -> None:
+    def __init__(self, causal: Any, *, fused: bool) -> None:
         super().__init__()
         self.causal = causal
+        self.fused = fused
         config = causal.config.get_text_config()
         self.softcap = getattr(config, "final_logit_softcapping", None)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, past: Pairs) -> tuple[Tensor, ...]:
+        tokens = input_ids.shape[1]
+        called = {
+            "input_ids": input_ids,
+            "position_ids": (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens:],
+            "use_cache": True,
+        }
+        run = self._fused if self.fused else self._plain
+        hidden, present = run(called, attention_mask, past)
+        logits = self.causal.get_output_embeddings()(hidden[:, -1])
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return (logits, *(t for pair in present for t in pair))
+
+    def _fused(
+        self, called: dict[str, Any], attention_mask: Tensor, past: Pairs
+    ) -> tuple[Tensor, Sequence[Any]]:
+        cache = FusedCache(past, attention_mask)
+        seen = cache.visible(called["input_ids"].shape[1])
+        with attending(self.causal, cache):
+            out = self.causal.base_model(**called, attention_mask=seen, past_key_values=cache)
+        if None in cache.present:
+            raise GraphError("expected a model that takes an attention function")
+        return out.last_hidden_state, cache.present
+
+    def _plain(
+        self, called: dict[str, Any], attention_mask: Tensor, past: Pairs
+    ) -> tuple[Tensor, Sequence[Any]]:
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(past):
             cache.update(keys, values, layer)
-        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-        out = self.causal.base_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits = self.causal.get_output_embeddings()(out.last_hidden_state[:, -1])
-        if self.softcap is not None:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
-        layers = out.past_key_values.layers
-        return (logits, *(t for layer in layers for t in (layer.keys, layer.values)))
+        out = self.causal.base_model(**called, attention_mask=attention_mask, past_key_values=cache)
+        return out.last_hidden_state, [(c.keys, c.values) for c in out.past_key_values.layers]
 
 
 def export_step(model: LanguageModel, file: Path) -> Cache:
@@ -106,11 +126,12 @@ def export_step(model: LanguageModel, file: Path) -> Cache:
     cache = Cache.of(model.model)
     ids = torch.ones(_ROWS, _TOKENS, dtype=torch.long)
     mask = torch.ones(_ROWS, _PAST + _TOKENS, dtype=torch.long)
+    example = ids, mask, cache.example(_ROWS, _PAST)
     try:
         with quiet(), torch.no_grad():
             program = torch.onnx.export(
-                _Step(model.model).eval(),
-                (ids, mask, cache.example(_ROWS, _PAST)),
+                _Step(model.model, fused=_can_fuse(model.model, example)).eval(),
+                example,
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[
@@ -131,6 +152,18 @@ def export_step(model: LanguageModel, file: Path) -> Cache:
             f"failed ({reason}): try another torch or transformers"
         ) from None
     return cache
+
+
+def _can_fuse(model: Any, example: tuple[Tensor, Tensor, Pairs]) -> bool:
+    """Return whether the model attends alike through the operator; not all take a function."""
+    try:
+        ids, mask, past = example
+        filled = mask.clone()
+        filled[0, : _PAST - 1] = 0
+        fused, plain = (_Step(model, fused=way).eval()(ids, filled, past) for way in (True, False))
+    except Exception:  # noqa: BLE001 - the model's own code runs on a cache that it may not know
+        return False
+    return torch.allclose(fused[0], plain[0], atol=_ALIKE)
 
 
 def _free(layers: int) -> tuple[Any, ...]:
