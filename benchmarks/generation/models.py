@@ -23,8 +23,8 @@ _WIDTH, _HEADS, _SHARED = 32, 4, 2
 _UNSHARED: Final = ("gpt2",)
 _VOCABULARY: Final = 320
 # Matrices, embeddings and gains of norms. With the usual ones a model says one token again and
-# again, because what it reads outweighs what its layers make of it; with greater ones float32 itself
-# moves the sum of an answer's log-probabilities by more than 1e-4.
+# again, because what it reads outweighs what its layers make of it; with greater ones float32
+# itself moves the sum of an answer's log-probabilities by more than 1e-4.
 _MATRIX, _EMBEDDING, _NORM = 0.25, 0.15, 2.0
 _END: Final = 1.5
 """How much longer the embedding of the end is, so that some answers end before their limit."""

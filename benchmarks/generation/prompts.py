@@ -8,12 +8,13 @@ from typing import Final
 import numpy as np
 
 _MOST_WORDS: Final = 40
-_WORDS: Final = (
+_TEXT: Final = (
     "what how why many is are was of in on to for from the a my each and not but at by with "
     "balance card flight city shelf book story garden river winter question answer number "
     "red green blue small large early late 7 12 345 1,000 (sure?) day; night: yes! no. "
     "naïve übermorgen café Ελλάδα 天気 привет \N{UMBRELLA} \N{GRINNING FACE}"
-).split()
+)
+_WORDS: Final = _TEXT.split()
 
 
 def random_prompts(count: int, seed: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import Final
 
@@ -47,7 +47,8 @@ def story_figures(folder: Path) -> list[Figure]:
     with Decoder.open(bundle, threads=1) as decoder:
         (answer,) = decoder.generate([OPENING], TOKENS - 1, stop_when_certain=False)
     told = f"{OPENING} {answer.text.strip()}"
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(told, PUBLISHED)))
+    pairs = zip_longest(told, PUBLISHED)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     return [
         Figure(
             name,
