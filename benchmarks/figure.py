@@ -92,6 +92,12 @@ def _slope(points: Sequence[Sequence[float]]) -> float:
     return slope(x, y)[0]
 
 
+def _greatest(samples: Sequence[float]) -> float:
+    import numpy as np
+
+    return float(np.max(samples))  # a NaN among them is the greatest
+
+
 def _share(pairs: Sequence[Sequence[float]]) -> float:
     """Return the share of parts in wholes, each pair one of both; 0 where there is nothing."""
     whole = sum(whole for _, whole in pairs)
@@ -102,7 +108,7 @@ STATISTICS: Final[dict[Statistic, Callable[[Sequence[Any]], float]]] = {
     "median": lambda samples: float(median(samples)),
     "sum": lambda samples: float(sum(samples)),
     "slope": _slope,
-    "greatest": lambda samples: float(max(samples)),
+    "greatest": _greatest,
     "share": _share,
 }
 

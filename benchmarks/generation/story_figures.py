@@ -8,26 +8,14 @@ from typing import Final
 
 from benchmarks.figure import Figure
 from benchmarks.generation.corpora import STORIES, stories_checkpoint
+from benchmarks.generation.published_story import PUBLISHED, TOKENS
 from edge_runtime import contract
 from edge_runtime.decoding import Decoder
 from export.commands.language import LanguageSettings
 from train.errors import DataError
 
-# doc/stories260K.md of github.com/karpathy/llama2.c, at temperature 0: the begin and 256 tokens.
-PUBLISHED: Final = (
-    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. "
-    "One day, she saw a big, red ball. She wanted to play with it, but it was too high.\n"
-    "Lily's mom said, \"Lily, let's go to the park.\" Lily was sad and didn't know what to do. She "
-    'said, "I want to play with your ball, but I can\'t find it."\n'
-    "Lily was sad and didn't know what to do. She said, \"I'm sorry, Lily. I didn't know what to "
-    'do."\n'
-    "Lily didn't want to help her mom, so she said, \"I'm sorry, mom. I didn't know what to do.\" "
-    "Her mom said, \"Don't worry, Lily. We can help you."
-)
 OPENING: Final = "Once"
 """A prompt needs a token of its own; the sample had none."""
-TOKENS: Final = 256
-"""Of the sample, the begin not counted."""
 
 
 def story_figures(folder: Path) -> list[Figure]:

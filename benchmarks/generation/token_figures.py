@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from benchmarks.figure import Figure
 from benchmarks.generation.made import MOST_TOKENS, RandomModels
-from benchmarks.generation.models import WINDOW
 from benchmarks.generation.prompts import random_prompts, variety
 from benchmarks.generation.reference import Exact, Split, Tokens, greedy_answers, splits
 from edge_runtime.decoding import Decoder, Generation
@@ -17,10 +17,30 @@ from train.models import open_language_model
 from train.models.untrained import Architecture
 
 _TOLERANCE: Final = 1e-4
-_ROUNDING: Final = 1e-4
-"""Logits of these models are about 10; float32 leaves their differences uncertain by this."""
-Said = dict[str, list[Generation]]
-"""Confidence -> the answers of its graph."""
+_ROUNDING: Final = 2e-5
+"""By so much float32 leaves the difference of two logits of these models uncertain: a rounding is
+about 1e-6 where they are greatest, and two layers gather some."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One architecture, and what was said to its prompts.
+
+    Attributes:
+        architecture: Its name.
+        prompts: What was asked.
+        said: Confidence -> the answers of its graph.
+        wanted: The answers of transformers.
+        window: Positions that some of its layers see; None where all see everything.
+        exact: The model in float64.
+    """
+
+    architecture: Architecture
+    prompts: Sequence[str]
+    said: dict[str, list[Generation]]
+    wanted: Sequence[Tokens]
+    window: int | None
+    exact: Exact
 
 
 def token_figures(models: RandomModels, count: int) -> list[Figure]:
@@ -31,16 +51,24 @@ def token_figures(models: RandomModels, count: int) -> list[Figure]:
         count: How many prompts each is asked.
     """
     prompts = random_prompts(count, models.seed + 1)
-    bundles = models.bundles()
     figures: list[Figure] = []
     for architecture in models.architectures:
-        said = {kind: _answers(bundles[architecture, kind], prompts) for kind in models.kinds}
-        checkpoint = models.checkpoint(architecture)
-        wanted = greedy_answers(open_language_model(checkpoint), prompts, MOST_TOKENS)
-        exact = Exact(open_language_model(checkpoint))
-        figures.append(_tokens(architecture, prompts, said, wanted, exact))
-        figures.append(_confidences(architecture, prompts, said, exact))
+        asked = _asked(models, architecture, prompts)
+        figures += [_tokens(asked), _confidences(asked)]
     return figures
+
+
+def _asked(models: RandomModels, architecture: Architecture, prompts: Sequence[str]) -> _Asked:
+    bundles = models.bundles()
+    model = open_language_model(models.checkpoint(architecture))
+    return _Asked(
+        architecture,
+        prompts,
+        {kind: _answers(bundles[architecture, kind], prompts) for kind in models.kinds},
+        greedy_answers(model, prompts, MOST_TOKENS),
+        getattr(model.model.config, "sliding_window", None),
+        Exact(model),
+    )
 
 
 def _answers(bundle: Path, prompts: Sequence[str]) -> list[Generation]:
@@ -48,26 +76,21 @@ def _answers(bundle: Path, prompts: Sequence[str]) -> list[Generation]:
         return decoder.generate(prompts, stop_when_certain=False)
 
 
-def _tokens(
-    architecture: Architecture,
-    prompts: Sequence[str],
-    said: Said,
-    wanted: Sequence[Tokens],
-    exact: Exact,
-) -> Figure:
+def _tokens(asked: _Asked) -> Figure:
     parted = {
-        kind: splits(prompts, [answer.tokens for answer in answers], wanted)
-        for kind, answers in said.items()
+        kind: splits(asked.prompts, [answer.tokens for answer in answers], asked.wanted)
+        for kind, answers in asked.said.items()
     }
-    ended = sum(len(answer) < MOST_TOKENS for answer in wanted)
-    window = f", a window of {WINDOW}" if architecture == "gemma2" else ""
+    ended = sum(len(answer) < MOST_TOKENS for answer in asked.wanted)
+    window = f", layers with a window of {asked.window}" if asked.window else ""
     return Figure.of(
-        f"{architecture}: answers other than transformers' generate",
+        f"{asked.architecture}: answers other than transformers' generate",
         [len(found) for found in parted.values()],
         0,
         "",
-        f"{len(prompts)} prompts of each of {len(said)} graphs{window}; {variety(list(wanted))}; "
-        f"{ended} ended before {MOST_TOKENS}{_ties(parted, exact)}",
+        f"{len(asked.prompts)} prompts of each of {len(asked.said)} graphs{window}; "
+        f"{variety(list(asked.wanted))}; {ended} ended before {MOST_TOKENS} tokens"
+        f"{_ties(parted, asked.exact)}",
         statistic="sum",
     )
 
@@ -84,27 +107,26 @@ def _ties(parted: dict[str, list[Split]], exact: Exact) -> str:
     )
 
 
-def _confidences(
-    architecture: Architecture, prompts: Sequence[str], said: Said, exact: Exact
-) -> Figure:
+def _confidences(asked: _Asked) -> Figure:
     errors = {
         kind: max(
-            _error(exact, prompt, kind, answer)
-            for prompt, answer in zip(prompts, answers, strict=True)
+            _error(asked.exact, kind, *one) for one in zip(asked.prompts, answers, strict=True)
         )
-        for kind, answers in said.items()
+        for kind, answers in asked.said.items()
     }
     each = ", ".join(f"{kind} {error:.1e}" for kind, error in errors.items())
     return Figure.of(
-        f"{architecture}: greatest error of a confidence",
+        f"{asked.architecture}: greatest error of a confidence",
         list(errors.values()),
         _TOLERANCE,
         "",
-        f"against numpy in float64 behind a float64 model, {len(prompts)} answers each: {each}",
+        f"against numpy in float64 behind the model in float64, {len(asked.prompts)} answers "
+        f"each: {each}",
         statistic="greatest",
     )
 
 
-def _error(exact: Exact, prompt: str, kind: str, answer: Generation) -> float:
-    error = abs(answer.confidence - exact.confidences(prompt, answer.tokens, (kind,))[kind])
+def _error(exact: Exact, kind: str, prompt: str, answer: Generation) -> float:
+    wanted = exact.confidences(prompt, answer.tokens, (kind,))[kind]
+    error = abs(answer.confidence - wanted)
     return math.inf if math.isnan(error) else error
