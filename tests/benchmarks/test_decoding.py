@@ -23,7 +23,7 @@ from edge_runtime.decoding import Decoder, Generation, rows
 from edge_runtime.errors import GatekeeperError
 from edge_runtime.metrics import SEQUENCE_KINDS
 
-CASE = ("llama", "neg_entropy")
+CASE = ("llama", "sum_logprob")
 
 
 def test_a_share_is_of_all_parts_in_all_wholes_and_the_greatest_is_never_hidden():
@@ -144,7 +144,7 @@ def test_a_stop_that_comes_too_soon_changes_decisions(models, monkeypatch):
     changed, other, early = certainty_figures.certainty_figures(models, 150)
     assert (changed.value, other.value, early.is_met) == (0, 0, True)
     assert "of 150 generations of 1 exported graphs" in changed.detail
-    monkeypatch.setattr(rows, "floor_of", lambda kind, threshold, limit: threshold)
+    monkeypatch.setattr(rows, "floor_of", lambda kind, threshold, limit: threshold / 2)
     changed, other, _ = certainty_figures.certainty_figures(models, 150)
     assert changed.value > 0
     assert (changed.is_met, other.is_met) == (False, True)
@@ -156,7 +156,7 @@ def test_saved_tokens_are_those_that_deferred_generations_lack(models):
     bundle = models.bundles()[CASE]
     corpus = Corpus(
         name="made up",
-        bundles={"neg_entropy": bundle},
+        bundles={CASE[1]: bundle},
         calibration=asked[:30],
         test=asked[30:],
         model="a llama",
