@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,25 @@ class SessionSettings:
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise SettingError(f"expected at least 1 thread, got {self.threads}")
+
+
+def require_version(graph: Path, least: tuple[int, ...]) -> None:
+    """Refuse a graph that the installed ONNX Runtime would not run, or would run wrongly.
+
+    Args:
+        graph: Its file.
+        least: The first version that runs it, e.g. `(1, 23, 1)`.
+
+    Raises:
+        BundleError: The installed version is older.
+    """
+    here = tuple(int(number) for number in re.findall(r"\d+", ort.__version__)[:3])
+    if here < least:
+        wanted = ".".join(map(str, least))
+        raise BundleError(
+            f"expected ONNX Runtime {wanted} or newer for {graph}, got {ort.__version__}, which "
+            f"does not run it rightly: pip install --upgrade 'onnxruntime>={wanted}'"
+        )
 
 
 def open_session(graph: Path, settings: SessionSettings) -> Any:

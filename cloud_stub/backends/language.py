@@ -63,7 +63,7 @@ class LanguageBackend:
             min(int(m), self._lm.context - len(prompt))
             for m, prompt in zip(most, prompts, strict=True)
         ]
-        answers = _Tokens(batch.rows, self._lm.tokenizer, self._kind)
+        answers = _Tokens(batch.rows, self._lm, self._kind)
         # Without readers a part is only the moment in which to look whether anybody waits.
         nothing = Part(answers.outputs())
         for group in _groups(self._lm, prompts, rooms):
@@ -114,8 +114,9 @@ class LanguageBackend:
 class _Tokens:
     """The tokens of a batch's answers, and what they say."""
 
-    def __init__(self, rows: int, tokenizer: Any, kind: str) -> None:
-        self._answers, self._tokenizer, self._kind = Answers(rows), tokenizer, kind
+    def __init__(self, rows: int, lm: LanguageModel, kind: str) -> None:
+        self._answers, self._tokenizer, self._kind = Answers(rows), lm.tokenizer, kind
+        self._ends = lm.ends
         self._going: dict[int, _Said] = {}
         self._fresh: set[int] = set()
         self.whole_rows: set[int] = set()
@@ -149,8 +150,8 @@ class _Tokens:
 
     def _tell(self, row: int, *, is_whole: bool) -> None:
         said = self._going[row]
-        # Not every tokenizer knows its end for a special token.
-        tokens = [token for token in said.tokens if token != self._tokenizer.eos_token_id]
+        # Not every tokenizer knows its ends for special tokens.
+        tokens = [token for token in said.tokens if token not in self._ends]
         text = self._tokenizer.decode(tokens, skip_special_tokens=True)
         confidence = metrics.sequence_confidence(
             self._kind,

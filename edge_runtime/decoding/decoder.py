@@ -19,7 +19,7 @@ from edge_runtime.decoding.prompts import PromptTokenizer, batches, require_text
 from edge_runtime.decoding.rows import Row, Rules
 from edge_runtime.decoding.settings import DecoderSettings
 from edge_runtime.errors import SettingError, UseError
-from edge_runtime.sessions import SessionSettings, open_session
+from edge_runtime.sessions import SessionSettings, open_session, require_version
 from edge_runtime.texts import tokenizer_file
 
 BATCH = 16
@@ -59,6 +59,7 @@ class Decoder:
         self.settings = DecoderSettings.from_metadata(bundle.metadata)
         self.threshold = _threshold(threshold, bundle.metadata.threshold)
         self._tokenizer = PromptTokenizer(tokenizer_file(bundle))
+        require_version(bundle.graph, self.settings.least_onnxruntime)
         opened = open_session(bundle.graph, session or SessionSettings())
         self._opened: DecoderGraph | None = DecoderGraph(opened, bundle.graph, self.settings)
         self._batch = 1 if _shares_scales(bundle) else BATCH

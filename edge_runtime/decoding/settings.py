@@ -22,6 +22,7 @@ class DecoderSettings:
         layers: Layers of the cache.
         kv_heads: Heads of a layer's keys and values.
         head_dim: Numbers of a head.
+        least_onnxruntime: The first version of ONNX Runtime that runs the graph rightly.
     """
 
     max_new_tokens: int
@@ -31,6 +32,7 @@ class DecoderSettings:
     layers: int
     kv_heads: int
     head_dim: int
+    least_onnxruntime: tuple[int, ...] = ()
 
     @classmethod
     def from_metadata(cls, metadata: GateMetadata) -> DecoderSettings:
@@ -64,8 +66,16 @@ def _read(fields: Any) -> DecoderSettings:
     return DecoderSettings(
         eos_token_ids=tuple(_whole("eos_token_ids", end, 0) for end in ends),
         pad_token_id=_whole("pad_token_id", fields["pad_token_id"], 0),
+        least_onnxruntime=_version(fields.get("least_onnxruntime", "0")),
         **{name: _whole(name, fields[name], 1) for name in counts},
     )
+
+
+def _version(value: Any) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, value.split(".")))
+    except (AttributeError, ValueError):
+        raise ValueError(f"least_onnxruntime is {str(value)[:40]!r}") from None
 
 
 def _whole(name: str, value: Any, least: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime import contract
-from edge_runtime.bundle import Bundle, read_bundle
+from edge_runtime.bundle import Bundle, read_bundle, role_of
 from edge_runtime.cli import field
 from edge_runtime.contract import SecondLook
 from edge_runtime.errors import BundleError
@@ -27,7 +27,7 @@ class InspectSettings:
 
     def run(self) -> None:
         """Check the hashes and print."""
-        bundle = read_bundle(self.bundle)
+        bundle = read_bundle(self.bundle, role_of(self.bundle))
         if self.json:
             print(json.dumps(json.loads(bundle.metadata.to_json()), indent=2, ensure_ascii=False))
         else:
@@ -38,13 +38,21 @@ def describe(bundle: Bundle) -> list[str]:
     """Return the lines that `inspect` prints."""
     gate = bundle.metadata
     low, high = gate.confidence_range
+    is_decoder = gate.task == contract.TASK_GENERATION
     lines = [
-        f"{gate.task}, {len(gate.labels)} labels ({', '.join(gate.labels[:5])}, ...), "
+        f"{gate.task}, {'' if is_decoder else _labels(gate.labels)}"
         f"gate contract version {gate.contract_version}, made by {gate.toolkit_version}",
         f"input: {gate.input.name} {gate.input.dtype} {list(gate.input.shape)}",
         f"confidence: {gate.confidence_kind}, from {low:.6g} to {high:.6g}",
-        f"threshold: {gate.threshold:.9g}; an input under it (or NaN) is deferred",
+        f"threshold: {gate.threshold:.9g}; an {'answer' if is_decoder else 'input'} under it (or "
+        "NaN) is deferred",
+        f"size: {_size_bytes(bundle) / 1e6:.2f} MB in {len(bundle.others) + 1} files",
     ]
+    if is_decoder:
+        # Here, so that a picture's bundle needs no tokenizers.
+        from export.decoding.description import describe_decoder
+
+        lines += describe_decoder(bundle)
     if contract.QUANTIZATION in gate.extra:
         lines.append(f"quantized: {gate.extra[contract.QUANTIZATION]}; the gate is float32")
     if gate.second_look is not None:
@@ -58,6 +66,14 @@ def describe(bundle: Bundle) -> list[str]:
         return [*lines, *describe_calibration(record)]
     except (KeyError, TypeError, ValueError, IndexError):  # another toolkit's record
         return [*lines, f"calibration: {json.dumps(record, ensure_ascii=False)}"]
+
+
+def _labels(labels: tuple[str, ...]) -> str:
+    return f"{len(labels)} labels ({', '.join(labels[:5])}, ...), "
+
+
+def _size_bytes(bundle: Bundle) -> int:
+    return sum(file.stat().st_size for file in (bundle.graph, *bundle.others))
 
 
 def _fitted_on(record: Any) -> str:

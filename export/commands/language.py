@@ -9,11 +9,11 @@ from typing import Literal
 from edge_runtime import contract
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
-from export.commands.goal import GoalSettings
+from export.commands.task_goal import TaskGoalSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageSettings(GoalSettings):
+class LanguageSettings(TaskGoalSettings):
     """Export a causal language model: one ONNX graph for prefill and decode, with a running gate.
 
     --calibrate takes a task (`python -m train tasks` lists them): its prompts are answered by the
@@ -28,9 +28,6 @@ class LanguageSettings(GoalSettings):
     confidence: Literal["neg_entropy", "mean_logprob", "sum_logprob", "min_prob", "max_softmax"] = (
         field("how an answer's confidence is made of its tokens", default=contract.NEG_ENTROPY)
     )
-    data: str | None = field(
-        "folder, file or Hugging Face name of the task's data (default: its own)", default=None
-    )
     max_new_tokens: int | None = field(
         "most tokens of an answer (default: the longest that the task teaches, else 64)",
         default=None,
@@ -44,17 +41,14 @@ class LanguageSettings(GoalSettings):
         "share of the decisions that may differ from the float graph's after quantization",
         default=0.05,
     )
-    limit: int | None = field("calibrate on at most so many examples", default=None)
-    seed: int = field("seed of the task's splits", default=0)
     overwrite: bool = field("replace the bundle", default=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("max_new_tokens", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                flag = name.replace("_", "-")
-                raise SettingError(f"expected --{flag} of at least 1, got {value}")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise SettingError(
+                f"expected --max-new-tokens of at least 1, got {self.max_new_tokens}"
+            )
         if self.quantize != "none" and self.calibrate is None:
             raise SettingError(
                 "expected --calibrate TASK with --quantize, got --threshold: quantization moves "
@@ -62,8 +56,6 @@ class LanguageSettings(GoalSettings):
             )
         if not 0.0 <= self.max_flips <= 1.0:
             raise SettingError(f"expected --max-flips in [0, 1], got {self.max_flips}")
-        if self.data is not None and self.calibrate is None:
-            raise SettingError("expected --calibrate TASK with --data, got --threshold")
 
     def run(self) -> None:
         """Export, calibrate, verify, and only then write."""

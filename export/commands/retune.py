@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime import contract
 from edge_runtime.bundle import Bundle
 from edge_runtime.cli import field
 from edge_runtime.contract import SecondLook
-from edge_runtime.errors import BundleError
-from export.commands.goal import GoalSettings
+from edge_runtime.errors import BundleError, SettingError
+from export.commands.task_goal import TaskGoalSettings
 
 if TYPE_CHECKING:  # torch and scipy take their time to load
     from export.calibration import Goal, Sample
@@ -19,8 +20,11 @@ if TYPE_CHECKING:  # torch and scipy take their time to load
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetuneSettings(GoalSettings):
+class RetuneSettings(TaskGoalSettings):
     """Give a bundle another threshold, chosen by hand or on data.
+
+    --calibrate takes a data set, or of a language model's bundle a task, whose prompts the graph in
+    the bundle answers.
 
     Example: python -m export retune --bundle bundle --calibrate digits --target-deferral 0.1
     """
@@ -31,16 +35,18 @@ class RetuneSettings(GoalSettings):
         """Rewrite threshold, record and hashes; the rest of the graph stays as it is."""
         import onnx
 
-        from edge_runtime.bundle import read_bundle
+        from edge_runtime.bundle import read_bundle, role_of
         from export.bundle import write_bundle
         from export.calibration import band_note
         from export.freshness import remarks
         from export.gate import set_threshold
         from export.second_look import set_band
 
-        bundle = read_bundle(self.bundle)
+        role = role_of(self.bundle)
+        bundle = read_bundle(self.bundle, role)
         model = onnx.load(str(bundle.graph), load_external_data=False)
-        threshold, record, look = self._choose(bundle)
+        choose = self._answer if role == contract.ROLE_DECODER else self._choose
+        threshold, record, look = choose(bundle)
         set_threshold(model, threshold)
         if look is not None:
             set_band(model, *look.limits)
@@ -57,6 +63,7 @@ class RetuneSettings(GoalSettings):
             bundle.verification,
             others=bundle.others,
             hashes=bundle.hashes,
+            role=role,
         )
         change = f"threshold {bundle.metadata.threshold:.6g} -> {threshold:.6g}"
         certified = self.is_certified
@@ -72,6 +79,11 @@ class RetuneSettings(GoalSettings):
         """Return threshold, calibration record, and the second look where it changes."""
         import numpy as np
 
+        if self.data is not None or self.limit is not None:
+            raise SettingError(
+                f"expected no --data and no --limit for the classifier in {self.bundle}: "
+                "--calibrate names the data"
+            )
         if self.threshold is not None:
             return float(np.float32(self.threshold)), None, None
         from export import calibration
@@ -97,6 +109,15 @@ class RetuneSettings(GoalSettings):
         if goal.is_certified and was_chosen_on(made_with, self.calibrate, self.split):
             record[calibration.REUSED] = True
         return threshold, record, look
+
+    def _answer(self, bundle: Bundle) -> tuple[float, dict[str, Any] | None, None]:
+        """Return threshold and calibration record of a language model; it takes no second look."""
+        from edge_runtime.decoding import Decoder
+        from export.decoding.calibration import calibration_task, decide
+
+        task = calibration_task(self)
+        decided = decide(self, Decoder(bundle), task)  # holds the graph to the contract
+        return decided.threshold, decided.record, None
 
     def _measure(
         self, bundle: Bundle, split: LabelledData, goal: Goal

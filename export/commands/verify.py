@@ -15,15 +15,26 @@ from edge_runtime.errors import SettingError
 class VerifySettings:
     """Run a bundle on data: accuracy, deferral ratio, and differences to a checkpoint.
 
+    A language model's bundle takes a task (`python -m train tasks` lists them), and is held to the
+    checkpoint by tokens, confidences and decisions.
+
     Example: python -m export verify --bundle bundle --data digits --against runs/tuned
+    Example: python -m export verify --bundle bundle --task clinc150 --against runs/tuned-lm
     """
 
     bundle: Path = field("bundle folder")
-    data: str = field("data set name, folder or file")
+    data: str | None = field(
+        "data set name, folder or file; of a language model's task, where it is not its own",
+        default=None,
+    )
+    task: str | None = field("task of a language model", default=None)
+    limit: int | None = field("at most so many prompts of the task", default=None)
+    seed: int = field("seed of the task's splits", default=0)
     split: Literal["train", "validation", "test"] = field("split to use", default="test")
     against: Path | None = field("checkpoint to compare with", default=None)
     max_flips: float | None = field(
-        "share of the decisions that may differ (0.005 if not given, 0.01 of a quantized bundle)",
+        "share of the decisions that may differ (0.005 if not given; 0.01 of a quantized bundle, "
+        "0.05 of a quantized language model)",
         default=None,
     )
 
@@ -32,9 +43,30 @@ class VerifySettings:
             raise SettingError(f"expected --max-flips in [0, 1], got {self.max_flips}")
         if self.max_flips is not None and self.against is None:
             raise SettingError("expected --against CHECKPOINT with --max-flips")
+        if self.data is None and self.task is None and self.against is None:
+            raise SettingError(
+                "expected --data DATA, or of a language model --task TASK or --against CHECKPOINT, "
+                "got none"
+            )
+        if self.limit is not None and self.limit < 1:
+            raise SettingError(f"expected --limit of at least 1, got {self.limit}")
 
     def run(self) -> None:
-        """Print the figures; fail when too many of the decisions differ."""
+        """Check the hashes, print the figures; fail when too many of the decisions differ."""
+        from edge_runtime.bundle import role_of
+
+        if role_of(self.bundle) != contract.ROLE_DECODER:
+            self._verify_classifier()
+            return
+        if self.data is not None and self.task is None:
+            raise SettingError(
+                f"expected --task TASK for the language model in {self.bundle}, got --data alone"
+            )
+        from export.decoding.checking import verify_answers
+
+        verify_answers(self)
+
+    def _verify_classifier(self) -> None:
         from edge_runtime.model import EdgeModel
         from export.errors import VerificationError
         from export.labelled import kind_of, load_split
@@ -42,6 +74,10 @@ class VerifySettings:
         from export.verification import MAX_FLIPPED, MAX_FLIPPED_QUANTIZED
 
         model = EdgeModel.open(self.bundle)
+        if self.data is None or self.task is not None:
+            raise SettingError(
+                f"expected --data DATA, and no --task, for the classifier in {self.bundle}"
+            )
         kind = kind_of(model.metadata)
         split = load_split(self.data, self.split, labels=model.labels, owner=self.bundle, kind=kind)
         prediction, confidence, defer = run_bundle(model, split.inputs)

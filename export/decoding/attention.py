@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from export.errors import GraphError
+
 Pairs = Sequence[tuple[Tensor, Tensor]]
 _NAME: Final = "gatekeeper_onnx"
 
@@ -72,7 +74,7 @@ class FusedCache:
             query: float [batch, heads, tokens, size].
             keys: float [batch, kv_heads, tokens, size], the new ones.
             values: The same.
-            **attributes: `attn_mask`, `scale` and `softcap` of the operator.
+            **attributes: `attn_mask` and `scale` of the operator.
         """
         past_keys, past_values = self.past[layer]
         attended, present_keys, present_values, _ = torch.onnx.ops.attention(
@@ -99,6 +101,9 @@ def attending(model: Any, cache: FusedCache) -> Iterator[None]:
     Args:
         model: Of transformers; nothing changes in one that does not take an attention function.
         cache: Of this call.
+
+    Raises:
+        GraphError: The model caps its attention.
     """
 
     def attention(
@@ -112,14 +117,12 @@ def attending(model: Any, cache: FusedCache) -> Iterator[None]:
         softcap: float | None = None,
         **_: Any,
     ) -> tuple[Tensor, None]:
+        if softcap is not None:
+            # The operator caps what it has masked, so that the masked is seen a little.
+            raise GraphError("expected attention without a soft cap")
+        visible = cache.visible(query.shape[2], sliding_window)
         attended = cache.attend(
-            module.layer_idx,
-            query,
-            key,
-            value,
-            attn_mask=cache.visible(query.shape[2], sliding_window),
-            scale=scaling,
-            softcap=softcap or 0.0,
+            module.layer_idx, query, key, value, attn_mask=visible, scale=scaling
         )
         return attended.transpose(1, 2), None
 

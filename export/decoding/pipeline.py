@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,22 @@ from tokenizers import Tokenizer
 
 from edge_runtime import contract
 from edge_runtime.contract import GateMetadata, InputDescription
-from edge_runtime.decoding import Decoder, Generation
-from export import bundle, calibration
+from edge_runtime.decoding import Decoder
+from export import bundle
 from export.commands.language import LanguageSettings
+from export.decoding.calibration import Decided, calibration_task, decide
 from export.decoding.gate import append_sequence_gate
-from export.decoding.step import Cache, export_step
+from export.decoding.made_up import PROMPTS
+from export.decoding.step import LEAST_ONNXRUNTIME, Cache, export_step
 from export.decoding.verification import verify_decoder
-from export.errors import CalibrationError, PreprocessingError
+from export.errors import PreprocessingError
 from export.external import WEIGHTS_FILE, inlined, load_onnx
-from export.freshness import TRAINING, remarks, require_fresh, was_chosen_on
+from export.freshness import TRAINING, remarks
 from export.gate import set_threshold
 from export.graphs import copy_of, strip_traces
 from export.quantization import Kind, quantize
 from export.verification import quantized_in_words, verify_quantized
-from train.data.tasks import Example, Task, load_task
+from train.data.tasks import Task
 from train.models import LanguageModel, open_language_model, training_of, weights_sha256
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -67,24 +68,13 @@ class _Exported:
         )
 
 
-@dataclass(frozen=True)
-class _Decided:
-    """A threshold, and the answers it was chosen on; there are none where it was given."""
-
-    decoder: Decoder
-    threshold: float
-    record: _Record | None = None
-    answers: Sequence[Generation] = ()
-    accuracy: float = float("nan")
-
-
 def build_decoder(settings: LanguageSettings) -> None:
     """Export a language model; see `LanguageSettings`.
 
     Raises:
         ExportError: Model, tokenizer, data or verification failed; nothing was written.
     """
-    task = _task(settings)
+    task = calibration_task(settings)
     model = open_language_model(settings.checkpoint)
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     # Beside the bundle, so that large weights need not be copied to another file system.
@@ -122,7 +112,7 @@ def _build(
 
 
 def _ship(
-    settings: LanguageSettings, shipped: _Exported, decided: _Decided, verified: _Record
+    settings: LanguageSettings, shipped: _Exported, decided: Decided, verified: _Record
 ) -> None:
     """Write the bundle, and say what it does."""
     threshold, record = decided.threshold, decided.record
@@ -138,7 +128,7 @@ def _ship(
         print(quantized_in_words(verified["quantization"]), flush=True)
 
 
-def _compared(settings: LanguageSettings, small: _Decided, exact: _Decided) -> _Record:
+def _compared(settings: LanguageSettings, small: Decided, exact: Decided) -> _Record:
     """Hold the quantized graph's answers to the float one's, each at its own threshold."""
     texts = dict.fromkeys([*(a.text for a in small.answers), *(a.text for a in exact.answers)])
     number = {text: i for i, text in enumerate(texts)}
@@ -153,20 +143,6 @@ def _compared(settings: LanguageSettings, small: _Decided, exact: _Decided) -> _
     ours, float_ones = columns
     found = verify_quantized(ours, float_ones, float_ones[0], max_flips=settings.max_flips)
     return found | {"accuracy": small.accuracy, "accuracy_float": exact.accuracy}
-
-
-def _task(settings: LanguageSettings) -> Task | None:
-    if settings.calibrate is None:
-        return None
-    task = load_task(
-        settings.calibrate, data=settings.data, seed=settings.seed, limit=settings.limit
-    )
-    if not task.splits()[settings.split]:
-        raise CalibrationError(
-            f"expected examples in {settings.split} of {settings.calibrate}, it has none: take "
-            "another --split"
-        )
-    return task
 
 
 def _step(
@@ -190,7 +166,7 @@ def _exported(settings: LanguageSettings, step: _Step, quantization: Kind) -> _E
         graph,
         kind=settings.confidence,
         threshold=0.0,
-        ends=[step.model.tokenizer.eos_token_id],
+        ends=step.model.ends,
         pad=step.model.tokenizer.pad_token_id,
     )
     files = () if weights is None else (weights / WEIGHTS_FILE,)
@@ -228,11 +204,12 @@ def _metadata(settings: LanguageSettings, step: _Step, quantization: Kind) -> Ga
         contract.GENERATION: {
             "max_new_tokens": step.limit,
             "context": model.context,
-            "eos_token_ids": [model.tokenizer.eos_token_id],
+            "eos_token_ids": list(model.ends),
             "pad_token_id": model.tokenizer.pad_token_id,
             "layers": step.cache.layers,
             "kv_heads": step.cache.heads,
             "head_dim": step.cache.size,
+            "least_onnxruntime": LEAST_ONNXRUNTIME,
         },
     }
     if training is not None:
@@ -257,44 +234,16 @@ def _metadata(settings: LanguageSettings, step: _Step, quantization: Kind) -> Ga
 
 def _decided(
     settings: LanguageSettings, exported: _Exported, task: Task | None, draft: Path
-) -> _Decided:
-    """Choose the threshold on what the graph itself answers."""
+) -> Decided:
     _write(draft, exported, {})
-    decoder = Decoder.open(draft)
-    if settings.threshold is not None or task is None:
-        assert settings.threshold is not None  # noqa: S101 - a threshold or a task
-        return _Decided(decoder, float(np.float32(settings.threshold)))
-    goal, data, made_with = settings.goal(), str(settings.calibrate), exported.metadata.extra
-    if goal.is_certified:
-        require_fresh(made_with, data, settings.split)
-    examples = task.splits()[settings.split]
-    answers = decoder.generate([e.prompt for e in examples], stop_when_certain=False)
-    right = np.array([task.is_right(a.text, e) for a, e in zip(answers, examples, strict=True)])
-    sample = calibration.Sample(
-        np.array([answer.confidence for answer in answers], np.float32),
-        right,
-        _large_right(settings, task, examples),
-    )
-    threshold, record = calibration.calibrate(goal, sample, data=data, split=settings.split)
-    if goal.is_certified and was_chosen_on(made_with, data, settings.split):
-        record[calibration.REUSED] = True
-    return _Decided(decoder, threshold, record, answers, float(right.mean()))
-
-
-def _large_right(settings: LanguageSettings, task: Task, examples: Sequence[Example]) -> Any:
-    """Return where M_L is right, bool [n], or None where it is not named."""
-    if settings.large is None:
-        return None
-    large = open_language_model(settings.large)
-    said = large.generate([example.prompt for example in examples], task.max_new_tokens)
-    return np.array([task.is_right(t, e) for t, e in zip(said.texts, examples, strict=True)])
+    return decide(settings, Decoder.open(draft), task)
 
 
 def _prompts(settings: LanguageSettings, task: Task | None) -> list[str]:
     """Return what verifies the graph: prompts of the task, or texts that were made up."""
     if task is not None:
         return [example.prompt for example in task.splits()[settings.split]]
-    return ["What is it?", "Text: a short text\nLabel:", "Once upon a time, there was", "1 + 2 ="]
+    return list(PROMPTS)
 
 
 def _write(path: Path, exported: _Exported, verified: _Record) -> None:

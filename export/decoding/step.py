@@ -6,6 +6,7 @@ last position before the output layer, which is most of the work where the vocab
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,14 @@ from transformers.cache_utils import DynamicCache
 from edge_runtime import contract
 from export.decoding.attention import FusedCache, Pairs, attending
 from export.errors import GraphError
+from export.exporters.torch_onnx import OPSET as PLAIN_OPSET
 from export.exporters.torch_onnx import quiet
 from train.models import LanguageModel
 
 OPSET = 23  # the first with attention, rotary embedding and root mean square norm as operators
+LEAST_ONNXRUNTIME = "1.23.1"  # 1.23.0 shares keys wrongly among heads: other tokens, no error
 LOGITS = "logits"
+_CUT = "logits_to_keep"  # what transformers calls it
 _ALIKE = 1e-4  # how near the logits of both ways to attend are
 _ROWS, _PAST, _TOKENS = 2, 3, 2  # of the example; nothing of them stays in the graph
 
@@ -74,9 +78,9 @@ class _Step(nn.Module):
     def __init__(self, causal: Any, *, fused: bool) -> None:
         super().__init__()
         self.causal = causal
+        self.backbone = _backbone(causal)
         self.fused = fused
-        config = causal.config.get_text_config()
-        self.softcap = getattr(config, "final_logit_softcapping", None)
+        self.cuts = _CUT in inspect.signature(causal.forward).parameters
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, past: Pairs) -> tuple[Tensor, ...]:
         tokens = input_ids.shape[1]
@@ -86,10 +90,7 @@ class _Step(nn.Module):
             "use_cache": True,
         }
         run = self._fused if self.fused else self._plain
-        hidden, present = run(called, attention_mask, past)
-        logits = self.causal.get_output_embeddings()(hidden[:, -1])
-        if self.softcap is not None:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
+        logits, present = run(called, attention_mask, past)
         return (logits, *(t for pair in present for t in pair))
 
     def _fused(
@@ -98,10 +99,10 @@ class _Step(nn.Module):
         cache = FusedCache(past, attention_mask)
         seen = cache.visible(called["input_ids"].shape[1])
         with attending(self.causal, cache):
-            out = self.causal.base_model(**called, attention_mask=seen, past_key_values=cache)
+            logits = self._last(**called, attention_mask=seen, past_key_values=cache)
         if None in cache.present:
             raise GraphError("expected a model that takes an attention function")
-        return out.last_hidden_state, cache.present
+        return logits, cache.present
 
     def _plain(
         self, called: dict[str, Any], attention_mask: Tensor, past: Pairs
@@ -109,8 +110,27 @@ class _Step(nn.Module):
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(past):
             cache.update(keys, values, layer)
-        out = self.causal.base_model(**called, attention_mask=attention_mask, past_key_values=cache)
-        return out.last_hidden_state, [(c.keys, c.values) for c in out.past_key_values.layers]
+        logits = self._last(**called, attention_mask=attention_mask, past_key_values=cache)
+        return logits, [(layer.keys, layer.values) for layer in cache.layers]
+
+    def _last(self, **called: Any) -> Tensor:
+        """Return the logits of the last position, float [batch, V].
+
+        The model cuts the hidden state itself, where it can: what it does to its logits, a scale or
+        a soft cap, is then in the graph.
+        """
+        if self.cuts:
+            logits: Tensor = self.causal(**called, **{_CUT: 1}).logits
+            return logits.flatten(0, 1)
+        hidden = self.backbone(**called).last_hidden_state
+        last: Tensor = self.causal.get_output_embeddings()(hidden[:, -1])
+        return last
+
+
+def _backbone(causal: Any) -> Any:
+    """Return what ends at the hidden states; not every architecture names it as its base."""
+    found = (causal.base_model, causal.get_decoder())
+    return next((module for module in found if module is not causal), causal)
 
 
 def export_step(model: LanguageModel, file: Path) -> Cache:
@@ -124,16 +144,15 @@ def export_step(model: LanguageModel, file: Path) -> Cache:
         GraphError: It cannot be traced, or its layers have caches of different shapes.
     """
     cache = Cache.of(model.model)
-    ids = torch.ones(_ROWS, _TOKENS, dtype=torch.long)
-    mask = torch.ones(_ROWS, _PAST + _TOKENS, dtype=torch.long)
-    example = ids, mask, cache.example(_ROWS, _PAST)
+    fused = _can_fuse(model, cache)
     try:
         with quiet(), torch.no_grad():
             program = torch.onnx.export(
-                _Step(model.model, fused=_can_fuse(model.model, example)).eval(),
-                example,
+                _Step(model.model, fused=fused).eval(),
+                _example(cache, _ROWS, _PAST),
                 dynamo=True,
-                opset_version=OPSET,
+                # With 23 keys that heads share stop the translation of attention as it is written.
+                opset_version=OPSET if fused else PLAIN_OPSET,
                 input_names=[
                     contract.INPUT_IDS,
                     contract.ATTENTION_MASK,
@@ -154,13 +173,26 @@ def export_step(model: LanguageModel, file: Path) -> Cache:
     return cache
 
 
-def _can_fuse(model: Any, example: tuple[Tensor, Tensor, Pairs]) -> bool:
-    """Return whether the model attends alike through the operator; not all take a function."""
+def _example(cache: Cache, rows: int, past: int) -> tuple[Tensor, Tensor, Pairs]:
+    ids = torch.ones(rows, _TOKENS, dtype=torch.long)
+    mask = torch.ones(rows, past + _TOKENS, dtype=torch.long)
+    return ids, mask, cache.example(rows, past)
+
+
+@torch.no_grad()
+def _can_fuse(model: LanguageModel, cache: Cache) -> bool:
+    """Return whether the model attends alike through the operator.
+
+    Not all take an attention function, and not all tell it how far their layers look back: so the
+    example is longer than that.
+    """
+    window = getattr(model.model.config.get_text_config(), "sliding_window", None) or 0
+    ids, mask, past = _example(cache, 1, _PAST + (window if window < model.context else 0))
+    mask[:, : _PAST - 1] = 0  # filling
     try:
-        ids, mask, past = example
-        filled = mask.clone()
-        filled[0, : _PAST - 1] = 0
-        fused, plain = (_Step(model, fused=way).eval()(ids, filled, past) for way in (True, False))
+        fused, plain = (
+            _Step(model.model, fused=way).eval()(ids, mask, past) for way in (True, False)
+        )
     except Exception:  # noqa: BLE001 - the model's own code runs on a cache that it may not know
         return False
     return torch.allclose(fused[0], plain[0], atol=_ALIKE)

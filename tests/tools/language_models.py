@@ -16,6 +16,9 @@ PROMPTS = [
 ]
 SHAPE = Shape(width=16, layers=2, heads=4, kv_heads=2, inner=24, context=96)
 
+DECODED = ("gemma", "gemma2", "llama", "gpt2")
+"""Architectures whose decoding is tried; the others of this toolkit are made of the same parts."""
+
 
 def tiny(architecture, *, vocabulary=280, seed=0, shape=SHAPE) -> LanguageModel:
     """Return a language model in whose distributions some tokens stand out, in float64.

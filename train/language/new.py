@@ -11,6 +11,7 @@ from edge_runtime.errors import SettingError
 
 _LEAST_VOCABULARY = 259  # the 256 bytes and three special tokens
 _LEAST_CONTEXT = 2  # a token of prompt and one of answer
+_WINDOWED = ("gemma2", "qwen2", "mistral")
 _REASONS = {"vocabulary": ", the 256 bytes and three special tokens"}
 
 
@@ -22,8 +23,8 @@ class NewLanguageSettings:
     --task clinc150 --out runs/new
     """
 
-    architecture: Literal["gemma", "gemma2", "llama", "gpt2"] = field(
-        "gemma, gemma2, llama or gpt2", default="gemma"
+    architecture: Literal["gemma", "gemma2", "llama", "gpt2", "qwen2", "mistral"] = field(
+        "gemma, gemma2, llama, gpt2, qwen2 or mistral", default="gemma"
     )
     width: int = field("hidden size", default=64)
     layers: int = field("decoder layers", default=2)
@@ -35,6 +36,11 @@ class NewLanguageSettings:
         "size inside a feed-forward block (default: four times the width)", default=None
     )
     context: int = field("most tokens of prompt and answer together", default=256)
+    window: int | None = field(
+        "tokens that a layer with a sliding window sees (default: the library's; gemma2, qwen2 and "
+        "mistral have such layers)",
+        default=None,
+    )
     vocabulary: int = field("most tokens of the tokenizer", default=2000)
     task: str | None = field("task whose training split the tokenizer is made from", default=None)
     data: str | None = field(
@@ -55,13 +61,19 @@ class NewLanguageSettings:
 
     def _check_sizes(self) -> None:
         least = {"context": _LEAST_CONTEXT, "vocabulary": _LEAST_VOCABULARY, "seed": 0}
-        for name in ("width", "layers", "heads", "kv_heads", "inner", *least):
+        for name in ("width", "layers", "heads", "kv_heads", "inner", "window", *least):
             value = getattr(self, name)
             if value is not None and value < least.get(name, 1):
                 raise SettingError(
                     f"expected --{name.replace('_', '-')} of at least {least.get(name, 1)}"
                     f"{_REASONS.get(name, '')}, got {value}"
                 )
+
+        if self.window is not None and self.architecture not in _WINDOWED:
+            raise SettingError(
+                f"expected --window with {', '.join(_WINDOWED)}, got it with {self.architecture}, "
+                "which has no layers of that kind"
+            )
 
     def _check_heads(self) -> None:
         shared = self.kv_heads or self.heads
@@ -98,6 +110,7 @@ class NewLanguageSettings:
             kv_heads=self.kv_heads or self.heads,
             inner=self.inner or 4 * self.width,
             context=self.context,
+            window=self.window,
         )
         tokenizer = trained_tokenizer(self._text(), self.vocabulary)
         made = untrained_language_model(self.architecture, shape, tokenizer, seed=self.seed)

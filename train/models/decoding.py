@@ -84,20 +84,44 @@ class Recorder(LogitsProcessor):
 class _HalfEnded(StoppingCriteria):
     """Stops where half of the rows have ended, so that they are not decoded on."""
 
-    def __init__(self, eos: int) -> None:
-        self._eos = eos
+    def __init__(self, ends: Tensor) -> None:
+        self._ends = ends
         self._ended: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # noqa: ARG002 - transformers' signature
-        now = input_ids[:, -1] == self._eos
+        now = torch.isin(input_ids[:, -1], self._ends)
         self._ended = now if self._ended is None else self._ended | now
         rows = len(input_ids)
         stop = rows > _FEW and 2 * int(self._ended.sum()) >= rows
         return torch.full((rows,), stop, device=input_ids.device)
 
 
+def ends_of(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Return the tokens that end an answer, in ascending order.
+
+    They are the tokenizer's end of sequence, and those of the model's `generation_config.json`, or
+    of its `config.json` where there is no such file: models that were taught to chat end a turn
+    with another token than a text.
+
+    Args:
+        model: A causal language model, not inside `ready`.
+        tokenizer: Its tokenizer.
+    """
+    own = getattr(_inner(model).generation_config, "eos_token_id", None)
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, (list, tuple)) else (own,))}
+    vocabulary = model.config.get_text_config().vocab_size
+    # A configuration keeps its library's default where the tokenizer is another.
+    return tuple(sorted(end for end in ends if end is not None and 0 <= end < vocabulary))
+
+
 def decode(
-    model: Any, tokenizer: Any, prompts: Sequence[list[int]], room: int, watch: int | None = None
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    room: int,
+    watch: int | None = None,
+    *,
+    ends: Sequence[int],
 ) -> Iterator[Steps]:
     """Yield the answers to prompts piece by piece; rows that have ended stay out of later pieces.
 
@@ -107,9 +131,10 @@ def decode(
         prompts: Tokens of n prompts, none empty.
         room: The most tokens of an answer, at least 1.
         watch: A token whose log-probability as the first of the answer is wanted.
+        ends: The tokens that end an answer; see `ends_of`.
     """
     ids, mask = left_padded(prompts, tokenizer.pad_token_id, model.device)
-    longest, eos = ids.shape[1], tokenizer.eos_token_id
+    longest, ending = ids.shape[1], torch.tensor(ends, device=model.device)
     rows, cache = torch.arange(len(ids)), None
     while len(ids) and ids.shape[1] < longest + room:
         first = ids.shape[1] - longest
@@ -121,16 +146,16 @@ def decode(
             generation_config=GenerationConfig(
                 do_sample=False,
                 max_new_tokens=room - first,
-                eos_token_id=eos,
+                eos_token_id=list(ends),
                 pad_token_id=tokenizer.pad_token_id,
                 return_dict_in_generate=True,
             ),
             logits_processor=LogitsProcessorList([recorder]),
-            stopping_criteria=StoppingCriteriaList([_HalfEnded(eos)]),
+            stopping_criteria=StoppingCriteriaList([_HalfEnded(ending)]),
         )
         tokens = out.sequences[:, ids.shape[1] :]
         yield _steps(rows, first, tokens, recorder)
-        going = ~(tokens == eos).any(dim=1)
+        going = ~torch.isin(tokens, ending).any(dim=1)
         rows, ids = rows[going.cpu()], out.sequences[going]
         mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)[going]
         cache = kept(out.past_key_values, going)
@@ -172,7 +197,7 @@ def ready(model: Any) -> Iterator[None]:
     transformers fills what a `GenerationConfig` leaves open from the model's own: a penalty for
     repetition there would bend the distribution, another end would cut the answer.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # of an adapter
+    inner = _inner(model)
     own, training, threads = inner.generation_config, model.training, torch.get_num_threads()
     inner.generation_config = GenerationConfig()
     model.eval()
@@ -187,3 +212,8 @@ def ready(model: Any) -> Iterator[None]:
         torch.set_num_threads(threads)
         model.train(training)
         inner.generation_config = own
+
+
+def _inner(model: Any) -> Any:
+    """Return the model itself where it is in an adapter."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

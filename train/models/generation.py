@@ -14,7 +14,7 @@ import torch
 
 from edge_runtime import metrics
 from edge_runtime.errors import InputError
-from train.models.decoding import Recorder, Steps, decode, ready
+from train.models.decoding import Recorder, Steps, decode, ends_of, ready
 
 __all__ = ["BATCH", "EMPTY", "Generated", "Recorder", "generate"]
 
@@ -77,13 +77,14 @@ def generate(
     watch: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Generated:
-    """Answer prompts greedily, until the end-of-sequence token or a limit.
+    """Answer prompts greedily, until an end-of-sequence token (see `ends_of`) or a limit.
 
     A prompt that is empty or no valid text, or that leaves no room for an answer in the context, is
     not answered: its row has no tokens, and so the confidence NaN, which defers it.
 
     Args:
-        model: A causal language model; its mode is kept, its own generation settings are not used.
+        model: A causal language model; its mode is kept, of its own generation settings only the
+            ends are used.
         tokenizer: Its tokenizer.
         prompts: n texts.
         max_new_tokens: T, the most tokens of an answer; at least 0.
@@ -110,15 +111,16 @@ def generate(
     }
     accepted = {i: ids for i, ids in enumerate(encoded) if ids and i not in refused}
     batch_size = min(batch_size, max(1, _LOGITS // model.config.get_text_config().vocab_size))
-    made = _Arrays(len(prompts), max_new_tokens)
+    made, ends = _Arrays(len(prompts), max_new_tokens), ends_of(model, tokenizer)
     with ready(model), torch.inference_mode():
         for room, rows in _batches(accepted, max_new_tokens, context, batch_size):
-            for steps in decode(model, tokenizer, [accepted[i] for i in rows], room, watch):
-                made.put(rows, steps, tokenizer.eos_token_id)
+            batch = [accepted[i] for i in rows]
+            for steps in decode(model, tokenizer, batch, room, watch, ends=ends):
+                made.put(rows, steps, ends)
             if progress is not None:
                 progress(len(rows))
-    # Not every tokenizer knows its end for a special token.
-    said = made.counted & (made.tokens != tokenizer.eos_token_id)
+    # Not every tokenizer knows its ends for special tokens.
+    said = made.counted & ~np.isin(made.tokens, ends)
     texts = [
         tokenizer.decode(ids[flags], skip_special_tokens=True)
         for ids, flags in zip(made.tokens, said, strict=True)
@@ -198,12 +200,12 @@ class _Arrays:
         self.logprob = np.full((rows, tokens), np.nan)
         self.watched = np.full(rows, np.nan)
 
-    def put(self, batch: list[int], steps: Steps, eos: int) -> None:
+    def put(self, batch: list[int], steps: Steps, ends: Sequence[int]) -> None:
         rows = np.asarray(batch)[steps.rows.numpy()]
         tokens = steps.tokens.numpy()
         at = np.ix_(rows, range(steps.first, steps.first + tokens.shape[1]))
         self.tokens[at] = tokens
-        ended = tokens == eos
+        ended = np.isin(tokens, ends)
         # The end itself counts; what comes behind it is filling.
         self.counted[at] = np.cumsum(ended, axis=1) - ended == 0
         self.neg_entropy[at] = steps.neg_entropy.numpy()

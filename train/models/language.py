@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from train.errors import CheckpointError
 from train.models.checkpoint import check_files, write_folder
+from train.models.decoding import ends_of
 from train.models.generation import Generated, generate
 from train.models.kinds import SAFE, generates
 from train.models.stepping import Step, step_by_step
@@ -48,6 +49,11 @@ class LanguageModel:
     def weights(self) -> int:
         """How many weights it has; a tied head counts once."""
         return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end an answer; see `train.models.decoding.ends_of`."""
+        return ends_of(self.model, self.tokenizer)
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int, **settings: Any) -> Generated:
         """Answer prompts greedily; see `train.models.generation.generate`."""
@@ -99,9 +105,9 @@ def open_language_model(path: Path | str, *, weights: Weights = "fp32") -> Langu
     folder = Path(path)
     check_files(folder)
     try:
-        _require_causal(folder)
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
+            attn_implementation=attention_of(_require_causal(folder)),
             dtype=_TYPES[weights],
             use_safetensors=True,
             output_loading_info=True,
@@ -134,7 +140,19 @@ def is_language_model(folder: Path) -> bool:
         return False
 
 
-def _require_causal(folder: Path) -> None:
+def attention_of(config: Any) -> str | None:
+    """Return how a model should attend, transformers' name of it; None where it may choose.
+
+    Args:
+        config: The model's.
+    """
+    # PyTorch's fused attention has no soft cap; transformers then leaves the cap out in silence.
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    return "eager" if capped else None
+
+
+def _require_causal(folder: Path) -> Any:
+    """Return the configuration of a causal language model."""
     config = AutoConfig.from_pretrained(folder, **SAFE)
     # BERT and its kin could be made to generate, but nobody trained their classifiers to.
     named = (getattr(config, "architectures", None) or [None])[0]
@@ -144,6 +162,7 @@ def _require_causal(folder: Path) -> None:
             f"expected a causal language model in {folder}, its config.json is of a "
             f"{named or config.model_type or 'nameless'} model that is none"
         )
+    return config
 
 
 def _require_numbers(model: Any, folder: Path) -> None:

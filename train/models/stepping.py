@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from train.models.decoding import Recorder, kept, left_padded
+from train.models.decoding import Recorder, ends_of, kept, left_padded
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def step_by_step(
 ) -> Iterator[Step]:
     """Yield the answers to prompts, one token of every row that goes on at a time.
 
-    A row leaves with its end-of-sequence token, with its last token, or once nobody wants it. The
+    A row leaves with an end-of-sequence token, with its last token, or once nobody wants it. The
     tokens are those of `train.models.decoding.decode`.
 
     Args:
@@ -53,18 +53,18 @@ def step_by_step(
         rooms: The most tokens of each answer, at least 1.
         is_wanted: Told a row, says whether anybody still waits for it.
     """
-    forward = _Forward(model)
+    forward, ends = _Forward(model), ends_of(model, tokenizer)
     sequences, mask = left_padded(prompts, tokenizer.pad_token_id, model.device)
     rows, room, made, cache = np.arange(len(prompts)), np.asarray(rooms), 0, None
     while len(rows):
         tokens, recorder, cache = forward(sequences, mask, cache)
-        made += 1
+        made, told = made + 1, tokens.cpu().numpy()
         step = Step(
             rows=rows,
-            tokens=tokens.cpu().numpy(),
+            tokens=told,
             neg_entropy=recorder.neg_entropy[0].cpu().numpy(),
             logprob=recorder.logprob[0].cpu().numpy(),
-            ended=((tokens == tokenizer.eos_token_id).cpu().numpy() | (room[rows] <= made)),
+            ended=np.isin(told, ends) | (room[rows] <= made),
         )
         yield step
         going = [

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from train.models.language import LanguageModel
+from train.models.language import LanguageModel, attention_of
 
-Architecture = Literal["gemma", "gemma2", "llama", "gpt2"]
-ARCHITECTURES: tuple[Architecture, ...] = ("gemma", "gemma2", "llama", "gpt2")
+Architecture = Literal["gemma", "gemma2", "llama", "gpt2", "qwen2", "mistral"]
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
+WINDOWED: tuple[Architecture, ...] = ("gemma2", "qwen2", "mistral")
+"""Those whose layers may see no further back than a window: of gemma2 every other one, of qwen2 the
+upper half, of mistral all."""
 _PAD, _BEGIN, _END = "<pad>", "<bos>", "<eos>"
 
 
@@ -28,6 +31,8 @@ class Shape:
         kv_heads: Heads of keys and values that they share; not for gpt2.
         inner: Size between the two layers of a feed-forward block.
         context: Most tokens of prompt and answer together.
+        window: Tokens that a layer with a window sees; None is what the library takes. For the
+            architectures of `WINDOWED`.
     """
 
     width: int
@@ -36,6 +41,7 @@ class Shape:
     kv_heads: int
     inner: int
     context: int
+    window: int | None = None
 
 
 def trained_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -90,7 +96,7 @@ def untrained_language_model(
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_of(config))
     return LanguageModel(model.eval(), tokenizer, None)
 
 
@@ -117,6 +123,12 @@ def _sizes(architecture: Architecture, shape: Shape) -> dict[str, Any]:
         "max_position_embeddings": shape.context,
         "tie_word_embeddings": True,
     }
+    if architecture == "qwen2":
+        del sizes["head_dim"]  # always width over heads
     if architecture == "gemma2":
         sizes["query_pre_attn_scalar"] = shape.width // shape.heads
+    if shape.window is not None:
+        sizes["sliding_window"] = shape.window
+        if architecture == "qwen2":
+            sizes |= {"use_sliding_window": True, "max_window_layers": shape.layers // 2}
     return sizes

@@ -3,6 +3,7 @@ import json
 import shutil
 
 import onnx
+import onnxruntime as ort
 import pytest
 from tools.adding_decoder import seal
 
@@ -66,12 +67,22 @@ def test_a_decoder_of_another_task_is_refused(copy):
         ({"layers": True}, "layers is 'True'"),
         ({"eos_token_ids": 5}, "eos_token_ids is no list"),
         ({"pad_token_id": None}, "pad_token_id is 'None'"),
+        ({"least_onnxruntime": "new"}, "least_onnxruntime is 'new'"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(change, named, copy):
     metadata = read_bundle(copy, contract.ROLE_DECODER).metadata
     limits = metadata.extra[contract.GENERATION] | change
     assert named in refusal(changed(copy, generation=limits))
+
+
+def test_an_onnxruntime_that_would_run_it_wrongly_is_refused(copy):
+    limits = read_bundle(copy, contract.ROLE_DECODER).metadata.extra[contract.GENERATION]
+    changed(copy, generation=limits | {"least_onnxruntime": "999.1.2"})
+    with pytest.raises(BundleError, match=r"expected ONNX Runtime 999\.1\.2 .*onnxruntime>=999"):
+        Decoder.open(copy)
+    changed(copy, generation=limits | {"least_onnxruntime": ort.__version__})
+    assert Decoder.open(copy).generate(["?"])[0].text == "aé€😀b"
 
 
 def test_a_bundle_without_limits_is_refused(copy):

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from tools.things import new_language_model, write_task
 
 from edge_runtime.decoding.decoder import Decoder
 from edge_runtime.errors import SettingError
@@ -12,60 +11,37 @@ from export.commands.language import LanguageSettings
 from export.errors import OutputError
 from train.data.tasks import load_task
 from train.errors import CheckpointError, DataError
-from train.language.fit import FitLanguageSettings
 from train.models import open_language_model
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def things(tmp_path_factory):
-    return str(write_task(tmp_path_factory.mktemp("tasks") / "things"))
-
-
-@pytest.fixture(scope="module")
-def half_taught(things, tmp_path_factory):
-    root = tmp_path_factory.mktemp("language")
-    start = new_language_model(things, root / "new", "llama")
-    FitLanguageSettings(
-        checkpoint=start, task=things, out=root / "half", epochs=12, batch_size=8
-    ).run()
-    return root / "half"
-
-
-@pytest.fixture(scope="module")
-def bundle(half_taught, things, tmp_path_factory):
-    out = tmp_path_factory.mktemp("bundles") / "bundle"
-    LanguageSettings(checkpoint=half_taught, calibrate=things, target_deferral=0.25, out=out).run()
-    return out
-
-
-def test_the_bundle_answers_as_the_checkpoint_does(bundle, half_taught, things):
+def test_the_bundle_answers_as_the_checkpoint_does(lm_bundle, half_taught, things):
     task = load_task(things)
     prompts = [example.prompt for example in task.test]
     model = open_language_model(half_taught)
-    answers = Decoder.open(bundle).generate(prompts, stop_when_certain=False)
-    limit = json.loads((bundle / "bundle.json").read_text())["metadata"]["generation"]
+    answers = Decoder.open(lm_bundle).generate(prompts, stop_when_certain=False)
+    limit = json.loads((lm_bundle / "bundle.json").read_text())["metadata"]["generation"]
     wanted = model.generate(prompts, limit["max_new_tokens"])
     assert [answer.text for answer in answers] == list(wanted.texts)
     confidence = np.array([answer.confidence for answer in answers])
     np.testing.assert_allclose(confidence, wanted.confidence("neg_entropy"), atol=1e-5)
 
 
-def test_the_threshold_defers_the_share_it_was_chosen_for(bundle, things):
-    record = json.loads((bundle / "bundle.json").read_text())["metadata"]
+def test_the_threshold_defers_the_share_it_was_chosen_for(lm_bundle, things):
+    record = json.loads((lm_bundle / "bundle.json").read_text())["metadata"]
     assert record["task"] == "text-generation"
     calibration = record["calibration"]
     assert (calibration["goal"], calibration["n"]) == ("target_deferral", 24)
     assert calibration["achieved"] <= 0.25
     prompts = [example.prompt for example in load_task(things).validation]
-    deferred = sum(answer.defer for answer in Decoder.open(bundle).generate(prompts))
+    deferred = sum(answer.defer for answer in Decoder.open(lm_bundle).generate(prompts))
     assert deferred / 24 == pytest.approx(calibration["achieved"])
 
 
-def test_ending_where_deferral_is_certain_changes_no_decision(bundle, things):
+def test_ending_where_deferral_is_certain_changes_no_decision(lm_bundle, things):
     prompts = [example.prompt for example in load_task(things).train]
-    decoder = Decoder.open(bundle)
+    decoder = Decoder.open(lm_bundle)
     whole = decoder.generate(prompts, stop_when_certain=False)
     ended = decoder.generate(prompts)
     assert [a.defer for a in ended] == [a.defer for a in whole]
@@ -87,16 +63,8 @@ def test_every_confidence_is_verified_against_the_model(kind, half_taught, thing
 
 
 @pytest.mark.parametrize("kind", ["fp16", "int8-dynamic"])
-def test_a_quantized_model_is_calibrated_on_its_own_answers(kind, half_taught, things, tmp_path):
-    out = tmp_path / "bundle"
-    LanguageSettings(
-        checkpoint=half_taught,
-        calibrate=things,
-        target_deferral=0.25,
-        quantize=kind,
-        max_flips=0.25,
-        out=out,
-    ).run()
+def test_a_quantized_model_is_calibrated_on_its_own_answers(kind, exported, things):
+    out = exported(kind)
     record = json.loads((out / "bundle.json").read_text())
     found = record["verification"]["quantization"]
     assert found["bytes"] < found["bytes_float"]

@@ -10,11 +10,19 @@ from onnx import TensorProto, helper
 from edge_runtime import contract
 from edge_runtime.metrics import SEQUENCE_KINDS
 from export.decoding.gate import append_sequence_gate
-from export.decoding.step import Cache, export_step
+from export.decoding.step import Cache, _can_fuse, export_step
 from export.errors import GraphError
 from train.models.untrained import Shape, trained_tokenizer, untrained_language_model
 
-ARCHITECTURES = ("gemma", "gemma2", "llama", "gpt2")
+# With the window of its layers: the longest prompt has 13 tokens.
+ARCHITECTURES = {
+    "gemma": None,
+    "gemma2": 8,
+    "llama": None,
+    "gpt2": None,
+    "qwen2": None,
+    "mistral": 8,
+}
 PROMPTS = ["the sky:", "not the sea but the colour of the grass in May:", "red"]
 STEPS = 9
 
@@ -191,23 +199,36 @@ def tokenizer():
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_graph_decodes_as_transformers_does(architecture, tokenizer, tmp_path):
-    """Left padding, grouped heads, soft-capping and windows included."""
-    shape = Shape(width=32, layers=2, heads=4, kv_heads=2, inner=64, context=64)
-    if architecture == "gpt2":
-        shape = Shape(width=32, layers=2, heads=4, kv_heads=4, inner=64, context=64)
+    """Left padding, grouped heads, biases, soft-capping and windows that are passed included."""
+    shape = Shape(
+        width=32,
+        layers=2,
+        heads=4,
+        kv_heads=4 if architecture == "gpt2" else 2,
+        inner=64,
+        context=64,
+        window=ARCHITECTURES[architecture],
+    )
     lm = untrained_language_model(architecture, shape, tokenizer, seed=3)
     with torch.no_grad():
-        for values in lm.model.parameters():
-            values.mul_(4.0 if values.ndim > 1 else 1.0)  # sharper, so that answers differ
+        for name, values in lm.model.named_parameters():
+            if values.ndim > 1:
+                values.mul_(4.0)  # sharper, so that answers differ
+            elif name.endswith("bias"):
+                values.copy_(torch.linspace(-0.5, 0.5, len(values)))
     file = tmp_path / "step.onnx"
     cache = export_step(lm, file)
     assert cache == Cache(layers=2, heads=shape.kv_heads, size=8)
     model = onnx.load(file)
+    attends = sum(node.op_type == "Attention" for node in model.graph.node)
+    # The operator caps after it masks: a capped model attends by operators of its own.
+    assert attends == (0 if architecture == "gemma2" else shape.layers)
     append_sequence_gate(
         model, kind="neg_entropy", threshold=-1.0, ends=[tokenizer.eos_token_id], pad=0
     )
     encoded = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
     longest = max(map(len, encoded))
+    assert longest > 8
     caches = {n: np.zeros((3, cache.heads, 0, 8), np.float32) for n in cache.names("past.")}
     feeds = start(3, caches) | {
         "input_ids": np.array([[0] * (longest - len(ids)) + ids for ids in encoded]),
@@ -219,3 +240,13 @@ def test_the_graph_decodes_as_transformers_does(architecture, tokenizer, tmp_pat
     np.testing.assert_array_equal(tokens[wanted.counted], wanted.tokens[wanted.counted])
     np.testing.assert_allclose(found[-1]["confidence"], wanted.confidence("neg_entropy"), atol=1e-5)
     np.testing.assert_array_equal(found[-1]["present.token_count"], wanted.counted.sum(1))
+
+
+@pytest.mark.parametrize("window", [8, None])
+def test_a_model_that_does_not_tell_its_window_attends_as_it_is_written(window, tokenizer):
+    """transformers masks what is out of the window as well, but the operator is not given that."""
+    shape = Shape(width=32, layers=2, heads=4, kv_heads=2, inner=64, context=64, window=8)
+    lm = untrained_language_model("qwen2", shape, tokenizer)
+    assert lm.model.model.layers[1].self_attn.sliding_window == 8
+    lm.model.model.layers[1].self_attn.sliding_window = window
+    assert _can_fuse(lm, Cache.of(lm.model)) == (window is not None)

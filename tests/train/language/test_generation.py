@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 from tools.devices import cuda
-from tools.language_models import PROMPTS, SHAPE, by_hand, tiny, tolerance
+from tools.language_models import DECODED, PROMPTS, SHAPE, by_hand, tiny, tolerance
 from transformers import GenerationConfig
 
 from edge_runtime import metrics
 from edge_runtime.errors import InputError
 from train.models.decoding import Recorder, decode, ready
 from train.models.generation import EMPTY
-from train.models.untrained import ARCHITECTURES, Shape
+from train.models.language import open_language_model, save_language_model
+from train.models.untrained import Shape
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,7 @@ NINE = 9
 MANY = PROMPTS[2:3] * NINE + [PROMPTS[0], PROMPTS[1], PROMPTS[3]]
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=DECODED)
 def lm(request):
     return tiny(request.param)
 
@@ -126,12 +127,12 @@ def test_the_end_counts_and_nothing_behind_it_does(lm):
         lm.tokenizer.eos_token = "<eos>"
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", DECODED)
 def test_rows_that_have_ended_are_not_decoded_on(architecture):
     lm, end = ending_early(architecture)
     with ready(lm.model), torch.inference_mode():
         encoded = lm.tokenizer(MANY)["input_ids"]
-        pieces = list(decode(lm.model, lm.tokenizer, encoded, 7))
+        pieces = list(decode(lm.model, lm.tokenizer, encoded, 7, ends=lm.ends))
     assert [(s.first, s.rows.tolist()) for s in pieces] == [
         (0, list(range(NINE + 3))),
         (end, list(range(NINE, NINE + 3))),
@@ -148,12 +149,36 @@ def test_a_sliding_window_survives_a_smaller_batch():
 
 def test_the_models_own_source_settings_bend_nothing():
     plain, bent = tiny("llama"), tiny("llama")
-    own = GenerationConfig(
-        repetition_penalty=3.0, suppress_tokens=[5, 6, 7], min_new_tokens=4, eos_token_id=[3, 4, 5]
-    )
+    own = GenerationConfig(repetition_penalty=3.0, suppress_tokens=[5, 6, 7], min_new_tokens=4)
     bent.model.generation_config = own
     assert_answers(bent.generate(PROMPTS, MOST), plain, PROMPTS)
     assert bent.model.generation_config is own
+
+
+def chatty(folder, ends):
+    """Return a Llama from a folder whose `generation_config.json` names ends of a turn."""
+    lm = tiny("llama")
+    lm.model.float()
+    lm.model.generation_config.eos_token_id = ends
+    save_language_model(lm, folder)
+    return open_language_model(folder)
+
+
+def test_any_of_a_models_ends_ends_an_answer(tmp_path):
+    """Chat models end a turn with another token than a text."""
+    free = chatty(tmp_path / "free", 2).generate(PROMPTS, 9)
+    first, second = int(free.tokens[0, 3]), int(free.tokens[1, 5])
+    lm = chatty(tmp_path / "chatty", [first, second, 10**6])
+    assert lm.ends == tuple(sorted({lm.tokenizer.eos_token_id, first, second}))
+    generated = lm.generate(PROMPTS, 9)
+    steps = list(lm.steps(lm.tokenizer(PROMPTS)["input_ids"], [9] * len(PROMPTS)))
+    for row, tokens in enumerate(free.tokens.tolist()):
+        length = next((i + 1 for i, token in enumerate(tokens) if token in lm.ends), 9)
+        assert generated.tokens[row][generated.counted[row]].tolist() == tokens[:length]
+        assert [int(s.tokens[s.rows == row][0]) for s in steps if row in s.rows] == tokens[:length]
+        said = [token for token in tokens[:length] if token not in lm.ends]
+        assert generated.texts[row] == lm.tokenizer.decode(said, skip_special_tokens=True)
+    assert generated.counted.sum(axis=1)[0] == 4
 
 
 def test_a_model_is_left_as_it_was():
@@ -300,7 +325,7 @@ def test_half_precision_weights_are_reckoned_with_in_more():
 
 
 @pytest.mark.parametrize("device", [cuda])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", DECODED)
 def test_a_gpu_answers_as_a_cpu_does(architecture, device):
     lm, _ = ending_early(architecture)
     wanted = lm.generate(MANY, 7, watch=5)

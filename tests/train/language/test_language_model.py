@@ -1,5 +1,6 @@
 """Folders of language models: written, opened as they were, and refused in one line."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -23,7 +24,12 @@ from train.models import (
     save_language_model,
 )
 from train.models.language import is_language_model
-from train.models.untrained import ARCHITECTURES, trained_tokenizer, untrained_language_model
+from train.models.untrained import (
+    ARCHITECTURES,
+    WINDOWED,
+    trained_tokenizer,
+    untrained_language_model,
+)
 
 VOCABULARY = 280
 WEIGHTS = "model.safetensors"
@@ -114,9 +120,33 @@ def test_a_made_model_has_the_sizes_that_were_asked_for(architecture):
     else:
         norms = 4 if architecture == "gemma2" else 2
         block = norms * width + 2 * width * width + 2 * keys * width + 3 * inner * width
+        block += width + 2 * keys if architecture == "qwen2" else 0  # the biases of its attention
         rest = width
     assert lm.weights == VOCABULARY * width + SHAPE.layers * block + rest
     assert (lm.context, lm.vocabulary, lm.path) == (SHAPE.context, VOCABULARY, None)
+
+
+def test_the_soft_cap_of_attention_is_applied(tmp_path):
+    save_language_model(made("gemma2"), tmp_path / "lm")
+    ids = torch.tensor([[5, 90, 17, 33]])
+    logits = []
+    for cap in (50.0, 1e-6):
+        change_json(tmp_path / "lm" / "config.json", attn_logit_softcapping=cap)
+        logits.append(open_language_model(tmp_path / "lm").model(input_ids=ids).logits)
+    assert (logits[0] - logits[1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("architecture", WINDOWED)
+def test_a_window_is_that_of_the_layers_that_have_one(architecture, tmp_path):
+    shape = dataclasses.replace(SHAPE, layers=4, window=5)
+    tokenizer = trained_tokenizer(TEXTS, VOCABULARY)
+    save_language_model(untrained_language_model(architecture, shape, tokenizer), tmp_path / "lm")
+    model = open_language_model(tmp_path / "lm").model
+    if architecture == "mistral":  # whose layers are all alike
+        assert model.config.sliding_window == 5
+        return
+    seen = [layer.self_attn.sliding_window for layer in model.model.layers]
+    assert seen == {"gemma2": [5, None, 5, None], "qwen2": [None, None, 5, 5]}[architecture]
 
 
 def test_a_prompt_begins_with_its_token_and_ends_without_one():

@@ -285,7 +285,7 @@ def stories(real_data, tmp_path_factory):
 def test_stories260k_tells_the_published_story(stories):
     _, _, lm = stories
     with ready(lm.model), torch.inference_mode():
-        steps = list(decode(lm.model, lm.tokenizer, [[BOS]], STEPS))
+        steps = list(decode(lm.model, lm.tokenizer, [[BOS]], STEPS, ends=lm.ends))
     tokens = torch.cat([s.tokens[0] for s in steps])
     assert lm.tokenizer.decode(tokens) == PUBLISHED
 

@@ -69,6 +69,8 @@ def test_the_seed_makes_the_weights(texts, tmp_path):
         ({"width": 0}, "--width of at least 1, got 0"),
         ({"layers": 0}, "--layers of at least 1, got 0"),
         ({"heads": -1}, "--heads of at least 1, got -1"),
+        ({"window": 0}, "--window of at least 1, got 0"),
+        ({"window": 9}, "--window with gemma2, qwen2, mistral, got it with gemma"),
         ({"kv_heads": 0}, "--kv-heads of at least 1, got 0"),
         ({"inner": 0}, "--inner of at least 1, got 0"),
         ({"context": 1}, "--context of at least 2, got 1"),

@@ -5,9 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from tools.devices import cuda
-from tools.language_models import PROMPTS, SHAPE, by_hand, tiny, tolerance
-
-from train.models.untrained import ARCHITECTURES
+from tools.language_models import DECODED, PROMPTS, SHAPE, by_hand, tiny, tolerance
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +22,7 @@ def spoken(lm, prompts, rooms, is_wanted=lambda _: True):
     return rows
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", DECODED)
 def test_rows_of_any_length_say_what_each_alone_would(architecture):
     heads = SHAPE.heads if architecture == "gpt2" else SHAPE.kv_heads
     lm = tiny(architecture, shape=dataclasses.replace(SHAPE, kv_heads=heads))
@@ -63,7 +61,7 @@ def test_a_row_that_nobody_wants_any_more_takes_no_step():
 
 
 @pytest.mark.parametrize("device", [cuda])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", DECODED)
 def test_a_gpu_says_what_a_cpu_does(architecture, device):
     heads = SHAPE.heads if architecture == "gpt2" else SHAPE.kv_heads
     lm = tiny(architecture, shape=dataclasses.replace(SHAPE, kv_heads=heads))
