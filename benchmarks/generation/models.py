@@ -10,6 +10,7 @@ import torch
 from benchmarks.generation.prompts import random_prompts
 from train.models import save_language_model
 from train.models.untrained import (
+    WINDOWED,
     Architecture,
     Shape,
     trained_tokenizer,
@@ -26,7 +27,7 @@ _VOCABULARY: Final = 320
 # again, because what it reads outweighs what its layers make of it; with greater ones float32
 # itself moves the sum of an answer's log-probabilities by more than 1e-4.
 _MATRIX, _EMBEDDING, _NORM = 0.25, 0.15, 2.0
-_END: Final = 1.5
+_END: Final = 1.6
 """How much longer the embedding of the end is, so that some answers end before their limit."""
 
 
@@ -48,12 +49,11 @@ def write_random_model(architecture: Architecture, folder: Path, seed: int) -> P
         kv_heads=_HEADS if architecture in _UNSHARED else _SHARED,
         inner=2 * _WIDTH,
         context=CONTEXT,
+        window=WINDOW if architecture in WINDOWED else None,
     )
     tokenizer = trained_tokenizer(random_prompts(_VOCABULARY, 0), _VOCABULARY)
     made = untrained_language_model(architecture, shape, tokenizer, seed=seed)
     _sharpen(made.model, tokenizer.eos_token_id, seed)
-    if getattr(made.model.config, "sliding_window", None) is not None:
-        made.model.config.sliding_window = WINDOW  # read when the checkpoint is opened
     save_language_model(made, folder)
     return folder
 
