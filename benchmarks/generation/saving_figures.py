@@ -19,6 +19,7 @@ from benchmarks.generation.corpora import (
     stories_corpus,
     task_corpus,
 )
+from benchmarks.generation.prompts import variety
 from edge_runtime.decoding import Decoder, Generation
 from export.calibration import Sample, TargetDeferral
 from train.errors import DataError
@@ -54,15 +55,19 @@ def saving_figures(folder: Path, seed: int, most: int) -> list[Figure]:
 
 def corpus_figures(corpus: Corpus) -> list[Figure]:
     """Return the changed decisions of a corpus, and what each confidence saves at each ratio."""
-    counted = {
-        (kind, ratio): tally
-        for kind, bundle in corpus.bundles.items()
-        for ratio, tally in _tallies(bundle, corpus).items()
-    }
-    return [_changed(corpus, counted), *(_saved(corpus.name, *item) for item in counted.items())]
+    counted: Counted = {}
+    answers: list[Generation] = []
+    for kind, bundle in corpus.bundles.items():
+        answers, tallies = _answered(bundle, corpus)
+        counted |= {(kind, ratio): tally for ratio, tally in tallies.items()}
+    said = variety([answer.tokens for answer in answers])
+    return [
+        _changed(corpus, counted, said),
+        *(_saved(corpus.name, *item) for item in counted.items()),
+    ]
 
 
-def _tallies(bundle: Path, corpus: Corpus) -> dict[float, Tally]:
+def _answered(bundle: Path, corpus: Corpus) -> tuple[list[Generation], dict[float, Tally]]:
     """Answer the prompts to their ends once, and with the stop at every ratio's threshold."""
     found = {}
     with Decoder.open(bundle, threads=1) as decoder:
@@ -76,7 +81,7 @@ def _tallies(bundle: Path, corpus: Corpus) -> dict[float, Tally]:
                 # The graph's own comparison, in its own type.
                 defer = not np.float32(one.confidence) >= np.float32(threshold)
                 found[ratio].add(dataclasses.replace(one, defer=defer), other)
-    return found
+    return whole, found
 
 
 def _threshold(decoder: Decoder, tried: list[Generation], ratio: float) -> float:
@@ -87,7 +92,7 @@ def _threshold(decoder: Decoder, tried: list[Generation], ratio: float) -> float
     return float(TargetDeferral(ratio).choose(sample).threshold)
 
 
-def _changed(corpus: Corpus, counted: Counted) -> Figure:
+def _changed(corpus: Corpus, counted: Counted, said: str) -> Figure:
     pairs = sum(tally.pairs for tally in counted.values())
     return Figure.of(
         f"{corpus.name}: changed decisions",
@@ -95,7 +100,7 @@ def _changed(corpus: Corpus, counted: Counted) -> Figure:
         0,
         "",
         f"of {pairs:,} generations: {len(corpus.test):,} prompts, {len(corpus.bundles)} "
-        f"confidences, {len(RATIOS)} thresholds; {corpus.model}",
+        f"confidences, {len(RATIOS)} thresholds; {corpus.model}; {said}",
         statistic="sum",
     )
 
