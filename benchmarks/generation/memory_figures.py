@@ -18,7 +18,7 @@ _WARM_UP: Final = 100
 """Generations by which every way of generating has seen every prompt."""
 _SETTLED: Final = 2  # long batches after which ONNX Runtime keeps all that one needs
 _WORDS: Final = 100
-_GROWTH_MB: Final = 1.0
+_GROWTH_MB: Final = 2.0  # were the caches of so many generations kept, it were dozens
 _CLOSED_MB: Final = 5.0
 _MB: Final = 1e6
 

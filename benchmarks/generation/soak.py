@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import gc
 import json
-import resource
 import sys
 from collections.abc import Callable
 from typing import Any, Final
 
 from benchmarks.generation.prompts import random_prompts
-from benchmarks.resident import resident_bytes
+from benchmarks.resident import peak_resident_bytes, resident_bytes
 from edge_runtime.decoding import Decoder
 
 EVERY: Final = 10
@@ -29,7 +28,6 @@ _CYCLES: Final = 2
 _ROWS: Final = 16
 _LONG_TOKENS: Final = 200
 _UNSURE: Final = -4.0
-_KIB: Final = 1024
 
 
 def soak(bundle: str, seed: int, generations: int, words: int, *, arena: bool) -> None:
@@ -66,8 +64,7 @@ def _long_prompts(seed: int, words: int) -> list[str]:
 
 def _tell(what: str, done: int) -> None:
     gc.collect()  # what waits to be collected is no leak
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
-    print(json.dumps([what, done, resident_bytes(), peak]), flush=True)
+    print(json.dumps([what, done, resident_bytes(), peak_resident_bytes()]), flush=True)
 
 
 if __name__ == "__main__":
