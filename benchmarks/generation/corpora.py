@@ -75,7 +75,7 @@ class Corpus:
 
 
 def task_corpus(name: str, folder: Path, seed: int, most: int) -> Corpus:
-    """Teach a small Gemma, as the demo makes it, a task, and export it calibrated on the task's validation.
+    """Teach a small Gemma a task, and export it calibrated on the task's validation.
 
     Args:
         name: One of `TASKS`.
