@@ -35,6 +35,7 @@ format: $(INSTALLED)
 figures: $(INSTALLED) $(MLSERVER)/.installed $(GENAI)/.installed
 	$(BIN)/python -m benchmarks overhead
 	$(BIN)/python -m benchmarks linear-loss
+	$(BIN)/python -m benchmarks decoding
 	$(BIN)/python -m benchmarks runtime
 	$(BIN)/python -m benchmarks cloud
 	$(BIN)/python -m benchmarks generation

@@ -4,6 +4,7 @@ import sys
 
 from benchmarks.check import CheckSettings
 from benchmarks.cloud import CloudSettings
+from benchmarks.decoding import DecodingSettings
 from benchmarks.demo import DemoSettings
 from benchmarks.guarantee import GuaranteeSettings
 from benchmarks.harvest import HarvestBenchmarkSettings
@@ -19,6 +20,7 @@ from edge_runtime.cli import main
 
 COMMANDS = {
     "cloud": CloudSettings,
+    "decoding": DecodingSettings,
     "demo": DemoSettings,
     "generation": GenerationSettings,
     "guarantee": GuaranteeSettings,

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self
 
 from edge_runtime.environment import describe
 
-Statistic = Literal["median", "sum", "slope"]
+Statistic = Literal["median", "sum", "slope", "greatest", "share"]
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,24 @@ def _slope(points: Sequence[Sequence[float]]) -> float:
     return slope(x, y)[0]
 
 
+def _greatest(samples: Sequence[float]) -> float:
+    import numpy as np
+
+    return float(np.max(samples))  # a NaN among them is the greatest
+
+
+def _share(pairs: Sequence[Sequence[float]]) -> float:
+    """Return the share of parts in wholes, each pair one of both; 0 where there is nothing."""
+    whole = sum(whole for _, whole in pairs)
+    return sum(part for part, _ in pairs) / whole if whole else 0.0
+
+
 STATISTICS: Final[dict[Statistic, Callable[[Sequence[Any]], float]]] = {
     "median": lambda samples: float(median(samples)),
     "sum": lambda samples: float(sum(samples)),
     "slope": _slope,
+    "greatest": _greatest,
+    "share": _share,
 }
 
 

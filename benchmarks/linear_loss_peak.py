@@ -18,10 +18,9 @@ from torch import Tensor
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.linear_loss_case import Case, Loss, Name, losses, step
-from benchmarks.resident import resident_bytes
+from benchmarks.resident import peak_resident_bytes, resident_bytes
 
 _RESET: Final = Path("/proc/self/clear_refs")
-_STATUS: Final = Path("/proc/self/status")
 _RESET_PEAK: Final = "5"
 
 
@@ -52,13 +51,7 @@ def _peak_of_process(name: Name, case: Case) -> int:
     before = resident_bytes() or 0
     _RESET.write_text(_RESET_PEAK, encoding="ascii")
     step(loss, *inputs)
-    return _highest_bytes() - before - _gradient_bytes(inputs)
-
-
-def _highest_bytes() -> int:
-    lines = _STATUS.read_text(encoding="ascii").splitlines()
-    (kib,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
-    return int(kib) * 1024
+    return (peak_resident_bytes() or 0) - before - _gradient_bytes(inputs)
 
 
 def _gradient_bytes(inputs: tuple[Tensor, ...]) -> int:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+_KIB: Final = 1024
 NOT_COUNTED: Final = "this system has no /proc/PID/statm"
 
 
@@ -21,6 +22,19 @@ def resident_bytes(process: int | None = None) -> int | None:
     except OSError:
         return None
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_resident_bytes() -> int | None:
+    """Return the most that this process was resident with, or None where the system does not tell.
+
+    Not `getrusage`, which counts what the parent held when it started this process.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    peak = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
+    return None if peak is None else int(peak) * _KIB
 
 
 def processor_s(process: int) -> float | None:

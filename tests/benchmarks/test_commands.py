@@ -28,12 +28,15 @@ refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
     [
         (
             "",
-            "expected a command (cloud, demo, generation, guarantee, harvest, latency, "
+            "expected a command (cloud, decoding, demo, generation, guarantee, harvest, latency, "
             "linear-loss, overhead, quantization, report, runtime, tasks, check)",
         ),
         ("cloud --only peer,speed", "--only expects one of peer, front"),
         ("cloud --requests 0", "--requests of at least 1, got 0"),
         ("cloud --out none/r.json", "a folder that is there for --out"),
+        ("decoding --only tokens,speed", "--only expects one of tokens, certainty"),
+        ("decoding --generations 99", "--generations of at least 100, got 99"),
+        ("decoding --out none/r.json", "a folder that is there for --out"),
         ("dmo", "did you mean 'demo'"),
         ("demo --datset digits", "did you mean '--dataset'"),
         ("demo --alpha 2", "--alpha in [0, 1], got 2.0"),

@@ -14,7 +14,7 @@ from benchmarks.bundles import random_picture
 from benchmarks.call_figures import call_figures
 from benchmarks.figure import Figure, write_figures
 from benchmarks.installed import OURS, installed_bytes
-from benchmarks.resident import resident_bytes
+from benchmarks.resident import peak_resident_bytes, resident_bytes
 from benchmarks.runtime import RuntimeSettings
 from benchmarks.trend import slope
 from edge_runtime.errors import GatekeeperError
@@ -72,6 +72,9 @@ def test_a_process_holds_more_than_what_it_has_just_filled():
         pytest.skip("needs Linux' /proc")
     filled = np.ones(4_000_000)
     assert resident_bytes() - before > 0.9 * filled.nbytes
+    full = resident_bytes()
+    del filled
+    assert peak_resident_bytes() > full - 1e6 > resident_bytes()
 
 
 def test_a_process_that_is_gone_holds_nothing_that_is_known():

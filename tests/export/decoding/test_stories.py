@@ -1,8 +1,8 @@
 """`stories260K`, exported and decoded on the device, tells the published story."""
 
 import pytest
-from tools.stories import PUBLISHED
 
+from benchmarks.generation.published_story import PUBLISHED
 from edge_runtime.decoding.decoder import Decoder
 from export.commands.language import LanguageSettings
 from train.language.convert import ConvertLanguageSettings
