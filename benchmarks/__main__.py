@@ -4,8 +4,9 @@ import sys
 
 from benchmarks.check import CheckSettings
 from benchmarks.cloud import CloudSettings
-from benchmarks.decoding import DecodingSettings
+from benchmarks.decoding.command import DecodingSettings
 from benchmarks.demo import DemoSettings
+from benchmarks.generation.command import GenerationSettings
 from benchmarks.guarantee import GuaranteeSettings
 from benchmarks.harvest import HarvestBenchmarkSettings
 from benchmarks.latency import LatencySettings
@@ -14,7 +15,6 @@ from benchmarks.overhead import OverheadSettings
 from benchmarks.quantization import QuantizationSettings
 from benchmarks.report import ReportSettings
 from benchmarks.runtime import RuntimeSettings
-from benchmarks.speed.command import GenerationSettings
 from benchmarks.tasks import TasksSettings
 from edge_runtime.cli import main
 

@@ -9,16 +9,16 @@ import torch
 from tools.language_models import PROMPTS, by_hand, tiny
 
 from benchmarks import verdicts
-from benchmarks.decoding import DecodingSettings
+from benchmarks.decoding import certainty_figures, memory_figures, prompts, token_figures
+from benchmarks.decoding.certainty_figures import Tally
+from benchmarks.decoding.command import DecodingSettings
+from benchmarks.decoding.corpora import Corpus, story_openings
+from benchmarks.decoding.made import RandomModels
+from benchmarks.decoding.models import write_random_model
+from benchmarks.decoding.reference import Exact, Split, greedy_answers, splits
+from benchmarks.decoding.saving_figures import corpus_figures, saving_figures
+from benchmarks.decoding.story_figures import story_figures
 from benchmarks.figure import STATISTICS
-from benchmarks.generation import certainty_figures, memory_figures, prompts, token_figures
-from benchmarks.generation.certainty_figures import Tally
-from benchmarks.generation.corpora import Corpus, story_openings
-from benchmarks.generation.made import RandomModels
-from benchmarks.generation.models import write_random_model
-from benchmarks.generation.reference import Exact, Split, greedy_answers, splits
-from benchmarks.generation.saving_figures import corpus_figures, saving_figures
-from benchmarks.generation.story_figures import story_figures
 from edge_runtime.decoding import Decoder, Generation, rows
 from edge_runtime.errors import GatekeeperError
 from edge_runtime.metrics import SEQUENCE_KINDS

@@ -7,13 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.latency import LatencySettings
-from benchmarks.peers import genai
-from benchmarks.peers.answering import Request
-from benchmarks.peers.process import Generating
-from benchmarks.server import running_server
-from benchmarks.speed.command import GenerationSettings
-from benchmarks.speed.comparison import (
+from benchmarks.generation.command import GenerationSettings
+from benchmarks.generation.comparison import (
     GENAI,
     GENAI_GATED,
     OPTIMUM,
@@ -25,8 +20,13 @@ from benchmarks.speed.comparison import (
     how_to_install,
     versions,
 )
-from benchmarks.speed.figures import prefill_figures, token_figures
-from benchmarks.speed.models import Made, make, numbered_words
+from benchmarks.generation.figures import prefill_figures, token_figures
+from benchmarks.generation.models import Made, make, numbered_words
+from benchmarks.latency import LatencySettings
+from benchmarks.peers import genai
+from benchmarks.peers.answering import Request
+from benchmarks.peers.process import Generating
+from benchmarks.server import running_server
 from edge_runtime.decoding import Decoder
 from edge_runtime.errors import SettingError
 from train.models.untrained import Shape

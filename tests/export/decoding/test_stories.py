@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.generation.published_story import PUBLISHED
+from benchmarks.decoding.published_story import PUBLISHED
 from edge_runtime.decoding.decoder import Decoder
 from export.commands.language import LanguageSettings
 from train.language.convert import ConvertLanguageSettings

@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.generation.published_story import PUBLISHED
+from benchmarks.decoding.published_story import PUBLISHED
 from train.errors import CheckpointError
 from train.language.convert import ConvertLanguageSettings
 from train.models import open_language_model

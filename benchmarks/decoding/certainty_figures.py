@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.decoding.made import MOST_TOKENS, RandomModels
+from benchmarks.decoding.prompts import random_prompts
 from benchmarks.figure import Figure
-from benchmarks.generation.made import MOST_TOKENS, RandomModels
-from benchmarks.generation.prompts import random_prompts
 from edge_runtime.decoding import Decoder, Generation
 
 _PROMPTS: Final = 50  # of a call: they share threshold, limit and size of batches

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from benchmarks.decoding.soak import LONG
 from benchmarks.errors import BenchmarkError
 from benchmarks.figure import Figure
-from benchmarks.generation.soak import LONG
 from benchmarks.resident import NOT_COUNTED, resident_bytes
 
 GENERATIONS: Final = 1_000
@@ -121,7 +121,7 @@ def _of(looks: list[Look], what: str) -> list[Look]:
 def _looks(bundle: Path, seed: int, generations: int, words: int, *, arena: bool) -> list[Look]:
     said = [str(bundle), str(seed), str(generations), str(words), str(int(arena))]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.generation.soak", *said],
+        [sys.executable, "-m", "benchmarks.decoding.soak", *said],
         capture_output=True,
         text=True,
         check=False,

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.figure import Figure
-from benchmarks.groups import in_folder, measure_groups
-from benchmarks.speed import models
-from benchmarks.speed.command import GENERATION_GROUPS, GenerationGroup, GenerationSettings
-from benchmarks.speed.comparison import (
+from benchmarks.generation import models
+from benchmarks.generation.command import GENERATION_GROUPS, GenerationGroup, GenerationSettings
+from benchmarks.generation.comparison import (
     GENAI,
     GENAI_GATED,
     OPTIMUM,
@@ -22,8 +21,9 @@ from benchmarks.speed.comparison import (
     field_of,
     versions,
 )
-from benchmarks.speed.models import Made, make
-from benchmarks.speed.verdict_figures import ANSWER_TOKENS, verdict_figures
+from benchmarks.generation.models import Made, make
+from benchmarks.generation.verdict_figures import ANSWER_TOKENS, verdict_figures
+from benchmarks.groups import in_folder, measure_groups
 
 _VOCABULARY: Final = 32_000
 _LARGE_VOCABULARY: Final = 256_000

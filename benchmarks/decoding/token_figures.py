@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.decoding.made import MOST_TOKENS, RandomModels
+from benchmarks.decoding.prompts import random_prompts, variety
+from benchmarks.decoding.reference import Exact, Split, Tokens, greedy_answers, splits
 from benchmarks.figure import Figure
-from benchmarks.generation.made import MOST_TOKENS, RandomModels
-from benchmarks.generation.prompts import random_prompts, variety
-from benchmarks.generation.reference import Exact, Split, Tokens, greedy_answers, splits
 from edge_runtime.decoding import Decoder, Generation
 from train.models import open_language_model
 from train.models.untrained import Architecture

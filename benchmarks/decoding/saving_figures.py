@@ -9,9 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.figure import Figure
-from benchmarks.generation.certainty_figures import Tally
-from benchmarks.generation.corpora import (
+from benchmarks.decoding.certainty_figures import Tally
+from benchmarks.decoding.corpora import (
     RATIO,
     STORIES,
     TASKS,
@@ -19,7 +18,8 @@ from benchmarks.generation.corpora import (
     stories_corpus,
     task_corpus,
 )
-from benchmarks.generation.prompts import variety
+from benchmarks.decoding.prompts import variety
+from benchmarks.figure import Figure
 from edge_runtime.decoding import Decoder, Generation
 from export.calibration import Sample, TargetDeferral
 from train.errors import DataError

@@ -50,6 +50,6 @@ class DecodingSettings:
 
     def run(self) -> None:
         """Print a line a figure, a group at a time."""
-        from benchmarks.decoding_figures import measure
+        from benchmarks.decoding.figures import measure
 
         measure(self)

@@ -6,9 +6,9 @@ from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import Final
 
+from benchmarks.decoding.corpora import STORIES, stories_checkpoint
+from benchmarks.decoding.published_story import PUBLISHED, TOKENS
 from benchmarks.figure import Figure
-from benchmarks.generation.corpora import STORIES, stories_checkpoint
-from benchmarks.generation.published_story import PUBLISHED, TOKENS
 from edge_runtime import contract
 from edge_runtime.decoding import Decoder
 from export.commands.language import LanguageSettings

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks.decoding import GROUPS, DecodingSettings, Group
+from benchmarks.decoding.certainty_figures import certainty_figures
+from benchmarks.decoding.command import GROUPS, DecodingSettings, Group
+from benchmarks.decoding.made import RandomModels
+from benchmarks.decoding.memory_figures import memory_figures
+from benchmarks.decoding.saving_figures import saving_figures
+from benchmarks.decoding.story_figures import story_figures
+from benchmarks.decoding.token_figures import token_figures
 from benchmarks.figure import Figure, write_figures
-from benchmarks.generation.certainty_figures import certainty_figures
-from benchmarks.generation.made import RandomModels
-from benchmarks.generation.memory_figures import memory_figures
-from benchmarks.generation.saving_figures import saving_figures
-from benchmarks.generation.story_figures import story_figures
-from benchmarks.generation.token_figures import token_figures
 from benchmarks.steps import step
 from edge_runtime.environment import hardware
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.generation.exports import export_all
+from benchmarks.decoding.exports import export_all
 from benchmarks.language.models import SMALL
 from edge_runtime.metrics import SEQUENCE_KINDS
 from export.commands.language import LanguageSettings

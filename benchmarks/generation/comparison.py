@@ -16,11 +16,11 @@ from tqdm.auto import tqdm
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.figure import Figure
+from benchmarks.generation import models
+from benchmarks.generation.models import Made
 from benchmarks.peers import decoder_process, genai, genai_process, optimum_process
 from benchmarks.peers.answering import Request
 from benchmarks.peers.process import Generating, Timed
-from benchmarks.speed import models
-from benchmarks.speed.models import Made
 from edge_runtime.metrics import bootstrap_interval
 
 _PAUSE_S: Final = 0.02

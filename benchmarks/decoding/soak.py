@@ -1,7 +1,7 @@
 """Generates over and over, then at length, and tells what memory it holds meanwhile.
 
 A process of its own, so that nothing else lives in the memory that is watched. Run as
-`python -m benchmarks.generation.soak BUNDLE SEED GENERATIONS WORDS ARENA`: a bundle of a random
+`python -m benchmarks.decoding.soak BUNDLE SEED GENERATIONS WORDS ARENA`: a bundle of a random
 model, how many generations, how many words each long prompt has, and 1 where ONNX Runtime may keep
 memory between runs. Prints a line of JSON a look at the memory: what was done, how often, the
 resident bytes and the most there were.
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from benchmarks.generation.prompts import random_prompts
+from benchmarks.decoding.prompts import random_prompts
 from benchmarks.resident import peak_resident_bytes, resident_bytes
 from edge_runtime.decoding import Decoder
 

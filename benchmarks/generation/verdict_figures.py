@@ -7,10 +7,10 @@ from statistics import fmean
 from typing import Final
 
 from benchmarks.figure import Figure
+from benchmarks.generation.command import GenerationSettings
+from benchmarks.generation.models import Made
 from benchmarks.generation_latency import WORDS, Plan, Timed, time_each_kind
 from benchmarks.server import running_server
-from benchmarks.speed.command import GenerationSettings
-from benchmarks.speed.models import Made
 
 _PROMPTS: Final = 10
 _PROMPT_TOKENS: Final = 16

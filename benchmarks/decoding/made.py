@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from benchmarks.generation.exports import export_all
-from benchmarks.generation.models import write_random_model
+from benchmarks.decoding.exports import export_all
+from benchmarks.decoding.models import write_random_model
 from edge_runtime.metrics import SEQUENCE_KINDS
 from export.commands.language import LanguageSettings
 from train.models.untrained import ARCHITECTURES, Architecture

@@ -46,6 +46,6 @@ class GenerationSettings:
 
     def run(self) -> None:
         """Print a line a figure as soon as it is measured."""
-        from benchmarks.speed.figures import measure
+        from benchmarks.generation.figures import measure
 
         measure(self)
