@@ -26,6 +26,7 @@ from benchmarks.generation.verdict_figures import ANSWER_TOKENS, verdict_figures
 from benchmarks.groups import in_folder, measure_groups
 
 _VOCABULARY: Final = 32_000
+_SMALL_VOCABULARY: Final = 4_096
 _LARGE_VOCABULARY: Final = 256_000
 _SHORT, _LONG = 8, 128  # tokens of a prompt
 _PER_TOKEN_LIMIT: Final = 0.6
@@ -67,6 +68,21 @@ def token_figures(made: Made, logs: Path, settings: GenerationSettings) -> list[
     ]
 
 
+def overhead_figures(made: Made, logs: Path, settings: GenerationSettings) -> list[Figure]:
+    """Return time per token where little is read: what the ways to generate cost by themselves."""
+    peers = OPTIMUM, GENAI, OPTIMUM_GATED, GENAI_GATED
+    answer = made.request(_SHORT, settings.tokens, settings.seed)
+    with field_of(made, peers, logs) as field:
+        tokens = Compared(
+            f"time per token at vocabulary {made.vocabulary}",
+            f"mean of {settings.tokens} tokens, {made.size}, 1 thread",
+            alternate(field, answer, settings.rounds, peers=peers),
+            versions(field),
+            share=settings.tokens,
+        )
+    return [tokens.figure(peer) for peer in peers]
+
+
 def prefill_figures(made: Made, logs: Path, settings: GenerationSettings) -> list[Figure]:
     """Return what a prompt takes where the output layer is most of the model.
 
@@ -89,6 +105,10 @@ def _tokens(folder: Path, settings: GenerationSettings) -> list[Figure]:
     return token_figures(make(folder, _VOCABULARY, settings.seed), folder, settings)
 
 
+def _overhead(folder: Path, settings: GenerationSettings) -> list[Figure]:
+    return overhead_figures(make(folder, _SMALL_VOCABULARY, settings.seed), folder, settings)
+
+
 def _prefill(folder: Path, settings: GenerationSettings) -> list[Figure]:
     made = make(folder, _LARGE_VOCABULARY, settings.seed, peers=(models.OPTIMUM,))
     return prefill_figures(made, folder, settings)
@@ -101,6 +121,7 @@ def _verdict(folder: Path, settings: GenerationSettings) -> list[Figure]:
 
 _MEASURES: Final[dict[GenerationGroup, Callable[[Path, GenerationSettings], list[Figure]]]] = {
     "tokens": _tokens,
+    "overhead": _overhead,
     "prefill": _prefill,
     "verdict": _verdict,
 }

@@ -49,7 +49,7 @@ refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
         ("harvest --large l --target-deferral 0", "--target-deferral in (0, 1), got 0"),
         ("harvest --large l --objective ce", "cross_entropy, gatekeeper"),
         ("latency", "--bundle required"),
-        ("generation --only tokens,speed", "--only expects one of tokens, prefill, verdict"),
+        ("generation --only tokens,speed", "--only expects one of tokens, overhead"),
         ("generation --rounds 0", "--rounds of at least 1, got 0"),
         ("generation --tokens 1", "--tokens of at least 2 and at most 256, got 1"),
         ("generation --out none/r.json", "a folder that is there for --out"),
