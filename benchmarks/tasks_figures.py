@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from math import sqrt
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from benchmarks.figure import Figure, write_figures
+from benchmarks.figure import Figure
+from benchmarks.groups import measure_groups
 from benchmarks.tasks import TasksSettings
 from train.data.tasks import TASKS, Task, load_task
 
@@ -56,15 +58,11 @@ class Chance(NamedTuple):
 
 def measure(settings: TasksSettings) -> None:
     """Print every figure, and write them where asked."""
-    figures: list[Figure] = []
-    for name in TASKS:
-        measured = task_figures(load_task(name, seed=settings.seed), settings.seed)
-        print(*(figure.line() for figure in measured), sep="\n", flush=True)
-        figures += measured
-    missed = sum(figure.is_met is False for figure in figures)
-    print(f"{len(figures)} figures, {missed} missed")
-    if settings.out is not None:
-        write_figures(settings.out, figures)
+    measure_groups({name: partial(_measured, name, settings.seed) for name in TASKS}, settings.out)
+
+
+def _measured(name: str, seed: int) -> list[Figure]:
+    return task_figures(load_task(name, seed=seed), seed)
 
 
 def task_figures(task: Task, seed: int) -> list[Figure]:
