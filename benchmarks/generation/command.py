@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
 
-GenerationGroup = Literal["tokens", "overhead", "prefill", "verdict"]
+GenerationGroup = Literal["tokens", "overhead", "prefill", "quantized", "verdict"]
 GENERATION_GROUPS: tuple[GenerationGroup, ...] = get_args(GenerationGroup)
 _FEWEST, _MOST = 2, 256
 

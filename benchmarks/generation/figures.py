@@ -17,11 +17,13 @@ from benchmarks.generation.comparison import (
     OPTIMUM_GATED,
     OPTIMUM_GRAPH,
     Compared,
+    Field,
     alternate,
     field_of,
     versions,
 )
 from benchmarks.generation.models import Made, make
+from benchmarks.generation.quantized_figures import quantized_figures
 from benchmarks.generation.verdict_figures import ANSWER_TOKENS, verdict_figures
 from benchmarks.groups import in_folder, measure_groups
 
@@ -31,6 +33,8 @@ _LARGE_VOCABULARY: Final = 256_000
 _SHORT, _LONG = 8, 128  # tokens of a prompt
 _PER_TOKEN_LIMIT: Final = 0.6
 _PREFILL_LIMIT: Final = 0.15
+_PLAIN: Final = (OPTIMUM, GENAI)
+_PEERS: Final = (*_PLAIN, OPTIMUM_GATED, GENAI_GATED)
 _CALLS: Final = 5  # of a turn, where one is short
 
 
@@ -44,43 +48,39 @@ def measure(settings: GenerationSettings) -> None:
 
 def token_figures(made: Made, logs: Path, settings: GenerationSettings) -> list[Figure]:
     """Return time per token and time to first token beside every peer."""
-    plain, gated = (OPTIMUM, GENAI), (OPTIMUM_GATED, GENAI_GATED)
-    answer = made.request(_SHORT, settings.tokens, settings.seed)
     prompt = made.request(_LONG, 1, settings.seed)
-    with field_of(made, [*plain, *gated], logs) as field:
-        tokens = Compared(
-            "time per token",
-            f"mean of {settings.tokens} tokens, {made.size}, 1 thread",
-            alternate(field, answer, settings.rounds, peers=[*plain, *gated]),
-            versions(field),
-            share=settings.tokens,
-        )
+    with field_of(made, _PEERS, logs) as field:
+        tokens = _tokens_of(field, made, settings, "time per token")
         first = Compared(
             "time to first token",
             f"{_LONG} tokens of prompt, {made.size}, 1 thread",
-            alternate(field, prompt, settings.rounds, peers=plain, calls=_CALLS),
+            alternate(field, prompt, settings.rounds, peers=_PLAIN, calls=_CALLS),
             versions(field),
         )
     return [
         tokens.figure(OPTIMUM, _PER_TOKEN_LIMIT),
-        *(tokens.figure(peer) for peer in (GENAI, *gated)),
-        *(first.figure(peer) for peer in plain),
+        *(tokens.figure(peer) for peer in _PEERS[1:]),
+        *(first.figure(peer) for peer in _PLAIN),
     ]
 
 
 def overhead_figures(made: Made, logs: Path, settings: GenerationSettings) -> list[Figure]:
     """Return time per token where little is read: what the ways to generate cost by themselves."""
-    peers = OPTIMUM, GENAI, OPTIMUM_GATED, GENAI_GATED
+    with field_of(made, _PEERS, logs) as field:
+        name = f"time per token at vocabulary {made.vocabulary}"
+        tokens = _tokens_of(field, made, settings, name)
+    return [tokens.figure(peer) for peer in _PEERS]
+
+
+def _tokens_of(field: Field, made: Made, settings: GenerationSettings, name: str) -> Compared:
     answer = made.request(_SHORT, settings.tokens, settings.seed)
-    with field_of(made, peers, logs) as field:
-        tokens = Compared(
-            f"time per token at vocabulary {made.vocabulary}",
-            f"mean of {settings.tokens} tokens, {made.size}, 1 thread",
-            alternate(field, answer, settings.rounds, peers=peers),
-            versions(field),
-            share=settings.tokens,
-        )
-    return [tokens.figure(peer) for peer in peers]
+    return Compared(
+        name,
+        f"mean of {settings.tokens} tokens, {made.size}, 1 thread",
+        alternate(field, answer, settings.rounds, peers=_PEERS),
+        versions(field),
+        share=settings.tokens,
+    )
 
 
 def prefill_figures(made: Made, logs: Path, settings: GenerationSettings) -> list[Figure]:
@@ -119,9 +119,15 @@ def _verdict(folder: Path, settings: GenerationSettings) -> list[Figure]:
     return verdict_figures(made, settings)
 
 
+def _quantized(folder: Path, settings: GenerationSettings) -> list[Figure]:
+    made = make(folder, _VOCABULARY, settings.seed, peers=())
+    return quantized_figures(made, folder, settings)
+
+
 _MEASURES: Final[dict[GenerationGroup, Callable[[Path, GenerationSettings], list[Figure]]]] = {
     "tokens": _tokens,
     "overhead": _overhead,
     "prefill": _prefill,
+    "quantized": _quantized,
     "verdict": _verdict,
 }

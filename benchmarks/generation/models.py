@@ -7,10 +7,11 @@ as many tokens as it has words, and one more for the beginning.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -142,15 +143,34 @@ def _spread(model: Any, seed: int) -> None:
                 values.normal_(0.0, spread, generator=draws)
 
 
-def _export(checkpoint: Path, bundle: Path, answer_tokens: int) -> None:
+def quantized(made: Made, kind: str, folder: Path, prompts: Sequence[str]) -> Path:
+    """Export a model quantized; return the bundle.
+
+    Args:
+        made: The model.
+        kind: `fp16`, `int8-dynamic` or `int4`.
+        folder: Exists; gets the bundle, and the task that chooses its threshold.
+        prompts: Of that task. Its completions say nothing: how well random weights answer does not
+            matter here, and neither do the decisions that differ.
+    """
+    task = folder / f"task-{kind}"
+    task.mkdir()
+    lines = [json.dumps({"prompt": prompt, "completion": _word(3)}) for prompt in prompts]
+    for split in ("train", "validation", "test"):
+        (task / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    bundle = folder / kind
+    goal = {"calibrate": str(task), "target_deferral": 0.5, "max_flips": 1.0}
+    _export(made.checkpoint, bundle, _VERIFIED_TOKENS, quantize=kind, **goal)
+    return bundle
+
+
+def _export(checkpoint: Path, bundle: Path, answer_tokens: int, **settings: Any) -> None:
     from export.commands.language import LanguageSettings
 
+    chosen = settings or {"threshold": -math.inf}
     with _in_silence():
         LanguageSettings(
-            checkpoint=checkpoint,
-            threshold=-math.inf,
-            max_new_tokens=answer_tokens,
-            out=bundle,
+            checkpoint=checkpoint, max_new_tokens=answer_tokens, out=bundle, **chosen
         ).run()
 
 

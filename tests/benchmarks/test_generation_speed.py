@@ -22,6 +22,7 @@ from benchmarks.generation.comparison import (
 )
 from benchmarks.generation.figures import prefill_figures, token_figures
 from benchmarks.generation.models import Made, make, numbered_words
+from benchmarks.generation.quantized_figures import quantized_figures
 from benchmarks.latency import LatencySettings
 from benchmarks.peers import genai
 from benchmarks.peers.answering import Request
@@ -107,6 +108,16 @@ def test_one_figure_of_tokens_has_a_limit(figures):
     limits = {name: figure.limit for name, figure in figures.items() if figure.limit is not None}
     assert limits == {f"time per token, ours / {OPTIMUM}": 0.6}
     assert len(figures) == 6
+
+
+def test_a_quantized_bundle_is_timed_beside_the_float_one(made, tmp_path):
+    settings = GenerationSettings(rounds=2, tokens=5)
+    (figure,) = quantized_figures(made, tmp_path, settings, ["int8-dynamic"])
+    assert figure.name == "time per token, int8-dynamic / float32"
+    assert len(figure.samples) == 2
+    assert figure.value > 0
+    decoder = Decoder.open(tmp_path / "int8-dynamic")
+    assert "int8-dynamic" in str(decoder.metadata.extra["quantization"])
 
 
 def test_a_prefill_is_compared_with_logits_of_every_position(made, tmp_path):
