@@ -7,11 +7,11 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from edge_runtime.cloud.answers import Cloud, CloudAnswers
 from edge_runtime.cloud.connect import connect
 from edge_runtime.edge import Edge, open_edge
 from edge_runtime.errors import BundleError, SettingError, UseError
-from edge_runtime.forwarding import read_batch
+from edge_runtime.forwarding import Batch, read_batch
 from edge_runtime.model import Gated
 from edge_runtime.outcomes import Divided, Outcome, Unanswered, replaced
 from edge_runtime.policies.policy import Policy
@@ -38,6 +38,15 @@ Forward = Literal["original", "model_input"]
 _log = logging.getLogger("edge_runtime")
 _NOBODY = 0
 """Process id of a cascade that was closed."""
+
+
+class _Begun(NamedTuple):
+    """A call under way."""
+
+    batch: Batch
+    request_id: str
+    deadline_s: float | None
+    start: float
 
 
 class Cascade:
@@ -215,13 +224,46 @@ class Cascade:
             CloudError: M_L gave no usable answer, and the policy says `on_cloud_failure="raise"`.
             UseError: The cascade is closed, or was opened in another process.
         """
+        begun = self._begun(given, deadline_s, request_id)
+        feeds = self.edge.intake.feeds(begun.batch.rows)
+        fed = perf_counter()
+        return self._settled(begun, self.edge.run(begun.batch.rows, feeds), fed)
+
+    def stream(self, prompt: str, *, deadline_s: float | None = None) -> Iterator[str | Answer]:
+        """Yield M_S's text piece by piece as it comes, and at last the answer with the verdict.
+
+        Where M_L answers instead, the answer's text replaces what was yielded: it is whole, and
+        ends early on M_S's side where the deferral is certain. Leaving the iterator ends the
+        generation, and nothing is forwarded. With `mode="cloud_only"` there are no pieces.
+
+        Args:
+            prompt: The text.
+            deadline_s: Longest wait for the cloud, in seconds.
+
+        Raises:
+            UseError: M_S gives no text; or see `batch`, for the other errors as well.
+        """
+        begun = self._begun([prompt], deadline_s, None)
+        if self.policy.mode == "cloud_only":
+            return iter(self.batch([prompt], deadline_s=deadline_s))
+        return self._streamed(begun, self.edge.stream(prompt))
+
+    def _streamed(self, begun: _Begun, said: Iterator[str | Gated]) -> Iterator[str | Answer]:
+        for piece in said:
+            if isinstance(piece, Gated):
+                yield from self._settled(begun, piece, begun.start)
+            else:
+                yield piece
+
+    def _begun(self, given: Any, deadline_s: float | None, request_id: str | None) -> _Begun:
         start = perf_counter()
         self.check_usable()
         request_id = request_id or f"{self._id_prefix}-{next(self._id_number)}"
-        batch = read_batch(given, self.edge.intake)
-        feeds = self.edge.intake.feeds(batch.rows)
-        fed = perf_counter()
-        gated = self.edge.run(batch.rows, feeds)
+        return _Begun(read_batch(given, self.edge.intake), request_id, deadline_s, start)
+
+    def _settled(self, begun: _Begun, gated: Gated, fed: float) -> list[Answer]:
+        """Ask M_L for what M_S defers, and count the answers."""
+        batch, request_id, deadline_s, start = begun
         gate_s = perf_counter()
         defer: list[bool] = gated.defer.tolist()
         deferred = defer.count(True)

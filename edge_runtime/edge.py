@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,13 @@ class Edge(Protocol):
 
     def run(self, rows: npt.NDArray[Any], feeds: Mapping[str, npt.NDArray[Any]]) -> Gated:
         """Answer a batch that the intake has made feeds of."""
+
+    def stream(self, prompt: str) -> Iterator[str | Gated]:
+        """Yield the answer to a prompt piece by piece, and at last what the gate says of it.
+
+        Raises:
+            UseError: It gives no text.
+        """
 
     def finished(self, gated: Gated, rows: npt.NDArray[Any]) -> Gated:
         """Return what a batch says where M_S has to answer it after all; see `Gated.unfinished`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
-from edge_runtime.errors import BundleError, InputError, SettingError
+from edge_runtime.errors import BundleError, InputError, SettingError, UseError
 from edge_runtime.intake import blank_input, kind_of, open_intake
 from edge_runtime.sessions import SessionSettings, open_session, reason_of
 
@@ -113,6 +113,17 @@ class EdgeModel:
             ) from None
         unusable = self.intake.unusable(rows)
         return gated if unusable is None else _deferred(gated, unusable)
+
+    def stream(self, prompt: str) -> Iterator[str | Gated]:  # noqa: ARG002 - see `Edge`
+        """Refuse: a classifier gives no text.
+
+        Raises:
+            UseError: Always.
+        """
+        raise UseError(
+            "expected a language model's bundle to stream, this one is of a classifier: call the "
+            "cascade instead"
+        )
 
     def finished(self, gated: Gated, rows: npt.NDArray[Any]) -> Gated:  # noqa: ARG002 - see `Edge`
         """Return what was said: a classifier leaves nothing unfinished."""

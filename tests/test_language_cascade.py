@@ -7,7 +7,7 @@ import pytest
 from tools.things import new_language_model, write_task
 
 from benchmarks.server import running_server
-from edge_runtime import Cascade, Source
+from edge_runtime import Cascade, Policy, Source
 from edge_runtime.decoding import Decoder
 from edge_runtime.errors import InputError, SettingError
 from export.commands.language import LanguageSettings
@@ -62,6 +62,57 @@ def test_the_edge_answers_what_it_is_sure_of_and_the_cloud_the_rest(world, addre
     assert right > np.mean(
         [task.is_right(a.text, e) for a, e in zip(small, task.test, strict=True)]
     )
+
+
+def test_a_stream_ends_with_the_answer_of_the_cascade(world, address):
+    task, bundle, _ = world
+    prompts = [example.prompt for example in task.test]
+    with Cascade.open(bundle, cloud=address, deadline_s=DEADLINE_S) as cascade:
+        answers = cascade.batch(prompts)
+        streamed = [list(cascade.stream(prompt)) for prompt in prompts]
+        counted = cascade.stats.snapshot().answers
+    assert {answer.source for answer in answers} == {Source.EDGE, Source.CLOUD}
+    for answer, (*pieces, last) in zip(answers, streamed, strict=True):
+        assert (last.text, last.source, last.deferred) == (
+            answer.text,
+            answer.source,
+            answer.deferred,
+        )
+        assert last.error is None
+        if last.source is Source.EDGE:
+            assert "".join(pieces) == answer.text
+    assert counted == 2 * len(prompts)
+
+
+def test_a_stream_that_is_left_forwards_nothing(world, address):
+    task, bundle, _ = world
+    with Cascade.open(bundle, cloud=address, deadline_s=DEADLINE_S, threshold=math.inf) as cascade:
+        stream = cascade.stream(task.test[0].prompt)
+        stream.close()
+        assert cascade.sent_bytes == 0
+        (*_, last) = cascade.stream(task.test[0].prompt)
+        assert last.source is Source.CLOUD
+        assert cascade.sent_bytes > 0
+
+
+def test_a_stream_without_a_cloud_ends_with_the_whole_answer(world):
+    task, bundle, _ = world
+    prompt = task.test[0].prompt
+    with Cascade.open(bundle, threshold=math.inf) as cascade:
+        *pieces, last = cascade.stream(prompt)
+    (whole,) = Decoder.open(bundle).generate([prompt], stop_when_certain=False)
+    assert (last.text, last.source) == (whole.text, Source.EDGE_FALLBACK)
+    assert whole.text.startswith("".join(pieces))
+
+
+def test_a_model_that_answers_all_in_the_cloud_streams_no_pieces(world, address):
+    task, bundle, large = world
+    prompt = task.test[0].prompt
+    policy = Policy(mode="cloud_only")
+    with Cascade.open(bundle, cloud=address, deadline_s=DEADLINE_S, policy=policy) as cascade:
+        (answer,) = cascade.stream(prompt)
+    assert answer.source is Source.CLOUD
+    assert answer.text == open_language_model(large).generate([prompt], 12).texts[0]
 
 
 def test_without_a_cloud_the_small_model_answers_and_says_why(world):

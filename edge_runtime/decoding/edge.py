@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,11 @@ class EdgeGenerator:
     def run(self, rows: npt.NDArray[Any], feeds: Mapping[str, npt.NDArray[Any]]) -> Gated:  # noqa: ARG002 - prompts are tokenized where they are decoded
         """Answer a batch of prompts; one that cannot be answered has the confidence NaN."""
         return _gated(self.decoder.generate(rows.tolist()))
+
+    def stream(self, prompt: str) -> Iterator[str | Gated]:
+        """Yield the answer to a prompt piece by piece, and at last what the gate says of it."""
+        for said in self.decoder.stream(prompt):
+            yield _gated([said]) if isinstance(said, Generation) else said
 
     def finished(self, gated: Gated, rows: npt.NDArray[Any]) -> Gated:
         """Generate again, and whole, what ended early: nobody else answers it now."""

@@ -19,6 +19,7 @@ from edge_runtime import (
     InputError,
     SettingError,
     Source,
+    UseError,
 )
 from train.models import open_checkpoint
 
@@ -184,3 +185,8 @@ def test_run_and_doctor_speak_to_a_user(bundle, address, pictures, tmp_path):
     done = command("doctor", "--bundle", bundle, "--cloud", "127.0.0.1:9")
     assert done.returncode == 1
     assert "FAIL  cloud" in done.stdout
+
+
+def test_a_classifier_streams_nothing(bundle):
+    with Cascade.open(bundle) as cascade, pytest.raises(UseError, match="call the cascade"):
+        cascade.stream(np.zeros((8, 8, 3), np.uint8))
