@@ -56,7 +56,11 @@ def on_prompts():
 
 
 def commands(section):
-    return [shlex.split(line) for block in blocks(section, "sh") for line in block.splitlines()]
+    return [
+        shlex.split(line, comments=True)
+        for block in blocks(section, "sh")
+        for line in block.splitlines()
+    ]
 
 
 def in_small(words, task):
