@@ -171,7 +171,9 @@ def test_any_of_a_models_ends_ends_an_answer(tmp_path):
     lm = chatty(tmp_path / "chatty", [first, second, 10**6])
     assert lm.ends == tuple(sorted({lm.tokenizer.eos_token_id, first, second}))
     generated = lm.generate(PROMPTS, 9)
-    steps = list(lm.steps(lm.tokenizer(PROMPTS)["input_ids"], [9] * len(PROMPTS)))
+    batch, steps = lm.batch(lm.tokenizer(PROMPTS)["input_ids"], [9] * len(PROMPTS)), []
+    while len(batch):
+        steps.append(batch.step())
     for row, tokens in enumerate(free.tokens.tolist()):
         length = next((i + 1 for i, token in enumerate(tokens) if token in lm.ends), 9)
         assert generated.tokens[row][generated.counted[row]].tolist() == tokens[:length]
