@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, Self
 
 from edge_runtime.environment import describe
 
+_LEAST: Final = 5e-4
 Statistic = Literal["median", "sum", "slope", "greatest", "share"]
 
 
@@ -63,7 +64,7 @@ class Figure:
 
     def line(self) -> str:
         """Return how it is printed."""
-        value = f"{'-':>8}" if self.value is None else f"{self.value:8.3f}"
+        value = f"{'-':>8}" if self.value is None else _in_digits(self.value)
         side = "at least" if self.at_least else "limit"
         limit = "no limit" if self.limit is None else f"{side} {self.limit:g}"
         measured = f"{value} {self.unit:3} {limit}"
@@ -81,6 +82,11 @@ class Figure:
         if not self.samples:
             del content["samples"], content["statistic"]
         return content
+
+
+def _in_digits(value: float) -> str:
+    """Return three decimals, and where they would all be noughts, the digits that there are."""
+    return f"{value:8.3f}" if value == 0 or not abs(value) < _LEAST else f"{value:8.1e}"
 
 
 def _slope(points: Sequence[Sequence[float]]) -> float:

@@ -43,6 +43,8 @@ def test_a_figure_is_printed_beside_its_limit():
     line = " ".join(FIGURE.line().split())
     assert line == "edge call 12.500 us limit 15 met (50 and 62.5 us)"
     assert "MISSED" in replace(FIGURE, value=20.0).line()
+    assert " 6.9e-05 " in replace(FIGURE, value=6.9e-5).line()
+    assert " 0.000 " in replace(FIGURE, value=0.0).line()
     assert "at least 0.95" in replace(FIGURE, limit=0.95, at_least=True).line()
     assert "- us  limit 15  not measured  (no such library)" in (
         replace(FIGURE, value=None, detail="no such library").line()
