@@ -42,11 +42,11 @@ def _precision(name: str, row: dict[str, Any]) -> tuple[str, ...]:
 def goals(rows: dict[str, Any]) -> str:
     """Return, goal by goal, what became of it on the test split."""
     wanted = list(next(iter(rows.values()))["goals"])
-    lines = [(name, *(_outcome(row["goals"][g], g) for g in wanted)) for name, row in rows.items()]
+    lines = [(name, *(_outcome_cell(row["goals"][g], g) for g in wanted)) for name, row in rows.items()]
     return _table(("source, precision", *wanted), lines)
 
 
-def _outcome(found: dict[str, Any], goal: str) -> str:
+def _outcome_cell(found: dict[str, Any], goal: str) -> str:
     if "refused" in found:
         return "refused"
     error = found["wrong"] / found["answered"] if found["answered"] else 0.0

@@ -27,7 +27,7 @@ def table(results: dict[str, Any]) -> str:
 def _of_calls(variants: dict[str, Any]) -> list[list[str]]:
     rows = []
     for source in ("edge", "deferred"):
-        cells = [_latency(v["latency"][source]) for v in variants.values()]
+        cells = [_latency_cell(v["latency"][source]) for v in variants.values()]
         rows.append([f"{source} latency p50 / p90 / p99, ms", *cells])
     rows.append(["bytes sent an input", *(f"{v['bytes_sent']:.0f}" for v in variants.values())])
     return rows
@@ -41,7 +41,7 @@ def _cell(figure: dict[str, float]) -> str:
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
-def _latency(times: dict[str, float]) -> str:
+def _latency_cell(times: dict[str, float]) -> str:
     return " / ".join(f"{times[name]:.2f}" for name in _LATENCIES)
 
 

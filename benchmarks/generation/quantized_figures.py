@@ -16,8 +16,8 @@ from edge_runtime.decoding import Decoder
 
 KINDS: Final = ("fp16", "int8-dynamic", "int4")
 _FLOAT: Final = "float32"
-_PROMPTS: Final = 8
-_PROMPT_TOKENS: Final = 8
+_QUANTIZED_PROMPTS: Final = 8
+_QUANTIZED_PROMPT_TOKENS: Final = 8
 
 
 def quantized_figures(
@@ -34,7 +34,7 @@ def quantized_figures(
         kinds: Of quantization.
     """
     prompts = [
-        made.request(_PROMPT_TOKENS, 1, settings.seed + number).text for number in range(_PROMPTS)
+        made.request(_QUANTIZED_PROMPT_TOKENS, 1, settings.seed + number).text for number in range(_QUANTIZED_PROMPTS)
     ]
     bundles = {_FLOAT: made.bundle} | {
         kind: quantized(made, kind, folder, prompts) for kind in kinds
@@ -43,11 +43,11 @@ def quantized_figures(
     turns: dict[str, list[float]] = {name: [] for name in decoders}
     for i in tqdm(range(settings.rounds + 1), desc="rounds", leave=False, disable=None):
         for name, decoder in decoders.items():
-            took_ms = _token_ms(decoder, prompts[i % _PROMPTS], settings.tokens)
+            took_ms = _token_ms(decoder, prompts[i % _QUANTIZED_PROMPTS], settings.tokens)
             if i:  # the first round warms up
                 turns[name].append(took_ms)
     sizes = {name: _size(path) for name, path in bundles.items()}
-    return [_figure(kind, turns, sizes, made.size) for kind in kinds]
+    return [_quantized_figure(kind, turns, sizes, made.size) for kind in kinds]
 
 
 def _token_ms(decoder: Decoder, prompt: str, tokens: int) -> float:
@@ -59,7 +59,7 @@ def _size(bundle: Path) -> float:
     return sum(file.stat().st_size for file in bundle.glob("model.onnx*")) / 1e6
 
 
-def _figure(
+def _quantized_figure(
     kind: str, turns: dict[str, list[float]], sizes: dict[str, float], model: str
 ) -> Figure:
     ratios = [ours / whole for ours, whole in zip(turns[kind], turns[_FLOAT], strict=True)]

@@ -10,8 +10,8 @@ import numpy as np
 FEATURES: Final = 64
 HIDDEN: Final = 128
 CLASSES: Final = 10
-INPUT: Final = "input"
-OUTPUT: Final = "logits"
+MLP_INPUT: Final = "input"
+MLP_OUTPUT: Final = "logits"
 
 
 def write_mlp(file: Path, *, seed: int = 0) -> None:
@@ -26,16 +26,16 @@ def write_mlp(file: Path, *, seed: int = 0) -> None:
         for name, shape in sizes.items()
     ]
     nodes = [
-        helper.make_node("Gemm", [INPUT, "w1", "b1"], ["sums"]),
+        helper.make_node("Gemm", [MLP_INPUT, "w1", "b1"], ["sums"]),
         helper.make_node("Relu", ["sums"], ["hidden"]),
-        helper.make_node("Gemm", ["hidden", "w2", "b2"], [OUTPUT]),
+        helper.make_node("Gemm", ["hidden", "w2", "b2"], [MLP_OUTPUT]),
     ]
     floats = onnx.TensorProto.FLOAT
     graph = helper.make_graph(
         nodes,
         "mlp",
-        [helper.make_tensor_value_info(INPUT, floats, ["n", FEATURES])],
-        [helper.make_tensor_value_info(OUTPUT, floats, ["n", CLASSES])],
+        [helper.make_tensor_value_info(MLP_INPUT, floats, ["n", FEATURES])],
+        [helper.make_tensor_value_info(MLP_OUTPUT, floats, ["n", CLASSES])],
         weights,
     )
     opset = [helper.make_opsetid("", 17)]

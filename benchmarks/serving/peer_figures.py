@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.figure import Figure
-from benchmarks.peers.mlp import FEATURES, INPUT, write_mlp
+from benchmarks.peers.mlp import FEATURES, MLP_INPUT, write_mlp
 from benchmarks.peers.mlserver import EXECUTABLE, MLServer, write_repository
 from benchmarks.resident import processor_s
 from benchmarks.server import Server
@@ -96,7 +96,7 @@ def peer_figures(folder: Path, seed: int, rounds: int, *, turn_s: float = _TURN_
     graph = folder / "mlp.onnx"
     write_mlp(graph, seed=seed)
     row = np.random.default_rng(seed).normal(size=(1, FEATURES)).astype(np.float32)
-    request = prepared(graph.stem, INPUT, row)
+    request = prepared(graph.stem, MLP_INPUT, row)
     with _servers(folder, graph) as servers:
         for name, server in servers.items():
             if name != _BARE:

@@ -49,7 +49,7 @@ def soak_figures(folder: Path, seed: int, requests: int) -> list[Figure]:
     if len(after) < _LEAST_SAMPLES:
         detail = f"{requests} requests are too few to tell"
         return [Figure(name, None, _LIMIT_BYTES, "B", detail)]
-    return [_figure(name, after, done)]
+    return [_soak_figure(name, after, done)]
 
 
 def _soak(server: Server, plan: Plan, requests: int) -> tuple[list[tuple[int, int]], Outcome]:
@@ -66,7 +66,7 @@ def _soak(server: Server, plan: Plan, requests: int) -> tuple[list[tuple[int, in
     return points, done
 
 
-def _figure(name: str, after: list[tuple[int, int]], done: Outcome) -> Figure:
+def _soak_figure(name: str, after: list[tuple[int, int]], done: Outcome) -> Figure:
     calls, held = np.array(after, float).T
     _, error = slope(calls, held)
     came = ", ".join(f"{count} {status}" for status, count in sorted(done.counts.items()))

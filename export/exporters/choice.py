@@ -11,7 +11,8 @@ from typing import Literal
 from torch import Tensor
 
 from export.errors import GraphError
-from export.exporters import optimum_onnx, torch_onnx
+from export.exporters.optimum_onnx import export_with_optimum, optimum_knows
+from export.exporters.torch_onnx import export_with_torch
 from export.external import OnnxFile, load_onnx
 from export.graphs import strip_traces
 from train.models import Checkpoint
@@ -67,13 +68,13 @@ def _exported(
     exporter: Exporter,
     folder: Path,
 ) -> Path:
-    if exporter == "optimum" or (exporter == "auto" and optimum_onnx.knows(checkpoint)):
+    if exporter == "optimum" or (exporter == "auto" and optimum_knows(checkpoint)):
         try:
-            return optimum_onnx.export(checkpoint, folder)
+            return export_with_optimum(checkpoint, folder)
         except GraphError as error:
             if exporter == "optimum":
                 raise
             print(f"note: {error}; torch.onnx is used instead", file=sys.stderr)
     file = folder / "torch.onnx"
-    torch_onnx.export(checkpoint, example, free, file)
+    export_with_torch(checkpoint, example, free, file)
     return file

@@ -14,7 +14,7 @@ from export.exporters.torch_onnx import OPSET, quiet
 from train.models import Checkpoint
 
 
-def knows(checkpoint: Checkpoint) -> bool:
+def optimum_knows(checkpoint: Checkpoint) -> bool:
     """Return whether optimum is installed and has the architecture."""
     try:
         from optimum.exporters.onnx import onnx_export_from_model  # noqa: F401 - may fail to import
@@ -32,7 +32,7 @@ def knows(checkpoint: Checkpoint) -> bool:
     return contract.TASKS[checkpoint.kind] in tasks
 
 
-def export(checkpoint: Checkpoint, folder: Path) -> Path:
+def export_with_optimum(checkpoint: Checkpoint, folder: Path) -> Path:
     """Write a graph from the model's inputs to `logits`, and return its file.
 
     Args:

@@ -34,10 +34,10 @@ class _Logits(nn.Module):
         return logits
 
 
-def export(
+def export_with_torch(
     checkpoint: Checkpoint, example: Mapping[str, Tensor], free: Mapping[int, str], file: Path
 ) -> None:
-    """Write a graph from the example's names to `logits`; see `export.exporters.export_logits`.
+    """Write a graph from the example's names to `logits`; see `export_logits`.
 
     Raises:
         GraphError: The model cannot be traced.

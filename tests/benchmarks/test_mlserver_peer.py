@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from benchmarks.errors import ServerStartError
-from benchmarks.peers.mlp import CLASSES, FEATURES, INPUT, OUTPUT, write_mlp
+from benchmarks.peers.mlp import CLASSES, FEATURES, MLP_INPUT, MLP_OUTPUT, write_mlp
 from benchmarks.peers.mlserver import EXECUTABLE, MLServer, write_repository
 from edge_runtime.cloud.model import CloudModel
 
@@ -20,7 +20,7 @@ pytestmark = [
     ),
 ]
 LABELS = [str(number) for number in range(CLASSES)]
-FOREIGN = {"cloud_input": INPUT, "cloud_output": OUTPUT, "cloud_reduce": "argmax"}
+FOREIGN = {"cloud_input": MLP_INPUT, "cloud_output": MLP_OUTPUT, "cloud_reduce": "argmax"}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def onnx_file(tmp_path_factory):
 def test_many_calls_at_once_get_each_its_own_answer(onnx_file, tmp_path, settings):
     rows = np.random.default_rng(5).normal(size=(60, 2, FEATURES)).astype(np.float32)
     session = onnxruntime.InferenceSession(onnx_file)
-    expected = [session.run(None, {INPUT: row})[0].argmax(1).tolist() for row in rows]
+    expected = [session.run(None, {MLP_INPUT: row})[0].argmax(1).tolist() for row in rows]
     write_repository(tmp_path / "repository", onnx_file, **settings)
     with (
         MLServer(tmp_path / "repository") as server,

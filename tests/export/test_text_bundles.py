@@ -21,7 +21,7 @@ from export.commands.inspect import InspectSettings, describe
 from export.commands.retune import RetuneSettings
 from export.commands.verify import VerifySettings
 from export.errors import GraphError, LabelError, PreprocessingError, VerificationError
-from export.exporters import optimum_onnx
+from export.exporters import optimum_knows
 from export.session import run_bundle
 from train.data import load
 from train.deferral_head import DeferralHeadSettings
@@ -104,7 +104,7 @@ def test_optimum_and_torch_decide_alike_and_auto_takes_optimum(checkpoints, text
 
 
 def test_optimum_is_not_taken_for_a_model_it_does_not_know(small_checkpoint):
-    assert not optimum_onnx.knows(open_checkpoint(small_checkpoint))
+    assert not optimum_knows(open_checkpoint(small_checkpoint))
 
 
 @pytest.mark.skipif(not HAS_OPTIMUM, reason="optimum-onnx does not go with this transformers")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from train.data.labelled import LabelledData, Splits, split_stratified
 
@@ -14,7 +13,7 @@ _SPLIT_SEED = 0  # one split for every training seed, so that runs are compared 
 _BRIGHTEST = 16
 
 
-def load(*, more: bool = False) -> Splits:
+def load_built_in(*, more: bool = False) -> Splits:
     """Return the digits as RGB pictures.
 
     The set is easy: with the usual 80 % to train on, a SmallCNN makes about one error in a hundred,
@@ -26,6 +25,8 @@ def load(*, more: bool = False) -> Splits:
     Args:
         more: Return the larger training split.
     """
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     grey = np.round(digits.images * (255 / _BRIGHTEST)).astype(np.uint8)
     labels = digits.target.astype(np.int64)

@@ -33,9 +33,7 @@ def load(name: str, *, seed: int = 0, limit: int | None = None) -> Splits:
         DataError: It is missing or unreadable, or has no usable labels.
     """
     if name in {DIGITS, DIGITS_MORE}:
-        from train.data import digits
-
-        return digits.load(more=name == DIGITS_MORE).limited(limit)
+        return load_built_in(more=name == DIGITS_MORE).limited(limit)
     splits = _carve(_found(name, limit), seed, name)
     _check_classes(splits, name)
     return splits.limited(limit)

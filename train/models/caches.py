@@ -50,10 +50,10 @@ def join_rows(cache: Any, other: Any) -> None:
     """Add the rows of another cache; the one with fewer columns is filled in front."""
     columns = max(cache.get_seq_length(), other.get_seq_length())
     for layer, added in zip(cache.layers, other.layers, strict=True):
-        layer.keys = torch.cat([_filled(layer.keys, columns), _filled(added.keys, columns)])
-        layer.values = torch.cat([_filled(layer.values, columns), _filled(added.values, columns)])
+        layer.keys = torch.cat([_filled_states(layer.keys, columns), _filled_states(added.keys, columns)])
+        layer.values = torch.cat([_filled_states(layer.values, columns), _filled_states(added.values, columns)])
 
 
-def _filled(states: Tensor, columns: int) -> Tensor:
+def _filled_states(states: Tensor, columns: int) -> Tensor:
     """Return states float [n, heads, columns, size], noughts in front."""
     return pad(states, (0, 0, columns - states.shape[2], 0))

@@ -18,40 +18,40 @@ from train.data.tasks.sources import Source
 from train.data.tasks.task import Example, Task
 from train.errors import DataError
 
-_HUB: Final = "allenai/ai2_arc"
-SOURCES: Final = {
-    "arc-easy": Source("arc", _HUB, "ARC-Easy", "ARC-Easy-"),
-    "arc-challenge": Source("arc", _HUB, "ARC-Challenge", "ARC-Challenge-"),
+_ARC_HUB: Final = "allenai/ai2_arc"
+ARC_SOURCES: Final = {
+    "arc-easy": Source("arc", _ARC_HUB, "ARC-Easy", "ARC-Easy-"),
+    "arc-challenge": Source("arc", _ARC_HUB, "ARC-Challenge", "ARC-Challenge-"),
 }
-_MOST: Final = 5
+_MOST_CHOICES: Final = 5
 
 
-def load(name: str, data: str | None, seed: int) -> Task:
+def load_arc(name: str, data: str | None, seed: int) -> Task:
     """Return one of the two tasks; what is labelled 1 to 5 is lettered, by position.
 
     Raises:
         DataError: The data are missing or damaged.
     """
-    found = SOURCES[name].rows(SOURCES[name].place(data))
+    found = ARC_SOURCES[name].rows(ARC_SOURCES[name].place(data))
     examples = {
-        split: [_example(row, f"{split}-{i}") for i, row in enumerate(rows)]
+        split: [_arc_example(row, f"{split}-{i}") for i, row in enumerate(rows)]
         for split, rows in found.items()
     }
-    answers = letters(_MOST)
+    answers = letters(_MOST_CHOICES)
     return assemble(name, examples, LetterParser(answers), seed=seed, answers=answers)
 
 
-def _example(row: Row, number: str) -> Example:
+def _arc_example(row: Row, number: str) -> Example:
     texts, labels = labelled_choices(row)
     if len(set(labels)) < len(labels) or len(labels) != len(texts):
         raise DataError(f"expected a label of its own for each choice in {row.where}, got {labels}")
-    choices = choice_texts(texts, row.where, _MOST)
+    choices = choice_texts(texts, row.where, _MOST_CHOICES)
     letter = letter_of(row.text("answerKey"), labels, row.where)
-    asked = ChoiceQuestion(_stem(row), choices, letter)
+    asked = ChoiceQuestion(_arc_stem(row), choices, letter)
     return Example(str(row.values.get("id") or number), asked.prompt(), asked.completion(), letter)
 
 
-def _stem(row: Row) -> str:
+def _arc_stem(row: Row) -> str:
     question = row.get("question")
     return (Row(question, row.where) if isinstance(question, dict) else row).text(
         "stem" if isinstance(question, dict) else "question"

@@ -15,7 +15,7 @@ from train.errors import DataError
 _SUFFIX: Final = ".jsonl"
 
 
-def load(path: Path, seed: int) -> Task:
+def load_completions(path: Path, seed: int) -> Task:
     """Return the task of a file, or of a folder with train, validation and test.
 
     An answer is right where it is the completion, white space apart. A file is split by the seed,
@@ -33,7 +33,7 @@ def load(path: Path, seed: int) -> Task:
         )
     examples = {
         split: [
-            _example(row, f"{split}-{i}")
+            _completion_example(row, f"{split}-{i}")
             for i, row in enumerate(row for p in paths for row in read_rows(p))
         ]
         for split, paths in files.items()
@@ -41,7 +41,7 @@ def load(path: Path, seed: int) -> Task:
     return assemble(str(path), examples, parse_text, seed=seed)
 
 
-def _example(row: Row, number: str) -> Example:
+def _completion_example(row: Row, number: str) -> Example:
     row.text("prompt")  # it must not be empty, but line ends at its end are a part of it
     prompt = row.get("prompt").rstrip(" \t")
     completion = row.get("completion")

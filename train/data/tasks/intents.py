@@ -16,7 +16,7 @@ from train.data.tasks.sources import Found, Source
 from train.data.tasks.task import Example, Task
 from train.errors import DataError
 
-SOURCES: Final = {
+INTENT_SOURCES: Final = {
     "clinc150": Source("clinc150", "clinc/clinc_oos", "plus"),
     "banking77": Source("banking77", "PolyAI/banking77"),
 }
@@ -27,13 +27,13 @@ _FULL_SPLITS: Final = {"train": "train", "validation": "val", "test": "test"}
 _LABELS: Final = ("label_text", "category", "intent", "label")
 
 
-def load(name: str, data: str | None, seed: int) -> Task:
+def load_intents(name: str, data: str | None, seed: int) -> Task:
     """Return one of the two tasks; CLINC150's out-of-scope class is no part of it.
 
     Raises:
         DataError: The data are missing or damaged, or two labels have the same words.
     """
-    source = SOURCES[name]
+    source = INTENT_SOURCES[name]
     place = source.place(data)
     found = _full_file(place) if isinstance(place, Path) else None
     kept = {
@@ -42,7 +42,7 @@ def load(name: str, data: str | None, seed: int) -> Task:
     }
     answers = _answers(place, kept)
     examples = {
-        split: [_example(row, f"{split}-{i}") for i, row in enumerate(rows)]
+        split: [_intent_example(row, f"{split}-{i}") for i, row in enumerate(rows)]
         for split, rows in kept.items()
     }
     return assemble(name, examples, LabelParser(answers), seed=seed, answers=answers)
@@ -97,7 +97,7 @@ def _names(content: Any, path: Path) -> Sequence[str]:
     return content
 
 
-def _example(row: Row, number: str) -> Example:
+def _intent_example(row: Row, number: str) -> Example:
     label = label_words(_label(row))
     text = " ".join(row.text("text", "query").split())
     return Example(number, f"Text: {text}\nIntent:", f" {label}", label)

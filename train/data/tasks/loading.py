@@ -7,26 +7,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from train.data.tasks import arc, completions, gsm8k, intents, mmlu, svamp
+from train.data.tasks.arc import ARC_SOURCES, load_arc
+from train.data.tasks.completions import load_completions
+from train.data.tasks.gsm8k import GSM8K_SOURCES, load_gsm8k
+from train.data.tasks.intents import INTENT_SOURCES, load_intents
+from train.data.tasks.mmlu import MMLU_SHOTS, MMLU_SOURCES, load_mmlu
+from train.data.tasks.svamp import SVAMP_SOURCES, load_svamp
 from train.data.tasks.sources import Source
 from train.data.tasks.task import Task
 from train.errors import DataError
 
 SOURCES: Final[dict[str, Source]] = {
-    **arc.SOURCES,
-    **mmlu.SOURCES,
-    **gsm8k.SOURCES,
-    **svamp.SOURCES,
-    **intents.SOURCES,
+    **ARC_SOURCES,
+    **MMLU_SOURCES,
+    **GSM8K_SOURCES,
+    **SVAMP_SOURCES,
+    **INTENT_SOURCES,
 }
 TASKS: Final[tuple[str, ...]] = tuple(SOURCES)
 """The known tasks."""
 
 _LOADERS: Final[dict[str, Callable[[str, str | None, int], Task]]] = {
-    **dict.fromkeys(arc.SOURCES, arc.load),
-    **dict.fromkeys(gsm8k.SOURCES, gsm8k.load),
-    **dict.fromkeys(svamp.SOURCES, svamp.load),
-    **dict.fromkeys(intents.SOURCES, intents.load),
+    **dict.fromkeys(ARC_SOURCES, load_arc),
+    **dict.fromkeys(GSM8K_SOURCES, load_gsm8k),
+    **dict.fromkeys(SVAMP_SOURCES, load_svamp),
+    **dict.fromkeys(INTENT_SOURCES, load_intents),
 }
 
 
@@ -61,8 +66,8 @@ def load_task(
 
 
 def _loaded(name: str, data: str | None, shots: int | None, seed: int) -> Task:
-    if name in mmlu.SOURCES:
-        return mmlu.load(name, data, seed, mmlu.SHOTS if shots is None else shots)
+    if name in MMLU_SOURCES:
+        return load_mmlu(name, data, seed, MMLU_SHOTS if shots is None else shots)
     if name in _LOADERS:
         return _LOADERS[name](name, data, seed)
     path = Path(name).expanduser()
@@ -70,13 +75,13 @@ def _loaded(name: str, data: str | None, shots: int | None, seed: int) -> Task:
         raise _unknown(name)
     if data is not None:
         raise DataError(f"expected no other data beside the path {name}, got {data}: name one")
-    return completions.load(path, seed)
+    return load_completions(path, seed)
 
 
 def _check_shots(name: str, shots: int | None) -> None:
     if shots is None:
         return
-    if name not in mmlu.SOURCES:
+    if name not in MMLU_SOURCES:
         raise DataError(f"expected shots for mmlu alone, got {shots} for {name}: leave them out")
     if shots < 0:
         raise DataError(f"expected shots of at least 0, got {shots}")

@@ -15,9 +15,9 @@ from train.data.tasks.sources import Found, Source
 from train.data.tasks.task import Example, Task
 from train.errors import DataError
 
-SOURCES: Final = {"mmlu": Source("mmlu", "cais/mmlu", "all")}
-SHOTS: Final = 5
-_LETTERS: Final = letters(4)
+MMLU_SOURCES: Final = {"mmlu": Source("mmlu", "cais/mmlu", "all")}
+MMLU_SHOTS: Final = 5
+_MMLU_LETTERS: Final = letters(4)
 _COLUMNS: Final = 6
 # The test and dev of the original release; its "auxiliary_train" comes from other data sets and
 # names no subjects, so that it has no examples to go before.
@@ -31,7 +31,7 @@ class _Asked:
     where: str
 
 
-def load(name: str, data: str | None, seed: int, shots: int) -> Task:
+def load_mmlu(name: str, data: str | None, seed: int, shots: int) -> Task:
     """Return the task; it has no training split, and a validation split where the data have.
 
     Args:
@@ -43,13 +43,13 @@ def load(name: str, data: str | None, seed: int, shots: int) -> Task:
     Raises:
         DataError: The data are missing or damaged, or a subject has too few examples in `dev`.
     """
-    place = SOURCES[name].place(data)
+    place = MMLU_SOURCES[name].place(data)
     original = isinstance(place, Path) and _original_folder(place)
-    found = _original_rows(original) if original else SOURCES[name].rows(place)
+    found = _original_rows(original) if original else MMLU_SOURCES[name].rows(place)
     asked = {split: [_asked(row) for row in found.get(split, ())] for split in _ORIGINAL}
     openings = _Openings(asked.pop("dev"), shots)
-    examples = {split: list(_examples(rows, openings, split)) for split, rows in asked.items()}
-    return assemble(name, examples, LetterParser(_LETTERS), seed=seed, answers=_LETTERS)
+    examples = {split: list(_mmlu_examples(rows, openings, split)) for split, rows in asked.items()}
+    return assemble(name, examples, LetterParser(_MMLU_LETTERS), seed=seed, answers=_MMLU_LETTERS)
 
 
 class _Openings:
@@ -74,7 +74,7 @@ class _Openings:
         return "\n\n".join([header, *shown])
 
 
-def _examples(rows: Iterable[_Asked], openings: _Openings, split: str) -> Iterable[Example]:
+def _mmlu_examples(rows: Iterable[_Asked], openings: _Openings, split: str) -> Iterable[Example]:
     numbers: dict[str, int] = {}
     for asked in rows:
         # By subject, so that both layouts give a question the same name.
@@ -89,18 +89,18 @@ def _examples(rows: Iterable[_Asked], openings: _Openings, split: str) -> Iterab
 
 
 def _asked(row: Row) -> _Asked:
-    texts = choice_texts(row.get("choices"), row.where, len(_LETTERS))
-    letter = _letter(row.get("answer"), len(texts), row.where)
+    texts = choice_texts(row.get("choices"), row.where, len(_MMLU_LETTERS))
+    letter = _mmlu_letter(row.get("answer"), len(texts), row.where)
     question = ChoiceQuestion(row.text("question"), texts, letter)
     return _Asked(row.text("subject"), question, row.where)
 
 
-def _letter(answer: Any, count: int, where: str) -> str:
+def _mmlu_letter(answer: Any, count: int, where: str) -> str:
     if isinstance(answer, int):
         if not 0 <= answer < count:
             raise DataError(f"expected an answer from 0 to {count - 1} in {where}, got {answer}")
-        return _LETTERS[answer]
-    return letter_of(answer, _LETTERS[:count], where)
+        return _MMLU_LETTERS[answer]
+    return letter_of(answer, _MMLU_LETTERS[:count], where)
 
 
 def _original_folder(folder: Path) -> Path | None:

@@ -14,7 +14,7 @@ from train.data.tasks.sources import Found, Source
 from train.data.tasks.task import Example, Task
 from train.errors import DataError
 
-SOURCES: Final = {"svamp": Source("svamp", "ChilleD/SVAMP")}
+SVAMP_SOURCES: Final = {"svamp": Source("svamp", "ChilleD/SVAMP")}
 _TEST: Final = "SVAMP.json"
 _TRAIN: Final = ("mawps-asdiv-a_train.parquet", "mawps-asdiv-a_train.csv")
 _MASK: Final = re.compile(r"number([0-9]+)")
@@ -24,7 +24,7 @@ _PLACES: Final = Decimal("0.0001")
 _LARGEST: Final = 40  # digits; Decimal would write 1e999999 out
 
 
-def load(name: str, data: str | None, seed: int) -> Task:
+def load_svamp(name: str, data: str | None, seed: int) -> Task:
     """Return the task; a completion is the final number.
 
     The original release masks the numbers of what is trained on (number0 ...): they are put back.
@@ -32,11 +32,11 @@ def load(name: str, data: str | None, seed: int) -> Task:
     Raises:
         DataError: The data are missing or damaged.
     """
-    source = SOURCES[name]
+    source = SVAMP_SOURCES[name]
     place = source.place(data)
     found = _original_rows(place) if isinstance(place, Path) else None
     examples = {
-        split: [_example(row, f"{split}-{i}") for i, row in enumerate(rows)]
+        split: [_svamp_example(row, f"{split}-{i}") for i, row in enumerate(rows)]
         for split, rows in (found or source.rows(place)).items()
     }
     return assemble(name, examples, parse_number, seed=seed)
@@ -53,7 +53,7 @@ def _original_rows(place: Path) -> Found | None:
     return {**found, "test": read_rows(place / _TEST)}
 
 
-def _example(row: Row, number: str) -> Example:
+def _svamp_example(row: Row, number: str) -> Example:
     gold = _number(row.get("Answer"))
     asked = _unmasked(row) if "Numbers" in row.values else _body_and_question(row)
     identifier = str(row.values.get("ID") or number)
