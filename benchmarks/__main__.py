@@ -2,19 +2,18 @@
 
 import sys
 
-from benchmarks.check import CheckSettings
-from benchmarks.cloud import CloudSettings
-from benchmarks.decoding.command import DecodingSettings
-from benchmarks.demo import DemoSettings
-from benchmarks.generation.command import GenerationSettings
-from benchmarks.guarantee import GuaranteeSettings
-from benchmarks.harvest import HarvestBenchmarkSettings
+from benchmarks.calibration.guarantee import GuaranteeSettings
+from benchmarks.calibration.quantization import QuantizationSettings
+from benchmarks.cascade.check import CheckSettings, ReportSettings
+from benchmarks.cascade.demo import DemoSettings
+from benchmarks.cascade.harvest import HarvestBenchmarkSettings
+from benchmarks.language.promises.command import DecodingSettings
+from benchmarks.language.speed.command import GenerationSettings
 from benchmarks.latency import LatencySettings
-from benchmarks.linear_loss import LinearLossSettings
-from benchmarks.overhead import OverheadSettings
-from benchmarks.quantization import QuantizationSettings
-from benchmarks.report import ReportSettings
-from benchmarks.runtime import RuntimeSettings
+from benchmarks.losses.linear import LinearLossSettings
+from benchmarks.losses.overhead import OverheadSettings
+from benchmarks.runtime.command import RuntimeSettings
+from benchmarks.serving.command import CloudSettings
 from benchmarks.tasks import TasksSettings
 from edge_runtime.cli import main
 

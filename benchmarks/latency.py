@@ -66,7 +66,7 @@ class LatencySettings:
             self.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
     def _generations(self, calls: int) -> dict[str, Any]:
-        from benchmarks.generation_latency import Plan, lines, time_generations
+        from benchmarks.language.speed.latency import Plan, lines, time_generations
 
         result = time_generations(
             Plan(

@@ -22,6 +22,8 @@ import grpc
 
 from edge_runtime.errors import GatekeeperError
 
+# MERGEDOC cloud_stub/deploy/errors.py: 'What stops a deployment; nothing is written then.\n\nGatekeeperError\n└── DeployError (ValueError)   model, names and folder do not fit the engine or one another\n'
+
 
 class ListenError(GatekeeperError, OSError):
     """The address is taken, forbidden, or not this machine's."""
@@ -99,3 +101,7 @@ class ModelFailureError(CallError, RuntimeError):
     def __init__(self, message: str, *, reasons: Mapping[int, str] | None = None) -> None:
         super().__init__(message)
         self.reasons = reasons or {}
+
+
+class DeployError(GatekeeperError, ValueError):
+    """The model cannot be served as asked, or the output folder is in use."""

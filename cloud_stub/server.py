@@ -18,16 +18,16 @@ import grpc
 
 from cloud_stub.backends.open import open_backend
 from cloud_stub.errors import ListenError
-from cloud_stub.operations import connections, logs, reflection
-from cloud_stub.operations.health import Health
+from cloud_stub.operations import connections, logs
+from cloud_stub.operations.health import Health, add_reflection
 from cloud_stub.operations.security import ServerCertificates
 from cloud_stub.operations.tokens import TokenGuard
 from cloud_stub.protocol.calls import Front, toolkit_version
 from cloud_stub.protocol.inference import Inference
 from cloud_stub.protocol.pictures import PictureDecoder
-from cloud_stub.scheduling import memory
+from cloud_stub.scheduling import workers
 from cloud_stub.scheduling.statistics import Outcome
-from cloud_stub.served import Models, ServedModel
+from cloud_stub.served_model import Models, ServedModel
 from cloud_stub.settings import ServeSettings
 from edge_runtime.wire.address import join_address
 
@@ -51,7 +51,7 @@ def run(settings: ServeSettings) -> None:
         certificates, guard = security.certificates(), security.guard()
         security.check_host(settings.host)
         _raise_file_limit()
-        memory.keep_freed()
+        workers.keep_freed()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             unfinished = runner.run(_serve(settings, certificates, guard, log))
     finally:
@@ -161,7 +161,7 @@ class _Serving:
             for each in settings.each_model()
         )
         self._decoder = PictureDecoder(max(model.limits.max_queue for model in self._models))
-        self._memory = memory.MemoryBudget(settings.max_memory_mib * memory.MIB)
+        self._memory = workers.MemoryBudget(settings.max_memory_mib * workers.MIB)
         self._inference = Inference(self._models, self._decoder, self._memory, logs.log_call)
 
     async def serve(self, stopping: asyncio.Event) -> int:
@@ -172,7 +172,7 @@ class _Serving:
         )
         server.add_generic_rpc_handlers((front.handler(),))
         health.add_to(server)
-        reflection.add_to(server)
+        add_reflection(server)
         port = self._listen(server)
         with self._metrics():
             # What is there now stays: the collector need not look at it again in the middle of a
@@ -200,7 +200,7 @@ class _Serving:
             await asyncio.sleep(_LAST_WORDS_S)
 
     def _options(self) -> list[tuple[str, int]]:
-        message_bytes = self._settings.max_message_mib * memory.MIB
+        message_bytes = self._settings.max_message_mib * workers.MIB
         limits = [(f"grpc.max_{way}_message_length", message_bytes) for way in ("receive", "send")]
         secured = () if self._certificates is None else connections.SECURED_OPTIONS
         return [*connections.OPTIONS, *secured, *limits]

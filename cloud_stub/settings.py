@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from cloud_stub.model_settings import SourceSettings
 from cloud_stub.scheduling.batcher import Limits
-from cloud_stub.source_settings import SourceSettings
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
 from edge_runtime.wire.address import MAX_PORT, is_loopback, split_address

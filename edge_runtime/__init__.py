@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from edge_runtime.cloud.breaker import BreakerSettings
     from edge_runtime.cloud.model import CloudModel
     from edge_runtime.cloud.security import Security
-    from edge_runtime.decoding.decoder import Decoder
-    from edge_runtime.decoding.generation import Generation
+    from edge_runtime.edge_model import EdgeModel
     from edge_runtime.errors import (
         BundleError,
         CloudCircuitOpenError,
@@ -39,12 +38,13 @@ if TYPE_CHECKING:
         SettingError,
         UseError,
     )
-    from edge_runtime.model import EdgeModel
+    from edge_runtime.language.decoder import Decoder
+    from edge_runtime.language.generation import Generation
     from edge_runtime.policies.budget import DeferralBudget
     from edge_runtime.policies.drift import DriftAlarm
     from edge_runtime.policies.policy import Policy
-    from edge_runtime.recorder import Recorder
-    from edge_runtime.records import Record, read_records
+    from edge_runtime.recording.recorder import Recorder
+    from edge_runtime.recording.records import Record, read_records
 
 _HOMES = {
     "Answer": "answer",
@@ -57,13 +57,13 @@ _HOMES = {
     "DriftAlarm": "policies.drift",
     "Policy": "policies.policy",
     "CloudModel": "cloud.model",
-    "Decoder": "decoding.decoder",
-    "EdgeModel": "model",
-    "Generation": "decoding.generation",
-    "Record": "records",
+    "Decoder": "language.decoder",
+    "EdgeModel": "edge_model",
+    "Generation": "language.generation",
+    "Record": "recording.records",
     "Security": "cloud.security",
-    "Recorder": "recorder",
-    "read_records": "records",
+    "Recorder": "recording.recorder",
+    "read_records": "recording.records",
     "BundleError": "errors",
     "CloudCircuitOpenError": "errors",
     "CloudDeadlineError": "errors",

@@ -3,9 +3,9 @@
 import sys
 
 from edge_runtime.cli import main
-from edge_runtime.doctor import DoctorSettings
-from edge_runtime.generate import GenerateSettings
-from edge_runtime.run import RunSettings
+from edge_runtime.commands.doctor import DoctorSettings
+from edge_runtime.commands.generate import GenerateSettings
+from edge_runtime.commands.run import RunSettings
 
 if __name__ == "__main__":
     commands = {"run": RunSettings, "generate": GenerateSettings, "doctor": DoctorSettings}

@@ -18,20 +18,19 @@ import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.answer import Answer, Source, Timings
-from edge_runtime.asking import Asking, Question
-from edge_runtime.cloud.answers import Cloud, CloudAnswers
+from edge_runtime.cloud.base import Cloud, CloudAnswers
 from edge_runtime.cloud.connect import connect
 from edge_runtime.edge import Edge, open_edge
+from edge_runtime.edge_model import Gated
 from edge_runtime.errors import BundleError, SettingError, UseError
-from edge_runtime.forwarding import Batch, read_batch
-from edge_runtime.model import Gated
-from edge_runtime.outcomes import Divided, Outcome, Unanswered, replaced
+from edge_runtime.escalation import Asking, Divided, Outcome, Question, Unanswered, replaced
+from edge_runtime.inputs import Batch, read_batch
 from edge_runtime.policies.policy import Policy
-from edge_runtime.providers import CPU, Provider
+from edge_runtime.sessions import CPU, Provider
 from edge_runtime.stats import Stats
 
 if TYPE_CHECKING:
-    from edge_runtime.recorder import Recorder
+    from edge_runtime.recording.recorder import Recorder
 
 Input = npt.NDArray[Any] | str | Path
 Forward = Literal["original", "model_input"]

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle, role_of
-from edge_runtime.intake import Intake
-from edge_runtime.model import EdgeModel, Gated
+from edge_runtime.edge_model import EdgeModel, Gated
+from edge_runtime.inputs import Intake
 
 
 class Edge(Protocol):
@@ -53,7 +53,7 @@ def open_edge(path: Path | str, *, threshold: float | None = None, **session: An
         SettingError: A setting is out of range.
     """
     if role_of(path) == contract.ROLE_DECODER:
-        from edge_runtime.decoding.edge import EdgeGenerator
+        from edge_runtime.language.edge_generator import EdgeGenerator
 
         return EdgeGenerator.open(path, threshold=threshold, **session)
     return EdgeModel.open(path, threshold=threshold, **session)

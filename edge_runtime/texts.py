@@ -85,7 +85,7 @@ class TextEncoder:
 
 
 class TextIntake:
-    """Takes texts; see `edge_runtime.intake.Intake`.
+    """Takes texts; see `edge_runtime.inputs.Intake`.
 
     Args:
         bundle: The bundle.

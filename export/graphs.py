@@ -6,7 +6,7 @@ are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import onnx
@@ -14,6 +14,8 @@ from onnx import TensorProto, helper, version_converter
 
 from edge_runtime import contract
 from export.errors import GraphError
+
+# MERGEDOC export/layout.py: "Which axis of a model's pictures is which: PyTorch has the channels first, TensorFlow last."
 
 LEAST_OPSET = 13
 """The first in which Softmax, Squeeze and ReduceSum are what the gate takes them for."""
@@ -36,6 +38,10 @@ _THROUGH = frozenset(
 )
 _SQUASHING = frozenset({"Softmax", "Sigmoid", "ArgMax"})
 _DEFAULT_DOMAINS = ("", "ai.onnx")
+
+_RANK = 4
+_CHANNELS = frozenset({1, 3})
+Shape = Sequence[int | str]
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -264,3 +270,27 @@ def squashed_by(graph: onnx.GraphProto, name: str) -> tuple[str, str] | None:
             return None
         name = node.input[0]
     return None
+
+
+def has_channels_last(shape: Shape) -> bool:
+    """Tell [batch, height, width, channels]; a shape that says neither has its channels first."""
+    return len(shape) == _RANK and shape[3] in _CHANNELS and shape[1] not in _CHANNELS
+
+
+def sides_of(shape: Shape) -> tuple[int | str, ...]:
+    """Return (height, width)."""
+    return tuple(shape[1:3] if has_channels_last(shape) else shape[2:4])
+
+
+def width_axis(shape: Shape) -> int:
+    """Return the axis along which a picture is mirrored."""
+    return 2 if has_channels_last(shape) else 3
+
+
+def shape_of(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    """Return what a graph says of the axes of a value: a size, or a name where it is free."""
+    axes = value.type.tensor_type.shape.dim
+    return tuple(
+        int(axis.dim_value) if axis.HasField("dim_value") else axis.dim_param or f"axis{number}"
+        for number, axis in enumerate(axes)
+    )

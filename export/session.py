@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 
 from edge_runtime import contract
-from edge_runtime.model import EdgeModel
+from edge_runtime.edge_model import EdgeModel
 from export.errors import GraphError
 from export.graphs import serialized
 

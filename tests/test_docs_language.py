@@ -19,12 +19,12 @@ from tools.things import new_language_model, write_task
 import benchmarks.__main__
 import export.__main__
 import train.__main__
-from benchmarks.server import running_server
+from benchmarks.processes import running_server
 from edge_runtime.bundle import read_bundle
 from edge_runtime.cli import main
+from edge_runtime.commands.generate import GenerateSettings
+from edge_runtime.commands.run import RunSettings
 from edge_runtime.contract import ROLE_DECODER
-from edge_runtime.generate import GenerateSettings
-from edge_runtime.run import RunSettings
 
 pytestmark = pytest.mark.slow
 PAGE = ROOT / "docs" / "language-models.md"

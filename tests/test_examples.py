@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.server import running_server
+from benchmarks.processes import running_server
 from edge_runtime import Cascade
 
 pytestmark = pytest.mark.slow

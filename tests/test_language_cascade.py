@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from tools.things import new_language_model, write_task
 
-from benchmarks.server import running_server
+from benchmarks.processes import running_server
 from edge_runtime import Cascade, Policy, Source
-from edge_runtime.decoding import Decoder
 from edge_runtime.errors import InputError, SettingError
+from edge_runtime.language import Decoder
 from export.commands.language import LanguageSettings
 from train.data.tasks import load_task
 from train.language.fit import FitLanguageSettings

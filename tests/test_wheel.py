@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.server import running_server
+from benchmarks.processes import running_server
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"train", "export", "edge_runtime", "cloud_stub", "benchmarks"}

@@ -9,13 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from train.linear_loss import linear_gatekeeper_loss
-    from train.loss import GatekeeperLoss, gatekeeper_loss
+    from train.losses.gatekeeper import GatekeeperLoss, gatekeeper_loss
+    from train.losses.linear import linear_gatekeeper_loss
 
 _HOMES = {
-    "GatekeeperLoss": "loss",
-    "gatekeeper_loss": "loss",
-    "linear_gatekeeper_loss": "linear_loss",
+    "GatekeeperLoss": "losses.gatekeeper",
+    "gatekeeper_loss": "losses.gatekeeper",
+    "linear_gatekeeper_loss": "losses.linear",
 }
 
 __all__ = ["GatekeeperLoss", "gatekeeper_loss", "linear_gatekeeper_loss"]

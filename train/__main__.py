@@ -3,12 +3,13 @@
 import sys
 
 from edge_runtime.cli import main
-from train.convert import ConvertSettings
-from train.deferral_head import DeferralHeadSettings
-from train.distill import DistillSettings
-from train.evaluate import EvaluateSettings
-from train.fit import FitSettings
-from train.harvest import HarvestSettings
+from train.classifier.convert import ConvertSettings
+from train.classifier.deferral_head import DeferralHeadSettings
+from train.classifier.distill import DistillSettings
+from train.classifier.evaluate import EvaluateSettings
+from train.classifier.fit import FitSettings
+from train.classifier.harvest import HarvestSettings
+from train.classifier.tune import TuneSettings
 from train.language.convert import ConvertLanguageSettings
 from train.language.evaluate import EvaluateLanguageSettings
 from train.language.fit import FitLanguageSettings
@@ -17,7 +18,6 @@ from train.language.tune import TuneLanguageSettings
 from train.sweeps.recommend import RecommendSettings
 from train.sweeps.settings import SweepSettings
 from train.tasks import TasksSettings
-from train.tune import TuneSettings
 
 COMMANDS = {
     "fit": FitSettings,

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from cloud_stub.backends.backend import FREE, Batch, Column, Outputs, Signature, TensorSpec
-from cloud_stub.backends.session import open_session
+from cloud_stub.backends.classifiers import open_session
 from edge_runtime.errors import BundleError, InputError
 from edge_runtime.wire.tensors import BF16, BYTES, DTYPES, Array
 

@@ -18,7 +18,7 @@ def open_backend(settings: ModelSettings) -> Backend:
     if settings.checkpoint is not None:
         return _open_checkpoint(settings.checkpoint, settings)
     if settings.upstream:
-        from cloud_stub.backends.upstream import UpstreamBackend
+        from cloud_stub.language.upstream import UpstreamBackend
 
         return UpstreamBackend(settings)
     if settings.onnx is not None:
@@ -27,7 +27,7 @@ def open_backend(settings: ModelSettings) -> Backend:
         return GraphBackend(settings.onnx, settings.threads)
     assert settings.bundle is not None  # noqa: S101 - the settings hold exactly one of them
     if settings.cloud:
-        from cloud_stub.backends.cascade import CascadeBackend
+        from cloud_stub.backends.classifiers import CascadeBackend
 
         return CascadeBackend(
             settings.bundle,
@@ -36,7 +36,7 @@ def open_backend(settings: ModelSettings) -> Backend:
             deadline_s=settings.cloud_deadline,
             **settings.onward_link(),
         )
-    from cloud_stub.backends.bundle import BundleBackend
+    from cloud_stub.backends.classifiers import BundleBackend
 
     return BundleBackend(settings.bundle, settings.threads)
 
@@ -49,7 +49,7 @@ def _open_checkpoint(path: Path, settings: ModelSettings) -> Backend:
     from train.models.language import is_language_model
 
     if is_language_model(path):
-        from cloud_stub.backends.language import LanguageBackend
+        from cloud_stub.language.checkpoint import LanguageBackend
 
         return LanguageBackend(
             path,
@@ -59,6 +59,6 @@ def _open_checkpoint(path: Path, settings: ModelSettings) -> Backend:
             max_rows=settings.max_batch,
         )
     settings.refuse_generation_flags("a classifier's checkpoint")
-    from cloud_stub.backends.checkpoint import CheckpointBackend
+    from cloud_stub.backends.classifiers import CheckpointBackend
 
     return CheckpointBackend(path, settings.threads)

@@ -8,21 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from cloud_stub.deploy import edge
-from cloud_stub.deploy.errors import DeployError
-from cloud_stub.deploy.folder import fresh_folder, require_free
-from cloud_stub.deploy.inference_service import SERVICE_FILE, ServiceSettings, render
+from cloud_stub.deploy import instructions
+from cloud_stub.deploy.kserve import SERVICE_FILE, ServiceSettings, render
 from cloud_stub.deploy.model import (
     DeployedModel,
     checked_labels,
     read_bundle_model,
     read_onnx_model,
 )
-from cloud_stub.deploy.model_config import LABELS_FILE
-from cloud_stub.deploy.repository import CONFIG_FILE, write_model
+from cloud_stub.deploy.triton import CONFIG_FILE, LABELS_FILE, write_model
+from cloud_stub.errors import DeployError
 from edge_runtime import contract
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
+from edge_runtime.files import fresh_folder, require_free
 
 DEFAULT_MAX_BATCH: Final = 32
 REPOSITORY: Final = "models"
@@ -176,12 +175,12 @@ class DeploySettings:
         if self.target == "kserve":
             print(f"cloud_stub: put {self.out / REPOSITORY} at {self.storage_uri}, then")
             print(f"  kubectl apply -f {self.out / SERVICE_FILE}")
-        if edge.obstacle(model) is None:
+        if instructions.obstacle(model) is None:
             print("cloud_stub: the edge asks it with")
-            print(edge.command(model, self.model, labels_file))
+            print(instructions.command(model, self.model, labels_file))
             print("cloud_stub: or, in Python, with")
-            print(edge.call(model, self.model, labels_file))
-        for note in edge.notes(model, max_batch):
+            print(instructions.call(model, self.model, labels_file))
+        for note in instructions.notes(model, max_batch):
             print(f"cloud_stub: note: {note}", file=sys.stderr)
 
 

@@ -8,20 +8,31 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final, Protocol
 
 import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool, text_format
 
 from edge_runtime.errors import DependencyError
 from edge_runtime.wire import messages as pb
+
+# MERGEDOC cloud_stub/operations/reflection.py: 'Server reflection, by which tools such as grpcurl learn the calls and messages.'
 
 try:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 except ImportError:
     raise DependencyError("grpcio-health-checking", "serving", "cloud") from None
+try:
+    from grpc_reflection.v1alpha import reflection, reflection_pb2
+except ImportError:
+    raise DependencyError("grpcio-reflection", "serving", "cloud") from None
 
 DESCRIPTOR = health_pb2.DESCRIPTOR
 SERVICE = DESCRIPTOR.services_by_name["Health"].full_name
 _LOG: Final = logging.getLogger(__name__)
 _LOOK_EVERY_S: Final = 1.0
 _Response = health_pb2.HealthCheckResponse
+
+V1ALPHA: Final = str(reflection.SERVICE_NAME)
+V1: Final = V1ALPHA.replace("v1alpha", "v1")
+SERVICES: Final = (pb.SERVICE, SERVICE, V1ALPHA, V1)
 
 
 class Usable(Protocol):
@@ -56,7 +67,7 @@ class Health(health_pb2_grpc.HealthServicer):
         self._is_draining = False
         self._changed = asyncio.Event()
 
-    def add_to(self, server: grpc.aio.Server) -> None:
+    def add_reflection(self, server: grpc.aio.Server) -> None:
         """Answer a server's health calls."""
         health_pb2_grpc.add_HealthServicer_to_server(self, server)
 
@@ -116,3 +127,47 @@ class Health(health_pb2_grpc.HealthServicer):
     def _announce(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def add_reflection(server: grpc.aio.Server) -> None:
+    """Answer a server's reflection calls under both names that tools ask for.
+
+    grpcio-reflection offers v1alpha alone; v1 differs from it in the name, and newer tools ask for
+    it first.
+    """
+    asynchronous = reflection.aio  # type: ignore[attr-defined]
+    servicer = asynchronous.ReflectionServicer(SERVICES, pool=_pool())
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        tuple(
+            grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})
+            for name in (V1ALPHA, V1)
+        )
+    )
+
+
+def _pool() -> descriptor_pool.DescriptorPool:
+    """Return a pool of our files alone.
+
+    The process-wide one lacks the protocol's messages, or holds somebody else's of the same names.
+    """
+    pool = descriptor_pool.DescriptorPool()
+    for file in (
+        pb.ModelInferRequest.DESCRIPTOR.file,
+        DESCRIPTOR,
+        reflection_pb2.DESCRIPTOR,
+    ):
+        pool.AddSerializedFile(file.serialized_pb)
+    pool.Add(_as_v1(reflection_pb2.DESCRIPTOR))
+    return pool
+
+
+def _as_v1(file: Any) -> descriptor_pb2.FileDescriptorProto:
+    """Return reflection's own file under the name of its version 1; nothing else differs."""
+    described = descriptor_pb2.FileDescriptorProto.FromString(file.serialized_pb)
+    text = text_format.MessageToString(described).replace("v1alpha", "v1")
+    return text_format.Parse(text, descriptor_pb2.FileDescriptorProto())

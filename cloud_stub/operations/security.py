@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import grpc
 
-from cloud_stub.operations.files import FileState, file_state
 from cloud_stub.operations.tokens import TokenGuard, Tokens
 from edge_runtime.cloud import certificates
-from edge_runtime.cloud.dates import Validity
+from edge_runtime.cloud.certificates import Validity
 from edge_runtime.cloud.security import exposed_advice, utc_now
 from edge_runtime.errors import SettingError
+from edge_runtime.files import FileState, file_state
 from edge_runtime.wire.address import is_loopback
 
 ENDS_SOON_DAYS: Final = 14

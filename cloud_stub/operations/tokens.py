@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import grpc
 
-from cloud_stub.operations.files import file_state
-from edge_runtime.cloud.token import TOKEN_FORM
+from edge_runtime.cloud.security import TOKEN_FORM
 from edge_runtime.errors import SettingError
+from edge_runtime.files import file_state
 
 SHORTEST: Final = 16
 """Characters of the shortest token: shorter ones can be guessed, or are half a write."""

@@ -17,9 +17,9 @@ from typing import Any, Final, NoReturn, TypeAlias
 import grpc
 
 from cloud_stub.errors import CallError, OverloadError, UnavailableError
-from cloud_stub.protocol import descriptions
+from cloud_stub.protocol import responses
 from cloud_stub.protocol.inference import Caller, Inference, OnPart, status_of
-from cloud_stub.served import Models
+from cloud_stub.served_model import Models
 from edge_runtime import contract
 from edge_runtime.errors import GatekeeperError
 from edge_runtime.wire import messages as pb
@@ -118,22 +118,22 @@ class Front:
     async def _model_metadata(self, data: bytes) -> bytes:
         request = tensors.parse(pb.ModelMetadataRequest, data)
         model = self._models.find(request.name, request.version)
-        return descriptions.model_metadata(model).SerializeToString()
+        return responses.model_metadata(model).SerializeToString()
 
     async def _model_config(self, data: bytes) -> bytes:
         request = tensors.parse(pb.ModelConfigRequest, data)
         model = self._models.find(request.name, request.version)
-        return descriptions.model_config(model).SerializeToString()
+        return responses.model_config(model).SerializeToString()
 
     async def _model_statistics(self, data: bytes) -> bytes:
         request = tensors.parse(pb.ModelStatisticsRequest, data)
         models = self._models
         found = [models.find(request.name, request.version)] if request.name else models
-        return descriptions.model_statistics(found).SerializeToString()
+        return responses.model_statistics(found).SerializeToString()
 
     async def _repository_index(self, data: bytes) -> bytes:
         request = tensors.parse(pb.RepositoryIndexRequest, data)
-        response = descriptions.repository_index(
+        response = responses.repository_index(
             self._models, is_ready=self.is_ready, ready_only=request.ready
         )
         return response.SerializeToString()

@@ -27,10 +27,10 @@ from cloud_stub.errors import (
 from cloud_stub.protocol import requests
 from cloud_stub.protocol.pictures import PictureDecoder
 from cloud_stub.protocol.responses import infer_response, unpacked_bytes
-from cloud_stub.scheduling.job import Job, Result
-from cloud_stub.scheduling.memory import MemoryBudget
+from cloud_stub.scheduling.queue import Job, Result
 from cloud_stub.scheduling.statistics import Histogram, Outcome, Received, Statistics
-from cloud_stub.served import Models, ServedModel
+from cloud_stub.scheduling.workers import MemoryBudget
+from cloud_stub.served_model import Models, ServedModel
 from edge_runtime import contract
 from edge_runtime.errors import GatekeeperError
 from edge_runtime.wire import messages as pb

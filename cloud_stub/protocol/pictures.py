@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cloud_stub.errors import BadRequestError, CallError, OverloadError
 from cloud_stub.scheduling.batcher import Batcher, Limits
-from cloud_stub.scheduling.job import Job
+from cloud_stub.scheduling.queue import Job
 from edge_runtime import pictures
 from edge_runtime.errors import DependencyError, InputError, PictureSizeError
 

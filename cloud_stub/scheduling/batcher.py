@@ -22,8 +22,7 @@ from cloud_stub.errors import (
     OverloadError,
     UnavailableError,
 )
-from cloud_stub.scheduling.fair_queue import FairQueue
-from cloud_stub.scheduling.job import Job
+from cloud_stub.scheduling.queue import FairQueue, Job
 from cloud_stub.scheduling.workers import Workers
 from edge_runtime.errors import GatekeeperError, SettingError
 

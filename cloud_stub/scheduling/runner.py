@@ -24,7 +24,7 @@ from cloud_stub.errors import (
     RefusedRowsError,
     UnavailableError,
 )
-from cloud_stub.scheduling.job import Job, Result
+from cloud_stub.scheduling.queue import Job, Result
 from edge_runtime import contract
 from edge_runtime.errors import InputError
 from edge_runtime.wire.tensors import BF16, Array

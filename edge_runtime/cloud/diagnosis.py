@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Iterator
 from typing import Final
 
-from edge_runtime.cloud.dates import Validity, read_validity
+from edge_runtime.cloud.certificates import Validity, read_validity
 from edge_runtime.cloud.failures import certificate_advice, one_line
 from edge_runtime.cloud.security import Security, utc_now
 

@@ -22,11 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime import contract
-from edge_runtime.cloud.answers import CloudAnswers
+from edge_runtime.cloud.base import CloudAnswers
 from edge_runtime.cloud.breaker import BreakerSettings, CircuitBreaker
+from edge_runtime.cloud.connection import Lanes, Link
 from edge_runtime.cloud.failures import one_line
-from edge_runtime.cloud.lanes import Lanes
-from edge_runtime.cloud.link import Link
 from edge_runtime.cloud.security import Security
 from edge_runtime.errors import (
     CloudError,
@@ -39,8 +38,7 @@ from edge_runtime.errors import (
 )
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
-from edge_runtime.wire.answers import AnswerReader
-from edge_runtime.wire.texts import TextReader
+from edge_runtime.wire.answers import AnswerReader, TextReader
 
 DEFAULT_DEADLINE_S: Final = 0.5
 DEFAULT_PROBE_S: Final = 1.0

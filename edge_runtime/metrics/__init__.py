@@ -6,9 +6,12 @@ q_L the qualities of the small and the large model (1 right, 0 wrong, or any sco
 """
 
 from edge_runtime.metrics.confidence import (
+    band_limits,
+    in_band,
     max_softmax,
     neg_entropy,
     probability_of,
+    second_look,
     unit_neg_entropy,
 )
 from edge_runtime.metrics.deferral import (
@@ -30,7 +33,6 @@ from edge_runtime.metrics.sequences import (
     sequence_confidence,
     unit_sequence_confidence,
 )
-from edge_runtime.metrics.views import band_limits, in_band, second_look
 from edge_runtime.metrics.weighted import Drawn, drawn_figures
 
 __all__ = [

@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.errors import InputError
+
+# MERGEDOC edge_runtime/metrics/validation.py: "Checks of the metrics' arguments: everything comes out as float64 or bool [n], or not at all."
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
@@ -39,3 +43,100 @@ def area(x: Floats, y: Floats) -> float:
     """Return the exact integral of the piecewise linear curve through the points (x, y)."""
     # numpy 1.26 knows only `trapz`, numpy 2.4 only `trapezoid`; both are supported.
     return float(np.sum(np.diff(x) * (y[1:] + y[:-1])) / 2)
+
+
+def numbers(name: str, values: npt.ArrayLike) -> Floats:
+    """Return `values` as float64 of any shape.
+
+    Raises:
+        InputError: They are no real numbers, or rows of different lengths.
+    """
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"expected {name} as an array of real numbers, got {error}: convert it first"
+        ) from None
+    if array.dtype.kind not in "bfiu":
+        raise InputError(
+            f"expected {name} as an array of real numbers, got {array.dtype}: convert it first"
+        )
+    return array.astype(np.float64)
+
+
+def column(name: str, values: npt.ArrayLike, size: int | None = None) -> Floats:
+    """Return `values` as float64 [n].
+
+    Args:
+        name: What to call it in an error.
+        values: n numbers.
+        size: The expected n, where another argument has set it.
+
+    Raises:
+        InputError: Not one-dimensional, empty, or of another length.
+    """
+    array = numbers(name, values)
+    if array.ndim != 1 or array.size == 0:
+        raise InputError(f"expected {name} with shape [n], n >= 1, got {list(array.shape)}")
+    if size is not None and array.size != size:
+        raise InputError(
+            f"expected {size} values of {name}, as many as of confidence, got {array.size}"
+        )
+    return array
+
+
+def quality(name: str, values: npt.ArrayLike, size: int, *, scalar: bool = False) -> Floats:
+    """Return qualities in [0, 1] as float64 [n]; with `scalar`, one number stands for all n.
+
+    Raises:
+        InputError: Wrong shape, or a value that is NaN or outside [0, 1].
+    """
+    array = numbers(name, values)
+    checked = (
+        np.full(size, array.item()) if scalar and array.ndim == 0 else column(name, array, size)
+    )
+    outside = ~((checked >= 0.0) & (checked <= 1.0))
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise InputError(
+            f"expected {name} in [0, 1] (1 right, 0 wrong, or a score between), "
+            f"got {checked[row]} at row {row}: rescale or drop it"
+        )
+    return checked
+
+
+def cascade(
+    confidence: npt.ArrayLike, small_quality: npt.ArrayLike, large_quality: npt.ArrayLike
+) -> tuple[Floats, Floats, Floats]:
+    """Return the three columns of a cascade as float64 [n]; `large_quality` may be one number.
+
+    Raises:
+        InputError: A column is empty, of another length, or a quality is outside [0, 1].
+    """
+    g = column("confidence", confidence)
+    small = quality("small_quality", small_quality, g.size)
+    return g, small, quality("large_quality", large_quality, g.size, scalar=True)
+
+
+def right_or_wrong(name: str, values: npt.ArrayLike, size: int) -> Bools:
+    """Return correctness flags as bool [n].
+
+    Raises:
+        InputError: Wrong shape, or a value other than 0 and 1.
+    """
+    array = column(name, values, size)
+    foreign = (array != 0.0) & (array != 1.0)
+    if foreign.any():
+        row = int(np.argmax(foreign))
+        raise InputError(
+            f"expected only 0 (wrong) and 1 (right) in {name}, got {array[row]} at row {row}: "
+            "threshold graded scores first, or use pearson for them"
+        )
+    return np.asarray(array == 1.0)
+
+
+def share(name: str, value: float) -> float:
+    """Return a number in [0, 1]; raise `InputError` for any other, NaN included."""
+    if not 0.0 <= value <= 1.0:
+        raise InputError(f"expected {name} in [0, 1], got {value}")
+    return float(value)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.metrics.arrays import Floats, area, least_confident_first
-from edge_runtime.metrics.validation import cascade, share
+from edge_runtime.metrics.arrays import Floats, area, cascade, least_confident_first, share
 
 Curve = tuple[Floats, Floats]
 """Deferral ratios from 0 to 1 and the joint qualities there; straight in between."""

@@ -14,9 +14,8 @@ import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.errors import InputError
-from edge_runtime.metrics.arrays import Bools, Floats
+from edge_runtime.metrics.arrays import Bools, Floats, numbers
 from edge_runtime.metrics.confidence import unit_neg_entropy
-from edge_runtime.metrics.validation import numbers
 
 _Kind = Callable[[Floats, Floats, Bools], Floats]
 

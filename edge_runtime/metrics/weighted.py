@@ -13,9 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import InputError
-from edge_runtime.metrics.arrays import Floats, Indices, least_confident_first
+from edge_runtime.metrics.arrays import (
+    Floats,
+    Indices,
+    cascade,
+    least_confident_first,
+    right_or_wrong,
+    share,
+)
 from edge_runtime.metrics.deferral import CLOSE
-from edge_runtime.metrics.validation import cascade, right_or_wrong, share
 
 _BLOCK = 65_536  # numbers worked on at once: the handful of arrays of a block stay in the cache
 

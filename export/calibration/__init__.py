@@ -1,6 +1,5 @@
 """Chooses the threshold, for a goal, on the confidences of the graph that ships."""
 
-from export.calibration.deferral import threshold_for_deferral_ratio
 from export.calibration.goals import (
     Goal,
     LeastCost,
@@ -9,9 +8,8 @@ from export.calibration.goals import (
     TargetAccuracy,
     TargetDeferral,
 )
-from export.calibration.look import band_note, calibrate_look
-from export.calibration.record import REUSED, calibrate
-from export.calibration.sample import Choice, Sample
+from export.calibration.sample import Choice, Sample, threshold_for_deferral_ratio
+from export.calibration.second_look import REUSED, band_note, calibrate, calibrate_look
 
 __all__ = [
     "REUSED",

@@ -8,8 +8,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from export.calibration.certificates import HarmCertificate, RiskCertificate
-from export.calibration.deferral import require_enough, threshold_for_deferral_ratio
-from export.calibration.sample import Choice, Sample
+from export.calibration.sample import Choice, Sample, require_enough, threshold_for_deferral_ratio
 from export.errors import CalibrationError
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,13 @@ import numpy.typing as npt
 
 from export.errors import CalibrationError
 
+# MERGEDOC export/calibration/deferral.py: 'The threshold for a deferral ratio, and the ratio to expect of fresh data.'
+
 Flags = npt.NDArray[np.bool_]
+
+LEVEL = 0.99
+_DRAWS = 20_000
+_TAIL = (1.0 - LEVEL) / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,3 +74,60 @@ class Choice:
 
     threshold: np.float32
     found: dict[str, Any] = field(default_factory=dict)
+
+
+def threshold_for_deferral_ratio(confidence: npt.NDArray[np.float32], ratio: float) -> np.float32:
+    """Return the largest float32 whose strictly-below share does not exceed `ratio`.
+
+    A NaN counts as below every threshold, because the gate defers it.
+
+    Args:
+        confidence: float32 [n], n >= 1.
+        ratio: Wished deferral ratio in [0, 1].
+
+    Raises:
+        CalibrationError: No data, or more NaNs than the ratio allows.
+    """
+    n = confidence.size
+    if n == 0:
+        raise CalibrationError("expected at least one confidence to calibrate on, got none")
+    # The count, not the share: 0.3 * 10 is 2.9999... in binary.
+    allowed = math.floor(ratio * n + 1e-9)
+    numbers = np.sort(confidence[~np.isnan(confidence)])
+    allowed -= n - numbers.size
+    if allowed < 0:
+        raise CalibrationError(
+            f"expected at most {ratio:.1%} deferred, but {n - numbers.size} of {n} confidences are "
+            "NaN and defer always: mend the model or the data"
+        )
+    if allowed >= numbers.size:
+        return np.float32(np.inf)
+    # With this value `allowed` or fewer lie strictly below; the next float32 would pass it.
+    return np.float32(numbers[allowed])
+
+
+def prediction_interval(deferred: int, n: int) -> tuple[float, float]:
+    """Return between which deferral ratios n fresh inputs lie with probability `LEVEL`.
+
+    The share below the k-th of n calibration values is Beta(k + 1, n - k) distributed, and the
+    fresh count Binomial around it.
+
+    Args:
+        deferred: Of the calibration inputs, those that are deferred.
+        n: Calibration inputs, and fresh ones.
+    """
+    draws = np.random.default_rng(0)
+    share = draws.beta(deferred + 1, n - deferred + 1, _DRAWS)
+    fresh = draws.binomial(n, share) / n
+    low, high = np.quantile(fresh, [_TAIL, 1.0 - _TAIL])
+    return float(low), float(high)
+
+
+def require_enough(n: int, ratio: float) -> None:
+    """Raise `CalibrationError` when so few inputs cannot show one deferred and one kept."""
+    rarer = min(ratio, 1.0 - ratio)
+    if rarer > 0 and n < math.ceil(1 / rarer - 1e-9):
+        raise CalibrationError(
+            f"expected at least {math.ceil(1 / rarer - 1e-9)} inputs to calibrate for a deferral "
+            f"ratio of {ratio}, got {n}: add data, or set --threshold"
+        )

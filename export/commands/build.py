@@ -104,6 +104,6 @@ class BuildSettings(SourceSettings, GoalSettings):
         from export.bundle import require_free
 
         require_free(self.out, overwrite=self.overwrite)  # before torch takes its seconds to load
-        from export.pipeline import build_bundle
+        from export.classifier.pipeline import build_bundle
 
         build_bundle(self)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
 
+# MERGEDOC export/commands/task_goal.py: "The settings that say what a language model's threshold is for: a goal, and a task's data."
+
 if TYPE_CHECKING:  # scipy takes its time to load
     from export.calibration import Goal
 
@@ -140,7 +142,7 @@ class GoalSettings:
         """
         if self.large is None:
             return None
-        from export.labelled import require_labels
+        from export.data import require_labels
         from train.models import open_checkpoint
 
         model = open_checkpoint(self.large, kind=data.kind)
@@ -150,3 +152,28 @@ class GoalSettings:
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskGoalSettings(GoalSettings):
+    """A threshold by hand, or a task and one goal.
+
+    Raises:
+        SettingError: See `GoalSettings`; or the task's settings have no sense.
+    """
+
+    data: str | None = field(
+        "folder, file or Hugging Face name of a language model's task (default: its own)",
+        default=None,
+    )
+    limit: int | None = field(
+        "calibrate a language model on at most so many examples", default=None
+    )
+    seed: int = field("seed of the splits of a language model's task", default=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.limit is not None and self.limit < 1:
+            raise SettingError(f"expected --limit of at least 1, got {self.limit}")
+        if self.data is not None and self.calibrate is None:
+            raise SettingError("expected --calibrate TASK with --data, got --threshold")

@@ -9,7 +9,7 @@ from typing import Literal
 from edge_runtime import contract
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
-from export.commands.task_goal import TaskGoalSettings
+from export.commands.goal import TaskGoalSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,6 @@ class LanguageSettings(TaskGoalSettings):
         from export.bundle import require_free
 
         require_free(self.out, overwrite=self.overwrite)  # before torch takes its seconds to load
-        from export.decoding.pipeline import build_decoder
+        from export.language.pipeline import build_decoder
 
         build_decoder(self)

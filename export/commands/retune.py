@@ -12,7 +12,7 @@ from edge_runtime.bundle import Bundle
 from edge_runtime.cli import field
 from edge_runtime.contract import SecondLook
 from edge_runtime.errors import BundleError, SettingError
-from export.commands.task_goal import TaskGoalSettings
+from export.commands.goal import TaskGoalSettings
 
 if TYPE_CHECKING:  # torch and scipy take their time to load
     from export.calibration import Goal, Sample
@@ -38,9 +38,9 @@ class RetuneSettings(TaskGoalSettings):
         from edge_runtime.bundle import read_bundle, role_of
         from export.bundle import write_bundle
         from export.calibration import band_note
+        from export.classifier.gate import set_threshold
+        from export.classifier.second_look import set_band
         from export.freshness import remarks
-        from export.gate import set_threshold
-        from export.second_look import set_band
 
         role = role_of(self.bundle)
         bundle = read_bundle(self.bundle, role)
@@ -87,8 +87,8 @@ class RetuneSettings(TaskGoalSettings):
         if self.threshold is not None:
             return float(np.float32(self.threshold)), None, None
         from export import calibration
+        from export.data import kind_of, load_split
         from export.freshness import require_fresh, was_chosen_on
-        from export.labelled import kind_of, load_split
 
         assert self.calibrate is not None  # noqa: S101 - checked on creation
         split = load_split(
@@ -112,8 +112,8 @@ class RetuneSettings(TaskGoalSettings):
 
     def _answer(self, bundle: Bundle) -> tuple[float, dict[str, Any] | None, None]:
         """Return threshold and calibration record of a language model; it takes no second look."""
-        from edge_runtime.decoding import Decoder
-        from export.decoding.calibration import calibration_task, decide
+        from edge_runtime.language import Decoder
+        from export.language.calibration import calibration_task, decide
 
         task = calibration_task(self)
         decided = decide(self, Decoder(bundle), task)  # holds the graph to the contract
@@ -122,7 +122,7 @@ class RetuneSettings(TaskGoalSettings):
     def _measure(
         self, bundle: Bundle, split: LabelledData, goal: Goal
     ) -> tuple[Sample, SecondLook | None]:
-        from edge_runtime.model import EdgeModel
+        from edge_runtime.edge_model import EdgeModel
         from export.calibration import Sample, calibrate_look
         from export.session import open_graph, run_bundle
 
@@ -137,7 +137,7 @@ class RetuneSettings(TaskGoalSettings):
             return sample(), None
         import onnx
 
-        from export.second_look import set_band
+        from export.classifier.second_look import set_band
 
         before = SecondLook.from_fields(bundle.metadata.second_look)
         model = onnx.load(str(bundle.graph), load_external_data=False)

@@ -62,16 +62,16 @@ class VerifySettings:
             raise SettingError(
                 f"expected --task TASK for the language model in {self.bundle}, got --data alone"
             )
-        from export.decoding.checking import verify_answers
+        from export.language.checking import verify_answers
 
         verify_answers(self)
 
     def _verify_classifier(self) -> None:
-        from edge_runtime.model import EdgeModel
+        from edge_runtime.edge_model import EdgeModel
+        from export.classifier.verification import MAX_FLIPPED, MAX_FLIPPED_QUANTIZED
+        from export.data import kind_of, load_split
         from export.errors import VerificationError
-        from export.labelled import kind_of, load_split
         from export.session import run_bundle
-        from export.verification import MAX_FLIPPED, MAX_FLIPPED_QUANTIZED
 
         model = EdgeModel.open(self.bundle)
         if self.data is None or self.task is not None:
@@ -101,8 +101,8 @@ class VerifySettings:
         import numpy as np
 
         from edge_runtime.contract import SecondLook
-        from export.labelled import kind_of, require_labels
-        from export.reference import Gate, ask_pytorch
+        from export.data import kind_of, require_labels
+        from export.sources.reference import Gate, ask_pytorch
         from train.models import open_checkpoint
 
         assert self.against is not None  # noqa: S101 - the caller checked

@@ -13,8 +13,8 @@ import torch
 from edge_runtime.contract import InputDescription
 from export.exporters import Exporter, export_logits
 from export.external import OnnxFile
-from export.made_up import image_size, made_up_pictures
-from export.reference import Gate, Reference, ask_pytorch
+from export.sources.probes import image_size, made_up_pictures
+from export.sources.reference import Gate, Reference, ask_pytorch
 from export.sources.source import Feeds, Inputs, Pictures
 from train.data import Kind
 from train.models import Checkpoint, DeferralHead, Training, read_head, training_of, weights_sha256

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,42 +12,51 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnx import helper
 
 from edge_runtime.contract import InputDescription
+from export.classifier.preprocessing import least_opset
 from export.commands.build import BuildSettings
-from export.errors import GraphError
+from export.errors import GraphError, LabelError
 from export.graphs import (
     LEAST_OPSET,
     copy_of,
     drop_weights_from_inputs,
+    has_channels_last,
     has_halves,
     keep_output,
     opset_of,
     raise_opset,
     rename_reserved,
+    squashed_by,
     strip_traces,
 )
-from export.layout import has_channels_last
-from export.made_up import made_up_pictures
-from export.preprocessing import least_opset
-from export.reference import Gate, Reference, decide
-from export.sources.labels import labels_of_data, read_labels, require_number
-from export.sources.logits import refuse_squashed, require_logits
-from export.sources.original import Original, Pixels
+
+# MERGEDOC export/sources/labels.py: 'The names of the classes of a model that does not say them itself.'
+# MERGEDOC export/sources/logits.py: "Finds out whether a value of somebody else's graph is what the gate takes: logits."
 from export.sources.pixels import (
+    Original,
+    Pixels,
     describe_input,
     made_up_pixels,
     open_processor,
     processed,
     size_of,
 )
+from export.sources.probes import made_up_pictures
+from export.sources.reference import Gate, Reference, decide
 from export.sources.source import Feeds, Inputs, Pictures
+from train import data
 from train.data import Kind
 from train.models import VIEWS, DeferralHead
 
 _QUANTIZED = frozenset(
     {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulNBits"}
 )
+
+_RANK = 2
+_PICTURE_RANK = 4
+_SUMS_TO_ONE = 1e-2  # fp16 and int8 probabilities do so only roughly
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,3 +196,110 @@ def _labels(settings: BuildSettings) -> tuple[object, tuple[str, ...]]:
         return settings.labels, read_labels(settings.labels)
     assert settings.calibrate is not None  # noqa: S101 - checked on creation
     return settings.calibrate, labels_of_data(settings.calibrate)
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Return the labels of a text file, one a line, or of a folder's `config.json`.
+
+    Raises:
+        LabelError: There are none.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise LabelError(
+            f"expected labels in {file}, got {reason}: name a text file with one label a line, or "
+            "a folder with config.json"
+        ) from None
+    labels = _of_config(text, file) if path.is_dir() else _of_lines(text)
+    if not labels:
+        raise LabelError(f"expected one label a line in {file}, it is empty: fill it")
+    return labels
+
+
+def labels_of_data(name: str) -> tuple[str, ...]:
+    """Return the labels of a data set."""
+    return tuple(data.load(name).label_names)
+
+
+def require_number(labels: tuple[str, ...], owner: object, classes: int, model: Path) -> None:
+    """Raise `LabelError` unless there is a label for each class."""
+    if len(labels) != classes:
+        raise LabelError(
+            f"expected {classes} labels, as many as {model} has classes, {owner} has "
+            f"{len(labels)}: name others with --labels"
+        )
+
+
+def _of_lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _of_config(text: str, file: Path) -> tuple[str, ...]:
+    try:
+        names: dict[str, Any] = json.loads(text)["id2label"]
+        return tuple(str(names[str(i)]) for i in range(len(names)))
+    except (ValueError, KeyError, TypeError):
+        raise LabelError(
+            f"expected id2label with the numbers from 0 in {file}, got none: name a text file "
+            "with one label a line"
+        ) from None
+
+
+def is_of_classes(shape: Sequence[Any]) -> bool:
+    """Tell [batch, classes], and what a convolution at the end makes: [batch, classes, 1, 1]."""
+    return len(shape) == _RANK or is_of_one_pixel(shape)
+
+
+def is_of_one_pixel(shape: Sequence[Any]) -> bool:
+    """Tell [batch, classes, 1, 1] and [batch, 1, 1, classes]."""
+    sides = [axis for axis in shape[1:] if isinstance(axis, int) and axis == 1]
+    return len(shape) == _PICTURE_RANK and len(sides) >= _PICTURE_RANK - _RANK
+
+
+def flatten(model: onnx.ModelProto, name: str) -> str:
+    """Let a graph give a value as [batch, classes] too, in place, and return the name of that."""
+    flat = f"{name}/flat"
+    model.graph.node.append(helper.make_node("Flatten", [name], [flat], axis=1))
+    model.graph.output.add().name = flat
+    return flat
+
+
+def refuse_squashed(original: Original) -> None:
+    """Raise `GraphError` where an operator makes probabilities of them."""
+    found = squashed_by(original.model.graph, original.logits)
+    if found is not None:
+        operator, before = found
+        raise GraphError(
+            f"expected logits in {original.place}, {original.logits!r} is what {operator} makes of "
+            f"{before!r}: give {_instead(original, before)}"
+        )
+
+
+def require_logits(original: Original, pixels: Pixels) -> Pixels:
+    """Return the original's logits of made-up inputs.
+
+    Raises:
+        GraphError: They have another shape, or are probabilities.
+    """
+    logits = original.run(pixels)
+    if logits.ndim != _RANK or len(logits) != len(pixels):
+        raise GraphError(
+            f"expected logits [batch, classes] in {original.place}, {original.logits!r} is "
+            f"{list(logits.shape)} for {len(pixels)} inputs: name another with --logits"
+        )
+    rows = logits.astype(np.float64)
+    if rows.shape[1] > 1 and (rows >= 0).all() and (np.abs(rows.sum(1) - 1) < _SUMS_TO_ONE).all():
+        raise GraphError(
+            f"expected logits in {original.place}, {original.logits!r} holds probabilities (each "
+            f"row is positive and sums to 1): give {_instead(original, None)}"
+        )
+    return logits
+
+
+def _instead(original: Original, before: str | None) -> str:
+    if original.place.suffix == ".pt2":
+        return "a program that returns its logits, without softmax"
+    return f"--logits {before}" if before else "--logits the value in front of the softmax"

@@ -14,9 +14,8 @@ from export.errors import GraphError
 from export.external import INSIDE_BYTES, load_onnx
 from export.graphs import copy_of, squashed_by
 from export.session import open_graph
-from export.sources.foreign import ForeignSource
-from export.sources.logits import flatten, is_of_classes, is_of_one_pixel
-from export.sources.original import Original, Run
+from export.sources.foreign import ForeignSource, flatten, is_of_classes, is_of_one_pixel
+from export.sources.pixels import Original, Run
 
 _ELEMENTS = {"tensor(float)": TensorProto.FLOAT, "tensor(float16)": TensorProto.FLOAT16}
 

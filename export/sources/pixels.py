@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from transformers import AutoImageProcessor
 from edge_runtime.contract import InputDescription
 from export.commands.build import BuildSettings
 from export.errors import GraphError, PreprocessingError
-from export.layout import has_channels_last, shape_of, sides_of
-from export.made_up import image_size, made_up_pictures, made_up_tensor
-from export.sources.original import Pixels
+from export.graphs import has_channels_last, shape_of, sides_of
+from export.sources.probes import image_size, made_up_pictures, made_up_tensor
+from export.sources.reference import TOLERANCE
+
+# MERGEDOC export/sources/original.py: 'A model of somebody else as it came.'
 from export.sources.source import Pictures
 from train.models.kinds import SAFE
 
@@ -27,6 +31,10 @@ _ELEMENTS: dict[int, str] = {
 }
 _CHANNELS = 3
 _FREE_SIDE = 224  # where neither graph nor processor says how large pictures are
+
+Pixels = npt.NDArray[Any]
+Run = Callable[[Pixels], Pixels]
+"""Takes inputs [n, ...] and returns the original's logits, float32 [n, classes]."""
 
 
 def describe_input(graph: onnx.GraphProto, place: Path) -> InputDescription:
@@ -130,3 +138,30 @@ def made_up_pixels(described: InputDescription, processor: Any | None, seed: int
         return processed(processor, pictures, described)
     sides = tuple(axis if isinstance(axis, int) else _FREE_SIDE for axis in described.shape[1:])
     return made_up_tensor(sides, described.dtype, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Original:
+    """A model as it came.
+
+    Attributes:
+        place: Its file.
+        files: All its files.
+        model: Its graph, which has the value `logits`.
+        logits: The name of that.
+        element: Its type, of `onnx.TensorProto`.
+        weights: The folder of the graph's external weights, or None.
+        run: The original itself.
+        runs_in: What a message calls it by.
+        tolerance: How far it rounds; see `export.sources.reference`.
+    """
+
+    place: Path
+    files: tuple[Path, ...]
+    model: onnx.ModelProto
+    logits: str
+    element: int
+    weights: Path | None
+    run: Run
+    runs_in: str
+    tolerance: float = TOLERANCE

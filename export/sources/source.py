@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 
 from edge_runtime.contract import InputDescription
-from export.reference import Gate, Reference
+from export.sources.reference import Gate, Reference
 from train.data import Kind
 from train.models import DeferralHead, Training
 

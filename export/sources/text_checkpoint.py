@@ -20,8 +20,8 @@ from export.commands.build import BuildSettings
 from export.errors import GraphError, PreprocessingError, VerificationError
 from export.exporters import Exporter, export_logits
 from export.external import OnnxFile
-from export.made_up import made_up_texts
-from export.reference import Gate, Reference, ask_pytorch
+from export.sources.probes import made_up_texts
+from export.sources.reference import Gate, Reference, ask_pytorch
 from export.sources.source import Feeds, Inputs
 from train.data import Kind
 from train.models import Checkpoint, DeferralHead, Training, read_head, training_of, weights_sha256

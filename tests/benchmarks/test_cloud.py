@@ -10,25 +10,14 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.check import _committed
-from benchmarks.cloud import CloudSettings
+from benchmarks.cascade.check import _committed
 from benchmarks.errors import BenchmarkError, CheckError
-from benchmarks.figure import Figure, write_figures
-from benchmarks.peers.mlserver import EXECUTABLE
-from benchmarks.resident import processor_s, resident_bytes
-from benchmarks.server import Server, running_server
-from benchmarks.serving import (
-    connection_figures,
-    drain_figures,
-    front_figures,
-    graphs,
-    load,
-    overload_figures,
-    peer_figures,
-    soak_figures,
-)
-from benchmarks.serving.stub import check_answer, stub
-from benchmarks.verdicts import check, table
+from benchmarks.figures import Figure, check, table, write_figures
+from benchmarks.processes import Server, processor_s, resident_bytes, running_server
+from benchmarks.serving import connections, drain, front, graphs, load, overload, peer
+from benchmarks.serving.command import CloudSettings
+from benchmarks.serving.load import check_answer, stub
+from benchmarks.serving.mlserver import EXECUTABLE
 
 pytestmark = pytest.mark.slow
 BARE = "benchmarks.serving.bare_server"
@@ -125,7 +114,7 @@ def test_a_server_says_its_last_words_when_it_is_stopped(tmp_path):
 
 
 def test_the_front_is_measured_over_a_bare_handler(tmp_path):
-    small, large = front_figures.front_figures(tmp_path, 0, 2)
+    small, large = front.front_figures(tmp_path, 0, 2)
     assert [(f.limit, f.unit) for f in (small, large)] == [(0.3, "ms"), (0.5, "ms")]
     assert "3 KB" in small.name
     assert "602 KB" in large.name
@@ -134,9 +123,7 @@ def test_the_front_is_measured_over_a_bare_handler(tmp_path):
 
 
 def test_an_overload_is_measured(tmp_path):
-    goodput, admitted, refused = overload_figures.overload_figures(
-        tmp_path, 0, 1, turn_s=2.0, model_s=0.01
-    )
+    goodput, admitted, refused = overload.overload_figures(tmp_path, 0, 1, turn_s=2.0, model_s=0.01)
     assert goodput.at_least
     assert 0 < goodput.value <= 1
     assert 0 < admitted.value < 100
@@ -146,7 +133,7 @@ def test_an_overload_is_measured(tmp_path):
 
 def test_servers_are_drained_under_load_and_lose_nothing(bundle):
     # This bundle's pictures are 8 by 8; the graph resizes others.
-    lost, arrived = drain_figures.drain_figures(bundle, 0, 2, load_s=0.3)
+    lost, arrived = drain.drain_figures(bundle, 0, 2, load_s=0.3)
     assert (lost.value, lost.is_met) == (0, True), lost.detail
     assert lost.name.startswith("2 drains")
     assert len(lost.samples) == 3
@@ -154,8 +141,8 @@ def test_servers_are_drained_under_load_and_lose_nothing(bundle):
 
 
 def test_calls_that_were_lost_are_counted():
-    calls = drain_figures._Calls(classes=2, right=7, lost=["CloudUnavailableError: x", "1 for 2"])
-    lost, arrived = drain_figures._figures(calls, [0, 1], answered=9)
+    calls = drain._Calls(classes=2, right=7, lost=["CloudUnavailableError: x", "1 for 2"])
+    lost, arrived = drain._figures(calls, [0, 1], answered=9)
     assert (lost.value, lost.is_met) == (2, False)
     assert "9 calls" in lost.detail
     assert "CloudUnavailableError: x" in lost.detail
@@ -163,13 +150,13 @@ def test_calls_that_were_lost_are_counted():
 
 
 def test_a_server_that_does_not_say_what_it_answered_is_an_error():
-    assert drain_figures._answered("a: 3 answered\nstopped after 5 answered calls\n") == 5
+    assert drain._answered("a: 3 answered\nstopped after 5 answered calls\n") == 5
     with pytest.raises(BenchmarkError, match="says what it answered, got 'bye'"):
-        drain_figures._answered("bye")
+        drain._answered("bye")
 
 
 def test_idle_connections_are_held_beside_a_busy_one(tmp_path):
-    p99, memory = connection_figures.connection_figures(tmp_path, 0, 30, rounds=1, turn_s=0.3)
+    p99, memory = connections.connection_figures(tmp_path, 0, 30, rounds=1, turn_s=0.3)
     assert p99.name.startswith("30 idle connections")
     assert 0 < p99.value < 1000
     assert p99.limit is memory.limit is None
@@ -181,23 +168,23 @@ def test_connections_to_nobody_are_an_error():
         pass
     with (
         pytest.raises(BenchmarkError, match=r"expected 2 connections to .*: UNAVAILABLE"),
-        connection_figures._held(address, 2),
+        connections._held(address, 2),
     ):
         pass
 
 
 def test_the_memory_of_a_server_is_watched_over_requests(tmp_path):
-    (figure,) = soak_figures.soak_figures(tmp_path, 0, 400)
+    (figure,) = front.soak_figures(tmp_path, 0, 400)
     assert "400 OK" in figure.detail
     assert figure.statistic == "slope"
     assert all(calls > 80 for calls, _ in figure.samples)
-    (few,) = soak_figures.soak_figures(tmp_path, 0, 2)
+    (few,) = front.soak_figures(tmp_path, 0, 2)
     assert (few.value, few.detail) == (None, "2 requests are too few to tell")
 
 
 @pytest.mark.skipif(not EXECUTABLE.exists(), reason="no MLServer: make .venv-mlserver/.installed")
 def test_calls_a_second_are_measured_beside_mlserver(tmp_path):
-    figures = peer_figures.peer_figures(tmp_path, 0, 1, turn_s=0.3)
+    figures = peer.peer_figures(tmp_path, 0, 1, turn_s=0.3)
     few, many = figures[:7], figures[7:]
     for found, limit in ((few, 2.0), (many, 4.0)):
         wanted = [(limit, True), (0.5, False)] * 3 + [(None, False)]
@@ -209,17 +196,17 @@ def test_calls_a_second_are_measured_beside_mlserver(tmp_path):
 
 
 def test_without_mlserver_the_figures_say_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(peer_figures, "EXECUTABLE", tmp_path / "none")
-    figures = peer_figures.peer_figures(tmp_path, 0, 1)
+    monkeypatch.setattr(peer, "EXECUTABLE", tmp_path / "none")
+    figures = peer.peer_figures(tmp_path, 0, 1)
     assert [f.value for f in figures] == [None] * 12
     assert all("MLServer is not installed" in f.detail for f in figures)
 
 
 def test_the_better_of_the_peers_ways_is_the_one_compared_with():
     def turns(*pairs):
-        return [peer_figures._Turn(rate, 1.0, p99, 1.0, 1.0) for rate, p99 in pairs]
+        return [peer._Turn(rate, 1.0, p99, 1.0, 1.0) for rate, p99 in pairs]
 
-    rate, p99 = peer_figures._over(
+    rate, p99 = peer._over(
         "the peer's",
         16,
         turns((900, 10), (1000, 12), (1200, 11)),

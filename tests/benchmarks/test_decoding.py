@@ -8,19 +8,20 @@ import pytest
 import torch
 from tools.language_models import PROMPTS, by_hand, tiny
 
-from benchmarks import verdicts
-from benchmarks.decoding import certainty_figures, memory_figures, prompts, token_figures
-from benchmarks.decoding.certainty_figures import Tally
-from benchmarks.decoding.command import DecodingSettings
-from benchmarks.decoding.corpora import Corpus, story_openings
-from benchmarks.decoding.made import RandomModels
-from benchmarks.decoding.models import write_random_model
-from benchmarks.decoding.reference import Exact, Split, greedy_answers, splits
-from benchmarks.decoding.saving_figures import corpus_figures, saving_figures
-from benchmarks.decoding.story_figures import story_figures
-from benchmarks.figure import STATISTICS
-from edge_runtime.decoding import Decoder, Generation, rows
+from benchmarks import figures as verdicts
+from benchmarks.figures import STATISTICS
+from benchmarks.language.promises import certainty, memory, prompts
+from benchmarks.language.promises import tokens as token_figures
+from benchmarks.language.promises.certainty import Tally
+from benchmarks.language.promises.command import DecodingSettings
+from benchmarks.language.promises.corpora import Corpus, story_openings
+from benchmarks.language.promises.random_models import RandomModels, write_random_model
+from benchmarks.language.promises.reference import Exact, Split, greedy_answers, splits
+from benchmarks.language.promises.savings import corpus_figures, saving_figures
+from benchmarks.language.promises.story import story_figures
 from edge_runtime.errors import GatekeeperError
+from edge_runtime.language import Decoder, Generation
+from edge_runtime.language import generation as rows
 from edge_runtime.metrics import SEQUENCE_KINDS
 
 CASE = ("llama", "sum_logprob")
@@ -141,11 +142,11 @@ def test_a_graph_of_another_model_misses_its_figures(models, tmp_path):
 
 @pytest.mark.slow
 def test_a_stop_that_comes_too_soon_changes_decisions(models, monkeypatch):
-    changed, other, early = certainty_figures.certainty_figures(models, 150)
+    changed, other, early = certainty.certainty_figures(models, 150)
     assert (changed.value, other.value, early.is_met) == (0, 0, True)
     assert "of 150 generations of 1 exported graphs" in changed.detail
     monkeypatch.setattr(rows, "floor_of", lambda kind, threshold, limit: threshold / 2)
-    changed, other, _ = certainty_figures.certainty_figures(models, 150)
+    changed, other, _ = certainty.certainty_figures(models, 150)
     assert changed.value > 0
     assert (changed.is_met, other.is_met) == (False, True)
 
@@ -180,13 +181,13 @@ def test_saved_tokens_are_those_that_deferred_generations_lack(models):
 
 @pytest.mark.slow
 def test_memory_is_watched_in_a_process_of_its_own(models, tmp_path):
-    figures = memory_figures.memory_figures(models.bundles()[CASE], 0, 120, 3)
+    figures = memory.memory_figures(models.bundles()[CASE], 0, 120, 3)
     growth, long, closed, *told = figures
     assert growth.name == "memory, generations 100 to 120"
     assert all(abs(figure.value) < 100 for figure in (growth, long, closed))
     assert [figure.limit for figure in told] == [None, None]
     with pytest.raises(GatekeeperError, match=r"the process of 120 generations ended: .*bundle"):
-        memory_figures.memory_figures(tmp_path, 0, 120, 3)
+        memory.memory_figures(tmp_path, 0, 120, 3)
 
 
 @pytest.mark.slow

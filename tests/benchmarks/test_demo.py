@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from benchmarks import results
-from benchmarks.check import CheckSettings, _committed
-from benchmarks.demo import DemoSettings
+from benchmarks.cascade import report
+from benchmarks.cascade.check import CheckSettings, _committed
+from benchmarks.cascade.demo import DemoSettings
+from benchmarks.cascade.samples import read_samples
 from benchmarks.errors import CheckError, ServerStartError
 from benchmarks.latency import LatencySettings
-from benchmarks.samples import read_samples
-from benchmarks.server import running_server
+from benchmarks.processes import running_server
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_the_cascades_answers_are_those_of_its_parts(demo):
 
 @pytest.mark.slow
 def test_check_recomputes_every_figure_and_finds_a_touched_one(demo, tmp_path):
-    assert results.check(demo) > 60
+    assert report.check(demo) > 60
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in ("results.json", "samples.csv.gz", "report.md"):

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.generation.command import GenerationSettings
-from benchmarks.generation.comparison import (
+from benchmarks.language.speed import genai
+from benchmarks.language.speed.answer_loop import Request
+from benchmarks.language.speed.command import GenerationSettings
+from benchmarks.language.speed.comparison import (
     GENAI,
     GENAI_GATED,
     OPTIMUM,
@@ -20,16 +22,14 @@ from benchmarks.generation.comparison import (
     how_to_install,
     versions,
 )
-from benchmarks.generation.figures import prefill_figures, token_figures
-from benchmarks.generation.models import Made, make, numbered_words
-from benchmarks.generation.quantized_figures import quantized_figures
+from benchmarks.language.speed.figures import prefill_figures, token_figures
+from benchmarks.language.speed.models import Made, make, numbered_words
+from benchmarks.language.speed.peer_process import Generating
+from benchmarks.language.speed.verdict import quantized_figures
 from benchmarks.latency import LatencySettings
-from benchmarks.peers import genai
-from benchmarks.peers.answering import Request
-from benchmarks.peers.process import Generating
-from benchmarks.server import running_server
-from edge_runtime.decoding import Decoder
+from benchmarks.processes import running_server
 from edge_runtime.errors import SettingError
+from edge_runtime.language import Decoder
 from train.models.untrained import Shape
 
 pytestmark = pytest.mark.slow

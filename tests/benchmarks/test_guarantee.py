@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks.calibration.guarantee import GuaranteeSettings, Population
 from benchmarks.errors import CheckError
-from benchmarks.guarantee import GuaranteeSettings
-from benchmarks.guarantee_figures import Population
 from export.calibration.certificates import RiskCertificate
 
 

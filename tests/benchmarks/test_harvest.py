@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from tools import processes
 
-from benchmarks import results
 from benchmarks.__main__ import COMMANDS
-from benchmarks.harvest import HarvestBenchmarkSettings
-from benchmarks.samples import read_samples
+from benchmarks.cascade import report
+from benchmarks.cascade.harvest import HarvestBenchmarkSettings
+from benchmarks.cascade.samples import read_samples
 from edge_runtime import read_records
 from train import data
 from train.models import build, save
@@ -48,7 +48,7 @@ def test_a_round_compares_like_with_like(harvested):
 
 
 def test_the_results_are_what_the_samples_give(harvested):
-    assert results.check(harvested) > 80
+    assert report.check(harvested) > 80
     samples = read_samples(harvested / "samples.csv.gz")
     assert list(samples) == ["untuned", "control", "random", "tuned"]
     for rows in samples.values():

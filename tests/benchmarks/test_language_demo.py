@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from tools.things import new_language_model, write_task
 
-from benchmarks.check import CheckSettings
-from benchmarks.demo import DemoSettings
+from benchmarks.cascade.check import CheckSettings
+from benchmarks.cascade.demo import DemoSettings
 from benchmarks.errors import CheckError
-from benchmarks.language.asked import read_asked, save_asked
-from benchmarks.language.table import variants
+from benchmarks.language.demo.cascades import read_asked, save_asked
+from benchmarks.language.demo.table import variants
 from edge_runtime import metrics
 from edge_runtime.errors import SettingError
+from train.comparison.samples import read_samples
 from train.errors import CheckpointError
 from train.language.answers import load_answers
 from train.language.fit import FitLanguageSettings
-from train.samples import read_samples
 
 pytestmark = pytest.mark.slow
 

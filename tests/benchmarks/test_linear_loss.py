@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from benchmarks import verdicts
-from benchmarks.linear_loss import LinearLossSettings
-from benchmarks.linear_loss_peak import is_counted
+from benchmarks import figures as verdicts
+from benchmarks.losses.linear import LinearLossSettings
+from benchmarks.losses.linear_case import is_counted
 from edge_runtime.errors import GatekeeperError
 
 pytestmark = pytest.mark.slow

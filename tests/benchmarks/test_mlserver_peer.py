@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 
 from benchmarks.errors import ServerStartError
-from benchmarks.peers.mlp import CLASSES, FEATURES, MLP_INPUT, MLP_OUTPUT, write_mlp
-from benchmarks.peers.mlserver import EXECUTABLE, MLServer, write_repository
+from benchmarks.serving.graphs import CLASSES, FEATURES, MLP_INPUT, MLP_OUTPUT, write_mlp
+from benchmarks.serving.mlserver import EXECUTABLE, MLServer, write_repository
 from edge_runtime.cloud.model import CloudModel
 
 pytestmark = [

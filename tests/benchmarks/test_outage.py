@@ -6,8 +6,8 @@ import signal
 import grpc
 import pytest
 
-from benchmarks.outage_figures import _Call, _figures, _Soak, outage_figures
-from benchmarks.server import Server, running_server
+from benchmarks.processes import Server, running_server
+from benchmarks.runtime.outage import _Call, _figures, _Soak, outage_figures
 from edge_runtime import Source
 from edge_runtime.wire import messages as pb
 
@@ -53,7 +53,7 @@ def test_a_server_that_never_comes_back_meets_no_limit():
 
 
 def test_a_server_comes_back_at_its_address():
-    with Server(["benchmarks.echo_server"]) as server:
+    with Server(["benchmarks.runtime.echo_server"]) as server:
         address = server.address
         server.kill()
         server.start()
@@ -63,7 +63,7 @@ def test_a_server_comes_back_at_its_address():
 
 def test_the_echo_server_is_ready_and_knows_no_more():
     with (
-        running_server(["benchmarks.echo_server"]) as address,
+        running_server(["benchmarks.runtime.echo_server"]) as address,
         grpc.insecure_channel(address) as it,
     ):
         reply = it.unary_unary(pb.METHODS["ModelReady"], None, None)(b"", timeout=20)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from scipy.stats import linregress
 
-from benchmarks import client_figures, footprint_figures, memory_figures
-from benchmarks.bundles import random_picture
-from benchmarks.call_figures import call_figures
-from benchmarks.figure import Figure, write_figures
-from benchmarks.installed import OURS, installed_bytes
-from benchmarks.resident import peak_resident_bytes, resident_bytes
-from benchmarks.runtime import RuntimeSettings
-from benchmarks.trend import slope
+from benchmarks.figures import Figure, slope, write_figures
+from benchmarks.processes import peak_resident_bytes, resident_bytes
+from benchmarks.runtime import client as client_figures
+from benchmarks.runtime import footprint, memory
+from benchmarks.runtime.calls import call_figures
+from benchmarks.runtime.command import RuntimeSettings
+from benchmarks.runtime.footprint import OURS, installed_bytes
+from benchmarks.untrained import random_picture
 from edge_runtime.errors import GatekeeperError
 
 FIGURE = Figure("edge call", 12.5, 15.0, "us", "50 and 62.5 us")
@@ -25,7 +25,7 @@ FIGURE = Figure("edge call", 12.5, 15.0, "us", "50 and 62.5 us")
 @pytest.fixture
 def no_proc(monkeypatch):
     """A system that does not tell what memory a process holds."""
-    for module in (memory_figures, footprint_figures):
+    for module in (memory, footprint):
         monkeypatch.setattr(module, "resident_bytes", lambda process=None: None)
 
 
@@ -133,25 +133,25 @@ def test_without_tritonclient_the_figure_says_so(monkeypatch):
 
 @pytest.mark.slow
 def test_memory_is_watched_over_calls(bundle):
-    edge, deferred = memory_figures.memory_figures(bundle, 0, 300, 100)
+    edge, deferred = memory.memory_figures(bundle, 0, 300, 100)
     assert "answered 300 by edge" in edge.detail
     assert "answered 100 by cloud" in deferred.detail
     assert all(figure.unit == "B" and np.isfinite(figure.value) for figure in (edge, deferred))
-    (few, _) = memory_figures.memory_figures(bundle, 0, 2, 2)
+    (few, _) = memory.memory_figures(bundle, 0, 2, 2)
     assert (few.value, few.detail) == (None, "2 calls are too few to tell")
 
 
 @pytest.mark.slow
 def test_a_process_that_fails_is_named(tmp_path):
     with pytest.raises(GatekeeperError, match=r"the process of 5 calls ended: .*bundle\.json"):
-        memory_figures.memory_figures(tmp_path, 0, 5, 5)
+        memory.memory_figures(tmp_path, 0, 5, 5)
     with pytest.raises(GatekeeperError, match=r"before its first answer: .*bundle\.json"):
-        footprint_figures.footprint_figures(tmp_path, 1)
+        footprint.footprint_figures(tmp_path, 1)
 
 
 @pytest.mark.slow
 def test_the_footprint_is_measured_beside_its_peers(bundle):
-    size, *memories_and_starts, imported = footprint_figures.footprint_figures(bundle, 1)
+    size, *memories_and_starts, imported = footprint.footprint_figures(bundle, 1)
     edge, cloud, start, start_cloud = memories_and_starts
     assert 50 < size.value < 1000
     assert 20 < edge.value < cloud.value < 1000  # gRPC takes some
@@ -160,8 +160,8 @@ def test_the_footprint_is_measured_beside_its_peers(bundle):
 
 @pytest.mark.slow
 def test_a_system_that_counts_no_memory_is_named(bundle, no_proc):
-    figures = memory_figures.memory_figures(bundle, 0, 5, 5)
-    figures += footprint_figures.footprint_figures(bundle, 1)[1:3]
+    figures = memory.memory_figures(bundle, 0, 5, 5)
+    figures += footprint.footprint_figures(bundle, 1)[1:3]
     assert [figure.value for figure in figures] == [None] * 4
     assert all("/proc" in figure.detail for figure in figures)
 

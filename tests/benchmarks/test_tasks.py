@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from benchmarks.tasks_figures import shuffled_score, task_figures
+from benchmarks.tasks import shuffled_score, task_figures
 from train.data.tasks import Example, Task
 from train.data.tasks.parsers import LetterParser
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_runtime.model import EdgeModel
+from edge_runtime.edge_model import EdgeModel
 
 ROOT = Path(__file__).parent.parent.parent
 HERE = Path(__file__).parent
@@ -122,7 +122,7 @@ def samples(tmp_path_factory):
 @pytest.fixture(scope="session")
 def fitted(tmp_path_factory):
     """Return the checkpoint of a fitted SmallCNN: an untrained one knows a single class."""
-    from train.fit import FitSettings
+    from train.classifier.fit import FitSettings
 
     out = tmp_path_factory.mktemp("fitted") / "checkpoint"
     FitSettings(out=out, epochs=12).run()

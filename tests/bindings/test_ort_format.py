@@ -10,7 +10,7 @@ import pytest
 from onnxruntime.tools import convert_onnx_models_to_ort as converter
 
 from edge_runtime import contract
-from edge_runtime.model import EdgeModel
+from edge_runtime.edge_model import EdgeModel
 
 pytestmark = [
     pytest.mark.slow,

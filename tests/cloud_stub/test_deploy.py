@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from onnx import TensorProto, helper, numpy_helper
 from tools.inference_service_schema import SCHEMA, complaints
 
-from cloud_stub.deploy import model_config
+from cloud_stub.deploy import triton
 from cloud_stub.deploy.settings import DeploySettings
 from edge_runtime import Cascade, CloudModel
 from edge_runtime.cli import main
@@ -82,7 +82,7 @@ def write_scores(path, *, element=TensorProto.FLOAT, shape=("n", 3), names=("sco
 
 
 def test_our_part_of_tritons_configuration_has_tritons_numbers_and_types():
-    ours = model_config._CONFIG.DESCRIPTOR.file
+    ours = triton._CONFIG.DESCRIPTOR.file
     for name, message in ours.message_types_by_name.items():
         known = theirs.DESCRIPTOR.message_types_by_name[name].fields_by_name
         for field in message.fields:
@@ -334,7 +334,7 @@ def test_a_failed_deployment_leaves_the_old_one_as_it_was(bundle, tmp_path):
     words = ["--target", "triton", "--bundle", bundle, "--out", tmp_path]
     assert deploy(*words, "--max-batch", 7) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cloud_stub.deploy.repository.describe", _no_space)
+        patch.setattr("cloud_stub.deploy.triton.describe", _no_space)
         assert deploy(*words, "--overwrite") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["large"]
     assert read_config(tmp_path / "large").max_batch_size == 7
@@ -343,14 +343,14 @@ def test_a_failed_deployment_leaves_the_old_one_as_it_was(bundle, tmp_path):
 def test_an_engine_never_sees_a_model_that_is_half_written(bundle, tmp_path):
     seen = []
     repository = tmp_path / "models"
-    describe = model_config.describe
+    describe = triton.describe
 
     def look(*words):
         seen.extend(sorted(path.name for path in repository.iterdir()))
         return describe(*words)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cloud_stub.deploy.repository.describe", look)
+        patch.setattr("cloud_stub.deploy.triton.describe", look)
         assert deploy("--target", "triton", "--bundle", bundle, "--out", repository) == 0
     assert seen == []
     assert [path.name for path in tmp_path.iterdir()] == ["models"]

@@ -11,8 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cloud_stub.backends.backend import Signature, TensorSpec
 from cloud_stub.protocol.requests import batch_key
-from cloud_stub.scheduling.fair_queue import FairQueue
-from cloud_stub.scheduling.job import Job
+from cloud_stub.scheduling.queue import FairQueue, Job
 
 LIMIT = 6
 CLIENTS = st.sampled_from("abcd")

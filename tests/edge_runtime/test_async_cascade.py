@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from benchmarks.server import running_server
+from benchmarks.processes import running_server
 from edge_runtime import AsyncCascade, Cascade, SettingError, Source, UseError
 
 pytestmark = pytest.mark.slow

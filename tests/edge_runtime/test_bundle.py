@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_runtime import BundleError, Cascade, ContractVersionError, EdgeModel
 from edge_runtime.bundle import file_sha256, read_bundle
 from edge_runtime.cli import main
-from edge_runtime.doctor import DoctorSettings
+from edge_runtime.commands.doctor import DoctorSettings
+from edge_runtime.commands.run import RunSettings
 from edge_runtime.onnx_file import read_onnx_file
-from edge_runtime.run import RunSettings
 from export.__main__ import COMMANDS
 from export.commands.retune import RetuneSettings
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks.server import running_server
+from benchmarks.processes import running_server
 from edge_runtime import (
     BundleError,
     Cascade,

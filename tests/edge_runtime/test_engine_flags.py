@@ -3,9 +3,9 @@
 import pytest
 
 from edge_runtime.cli import main
-from edge_runtime.doctor import DoctorSettings
+from edge_runtime.commands.doctor import DoctorSettings
+from edge_runtime.commands.run import RunSettings
 from edge_runtime.errors import SettingError
-from edge_runtime.run import RunSettings
 
 COMMANDS = {"run": RunSettings, "doctor": DoctorSettings}
 

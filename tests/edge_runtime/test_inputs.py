@@ -11,7 +11,7 @@ from PIL import Image
 from tools.processes import heed_ctrl_c
 
 from edge_runtime import Cascade, EdgeModel, InputError, Source
-from edge_runtime.inputs import read_input
+from edge_runtime.pictures import read_input
 from export.commands.build import BuildSettings
 
 GREY16 = np.array([[0, 128, 129, 257, 32_768, 65_535]], np.uint16)
@@ -253,7 +253,7 @@ def test_a_float_input_that_is_no_number_defers_and_says_so(value, pixels_bundle
 
 
 def test_json_has_no_nan(pixels_bundle, tmp_path, capsys):
-    from edge_runtime.run import RunSettings
+    from edge_runtime.commands.run import RunSettings
 
     np.save(tmp_path / "a.npy", np.full((3, 8, 8), np.nan, np.float32))
     RunSettings(bundle=pixels_bundle, inputs=(tmp_path / "a.npy",), json=True).run()

@@ -7,7 +7,7 @@ import pytest
 from tools.foreign_texts import picky_server
 from tools.prompts import prompts_request
 
-from edge_runtime.cloud.lanes import Lanes
+from edge_runtime.cloud.connection import Lanes
 
 pytestmark = pytest.mark.slow
 

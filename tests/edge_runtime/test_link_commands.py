@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from tools.secured import Authority, engine
 
-from edge_runtime import (
-    CloudMisconfiguredError,
-    CloudUnavailableError,
-    Security,
-    SettingError,
-    link_checks,
-)
+from edge_runtime import CloudMisconfiguredError, CloudUnavailableError, Security, SettingError
 from edge_runtime.cli import main
-from edge_runtime.doctor import DoctorSettings
-from edge_runtime.link_checks import ConcernError, check_certificates, check_clock, check_link
-from edge_runtime.run import RunSettings
+from edge_runtime.commands import doctor
+from edge_runtime.commands.doctor import (
+    ConcernError,
+    DoctorSettings,
+    check_certificates,
+    check_clock,
+    check_link,
+)
+from edge_runtime.commands.run import RunSettings
 
 COMMANDS = {"run": RunSettings, "doctor": DoctorSettings}
 SECRET = "s3cr3t-0f-the-device"
@@ -144,7 +144,7 @@ def test_doctor_goes_on_after_a_warning(bundle, command, monkeypatch):
     def warn(*_):
         raise ConcernError("renew it")
 
-    monkeypatch.setattr("edge_runtime.doctor.check_clock", warn)
+    monkeypatch.setattr("edge_runtime.commands.doctor.check_clock", warn)
     status, out, _ = command("doctor", "--bundle", bundle)
     assert status == 0
     assert "warn  clock: renew it" in out
@@ -201,7 +201,7 @@ def test_a_link_through_a_proxy_is_a_concern_not_a_failure(dead, monkeypatch):
 def test_a_clock_that_is_behind_the_bundle_is_named(bundle, monkeypatch):
     assert check_clock(None).endswith(" UTC")
     assert check_clock(bundle).endswith(" UTC")
-    monkeypatch.setattr(link_checks, "_now", lambda: dt.datetime(1970, 1, 1, tzinfo=dt.UTC))
+    monkeypatch.setattr(doctor, "_now", lambda: dt.datetime(1970, 1, 1, tzinfo=dt.UTC))
     with pytest.raises(SettingError, match=r"got 1970-01-01 00:00 UTC: set the clock"):
         check_clock(None)
 

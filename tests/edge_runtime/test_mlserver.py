@@ -13,18 +13,18 @@ from tools.foreign_models import Logits, write_onnx
 from tools.mlserver import add_contract_model, add_foreign_model, write_word_counter
 from tools.secured import Authority
 
-from benchmarks.peers.mlserver import EXECUTABLE, MLServer, write_settings
+from benchmarks.serving.mlserver import EXECUTABLE, MLServer, write_settings
 from edge_runtime import Cascade, CloudMisconfiguredError, CloudModel, Security, Source
 from edge_runtime.cli import main
 from edge_runtime.cloud.breaker import BreakerSettings
-from edge_runtime.doctor import DoctorSettings
+from edge_runtime.commands.doctor import DoctorSettings
+from edge_runtime.commands.run import RunSettings
 from edge_runtime.errors import (
     CloudDeadlineError,
     CloudProtocolError,
     CloudRejectedError,
     CloudUnavailableError,
 )
-from edge_runtime.run import RunSettings
 from export.commands.build import BuildSettings
 from train.models import open_checkpoint
 

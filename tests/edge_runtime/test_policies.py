@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tools.processes import finish, refused
 
-from benchmarks.server import running_server
+from benchmarks.processes import running_server
 from edge_runtime import (
     BreakerSettings,
     Cascade,

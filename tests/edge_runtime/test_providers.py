@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from edge_runtime import Cascade, EdgeModel, SettingError
-from edge_runtime.providers import CPU, CUDA, named, require_started
+from edge_runtime.sessions import CPU, CUDA, named, require_started
 
 OFFERED = ort.get_available_providers()
 without_cuda = pytest.mark.skipif(CUDA in OFFERED, reason="this onnxruntime offers CUDA")

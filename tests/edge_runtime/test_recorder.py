@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from tools.processes import finish, make_read_only, mounted, refused
 
-from benchmarks.server import running_server
+from benchmarks.processes import running_server
 from edge_runtime import (
     Cascade,
     InputError,
@@ -25,8 +25,8 @@ from edge_runtime import (
     Source,
     read_records,
 )
-from edge_runtime.inputs import read_input
-from edge_runtime.record_store import encode
+from edge_runtime.pictures import read_input
+from edge_runtime.recording.store import encode
 
 BLOCK = 4096
 RECORD = Record(

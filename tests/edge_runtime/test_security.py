@@ -22,7 +22,7 @@ from edge_runtime import (
     SettingError,
 )
 from edge_runtime.cloud import security as security_module
-from edge_runtime.cloud.dates import read_validity
+from edge_runtime.cloud.certificates import read_validity
 from edge_runtime.cloud.diagnosis import find_mistake
 from edge_runtime.cloud.failures import translate
 from edge_runtime.cloud.security import system_roots

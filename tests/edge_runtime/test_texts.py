@@ -11,12 +11,12 @@ import pytest
 from tools.processes import ROOT, finish
 from tools.texts import make_tokenizer
 
-from benchmarks.server import running_server
+from benchmarks.processes import running_server
 from edge_runtime import BundleError, Cascade, CloudRejectedError, InputError, SettingError, Source
 from edge_runtime.bundle import file_sha256
 from edge_runtime.cloud.model import CloudModel
-from edge_runtime.model import EdgeModel
-from edge_runtime.recorder import Recorder
+from edge_runtime.edge_model import EdgeModel
+from edge_runtime.recording.recorder import Recorder
 from edge_runtime.texts import TextEncoder
 from edge_runtime.wire import messages as pb
 from export.commands.build import BuildSettings
@@ -190,7 +190,7 @@ def test_run_answers_texts_and_doctor_tries_one(text_bundle, tmp_path):
 def test_a_missing_library_is_named_and_pictures_do_without(text_bundle, bundle):
     code = (
         "import sys; sys.modules['tokenizers'] = None\n"
-        "from edge_runtime.model import EdgeModel\n"
+        "from edge_runtime.edge_model import EdgeModel\n"
         f"EdgeModel.open({str(bundle)!r})\n"
         f"EdgeModel.open({str(text_bundle)!r})\n"
     )

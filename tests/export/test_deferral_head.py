@@ -16,15 +16,15 @@ from transformers import (
 from edge_runtime import Cascade, contract
 from edge_runtime.answer import Source
 from edge_runtime.bundle import read_bundle
-from edge_runtime.model import EdgeModel
+from edge_runtime.edge_model import EdgeModel
+from export.classifier.gate import append_gate
 from export.commands.build import BuildSettings
 from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings
 from export.commands.verify import VerifySettings
 from export.errors import GraphError, VerificationError
-from export.gate import append_gate
-from export.reference import Gate, ask_pytorch
 from export.session import open_graph
+from export.sources.reference import Gate, ask_pytorch
 from train.errors import CheckpointError
 from train.models import (
     HEAD_FILE,

@@ -19,14 +19,14 @@ from transformers import (
 from edge_runtime import contract
 from edge_runtime.bundle import read_bundle
 from edge_runtime.cli import main
+from edge_runtime.edge_model import EdgeModel
 from edge_runtime.errors import SettingError
-from edge_runtime.model import EdgeModel
 from export.__main__ import COMMANDS
+from export.classifier.preprocessing import fuse_preprocessing
 from export.commands.build import BuildSettings
 from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings
 from export.errors import OutputError, PreprocessingError
-from export.preprocessing import fuse_preprocessing
 from export.session import open_graph
 from train.models import Checkpoint, build, open_checkpoint, save
 

@@ -9,8 +9,8 @@ from tools.processes import contents
 from transformers import ViTImageProcessor
 
 from edge_runtime.bundle import read_bundle
-from edge_runtime.model import EdgeModel
-from export import pipeline
+from edge_runtime.edge_model import EdgeModel
+from export.classifier import pipeline
 from export.commands.build import BuildSettings
 from export.commands.retune import RetuneSettings
 from export.errors import GraphError

@@ -10,8 +10,8 @@ from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings
 from export.errors import CalibrationError
 from export.freshness import remarks, require_fresh
+from train.classifier.tune import TuneSettings
 from train.models import Training, training_of
-from train.tune import TuneSettings
 
 FITTED = {"training": Training("digits", ("train",), ("validation",)).as_record()}
 HELD_OUT = {"training": Training("digits", ("train", "validation"), ("validation",)).as_record()}

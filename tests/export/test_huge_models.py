@@ -15,7 +15,7 @@ from tools.texts import write_classifier
 from transformers import ViTImageProcessor
 
 from edge_runtime.bundle import read_bundle
-from edge_runtime.model import EdgeModel
+from edge_runtime.edge_model import EdgeModel
 from export.commands.build import BuildSettings
 from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings

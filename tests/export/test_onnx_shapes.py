@@ -8,7 +8,7 @@ from tools.decisions import assert_decides_like
 from tools.foreign_models import cast_in_front, rewrite, show, with_channels_last
 from transformers import CLIPImageProcessor, ViTImageProcessor
 
-from edge_runtime.model import EdgeModel
+from edge_runtime.edge_model import EdgeModel
 from export.commands.retune import RetuneSettings
 from export.commands.verify import VerifySettings
 

@@ -13,7 +13,7 @@ from transformers import ViTImageProcessor
 
 from edge_runtime import metrics
 from edge_runtime.bundle import read_bundle
-from edge_runtime.model import EdgeModel
+from edge_runtime.edge_model import EdgeModel
 from export.errors import GraphError
 from train.models import open_checkpoint
 

@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import ViTImageProcessor
 
 from edge_runtime import contract
-from export.preprocessing import fuse_preprocessing
+from export.classifier.preprocessing import fuse_preprocessing
 from export.session import open_graph
 
 NEAREST, BILINEAR, BICUBIC = 0, 2, 3

@@ -12,7 +12,7 @@ from tools.decisions import pixels_of
 from tools.foreign_models import Logits, write_program
 
 from edge_runtime.bundle import read_bundle
-from edge_runtime.model import EdgeModel
+from edge_runtime.edge_model import EdgeModel
 from train.models import open_checkpoint
 
 

@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tools.foreign_models import logits_graph
 
+from export.classifier.gate import append_gate
 from export.errors import GraphError
-from export.gate import append_gate
 from export.quantization import quantize
 from export.session import open_graph
 

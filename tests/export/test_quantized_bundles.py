@@ -8,14 +8,14 @@ import pytest
 
 from edge_runtime import Cascade
 from edge_runtime.bundle import read_bundle
+from edge_runtime.edge_model import EdgeModel
 from edge_runtime.errors import SettingError
-from edge_runtime.model import EdgeModel
 from export.commands.build import BuildSettings
 from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings
 from export.commands.verify import VerifySettings, least_sure
+from export.data import load_split
 from export.errors import VerificationError
-from export.labelled import load_split
 from export.session import run_images
 
 pytestmark = pytest.mark.slow

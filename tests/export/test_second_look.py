@@ -9,9 +9,9 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_runtime import contract
+from export.classifier.gate import append_gate
+from export.classifier.second_look import set_band
 from export.errors import GraphError
-from export.gate import append_gate
-from export.second_look import set_band
 from export.session import open_graph
 
 INF, NAN = float("inf"), float("nan")

@@ -17,15 +17,15 @@ from edge_runtime.bundle import file_sha256, read_bundle
 from edge_runtime.contract import SecondLook
 from edge_runtime.errors import SettingError
 from export.bundle import write_bundle
+from export.classifier.gate import append_gate
+from export.classifier.second_look import set_band
+from export.classifier.verification import verify_graph
 from export.commands.build import BuildSettings
 from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings
 from export.commands.verify import VerifySettings
 from export.errors import VerificationError
-from export.gate import append_gate
-from export.reference import Gate, ask_pytorch
-from export.second_look import set_band
-from export.verification import verify_graph
+from export.sources.reference import Gate, ask_pytorch
 from train import data
 from train.models import Checkpoint, open_checkpoint, save
 

@@ -11,8 +11,8 @@ from tools.processes import contents
 
 from edge_runtime import contract
 from edge_runtime.bundle import read_bundle
+from edge_runtime.edge_model import EdgeModel
 from edge_runtime.errors import SettingError
-from edge_runtime.model import EdgeModel
 from export.commands.build import BuildSettings
 from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings

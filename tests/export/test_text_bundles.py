@@ -14,7 +14,7 @@ from tools.processes import refused_here
 from tools.texts import LABELS, LONGEST, make_tokenizer, write_classifier
 
 from edge_runtime.bundle import read_bundle
-from edge_runtime.model import EdgeModel
+from edge_runtime.edge_model import EdgeModel
 from export.__main__ import COMMANDS
 from export.commands.build import BuildSettings
 from export.commands.inspect import InspectSettings, describe
@@ -23,8 +23,8 @@ from export.commands.verify import VerifySettings
 from export.errors import GraphError, LabelError, PreprocessingError, VerificationError
 from export.exporters import optimum_knows
 from export.session import run_bundle
+from train.classifier.deferral_head import DeferralHeadSettings
 from train.data import load
-from train.deferral_head import DeferralHeadSettings
 from train.models import open_checkpoint, read_head
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from edge_runtime import contract
 from edge_runtime.bundle import file_sha256
 from edge_runtime.contract import GateMetadata, InputDescription
-from export.decoding.gate import append_sequence_gate
+from export.language.gate import append_sequence_gate
 
 PAD, BOS, EOS = 256, 257, 258
 VOCABULARY = 259

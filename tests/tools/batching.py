@@ -6,7 +6,7 @@ import time
 from math import inf
 
 from cloud_stub.scheduling.batcher import Batcher, Limits
-from cloud_stub.scheduling.job import Job
+from cloud_stub.scheduling.queue import Job
 
 PATIENCE_S = 30.0
 """Longest wait for what should come; a machine may be slow."""

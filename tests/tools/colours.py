@@ -4,8 +4,7 @@ import numpy as np
 
 from edge_runtime import metrics
 from train.data.tasks import Example, Task
-from train.language.answers import Answers
-from train.language.quantiles import token_quantiles
+from train.language.answers import Answers, token_quantiles
 
 COLOURS = ("red", "green", "blue")
 

@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edge_runtime import metrics
-from edge_runtime.model import EdgeModel
+from edge_runtime.edge_model import EdgeModel
 from train.models import open_checkpoint
 
 

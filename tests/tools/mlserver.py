@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper, save
 from tools.processes import ROOT
 
-from benchmarks.peers import mlserver
+from benchmarks.serving import mlserver
 
 RUNTIME = ROOT / "examples" / "mlserver" / "gatekeeper_runtime.py"
 GENERIC = ROOT / "benchmarks" / "peers" / "mlserver_onnx.py"

@@ -3,7 +3,7 @@
 import sys
 from functools import partial
 
-from benchmarks.peers.answering import Said, serve
+from benchmarks.language.speed.answer_loop import Said, serve
 
 KNOWN = [7, 8, 9]
 

@@ -13,11 +13,11 @@ from torch import nn
 from edge_runtime.cli import main
 from edge_runtime.errors import SettingError
 from train.__main__ import COMMANDS
+from train.classifier.tune import TuneSettings
 from train.errors import CheckpointError
 from train.models import build
 from train.objectives import DeepGamblers, SelfAdaptive, Step
-from train.objectives.self_adaptive import ROW
-from train.tune import TuneSettings
+from train.objectives.abstention import ROW
 
 OBJECTIVES = {
     "deep_gamblers": lambda: DeepGamblers(1.5),

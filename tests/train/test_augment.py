@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from train import data
-from train.augment import KINDS, Augment, choose
-from train.batches import EncodedData
+from train.classifier.batches import EncodedData
+from train.classifier.fit import FitSettings
+from train.classifier.tune import TuneSettings
 from train.data import LabelledData
 from train.errors import DataError
-from train.fit import FitSettings
 from train.models import build, open_checkpoint
-from train.tune import TuneSettings
+from train.training.augment import KINDS, Augment, choose
 
 LABELS = [str(i) for i in range(10)]
 
@@ -154,7 +154,7 @@ def test_pictures_that_are_encoded_late_are_augmented_alike(monkeypatch):
     split = data.load("digits", limit=40).test
     augment = Augment(shift=True, mirror=True, seed=2)
     early = EncodedData(checkpoint, split, augment=augment)
-    monkeypatch.setattr("train.batches._IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("train.classifier.batches._IN_MEMORY_BYTES", 0)
     late = EncodedData(checkpoint, split, augment=augment)
     rows = [3, 1, 2, 0]
     batches = [e.__getitems__(rows)["pixel_values"] for e in (early, late)]

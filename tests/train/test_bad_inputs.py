@@ -11,13 +11,13 @@ from PIL import Image
 from tools.processes import contents
 
 from train import GatekeeperLoss, data, gatekeeper_loss, linear_gatekeeper_loss
+from train.classifier.evaluate import EvaluateSettings
+from train.classifier.fit import FitSettings
+from train.classifier.loop import train_checkpoint
 from train.errors import CheckpointError, DataError, TrainingError
-from train.evaluate import EvaluateSettings
-from train.fit import FitSettings
-from train.loop import train_checkpoint
 from train.models import build, open_checkpoint, save
 from train.objectives import CrossEntropy
-from train.schedule import Schedule
+from train.training.schedule import Schedule
 
 LABELS = [str(i) for i in range(10)]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edge_runtime import metrics
-from train.comparison import DRAWN, Candidate, Draws, compare, figures, interval
+from train.comparison.figures import DRAWN, Candidate, Draws, compare, figures, interval
 
 
 def candidate(draws, n=400, seeds=2, *, coarse=False):

@@ -7,12 +7,12 @@ import pytest
 from tools.devices import DEVICES, cuda
 
 from train import data
-from train.devices import placed
-from train.distill import DistillSettings
+from train.classifier.distill import DistillSettings
+from train.classifier.tune import TuneSettings
 from train.models import build, open_checkpoint
 from train.models.checkpoint import Checkpoint
 from train.sweeps.settings import SweepSettings
-from train.tune import TuneSettings
+from train.training.schedule import placed
 
 EVERY = "gatekeeper:0.5,auxiliary:0.5,cascade_aware,deep_gamblers,self_adaptive,average"
 
@@ -76,7 +76,7 @@ def test_a_student_is_taught_and_tuned_where_it_was_asked_to(
 @pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_model_leaves_half_precision_after_training(device, small_checkpoint, tmp_path):
-    from train.stage2 import tune
+    from train.classifier.stage2 import tune
 
     start, splits = open_checkpoint(small_checkpoint), data.load("digits", limit=60)
     settings = {"out": tmp_path / "out", "epochs": 1, "precision": "bf16", "device": device}

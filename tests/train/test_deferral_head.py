@@ -12,9 +12,11 @@ from tools import processes
 from edge_runtime import contract, metrics
 from train import data
 from train.__main__ import COMMANDS
-from train.deferral_head import DeferralHeadSettings
+from train.classifier.deferral_head import DeferralHeadSettings
+from train.classifier.opening import LargeAnswers
+from train.comparison.post_hoc import Seen, fit_head, out_of_fold
+from train.comparison.scores import load_scores, save_scores, score
 from train.errors import CheckpointError, DataError
-from train.large import LargeAnswers
 from train.models import (
     HEAD_FILE,
     Checkpoint,
@@ -24,9 +26,7 @@ from train.models import (
     read_head,
     save,
 )
-from train.models.features import classification_head, features_of
-from train.post_hoc import Seen, fit_head, out_of_fold
-from train.scores import load_scores, save_scores, score
+from train.models.deferral_head import classification_head, features_of
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,23 @@ from PIL import Image
 from tools import processes
 from tools.processes import contents, mounted
 
-from benchmarks.server import running_server
+from benchmarks.processes import running_server
 from train import data
 from train.__main__ import COMMANDS
+from train.classifier.distill import DistillSettings
+from train.classifier.fit import FitSettings
+from train.classifier.teacher import (
+    CheckpointTeacher,
+    cache_file,
+    open_checkpoint_teacher,
+    open_server,
+    soft_labels,
+    teacher_logits,
+)
 from train.data import NO_LABEL
-from train.distill import DistillSettings
 from train.errors import CheckpointError, DataError, OutputError, TeacherError
-from train.fit import FitSettings
 from train.models import build, open_checkpoint, save
 from train.objectives import CrossEntropy, Distillation, Step
-from train.teacher import CheckpointTeacher, open_checkpoint_teacher, open_server, soft_labels
-from train.teacher_cache import cache_file, teacher_logits
 
 LABELS = [str(i) for i in range(10)]
 start = partial(processes.start, "train")

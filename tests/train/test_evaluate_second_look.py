@@ -9,8 +9,8 @@ import torch
 from edge_runtime import metrics
 from edge_runtime.errors import SettingError
 from train import data
+from train.classifier.evaluate import EvaluateSettings
 from train.errors import DataError
-from train.evaluate import EvaluateSettings
 from train.models import open_checkpoint
 
 

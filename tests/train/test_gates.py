@@ -7,10 +7,17 @@ import pytest
 
 from edge_runtime import metrics
 from train import data
+from train.comparison.scores import (
+    GATES,
+    MIRROR_BAND,
+    Views,
+    fitted_temperature,
+    load_scores,
+    save_scores,
+    score,
+)
 from train.errors import DataError
-from train.gates import GATES, Views, fitted_temperature
 from train.models import open_checkpoint
-from train.scores import MIRROR_BAND, load_scores, save_scores, score
 
 LN3 = math.log(3)
 # Softmax (3/5, 1/5, 1/5) and, for the second view, (1/5, 3/5, 1/5).

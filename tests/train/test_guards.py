@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from train.fit import FitSettings
-from train.guards import Health, balance, warnings_before
+from train.classifier.fit import FitSettings
+from train.classifier.guards import Health, balance, warnings_before
+from train.classifier.tune import TuneSettings
 from train.models import open_checkpoint
-from train.tune import TuneSettings
 
 
 def test_the_balance_of_right_and_wrong_by_hand():

@@ -15,12 +15,12 @@ from PIL import Image
 from tools import processes
 from tools.processes import contents, finish, mounted
 
-from benchmarks.server import running_server
+from benchmarks.processes import running_server
 from edge_runtime import Cascade, Record, Recorder, Source
 from train import data
 from train.__main__ import COMMANDS
+from train.classifier.harvest import HarvestSettings, label_names
 from train.errors import DataError
-from train.harvest import HarvestSettings, label_names
 from train.models import open_checkpoint
 
 refused = partial(processes.refused_here, "train", COMMANDS)

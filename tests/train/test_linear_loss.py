@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from train import gatekeeper_loss, linear_gatekeeper_loss, row_kernel
+from train import gatekeeper_loss, linear_gatekeeper_loss
+from train.losses import kernel as row_kernel
 
 EXACT = {torch.float64: 1e-12, torch.float32: 1e-5}
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_"}

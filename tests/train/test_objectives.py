@@ -9,8 +9,7 @@ from train import gatekeeper_loss
 from train.errors import CheckpointError
 from train.models import build
 from train.objectives import Auxiliary, CascadeAware, CrossEntropy, Gatekeeper, Step
-from train.objectives.cascade_aware import LARGE_RIGHT
-from train.objectives.gatekeeper import RIGHT
+from train.objectives.basic import LARGE_RIGHT, RIGHT
 
 LN3 = math.log(3)
 # p = (3/4, 1/4) in both rows; row 0 is right, row 1 wrong.

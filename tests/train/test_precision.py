@@ -10,10 +10,10 @@ from tools.devices import DEVICES, cuda
 from edge_runtime import EdgeModel
 from export.commands.build import BuildSettings
 from train import data, gatekeeper_loss, linear_gatekeeper_loss
-from train.evaluate import EvaluateSettings
-from train.fit import FitSettings
+from train.classifier.evaluate import EvaluateSettings
+from train.classifier.fit import FitSettings
+from train.classifier.tune import TuneSettings
 from train.models import open_checkpoint
-from train.tune import TuneSettings
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from tools.processes import ROOT
 
+from train.classifier.fit import FitSettings
+from train.classifier.tune import TuneSettings
 from train.errors import TrainingError
-from train.fit import FitSettings
-from train.tune import TuneSettings
 
 pytestmark = pytest.mark.slow
 

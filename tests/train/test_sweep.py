@@ -10,19 +10,18 @@ import torch
 from tools import processes
 
 import benchmarks
-from benchmarks.check import CheckSettings
+from benchmarks.cascade.check import CheckSettings, ReportSettings
 from benchmarks.errors import CheckError
-from benchmarks.report import ReportSettings
 from edge_runtime.cli import main
 from edge_runtime.errors import SettingError
 from train import data
 from train.__main__ import COMMANDS
+from train.comparison.samples import read_samples
+from train.comparison.scores import Scores
 from train.errors import OutputError
 from train.models import open_checkpoint
-from train.samples import read_samples
-from train.scores import Scores
-from train.sweeps.average import _pair
 from train.sweeps.choice import recommend, sentences
+from train.sweeps.jobs import _pair
 from train.sweeps.methods import METHODS, chains, trainings
 from train.sweeps.results import RESULTS_FILE, SAMPLES_FILE, _gates, report
 from train.sweeps.settings import SweepSettings
@@ -174,7 +173,7 @@ def sweep_content():
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    from train.fit import FitSettings
+    from train.classifier.fit import FitSettings
 
     out = tmp_path_factory.mktemp("sweep-large") / "large"
     FitSettings(model="small-cnn", data="digits-more", out=out, epochs=8, patience=8).run()

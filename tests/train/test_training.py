@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from train import data
+from train.classifier.fit import FitSettings
+from train.classifier.tune import TuneSettings
 from train.errors import CheckpointError, DataError, OutputError
-from train.fit import FitSettings
 from train.models import build, open_checkpoint
-from train.tune import TuneSettings
 
 LABELS = [str(i) for i in range(10)]
 

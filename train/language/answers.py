@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,16 @@ from tqdm.auto import tqdm
 from edge_runtime import metrics
 from train.data.tasks import Example, Task
 from train.errors import CheckpointError, DataError
-from train.language.quantiles import token_quantiles
+
+# MERGEDOC train/language/quantiles.py: 'Token-level uncertainty of an answer: quantiles of its tokens\' log-probabilities.\n\nGupta et al. 2024, "Language Model Cascades: Token-level uncertainty and beyond": the sum of the\nlog-probabilities grows with the length of an answer, the mean hides a single token that was\nguessed; quantiles over the tokens keep both apart. The lowest is the least likely token.\n'
 from train.models import Generated, LanguageModel
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 _ARRAYS = ("right", "tokens", "quantiles", "watched")
+
+LEVELS: Final = tuple(i / 10 for i in range(11))
+"""From the least likely token to the likeliest, in tenths."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +40,7 @@ class Answers:
         right: Where it is the right one, bool [n].
         confidence: By kind of `metrics.SEQUENCE_KINDS`: float64 [n]; NaN defers.
         quantiles: Of the log-probabilities of an answer's tokens, float64 [n, Q]; see
-            `train.language.quantiles`.
+            `train.language.answers`.
         watched: Log-probability of the watched token as the first of the answer, float64 [n]; NaN
             where none was watched.
         tokens: How many tokens were generated, int64 [n].
@@ -189,3 +193,20 @@ def load_answers(path: Path) -> Answers:
         raise DataError(
             f"expected answers of a language model in {path}: {error}: ask it again"
         ) from None
+
+
+def token_quantiles(logprob: Floats, counted: npt.NDArray[np.bool_]) -> Floats:
+    """Return the quantiles at `LEVELS` of each answer, linear between two tokens.
+
+    Args:
+        logprob: Log-probabilities of the tokens, float64 [n, T].
+        counted: Which tokens were generated, bool [n, T].
+
+    Returns:
+        float64 [n, Q]; NaN where no token was generated or one has none.
+    """
+    rows = np.full((len(logprob), len(LEVELS)), np.nan)
+    for i, (values, flags) in enumerate(zip(logprob, counted, strict=True)):
+        if flags.any() and not np.isnan(values[flags]).any():
+            rows[i] = np.quantile(values[flags], LEVELS)
+    return rows

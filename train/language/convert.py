@@ -24,9 +24,8 @@ class ConvertLanguageSettings:
     def run(self) -> None:
         """Convert, and write the checkpoint."""
         from train.models import LanguageModel, save_language_model
-        from train.models.llama2c import read_llama
-        from train.models.llama2c_tokenizer import read_tokenizer
-        from train.output import full_disk_in_words, refuse_existing, settings_record
+        from train.models.llama2c import read_llama, read_tokenizer
+        from train.training.output import full_disk_in_words, refuse_existing, settings_record
 
         refuse_existing(self.out, overwrite=self.overwrite)
         model = read_llama(self.weights)

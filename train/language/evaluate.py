@@ -68,9 +68,9 @@ class EvaluateLanguageSettings:
         self._write(content, small, large)
 
     def _answers(self, path: Path, task: Any, examples: Any) -> tuple[Any, int]:
-        from train.devices import placed_model
         from train.language.answers import answer_split
         from train.models import open_language_model
+        from train.training.schedule import placed_model
 
         model = open_language_model(path, weights=self.weights)
         placed_model(model.model, self.device)
@@ -118,7 +118,7 @@ def by_kind(answers: Any, large: Any | None, vocabulary: int) -> Figures:
         vocabulary: V of M_S.
     """
     from edge_runtime import metrics
-    from train.comparison import figures, joint_name
+    from train.comparison.figures import figures, joint_name
     from train.language.rivals import sequence_candidate
 
     quality = None if large is None else large.astype(float)

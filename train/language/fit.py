@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edge_runtime.cli import field
-from train.fit import check_training_settings
+from train.classifier.fit import check_training_settings
 
 if TYPE_CHECKING:
     from train.data.tasks import Task
@@ -59,7 +59,7 @@ class FitLanguageSettings:
     def run(self) -> None:
         """Fit, and write the checkpoint."""
         from train.data.tasks import load_task
-        from train.language.opening import open_for_training
+        from train.language.loop import open_for_training
 
         task = load_task(
             self.task, data=self.data, shots=self.shots, seed=self.seed, limit=self.limit
@@ -68,11 +68,10 @@ class FitLanguageSettings:
 
     def fit(self, start: LanguageModel, task: Task) -> None:
         """Fit a model that is open on a task that is loaded, and write the checkpoint."""
-        from train.language.loop import Recipe, train_language_model
-        from train.language.objectives import TokenCrossEntropy
-        from train.language.opening import first_rate
-        from train.output import settings_record
-        from train.schedule import Schedule
+        from train.language.loop import Recipe, first_rate, train_language_model
+        from train.language.trainer import TokenCrossEntropy
+        from train.training.output import settings_record
+        from train.training.schedule import Schedule
 
         rate = self.learning_rate or first_rate(self.checkpoint, lora=self.lora is not None)
         schedule = Schedule(

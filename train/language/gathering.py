@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from train.comparison import Candidate
+from train.comparison.figures import Candidate
+from train.comparison.samples import Samples
+from train.comparison.scores import SPLITS
 from train.errors import TrainError
 from train.language.rivals import Asking, Doubt, Heard, Rival
-from train.samples import Samples
-from train.scores import SPLITS
 
 MODELS, NOT_MEANINGFUL = "models", "not_meaningful"
 UNPARSED = -1

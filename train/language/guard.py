@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from train.classifier.guards import Health
 from train.data.tasks import Example, Task
-from train.guards import Health
 from train.language.hidden import HiddenStates
 from train.models import LanguageModel
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,23 +15,27 @@ import torch
 import transformers
 from transformers import EarlyStoppingCallback
 
-from train.batches import as_it_comes
-from train.callbacks import StopOnNaN
+from train.classifier.batches import as_it_comes
 from train.data.tasks import Task
-from train.devices import placed_model
 from train.errors import DataError
 from train.language.encoding import TokenData, Tokens, answer_tokens
 from train.language.guard import AnswerCollapse
-from train.language.hidden import HiddenStates, OutputLayer
-from train.language.lora import merged, with_adapters
-from train.language.objectives import TokenObjective
-from train.language.trainer import LanguageTrainer, Normalize
-from train.models import LanguageModel, save_language_model
-from train.output import full_disk_in_words, refuse_existing
-from train.running import require_same_data, run, with_one_bar, work_folder
-from train.schedule import Schedule, training_arguments
+from train.language.hidden import HiddenStates, OutputLayer, merged, with_adapters
+from train.language.trainer import LanguageTrainer, Normalize, TokenObjective
+from train.models import LanguageModel, open_language_model, save_language_model
+from train.models.checkpoint import FILE
+from train.training.output import full_disk_in_words, refuse_existing
+from train.training.schedule import Schedule, placed_model, training_arguments
+from train.training.trainer_run import StopOnNaN, require_same_data, run, with_one_bar, work_folder
+
+# MERGEDOC train/language/opening.py: 'Opens a language model for training, and finds a learning rate that suits it.'
 
 _EVAL_BATCH = 16
+
+_WHOLE, _ADAPTERS, _RANDOM = 1e-5, 1e-4, 3e-3
+_SECOND_STAGE = 0.1
+NEW = "new-lm"
+"""The command that made a model with random weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,3 +211,38 @@ def _write(model: LanguageModel, out: Path, work: Path, extra: dict[str, Any]) -
     said = "" if loss is None else f"validation loss {loss:.4f} a token after "
     why = f"; {extra['stopped']}" if extra["stopped"] else ""
     print(f"{out}: {said}{extra['steps_run']} steps, {extra['wall_time_s']} s{why}", flush=True)
+
+
+def open_for_training(folder: Path, settings: Any) -> LanguageModel:
+    """Open a language model; what LoRA leaves as it is may lie in half precision.
+
+    Args:
+        folder: Its folder.
+        settings: Of the training, with `lora` and `precision`.
+
+    Raises:
+        CheckpointError: It does not open.
+    """
+    frozen = settings.lora is not None and settings.precision == "bf16"
+    return open_language_model(folder, weights="bf16" if frozen else "fp32")
+
+
+def first_rate(folder: Path, *, lora: bool) -> float:
+    """Return the peak learning rate of stage 1 where nobody said one."""
+    if _record(folder).get("command") == NEW:
+        return _RANDOM
+    return _ADAPTERS if lora else _WHOLE
+
+
+def second_rate(folder: Path, *, lora: bool) -> float:
+    """Return the peak learning rate of stage 2 where nobody said one: a tenth of stage 1's."""
+    first = _record(folder).get("learning_rate")
+    return _SECOND_STAGE * (first if isinstance(first, float) else first_rate(folder, lora=lora))
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -100,7 +100,7 @@ class NewLanguageSettings:
         """Make it, and write the checkpoint."""
         from train.models import save_language_model
         from train.models.untrained import Shape, trained_tokenizer, untrained_language_model
-        from train.output import full_disk_in_words, refuse_existing, settings_record
+        from train.training.output import full_disk_in_words, refuse_existing, settings_record
 
         refuse_existing(self.out, overwrite=self.overwrite)
         shape = Shape(

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import contract, environment
-from train.comparison import ACCURACY, AREA, compare, joint_name
+from train.comparison.figures import ACCURACY, AREA, compare, joint_name
+from train.comparison.samples import Samples, machine, save_samples, table
+from train.comparison.scores import SPLITS
 from train.language.gathering import MODELS, NOT_MEANINGFUL, row_name, spoken
 from train.language.rivals import CONTROL, UNTUNED
-from train.samples import Samples, save_samples
-from train.scores import SPLITS
 from train.sweeps.choice import difference, recommend
-from train.tables import machine, table
 
 RESULTS_FILE = "lm-results.json"
 SAMPLES_FILE = "lm-samples.npz"

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime import contract, metrics
-from train.comparison import Candidate
+from train.comparison.figures import Candidate
+from train.comparison.post_hoc import Seen, fit_head, out_of_fold
+from train.comparison.scores import SPLITS
 from train.language.answers import Answers
 from train.models.deferral_head import sigmoid
-from train.post_hoc import Seen, fit_head, out_of_fold
-from train.scores import SPLITS
 
 Floats = npt.NDArray[np.float64]
 UNTUNED, CONTROL = "untuned", "control"
@@ -129,9 +129,9 @@ class TokenQuantiles(Rival):
     It follows Gupta et al. 2024 in what it reads, the quantiles of an answer's token
     log-probabilities, and in learning on held-out examples when to defer. It differs in how:
 
-    - the rule is the logistic regression of `train.logistic`, not a neural network: validation
+    - the rule is the logistic regression of `train.comparison.post_hoc`, not a neural network: validation
       splits are small, and its strength is chosen by cross-validation;
-    - it estimates where M_L is right and M_S wrong, as the deferral head of `train.post_hoc`;
+    - it estimates where M_L is right and M_S wrong, as the deferral head of `train.comparison.post_hoc`;
     - the levels are tenths; hidden states are not read (theirs with embeddings is another rule).
 
     It is fitted on validation alone, and its values there are out of fold.

@@ -13,18 +13,16 @@ import numpy.typing as npt
 import torch
 
 from edge_runtime import metrics
+from train.classifier.guards import warnings_before
 from train.data.tasks import Example, Task
-from train.devices import placed_model
-from train.guards import warnings_before
 from train.language.encoding import IGNORED, TokenData, answer_tokens
 from train.language.guard import ASKED
-from train.language.loop import Recipe, train_language_model
-from train.language.objectives import TokenCrossEntropy, TokenGatekeeper
-from train.language.opening import second_rate
+from train.language.loop import Recipe, second_rate, train_language_model
+from train.language.trainer import TokenCrossEntropy, TokenGatekeeper
 from train.language.tune import TuneLanguageSettings
 from train.models import LanguageModel
-from train.output import refuse_existing, settings_record
-from train.schedule import Schedule
+from train.training.output import refuse_existing, settings_record
+from train.training.schedule import Schedule, placed_model
 
 _RATIO = 0.3
 _LARGEST_DROP = 0.01

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edge_runtime.cli import field
 from edge_runtime.errors import SettingError
-from train.fit import check_training_settings
+from train.classifier.fit import check_training_settings
 from train.language.fit import DATA_HELP, LORA_HELP, SHOTS_HELP, TASK_HELP, TOKENS_HELP
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class TuneLanguageSettings:
     def run(self) -> None:
         """Tune, and write the checkpoint."""
         from train.data.tasks import load_task
-        from train.language.opening import open_for_training
+        from train.language.loop import open_for_training
         from train.models import open_language_model
 
         task = load_task(

@@ -1,22 +1,22 @@
 """Architectures and checkpoints: what `export` and `cloud_stub` may import of `train`."""
 
 from train.models.checkpoint import (
+    VIEWS,
     Checkpoint,
+    Training,
     open_checkpoint,
     save,
+    training_of,
     weight_files,
     weights_sha256,
 )
-from train.models.deferral_head import HEAD_FILE, DeferralHead, read_head, write_head
-from train.models.features import features_of
+from train.models.deferral_head import HEAD_FILE, DeferralHead, features_of, read_head, write_head
 from train.models.generation import Generated
 from train.models.language import LanguageModel, open_language_model, save_language_model
 from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
 from train.models.registry import NAMES, Normalisation, build
 from train.models.small_cnn import SmallCNN, SmallCNNConfig
 from train.models.small_resnet import SmallResNet, SmallResNetConfig
-from train.models.training import Training, training_of
-from train.models.views import VIEWS
 
 __all__ = [
     "HEAD_FILE",

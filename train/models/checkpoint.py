@@ -6,10 +6,10 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,25 @@ import torch
 import transformers
 from torch import Tensor
 
+from edge_runtime import contract
 from train.data import Kind
 from train.errors import CheckpointError
-from train.models import training
+
+# MERGEDOC train/models/training.py: "What a checkpoint's `training.json` says of the data it was made with."
+# MERGEDOC train/models/views.py: 'Further views of a picture, by the name that the gate contract gives them.'
 from train.models.kinds import SAFE, Family, encode, family_of, open_processor
-from train.models.views import VIEWS
 
 BATCH = 256
 _TEXTS = 32  # in a batch: attention grows with the square of the longest
 _BLOCK_BYTES = 1 << 20
+
+FILE = "training.json"
+_HOLDOUT = "holdout"  # stage 2 on half of validation
+VIEWS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+    contract.MIRROR: lambda pixel_values: pixel_values.flip(-1)
+}
+"""Each takes pixel_values float [n, channels, height, width], as the gate in a graph does: the
+processor's crop need not be symmetric."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,7 @@ class Checkpoint:
             inputs: Pictures uint8 [height, width, 3] or texts.
             batch_size: Inputs that the model sees at once; fewer texts than pictures where it is
                 not given.
-            view: Show the model another view of each picture, by its name in `train.models.views`.
+            view: Show the model another view of each picture, by its name in `train.models.checkpoint`.
         """
         if not len(inputs):
             return np.empty((0, len(self.labels)), np.float32)
@@ -201,7 +211,7 @@ def write_folder(model: Any, processor: Any, folder: Path, extra: dict[str, Any]
         processor.save_pretrained(fresh)
         if extra is not None:
             text = json.dumps(extra, indent=2) + "\n"
-            (fresh / training.FILE).write_text(text, encoding="utf-8")
+            (fresh / FILE).write_text(text, encoding="utf-8")
         if folder.exists():
             shutil.move(folder, Path(scratch) / "old")
         fresh.rename(folder)
@@ -209,3 +219,37 @@ def write_folder(model: Any, processor: Any, folder: Path, extra: dict[str, Any]
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Training:
+    """Which inputs had a part in making a model.
+
+    Attributes:
+        data: Data set name, folder or file; of a language model its task.
+        fitted_on: Splits whose inputs changed the weights.
+        chosen_on: Splits that decided when to stop.
+    """
+
+    data: str
+    fitted_on: tuple[str, ...]
+    chosen_on: tuple[str, ...]
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+
+def training_of(folder: Path) -> Training | None:
+    """Return what is known of a checkpoint's training; None where it is not this toolkit's."""
+    try:
+        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        settings = record["settings"]
+        # Of a language model its task, beside which `data` may say where that lies.
+        data = settings["task"] if "task" in settings else settings["data"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not isinstance(data, str):
+        return None
+    held_out = ("validation",) if settings.get("stage2_data") == _HOLDOUT else ()
+    return Training(data, ("train", *held_out), ("validation",))

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
-from train.models.features import classification_head
-from train.objectives.base import Objective, Step
-from train.objectives.side_head import SideHead
+from edge_runtime.errors import SettingError
+from train.models.deferral_head import classification_head
+from train.objectives.basic import Objective, Step
+from train.objectives.heads import SideHead
+
+ROW = "row"
+"""Column of the number of each training row, from 0."""
+
+# MERGEDOC train/objectives/deep_gamblers.py: 'Deep Gamblers: each row is a bet on its class, with a part of the stake held back.'
+# MERGEDOC train/objectives/self_adaptive.py: 'Self-adaptive training: what M_S does not come to believe of a label goes to abstaining.'
 
 
 class Abstaining(Objective):
@@ -54,3 +62,104 @@ class Abstaining(Objective):
         log_p = logits[labelled].log_softmax(dim=-1)  # [m, C + 1]
         own = log_p.gather(1, step.labels[labelled].unsqueeze(1))
         return own.squeeze(1), log_p[:, -1]
+
+
+class DeepGamblers(Abstaining):
+    """The gambler's loss (Liu et al. 2019, "Deep Gamblers": abstaining by portfolio theory).
+
+    A row's loss is -log(o p_y + p_{C+1}), with the pay-off o and p over the C classes and the
+    abstention: whoever bets on the right class gets o times the stake, what is held back is kept.
+    A greater o abstains less. The paper begins with some epochs of cross-entropy, which stage 1
+    has done. Computed in float32; a row with the label -100 costs nothing.
+
+    Args:
+        payoff: o, over 1 and at most C.
+    """
+
+    def __init__(self, payoff: float) -> None:
+        super().__init__()
+        if not 1.0 < payoff < math.inf:
+            raise ValueError(f"expected a payoff over 1, got {payoff}")
+        self.payoff = payoff
+
+    def attach(self, model: Any) -> None:
+        """Put the abstention unit beside the classification head.
+
+        Raises:
+            SettingError: The pay-off is over the number of classes: a blind bet would gain.
+            CheckpointError: The model does not end in a linear layer of its classes.
+        """
+        classes = model.config.num_labels
+        if self.payoff > classes:
+            raise SettingError(
+                f"expected --payoff over 1 and at most {classes}, the number of classes, got "
+                f"{self.payoff:g}: name a lower one"
+            )
+        super().attach(model)
+
+    def loss(self, step: Step) -> Tensor:
+        """Return the loss summed over the rows, divided by the items."""
+        own, abstention = self._log_p(step)
+        return -torch.logaddexp(own + math.log(self.payoff), abstention).sum() / step.items
+
+
+class SelfAdaptive(Abstaining):
+    """Self-adaptive training for selective classification (Huang, Zhang & Zhang 2020).
+
+    A row's loss is -(t_y log p_y + (1 - t_y) log p_{C+1}), with p over the C classes and the
+    abstention. Its soft target t begins as the one-hot label and, each time that the row comes,
+    first becomes m t + (1 - m) q, with q the softmax of the C logits without gradient. As the loss
+    asks for the label's entry alone, that is all that is kept: float32 [N], saved with every epoch
+    of the run, so that a resumed one goes on with it. Computed in float32; a row with the label
+    -100 costs nothing.
+
+    Needs the column `row`: int64 [n], the number of each row among the N training rows.
+
+    Args:
+        rows: N.
+        momentum: m, in [0, 1).
+    """
+
+    columns = (ROW,)
+
+    def __init__(self, rows: int, momentum: float) -> None:
+        super().__init__()
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"expected momentum in [0, 1), got {momentum}")
+        self.rows = rows
+        self.momentum = momentum
+        self._attached: Any = None
+
+    def loss(self, step: Step) -> Tensor:
+        """Move the targets of the rows; return the loss summed over them, divided by the items."""
+        self._move_targets(step)
+        target = self._attached.of_label[step.columns[ROW]][step.labels >= 0]
+        own, abstention = self._log_p(step)
+        return -(target * own + (1.0 - target) * abstention).sum() / step.items
+
+    def _new_unit(self, head: nn.Linear) -> nn.Linear:
+        self._attached = super()._new_unit(head)
+        ones = torch.ones(self.rows, device=head.weight.device)
+        self._attached.register_buffer("of_label", ones)
+        return self._attached
+
+    @torch.no_grad()
+    def _move_targets(self, step: Step) -> None:
+        q = step.logits.float().softmax(dim=-1)
+        own = q.gather(1, step.labels.clamp(min=0).unsqueeze(1)).squeeze(1)
+        rows, own = _of_all_processes(step.columns[ROW]), _of_all_processes(own)
+        target = self._attached.of_label
+        target[rows] = self.momentum * target[rows] + (1.0 - self.momentum) * own
+
+
+def _of_all_processes(values: Tensor) -> Tensor:
+    """Return [n] of every process, joined.
+
+    Each process keeps the targets of all rows alike: torch overwrites the buffers of all processes
+    with those of the first before every forward pass.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return values
+    parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, values.contiguous())
+    return torch.cat(parts)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from train.comparison import ACCURACY, AREA
+from train.comparison.figures import ACCURACY, AREA
 from train.sweeps.methods import AVERAGE, CONTROL, UNTUNED
 
 LARGEST_DROP = 0.01

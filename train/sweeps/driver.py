@@ -14,16 +14,15 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from train.classifier.opening import LargeAnswers, open_for
 from train.data import Splits
-from train.devices import placed
 from train.errors import OutputError
-from train.large import LargeAnswers
-from train.matching import open_for
 from train.sweeps import jobs
-from train.sweeps.average import score_average
+from train.sweeps.jobs import score_average
 from train.sweeps.methods import AVERAGE, chains, trainings
 from train.sweeps.results import write_results
 from train.sweeps.settings import SweepSettings
+from train.training.schedule import placed
 
 SWEEP_FILE = "sweep.json"
 _FREE = ("jobs", "out", "device")  # may differ when a sweep goes on

@@ -47,7 +47,7 @@ class RecommendSettings:
         Raises:
             SettingError: It names none.
         """
-        from train.comparison import RATIOS, joint_name
+        from train.comparison.figures import RATIOS, joint_name
 
         names = {f"{_JOINT}{ratio:g}": joint_name(ratio) for ratio in RATIOS} | _NAMED
         if self.select not in names:
@@ -56,8 +56,8 @@ class RecommendSettings:
 
     def run(self) -> None:
         """Choose, and print what was chosen beside the control."""
-        from train.comparison import FIGURES
-        from train.samples import read_samples
+        from train.comparison.figures import FIGURES
+        from train.comparison.samples import read_samples
         from train.sweeps.choice import recommend, sentences
         from train.sweeps.results import SAMPLES_FILE, compare_both
 

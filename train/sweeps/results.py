@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import contract, environment
-from train.comparison import Candidate, compare, joint_name
+from train.comparison.figures import Candidate, compare, joint_name
+from train.comparison.samples import Samples, machine, save_samples, table
+from train.comparison.scores import SPLITS, Scores, load_scores
 from train.data import Splits
-from train.samples import Samples, save_samples
-from train.scores import SPLITS, Scores, load_scores
 from train.sweeps import jobs
 from train.sweeps.choice import recommend, sentences
 from train.sweeps.methods import CONTROL, UNTUNED, trainings
 from train.sweeps.settings import SweepSettings
-from train.tables import machine, table
 
 RESULTS_FILE = "sweep-results.json"
 SAMPLES_FILE = "sweep-samples.npz"

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from cloud_stub.operations import reflection
+from cloud_stub.operations import health
 from edge_runtime.wire import messages as pb
 
 SERVICES = {
@@ -34,7 +34,7 @@ def channel():
         nonlocal ending
         ending = (asyncio.get_running_loop(), asyncio.Event())
         server = grpc.aio.server()
-        reflection.add_to(server)
+        health.add_reflection(server)
         ports.append(server.add_insecure_port("127.0.0.1:0"))
         await server.start()
         started.set()
@@ -84,7 +84,7 @@ def test_a_message_that_is_built_from_what_was_learnt_is_read_here(database):
     assert read.parameters["gatekeeper_confidence"].double_param == 0.25
 
 
-@pytest.mark.parametrize("service", [reflection.V1ALPHA, reflection.V1])
+@pytest.mark.parametrize("service", [health.V1ALPHA, health.V1])
 def test_both_names_of_the_service_answer(service, channel):
     ask = channel.stream_stream(
         f"/{service}/ServerReflectionInfo",

@@ -10,13 +10,14 @@ from tools.colours import answers, colours
 from edge_runtime import metrics
 from train.errors import CheckpointError, DataError
 from train.language.answers import (
+    LEVELS,
     answer_split,
     first_token,
     instructed,
     load_answers,
     save_answers,
+    token_quantiles,
 )
-from train.language.quantiles import LEVELS, token_quantiles
 
 
 def test_quantiles_by_hand():

@@ -8,7 +8,7 @@ import pytest
 from edge_runtime import metrics
 from edge_runtime.cli import main
 from train.__main__ import COMMANDS
-from train.comparison import FIGURES
+from train.comparison.figures import FIGURES
 from train.data.tasks import load_task
 from train.language.answers import answer_split, load_answers
 from train.language.evaluate import by_kind, lines

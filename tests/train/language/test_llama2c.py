@@ -8,13 +8,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.decoding.published_story import PUBLISHED
+from benchmarks.language.promises.story import PUBLISHED
 from train.errors import CheckpointError
 from train.language.convert import ConvertLanguageSettings
 from train.models import open_language_model
 from train.models.decoding import decode, ready
-from train.models.llama2c import read_llama
-from train.models.llama2c_tokenizer import read_tokenizer
+from train.models.llama2c import read_llama, read_tokenizer
 
 STEPS = 256  # of llama2.c, where none are asked for
 BOS = 1

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from tools.colours import answers
 
-from benchmarks.check import CheckSettings
+from benchmarks.cascade.check import CheckSettings
 from benchmarks.errors import CheckError
-from train.comparison import figures
+from train.comparison.figures import figures
+from train.comparison.samples import read_samples
 from train.language.gathering import answer_codes, gather, most_frequent
 from train.language.results import (
     RESULTS_FILE,
@@ -21,7 +22,6 @@ from train.language.results import (
     write_results,
 )
 from train.language.rivals import Heard, all_rivals
-from train.samples import read_samples
 
 SEEDS = (0, 1)
 N = 120

@@ -7,6 +7,7 @@ import pytest
 from tools.colours import answers
 
 from edge_runtime import contract, metrics
+from train.comparison.post_hoc import Seen, fit_head
 from train.errors import DataError
 from train.language.rivals import (
     ANSWER_N,
@@ -22,7 +23,6 @@ from train.language.rivals import (
     uncertainty,
 )
 from train.models.deferral_head import sigmoid
-from train.post_hoc import Seen, fit_head
 
 VOCABULARY = 50
 

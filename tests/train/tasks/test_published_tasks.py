@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.tasks_figures import task_figures
+from benchmarks.tasks import task_figures
 from train.data.tasks import TASKS, load_task
 
 

@@ -7,14 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from train.data.tasks.arc import ARC_SOURCES, load_arc
-from train.data.tasks.completions import load_completions
-from train.data.tasks.gsm8k import GSM8K_SOURCES, load_gsm8k
-from train.data.tasks.intents import INTENT_SOURCES, load_intents
-from train.data.tasks.mmlu import MMLU_SHOTS, MMLU_SOURCES, load_mmlu
-from train.data.tasks.svamp import SVAMP_SOURCES, load_svamp
+from train.data.tasks.choices import ARC_SOURCES, MMLU_SHOTS, MMLU_SOURCES, load_arc, load_mmlu
+from train.data.tasks.numbers import GSM8K_SOURCES, SVAMP_SOURCES, load_gsm8k, load_svamp
 from train.data.tasks.sources import Source
 from train.data.tasks.task import Task
+from train.data.tasks.texts import INTENT_SOURCES, load_completions, load_intents
 from train.errors import DataError
 
 SOURCES: Final[dict[str, Source]] = {

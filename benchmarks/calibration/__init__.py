@@ -1,0 +1,1 @@
+"""Whether certificates hold, and whether quantization keeps them."""

@@ -1,0 +1,1 @@
+"""The demo cascade: train, measure, report, check."""

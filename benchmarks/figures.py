@@ -1,0 +1,246 @@
+"""One measured cost beside its limit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.cascade.report import compare
+from benchmarks.errors import CheckError
+from benchmarks.steps import step
+from edge_runtime.environment import describe, hardware
+
+# MERGEDOC benchmarks/groups.py: 'Measures figures a group at a time, and says after each what came out.'
+# MERGEDOC benchmarks/verdicts.py: 'Checks a file of figures: values follow from their samples, verdicts from values and limits.'
+# MERGEDOC benchmarks/trend.py: 'Whether a series rises.'
+
+_LEAST: Final = 5e-4
+Statistic = Literal["median", "sum", "slope", "greatest", "share"]
+
+_Settings = TypeVar("_Settings")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured cost and its limit.
+
+    Attributes:
+        name: What was measured, beside what.
+        value: The measurement; None where it could not be made, and the detail says why.
+        limit: What it may be at most; None where it is only told.
+        unit: Of value and limit.
+        detail: The peer's figure, and under which conditions both were measured.
+        at_least: The limit is the least that it may be.
+        samples: What the value is made of, a round or a point each; empty where it is not kept.
+        statistic: What makes the value of the samples.
+    """
+
+    name: str
+    value: float | None
+    limit: float | None
+    unit: str
+    detail: str
+    at_least: bool = False
+    samples: tuple[Any, ...] = ()
+    statistic: Statistic = "median"
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        samples: Sequence[Any],
+        limit: float | None,
+        unit: str,
+        detail: str,
+        *,
+        at_least: bool = False,
+        statistic: Statistic = "median",
+    ) -> Self:
+        """Make a figure whose value follows from samples, which are kept beside it."""
+        value = STATISTICS[statistic](samples)
+        return cls(name, value, limit, unit, detail, at_least, tuple(samples), statistic)
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether it keeps its limit; None where nothing was measured, or there is no limit."""
+        if self.value is None or self.limit is None:
+            return None
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def line(self) -> str:
+        """Return how it is printed."""
+        value = f"{'-':>8}" if self.value is None else _in_digits(self.value)
+        side = "at least" if self.at_least else "limit"
+        limit = "no limit" if self.limit is None else f"{side} {self.limit:g}"
+        measured = f"{value} {self.unit:3} {limit}"
+        return f"{self.name:52} {measured}  {self._verdict()}  ({self.detail})"
+
+    def _verdict(self) -> str:
+        if self.value is None:
+            return "not measured"
+        return {True: "met", False: "MISSED", None: "told"}[self.is_met]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain values, with the verdict; what never came to pass has no value."""
+        value = self.value if self.value is not None and isfinite(self.value) else None
+        content = {**asdict(self), "value": value, "met": self.is_met}
+        if not self.samples:
+            del content["samples"], content["statistic"]
+        return content
+
+
+def _in_digits(value: float) -> str:
+    """Return three decimals, and where they would all be noughts, the digits that there are."""
+    return f"{value:8.3f}" if value == 0 or not abs(value) < _LEAST else f"{value:8.1e}"
+
+
+def _slope(points: Sequence[Sequence[float]]) -> float:
+    import numpy as np
+
+    x, y = np.array(points, float).T
+    return slope(x, y)[0]
+
+
+def _greatest(samples: Sequence[float]) -> float:
+    import numpy as np
+
+    return float(np.max(samples))  # a NaN among them is the greatest
+
+
+def _share(pairs: Sequence[Sequence[float]]) -> float:
+    """Return the share of parts in wholes, each pair one of both; 0 where there is nothing."""
+    whole = sum(whole for _, whole in pairs)
+    return sum(part for part, _ in pairs) / whole if whole else 0.0
+
+
+STATISTICS: Final[dict[Statistic, Callable[[Sequence[Any]], float]]] = {
+    "median": lambda samples: float(median(samples)),
+    "sum": lambda samples: float(sum(samples)),
+    "slope": _slope,
+    "greatest": _greatest,
+    "share": _share,
+}
+
+
+def write_figures(out: Path, figures: Iterable[Figure]) -> None:
+    """Write figures as JSON, with what another person needs to repeat them."""
+    from benchmarks.cascade.report import write_json
+
+    listed = [figure.as_dict() for figure in figures]
+    write_json(out, {**describe("benchmarks"), "figures": listed})
+
+
+def measure_groups(measures: Mapping[str, Callable[[], list[Figure]]], out: Path | None) -> None:
+    """Print every figure, and write all of them where asked.
+
+    Args:
+        measures: What measures a group, by its name.
+        out: File for the result, or None.
+    """
+    machine = hardware()
+    print(f"{machine['cores']} cores of {machine['processor']}", flush=True)
+    figures: list[Figure] = []
+    for group, measure in measures.items():
+        with step(group):
+            measured = measure()
+            print(*(figure.line() for figure in measured), sep="\n", flush=True)
+        figures += measured
+    missed = sum(figure.is_met is False for figure in figures)
+    print(f"{len(figures)} figures, {missed} missed")
+    if out is not None:
+        write_figures(out, figures)
+
+
+def in_folder(
+    measure: Callable[[Path, _Settings], list[Figure]], settings: _Settings
+) -> list[Figure]:
+    """Let one measure in a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        return measure(Path(folder), settings)
+
+
+_FIELDS: Final = {field.name for field in dataclasses.fields(Figure)}
+
+
+def holds_figures(path: Path) -> bool:
+    """Tell whether a file is one that `write_figures` wrote."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return isinstance(content, dict) and isinstance(content.get("figures"), list)
+
+
+def check(path: Path) -> int:
+    """Recompute the figures of a file; return how many there are.
+
+    Raises:
+        CheckError: The file holds none, or one is not what follows.
+    """
+    stored = _read(path)
+    for one in stored:
+        _check(f"{path}: {one.figure.name}", one.figure, is_met=one.is_met)
+    return len(stored)
+
+
+def table(path: Path) -> str:
+    """Return the figures of a file as a table for a page.
+
+    Raises:
+        CheckError: The file holds none.
+    """
+    rows = ["| figure | measured | limit | | |", "|---|---|---|---|---|"]
+    for figure, is_met in _read(path):
+        value = "-" if figure.value is None else f"{figure.value:.3g} {figure.unit}".strip()
+        limit = "-" if figure.limit is None else f"{figure.limit:g}"
+        side = "at least " if figure.at_least and figure.limit is not None else ""
+        verdict = {True: "met", False: "**missed**", None: "-"}[is_met]
+        rows.append(f"| {figure.name} | {value} | {side}{limit} | {verdict} | {figure.detail} |")
+    return "\n".join(rows)
+
+
+class _Stored(NamedTuple):
+    figure: Figure
+    is_met: bool | None
+
+
+def _read(path: Path) -> list[_Stored]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))["figures"]
+        return [_Stored(_figure(one), one["met"]) for one in stored]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckError(f"expected a file of figures at {path}: {error!r}") from None
+
+
+def _figure(stored: dict[str, Any]) -> Figure:
+    return Figure(**{name: value for name, value in stored.items() if name in _FIELDS})
+
+
+def _check(where: str, figure: Figure, *, is_met: bool | None) -> None:
+    if figure.samples:
+        compare(STATISTICS[figure.statistic](figure.samples), figure.value, f"{where}: value")
+    # One that never came to pass is infinite when measured, and has no value in the file.
+    follows = False if figure.value is None and is_met is False else figure.is_met
+    if is_met is not follows:
+        raise CheckError(f"{where}: the limit gives met = {follows}, the file says {is_met}")
+
+
+def slope(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the slope of the line of least squares, and its standard error.
+
+    Args:
+        x: [n], n >= 3, not all alike.
+        y: [n].
+    """
+    dx, dy = x - x.mean(), y - y.mean()
+    square = float(dx @ dx)
+    per_x = float(dx @ dy) / square
+    rest = dy - per_x * dx
+    return per_x, float(np.sqrt(rest @ rest / (len(rest) - 2) / square))

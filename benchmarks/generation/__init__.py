@@ -1,1 +1,0 @@
-"""Measures the speed of generation beside other ways to generate."""

@@ -1,0 +1,1 @@
+"""The demo of a cascade of language models."""

@@ -1,0 +1,1 @@
+"""Exactness of generation on the device."""

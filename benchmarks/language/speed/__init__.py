@@ -1,0 +1,1 @@
+"""Tokens a second, compared with other engines."""

@@ -1,0 +1,1 @@
+"""What the gate and the loss add in time and memory."""

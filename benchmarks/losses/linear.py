@@ -1,0 +1,226 @@
+"""The command `python -m benchmarks linear-loss`: what the loss from hidden states costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Final, Literal
+
+import torch
+from torch import Tensor
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.figures import Figure, write_figures
+from benchmarks.losses.linear_case import (
+    NO_LIGER,
+    Case,
+    Loss,
+    Name,
+    device_peak_bytes,
+    is_counted,
+    losses,
+    peak_bytes,
+    step,
+)
+from benchmarks.processes import NOT_COUNTED
+from benchmarks.timing import time_each
+from edge_runtime.cli import field
+from edge_runtime.environment import hardware
+from edge_runtime.errors import SettingError
+
+_PEAK_LIMIT: Final = 0.1
+_TIME_LIMIT: Final = 1.15
+_LIGER_LIMIT: Final = 1.2
+_DIFFERENCE_LIMIT: Final = 1e-5
+_DENSE: Final[tuple[Name, ...]] = ("dense", "cross-entropy")
+_LIGER: Final[tuple[Name, ...]] = ("Liger", "Liger, one chunk")
+_WORDS: Final[dict[Name, str]] = {
+    "dense": "dense autograd",
+    "cross-entropy": "dense cross-entropy",
+    "Liger": "Liger's cross-entropy",
+    "Liger, one chunk": "Liger's in one chunk",
+}
+
+# MERGEDOC benchmarks/linear_loss_figures.py: 'Measures the figures of `linear-loss`, each beside a loss that holds the logits.'
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearLossSettings:
+    """Print memory and time of the linear Gatekeeper loss beside losses on dense logits.
+
+    On CUDA in bfloat16 and float32, and beside Liger's fused linear cross-entropy where
+    liger-kernel is installed.
+
+    Example: python -m benchmarks linear-loss --out linear-loss.json
+    """
+
+    vocabulary: int = field("rows of the output layer", default=256_000)
+    hidden: int = field("width of the hidden states", default=1024)
+    tokens: int = field("positions in the loss", default=2048)
+    rounds: int = field("alternating rounds of timing, and processes for memory", default=5)
+    device: Literal["cpu", "cuda"] = field("where to measure", default="cpu")
+    seed: int = field("seed of the inputs", default=0)
+    out: Path | None = field("write the result here as JSON", default=None)
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "hidden", "tokens", "rounds"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"expected --{name} of at least 1, got {getattr(self, name)}")
+        # Minutes later would be a bad moment to find out.
+        if self.out is not None and not self.out.absolute().parent.is_dir():
+            raise SettingError(f"expected a folder that is there for --out, got {self.out}")
+
+    def run(self) -> None:
+        """Print a line a figure: measured, limit, met or missed."""
+        measure(self)
+
+
+def measure(settings: LinearLossSettings) -> None:
+    """Print every figure, and write them where asked.
+
+    Raises:
+        BenchmarkError: The device is not there.
+    """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise BenchmarkError("expected a CUDA device, torch finds none: take --device cpu")
+    machine = hardware()
+    place = ", ".join(machine["gpus"]) if settings.device == "cuda" else machine["processor"]
+    print(f"{place}; medians, alternating rounds")
+    figures = []
+    for figure in _figures(settings):
+        print(figure.line(), flush=True)
+        figures.append(figure)
+    if settings.out is not None:
+        write_figures(settings.out, figures)
+
+
+def _figures(settings: LinearLossSettings) -> Iterator[Figure]:
+    size = (settings.vocabulary, settings.hidden, settings.tokens, settings.seed)
+    if settings.device == "cpu":
+        case = Case("cpu", "float32", *size)
+        yield from _memory_of_processes(case, settings.rounds)
+        yield from _time_on_cpu(case, settings.rounds)
+        yield _difference(case)
+        return
+    for dtype in ("bfloat16", "float32"):
+        yield from _on_cuda(Case("cuda", dtype, *size), settings.rounds)
+
+
+def _memory_of_processes(case: Case, rounds: int) -> Iterator[Figure]:
+    if not is_counted():
+        yield Figure("peak memory", None, _PEAK_LIMIT, "x", NOT_COUNTED)
+        return
+    peaks: dict[Name, list[float]] = {name: [] for name in losses(case)}
+    for _ in range(rounds):
+        for name, samples in peaks.items():
+            samples.append(peak_bytes(name, case))
+    for name in _DENSE:
+        yield _peak_figure(name, peaks, _PEAK_LIMIT, case)
+
+
+def _peak_figure(
+    name: Name, peaks: Mapping[Name, Sequence[float]], limit: float | None, case: Case
+) -> Figure:
+    ours, theirs = (median(peaks[one]) / 1e6 for one in ("ours", name))
+    return Figure.of(
+        f"peak memory, ours / {_WORDS[name]}{_suffix(case)}",
+        _ratios(peaks, name),
+        limit,
+        "x",
+        f"{ours:.0f} and {theirs:.0f} MB above inputs and gradients, {_sizes(case)}",
+    )
+
+
+def _time_figure(
+    name: Name, times_us: Mapping[Name, Sequence[float]], limit: float | None, case: Case
+) -> Figure:
+    ours, theirs = (median(times_us[one]) / 1e3 for one in ("ours", name))
+    return Figure.of(
+        f"time, ours / {_WORDS[name]}{_suffix(case)}",
+        _ratios(times_us, name),
+        limit,
+        "x",
+        f"{ours:.4g} and {theirs:.4g} ms with gradients, {_sizes(case)}",
+    )
+
+
+def _ratios(samples: Mapping[Name, Sequence[float]], name: Name) -> list[float]:
+    return [ours / theirs for ours, theirs in zip(samples["ours"], samples[name], strict=True)]
+
+
+def _suffix(case: Case) -> str:
+    return "" if case.device == "cpu" else f", {case.dtype}"
+
+
+def _sizes(case: Case) -> str:
+    return f"vocabulary {case.vocabulary}, hidden {case.hidden}, {case.tokens} tokens, {case.dtype}"
+
+
+def _time_on_cpu(case: Case, rounds: int) -> Iterator[Figure]:
+    inputs, found = case.inputs(), losses(case)
+    times: dict[Name, list[float]] = {name: [] for name in found}
+    for loss in found.values():
+        step(loss, *case.small())  # a whole call takes too long to be a warm-up
+    for _ in range(rounds):
+        for name, loss in found.items():
+            times[name] += [ns / 1e3 for ns in time_each(partial(step, loss, *inputs), 1)]
+    for name in _DENSE:
+        yield _time_figure(name, times, _TIME_LIMIT, case)
+
+
+def _difference(case: Case) -> Figure:
+    """Compare value and gradients with those of autograd, as a share of the largest."""
+    inputs = case.inputs()
+    found = losses(case)
+    ours, wanted = (_outcome(found[name], inputs) for name in ("ours", "dense"))
+    # One after another: three arrays of the weight's size are enough.
+    share = max(
+        float((one - other).abs().max() / other.abs().max())
+        for one, other in zip(ours, wanted, strict=True)
+    )
+    return Figure(
+        f"value and gradients, ours against dense{_suffix(case)}",
+        share,
+        _DIFFERENCE_LIMIT if case.dtype == "float32" else None,
+        "",
+        f"greatest difference over the greatest value, {_sizes(case)}",
+    )
+
+
+def _outcome(loss: Loss, inputs: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
+    value = step(loss, *inputs)
+    hidden, weight, _ = inputs
+    return [value, *(one.grad for one in (hidden, weight) if one.grad is not None)]
+
+
+def _on_cuda(case: Case, rounds: int) -> Iterator[Figure]:
+    inputs, found = case.inputs(), losses(case)
+    peaks = {name: [float(device_peak_bytes(loss, inputs))] for name, loss in found.items()}
+    times: dict[Name, list[float]] = {name: [] for name in found}
+    for _ in range(rounds):
+        for name, loss in found.items():
+            times[name].append(_device_time_us(loss, inputs))
+    for name in (*_DENSE, *_LIGER):
+        limit = _LIGER_LIMIT if name in _LIGER else None
+        if name not in found:
+            title = f"time, ours / {_WORDS[name]}{_suffix(case)}"
+            yield Figure(title, None, limit, "x", NO_LIGER)
+            continue
+        yield _peak_figure(name, peaks, None, case)
+        yield _time_figure(name, times, limit, case)
+    yield _difference(case)
+
+
+def _device_time_us(loss: Loss, inputs: tuple[Tensor, Tensor, Tensor], calls: int = 5) -> float:
+    step(loss, *inputs)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(calls):
+        step(loss, *inputs)
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) * 1e3 / calls

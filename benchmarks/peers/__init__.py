@@ -1,1 +1,0 @@
-"""Servers of others that the cloud side is measured beside."""

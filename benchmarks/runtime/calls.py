@@ -1,0 +1,115 @@
+"""Measures calls that the edge answers, beside ONNX Runtime alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.figures import Figure
+from benchmarks.timing import Call, paired_medians_us, time_each
+from benchmarks.untrained import SIDE, random_picture, small_cnn_bundle
+from edge_runtime import Cascade, contract
+from edge_runtime.edge_model import EdgeModel
+
+_LARGER_SIDE: Final = 224
+"""A SmallCNN of this size takes about 2 ms."""
+_THREADS: Final = 8
+_CALLS_A_TURN: Final = 15  # of one thread
+
+
+def call_figures(bundle: Path, seed: int, rounds: int) -> list[Figure]:
+    """Time one call, and eight threads that call at once.
+
+    Args:
+        bundle: Of a SmallCNN.
+        seed: Of the pictures and the larger model.
+        rounds: Alternating rounds of each comparison.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        larger = small_cnn_bundle(Path(folder), seed, _LARGER_SIDE)
+        return [_edge_call(bundle, seed, rounds), _threads(larger, seed, rounds)]
+
+
+def bare_run(cascade: Cascade, picture: Any) -> Call:
+    """Return a call of the same session with the same feeds: the graph alone."""
+    assert isinstance(cascade.edge, EdgeModel)  # noqa: S101 - narrows the type
+    run = cascade.edge.session.run
+    feeds = {
+        contract.IMAGE: picture[None],
+        contract.THRESHOLD: np.array(cascade.edge.threshold, np.float32),
+    }
+    return lambda: run(contract.GATE_OUTPUTS, feeds)
+
+
+def _edge_call(bundle: Path, seed: int, rounds: int) -> Figure:
+    picture = random_picture(SIDE, seed)
+    with Cascade.open(bundle, threshold=float("-inf"), threads=1) as cascade:
+        bare = bare_run(cascade, picture)
+        times = paired_medians_us({"bare": bare, "ours": lambda: cascade(picture)}, rounds=rounds)
+    return Figure(
+        "edge-answered call over session.run",
+        times["ours"] - times["bare"],
+        15.0,
+        "us",
+        f"{times['ours']:.1f} and {times['bare']:.1f} us, 1 thread",
+    )
+
+
+def _threads(bundle: Path, seed: int, rounds: int) -> Figure:
+    picture = random_picture(_LARGER_SIDE, seed)
+    with (
+        Cascade.open(bundle, threshold=float("-inf"), threads=1) as cascade,
+        ThreadPoolExecutor(_THREADS) as pool,
+    ):
+        bare = bare_run(cascade, picture)
+        rates = _paired_rates(pool, bare, lambda: cascade(picture), rounds)
+        alone_ms = np.median(time_each(bare, _CALLS_A_TURN)) / 1e6
+    ours, theirs = np.median(rates, axis=0)
+    return Figure(
+        f"throughput of {_THREADS} threads / of session.run",
+        float(np.median(rates[:, 0] / rates[:, 1])),
+        0.95,
+        "x",
+        f"{ours:.0f} and {theirs:.0f} calls/s, a graph of {alone_ms:.1f} ms, {rounds} pairs",
+        at_least=True,
+    )
+
+
+def _paired_rates(pool: ThreadPoolExecutor, bare: Call, ours: Call, rounds: int) -> Any:
+    """Return calls a second, float64 [rounds, 2]: ours and the bare ones, first each in turn."""
+    for call in (ours, bare):
+        _rate(pool, call)  # warm-up
+    rates = np.empty((rounds, 2))
+    for number in range(rounds):
+        order = ((0, ours), (1, bare))
+        for side, call in order if number % 2 else order[::-1]:
+            rates[number, side] = _rate(pool, call)
+    return rates
+
+
+def _rate(pool: ThreadPoolExecutor, call: Callable[[], Any]) -> float:
+    """Return the calls a second of all threads together, from their start to the last one's end."""
+    gate = Barrier(_THREADS + 1)
+
+    def work() -> None:
+        gate.wait()
+        for _ in range(_CALLS_A_TURN):
+            call()
+
+    try:
+        done = [pool.submit(work) for _ in range(_THREADS)]
+        gate.wait()
+    except BaseException:
+        gate.abort()  # after a Ctrl-C they would wait for ever
+        raise
+    start = perf_counter()
+    for future in done:
+        future.result()
+    return _THREADS * _CALLS_A_TURN / (perf_counter() - start)

@@ -1,0 +1,1 @@
+"""Answers generation calls: engine, checkpoint, upstream."""

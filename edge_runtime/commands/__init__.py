@@ -1,0 +1,1 @@
+"""The commands `run`, `generate` and `doctor`, and the flags they share."""

@@ -1,0 +1,1 @@
+"""Keeps inputs for a later retuning."""

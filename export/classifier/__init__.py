@@ -1,0 +1,1 @@
+"""Export of image and text classifiers: gate, graph, checks."""

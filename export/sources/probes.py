@@ -1,0 +1,99 @@
+"""The size of a model's pictures, and made-up inputs to verify with where there are no data."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from export.errors import GraphError
+
+# MERGEDOC export/decoding/made_up.py: 'Prompts that verify a language model where no task is at hand.'
+
+_SIZES = ((1.0, 1.0), (1.5, 1.25), (0.75, 1.0), (2.0, 3.0))  # by side, of the model's own
+_COUNT = 64
+_LONG_TEXT = 64  # tokens
+
+PROMPTS: Final = (
+    "What is it?",
+    "Text: a short text\nLabel:",
+    "Once upon a time, there was",
+    "1 + 2 =",
+)
+
+
+def image_size(processor: Any, side: Any = None) -> tuple[int, int]:
+    """Return the (height, width) that a model works at.
+
+    Args:
+        processor: The image processor in front of it.
+        side: What the model's config says, for processors that neither resize nor crop.
+
+    Raises:
+        GraphError: Neither says it.
+    """
+    settings = processor.to_dict()
+    for name in ("crop_size", "size"):
+        size = settings.get(name) or {}
+        if name == "crop_size" and not settings.get("do_center_crop"):
+            continue
+        if "height" in size:
+            return int(size["height"]), int(size["width"])
+        if "shortest_edge" in size:
+            return int(size["shortest_edge"]), int(size["shortest_edge"])
+    if side is None:
+        raise GraphError(
+            "expected the size of the model's pictures in its processor or config, got none: add "
+            "image_size to config.json"
+        )
+    return (int(side), int(side)) if isinstance(side, int) else (int(side[0]), int(side[1]))
+
+
+def made_up_pictures(processor: Any, size: tuple[int, int], seed: int) -> list[Any]:
+    """Return smooth pictures, uint8 [height, width, 3], of several sizes where it resizes."""
+    height, width = size
+    draws = np.random.default_rng(seed)
+    shapes = [(round(height * a), round(width * b), 3) for a, b in _SIZES]
+    if not processor.to_dict().get("do_resize"):
+        shapes = [(height, width, 3)]
+    # Smooth pictures: a processor's filters are made for these.
+    return [_smooth(draws, shapes[i % len(shapes)]) for i in range(_COUNT)]
+
+
+def made_up_texts(tokenizer: Any, seed: int) -> list[str]:
+    """Return texts of random tokens of several lengths, the last longer than a model takes."""
+    draws = np.random.default_rng(seed)
+    special = set(tokenizer.all_special_ids)
+    known = [number for number in range(len(tokenizer)) if number not in special]
+    longest = tokenizer.model_max_length
+    lengths = [*draws.integers(1, min(longest, _LONG_TEXT) + 1, _COUNT - 1), longest + 1]
+    texts = [tokenizer.decode(draws.choice(known, length)) for length in lengths]
+    return [text if text.strip() else "a" for text in texts]
+
+
+def made_up_tensor(shape: tuple[int, ...], dtype: str, seed: int) -> npt.NDArray[Any]:
+    """Return [n, *shape]: about standard normal, or uint8; coarse where they are pictures."""
+    draws = np.random.default_rng(seed)
+    is_picture = len(shape) >= 3  # noqa: PLR2004 - below that no neighbours are alike
+    numbers = _waves(draws, shape) if is_picture else draws.normal(size=(_COUNT, *shape))
+    if dtype == "uint8":
+        numbers = np.clip(np.round(64 * numbers + 128), 0, 255)
+    return numbers.astype(dtype)
+
+
+def _waves(draws: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    scales = draws.uniform(0.5, 2.0, (_COUNT, *(1,) * len(shape)))
+    waves = draws.uniform(0, 6, (_COUNT, len(shape), *(1,) * len(shape)))
+    places = np.meshgrid(*(np.arange(n) / n for n in shape), indexing="ij")
+    phase = sum(waves[:, axis] * place for axis, place in enumerate(places))
+    return np.asarray(scales * np.sin(phase + waves[:, 0]))
+
+
+def _smooth(draws: np.random.Generator, shape: tuple[int, int, int]) -> Any:
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    waves = draws.uniform(0, 6, (4, 3))
+    surface = np.sin(
+        rows[..., None] * waves[0] / shape[0] + columns[..., None] * waves[1] / shape[1] + waves[2]
+    )
+    return np.round(127.5 * (surface + 1)).astype(np.uint8)

@@ -1,0 +1,29 @@
+import pytest
+from tools.adding_decoder import Adder, write_adder
+
+from edge_runtime.language.decoder import Decoder
+
+SPOKEN = "aé€😀b"
+"""An answer of twelve tokens, a byte each and the end; every byte once."""
+
+
+@pytest.fixture(scope="session")
+def spoken_bundle(tmp_path_factory):
+    """A bundle that answers "?" with `SPOKEN`, surely."""
+    return write_adder(tmp_path_factory.mktemp("spoken"), Adder.saying(SPOKEN))
+
+
+@pytest.fixture(scope="session")
+def speaker(spoken_bundle):
+    return Decoder.open(spoken_bundle, threads=1)
+
+
+@pytest.fixture(scope="session")
+def adder():
+    """What says anything."""
+    return Adder.random(0)
+
+
+@pytest.fixture(scope="session")
+def decoder(adder, tmp_path_factory):
+    return Decoder.open(write_adder(tmp_path_factory.mktemp("adder"), adder), threads=1)

@@ -1,0 +1,1 @@
+"""Training, tuning and evaluation of image and text classifiers."""

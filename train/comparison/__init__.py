@@ -1,0 +1,1 @@
+"""Figures that compare two models on one split."""

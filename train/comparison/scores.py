@@ -1,0 +1,249 @@
+"""What a checkpoint makes of a data set under every gate: the raw material of all comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime import contract, metrics
+
+# MERGEDOC train/gates.py: "Ways to turn a checkpoint's logits into a confidence, by name, each with its source.\n\nAll of them leave the prediction alone: it is the arg-max of the first view. What they differ in is\nthe order in which inputs are deferred, and the forward passes that one input costs.\n"
+from train.classifier.opening import LargeAnswers
+from train.comparison.post_hoc import Seen, fit_head, out_of_fold
+from train.data import LabelledData, Splits
+from train.errors import DataError, TrainError
+from train.models import Checkpoint
+from train.models.deferral_head import sigmoid
+
+MIRROR_BAND = "mirror_band"
+"""The mirror image is asked only where the first confidence lies near the threshold."""
+BAND = 0.1
+SPLITS = ("validation", "test")
+_HEAD_SEED = 0
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One checkpoint on validation and test.
+
+    Attributes:
+        right: By split: 1 where the prediction is right, bool [n].
+        predicted: By split: the predicted class, int16 [n].
+        uncertainty: By split, then by gate: float32 [n], 1 - confidence for probabilities.
+        passes: By gate: forward passes an input.
+        left_out: By gate: why it could not be scored.
+    """
+
+    right: Mapping[str, npt.NDArray[np.bool_]]
+    predicted: Mapping[str, npt.NDArray[np.int16]]
+    uncertainty: Mapping[str, Mapping[str, npt.NDArray[np.float32]]]
+    passes: Mapping[str, float]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+def score(
+    checkpoint: Checkpoint, splits: Splits, ratio: float, large: LargeAnswers | None = None
+) -> Scores:
+    """Score a checkpoint on validation and test; settings of gates come from validation alone.
+
+    Args:
+        checkpoint: M_S.
+        splits: Labelled data.
+        ratio: The deferral ratio that the band of the second look lies around.
+        large: What M_L gets right on both; with it the deferral head is a gate too.
+    """
+    logits = {s: _views(checkpoint, getattr(splits, s)) for s in SPLITS}
+    temperature = fitted_temperature(logits["validation"][0], splits.validation.labels)
+    views = {s: Views(*logits[s], temperature) for s in SPLITS}
+    gates = {n: g for n, g in GATES.items() if not (g.needs_second and checkpoint.kind == "text")}
+    doubts = {s: {n: g.uncertainty(views[s]) for n, g in gates.items()} for s in SPLITS}
+    passes = {name: float(gate.passes) for name, gate in gates.items()}
+    if "mirror" in gates:
+        _add_band(doubts, passes, ratio)
+    left_out = {}
+    if large is not None:
+        try:
+            _add_head(doubts, passes, checkpoint, splits, large)
+        except TrainError as error:  # a table without it is better than none
+            left_out[contract.DEFERRAL_HEAD] = str(error)
+    predicted = {s: views[s].first.argmax(axis=-1).astype(np.int16) for s in SPLITS}
+    return Scores(
+        right={s: predicted[s] == getattr(splits, s).labels for s in SPLITS},
+        predicted=predicted,
+        uncertainty={
+            s: {n: values.astype(np.float32) for n, values in d.items()} for s, d in doubts.items()
+        },
+        passes=passes,
+        left_out=left_out,
+    )
+
+
+def _views(checkpoint: Checkpoint, data: LabelledData) -> tuple[Any, Any]:
+    first = checkpoint.predict(data.inputs).astype(np.float64)
+    if checkpoint.kind == "text":
+        return first, None
+    return first, checkpoint.predict(data.inputs, view=contract.MIRROR).astype(np.float64)
+
+
+def _add_band(doubts: dict[str, dict[str, Any]], passes: dict[str, float], ratio: float) -> None:
+    low, high = metrics.band_limits(1.0 - doubts["validation"]["max_softmax"], ratio, BAND)
+    for split in SPLITS:
+        plain, twice = doubts[split]["max_softmax"], doubts[split]["mirror"]
+        inside = metrics.in_band(1.0 - plain, low, high)
+        doubts[split][MIRROR_BAND] = np.where(inside, twice, plain)
+        passes[MIRROR_BAND] = 1.0 + float(inside.mean())
+
+
+def _add_head(
+    doubts: dict[str, dict[str, Any]],
+    passes: dict[str, float],
+    checkpoint: Checkpoint,
+    splits: Splits,
+    large: LargeAnswers,
+) -> None:
+    """Score the deferral head: on validation, which it is fitted on, out of fold."""
+    validation = Seen.of(checkpoint, splits.validation)
+    target = large.flags(splits.validation) & ~validation.right
+    head = fit_head(validation, target, _HEAD_SEED)
+    test = Seen.of(checkpoint, splits.test)
+    doubts["validation"][contract.DEFERRAL_HEAD] = out_of_fold(validation, target, _HEAD_SEED)
+    doubts["test"][contract.DEFERRAL_HEAD] = sigmoid(head.logit(test.inputs))
+    passes[contract.DEFERRAL_HEAD] = 1.0
+
+
+def save_scores(path: Path, scores: Scores) -> None:
+    """Write scores in one step, so that a kill leaves none or whole ones."""
+    arrays: dict[str, Any] = {
+        "gates": np.array(list(scores.passes)),
+        "passes": np.array(list(scores.passes.values())),
+        "left_out": np.array(list(scores.left_out.items()), np.str_).reshape(-1, 2),
+    }
+    for split in SPLITS:
+        arrays[f"right/{split}"] = scores.right[split]
+        arrays[f"predicted/{split}"] = scores.predicted[split]
+        gates = [scores.uncertainty[split][name] for name in scores.passes]
+        arrays[f"uncertainty/{split}"] = np.stack(gates)
+    partial = path.with_suffix(".partial.npz")
+    np.savez_compressed(partial, **arrays)
+    partial.replace(path)
+
+
+def load_scores(path: Path) -> Scores:
+    """Read what `save_scores` wrote.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            gates = [str(name) for name in file["gates"]]
+            doubts = {s: dict(zip(gates, file[f"uncertainty/{s}"], strict=True)) for s in SPLITS}
+            return Scores(
+                right={s: file[f"right/{s}"] for s in SPLITS},
+                predicted={s: file[f"predicted/{s}"] for s in SPLITS},
+                uncertainty=doubts,
+                passes=dict(zip(gates, file["passes"].tolist(), strict=True)),
+                # Scores of older sweeps do not say.
+                left_out=dict(file["left_out"].tolist()) if "left_out" in file else {},
+            )
+    except Exception as error:  # noqa: BLE001 - a damaged archive raises nearly anything
+        raise DataError(f"expected scores of a sweep in {path}: {error}: run it again") from None
+
+
+@dataclass(frozen=True)
+class Views:
+    """Logits of every input, and of its second view.
+
+    Attributes:
+        first: float [n, C], of the input as it came.
+        second: float [n, C], of its mirror image; None for texts.
+        temperature: What the logits are divided by to be calibrated, fitted on validation.
+    """
+
+    first: Floats
+    second: Floats | None
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A confidence.
+
+    Attributes:
+        uncertainty: Views -> float64 [n], the greater the less sure. Near certainty it keeps the
+            digits that a confidence next to 1 would lose.
+        passes: Forward passes of M_S an input.
+        source: Where it is described.
+        needs_second: Whether it looks twice.
+    """
+
+    uncertainty: Callable[[Views], Floats]
+    passes: float
+    source: str
+    needs_second: bool = False
+
+
+def _doubt(logits: Floats) -> Floats:
+    """Return 1 - max softmax without cancellation: the mass of all classes but the first."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    top = logits.argmax(axis=-1)
+    total = shifted.sum(axis=-1)
+    shifted[np.arange(len(top)), top] = 0.0
+    return np.asarray(shifted.sum(axis=-1) / total)
+
+
+def _doubt_of(logits: Floats, classes: npt.NDArray[np.int64]) -> Floats:
+    """Return 1 - p(class) of a given class in each row."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    total = shifted.sum(axis=-1)
+    shifted[np.arange(len(classes)), classes] = 0.0
+    return np.asarray(shifted.sum(axis=-1) / total)
+
+
+def _margin(views: Views) -> Floats:
+    p = np.exp(views.first - views.first.max(axis=-1, keepdims=True))
+    p /= p.sum(axis=-1, keepdims=True)
+    top = np.partition(p, -2, axis=-1)
+    return np.asarray(top[:, -2] - top[:, -1])
+
+
+def _mirror(views: Views) -> Floats:
+    assert views.second is not None  # noqa: S101 - narrows the type: asked for where it is
+    second = _doubt_of(views.second, views.first.argmax(axis=-1))
+    return np.asarray((_doubt(views.first) + second) / 2)
+
+
+GATES: Mapping[str, Gate] = {
+    "max_softmax": Gate(lambda v: _doubt(v.first), 1, "Rabanser et al. 2025, eq. 6"),
+    "entropy": Gate(lambda v: -metrics.neg_entropy(v.first), 1, "Rabanser et al. 2025, eq. 8"),
+    "margin": Gate(_margin, 1, "Scheffer et al. 2001: first minus second probability"),
+    "max_logit": Gate(lambda v: -v.first.max(axis=-1), 1, "Hendrycks et al. 2022"),
+    "temperature": Gate(lambda v: _doubt(v.first / v.temperature), 1, "Guo et al. 2017"),
+    "mirror": Gate(_mirror, 2, "second look at every input; Ayhan and Berens 2018", True),
+}
+
+
+def fitted_temperature(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
+    """Return the temperature with the least cross-entropy (Guo et al. 2017, section 4.2).
+
+    Args:
+        logits: float [n, C] of data that was not trained on.
+        labels: int64 [n].
+    """
+    from scipy.optimize import minimize_scalar
+
+    rows = np.arange(len(labels))
+
+    def loss(log_temperature: float) -> float:
+        z = logits / np.exp(log_temperature)
+        top = z.max(axis=-1)
+        return float(np.mean(np.log(np.exp(z - top[:, None]).sum(axis=-1)) + top - z[rows, labels]))
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x))

@@ -1,0 +1,1 @@
+"""The training run, its schedule, augmentation and output folder, shared by both wings."""
