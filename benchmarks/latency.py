@@ -14,7 +14,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.timing import percentiles_ms, time_each
 from edge_runtime import contract
 from edge_runtime.bundle import role_of
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.environment import describe
 from edge_runtime.errors import SettingError
 
@@ -26,7 +26,7 @@ _GENERATIONS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencySettings:
+class LatencySettings(Command):
     """Time a bundle on this device: edge-answered calls, and deferred ones where a cloud is named.
 
     Of a language model's bundle: the time to the first token, of each further one, and to the
@@ -50,6 +50,7 @@ class LatencySettings:
     out: Path | None = field("write the result here as JSON", default=None)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.calls is not None and self.calls < 1:
             raise SettingError(f"expected --calls of at least 1, got {self.calls}")
 

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from benchmarks.figures import Figure, measure_groups
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from train.data.tasks import TASKS, Task, load_task
 
 _DEVIATIONS: Final = 3.3  # either side, one run in a thousand of a sound scorer is farther off
@@ -21,7 +21,7 @@ _DEVIATIONS: Final = 3.3  # either side, one run in a thousand of a sound scorer
 
 
 @dataclass(frozen=True, kw_only=True)
-class TasksSettings:
+class TasksSettings(Command):
     """Read every task whole, and score its own right answers, in order and shuffled.
 
     The data are those under the environment variable GATEKEEPER_DATA.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
 from edge_runtime import contract
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 from edge_runtime.metrics import SEQUENCE_KINDS
 from edge_runtime.wire.address import is_loopback
@@ -24,7 +24,7 @@ _KINDS: Final = ", ".join(SEQUENCE_KINDS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceSettings:
+class SourceSettings(Command):
     """Exactly one of checkpoint, bundle, onnx and upstream; how much text, and what is said of it.
 
     Raises:
@@ -60,6 +60,7 @@ class SourceSettings:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         named = [self.checkpoint, self.bundle, self.onnx, self.upstream or None]
         if sum(model is not None for model in named) != 1:
             raise SettingError(

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import json
 import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,15 +14,11 @@ import onnx
 from edge_runtime import contract
 from edge_runtime.bundle import file_sha256
 from edge_runtime.contract import GateMetadata
+from edge_runtime.files import fresh_folder, place, require_free
 from export.errors import OutputError, WriteError
 from export.graphs import serialized
 
-# MERGEDOC export/replace.py: "Puts a folder in another's place in one step."
-
 GRAPH_FILE = "model.onnx"
-
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 
 
 def toolkit_version() -> str:
@@ -37,23 +29,14 @@ def toolkit_version() -> str:
         return "unknown"
 
 
-def require_free(path: Path, *, overwrite: bool) -> None:
+def require_writable(path: Path, *, overwrite: bool) -> None:
     """Refuse, before any work, an output folder that the bundle could not go to.
 
     Raises:
         OutputError: It holds something, and is no bundle or may not be replaced.
         WriteError: It could not be written.
     """
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"expected a folder or nothing at {path}, a file is there: name another")
-    if path.is_dir() and any(path.iterdir()):
-        if not overwrite:
-            raise OutputError(f"expected nothing at {path} yet: --overwrite replaces it")
-        if not (path / contract.BUNDLE_FILE).is_file():
-            raise OutputError(
-                f"expected a bundle at {path} to replace, got a folder of other things: name "
-                "another folder"
-            )
+    require_free(path, overwrite=overwrite, error=OutputError, mark=contract.BUNDLE_FILE)
     parent = next(p for p in path.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise WriteError(
@@ -103,11 +86,8 @@ def write_bundle(
         "verification": verification,
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-            fresh = Path(scratch) / "fresh"
+        with fresh_folder(path) as fresh:
             _write_files(fresh, model, record, others, hashes or {})
-            replace_folder(path, fresh)
     except OSError as error:
         raise WriteError(
             f"expected to write a bundle at {path}, got {error.strerror or error}: nothing was "
@@ -122,58 +102,12 @@ def _write_files(
     others: tuple[Path, ...],
     hashes: Mapping[str, str],
 ) -> None:
-    fresh.mkdir()
     (fresh / GRAPH_FILE).write_bytes(serialized(model))
     for file in others:
-        _place(file, fresh / file.name)
+        place(file, fresh / file.name)
     known = {file.name: hashes[file.name] for file in others if file.name in hashes}
     files = {
         file.name: known.get(file.name) or file_sha256(file) for file in sorted(fresh.iterdir())
     }
     text = json.dumps({**record, "files": files}, indent=2, ensure_ascii=False) + "\n"
     (fresh / contract.BUNDLE_FILE).write_text(text, encoding="utf-8")
-
-
-def _place(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except OSError:  # another file system, or one without links
-        shutil.copy2(source, target)
-
-
-def replace_folder(path: Path, fresh: Path) -> None:
-    """Move `fresh` to `path`; what was there stands at `fresh` afterwards.
-
-    On Linux the two are exchanged in one step, so that a kill at any moment leaves either of them
-    whole at `path`. Elsewhere there is a moment without any.
-
-    Raises:
-        OSError: They could not be moved; `path` is as it was.
-    """
-    if not path.exists():
-        fresh.rename(path)
-    elif not exchange(path, fresh):
-        move_aside(path, fresh)
-
-
-def move_aside(path: Path, fresh: Path) -> None:
-    """Let the two change places by renaming; an error or Ctrl-C puts `path` back."""
-    aside = fresh.with_name(f"{fresh.name}-old")
-    path.rename(aside)
-    try:
-        fresh.rename(path)
-    except BaseException:
-        aside.rename(path)
-        raise
-    aside.rename(fresh)
-
-
-def exchange(one: Path, other: Path) -> bool:
-    """Return whether the system exchanged the two; not every system or file system can."""
-    if sys.platform != "linux":
-        return False
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "renameat2"):
-        return False
-    names = (os.fsencode(one), os.fsencode(other))
-    return bool(libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)

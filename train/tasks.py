@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TasksSettings:
+class TasksSettings(Command):
     """List the tasks of language models, or show one: its sizes, a prompt, and what answers it.
 
     Example: python -m train tasks --show gsm8k
@@ -25,6 +25,7 @@ class TasksSettings:
     seed: int = field("seed of splits that are carved out of train", default=0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.show is None and (self.data is not None or self.shots is not None):
             raise SettingError("expected --show with the task that --data and --shots belong to")
 

@@ -16,7 +16,7 @@ from benchmarks.cascade import report
 from benchmarks.cascade.samples import read_samples
 from benchmarks.errors import CheckError
 from edge_runtime import environment
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 from export.calibration import MaxRisk, Sample
 from export.errors import CalibrationError
@@ -30,7 +30,7 @@ _LEVEL = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuaranteeSettings:
+class GuaranteeSettings(Command):
     """Choose thresholds on many calibration draws, and count how often the risk is over the bound.
 
     The populations are known exactly, so the true risk of a threshold is too. Fails when the
@@ -51,6 +51,7 @@ class GuaranteeSettings:
     out: Path | None = field("write the result here as JSON", default=None)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("max_risk", "delta"):
             if not 0.0 < getattr(self, name) < 1.0:
                 flag = name.replace("_", "-")

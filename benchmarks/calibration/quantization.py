@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.timing import paired_medians_us
 from edge_runtime import environment
 from edge_runtime.bundle import read_bundle
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.edge_model import EdgeModel
 from edge_runtime.errors import SettingError
 from export.commands.build import BuildSettings
@@ -39,7 +39,7 @@ _CALLS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizationSettings:
+class QuantizationSettings(Command):
     """Export a model in every precision, and compare size, time, accuracy and decisions.
 
     Every bundle is calibrated as it ships, for each goal in turn; accuracy, deferral ratio, flips
@@ -67,6 +67,7 @@ class QuantizationSettings:
     out: Path | None = field("write the result here as JSON", default=None)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or "none" not in self.kinds:
             raise SettingError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.errors import CheckError
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 
 # MERGEDOC benchmarks/report.py: 'The command `python -m benchmarks report`.'
@@ -15,7 +15,7 @@ COMMITTED = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckSettings:
+class CheckSettings(Command):
     """Recompute every printed figure of result folders from their per-sample files.
 
     And those of a file of figures from the samples in it, with every verdict.
@@ -56,7 +56,7 @@ def _committed() -> tuple[Path, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportSettings:
+class ReportSettings(Command):
     """Draw the pictures of a sweep into its folder; of a file of figures, print the table.
 
     Example: python -m benchmarks report runs/sweep
@@ -67,6 +67,7 @@ class ReportSettings:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.folders:
             raise SettingError("expected at least one folder of a sweep, got none")
 

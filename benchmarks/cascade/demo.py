@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 
 _ALPHA, _STEPS = 0.5, 600
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoSettings:
+class DemoSettings(Command):
     """Train, tune, export, serve and run a cascade, and print what the user gets.
 
     With --task it is a cascade of language models, and every rival and confidence beside it.
@@ -56,6 +56,7 @@ class DemoSettings:
     overwrite: bool = field("replace the result folder", default=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.alpha <= 1:
             raise SettingError(f"expected --alpha in [0, 1], got {self.alpha}")
         if not 0 < self.target_deferral < 1:

@@ -19,7 +19,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.processes import running_server
 from benchmarks.steps import empty_folder, step
 from edge_runtime import Cascade, Recorder, Source, environment
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 from export.commands.build import BuildSettings
 from train import data
@@ -40,7 +40,7 @@ _NO_BOUND = 1 << 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class HarvestBenchmarkSettings:
+class HarvestBenchmarkSettings(Command):
     """Record what M_S defers of a stream, harvest it, tune with it, and print what the user gets.
 
     Beside `tuned` stand M_S as it was (`untuned`), as many steps without the harvest (`control`),
@@ -64,6 +64,7 @@ class HarvestBenchmarkSettings:
     overwrite: bool = field("replace the result folder", default=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.epochs < 1:
             raise SettingError(f"expected --epochs of at least 1, got {self.epochs}")
         if not 0 < self.target_deferral < 1:

@@ -14,6 +14,7 @@ from benchmarks.cascade.samples import Samples, read_samples
 from benchmarks.cascade.summary import differences, summarise
 from benchmarks.errors import CheckError
 from benchmarks.timing import percentiles_ms
+from edge_runtime.files import write_atomically
 
 # MERGEDOC benchmarks/wording.py: 'Prints results: the table, and in words what it means.'
 # MERGEDOC benchmarks/comparisons.py: 'Holds the results of a comparison to its per-sample file.'
@@ -60,9 +61,7 @@ def _latency(samples: Samples) -> dict[str, dict[str, float]]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON in one step, so that a kill leaves the old file or the new one."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_report(

@@ -27,7 +27,7 @@ from benchmarks.losses.linear_case import (
 )
 from benchmarks.processes import NOT_COUNTED
 from benchmarks.timing import time_each
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.environment import hardware
 from edge_runtime.errors import SettingError
 
@@ -48,7 +48,7 @@ _WORDS: Final[dict[Name, str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearLossSettings:
+class LinearLossSettings(Command):
     """Print memory and time of the linear Gatekeeper loss beside losses on dense logits.
 
     On CUDA in bfloat16 and float32, and beside Liger's fused linear cross-entropy where
@@ -66,6 +66,7 @@ class LinearLossSettings:
     out: Path | None = field("write the result here as JSON", default=None)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("vocabulary", "hidden", "tokens", "rounds"):
             if getattr(self, name) < 1:
                 raise SettingError(f"expected --{name} of at least 1, got {getattr(self, name)}")

@@ -19,7 +19,7 @@ from benchmarks.figures import Figure, write_figures
 from benchmarks.timing import paired_medians_us
 from benchmarks.untrained import SIDE, random_picture, small_cnn_bundle
 from edge_runtime import contract
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.environment import hardware
 from export.classifier.gate import append_gate
 from export.classifier.preprocessing import fuse_preprocessing
@@ -27,7 +27,7 @@ from export.sources.checkpoint import image_graph
 from train import gatekeeper_loss
 from train.models import build, open_checkpoint
 
-_VOCABULARY = 256_000
+_GATE_LOGITS = 256_000
 _OPSET = 18
 _GATE_LIMIT = 300 / 357
 """Of the same log-sum-exp with its maximum from TopK, as exporters like to write it."""
@@ -52,7 +52,7 @@ _LOSSES: dict[str, _Loss] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class OverheadSettings:
+class OverheadSettings(Command):
     """Print what the gate in the graph and the loss in training cost beside their bare peers.
 
     Example: python -m benchmarks overhead --out overhead.json
@@ -120,7 +120,7 @@ def _bare_graph(folder: Path) -> Path:
 
 def entropy_of_large_vocabulary(seed: int) -> Figure:
     """Time the mean negative entropy of one row of logits, 1 thread."""
-    logits = np.random.default_rng(seed).normal(size=(1, _VOCABULARY)).astype(np.float32) * 3
+    logits = np.random.default_rng(seed).normal(size=(1, _GATE_LOGITS)).astype(np.float32) * 3
     ours = _identity()
     append_gate(ours, kind=contract.NEG_ENTROPY, threshold=0.0)
     times = paired_medians_us(
@@ -133,13 +133,13 @@ def entropy_of_large_vocabulary(seed: int) -> Figure:
         times["ours"] / times["peer"],
         _GATE_LIMIT,
         "x",
-        f"{times['ours']:.0f} and {times['peer']:.0f} us, {_VOCABULARY} logits, 1 thread",
+        f"{times['ours']:.0f} and {times['peer']:.0f} us, {_GATE_LOGITS} logits, 1 thread",
     )
 
 
 def _identity() -> onnx.ModelProto:
     """Return a model that gives its input as logits: what is timed is the gate alone."""
-    shape: list[str | int] = ["batch", _VOCABULARY]
+    shape: list[str | int] = ["batch", _GATE_LOGITS]
     graph = helper.make_graph(
         [helper.make_node("Identity", ["given"], ["logits"])],
         "logits",

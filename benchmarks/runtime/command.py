@@ -17,7 +17,7 @@ from benchmarks.runtime.footprint import footprint_figures
 from benchmarks.runtime.memory import memory_figures
 from benchmarks.runtime.outage import outage_figures
 from benchmarks.untrained import small_cnn_bundle
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 
 # MERGEDOC benchmarks/runtime_figures.py: 'Measures the figures of `runtime`, a group at a time.'
@@ -36,7 +36,7 @@ _MEASURES: Final[dict[Group, Callable[[Path, RuntimeSettings], list[Figure]]]] =
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuntimeSettings:
+class RuntimeSettings(Command):
     """Print every figure of the runtime beside its bare peer and its limit, met or missed.
 
     Example: python -m benchmarks runtime --only calls,client --out runtime.json
@@ -52,6 +52,7 @@ class RuntimeSettings:
     out: Path | None = field("write the result here as JSON", default=None)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("rounds", "edge_calls", "deferred_calls", "starts", "months"):
             if getattr(self, name) < 1:
                 flag = f"--{name.replace('_', '-')}"

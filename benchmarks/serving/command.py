@@ -15,7 +15,7 @@ from benchmarks.serving.front import front_figures, soak_figures
 from benchmarks.serving.overload import overload_figures
 from benchmarks.serving.peer import peer_figures
 from benchmarks.untrained import small_cnn_bundle
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 
 # MERGEDOC benchmarks/cloud_figures.py: 'Measures the figures of `cloud`, a group at a time.'
@@ -34,7 +34,7 @@ _MEASURES: Final[dict[CloudGroup, Callable[[Path, CloudSettings], list[Figure]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CloudSettings:
+class CloudSettings(Command):
     """Print every figure of the server beside its peer and its limit, met or missed.
 
     All of it takes about 15 minutes on 2 cores, more than half of them for a million requests.
@@ -55,6 +55,7 @@ class CloudSettings:
     out: Path | None = field("write the result here as JSON", default=None)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in (
             "peer_rounds",
             "rounds",

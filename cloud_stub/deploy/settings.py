@@ -16,10 +16,10 @@ from cloud_stub.deploy.model import (
     read_bundle_model,
     read_onnx_model,
 )
-from cloud_stub.deploy.triton import CONFIG_FILE, LABELS_FILE, write_model
+from cloud_stub.deploy.triton import CONFIG_FILE, LABELS_FILE, scratch_place, write_model
 from cloud_stub.errors import DeployError
 from edge_runtime import contract
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 from edge_runtime.files import fresh_folder, require_free
 
@@ -35,7 +35,7 @@ _URI: Final = re.compile(r"[a-z][a-z0-9+.-]*://\S+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeploySettings:
+class DeploySettings(Command):
     """Write what Triton or KServe needs to serve a large model, and say how the edge asks it.
 
     Example: python -m cloud_stub deploy --target triton --bundle runs/large --out models
@@ -66,6 +66,7 @@ class DeploySettings:
     memory: str | None = field("KServe: memory of a copy; 2Gi where not given.", default=None)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._check_source()
         if not _MODEL_NAME.fullmatch(self.model):
             raise SettingError(
@@ -123,11 +124,11 @@ class DeploySettings:
         """
         written = self.out / self.model if self.target == "triton" else self.out
         mark = CONFIG_FILE if self.target == "triton" else SERVICE_FILE
-        require_free(written, mark=mark, overwrite=self.overwrite)
+        require_free(written, mark=mark, overwrite=self.overwrite, error=DeployError)
         model = self._read()
         max_batch = self._max_batch(model)
         if self.target == "triton":
-            with fresh_folder(written) as fresh:
+            with fresh_folder(written, scratch=scratch_place(written)) as fresh:
                 write_model(fresh, model, self.model, max_batch)
             repository = self.out
         else:
@@ -162,7 +163,7 @@ class DeploySettings:
             memory=self.memory or "2Gi",
         )
         text = render(settings)
-        with fresh_folder(self.out) as fresh:
+        with fresh_folder(self.out, scratch=scratch_place(self.out)) as fresh:
             folder = fresh / REPOSITORY / self.model
             folder.mkdir(parents=True)
             write_model(folder, model, self.model, max_batch)

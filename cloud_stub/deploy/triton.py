@@ -6,6 +6,7 @@ of its own: the classes of tritonclient would clash there, and a server need not
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any, Final
@@ -156,3 +157,16 @@ def write_model(folder: Path, model: DeployedModel, name: str, max_batch: int) -
         text = "".join(f"{label}\n" for label in model.labels)
         (folder / LABELS_FILE).write_text(text, encoding="utf-8")
     (folder / CONFIG_FILE).write_text(describe(model, name, max_batch), encoding="utf-8")
+
+
+def scratch_place(folder: Path) -> Path:
+    """Return where to write at first: beside the repository, not in it, if that can be renamed.
+
+    An engine takes every folder in its repository for a model, and one that a kill left behind
+    would keep it from starting.
+    """
+    repository = folder.absolute().parent
+    repository.mkdir(parents=True, exist_ok=True)
+    beside = repository.parent
+    is_same = beside.stat().st_dev == repository.stat().st_dev
+    return beside if is_same and os.access(beside, os.W_OK | os.X_OK) else repository

@@ -56,6 +56,7 @@ class DoctorSettings(EngineFlags, LinkFlags):
     provider: Literal["cpu", "cuda"] = field("where the graph runs", default="cpu")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.cloud is not None and self.bundle is None:
             raise SettingError(
                 "expected --bundle beside --cloud, got none: its small model's question is asked"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 from edge_runtime.policies.budget import DeferralBudget
 from edge_runtime.policies.policy import Mode, OnCloudFailure, Policy
@@ -25,7 +25,7 @@ _DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinkFlags:
+class LinkFlags(Command):
     """What a command with a `--cloud` inherits; it calls `check_link` when it is created."""
 
     tls: bool = field("speak TLS to the cloud", default=False)
@@ -76,7 +76,7 @@ class LinkFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineFlags:
+class EngineFlags(Command):
     """What a command with a `--cloud` inherits; it calls `check_engine` when it is created."""
 
     cloud_input: str | None = field(
@@ -139,7 +139,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyFlags:
+class PolicyFlags(Command):
     """Whom to ask, for how long, and what it may cost."""
 
     mode: Mode = field("who may answer", default="cascade")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateSettings:
+class GenerateSettings(Command):
     """Answer prompts with a bundle's language model: text, confidence and decision.
 
     Example: python -m edge_runtime generate --bundle runs/lm/bundle "once upon a time"
@@ -39,6 +39,7 @@ class GenerateSettings:
     json: bool = field("one JSON object a line", default=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.prompts:
             raise SettingError("expected at least one prompt, got none: put it in quotes")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:

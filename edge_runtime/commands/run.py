@@ -57,6 +57,7 @@ class RunSettings(PolicyFlags, EngineFlags, LinkFlags):
     json: bool = field("one JSON object a line", default=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.inputs and self.text is None:
             raise SettingError("expected at least one input, got none: name a picture or a folder")
         self.policy()

@@ -101,9 +101,11 @@ class BuildSettings(SourceSettings, GoalSettings):
 
     def run(self) -> None:
         """Export, calibrate, verify, and only then write."""
-        from export.bundle import require_free
+        from export.bundle import require_writable
 
-        require_free(self.out, overwrite=self.overwrite)  # before torch takes its seconds to load
+        require_writable(
+            self.out, overwrite=self.overwrite
+        )  # before torch takes its seconds to load
         from export.classifier.pipeline import build_bundle
 
         build_bundle(self)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 
 # MERGEDOC export/commands/task_goal.py: "The settings that say what a language model's threshold is for: a goal, and a task's data."
@@ -21,7 +21,7 @@ _GOALS = (*_SHARES, "cloud_cost")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoalSettings:
+class GoalSettings(Command):
     """A threshold by hand, or data and one goal.
 
     Raises:
@@ -58,6 +58,7 @@ class GoalSettings:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         named = [name for name in _GOALS if getattr(self, name) is not None]
         self._check_combination(named)
         for name in _SHARES:

@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle, role_of
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.contract import SecondLook
 from edge_runtime.errors import BundleError
 from edge_runtime.language.settings import DecoderSettings
@@ -25,7 +25,7 @@ _NUMBER_BYTES = 4  # caches are float32, whatever the weights are
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectSettings:
+class InspectSettings(Command):
     """Say in words what a bundle holds and what its threshold means.
 
     Example: python -m export inspect --bundle bundle

@@ -59,9 +59,11 @@ class LanguageSettings(TaskGoalSettings):
 
     def run(self) -> None:
         """Export, calibrate, verify, and only then write."""
-        from export.bundle import require_free
+        from export.bundle import require_writable
 
-        require_free(self.out, overwrite=self.overwrite)  # before torch takes its seconds to load
+        require_writable(
+            self.out, overwrite=self.overwrite
+        )  # before torch takes its seconds to load
         from export.language.pipeline import build_decoder
 
         build_decoder(self)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 
 _SOURCES = ("checkpoint", "program", "onnx")
@@ -14,7 +14,7 @@ _FOREIGN = ("logits", "labels", "processor")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceSettings:
+class SourceSettings(Command):
     """A checkpoint, a program or an ONNX file, and what the latter two do not say of themselves."""
 
     checkpoint: Path | None = field("checkpoint folder", default=None)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_runtime import contract
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifySettings:
+class VerifySettings(Command):
     """Run a bundle on data: accuracy, deferral ratio, and differences to a checkpoint.
 
     A language model's bundle takes a task (`python -m train tasks` lists them), and is held to the
@@ -39,6 +39,7 @@ class VerifySettings:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.max_flips is not None and not 0.0 <= self.max_flips <= 1.0:
             raise SettingError(f"expected --max-flips in [0, 1], got {self.max_flips}")
         if self.max_flips is not None and self.against is None:

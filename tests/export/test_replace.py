@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from export.bundle import exchange, move_aside, replace_folder
+from edge_runtime.files import exchange, move_aside, replace_folder
 
 
 def folder(path, content):

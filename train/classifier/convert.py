@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 
 _COLOURS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertSettings:
+class ConvertSettings(Command):
     """Turn a file of pretrained weights into a checkpoint folder.
 
     Example: python -m train convert --weights resnet56.th --model resnet-56 --labels cat,dog
@@ -30,6 +30,7 @@ class ConvertSettings:
     overwrite: bool = field("replace the checkpoint folder", default=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if bool(self.labels) == bool(self.data):
             raise SettingError("expected either --labels a,b,... or --data to take them from")
         for name in ("image_mean", "image_std"):

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 
 _RATIO = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeferralHeadSettings:
+class DeferralHeadSettings(Command):
     """Fit a head to a checkpoint that estimates where M_L is right and M_S wrong.
 
     It is a logistic regression on M_S's penultimate features and max softmax, fitted on validation

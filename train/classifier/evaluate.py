@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.contract import SecondView
 from edge_runtime.errors import SettingError
 
@@ -15,7 +15,7 @@ Figures = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
+class EvaluateSettings(Command):
     """Print accuracy, s_o and AUROC of a checkpoint, and s_d and joint accuracy beside an M_L.
 
     With --second-look a second column shows them with a second view of the inputs near the
@@ -42,6 +42,7 @@ class EvaluateSettings:
     out: Path | None = field("where to write the JSON", default=None)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.band >= 0:
             raise SettingError(f"expected --band of at least 0, got {self.band}")
         if not 0 <= self.deferral <= 1:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ AUGMENT_HELP = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitSettings:
+class FitSettings(Command):
     """Fit a classifier with cross-entropy until its validation loss stops falling.
 
     Example: python -m train fit --model small-cnn --data digits --out runs/small
@@ -62,6 +62,7 @@ class FitSettings:
     overwrite: bool = field("replace the checkpoint folder", default=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_training_settings(self)
 
     def run(self) -> None:

@@ -17,8 +17,9 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from edge_runtime import contract
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import InputError, SettingError
+from edge_runtime.files import fresh_folder
 from edge_runtime.pictures import read_array
 from edge_runtime.recording.records import Record, read_records
 from train.errors import DataError
@@ -42,7 +43,7 @@ _COLOURS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class HarvestSettings:
+class HarvestSettings(Command):
     """Turn recorded inputs and the large model's answers into a data set, each picture once.
 
     Its labels are M_L's answers, in the order of the classes of --labels-from; a column holds M_L's
@@ -61,6 +62,7 @@ class HarvestSettings:
     overwrite: bool = field("replace the folder", default=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.records:
             raise SettingError("expected at least one folder for --records, got none")
         if self.min_confidence is not None and math.isnan(self.min_confidence):
@@ -70,7 +72,6 @@ class HarvestSettings:
         """Read the records, and write the data set with its counts."""
         from train.errors import DataError
         from train.training.output import (
-            fresh_folder,
             full_disk_in_words,
             refuse_existing,
             settings_record,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from tqdm.auto import tqdm
 
 from edge_runtime.bundle import file_sha256
 from edge_runtime.errors import CloudError
+from edge_runtime.files import write_atomically
 from train.data import LabelledData
 from train.errors import DataError, TeacherError
 from train.models import Checkpoint, open_checkpoint, weight_files
@@ -271,12 +271,6 @@ def _kept(cache: Path, key: str, shape: tuple[int, int]) -> tuple[npt.NDArray[np
 
 def _keep(cache: Path, key: str, logits: npt.NDArray[np.float32], done: int) -> None:
     values: dict[str, Any] = {"key": key, "logits": logits, "done": done}
-    fresh = cache.with_suffix(f".{os.getpid()}.part")  # several processes may train together
     cache.parent.mkdir(parents=True, exist_ok=True)
     with full_disk_in_words(cache.parent, " and run again"):
-        try:
-            with fresh.open("wb") as file:
-                np.savez(file, **values)
-            os.replace(fresh, cache)  # noqa: PTH105 - in one step also where it exists, on Windows
-        finally:
-            fresh.unlink(missing_ok=True)
+        write_atomically(cache, lambda file: np.savez(file, **values))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 from train.classifier.fit import AUGMENT_HELP, Augmentation, check_training_settings
 
@@ -15,7 +15,7 @@ _ABSTAINING = ("deep_gamblers", "self_adaptive")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneSettings:
+class TuneSettings(Command):
     """Tune a fitted classifier so that it is sure where it is right and unsure where it is wrong.
 
     `--objective cross_entropy` is the control: the same start, steps and rates without Gatekeeper.
@@ -91,6 +91,7 @@ class TuneSettings:
     overwrite: bool = field("replace the checkpoint folder", default=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 <= self.alpha <= 1.0:
             raise SettingError(f"expected --alpha in [0, 1], got {self.alpha}")
         if not 0.0 <= self.smoothing < 1.0:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.files import write_atomically
 from train.comparison.figures import FIGURES, Candidate
 from train.comparison.scores import SPLITS
 from train.errors import DataError
@@ -51,9 +52,7 @@ def save_samples(path: Path, samples: Samples) -> None:
                 [found[name].passes, found[name].is_probability, found[name].is_logarithm], float
             )
     arrays |= {f"extra/{name}": values for name, values in samples.extra.items()}
-    partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, **arrays)
-    partial.replace(path)
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def read_samples(path: Path) -> Samples:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime import contract, metrics
+from edge_runtime.files import write_atomically
 
 # MERGEDOC train/gates.py: "Ways to turn a checkpoint's logits into a confidence, by name, each with its source.\n\nAll of them leave the prediction alone: it is the arg-max of the first view. What they differ in is\nthe order in which inputs are deferred, and the forward passes that one input costs.\n"
 from train.classifier.opening import LargeAnswers
@@ -130,9 +131,7 @@ def save_scores(path: Path, scores: Scores) -> None:
         arrays[f"predicted/{split}"] = scores.predicted[split]
         gates = [scores.uncertainty[split][name] for name in scores.passes]
         arrays[f"uncertainty/{split}"] = np.stack(gates)
-    partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, **arrays)
-    partial.replace(path)
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def load_scores(path: Path) -> Scores:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from edge_runtime import metrics
+from edge_runtime.files import write_atomically
 from train.data.tasks import Example, Task
 from train.errors import CheckpointError, DataError
 
@@ -165,9 +166,7 @@ def save_answers(path: Path, answers: Answers) -> None:
     arrays["words"] = np.frombuffer(json.dumps(words).encode(), np.uint8)
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content.getvalue())
-    partial.replace(path)
+    write_atomically(path, content.getvalue())
 
 
 def load_answers(path: Path) -> Answers:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertLanguageSettings:
+class ConvertLanguageSettings(Command):
     """Turn weights and tokenizer of llama2.c into a language model's checkpoint folder.
 
     Example: python -m train convert-lm --weights stories260K.bin --tokenizer tok512.bin

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
+from edge_runtime.files import write_atomically
 
 Figures = dict[str, Any]
 _SHOWN = 3
@@ -17,7 +18,7 @@ _COLLAPSED = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateLanguageSettings:
+class EvaluateLanguageSettings(Command):
     """Print how a language model answers a task, and what every confidence is worth.
 
     Beside an M_L (--large) also s_d and the joint accuracy. The confidence that does best on the
@@ -41,6 +42,7 @@ class EvaluateLanguageSettings:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.out is not None and self.out.suffix != ".json":
             raise SettingError(f"expected --out as a file *.json, got {self.out}")
 
@@ -87,9 +89,7 @@ class EvaluateLanguageSettings:
             if answers is not None:
                 save_answers(self.out.with_name(f"{self.out.stem}{suffix}-answers.npz"), answers)
         record = {**environment.describe("train"), **content}
-        partial = self.out.with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        partial.replace(self.out)
+        write_atomically(self.out, json.dumps(record, indent=2) + "\n")
 
 
 def described(answers: Any, task: Any) -> Figures:

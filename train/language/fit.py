@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from train.classifier.fit import check_training_settings
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ LORA_HELP = "train low-rank adapters of this rank instead of all weights, and me
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitLanguageSettings:
+class FitLanguageSettings(Command):
     """Teach a language model a task with cross-entropy, until its validation loss stops falling.
 
     Example: python -m train fit-lm --checkpoint gemma-2b --task gsm8k --lora 16 --out runs/small
@@ -54,6 +54,7 @@ class FitLanguageSettings:
     overwrite: bool = field("replace the checkpoint folder", default=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_training_settings(self)
 
     def run(self) -> None:

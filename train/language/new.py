@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 
 _LEAST_VOCABULARY = 259  # the 256 bytes and three special tokens
@@ -16,7 +16,7 @@ _REASONS = {"vocabulary": ", the 256 bytes and three special tokens"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewLanguageSettings:
+class NewLanguageSettings(Command):
     """Make a small language model with random weights, and its tokenizer from text.
 
     Example: python -m train new-lm --architecture gemma --width 32 --layers 2 --heads 4
@@ -52,6 +52,7 @@ class NewLanguageSettings:
     overwrite: bool = field("replace the checkpoint folder", default=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.task is None) == (self.texts is None):
             raise SettingError("expected either --task or --texts to make the tokenizer from")
         if self.data is not None and self.task is None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import contract, environment
+from edge_runtime.files import write_atomically
 from train.comparison.figures import ACCURACY, AREA, compare, joint_name
 from train.comparison.samples import Samples, machine, save_samples, table
 from train.comparison.scores import SPLITS
@@ -75,9 +76,7 @@ def write_results(
         "left_out": dict(meta.left_out),
         **follows(samples, meta.deferral),
     }
-    partial = folder / f"{RESULTS_FILE}.partial"
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / RESULTS_FILE)
+    write_atomically(folder / RESULTS_FILE, json.dumps(content, indent=1) + "\n")
     (folder / TABLE_FILE).write_text(report(content), encoding="utf-8")
     return content
 

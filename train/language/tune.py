@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 from train.classifier.fit import check_training_settings
 from train.language.fit import DATA_HELP, LORA_HELP, SHOTS_HELP, TASK_HELP, TOKENS_HELP
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneLanguageSettings:
+class TuneLanguageSettings(Command):
     """Tune a language model so that it is sure of right tokens and unsure of wrong ones.
 
     `--objective cross_entropy` is the control: the same start, steps and rates without Gatekeeper.
@@ -64,6 +64,7 @@ class TuneLanguageSettings:
     overwrite: bool = field("replace the checkpoint folder", default=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 <= self.alpha <= 1.0:
             raise SettingError(f"expected --alpha in [0, 1], got {self.alpha}")
         check_training_settings(self)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import transformers
 from torch import Tensor
 
 from edge_runtime import contract
+from edge_runtime.files import fresh_folder
 from train.data import Kind
 from train.errors import CheckpointError
 
@@ -204,17 +203,12 @@ def save(checkpoint: Checkpoint, path: Path | str, *, extra: dict[str, Any] | No
 
 def write_folder(model: Any, processor: Any, folder: Path, extra: dict[str, Any] | None) -> None:
     """Write what `from_pretrained` opens, and `extra` as `training.json`, in one step."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        fresh = Path(scratch) / "fresh"
+    with fresh_folder(folder) as fresh:
         model.save_pretrained(fresh, safe_serialization=True)
         processor.save_pretrained(fresh)
         if extra is not None:
             text = json.dumps(extra, indent=2) + "\n"
             (fresh / FILE).write_text(text, encoding="utf-8")
-        if folder.exists():
-            shutil.move(folder, Path(scratch) / "old")
-        fresh.rename(folder)
 
 
 transformers.logging.set_verbosity_error()

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from edge_runtime import metrics
+from edge_runtime.files import write_atomically
 from train.errors import CheckpointError
 from train.models.checkpoint import BATCH, Checkpoint, weights_sha256
 
@@ -105,12 +106,8 @@ def write_head(head: DeferralHead, folder: Path) -> None:
     """Write a head beside the weights that it was fitted for, in one step."""
     record = {**head.record, _WEIGHTS: weights_sha256(folder)}
     tensors = {"weight": head.weight, "bias": np.array([head.bias], np.float32)}
-    partial = folder / f".{HEAD_FILE}.partial"
-    try:
-        save_file(tensors, partial, metadata={_RECORD: json.dumps(record)})
-        partial.replace(folder / HEAD_FILE)
-    finally:
-        partial.unlink(missing_ok=True)
+    metadata = {_RECORD: json.dumps(record)}
+    write_atomically(folder / HEAD_FILE, lambda file: save_file(tensors, file, metadata=metadata))
 
 
 def read_head(checkpoint: Checkpoint) -> DeferralHead:

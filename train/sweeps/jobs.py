@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from edge_runtime.files import write_atomically
 from train import data
 from train.classifier.distill import DistillSettings
 from train.classifier.fit import FitSettings
@@ -144,10 +145,9 @@ def _decoded(part: LabelledData) -> LabelledData:
 
 def save_large(path: Path, answers: LargeAnswers) -> None:
     """Write what M_L gets right, in one step."""
-    partial = path.with_suffix(".partial.npz")
+    ids = np.array(list(answers.right))
     right = np.fromiter(answers.right.values(), np.bool_, len(answers.right))
-    np.savez_compressed(partial, ids=np.array(list(answers.right)), right=right)
-    partial.replace(path)
+    write_atomically(path, lambda file: np.savez_compressed(file, ids=ids, right=right))
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 
 _NAMED = {"area": "area under joint accuracy", "auroc": "AUROC", "s_d": "s_d"}
@@ -14,7 +14,7 @@ _JOINT = "joint_accuracy@"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecommendSettings:
+class RecommendSettings(Command):
     """Name the setting of a sweep to take, chosen on validation, with its test figures.
 
     Example: python -m train recommend --sweep runs/sweep --select joint_accuracy@0.1
@@ -32,6 +32,7 @@ class RecommendSettings:
     max_passes: float = field("forward passes of M_S an input that may be paid for", default=2.0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.figure  # noqa: B018 - refuses a name that is none
         if not 0.0 <= self.max_accuracy_drop <= 1.0:
             raise SettingError(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import contract, environment
+from edge_runtime.files import write_atomically
 from train.comparison.figures import Candidate, compare, joint_name
 from train.comparison.samples import Samples, machine, save_samples, table
 from train.comparison.scores import SPLITS, Scores, load_scores
@@ -49,9 +50,7 @@ def write_results(settings: SweepSettings, splits: Splits, wall_time_s: float) -
         **follows(samples, settings.deferral),
     }
     text = json.dumps(content, indent=1) + "\n"
-    partial = settings.out / f"{RESULTS_FILE}.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(settings.out / RESULTS_FILE)
+    write_atomically(settings.out / RESULTS_FILE, text)
     (settings.out / TABLE_FILE).write_text(report(content), encoding="utf-8")
     print(_table(content["test"]))
     print("\n".join(content["findings"]))

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 from train.sweeps.methods import AVERAGE, trainings
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepSettings:
+class SweepSettings(Command):
     """Train many settings over several seeds and compare them with the control, on one table.
 
     The untuned model and the control (the same steps of plain cross-entropy) always take part. A
@@ -55,6 +55,7 @@ class SweepSettings:
     limit: int | None = field("use at most so many inputs a split", default=None)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise SettingError(f"expected different --seeds, got {list(self.seeds)}")
         if not 0.0 < self.deferral < 1.0:

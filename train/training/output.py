@@ -5,22 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.files import require_free
 from train.errors import FullDiskError, OutputError, TrainingError
 
 _FULL_BYTES = 1 << 20  # less than that free, and a failed write failed for want of space
 
 
 def refuse_existing(out: Path, *, overwrite: bool) -> None:
-    """Raise `OutputError` where `out` is a file, or a folder that holds something already."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"expected a folder to write to, {out} is a file")
-    if out.exists() and any(out.iterdir()) and not overwrite:
-        raise OutputError(f"expected nothing at {out} yet: --overwrite replaces it")
+    """Raise `OutputError` where `out` is a file, or a folder that may not be replaced."""
+    require_free(out, overwrite=overwrite, error=OutputError)
 
 
 def settings_record(command: str, settings: Any) -> dict[str, Any]:
@@ -30,19 +27,6 @@ def settings_record(command: str, settings: Any) -> dict[str, Any]:
         "command": command,
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in values.items()},
     }
-
-
-@contextlib.contextmanager
-def fresh_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `out` in one step when the block ends without an error."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        fresh = Path(scratch) / "fresh"
-        fresh.mkdir()
-        yield fresh
-        if out.exists():
-            shutil.move(out, Path(scratch) / "old")
-        fresh.rename(out)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from benchmarks.errors import CheckError
 # MERGEDOC benchmarks/language/asked.py: 'The per-sample file of cascades that were really asked: bundle, runtime and server.'
 from benchmarks.language.demo.models import checkpoint
 from edge_runtime import Answer, Cascade, contract, metrics
+from edge_runtime.files import write_atomically
 from edge_runtime.language import Decoder, Generation
 from export.commands.language import LanguageSettings
 from train.data.tasks import Task
@@ -181,9 +182,7 @@ def save_asked(path: Path, asked: Mapping[str, Asked]) -> None:
     arrays: dict[str, Any] = {"names": np.array(list(asked))}
     for i, one in enumerate(asked.values()):
         arrays |= {f"{i}/{name}": getattr(one, name) for name in _ARRAYS}
-    partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, **arrays)
-    partial.replace(path)
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def read_asked(path: Path) -> dict[str, Asked]:

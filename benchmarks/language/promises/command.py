@@ -17,7 +17,7 @@ from benchmarks.language.promises.savings import saving_figures
 from benchmarks.language.promises.story import story_figures
 from benchmarks.language.promises.tokens import token_figures
 from benchmarks.steps import step
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 
 # MERGEDOC benchmarks/decoding/figures.py: 'Measures the figures of `decoding`, a group at a time.'
@@ -29,7 +29,7 @@ _WARM_UP = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodingSettings:
+class DecodingSettings(Command):
     """Hold exported language models to what generation on the device promises.
 
     Tokens as transformers' `generate` gives them, confidences as float64 does, no decision changed
@@ -49,6 +49,7 @@ class DecodingSettings:
     out: Path | None = field("write the result here as JSON", default=None)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, least in (
             ("prompts", 1),
             ("stops", 1),

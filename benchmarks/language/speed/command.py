@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from edge_runtime.cli import field
+from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 
 # MERGEDOC benchmarks/generation/__init__.py: 'Measures the speed of generation beside other ways to generate.'
@@ -17,7 +17,7 @@ _FEWEST, _MOST = 2, 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationSettings:
+class GenerationSettings(Command):
     """Print the speed of the gated decoder beside optimum's generate and onnxruntime-genai.
 
     All generate the same tokens with the same weights, each in a process of its own on one thread,
@@ -36,6 +36,7 @@ class GenerationSettings:
     out: Path | None = field("write the result here as JSON", default=None)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rounds < 1:
             raise SettingError(f"expected --rounds of at least 1, got {self.rounds}")
         if not _FEWEST <= self.tokens <= _MOST:

@@ -1,0 +1,169 @@
+"""Turns the words of a command line into settings.
+
+python-fire parses the line, but binds into a recorder: fire calls what it understood *before* it
+looks at the rest, so a misspelt flag would otherwise run the command with that flag's default. The
+settings are built, and the command runs, only when the whole line was understood.
+
+Field types that text converts to: `str`, `int`, `float`, `bool`, `Path`, an optional of these, a
+`Literal`, and tuples of them (`--seeds 0,1,2`). A positional tuple takes the words that are not
+flags.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import inspect
+import io
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import fire
+from fire import core as fire_core
+from fire import decorators
+
+from edge_runtime.cli.command import Command, flag_name
+from edge_runtime.cli.help import fields, page
+from edge_runtime.errors import GatekeeperError
+
+_SIGNED = {"-inf", "-infinity", "-nan"}
+
+
+class UsageError(GatekeeperError):
+    """The command line could not be understood; nothing was run."""
+
+
+def suggest(word: str, known: Any) -> str:
+    """Return a hint at the known word that looks most like this one, or an empty text."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def parse(name: str, command: type[Command], words: list[str]) -> Command:
+    """Return the settings that the words of a command line stand for.
+
+    Raises:
+        UsageError: A flag is unknown, missing or of the wrong type.
+        SettingError: A value is out of bounds or contradicts another.
+        SystemExit: The words ask for help, which is printed.
+    """
+    if any(word in {"-h", "--help"} for word in words):
+        print(page(name, command))
+        raise SystemExit(0)
+    _reject_unknown_flags(command, words)
+    recorded = _record(command, _close_switches(command, words))
+    hints = typing.get_type_hints(command)
+    values = {
+        item.name: _convert(recorded[item.name], hints[item.name], item)
+        for item in fields(command)
+        if item.name in recorded
+    }
+    missing = [
+        flag_name(item)
+        for item in fields(command)
+        if item.name not in values and item.default is dataclasses.MISSING
+    ]
+    if missing:
+        raise UsageError(f"{', '.join(missing)} required: see {name} --help")
+    return command(**values)
+
+
+def _reject_unknown_flags(command: type[Command], words: list[str]) -> None:
+    """Name the flag that is not known; fire would only say which argument it could not consume."""
+    known = {flag_name(item) for item in fields(command) if not item.metadata.get("positional")}
+    for word in words:
+        flag = word.split("=", 1)[0].replace("_", "-")
+        if word.startswith("--") and flag not in known:
+            raise UsageError(
+                f"unknown flag {word.split('=', 1)[0]}{suggest(flag, known)}, nothing was run: "
+                "see --help"
+            )
+
+
+def _close_switches(command: type[Command], words: list[str]) -> list[str]:
+    """Write `--quiet` as `--quiet=True`, or fire would take the word after it as its value.
+
+    And `--threshold -inf` as `--threshold=-inf`, or fire would take `-inf` for a flag.
+    """
+    hints = typing.get_type_hints(command)
+    switches = {flag_name(item) for item in fields(command) if hints[item.name] is bool}
+    closed: list[str] = []
+    for word in words:
+        if word.lower() in _SIGNED and closed and closed[-1].startswith("--"):
+            closed[-1] += f"={word}"
+        else:
+            closed.append(f"{word}=True" if word.replace("_", "-") in switches else word)
+    return closed
+
+
+def _record(command: type[Command], words: list[str]) -> dict[str, Any]:
+    """Let fire bind the words to the command's fields, running nothing."""
+    recorded: dict[str, Any] = {}
+    recorder = _recorder(command, recorded)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
+            fire.Fire(recorder, command=words)
+    except fire_core.FireExit as stop:
+        reason = complaint.getvalue().strip().splitlines()
+        first = reason[0].removeprefix("ERROR: ") if reason else f"status {stop.code}"
+        raise UsageError(f"{first}: see --help") from None
+    return recorded
+
+
+def _recorder(command: type[Command], recorded: dict[str, Any]) -> Callable[..., None]:
+    items = fields(command)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    positional = [item.name for item in items if item.metadata.get("positional")]
+    parameters = [inspect.Parameter(p, inspect.Parameter.VAR_POSITIONAL) for p in positional]
+    parameters += [
+        inspect.Parameter(item.name, keyword, default=None)
+        for item in items
+        if not item.metadata.get("positional")
+    ]
+
+    def record(*words: str, **flags: str | None) -> None:
+        recorded.update({name: value for name, value in flags.items() if value is not None})
+        if words:
+            recorded[positional[0]] = words
+
+    cast("Any", record).__signature__ = inspect.Signature(parameters)
+    # Everything arrives as text: fire would turn `--seeds 1,2` into a tuple and `1e3` into a float.
+    decorated: Callable[..., None] = decorators.SetParseFn(str)(record)
+    return decorated
+
+
+def _convert(value: Any, hint: Any, item: dataclasses.Field[Any]) -> Any:
+    name = flag_name(item)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in {types.UnionType, typing.Union}:
+        inner = next(a for a in arguments if a is not types.NoneType)
+        return _convert(value, inner, item)
+    if origin is tuple:
+        parts = value if isinstance(value, tuple) else [p for p in value.split(",") if p]
+        return tuple(_convert(part, arguments[0], item) for part in parts)
+    if origin is Literal:
+        if value not in arguments:
+            raise UsageError(f"{name} expects one of {', '.join(arguments)}, got {value!r}")
+        return value
+    return _scalar(value, hint, name)
+
+
+def _scalar(text: str, kind: Any, name: str) -> Any:
+    if kind is bool:
+        if text.lower() not in {"true", "false"}:
+            raise UsageError(f"{name} is a switch: expected no value or =false, got {text!r}")
+        return text.lower() == "true"
+    if text == "True":  # fire's value for a flag that stands alone
+        raise UsageError(f"{name} expects a value, got none")
+    if kind in {str, Path}:
+        return kind(text)
+    try:
+        return kind(text)
+    except ValueError:
+        noun = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
+        raise UsageError(f"{name} expects {noun}, got {text!r}") from None

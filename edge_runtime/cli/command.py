@@ -1,0 +1,150 @@
+"""A command as data: its flags, the bounds of their values, and the function that does the work."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+from edge_runtime.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The values that a number may take; infinities and NaN lie outside every bound.
+
+    Attributes:
+        least: Smallest value allowed.
+        above: The value must be greater than this.
+        most: Greatest value allowed.
+        below: The value must be smaller than this.
+    """
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        if None not in (low := self._low, high := self._high):
+            left = "[" if self.least is not None else "("
+            right = "]" if self.most is not None else ")"
+            return f"in {left}{low:g}, {high:g}{right}"
+        words = {"at least": self.least, "above": self.above, "at most": self.most}
+        words["below"] = self.below
+        return " ".join(f"{word} {limit:g}" for word, limit in words.items() if limit is not None)
+
+    @property
+    def _low(self) -> float | None:
+        return self.above if self.least is None else self.least
+
+    @property
+    def _high(self) -> float | None:
+        return self.below if self.most is None else self.most
+
+
+def field(
+    help_text: str,
+    *,
+    default: Any = dataclasses.MISSING,
+    positional: bool = False,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    within: tuple[float, float] | None = None,
+    nonempty: bool = False,
+) -> Any:
+    """Declare a flag of a command, for use in its dataclass.
+
+    Args:
+        help_text: One line for `--help`.
+        default: Value where the flag is absent; without one the flag is required.
+        positional: Take the words that are not flags; for a tuple field.
+        least: Smallest number allowed; for a tuple, of each of its numbers.
+        above: The number must be greater than this.
+        most: Greatest number allowed.
+        below: The number must be smaller than this.
+        within: Smallest and greatest number allowed, in place of `least` and `most`.
+        nonempty: Refuse a tuple without elements.
+    """
+    if within is not None:
+        least, most = within
+    bounds = Bounds(least, above, most, below)
+    metadata = {
+        "help": help_text,
+        "positional": positional,
+        "bounds": None if bounds == Bounds() else bounds,
+        "nonempty": nonempty,
+    }
+    if default is dataclasses.MISSING:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """The settings of one command, checked on creation.
+
+    A subclass names the function that does the work, so that it need not import it:
+    `class FitSettings(Command, does="train.classifier.fit:fit")`. The function takes the settings.
+    A subclass with checks of its own calls `super().__post_init__()` first.
+    """
+
+    does: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, does: str = "", **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if does:
+            cls.does = does
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            check(item, getattr(self, item.name))
+
+    def run(self) -> None:
+        """Do the work; raise a `GatekeeperError` for what the user can fix."""
+        resolve(self.does)(self)
+
+
+def resolve(target: str) -> Callable[[Any], Any]:
+    """Import and return the function named by `module:function`."""
+    module, _, name = target.partition(":")
+    return cast("Callable[[Any], Any]", getattr(importlib.import_module(module), name))
+
+
+def check(item: dataclasses.Field[Any], value: Any) -> None:
+    """Refuse a value outside the declared bounds of its field.
+
+    Raises:
+        SettingError: The value is out of bounds, not a number, or an empty tuple.
+    """
+    if item.metadata.get("nonempty") and not value:
+        raise SettingError(f"expected at least one value for {flag_name(item)}, got none")
+    bounds: Bounds | None = item.metadata.get("bounds")
+    for number in value if isinstance(value, tuple) else (value,):
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            continue
+        if bounds is not None and number not in bounds:
+            raise SettingError(f"expected {flag_name(item)} {bounds}, got {number}")
+        if math.isnan(number):
+            raise SettingError(f"expected a number as {flag_name(item)}, got NaN")
+
+
+def flag_name(item: dataclasses.Field[Any]) -> str:
+    """Return what the user types for a field: `--batch-size`, or `INPUTS` where it is positional."""
+    if item.metadata.get("positional"):
+        return item.name.upper()
+    return f"--{item.name.replace('_', '-')}"
