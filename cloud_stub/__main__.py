@@ -4,8 +4,9 @@ import sys
 
 from cloud_stub.deploy.settings import DeploySettings
 from cloud_stub.settings import ServeSettings
-from edge_runtime import cli
+from edge_runtime.cli import main
+
+COMMANDS = {"serve": ServeSettings, "deploy": DeploySettings}
 
 if __name__ == "__main__":
-    commands = {"serve": ServeSettings, "deploy": DeploySettings}
-    sys.exit(cli.main("python -m cloud_stub", commands, default=ServeSettings))
+    sys.exit(main("python -m cloud_stub", COMMANDS, default=ServeSettings))

@@ -7,6 +7,7 @@ from edge_runtime.commands.doctor import DoctorSettings
 from edge_runtime.commands.generate import GenerateSettings
 from edge_runtime.commands.run import RunSettings
 
+COMMANDS = {"run": RunSettings, "generate": GenerateSettings, "doctor": DoctorSettings}
+
 if __name__ == "__main__":
-    commands = {"run": RunSettings, "generate": GenerateSettings, "doctor": DoctorSettings}
-    sys.exit(main("python -m edge_runtime", commands))
+    sys.exit(main("python -m edge_runtime", COMMANDS))

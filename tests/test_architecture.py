@@ -1,6 +1,7 @@
 """The folders are the architecture: imports run one way, and the device stays light."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,57 @@ def test_the_edge_runtime_imports_nothing_heavy():
         for path in (ROOT / "edge_runtime").rglob("*.py")
         for name in imported_names(path)
         if name.split(".")[0] in HEAVY
+    ]
+    assert wrong == []
+
+
+def modules():
+    """Return the name of every module of the packages -> its file."""
+    files = {
+        path.relative_to(ROOT): path
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if "results" not in path.parts
+    }
+    return {
+        ".".join(p.parent.parts if p.stem == "__init__" else p.with_suffix("").parts): path
+        for p, path in files.items()
+    }
+
+
+def dependencies(tree, known):
+    """Yield the modules that a file imports, in functions too, but not for types alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield from {name if name in known else node.module} & known
+        else:
+            yield from dependencies(node, known)
+
+
+def graph():
+    found = modules()
+    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in found.items()}
+    return {name: {*dependencies(tree, set(found))} - {name} for name, tree in trees.items()}
+
+
+def test_no_files_import_one_another_in_a_ring():
+    graphlib.TopologicalSorter(graph()).prepare()  # raises CycleError with the ring
+
+
+def test_wings_do_not_import_each_other():
+    wings = {"classifier": "language", "language": "classifier"}
+    wrong = [
+        f"{name} -> {target}"
+        for name, targets in graph().items()
+        for target in targets
+        if name.split(".")[0] == target.split(".")[0] != "benchmarks"
+        and wings.get([*name.split("."), ""][1]) == [*target.split("."), ""][1]
     ]
     assert wrong == []
 

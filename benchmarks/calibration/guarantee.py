@@ -46,7 +46,7 @@ class GuaranteeSettings(Command):
     seed: int = field("seed of populations and draws", default=0)
     samples: Path = field(
         "result folder whose inputs are the third population",
-        default=Path(__file__).parent / "results" / "cifar10-jpeg",
+        default=Path(__file__).parents[1] / "results" / "cifar10-jpeg",
     )
     out: Path | None = field("write the result here as JSON", default=None)
 

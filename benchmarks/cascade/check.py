@@ -11,7 +11,7 @@ from edge_runtime.errors import SettingError
 
 # MERGEDOC benchmarks/report.py: 'The command `python -m benchmarks report`.'
 
-COMMITTED = Path(__file__).parent / "results"
+COMMITTED = Path(__file__).parents[1] / "results"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from edge_runtime.wire import messages as pb
 
 EXECUTABLE: Final = Path(__file__).parents[2] / ".venv-mlserver" / "bin" / "mlserver"
 """MLServer has an environment of its own: `make .venv-mlserver/.installed`."""
-_RUNTIME: Final = Path(__file__).with_name("mlserver_onnx.py")
+_RUNTIME: Final = Path(__file__).with_name("mlserver_runtime.py")
 _LOG: Final = "mlserver.log"
 _SETTINGS: Final = "settings.json"
 

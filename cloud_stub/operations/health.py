@@ -67,7 +67,7 @@ class Health(health_pb2_grpc.HealthServicer):
         self._is_draining = False
         self._changed = asyncio.Event()
 
-    def add_reflection(self, server: grpc.aio.Server) -> None:
+    def add_to(self, server: grpc.aio.Server) -> None:
         """Answer a server's health calls."""
         health_pb2_grpc.add_HealthServicer_to_server(self, server)
 

@@ -9,7 +9,7 @@ from tools.processes import ROOT
 from benchmarks.serving import mlserver
 
 RUNTIME = ROOT / "examples" / "mlserver" / "gatekeeper_runtime.py"
-GENERIC = ROOT / "benchmarks" / "peers" / "mlserver_onnx.py"
+GENERIC = ROOT / "benchmarks" / "serving" / "mlserver_runtime.py"
 
 
 def add_contract_model(folder, name, onnx_file, labels, **settings):

@@ -13,7 +13,7 @@ from typing import Final
 
 from benchmarks.errors import BenchmarkError
 
-_ROOT: Final = Path(__file__).parents[2]
+_ROOT: Final = Path(__file__).parents[3]
 PYTHON: Final = _ROOT / ".venv-genai" / "bin" / "python"
 _BUILDING_PYTHON: Final = _ROOT / ".venv-transformers5" / "bin" / "python"
 _BUILDER: Final = "lib/python*/site-packages/onnxruntime_genai/models/builder.py"

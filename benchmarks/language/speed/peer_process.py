@@ -17,7 +17,7 @@ from benchmarks.language.speed.answer_loop import Request
 
 # MERGEDOC benchmarks/peers/__init__.py: 'Servers of others that the cloud side is measured beside.'
 
-_ROOT: Final = str(Path(__file__).parents[2])
+_ROOT: Final = str(Path(__file__).parents[3])
 _LONGEST_S: Final = 180.0
 _ENVIRONMENT: Final = {
     "OMP_NUM_THREADS": "1",
