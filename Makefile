@@ -18,7 +18,7 @@ test: lint $(MLSERVER)/.installed
 
 # The chain on the next major version of transformers, where optimum's exporter does not exist yet.
 test-transformers5: $(NEXT)/.installed
-	$(NEXT)/bin/python -m pytest tests/train tests/export tests/cloud_stub
+	$(NEXT)/bin/python -m pytest -m "not once" tests/train tests/export tests/cloud_stub
 
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
