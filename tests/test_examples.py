@@ -1,4 +1,4 @@
-"""Every example in `examples/python` runs as its first lines say, against a real server."""
+"""Every example in `examples/python` runs as its docstring says, against a real server."""
 
 import json
 import signal
@@ -107,7 +107,7 @@ def test_three_models(bundle, address, files, expected):
     *lines, small, middle = run("three_models.py", bundle, bundle, address, *files)
     deferred = sum(answer.deferred for answer in expected)
     # The second gate is the same as the first, so it passes on what it is given.
-    assert small == f"small: {len(files)} asked, {deferred} passed on"
-    assert middle == f"middle: {deferred} asked, {deferred} passed on"
+    assert small == f"small: {len(files)} inputs, {deferred} deferred"
+    assert middle == f"middle: {deferred} inputs, {deferred} deferred"
     for line, answer in zip(lines, expected, strict=True):
         assert line.endswith(f": {answer.label} ({answer.source})")

@@ -1,7 +1,7 @@
-"""A custom runtime for MLServer whose answers need no mapping: it speaks the cloud's contract.
+"""A custom MLServer runtime that follows the cloud contract, so that its answers need no mapping.
 
-It serves an ONNX graph with the outputs `prediction` and `confidence`, for example the one of a
-bundle of the large model. Put this file beside `model.onnx` and a `model-settings.json` of
+It serves an ONNX graph with the outputs `prediction` and `confidence`, for example that of
+the large model's bundle. Place this file next to `model.onnx` and this `model-settings.json`:
 
     {
       "name": "large",
@@ -31,7 +31,7 @@ MAX_PIXELS = 16_000_000
 
 
 class GatekeeperRuntime(MLModel):
-    """Answers with `prediction` INT64, `label` BYTES and `confidence` FP32, one of each a row."""
+    """Returns `prediction` INT64, `label` BYTES and `confidence` FP32 for each row."""
 
     async def load(self) -> bool:
         """Open the graph."""
@@ -69,7 +69,7 @@ def _decode(tensor: RequestInput) -> Any:
 def _pixels(data: bytes) -> Any:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            # Known before anything is decoded: a small file may hold a huge picture.
+            # Checked before decoding: a small file may hold a huge picture.
             if picture.width * picture.height > MAX_PIXELS:
                 raise InferenceError(f"expected at most {MAX_PIXELS} pixels, got {picture.size}")
             return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))

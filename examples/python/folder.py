@@ -1,8 +1,9 @@
-"""A gateway on a metered link: goes through a folder of pictures with a budget and a drift alarm.
+"""A gateway on a metered link: answers a folder of pictures within a byte budget, with a drift alarm.
 
     python examples/python/folder.py BUNDLE HOST:PORT FOLDER BUDGET_KB
 
-Results go to FOLDER/answers.jsonl, a line a picture; what stands there already is not asked again.
+Results go to FOLDER/answers.jsonl, one line per picture. Pictures listed there are skipped, so a
+run that was interrupted continues where it stopped.
 """
 
 import json
@@ -46,7 +47,7 @@ def main(bundle: str, cloud: str, folder: Path, budget_kb: float) -> None:
 
 
 def drift_alarm(bundle: str) -> DriftAlarm | None:
-    """Return an alarm for a bundle that was calibrated."""
+    """Return a drift alarm, or None where the bundle was not calibrated."""
     try:
         return DriftAlarm.from_calibration(read_bundle(bundle).metadata)
     except SettingError as error:
@@ -55,7 +56,7 @@ def drift_alarm(bundle: str) -> DriftAlarm | None:
 
 
 def result_of(future: Future[Answer]) -> dict[str, object]:
-    """Return what is kept of an answer; a picture that cannot be read costs only itself."""
+    """Return the fields to keep of an answer; an unreadable picture does not affect the others."""
     try:
         answer = future.result()
     except InputError as error:

@@ -1,4 +1,4 @@
-"""The smallest embedding: open a bundle, ask it about pictures, look at what came of it.
+"""The smallest program: open a bundle, classify pictures, print the statistics.
 
 python examples/python/script.py BUNDLE HOST:PORT PICTURE...
 """
@@ -10,7 +10,7 @@ from edge_runtime import Cascade
 
 
 def main() -> None:
-    """Print an answer a picture, then the statistics."""
+    """Print one answer per picture, then the statistics."""
     bundle, cloud, *pictures = sys.argv[1:]
     with Cascade.open(bundle, cloud=cloud, deadline_s=2.0) as cascade:
         for picture in pictures:

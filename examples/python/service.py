@@ -1,8 +1,8 @@
-"""A service on asyncio: one JSON line in is one line out, many at a time, the loop never waits.
+"""An asyncio service: one JSON line in, one JSON line out, many at once, without blocking the loop.
 
     python examples/python/service.py BUNDLE HOST:PORT
 
-It prints the loopback port that it listens on. A request is `{"picture": [[[r, g, b], ...], ...]}`.
+It prints the loopback port it listens on. A request is `{"picture": [[[r, g, b], ...], ...]}`.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from edge_runtime import AsyncCascade, InputError, Policy
 
 
 async def serve(bundle: str, cloud: str) -> None:
-    """Answer connections until the process is told to stop."""
-    # After a quarter of a second a user would rather have M_S's answer than wait for M_L's.
+    """Answer connections until the process receives SIGTERM."""
+    # After a quarter of a second M_S's answer is worth more to a user than a later one of M_L.
     policy = Policy(soft_deadline_s=0.25)
     async with AsyncCascade.open(bundle, cloud=cloud, deadline_s=2.0, policy=policy) as cascade:
 
@@ -37,13 +37,13 @@ async def serve(bundle: str, cloud: str) -> None:
 
 
 async def answer(cascade: AsyncCascade, line: bytes) -> dict[str, object]:
-    """Return a reply, or what is wrong with the request."""
+    """Return the reply, or an error message for a bad request."""
     try:
         picture = np.array(json.loads(line)["picture"], np.uint8)
-        given = await cascade(picture)
+        result = await cascade(picture)
     except (InputError, ValueError, KeyError, TypeError) as error:
         return {"error": str(error)}
-    return {"label": given.label, "source": given.source, "request_id": given.request_id}
+    return {"label": result.label, "source": result.source, "request_id": result.request_id}
 
 
 if __name__ == "__main__":

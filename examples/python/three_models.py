@@ -1,4 +1,4 @@
-"""Three models in a row: a tiny one, a middle one on the same machine, a large one in the cloud.
+"""Three models in a row: a small and a middle one on this machine, a large one in the cloud.
 
 python examples/python/three_models.py SMALL_BUNDLE MIDDLE_BUNDLE HOST:PORT PICTURE...
 """
@@ -10,7 +10,7 @@ from edge_runtime import Cascade
 
 
 def main() -> None:
-    """Print an answer a picture, and how many questions each model passed on."""
+    """Print one answer per picture, then how many inputs each model deferred."""
     small, middle, cloud, *pictures = sys.argv[1:]
     second = Cascade.open(middle, cloud=cloud, deadline_s=2.0)
     with Cascade.open(small, cloud=second) as first:
@@ -19,7 +19,7 @@ def main() -> None:
             print(f"{picture}: {answer.label} ({answer.source})")
         for name, cascade in (("small", first), ("middle", second)):
             snapshot = cascade.stats.snapshot()
-            print(f"{name}: {snapshot.answers} asked, {snapshot.deferred} passed on")
+            print(f"{name}: {snapshot.answers} inputs, {snapshot.deferred} deferred")
 
 
 if __name__ == "__main__":
