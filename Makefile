@@ -7,6 +7,9 @@ INSTALLED := $(VENV)/.installed
 NEXT := $(VENV)-transformers5
 MLSERVER := $(VENV)-mlserver
 GENAI := $(VENV)-genai
+# Tests run in this many processes, each file in one of them.
+JOBS ?= 2
+PYTEST := -m pytest -n $(JOBS) --dist loadfile
 
 .PHONY: demo test test-transformers5 test-fast lint format figures wire clean
 
@@ -14,14 +17,14 @@ demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks demo --out runs/demo --overwrite
 
 test: lint $(MLSERVER)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST) --durations=30
 
 # The chain on the next major version of transformers, where optimum's exporter does not exist yet.
 test-transformers5: $(NEXT)/.installed
-	$(NEXT)/bin/python -m pytest -m "not once" tests/train tests/export tests/cloud_stub
+	$(NEXT)/bin/python $(PYTEST) -m "not once" tests/train tests/export tests/cloud_stub
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
