@@ -1,4 +1,4 @@
-"""Takes texts: the tokenizer that a bundle carries makes of them what its graph is fed."""
+"""Reads texts, and tokenizes them with the tokenizer of a bundle."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import BundleError, DependencyError, InputError
+from edge_runtime.files import one_line
 
 Tokens = dict[str, npt.NDArray[np.int64]]
 _FIELDS = {
@@ -19,14 +20,30 @@ _FIELDS = {
     contract.ATTENTION_MASK: "attention_mask",
     contract.TOKEN_TYPE_IDS: "type_ids",
 }
-"""What each input of a graph is called in an encoding of `tokenizers`."""
+"""Attribute of a `tokenizers` encoding for each input of a graph."""
+
+
+def tokenizer_file(bundle: Bundle) -> Path:
+    """Return the file of a bundle's tokenizer.
+
+    Raises:
+        BundleError: The bundle has none.
+    """
+    name = bundle.metadata.extra.get(contract.TOKENIZER)
+    file = next((file for file in bundle.others if file.name == name), None)
+    if file is None:
+        raise BundleError(
+            f"expected a tokenizer among the files of {bundle.path}, its metadata name {name!r}: "
+            "export the bundle again"
+        )
+    return file
 
 
 def open_tokenizer(file: Path) -> Any:
     """Return the `Tokenizer` of a `tokenizer.json`.
 
     Raises:
-        BundleError: It is no tokenizer.
+        BundleError: The file is not a tokenizer.
         DependencyError: `tokenizers` is not installed.
     """
     try:
@@ -36,22 +53,21 @@ def open_tokenizer(file: Path) -> Any:
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception
-        reason = " ".join(str(error).split())[:200]
         raise BundleError(
-            f"expected a tokenizer in {file}, it does not open ({reason}): export the bundle "
-            "again, or update tokenizers"
+            f"expected a tokenizer in {file}, it does not open ({one_line(error, 200)}): export "
+            "the bundle again, or update tokenizers"
         ) from None
 
 
 class TextEncoder:
-    """A `tokenizer.json`, which holds its own truncation and padding.
+    """A `tokenizer.json` with its own truncation and padding.
 
     Args:
         file: The file.
         names: The graph's inputs, of `contract.TOKEN_INPUTS`.
 
     Raises:
-        BundleError: It is no tokenizer.
+        BundleError: The file is not a tokenizer.
         DependencyError: `tokenizers` is not installed.
     """
 
@@ -63,10 +79,10 @@ class TextEncoder:
         """Return int64 [n, tokens] by the names of the graph's inputs.
 
         Args:
-            texts: n >= 1 of them; what is longer than the model takes is cut, shorter is padded.
+            texts: n >= 1 texts; those longer than the model takes are cut, shorter ones padded.
 
         Raises:
-            InputError: One is no Unicode text, or has no token at all.
+            InputError: A text is not valid Unicode, or has no token.
         """
         try:
             encodings = self._tokenizer.encode_batch_fast(texts)
@@ -84,74 +100,79 @@ class TextEncoder:
         }
 
 
-class TextIntake:
-    """Takes texts; see `edge_runtime.inputs.Intake`.
+class PromptReader:
+    """Reads prompts, which the decoder tokenizes itself; an `InputReader`."""
 
-    Args:
-        bundle: The bundle.
-        types: numpy type of each of the graph's inputs.
+    description = "prompts"
 
-    Raises:
-        BundleError: The graph takes something else than tokens, or the tokenizer is missing.
-        DependencyError: `tokenizers` is not installed.
-    """
+    def single(self, value: Any) -> npt.NDArray[Any]:
+        """Return one text as a batch of one row."""
+        return self.batch([value])
 
-    wanted = "texts"
+    def batch(self, values: Any) -> npt.NDArray[Any]:
+        """Return texts as an object array [n].
 
-    def __init__(self, bundle: Bundle, types: Mapping[str, str | None]) -> None:
-        if not set(types) <= set(_FIELDS) or set(types.values()) != {"int64"}:
-            raise BundleError(
-                f"expected inputs among {', '.join(_FIELDS)}, all int64, in {bundle.graph}, got "
-                f"{dict(types)}: export the bundle again"
-            )
-        self._encode = TextEncoder(tokenizer_file(bundle), tuple(types))
+        Raises:
+            InputError: There are none, or they are not texts.
+        """
+        texts = require_texts(values)
+        if not texts:
+            raise InputError("expected at least one text, got none")
+        return np.array(texts, object)
 
-    def one(self, given: Any) -> npt.NDArray[Any]:
-        """Return a single text as a batch of one row."""
-        return self.rows([given])
-
-    def rows(self, given: Any) -> npt.NDArray[Any]:
-        """Return texts as an object array [n]."""
-        return text_rows(given)
-
-    def feeds(self, rows: npt.NDArray[Any]) -> Tokens:
-        """Return the tokens."""
-        return self._encode(self.rows(rows).tolist())
+    def feeds(self, rows: npt.NDArray[Any]) -> Tokens:  # noqa: ARG002 - see `InputReader`
+        """Return nothing: the decoder feeds its graph step by step."""
+        return {}
 
     def unusable(self, _: npt.NDArray[Any]) -> None:
-        """Return None: a text without a token does not come so far."""
+        """Return None: texts without tokens are refused elsewhere."""
         return
 
 
-def text_rows(given: Any) -> npt.NDArray[Any]:
-    """Return texts as an object array [n].
+class TextReader(PromptReader):
+    """Reads the texts of a classifier; an `InputReader`.
+
+    Args:
+        bundle: The bundle.
+        dtypes: numpy type of each of the graph's inputs.
 
     Raises:
-        InputError: They are no texts.
+        BundleError: The graph's inputs are not tokens, or the tokenizer is missing.
+        DependencyError: `tokenizers` is not installed.
     """
-    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+
+    description = "texts"
+
+    def __init__(self, bundle: Bundle, dtypes: Mapping[str, str | None]) -> None:
+        if not set(dtypes) <= set(_FIELDS) or set(dtypes.values()) != {"int64"}:
+            raise BundleError(
+                f"expected inputs among {', '.join(_FIELDS)}, all int64, in {bundle.graph}, got "
+                f"{dict(dtypes)}: export the bundle again"
+            )
+        self._encode = TextEncoder(tokenizer_file(bundle), tuple(dtypes))
+
+    def feeds(self, rows: npt.NDArray[Any]) -> Tokens:
+        """Return the tokens."""
+        return self._encode(self.batch(rows).tolist())
+
+
+def require_texts(values: Any, noun: str = "texts") -> list[str]:
+    """Return texts as a list.
+
+    Args:
+        values: The texts.
+        noun: The word for them in a message.
+
+    Raises:
+        InputError: The value is a single text, or holds anything but `str`.
+    """
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise InputError(
-            f"expected a list of texts, got a {type(given).__name__}: put a single one into a list"
+            f"expected a list of {noun}, got a {type(values).__name__}: put a single one into a "
+            "list"
         )
-    texts = list(given)
-    odd = [type(text).__name__ for text in texts if not isinstance(text, str)]
-    if odd or not texts:
-        came = f"a {odd[0]}" if odd else "none"
-        raise InputError(f"expected texts (str), at least one, got {came}: decode bytes first")
-    return np.array(texts, object)
-
-
-def tokenizer_file(bundle: Bundle) -> Path:
-    """Return the file of a bundle's tokenizer.
-
-    Raises:
-        BundleError: The bundle has none.
-    """
-    name = bundle.metadata.extra.get(contract.TOKENIZER)
-    file = next((file for file in bundle.others if file.name == name), None)
-    if file is None:
-        raise BundleError(
-            f"expected a tokenizer among the files of {bundle.path}, its metadata name {name!r}: "
-            "export the bundle again"
-        )
-    return file
+    texts: list[Any] = list(values)
+    wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
+    if wrong:
+        raise InputError(f"expected {noun} (str), got a {wrong[0]}: decode bytes first")
+    return texts

@@ -14,13 +14,13 @@ from edge_runtime.errors import SettingError
 
 @dataclass(frozen=True)
 class Bounds:
-    """The values that a number may take; infinities and NaN lie outside every bound.
+    """The allowed values of a number; infinities and NaN are outside any bounds.
 
     Attributes:
-        least: Smallest value allowed.
-        above: The value must be greater than this.
-        most: Greatest value allowed.
-        below: The value must be smaller than this.
+        least: Smallest allowed value.
+        above: Exclusive lower limit.
+        most: Greatest allowed value.
+        below: Exclusive upper limit.
     """
 
     least: float | None = None
@@ -71,14 +71,14 @@ def field(
 
     Args:
         help_text: One line for `--help`.
-        default: Value where the flag is absent; without one the flag is required.
-        positional: Take the words that are not flags; for a tuple field.
-        least: Smallest number allowed; for a tuple, of each of its numbers.
-        above: The number must be greater than this.
-        most: Greatest number allowed.
-        below: The number must be smaller than this.
-        within: Smallest and greatest number allowed, in place of `least` and `most`.
-        nonempty: Refuse a tuple without elements.
+        default: Value without the flag; the flag is required where there is no default.
+        positional: Whether the field takes the words that are not flags; for a tuple.
+        least: Smallest allowed number; for a tuple, of each element.
+        above: Exclusive lower limit.
+        most: Greatest allowed number.
+        below: Exclusive upper limit.
+        within: Smallest and greatest allowed number, in place of `least` and `most`.
+        nonempty: Whether a tuple without elements is refused.
     """
     if within is not None:
         least, most = within
@@ -98,9 +98,9 @@ def field(
 class Command:
     """The settings of one command, checked on creation.
 
-    A subclass names the function that does the work, so that it need not import it:
+    A subclass names the function that does the work instead of importing it:
     `class FitSettings(Command, does="train.classifier.fit:fit")`. The function takes the settings.
-    A subclass with checks of its own calls `super().__post_init__()` first.
+    A subclass with further checks calls `super().__post_init__()` first.
     """
 
     does: ClassVar[str] = ""
@@ -115,7 +115,7 @@ class Command:
             check(item, getattr(self, item.name))
 
     def run(self) -> None:
-        """Do the work; raise a `GatekeeperError` for what the user can fix."""
+        """Call the function; it raises a `GatekeeperError` for problems the user can fix."""
         resolve(self.does)(self)
 
 
@@ -144,7 +144,7 @@ def check(item: dataclasses.Field[Any], value: Any) -> None:
 
 
 def flag_name(item: dataclasses.Field[Any]) -> str:
-    """Return what the user types for a field: `--batch-size`, or `INPUTS` where it is positional."""
+    """Return a field's name on the command line: `--batch-size`, or `INPUTS` if positional."""
     if item.metadata.get("positional"):
         return item.name.upper()
     return f"--{item.name.replace('_', '-')}"

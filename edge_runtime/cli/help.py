@@ -1,4 +1,4 @@
-"""The pages that `--help` prints, rendered from the settings classes."""
+"""The pages of `--help`, rendered from the settings classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edge_runtime.cli.command import Command, flag_name
 def overview(
     program: str, commands: Mapping[str, type[Command]], default: type[Command] | None
 ) -> str:
-    """Return the page of a program: each command with the first line of its docstring."""
+    """Return a program's page: each command with the first line of its docstring."""
     lines = [f"usage: {program} COMMAND [FLAGS]", ""]
     if default is not None:
         lines = [f"usage: {program} [COMMAND] FLAGS", "", page(program, default), "", "commands:"]
@@ -23,7 +23,7 @@ def overview(
 
 
 def page(name: str, command: type[Command]) -> str:
-    """Return the page of a command: its docstring with the example, then one line per flag."""
+    """Return a command's page: its docstring with the example, then one line per flag."""
     rows = [
         (flag_name(item), f"{item.metadata.get('help', '')}{_notes(item)}")
         for item in fields(command)
@@ -34,7 +34,7 @@ def page(name: str, command: type[Command]) -> str:
 
 
 def fields(command: type[Command]) -> tuple[dataclasses.Field[Any], ...]:
-    """Return the flags of a command, its own before those that it inherits."""
+    """Return the flags of a command, its own before the inherited ones."""
     own = inspect.get_annotations(command)
     return tuple(
         sorted(dataclasses.fields(cast("Any", command)), key=lambda item: item.name not in own)

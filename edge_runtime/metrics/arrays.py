@@ -1,4 +1,7 @@
-"""Array types, orderings and areas that the metrics share."""
+"""Array types, orderings, areas and argument checks that the metrics share.
+
+The checks return arguments as float64 or bool [n], or raise an `InputError`.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,16 @@ import numpy.typing as npt
 
 from edge_runtime.errors import InputError
 
-# MERGEDOC edge_runtime/metrics/validation.py: "Checks of the metrics' arguments: everything comes out as float64 or bool [n], or not at all."
-
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
 
 
 def least_confident_first(confidence: Floats) -> tuple[Indices, Indices]:
-    """Return the order that defers the least confident first, and where its tied groups end.
+    """Return the order that defers the least confident first, and the ends of its tied groups.
 
     NaNs come first, below -inf, and are all tied: `not (NaN >= threshold)` defers them at every
-    threshold, and nothing tells one from another.
+    threshold.
 
     Returns:
         The sorting order [n], and the end (exclusive) of each group of equal values in it.
@@ -31,7 +32,7 @@ def least_confident_first(confidence: Floats) -> tuple[Indices, Indices]:
 
 
 def mid_ranks(confidence: Floats) -> Floats:
-    """Return ranks from 1 (least confident) to n; tied values share the mean of their ranks."""
+    """Return ranks from 1 (least confident) to n; tied values get the mean of their ranks."""
     order, ends = least_confident_first(confidence)
     starts = np.concatenate(([0], ends[:-1]))
     ranks = np.empty(confidence.size)
@@ -49,7 +50,7 @@ def numbers(name: str, values: npt.ArrayLike) -> Floats:
     """Return `values` as float64 of any shape.
 
     Raises:
-        InputError: They are no real numbers, or rows of different lengths.
+        InputError: The values are not real numbers, or rows of different lengths.
     """
     try:
         array = np.asarray(values)
@@ -68,9 +69,9 @@ def column(name: str, values: npt.ArrayLike, size: int | None = None) -> Floats:
     """Return `values` as float64 [n].
 
     Args:
-        name: What to call it in an error.
+        name: The argument's name in an error.
         values: n numbers.
-        size: The expected n, where another argument has set it.
+        size: The expected n, if another argument determines it.
 
     Raises:
         InputError: Not one-dimensional, empty, or of another length.

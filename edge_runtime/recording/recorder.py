@@ -1,11 +1,11 @@
-"""Keeps, on the device, the deferred inputs with M_L's answers: what M_S should learn next.
+"""Records, on the device, deferred inputs with M_L's answers, as training data for M_S.
 
     recorder = Recorder("recorded", max_bytes=64 << 20)
     with Cascade.open("bundle", cloud="localhost:8001", record=recorder) as cascade:
         ...
     # then, where training happens: python -m train harvest --records recorded ...
 
-Nothing is recorded unless a recorder is given, and nothing of it leaves the device by this.
+Without a recorder nothing is recorded, and a recorder sends nothing off the device.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from edge_runtime.recording.records import Record
 from edge_runtime.recording.store import RecordStore
 
 DEFAULT_MAX_BYTES: Final = 256 << 20
-_MOST_WAITING: Final = 10_000  # inputs
-_MOST_WAITING_BYTES: Final = 64 << 20
-_LONGEST_CLOSE_S: Final = 10.0
-_Waiting = tuple[npt.NDArray[Any], Record]
+_MAX_QUEUED: Final = 10_000  # inputs
+_MAX_QUEUED_BYTES: Final = 64 << 20
+_CLOSE_TIMEOUT_S: Final = 10.0
+_Entry = tuple[npt.NDArray[Any], Record]
 _log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Writes deferred inputs and their answers to a folder, from a thread of its own.
+    """Writes deferred inputs and their answers to a folder, in a background thread.
 
-    An answer never waits for it and never fails by it. Whatever keeps an input from being written
-    (the bound, a full disk, a folder that may not be written, inputs coming faster than the disk
-    takes them) is logged once as a warning of `edge_runtime.recording.recorder` and counted in `dropped`.
+    Answers never wait for it and never fail because of it. An input that cannot be written (limit
+    reached, full disk, read-only folder, inputs arriving faster than the disk writes) is counted
+    in `dropped`, and logged once as a warning of `edge_runtime.recording.recorder`.
 
     Safe to share between threads; not across `fork()`, nor between processes: one folder belongs
-    to one recorder at a time. A restart goes on in the same folder within the same bound.
+    to one recorder at a time. A restart continues in the same folder within the same limit.
 
     Args:
-        folder: Where to write, made with mode 0700 where it is missing; its files have mode 0600.
-        max_bytes: What the folder may take on disk, earlier recordings included.
-        max_inputs: How many inputs it may hold, earlier ones included.
+        folder: Output folder, created with mode 0700 where it is missing; its files have mode 0600.
+        max_bytes: Limit on the folder's disk space, earlier recordings included.
+        max_inputs: Limit on the number of inputs, earlier ones included.
 
     Attributes:
-        recorded: Inputs written.
-        dropped: Inputs that were to be written and were not.
+        recorded: Number of inputs written.
+        dropped: Number of inputs that could not be written.
 
     Raises:
-        SettingError: A bound is under 1, or the folder is a file.
+        SettingError: A limit is below 1, or the folder is a file.
     """
 
     def __init__(
@@ -73,20 +73,20 @@ class Recorder:
         self.recorded = 0
         self.dropped = 0
         self._store = RecordStore(self.folder, max_bytes, max_inputs)
-        self._queue: queue.Queue[_Waiting | None] = queue.Queue(_MOST_WAITING)
+        self._queue: queue.Queue[_Entry | None] = queue.Queue(_MAX_QUEUED)
         self._lock = threading.Lock()
-        self._waiting_bytes = 0
+        self._queued_bytes = 0
         self._writer: threading.Thread | None = None
         self._is_closed = False
         self._is_at_limit = False
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     def add(self, array: npt.NDArray[Any], record: Record) -> None:
-        """Take an input and what was answered; it is copied here and written later.
+        """Copy an input and queue it, with its answers, for writing.
 
         Args:
-            array: The input as it came, e.g. uint8 [height, width, 3].
-            record: The answers; its file and time are filled in.
+            array: The original input, e.g. uint8 [height, width, 3].
+            record: The answers; file and time are filled in.
         """
         with self._lock:
             if self._is_closed or self._is_at_limit or self._is_behind(array.nbytes):
@@ -94,32 +94,31 @@ class Recorder:
                 return
             now = datetime.now(UTC).isoformat(timespec="microseconds")
             try:
-                waiting = array.copy(), dataclasses.replace(record, time=now)
+                entry = array.copy(), dataclasses.replace(record, time=now)
                 self._start()
-            except (MemoryError, RuntimeError) as error:  # no memory, or no thread, for it
-                self._say("failed", f"{error or 'no memory is left'}")
+            except (MemoryError, RuntimeError) as error:  # no memory, or no thread, is left
+                self._warn_once("failed", f"{error or 'no memory is left'}")
                 self.dropped += 1
                 return
-            self._waiting_bytes += array.nbytes
-            self._queue.put_nowait(waiting)
+            self._queued_bytes += array.nbytes
+            self._queue.put_nowait(entry)
 
     def close(self) -> None:
-        """Write what still waits, and let go of the folder; what comes later is dropped."""
+        """Write the queued inputs and release the folder; later inputs are dropped."""
         with self._lock:
             writer, self._writer = self._writer, None
             self._is_closed = True
         if writer is not None:
             atexit.unregister(self.close)
             with contextlib.suppress(queue.Full):  # a disk that hangs must not hang the program
-                self._queue.put(None, timeout=_LONGEST_CLOSE_S)
-                writer.join(_LONGEST_CLOSE_S)
+                self._queue.put(None, timeout=_CLOSE_TIMEOUT_S)
+                writer.join(_CLOSE_TIMEOUT_S)
 
     def _is_behind(self, more_bytes: int) -> bool:
-        waiting_bytes = self._waiting_bytes + more_bytes
-        # One input alone may be as large as it likes.
-        is_behind = self._waiting_bytes > 0 and waiting_bytes > _MOST_WAITING_BYTES
-        if is_behind := is_behind or self._queue.full():
-            self._say("slow", "inputs come faster than they can be written")
+        # A single input may have any size.
+        is_full = self._queued_bytes > 0 and self._queued_bytes + more_bytes > _MAX_QUEUED_BYTES
+        if is_behind := is_full or self._queue.full():
+            self._warn_once("slow", "inputs come faster than they can be written")
         return is_behind
 
     def _start(self) -> None:
@@ -127,14 +126,14 @@ class Recorder:
             writer = threading.Thread(target=self._write_all, name="recorder", daemon=True)
             writer.start()
             self._writer = writer
-            # A program that ends without closing the cascade keeps what it recorded.
+            # A program that ends without closing the cascade keeps its recordings.
             atexit.register(self.close)
 
     def _write_all(self) -> None:
-        while (waiting := self._queue.get()) is not None:
-            is_written = self._write(*waiting)
+        while (entry := self._queue.get()) is not None:
+            is_written = self._write(*entry)
             with self._lock:
-                self._waiting_bytes -= waiting[0].nbytes
+                self._queued_bytes -= entry[0].nbytes
                 self.recorded += is_written
                 self.dropped += not is_written
         self._store.close()
@@ -145,17 +144,17 @@ class Recorder:
         try:
             is_written = self._store.write(array, record)
         except OSError as error:
-            self._say("failed", f"{error.strerror or error}")
+            self._warn_once("failed", f"{error.strerror or error}")
             return False
-        except Exception as error:  # noqa: BLE001 - whatever it is, the writer must live on
-            self._say("failed", f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - the writer must survive any error
+            self._warn_once("failed", f"{type(error).__name__}: {error}")
             return False
         if not is_written:
             self._is_at_limit = True
-            self._say("limit", "its limit is reached: harvest it, empty it, and start again")
+            self._warn_once("limit", "its limit is reached: harvest it, empty it, and start again")
         return is_written
 
-    def _say(self, kind: str, reason: str) -> None:
-        if kind not in self._said:
-            self._said.add(kind)
+    def _warn_once(self, kind: str, reason: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
             _log.warning("%s: an input was not recorded, %s; more are counted", self.folder, reason)

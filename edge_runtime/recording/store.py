@@ -1,4 +1,4 @@
-"""Writes the files of a recorder's folder within a bound, and leaves none of them half written."""
+"""Writes the files of a recorder's folder within a size limit, and leaves none half written."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ import numpy.typing as npt
 from edge_runtime.recording.records import RECORDS_FILE, Record
 
 BLOCK_BYTES: Final = 4096
-"""What a disk hands out at a time: a small file takes more than it holds."""
+"""Unit in which a disk allocates space: a small file takes a whole block."""
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 _PICTURE_RANK: Final = 3
 _COLOURS: Final = 3
-_FAST: Final = 1  # zlib's level: the next ones save little and take several times as long
+_FAST: Final = 1  # zlib's level: higher ones save little and take several times as long
 
 
 class RecordStore:
     """A recorder's folder, opened at the first write; not safe to share between threads.
 
     Args:
-        folder: Made, with mode 0700, where it is missing.
-        max_bytes: What all its files may take on disk, in blocks of 4 KiB.
-        max_inputs: How many inputs it may hold; None leaves it to `max_bytes`.
+        folder: The folder, created with mode 0700 where it is missing.
+        max_bytes: Limit on the disk space of all its files, in blocks of 4 KiB.
+        max_inputs: Limit on the number of inputs; None for no other limit than `max_bytes`.
     """
 
     def __init__(self, folder: Path, max_bytes: int, max_inputs: int | None) -> None:
@@ -45,10 +45,10 @@ class RecordStore:
         self._taken_bytes = 0
 
     def write(self, array: npt.NDArray[Any], record: Record) -> bool:
-        """Write an input and its line; return False where they would exceed the bound.
+        """Write an input and its line; return False where they would exceed a limit.
 
         Raises:
-            OSError: The folder cannot be written; what was begun is taken back.
+            OSError: The folder cannot be written; a partial input is removed.
         """
         if self._lines < 0:
             self._open()
@@ -71,7 +71,7 @@ class RecordStore:
         return True
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the folder's file and release its lock."""
         if self._lines >= 0:
             os.close(self._lines)
             self._lines = -1
@@ -83,14 +83,14 @@ class RecordStore:
         lines = os.open(self._folder / RECORDS_FILE, flags, _FILE_MODE)
         try:
             self._lock(lines)
-            self._take_stock(lines)
+            self._count_existing(lines)
         except OSError:
             os.close(lines)
             raise
         self._lines = lines
 
     def _lock(self, lines: int) -> None:
-        # Two processes would each count for themselves, and exceed the bound together.
+        # Two processes would count separately, and exceed the limit together.
         try:
             import fcntl
         except ImportError:  # this system has no such locks
@@ -102,8 +102,8 @@ class RecordStore:
                 errno.EBUSY, "another process records there: give each a folder of its own"
             ) from None
 
-    def _take_stock(self, lines: int) -> None:
-        """Go on where the last process stopped, within the same bound."""
+    def _count_existing(self, lines: int) -> None:
+        """Count the existing files, so that this process continues within the same limit."""
         content = (self._folder / RECORDS_FILE).read_bytes()
         self._lines_bytes = len(content)
         if content and not content.endswith(b"\n"):  # a kill left half a line
@@ -114,7 +114,7 @@ class RecordStore:
         self._taken_bytes += sum(_on_disk(f.stat().st_size) for f in others if f.is_file())
 
     def _write_file(self, path: Path, content: bytes) -> None:
-        # No line names it yet, so a kill in the middle leaves nothing that is read.
+        # No line names the file yet, so a kill here leaves nothing that would be read.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -137,10 +137,10 @@ class RecordStore:
 
 
 def encode(array: npt.NDArray[Any]) -> tuple[str, bytes]:
-    """Return (file suffix, content) of an input, without loss.
+    """Return (file suffix, content) of an input, lossless.
 
-    A picture uint8 [height, width, 3] becomes a PNG where Pillow is installed; everything else a
-    numpy file.
+    A picture uint8 [height, width, 3] becomes a PNG if Pillow is installed; everything else becomes
+    a numpy file.
     """
     buffer = io.BytesIO()
     if array.dtype == np.uint8 and array.ndim == _PICTURE_RANK and array.shape[-1] == _COLOURS:

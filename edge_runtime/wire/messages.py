@@ -1,8 +1,8 @@
 """Message classes and call paths of the Open Inference Protocol.
 
-The messages are built from the committed descriptor set in a pool of their own. Ordinary generated
-code registers in the process-wide pool, where the same names from tritonclient clash; this module
-and tritonclient can be imported together, in either order. The types stand in `messages.pyi`.
+The messages are built from the committed descriptor set in a private pool. Ordinary generated code
+registers in the process-wide pool, where it would clash with tritonclient's names; this module and
+tritonclient can be imported together, in either order. The types are in `messages.pyi`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _FILE = descriptor_pb2.FileDescriptorSet.FromString(
     Path(__file__).with_name("descriptor.binpb").read_bytes()
 ).file[0]
 POOL: Final = descriptor_pool.DescriptorPool()
-"""Where the messages are known; nothing else is in it."""
+"""The private pool, which holds these messages alone."""
 POOL.Add(_FILE)
 
 
 def _message(name: str) -> Any:
-    """Return the class of one top-level message."""
+    """Return the class of a top-level message."""
     return message_factory.GetMessageClass(POOL.FindMessageTypeByName(f"{_FILE.package}.{name}"))
 
 

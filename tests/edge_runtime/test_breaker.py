@@ -74,7 +74,7 @@ def until(condition):
 
 def fail(breaker, times, error=GONE):
     for _ in range(times):
-        breaker.failed(error)
+        breaker.record_failure(error)
 
 
 def test_failures_in_a_row_open_it_and_fewer_do_not(breaker_of):
@@ -90,7 +90,7 @@ def test_a_success_begins_the_count_anew(breaker_of):
     breaker = breaker_of(NEVER)
     for _ in range(5):
         fail(breaker, 2)
-        breaker.succeeded()
+        breaker.record_success()
     assert not breaker.is_open
 
 
@@ -106,7 +106,7 @@ def test_a_refused_request_says_that_the_server_is_there(breaker_of):
     fail(breaker, 9, CloudRejectedError("bad input"))
     assert not breaker.is_open
     fail(breaker, 2)
-    breaker.failed(CloudRejectedError("bad input"))
+    breaker.record_failure(CloudRejectedError("bad input"))
     fail(breaker, 2)
     assert not breaker.is_open
 
@@ -114,7 +114,7 @@ def test_a_refused_request_says_that_the_server_is_there(breaker_of):
 def test_while_open_calls_fail_at_once_and_say_why(breaker_of):
     breaker = breaker_of(NEVER)
     fail(breaker, 2)
-    breaker.failed(CloudDeadlineError("no answer within 7 s"))
+    breaker.record_failure(CloudDeadlineError("no answer within 7 s"))
     begin = time.monotonic()
     with pytest.raises(CloudUnavailableError, match=r"is open for 0\.\d s.*no answer within 7 s"):
         breaker.check()
@@ -147,7 +147,7 @@ def test_the_first_probe_waits_for_its_interval(probe, breaker_of):
 def test_an_answer_that_was_on_its_way_closes_it(breaker_of):
     breaker = breaker_of(FAST)
     fail(breaker, 3)
-    breaker.succeeded()
+    breaker.record_success()
     assert not breaker.is_open
     until(lambda: not probing())
 
@@ -182,7 +182,7 @@ def test_of_two_openings_only_the_second_is_probed(probe, breaker_of):
     probe.gate.clear()
     fail(breaker, 3)
     assert probe.called.wait(LONG_S)  # the first opening's probe hangs
-    breaker.succeeded()
+    breaker.record_success()
     fail(breaker, 3)
     until(lambda: len(probing()) == 2)
     probe.gate.set()

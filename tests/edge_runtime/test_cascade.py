@@ -47,7 +47,7 @@ def test_only_deferred_rows_are_forwarded_and_return_to_their_places(
             assert (answer.prediction, answer.label) == (wanted, str(wanted))
             assert answer.error is None
         pixels = int(deferred.sum()) * pictures[0].nbytes
-        assert pixels < cascade.sent_bytes < pixels + 2000
+        assert pixels < cascade.request_bytes < pixels + 2000
         one = cascade(pictures[0])
     assert (one.prediction, one.source) == (answers[0].prediction, answers[0].source)
 

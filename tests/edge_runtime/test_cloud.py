@@ -73,7 +73,7 @@ def test_answer_is_mapped_by_label_name(mode):
     assert answers.label == ["cat"] * 3
     assert answers.confidence.tolist() == [0.75] * 3
     assert answers.confidence.dtype == np.float32
-    assert IMAGES.nbytes < answers.sent_bytes < IMAGES.nbytes + 100
+    assert IMAGES.nbytes < answers.request_bytes < IMAGES.nbytes + 100
 
 
 @pytest.mark.slow

@@ -309,7 +309,7 @@ def test_64_threads_on_one_cascade(open_cascade, bundle, generator):
         )
         wanted = [(a.prediction, a.source) for a in cascade.batch(pictures)]
         assert sum(source is Source.CLOUD for _, source in wanted) == len(pictures) // 2
-        alone = cascade.sent_bytes
+        alone = cascade.request_bytes
         answers = [None] * len(pictures)
 
         def call(thread):
@@ -324,7 +324,7 @@ def test_64_threads_on_one_cascade(open_cascade, bundle, generator):
             thread.join(timeout=120)
         assert [answer and (answer.prediction, answer.source) for answer in answers] == wanted
         assert not any(answer.error for answer in answers)
-        assert cascade.sent_bytes > alone
+        assert cascade.request_bytes > alone
 
 
 def test_a_bundle_that_is_harmed_under_an_open_cascade(bundle, tmp_path, pictures):

@@ -88,11 +88,11 @@ def test_a_mode_decides_who_answers(mode, bundle, address, pictures, large_check
     with Cascade.open(bundle, cloud=address, deadline_s=20, policy=Policy(mode=mode)) as cascade:
         answers = cascade.batch(pictures)
         small = cascade.edge(pictures)
-        sent_bytes = cascade.sent_bytes
+        request_bytes = cascade.request_bytes
     assert [a.deferred for a in answers] == small.defer.tolist()
     if mode == "edge_only":
         assert set(sources(answers)) == {Source.EDGE}
-        assert sent_bytes == 0
+        assert request_bytes == 0
     else:
         large = open_checkpoint(large_checkpoint).predict(pictures).argmax(-1)
         assert set(sources(answers)) == {Source.CLOUD}
@@ -125,7 +125,7 @@ def test_a_budget_of_bytes_is_never_passed(bundle, address, pictures):
         bundle, cloud=address, threshold=EVERYTHING, deadline_s=20, policy=Policy(budget=budget)
     ) as cascade:
         answers = [cascade(picture) for picture in pictures]
-        assert 0 < cascade.sent_bytes <= 3_000
+        assert 0 < cascade.request_bytes <= 3_000
     assert set(sources(answers)) == {Source.CLOUD, Source.EDGE_BUDGET}
 
 
@@ -288,7 +288,7 @@ def test_a_picture_file_is_forwarded_as_it_is(bundle, address, pictures, tmp_pat
     with Cascade.open(bundle, cloud=address, threshold=EVERYTHING, deadline_s=20) as cascade:
         answers = cascade.batch(files)
         sizes = sum(file.stat().st_size for file in files)
-        assert sizes < cascade.sent_bytes < sizes + 400
+        assert sizes < cascade.request_bytes < sizes + 400
         assert [a.prediction for a in answers] == [
             a.prediction for a in cascade.batch(pictures[:3])
         ]

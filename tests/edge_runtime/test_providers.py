@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from edge_runtime import Cascade, EdgeModel, SettingError
-from edge_runtime.sessions import CPU, CUDA, named, require_started
+from edge_runtime.sessions import CPU, CUDA, require_started, select_providers
 
 OFFERED = ort.get_available_providers()
 without_cuda = pytest.mark.skipif(CUDA in OFFERED, reason="this onnxruntime offers CUDA")
@@ -61,7 +61,7 @@ def test_options_of_a_provider_are_handed_on(bundle, pictures):
 @with_cuda
 def test_cuda_decides_as_the_cpu_does(bundle, pictures):
     cpu = EdgeModel.open(bundle)(pictures)
-    model = EdgeModel.open(bundle, providers=named("cuda"))
+    model = EdgeModel.open(bundle, providers=select_providers("cuda"))
     cuda = model(pictures)
     np.testing.assert_array_equal(cuda.prediction, cpu.prediction)
     np.testing.assert_allclose(cuda.confidence, cpu.confidence, atol=1e-4)

@@ -71,7 +71,7 @@ def test_deferred_texts_are_answered_by_the_large_model(
 def test_a_text_bundle_is_served_as_well(text_bundle, test_split):
     given = [*test_split.inputs[:5], "żółw 🙂", "card " * 100]
     model = EdgeModel.open(text_bundle)
-    expected = model(model.intake.rows(given))
+    expected = model(model.reader.batch(given))
     with (
         running_server(["cloud_stub", "--bundle", str(text_bundle), "--port", "0"]) as address,
         CloudModel.open(address, labels=model.labels, cloud_input="text", deadline_s=20) as cloud,

@@ -6,7 +6,7 @@ import pytest
 from tools.adding_decoder import Adder, write_adder
 
 from edge_runtime.language import Decoder
-from edge_runtime.language.graph import ArrayRuns, BoundRuns, Sequences
+from edge_runtime.language.graph import ArrayRunner, BoundRunner, Sequences
 
 PROMPTS = ["hello", "a", "what is this", "é", "one two three four"]
 READ = ("next_token", "confidence", "defer", "present.confidence", "present.active")
@@ -16,9 +16,9 @@ READ = ("next_token", "confidence", "defer", "present.confidence", "present.acti
 def bound(adder, tmp_path):
     """A decoder that binds its caches, as it does on a device."""
     decoder = Decoder.open(write_adder(tmp_path, adder), threads=1)
-    runs = decoder._graph.runs
-    assert isinstance(runs, ArrayRuns)
-    decoder._graph.runs = BoundRuns(runs._session, runs._outputs, READ, "cpu")
+    runner = decoder._graph.runner
+    assert isinstance(runner, ArrayRunner)
+    decoder._graph.runner = BoundRunner(runner._session, runner._outputs, READ, "cpu")
     return decoder
 
 
