@@ -115,7 +115,7 @@ def test_bytes_that_are_no_message_are_invalid(channel, method, garbage):
     code, details = refusal(channel, garbage, method)
     assert code == INVALID
     assert details == (
-        f"expected a inference.{method}Request, got {len(garbage)} bytes that are none"
+        f"expected a inference.{method}Request, got {len(garbage)} other bytes"
     )
 
 
