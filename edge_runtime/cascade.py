@@ -287,11 +287,7 @@ class Cascade:
         return answers
 
     def submit(self, value: Input, *, deadline_s: float | None = None) -> Future[Answer]:
-        """Answer one input in the background; blocks while many others are in progress.
-
-        Raises:
-            UseError: The cascade is closed, or was opened in another process.
-        """
+        """Answer one input in the background; blocks while many others are in progress."""
         self.require_usable()
         self._room.acquire()
         try:
@@ -308,11 +304,7 @@ class Cascade:
         return self._escalation.request_bytes
 
     def require_usable(self) -> None:
-        """Do nothing while the cascade is open, in the process that opened it.
-
-        Raises:
-            UseError: The cascade is closed, or was opened in another process.
-        """
+        """Raise a `UseError` if the cascade is closed, or was opened in another process."""
         if os.getpid() != self._owner:
             self._refuse()
 

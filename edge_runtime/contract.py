@@ -208,11 +208,7 @@ class SecondLook:
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> SecondLook:
-        """Read the metadata's entry; keys of other toolkits are ignored.
-
-        Raises:
-            BundleError: A key is missing or has another type.
-        """
+        """Read the metadata's entry, without other toolkits' keys, or raise a `BundleError`."""
         try:
             low, high = (
                 None

@@ -29,11 +29,7 @@ class Edge(Protocol):
         """Answer a batch whose feeds come from the reader."""
 
     def stream(self, prompt: str) -> Iterator[str | GateResult]:
-        """Yield the answer to a prompt piece by piece, then the gate's result.
-
-        Raises:
-            UseError: The model does not generate text.
-        """
+        """Yield an answer piece by piece, then its result; raise a `UseError` without text."""
 
     def complete(self, result: GateResult, rows: npt.NDArray[Any]) -> GateResult:
         """Return M_S's complete answers to a batch; see `GateResult.unfinished`."""
@@ -62,11 +58,7 @@ def open_edge(path: Path | str, *, threshold: float | None = None, **session: An
 
 
 def edge_answers(edge: Edge, result: GateResult, timings: Timings, request_id: str) -> list[Answer]:
-    """Return M_S's answers to a batch.
-
-    Raises:
-        BundleError: The graph predicts a class without a label.
-    """
+    """Return M_S's answers to a batch, or raise a `BundleError` for a class without a label."""
     threshold, source = edge.threshold, Source.EDGE
     confidences, flags = result.confidence.tolist(), result.defer.tolist()
     if result.texts is not None:

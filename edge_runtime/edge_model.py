@@ -125,11 +125,7 @@ class EdgeModel:
         return result if unusable is None else _defer_rows(result, unusable)
 
     def stream(self, prompt: str) -> Iterator[str | GateResult]:  # noqa: ARG002 - see `Edge`
-        """Refuse: a classifier generates no text.
-
-        Raises:
-            UseError: Always.
-        """
+        """Raise a `UseError`: a classifier generates no text."""
         raise UseError(
             "expected a language model's bundle to stream, this one is of a classifier: call the "
             "cascade instead"

@@ -39,21 +39,19 @@ def describe(module: str) -> dict[str, Any]:
 
 def hardware() -> dict[str, Any]:
     """Return processor, usable cores, memory and NVIDIA GPUs."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if _has_sysconf() else 0
+    memory, cores = 0, os.cpu_count()
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
     return {
         "processor": _processor(),
         "machine": platform.machine(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores,
         "memory_gib": round(memory / 2**30, 1),
         "gpus": _gpus(),
         "system": platform.system(),
     }
-
-
-def _has_sysconf() -> bool:
-    return hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
 
 
 def _processor() -> str:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isnan
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -104,38 +104,28 @@ class CloudRequest:
     start: float
 
 
+@dataclass(eq=False)
 class Escalation:
     """The path of a cascade's deferred rows to M_L.
 
-    Args:
+    Attributes:
         edge: M_S.
         cloud: M_L, or None: nothing is ever answered then.
-        recorder: Records M_L's answers; None records nothing.
+        recorder: Recorder of M_L's answers; None records nothing.
         policy: Mode, deadlines and budget.
         stats: Counter of errors.
         background: Function that runs a call in another thread, for a soft deadline.
-
-    Attributes:
         request_bytes: Total size of all answered requests.
     """
 
-    def __init__(
-        self,
-        edge: Edge,
-        cloud: Cloud | None,
-        recorder: Recorder | None,
-        policy: Policy,
-        stats: Stats,
-        background: Background,
-    ) -> None:
-        self._edge = edge
-        self._cloud = cloud
-        self._recorder = recorder
-        self._policy = policy
-        self._stats = stats
-        self._background = background
-        self._lock = threading.Lock()
-        self.request_bytes = 0
+    edge: Edge
+    cloud: Cloud | None
+    recorder: Recorder | None
+    policy: Policy
+    stats: Stats
+    background: Background
+    request_bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, request: CloudRequest) -> Outcome:
         """Return M_L's answers, or the fallback.
@@ -143,24 +133,24 @@ class Escalation:
         Raises:
             CloudError: M_L gave no answer, and the policy says `on_cloud_failure="raise"`.
         """
-        if self._cloud is None:
+        if self.cloud is None:
             return Fallback(Source.EDGE_FALLBACK, _NO_CLOUD)
-        soft_s = self._policy.soft_deadline_s
+        soft_s = self.policy.soft_deadline_s
         try:
             if soft_s is None:
-                return self._infer(self._cloud, request)
-            return self._infer_within(self._cloud, request, soft_s)
+                return self._infer(self.cloud, request)
+            return self._infer_within(self.cloud, request, soft_s)
         except OverBudgetError as over:
             return over.fallback
         except CloudError as error:
             self._count(error)
-            if self._policy.on_cloud_failure == "raise":
+            if self.policy.on_cloud_failure == "raise":
                 raise
             return Fallback.from_error(error)
 
     def _infer_within(self, cloud: Cloud, request: CloudRequest, soft_s: float) -> Answers:
         """Wait for M_L until the soft deadline; the call itself continues in the background."""
-        future = self._background(lambda: self._infer(cloud, request))
+        future = self.background(lambda: self._infer(cloud, request))
         try:
             return future.result(max(0.0, soft_s - (perf_counter() - request.start)))
         except CloudError:  # the call's own deadline is a TimeoutError as well
@@ -178,7 +168,7 @@ class Escalation:
             return self._infer_once(cloud, request)
         except CloudRejectedError as error:
             rows = len(request.rows)
-            if self._policy.on_cloud_failure == "raise" or not _is_divisible(error, rows):
+            if self.policy.on_cloud_failure == "raise" or not _is_divisible(error, rows):
                 raise
             refusal = error
         limit_s = cloud.deadline_s if request.deadline_s is None else request.deadline_s
@@ -193,11 +183,11 @@ class Escalation:
         return retry_in_parts(send, rows, refusal, self._count)
 
     def _count(self, error: CloudError) -> None:
-        self._stats.record_error(type(error).__name__)
+        self.stats.record_error(type(error).__name__)
 
     def _infer_once(self, cloud: Cloud, request: CloudRequest) -> CloudAnswers:
         payload = request.batch.payload(request.rows, as_files=cloud.takes_files)
-        budget = self._policy.budget
+        budget = self.policy.budget
         held = None
         if budget is not None and (held := budget.reserve(max_request_bytes(payload))) is None:
             raise OverBudgetError
@@ -207,7 +197,7 @@ class Escalation:
             answers = cloud.infer(
                 payload,
                 confidences=confidence if is_whole else confidence[request.rows],
-                threshold=self._edge.threshold,
+                threshold=self.edge.threshold,
                 deadline_s=request.deadline_s,
                 request_id=request.request_id,
             )
@@ -219,8 +209,8 @@ class Escalation:
             budget.settle(held, answers.request_bytes)
         with self._lock:
             self.request_bytes += answers.request_bytes
-        if self._recorder is not None:
-            self._record(self._recorder, cloud, request, answers)
+        if self.recorder is not None:
+            self._record(self.recorder, cloud, request, answers)
         return answers
 
     def _record(
@@ -236,21 +226,15 @@ class Escalation:
                 model=cloud.model,
                 label=answers.label[place],
                 confidence=float(answers.confidence[place]),
-                small_label=self._edge.labels[int(result.prediction[row])],
+                small_label=self.edge.labels[int(result.prediction[row])],
                 small_confidence=float(result.confidence[row]),
-                threshold=self._edge.threshold,
+                threshold=self.edge.threshold,
             )
             recorder.add(request.batch.rows[row], record)
 
 
 def merge_answer(small: Answer, outcome: Outcome, place: int) -> Answer:
-    """Return the final answer to a row that was sent to M_L.
-
-    Args:
-        small: M_S's answer.
-        outcome: The outcome of `Escalation.send`.
-        place: The row's place in the request.
-    """
+    """Return the final answer to a row from M_S's answer and the row's place in the outcome."""
     if isinstance(outcome, PartialAnswers):
         if place in outcome.fallbacks:
             return merge_answer(small, outcome.fallbacks[place], place)

@@ -39,33 +39,17 @@ class InputReader(Protocol):
         """Return one input as a batch."""
 
     def batch(self, values: Any) -> Rows:
-        """Return several inputs as a batch.
-
-        Raises:
-            InputError: The inputs cannot be batched.
-        """
+        """Return several inputs as a batch, or raise an `InputError`."""
 
     def feeds(self, rows: Rows) -> dict[str, npt.NDArray[Any]]:
-        """Return the feeds of the graph by the names of its inputs.
-
-        Raises:
-            InputError: The batch does not fit the graph.
-        """
+        """Return the graph's feeds by input name, or raise an `InputError` for a wrong batch."""
 
     def unusable(self, rows: Rows) -> npt.NDArray[np.bool_] | None:
         """Return the rows to defer whatever the graph decides, bool [n]; None for none."""
 
 
 class ArrayReader:
-    """Reads arrays of the type and size of the graph's input; an `InputReader`.
-
-    Args:
-        bundle: The bundle.
-        nodes: The graph's inputs, as ONNX Runtime describes them.
-
-    Raises:
-        BundleError: The graph's inputs differ from those in `bundle.json`.
-    """
+    """Reads arrays of the type and size of the graph's input; an `InputReader`."""
 
     def __init__(self, bundle: Bundle, nodes: Sequence[Any]) -> None:
         described = bundle.metadata.input
@@ -171,12 +155,7 @@ def max_request_bytes(payload: npt.NDArray[Any]) -> int:
 
 
 def read_batch(inputs: Any, reader: InputReader) -> Batch:
-    """Return inputs as one batch; `Path`s among them are read.
-
-    Raises:
-        InputError: The inputs cannot be batched, or a file cannot be read.
-        DependencyError: Pillow is missing.
-    """
+    """Return inputs as one batch, or raise an `InputError`; `Path`s among them are read."""
     if not (isinstance(inputs, list | tuple) and any(isinstance(one, Path) for one in inputs)):
         return Batch(reader.batch(inputs), None)
     contents = [_read(one) for one in inputs]

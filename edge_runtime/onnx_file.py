@@ -53,11 +53,7 @@ class OnnxFile:
 
 
 def read_onnx_file(path: Path) -> OnnxFile:
-    """Scan an ONNX file; its weights are skipped, not read.
-
-    Raises:
-        BundleError: The bytes are not a protobuf message.
-    """
+    """Scan an ONNX file without its weights; raise a `BundleError` if it is not protobuf."""
     metadata: dict[str, str] = {}
     external: dict[str, None] = {}  # keeps the order, drops duplicates
     try:

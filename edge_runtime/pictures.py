@@ -131,12 +131,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def read_input(path: Path) -> npt.NDArray[Any] | str:
-    """Read one input: a text from a `.txt` file, or what `read_array` reads.
-
-    Raises:
-        InputError: The file cannot be read, or its text is not UTF-8.
-        DependencyError: Pillow is missing.
-    """
+    """Read one input: a text from a `.txt` file, or anything that `read_array` reads."""
     return _read_text(path) if path.suffix.lower() == _TEXT else read_array(path)
 
 

@@ -78,15 +78,7 @@ def open_session(graph: Path, settings: SessionSettings) -> Any:
 
 
 def require_version(graph: Path, least: tuple[int, ...]) -> None:
-    """Refuse a graph that the installed ONNX Runtime cannot run, or runs incorrectly.
-
-    Args:
-        graph: The graph's file.
-        least: The first version that runs it, e.g. `(1, 23, 1)`.
-
-    Raises:
-        BundleError: The installed version is older.
-    """
+    """Raise a `BundleError` where ONNX Runtime is older than the first version for a graph."""
     installed = tuple(int(number) for number in re.findall(r"\d+", ort.__version__)[:3])
     if installed < least:
         version = ".".join(map(str, least))
@@ -102,11 +94,7 @@ def select_providers(name: str) -> tuple[str, ...]:
 
 
 def require_offered(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:
-    """Return (name, options) of each provider.
-
-    Raises:
-        SettingError: None was named, or this onnxruntime does not offer one.
-    """
+    """Return (name, options) of each provider, or raise a `SettingError` if one is not offered."""
     pairs = [(p, _DEFAULTS.get(p, {})) if isinstance(p, str) else p for p in providers]
     if not pairs:
         raise SettingError(f"expected at least one execution provider, got none: name {CPU!r}")
@@ -121,11 +109,7 @@ def require_offered(providers: Sequence[Provider]) -> list[tuple[str, dict[str, 
 
 
 def require_started(session: Any, pairs: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """Refuse a session on another provider: ONNX Runtime takes the CPU where CUDA does not start.
-
-    Raises:
-        SettingError: A requested provider is not in use.
-    """
+    """Raise a `SettingError` if ONNX Runtime took the CPU because a provider did not start."""
     running = session.get_providers()
     for name, _ in pairs:
         if name not in running:
@@ -138,11 +122,7 @@ def require_started(session: Any, pairs: Sequence[tuple[str, dict[str, Any]]]) -
 
 
 def require_threshold(session: Any, graph: Path) -> None:
-    """Refuse a graph whose threshold cannot be fed.
-
-    Raises:
-        BundleError: The graph has no such initializer.
-    """
+    """Raise a `BundleError` for a graph whose threshold cannot be fed."""
     if contract.THRESHOLD not in {node.name for node in session.get_overridable_initializers()}:
         raise BundleError(
             f"expected an initializer {contract.THRESHOLD!r} that can be fed in {graph}, got none: "
@@ -151,11 +131,7 @@ def require_threshold(session: Any, graph: Path) -> None:
 
 
 def threshold_feed(threshold: float) -> npt.NDArray[np.float32]:
-    """Return a threshold as a graph is fed it, float32 [].
-
-    Raises:
-        SettingError: It is NaN.
-    """
+    """Return a threshold as a graph's feed, float32 [], or raise a `SettingError` for NaN."""
     if np.isnan(threshold):
         raise SettingError("expected a number as threshold, got NaN: it would defer everything")
     # ONNX Runtime takes a zero-dimensional array here and nothing else.

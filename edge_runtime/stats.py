@@ -105,12 +105,9 @@ class Stats:
 
         Args:
             source: Source of the answers, e.g. `Source.EDGE`.
-            total_s: Time of the whole call, in seconds.
+            total_s: Time of the whole call, in seconds; anything else raises a `SettingError`.
             count: Number of answers.
-            deferred: Number of them that the gate deferred.
-
-        Raises:
-            SettingError: The time is not a number of seconds, or `deferred` exceeds `count`.
+            deferred: Number of them that the gate deferred, at most `count`.
         """
         if LEAST_S < total_s < GREATEST_S:
             bucket = int(log(total_s / LEAST_S) * _BUCKETS_A_NEPER)

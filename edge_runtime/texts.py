@@ -24,11 +24,7 @@ _FIELDS = {
 
 
 def tokenizer_file(bundle: Bundle) -> Path:
-    """Return the file of a bundle's tokenizer.
-
-    Raises:
-        BundleError: The bundle has none.
-    """
+    """Return the file of a bundle's tokenizer, or raise a `BundleError`."""
     name = bundle.metadata.extra.get(contract.TOKENIZER)
     file = next((file for file in bundle.others if file.name == name), None)
     if file is None:
@@ -40,12 +36,7 @@ def tokenizer_file(bundle: Bundle) -> Path:
 
 
 def open_tokenizer(file: Path) -> Any:
-    """Return the `Tokenizer` of a `tokenizer.json`.
-
-    Raises:
-        BundleError: The file is not a tokenizer.
-        DependencyError: `tokenizers` is not installed.
-    """
+    """Return the tokenizer of a `tokenizer.json`, or raise a `BundleError`."""
     try:
         from tokenizers import Tokenizer
     except ImportError:
@@ -60,16 +51,7 @@ def open_tokenizer(file: Path) -> Any:
 
 
 class TextEncoder:
-    """A `tokenizer.json` with its own truncation and padding.
-
-    Args:
-        file: The file.
-        names: The graph's inputs, of `contract.TOKEN_INPUTS`.
-
-    Raises:
-        BundleError: The file is not a tokenizer.
-        DependencyError: `tokenizers` is not installed.
-    """
+    """A `tokenizer.json`, with its own truncation and padding, for some inputs of a graph."""
 
     def __init__(self, file: Path, names: Sequence[str]) -> None:
         self._tokenizer = open_tokenizer(file)
@@ -78,11 +60,8 @@ class TextEncoder:
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Return int64 [n, tokens] by the names of the graph's inputs.
 
-        Args:
-            texts: n >= 1 texts; those longer than the model takes are cut, shorter ones padded.
-
-        Raises:
-            InputError: A text is not valid Unicode, or has no token.
+        The n >= 1 texts are cut to the model's limit or padded. A text that is not valid Unicode,
+        or has no token, raises an `InputError`.
         """
         try:
             encodings = self._tokenizer.encode_batch_fast(texts)
@@ -110,11 +89,7 @@ class PromptReader:
         return self.batch([value])
 
     def batch(self, values: Any) -> npt.NDArray[Any]:
-        """Return texts as an object array [n].
-
-        Raises:
-            InputError: There are none, or they are not texts.
-        """
+        """Return texts as an object array [n], or raise an `InputError` for none or other types."""
         texts = require_texts(values)
         if not texts:
             raise InputError("expected at least one text, got none")
@@ -134,11 +109,7 @@ class TextReader(PromptReader):
 
     Args:
         bundle: The bundle.
-        dtypes: numpy type of each of the graph's inputs.
-
-    Raises:
-        BundleError: The graph's inputs are not tokens, or the tokenizer is missing.
-        DependencyError: `tokenizers` is not installed.
+        dtypes: numpy type of each of the graph's inputs; other inputs than tokens are refused.
     """
 
     description = "texts"
@@ -157,15 +128,7 @@ class TextReader(PromptReader):
 
 
 def require_texts(values: Any, noun: str = "texts") -> list[str]:
-    """Return texts as a list.
-
-    Args:
-        values: The texts.
-        noun: The word for them in a message.
-
-    Raises:
-        InputError: The value is a single text, or holds anything but `str`.
-    """
+    """Return texts as a list, or raise an `InputError` that calls them by `noun`."""
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise InputError(
             f"expected a list of {noun}, got a {type(values).__name__}: put a single one into a "

@@ -14,14 +14,7 @@ from edge_runtime.errors import SettingError
 
 @dataclass(frozen=True)
 class Bounds:
-    """The allowed values of a number; infinities and NaN are outside any bounds.
-
-    Attributes:
-        least: Smallest allowed value.
-        above: Exclusive lower limit.
-        most: Greatest allowed value.
-        below: Exclusive upper limit.
-    """
+    """Inclusive and exclusive limits of a number; infinities and NaN are outside any bounds."""
 
     least: float | None = None
     above: float | None = None
@@ -126,11 +119,7 @@ def resolve(target: str) -> Callable[[Any], Any]:
 
 
 def check(item: dataclasses.Field[Any], value: Any) -> None:
-    """Refuse a value outside the declared bounds of its field.
-
-    Raises:
-        SettingError: The value is out of bounds, not a number, or an empty tuple.
-    """
+    """Raise a `SettingError` for a value outside the declared bounds, NaN, or an empty tuple."""
     if item.metadata.get("nonempty") and not value:
         raise SettingError(f"expected at least one value for {flag_name(item)}, got none")
     bounds: Bounds | None = item.metadata.get("bounds")

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if package not in PACKAGES:
         error = unknown_word("a package", PACKAGES, words)
         return fail(_PROGRAM, error, BAD_USAGE)
-    # Results record the command from here, as `python -m PACKAGE` leaves it.
+    # Results record the command line from here, in the form of `python -m PACKAGE`.
     sys.argv = [f"{_PROGRAM} {package}", *words[1:]]
     return _run(package, words[1:])
 

@@ -62,13 +62,9 @@ def fail(program: str, error: object, status: int = FAILED) -> int:
 
 
 def missing_library(error: ModuleNotFoundError, package: str) -> DependencyError:
-    """Return the error for a library that a package needs.
-
-    Raises:
-        ModuleNotFoundError: The missing module is part of this toolkit: a bug.
-    """
+    """Return the error for a library that a package needs; raise again for a module of ours."""
     library = (error.name or "").partition(".")[0]
-    if not library or library in EXTRAS:
+    if not library or library in EXTRAS or package not in EXTRAS:
         raise error
     return DependencyError(library, package, EXTRAS[package])
 
@@ -83,7 +79,7 @@ def _run(program: str, settings: Command) -> int:
     except GatekeeperError as error:
         return fail(program, error)
     except ModuleNotFoundError as error:
-        return fail(program, missing_library(error, settings.does.partition(".")[0]))
+        return fail(program, missing_library(error, type(settings).__module__.partition(".")[0]))
     except KeyboardInterrupt:
         # A Ctrl-C inside a library's exec() marks the interpreter to die of the signal instead of
         # returning the status, even when handled; the next exec() clears the mark.

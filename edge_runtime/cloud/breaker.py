@@ -73,11 +73,7 @@ class CircuitBreaker:
         return self._reason is not None
 
     def check(self) -> None:
-        """Do nothing while the circuit is closed.
-
-        Raises:
-            CloudCircuitOpenError: The circuit is open.
-        """
+        """Raise a `CloudCircuitOpenError` while the circuit is open."""
         reason = self._reason
         if reason is not None:
             raise CloudCircuitOpenError(

@@ -29,11 +29,7 @@ _FIELDS_BEFORE: Final = 3
 
 
 def read_file(file: Path | str, name: str) -> bytes:
-    """Return the content of a file that a setting names.
-
-    Raises:
-        SettingError: The file cannot be read.
-    """
+    """Return the content of a file that a setting names, or raise a `SettingError`."""
     try:
         return Path(file).read_bytes()
     except OSError as error:
@@ -52,17 +48,7 @@ def split_certificates(pem: bytes) -> list[str]:
 def load_authorities(
     context: ssl.SSLContext, pem: bytes, source: Path | str, name: str = "ca"
 ) -> None:
-    """Trust the authorities of a PEM file.
-
-    Args:
-        context: The context that will trust them.
-        pem: The file's content.
-        source: The file or store, for the message.
-        name: Name of the setting, for the message.
-
-    Raises:
-        SettingError: There is no certificate, or an unreadable one.
-    """
+    """Trust a PEM file's authorities, or raise a `SettingError` that names source and setting."""
     blocks = split_certificates(pem)
     try:
         context.load_verify_locations(cadata="\n".join(blocks))
@@ -74,11 +60,7 @@ def load_authorities(
 
 
 def load_pair(context: ssl.SSLContext, certificate: Path | str, key: Path | str) -> None:
-    """Load a certificate and its key into a context.
-
-    Raises:
-        SettingError: A file cannot be read, the key is encrypted, or the two are not a pair.
-    """
+    """Load a certificate with its key, or raise a `SettingError` if they do not fit."""
     for file, name in ((certificate, "certificate"), (key, "key")):
         read_file(file, name)  # OpenSSL does not say which of the two is missing
     try:
@@ -126,14 +108,7 @@ class Validity:
 
 
 def read_validity(der: bytes) -> Validity:
-    """Read the dates of a certificate (RFC 5280, section 4.1).
-
-    Args:
-        der: The certificate in DER.
-
-    Raises:
-        SettingError: The bytes are not a certificate.
-    """
+    """Read a DER certificate's dates (RFC 5280, section 4.1), or raise a `SettingError`."""
     try:
         at = _open(der, _open(der, 0))
         skipped = _FIELDS_BEFORE + (der[at] == _VERSION)

@@ -98,15 +98,9 @@ def _check_forward(forward: str, name: str) -> None:
 class Failover:
     """Several servers of one model, of which the first available one answers; safe for threads.
 
-    The servers share a call's deadline: each may use an equal part of the time left, the last one
-    all of it. A request that one server refused is not sent to the next, which would refuse it
-    too.
-
-    Args:
-        models: The servers, the preferred one first.
-
-    Raises:
-        SettingError: There is none.
+    The preferred server comes first. The servers share a call's deadline: each may use an equal
+    part of the time left, the last one all of it. A request that one server refused is not sent to
+    the next, which would refuse it too. Without any server a `SettingError` is raised.
     """
 
     def __init__(self, models: Sequence[CloudModel]) -> None:
@@ -120,11 +114,7 @@ class Failover:
     def infer(
         self, rows: npt.NDArray[Any], *, deadline_s: float | None = None, **call: Any
     ) -> CloudAnswers:
-        """Send a batch, with the arguments of `CloudModel.infer`.
-
-        Raises:
-            CloudError: The last server gave no usable answer.
-        """
+        """Send a batch, with the arguments of `CloudModel.infer`; raise the last server's error."""
         end_s = monotonic() + (self.deadline_s if deadline_s is None else deadline_s)
         closed = [model for model in self.models if not model.breaker.is_open]
         # Where all circuits are open, the first one's error has the details.

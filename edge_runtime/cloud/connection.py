@@ -165,15 +165,7 @@ def open_channel(
 
 
 class Connection:
-    """One connection to a server.
-
-    Args:
-        channel: The channel to the server.
-
-    Attributes:
-        infer: The channel's ModelInfer.
-        calls: Number of calls in flight.
-    """
+    """One connection to a server, with the number of its calls in flight."""
 
     __slots__ = ("calls", "channel", "infer")
 
@@ -189,9 +181,6 @@ class Connections:
 
     An overloaded server may be found again by several probes, each over a new connection, while it
     still works on calls of an older one: that one stays open until its last call has ended.
-
-    Args:
-        channel: The channel of the first connection.
     """
 
     def __init__(self, channel: grpc.Channel) -> None:

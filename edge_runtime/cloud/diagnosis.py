@@ -33,17 +33,14 @@ _NO_CLIENT: Final = (
 def find_mistake(host: str, port: int, security: Security | None, limit_s: float) -> str | None:
     """Return the mistake in a link's protection and its remedy, on one line.
 
+    None where the protection is right, or nothing answers at the address. A missing or malformed
+    file of `security` raises a `SettingError`.
+
     Args:
         host: Host of the server.
         port: Port of the server.
         security: The client's protection of the link; None is plaintext.
         limit_s: Time limit for each answer of the server.
-
-    Returns:
-        None where the protection is right, or nothing answers at the address.
-
-    Raises:
-        SettingError: A file of `security` is missing or malformed.
     """
     if security is None:
         return _SPEAKS_TLS if _speaks_tls(host, port, limit_s) else None

@@ -44,53 +44,34 @@ _TOO_LARGE: Final = re.compile(r"message larger than max", re.IGNORECASE)
 _GARBLED: Final = re.compile(r"^stream removed\b", re.IGNORECASE)
 # Texts of gRPC 1.62 to 1.85 and of Python's `ssl`; the first match counts. A handshake that was
 # merely interrupted ("read failed") is an outage.
-_CERTIFICATE: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
-    (re.compile(pattern, re.IGNORECASE), advice)
-    for pattern, advice in (
-        (
-            "_alert_|unwrap failed",
-            "the server refused the handshake: check the client certificate, its key and its dates",
-        ),
-        (
-            "certificate has expired",
-            "renew the server's certificate, or set this device's clock if it is wrong",
-        ),
-        (
-            "certificate is not yet valid",
-            "set this device's clock, which is behind",
-        ),
-        (
-            "hostname (verification|mismatch)|ip address mismatch|peer name",
-            "use an address that the certificate names, or give that name as server_name "
-            "(--server-name)",
-        ),
-        (
-            "issuer certificate|self.signed certificate|certificate.verify.failed",
-            "give the CA that signed the server's certificate as ca (--ca)",
-        ),
-        (
-            "wrong.version.number",
-            "the server speaks no TLS there: use its TLS port, or plaintext on a network you trust",
-        ),
-        (
-            "cannot check peer|security handshaker|(ssl|tls) handshake failed",
-            "check certificate, key and that both sides speak TLS",
-        ),
-    )
-)
+_CERTIFICATE: Final = {
+    "_alert_|unwrap failed": (
+        "the server refused the handshake: check the client certificate, its key and its dates"
+    ),
+    "certificate has expired": (
+        "renew the server's certificate, or set this device's clock if it is wrong"
+    ),
+    "certificate is not yet valid": "set this device's clock, which is behind",
+    "hostname (verification|mismatch)|ip address mismatch|peer name": (
+        "use an address that the certificate names, or give that name as server_name "
+        "(--server-name)"
+    ),
+    "issuer certificate|self.signed certificate|certificate.verify.failed": (
+        "give the CA that signed the server's certificate as ca (--ca)"
+    ),
+    "wrong.version.number": (
+        "the server speaks no TLS there: use its TLS port, or plaintext on a network you trust"
+    ),
+    "cannot check peer|security handshaker|(ssl|tls) handshake failed": (
+        "check certificate, key and that both sides speak TLS"
+    ),
+}
 
 
 def translate(
     error: Any, address: str, timeout_s: float, redact: Callable[[str], str] = str
 ) -> CloudError:
-    """Return the `CloudError` of a `grpc.RpcError`, with one line of text.
-
-    Args:
-        error: The exception of a call.
-        address: Address of the server, for the text.
-        timeout_s: Time limit of the call.
-        redact: Function that removes secrets from the server's text.
-    """
+    """Return the `CloudError` of a `grpc.RpcError`; `redact` removes secrets from its text."""
     code = error.code()
     details = one_line(redact(error.details() or "no details"), _DETAILS_LENGTH)
     kind, advice = _kind(code, details)
@@ -130,4 +111,7 @@ def _kind(code: grpc.StatusCode, details: str) -> tuple[type[CloudError], str]:
 
 def certificate_advice(details: str) -> str | None:
     """Return the advice for an error text about certificates; None for other texts."""
-    return next((advice for pattern, advice in _CERTIFICATE if pattern.search(details)), None)
+    matches = (
+        advice for text, advice in _CERTIFICATE.items() if re.search(text, details, re.IGNORECASE)
+    )
+    return next(matches, None)

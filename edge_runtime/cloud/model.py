@@ -14,7 +14,6 @@ import itertools
 import math
 import secrets
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 import grpc
@@ -190,11 +189,7 @@ class CloudModel:
         return answers
 
     def check(self, *, deadline_s: float | None = None) -> bool:
-        """Return whether the server reports the model as ready.
-
-        Raises:
-            CloudError: There is no usable answer, as in `infer`.
-        """
+        """Return whether the server reports the model as ready; raise errors as `infer` does."""
         return self._is_ready(self._connections.channel, deadline_s)
 
     def close(self) -> None:
@@ -205,12 +200,7 @@ class CloudModel:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _probe(self) -> bool:

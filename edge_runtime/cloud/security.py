@@ -69,11 +69,7 @@ class Security:
             )
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Read the files and return gRPC's credentials.
-
-        Raises:
-            SettingError: A file is missing or not PEM, or key and certificate are not a pair.
-        """
+        """Read the files and return gRPC's credentials, or raise a `SettingError`."""
         import grpc  # here, so that `doctor` can report that it is missing
 
         if self.ca is not None:
@@ -88,11 +84,7 @@ class Security:
         )
 
     def token(self) -> Token | None:
-        """Return the bearer token; None where none is configured.
-
-        Raises:
-            SettingError: The token is missing or malformed.
-        """
+        """Return the bearer token or None; raise a `SettingError` if it is missing or malformed."""
         if self.token_file is None and self.token_env is None:
             return None
         return Token(None if self.token_file is None else Path(self.token_file), self.token_env)
@@ -102,11 +94,7 @@ class Security:
         return system_roots() if self.ca is None else certificates.read_file(self.ca, "ca")
 
     def ssl_context(self) -> ssl.SSLContext:
-        """Return a context of the standard library with the checks of `credentials`.
-
-        Raises:
-            SettingError: A file is missing or not PEM, or key and certificate are not a pair.
-        """
+        """Return a context of the standard library with the checks and errors of `credentials`."""
         context = _context()
         self._load_authorities(context)
         if self.certificate is not None:

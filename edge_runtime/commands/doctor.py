@@ -75,11 +75,7 @@ class DoctorSettings(CloudFlags, does="edge_runtime.commands.doctor:check_instal
 
 
 def check_installation(settings: DoctorSettings) -> None:
-    """Print one line per check.
-
-    Raises:
-        DoctorError: A check failed; warnings are not failures.
-    """
+    """Print one line per check; raise a `DoctorError` for failures, not for warnings."""
     failed = 0
     for name, check in _checks(settings):
         try:

@@ -65,11 +65,7 @@ class CloudFlags(Command):
     )
 
     def check_cloud(self, *, has_cloud: bool) -> None:
-        """Refuse flags that contradict one another or would be ignored.
-
-        Raises:
-            SettingError: There are such flags.
-        """
+        """Raise a `SettingError` for flags that contradict one another or would be ignored."""
         tls_flags, engine_flags = self._present(_TLS_FLAGS), self._present(_ENGINE_FLAGS)
         if tls_flags and not self.tls:
             raise SettingError(
@@ -93,11 +89,7 @@ class CloudFlags(Command):
         return Security(**{name: getattr(self, name) for name in _TLS_FLAGS})
 
     def cloud_options(self) -> dict[str, Any]:
-        """Return the flags as arguments of `Cascade.open`.
-
-        Raises:
-            SettingError: The file of class names cannot be read.
-        """
+        """Return the flags as arguments of `Cascade.open`; reads the file of class names."""
         options: dict[str, Any] = {
             name: getattr(self, name) for name in _ENGINE_FLAGS if getattr(self, name) is not None
         }
@@ -157,11 +149,7 @@ class PolicyFlags(Command):
         self.policy()  # checks itself
 
     def policy(self, drift: DriftAlarm | None = None) -> Policy:
-        """Return the policy.
-
-        Raises:
-            SettingError: The flags contradict one another.
-        """
+        """Return the policy; raise a `SettingError` for flags that contradict one another."""
         return Policy(
             mode=self.mode,
             on_cloud_failure=self.on_cloud_failure,

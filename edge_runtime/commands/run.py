@@ -83,11 +83,7 @@ class RunSettings(PolicyFlags, CloudFlags, does="edge_runtime.commands.run:answe
 
 
 def answer_inputs(settings: RunSettings) -> None:
-    """Print an answer or an error for every input, then a summary.
-
-    Raises:
-        RunError: At least one input got no answer; the others got theirs.
-    """
+    """Print an answer or error per input and a summary; raise a `RunError` if any failed."""
     # Here, so that `doctor` and `--help` work without onnxruntime.
     from edge_runtime.cascade import Cascade
     from edge_runtime.sessions import select_providers

@@ -149,15 +149,8 @@ class Decoder:
         """Yield an answer's text piece by piece, then the generation with its decision.
 
         The pieces consist of complete characters, and together they are the text. Closing the
-        iterator ends the generation and frees its caches. The errors are those of `generate`.
-
-        Args:
-            prompt: The prompt.
-            max_new_tokens: Most tokens of the answer; the bundle's limit if None.
-            threshold: Replaces the decoder's threshold.
-            stop: Strings that end the answer.
-            stop_when_certain: Whether the generation ends once its deferral is certain.
-            cancel: Event that ends the generation.
+        iterator ends the generation and frees its caches. The arguments and errors are those of
+        `generate`.
         """
         rules = self._rules(max_new_tokens, threshold, stop, stop_when_certain=stop_when_certain)
         require_texts([prompt], "prompts")

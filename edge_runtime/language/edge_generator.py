@@ -18,11 +18,7 @@ from edge_runtime.texts import PromptReader
 
 
 class EdgeGenerator:
-    """M_S as a language model that answers prompts; an `Edge`.
-
-    Args:
-        decoder: The decoder.
-    """
+    """M_S as a language model that answers prompts; an `Edge`."""
 
     labels: tuple[str, ...] = ()
     """Empty: the answers are texts, not classes."""

@@ -61,16 +61,7 @@ class Step(NamedTuple):
 
 
 class DecoderGraph:
-    """A session that follows the contract of the sequence graph.
-
-    Args:
-        session: ONNX Runtime's session.
-        file: The graph's file.
-        settings: Limits and special tokens.
-
-    Raises:
-        BundleError: The graph does not follow the contract.
-    """
+    """A session that follows the sequence graph's contract; others raise a `BundleError`."""
 
     def __init__(self, session: Any, file: Path, settings: DecoderSettings) -> None:
         self.file = file
@@ -110,15 +101,12 @@ class Sequences:
     """Sequences that are decoded together; the outputs of one step are fed to the next.
 
     The caches are ONNX Runtime's own and are copied only when a row leaves. They are freed with
-    this object.
+    this object. `unread` is the number of tokens that the next step reads, in all rows.
 
     Args:
         graph: The graph.
         prompts: Tokens of each prompt, none empty.
         threshold: The threshold of the gate.
-
-    Attributes:
-        unread: Tokens that the next step reads, in all rows.
     """
 
     def __init__(
@@ -131,10 +119,7 @@ class Sequences:
         self._feeds = {name: self._runner.value(array) for name, array in feeds.items()}
 
     def step(self, cancel: Event | None = None) -> Step:
-        """Generate one token for each row.
-
-        Args:
-            cancel: Event that ends the reading of a long prompt.
+        """Generate one token for each row; `cancel` ends the reading of a long prompt.
 
         Raises:
             InputError: The graph failed.
@@ -203,12 +188,7 @@ class Runner(Protocol):
         """Return a value as an array."""
 
     def __call__(self, feeds: Mapping[str, Any], options: Any = None) -> dict[str, Any]:
-        """Run once; return the outputs by name, those that are read as arrays.
-
-        Args:
-            feeds: Values by name.
-            options: ONNX Runtime's RunOptions, or None.
-        """
+        """Run once, with RunOptions or None; return the outputs by name, those read as arrays."""
 
 
 class ArrayRunner:
@@ -216,10 +196,6 @@ class ArrayRunner:
 
     Since version 1.19 ONNX Runtime returns arrays over its own memory and reads arrays in place, so
     nothing is copied; binding does the same and took 50 us longer per step (two layers).
-
-    Args:
-        session: ONNX Runtime's session.
-        outputs: The outputs to return.
     """
 
     def __init__(self, session: Any, outputs: Sequence[str]) -> None:
@@ -299,14 +275,11 @@ def stoppable(cancel: threading.Event | None, tokens: int) -> Iterator[Any]:
     """Yield RunOptions that end a run soon after an event; None for a run that is short anyway.
 
     ONNX Runtime checks them between two nodes. While reading 3,500 tokens, which takes 13 s, a run
-    ended 0.1 s after the event.
+    ended 0.1 s after the event. A run that was ended raises a `StoppedError`.
 
     Args:
         cancel: The event; None for a run that is never ended.
         tokens: Number of tokens that the run reads, in all rows.
-
-    Raises:
-        StoppedError: The event ended the run.
     """
     if cancel is None or tokens < _LONG_RUN:
         yield None

@@ -36,11 +36,7 @@ class DecoderSettings:
 
     @classmethod
     def from_metadata(cls, metadata: GateMetadata) -> DecoderSettings:
-        """Read and check the settings.
-
-        Raises:
-            BundleError: The bundle is for another task, or a setting is missing or out of range.
-        """
+        """Read and check the settings; raise a `BundleError` if one is missing or wrong."""
         if metadata.task != contract.TASK_GENERATION:
             raise BundleError(
                 f"expected a bundle for {contract.TASK_GENERATION}, got one for {metadata.task}: "

@@ -17,15 +17,7 @@ _BROKEN: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 class PromptTokenizer:
-    """The tokenizer of a bundle, without its truncation and padding.
-
-    Args:
-        file: The bundle's `tokenizer.json`.
-
-    Raises:
-        BundleError: The file is not a tokenizer.
-        DependencyError: `tokenizers` is not installed.
-    """
+    """The tokenizer of a bundle, without its truncation and padding."""
 
     def __init__(self, file: Path) -> None:
         self._tokenizer = open_tokenizer(file)
@@ -33,12 +25,7 @@ class PromptTokenizer:
         self._tokenizer.no_truncation()
 
     def encode(self, prompt: str, context: int) -> tuple[list[int], str | None]:
-        """Return a prompt's tokens, and the reason why it cannot be answered or None.
-
-        Args:
-            prompt: The prompt.
-            context: Most tokens of prompt and answer together.
-        """
+        """Return a prompt's tokens, and the reason why it cannot be answered or None."""
         if not prompt.strip():
             return [], EMPTY
         try:
@@ -90,9 +77,6 @@ class TextPieces:
     A character may take several tokens, and the text of a token may depend on the one before it (a
     space, for example), so each token is decoded together with those of the previous piece.
     Incomplete characters are held back until the next complete one or the end.
-
-    Args:
-        decode: Function that returns the text of tokens.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
@@ -119,11 +103,7 @@ class TextPieces:
 
 
 class StopStrings:
-    """Passes on a text up to its first stop string.
-
-    Args:
-        stops: The strings; without any, all text passes at once.
-    """
+    """Passes on a text up to its first stop string; without stop strings all of it, at once."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops

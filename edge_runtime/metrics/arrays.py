@@ -47,11 +47,7 @@ def area(x: Floats, y: Floats) -> float:
 
 
 def numbers(name: str, values: npt.ArrayLike) -> Floats:
-    """Return `values` as float64 of any shape.
-
-    Raises:
-        InputError: The values are not real numbers, or rows of different lengths.
-    """
+    """Return real numbers as float64 of any shape, or raise an `InputError`."""
     try:
         array = np.asarray(values)
     except (TypeError, ValueError) as error:
@@ -66,15 +62,12 @@ def numbers(name: str, values: npt.ArrayLike) -> Floats:
 
 
 def column(name: str, values: npt.ArrayLike, size: int | None = None) -> Floats:
-    """Return `values` as float64 [n].
+    """Return `values` as float64 [n], n >= 1, or raise an `InputError` that calls them by `name`.
 
     Args:
         name: The argument's name in an error.
         values: n numbers.
         size: The expected n, if another argument determines it.
-
-    Raises:
-        InputError: Not one-dimensional, empty, or of another length.
     """
     array = numbers(name, values)
     if array.ndim != 1 or array.size == 0:
@@ -87,11 +80,7 @@ def column(name: str, values: npt.ArrayLike, size: int | None = None) -> Floats:
 
 
 def quality(name: str, values: npt.ArrayLike, size: int, *, scalar: bool = False) -> Floats:
-    """Return qualities in [0, 1] as float64 [n]; with `scalar`, one number stands for all n.
-
-    Raises:
-        InputError: Wrong shape, or a value that is NaN or outside [0, 1].
-    """
+    """Return qualities as float64 [n], or raise an `InputError` for values outside [0, 1]."""
     array = numbers(name, values)
     checked = (
         np.full(size, array.item()) if scalar and array.ndim == 0 else column(name, array, size)
@@ -109,22 +98,14 @@ def quality(name: str, values: npt.ArrayLike, size: int, *, scalar: bool = False
 def cascade(
     confidence: npt.ArrayLike, small_quality: npt.ArrayLike, large_quality: npt.ArrayLike
 ) -> tuple[Floats, Floats, Floats]:
-    """Return the three columns of a cascade as float64 [n]; `large_quality` may be one number.
-
-    Raises:
-        InputError: A column is empty, of another length, or a quality is outside [0, 1].
-    """
+    """Return the columns of a cascade as float64 [n], or raise an `InputError`."""
     g = column("confidence", confidence)
     small = quality("small_quality", small_quality, g.size)
     return g, small, quality("large_quality", large_quality, g.size, scalar=True)
 
 
 def right_or_wrong(name: str, values: npt.ArrayLike, size: int) -> Bools:
-    """Return correctness flags as bool [n].
-
-    Raises:
-        InputError: Wrong shape, or a value other than 0 and 1.
-    """
+    """Return flags 0 and 1 as bool [n], or raise an `InputError` for other values or shapes."""
     array = column(name, values, size)
     foreign = (array != 0.0) & (array != 1.0)
     if foreign.any():

@@ -86,11 +86,7 @@ def bootstrap_interval(
 
 
 def bootstrap_counts(n: int, *, resamples: int = 1000, seed: int = 0) -> npt.NDArray[np.float64]:
-    """Return the number of times that `bootstrap_interval` with this seed draws each of n rows.
-
-    Returns:
-        float64 [resamples, n]; each row sums to n.
-    """
+    """Return the count of each row in each draw of `bootstrap_interval`, float64 [resamples, n]."""
     counts = np.empty((resamples, n))
     for draw, rows in enumerate(_drawn_rows(n, resamples, seed)):
         counts[draw] = np.bincount(rows, minlength=n)

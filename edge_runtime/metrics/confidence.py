@@ -140,11 +140,7 @@ def _mean_counted(entropies: Floats, mask: npt.ArrayLike) -> Floats:
 
 
 def in_band(first: npt.ArrayLike, low: float, high: float) -> Bools:
-    """Return which inputs need the second view, low <= first <= high, never for NaN, bool [n].
-
-    Raises:
-        InputError: `first` is not one-dimensional or empty.
-    """
+    """Return which inputs need the second view, low <= first <= high, never for NaN, bool [n]."""
     g = column("first", first)
     return np.asarray((g >= low) & (g <= high))
 

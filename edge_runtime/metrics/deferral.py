@@ -112,18 +112,10 @@ def joint_accuracy_at(
     large_quality: npt.ArrayLike,
     ratio: float,
 ) -> float:
-    """Return the joint accuracy if the least confident share `ratio` is deferred.
+    """Return the joint accuracy if the least confident share `ratio`, in [0, 1], is deferred.
 
-    Inside a tied group it is the expectation over a random order of the group.
-
-    Args:
-        confidence: g [n]; NaN is the least confident, all NaNs tied.
-        small_quality: q_S [n] in [0, 1].
-        large_quality: q_L [n] in [0, 1], or one number for all.
-        ratio: Deferral ratio in [0, 1].
-
-    Raises:
-        InputError: Shapes differ or are empty, or a quality or `ratio` is outside [0, 1].
+    Inside a tied group it is the expectation over a random order of the group. The other arguments
+    and the errors are those of `deferral_performance`.
     """
     share("ratio", ratio)
     ratios, joint = _joint_curve(*cascade(confidence, small_quality, large_quality))

@@ -30,12 +30,7 @@ _NS: Final = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """One reserved request.
-
-    Attributes:
-        slot: The time slot that is charged.
-        reserved_bytes: The charge in bytes.
-    """
+    """One reserved request: the time slot that is charged, and the charge in bytes."""
 
     slot: int
     reserved_bytes: int
@@ -43,12 +38,7 @@ class Reservation:
 
 @dataclass(frozen=True)
 class Remaining:
-    """The unused part of a budget.
-
-    Attributes:
-        calls: Requests left; None where they are not limited.
-        bytes: Bytes left; None where they are not limited.
-    """
+    """The calls and bytes left in a budget; None where they are not limited."""
 
     calls: int | None
     bytes: int | None
@@ -106,16 +96,10 @@ class DeferralBudget:
         self._bytes = 0
 
     def reserve(self, request_bytes: int) -> Reservation | None:
-        """Reserve one request before it is sent.
+        """Reserve one request before it is sent; return None where the budget is used up.
 
         Args:
             request_bytes: Upper bound of its size in bytes, retries included.
-
-        Returns:
-            The reservation, for `settle` or `refund`; None where the budget is used up.
-
-        Raises:
-            SettingError: The size is negative.
         """
         _check_size(request_bytes)
         with self._lock:
@@ -130,15 +114,8 @@ class DeferralBudget:
     def settle(self, reservation: Reservation, sent_bytes: int) -> None:
         """Charge the bytes actually sent, as sent now; once per reservation, after its call.
 
-        A reservation that is never settled stays charged in full.
-
-        Args:
-            reservation: The result of `reserve`.
-            sent_bytes: Bytes sent. An excess over the reservation is charged too and may exceed
-                the budget, as it cannot be taken back.
-
-        Raises:
-            SettingError: The size is negative.
+        A reservation that is never settled stays charged in full. An excess over the reservation is
+        charged too and may exceed the budget, as it cannot be taken back.
         """
         _check_size(sent_bytes)
         with self._lock:

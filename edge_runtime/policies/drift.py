@@ -106,9 +106,6 @@ class DriftAlarm:
 
     Deterministic, with constant memory, and safe to share between threads. After an alarm it stays
     silent until `reset`.
-
-    Args:
-        settings: The expected ratio and the sensitivity; also an attribute.
     """
 
     def __init__(self, settings: DriftSettings) -> None:
@@ -168,18 +165,12 @@ class DriftAlarm:
             )
 
     def observe(self, deferred: int, total: int) -> DriftReport | None:
-        """Take the gate's decisions on some calls.
+        """Add the gate's decisions on some calls; return the alarm once, when a test raises it.
 
         Args:
-            deferred: Number of deferred calls.
+            deferred: Number of deferred calls; more than `total` raise a `SettingError`.
             total: Number of calls. If a batch spans several tests, its deferred calls are taken as
                 spread evenly.
-
-        Returns:
-            The alarm, once, at the test that raises it; else None.
-
-        Raises:
-            SettingError: `deferred` exceeds `total`, or a number is negative.
         """
         if not 0 <= deferred <= total:
             raise SettingError(
@@ -253,11 +244,7 @@ class DriftAlarm:
         p = known.ratio
         weight = p * (1.0 - p) / _TYPICAL_SHIFT**2
         effective = seen.divided_by(settings.repeats)
-        evidence = (
-            tests.log_evidence_known(effective, p, weight)
-            if settings.samples is None
-            else tests.log_evidence(effective, known, weight)
-        )
+        evidence = tests.log_evidence(effective, known, weight, is_exact=settings.samples is None)
         if evidence < settings.evidence:
             return None
         return self._alarm(seen, p, is_slow=True)
@@ -270,9 +257,7 @@ class DriftAlarm:
 
     def _distance(self, window: Counts, reference: Counts) -> float:
         effective = window.divided_by(self.settings.repeats)
-        if self.settings.samples is None:
-            return tests.signed_root_known(effective, reference.ratio)
-        return tests.signed_root(effective, reference)
+        return tests.signed_root(effective, reference, is_exact=self.settings.samples is None)
 
     def _alarm(self, changed: Counts, reference: float, *, is_slow: bool) -> DriftReport:
         return DriftReport(

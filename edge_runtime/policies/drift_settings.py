@@ -108,14 +108,11 @@ class DriftSettings:
         return -log((1.0 - _WINDOW_SHARE) * self.alpha)
 
     def detectable_shift(self, after_calls: int = 0) -> float:
-        """Return the least shift that is found within `within_calls` in 95 of 100 cases.
+        """Return the least change of the ratio found within `within_calls` in 95 of 100 cases.
 
         Args:
             after_calls: Calls before the change; they refine the reference where `samples` is
                 small.
-
-        Returns:
-            The approximate shift, as a difference of ratios.
         """
         p = self.expected_ratio
         inverse = 1.0 / self.window_calls

@@ -40,7 +40,7 @@ class Counts(NamedTuple):
         return Counts(self.deferred / divisor, self.calls / divisor)
 
 
-def signed_root(window: Counts, reference: Counts) -> float:
+def signed_root(window: Counts, reference: Counts, *, is_exact: bool = False) -> float:
     """Return the distance of the window's ratio from the reference's, in standard deviations.
 
     The signed root of twice the log-likelihood ratio of "two ratios" over "one ratio", with half a
@@ -48,25 +48,20 @@ def signed_root(window: Counts, reference: Counts) -> float:
 
     Args:
         window: The calls to be tested.
-        reference: The calls for comparison, a finite number; for an exact ratio use
-            `signed_root_known`.
+        reference: The calls for comparison.
+        is_exact: Whether the reference's ratio, in (0, 1), is known exactly.
 
     Returns:
         Positive where the window defers more; about standard normal where nothing has changed.
     """
-    pooled = (window.deferred + reference.deferred) / (window.calls + reference.calls)
+    pooled = reference.ratio if is_exact else window.plus(reference).ratio
     d = _corrected(window, pooled)
-    # The half call moves to the other side, so that the pooled ratio is unchanged.
-    k = reference.deferred + window.deferred - d
-    deviance = _divergence(d, window.calls, pooled) + _divergence(k, reference.calls, pooled)
+    deviance = _divergence(d, window.calls, pooled)
+    if not is_exact:
+        # The half call moves to the other side, so that the pooled ratio is unchanged.
+        k = reference.deferred + window.deferred - d
+        deviance += _divergence(k, reference.calls, pooled)
     return copysign(sqrt(max(2.0 * deviance, 0.0)), d - window.calls * pooled)
-
-
-def signed_root_known(window: Counts, ratio: float) -> float:
-    """Return `signed_root` for a reference ratio that is known exactly, in (0, 1)."""
-    d = _corrected(window, ratio)
-    deviance = _divergence(d, window.calls, ratio)
-    return copysign(sqrt(max(2.0 * deviance, 0.0)), d - window.calls * ratio)
 
 
 def _corrected(window: Counts, ratio: float) -> float:
@@ -87,7 +82,9 @@ def _divergence(deferred: float, calls: float, ratio: float) -> float:
     return total
 
 
-def log_evidence(seen: Counts, calibration: Counts, concentration: float) -> float:
+def log_evidence(
+    seen: Counts, calibration: Counts, concentration: float, *, is_exact: bool = False
+) -> float:
     """Return the log likelihood ratio of "another ratio than the calibration's" over "the same".
 
     The numerator draws a new ratio around the calibration's, the denominator predicts the calls
@@ -101,19 +98,13 @@ def log_evidence(seen: Counts, calibration: Counts, concentration: float) -> flo
             deferred nor kept is 0.
         concentration: Weight of the numerator's Beta in calls; its standard deviation is
             sqrt(ratio * (1 - ratio) / (concentration + 1)).
+        is_exact: Whether the calibration's ratio, in (0, 1), is known exactly.
     """
-    a, b = calibration.deferred, calibration.calls - calibration.deferred
-    return _log_drawn(seen, calibration.ratio, concentration) - _log_urn(seen, a, b)
-
-
-def log_evidence_known(seen: Counts, ratio: float, concentration: float) -> float:
-    """Return `log_evidence` for a calibration ratio that is known exactly, in (0, 1)."""
-    known = seen.deferred * log(ratio) + (seen.calls - seen.deferred) * log(1.0 - ratio)
-    return _log_drawn(seen, ratio, concentration) - known
-
-
-def _log_drawn(seen: Counts, ratio: float, concentration: float) -> float:
-    return _log_urn(seen, concentration * ratio, concentration * (1.0 - ratio))
+    p, kept = calibration.ratio, calibration.calls - calibration.deferred
+    drawn = _log_urn(seen, concentration * p, concentration * (1.0 - p))
+    if is_exact:
+        return drawn - seen.deferred * log(p) - (seen.calls - seen.deferred) * log(1.0 - p)
+    return drawn - _log_urn(seen, calibration.deferred, kept)
 
 
 def _log_urn(seen: Counts, a: float, b: float) -> float:

@@ -54,11 +54,7 @@ class Record:
 
     @classmethod
     def from_line(cls, line: bytes) -> Record:
-        """Read a line.
-
-        Raises:
-            ValueError: The line is incomplete or not a record.
-        """
+        """Read a line, or raise a `ValueError` if it is incomplete or not a record."""
         fields = json.loads(line)
         names = {item.name for item in dataclasses.fields(cls)}
         if not isinstance(fields, dict) or not names <= fields.keys():
@@ -72,11 +68,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Records:
-    """The readable records of a recorder's folder.
+    """The readable records of a folder, in the order they were written.
 
-    Attributes:
-        entries: The records, in the order they were written.
-        damaged: Number of unreadable lines, the last one after a kill for example.
+    Unreadable lines, the last one after a kill for example, are counted as `damaged`.
     """
 
     entries: tuple[Record, ...]
@@ -84,7 +78,7 @@ class Records:
 
 
 def read_records(folder: Path | str) -> Records:
-    """Read the lines of a recorder's folder; damaged ones are skipped and counted.
+    """Read the records of a folder; damaged lines are skipped and counted.
 
     Raises:
         InputError: There is no `records.jsonl`, or it cannot be read.

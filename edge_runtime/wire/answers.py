@@ -196,11 +196,7 @@ def confidence_of(outputs: dict[str, Array], rows: int) -> npt.NDArray[np.float3
 
 
 class TextAnswerReader:
-    """Reads the outputs of an engine that generates text, in place of an `AnswerReader`.
-
-    Args:
-        output: The output that holds the texts, BYTES [n].
-    """
+    """Reads the texts BYTES [n] of an engine that generates, in place of an `AnswerReader`."""
 
     def __init__(self, output: str | None) -> None:
         self.output = output or contract.TEXT

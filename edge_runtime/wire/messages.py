@@ -21,43 +21,19 @@ POOL: Final = descriptor_pool.DescriptorPool()
 POOL.Add(_FILE)
 
 
-def _message(name: str) -> Any:
-    """Return the class of a top-level message."""
-    return message_factory.GetMessageClass(POOL.FindMessageTypeByName(f"{_FILE.package}.{name}"))
-
-
 SERVICE: Final = f"{_FILE.package}.{_FILE.service[0].name}"
 """Full name of the service."""
 METHODS: Final = {method.name: f"/{SERVICE}/{method.name}" for method in _FILE.service[0].method}
 """Path of each call by its name, e.g. `/inference.GRPCInferenceService/ModelInfer`."""
 
-ServerLiveRequest = _message("ServerLiveRequest")
-ServerLiveResponse = _message("ServerLiveResponse")
-ServerReadyRequest = _message("ServerReadyRequest")
-ServerReadyResponse = _message("ServerReadyResponse")
-ModelReadyRequest = _message("ModelReadyRequest")
-ModelReadyResponse = _message("ModelReadyResponse")
-ServerMetadataRequest = _message("ServerMetadataRequest")
-ServerMetadataResponse = _message("ServerMetadataResponse")
-ModelMetadataRequest = _message("ModelMetadataRequest")
-ModelMetadataResponse = _message("ModelMetadataResponse")
-ModelInferRequest = _message("ModelInferRequest")
-ModelInferResponse = _message("ModelInferResponse")
-InferParameter = _message("InferParameter")
-InferTensorContents = _message("InferTensorContents")
-ModelStreamInferResponse = _message("ModelStreamInferResponse")
-ModelConfigRequest = _message("ModelConfigRequest")
-ModelConfigResponse = _message("ModelConfigResponse")
-ModelConfig = _message("ModelConfig")
-ModelInput = _message("ModelInput")
-ModelOutput = _message("ModelOutput")
-ModelDynamicBatching = _message("ModelDynamicBatching")
-ModelStatisticsRequest = _message("ModelStatisticsRequest")
-ModelStatisticsResponse = _message("ModelStatisticsResponse")
-ModelStatistics = _message("ModelStatistics")
-InferStatistics = _message("InferStatistics")
-InferBatchStatistics = _message("InferBatchStatistics")
-StatisticDuration = _message("StatisticDuration")
-RepositoryIndexRequest = _message("RepositoryIndexRequest")
-RepositoryIndexResponse = _message("RepositoryIndexResponse")
 DataType: Any = EnumTypeWrapper(POOL.FindEnumTypeByName(f"{_FILE.package}.DataType"))
+
+# Every top-level message under its own name, e.g. `ModelInferRequest`; `messages.pyi` lists them.
+globals().update(
+    {
+        message.name: message_factory.GetMessageClass(
+            POOL.FindMessageTypeByName(f"{_FILE.package}.{message.name}")
+        )
+        for message in _FILE.message_type
+    }
+)

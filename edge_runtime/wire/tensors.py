@@ -49,13 +49,9 @@ _DATATYPES: Final = {(dtype.kind, dtype.itemsize): name for name, dtype in DTYPE
 
 _CONTENTS_FIELD: Final = {
     "BOOL": "bool_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
     "UINT64": "uint64_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
     "INT64": "int64_contents",
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
@@ -71,11 +67,7 @@ class WireError(GatekeeperError, ValueError):
 
 
 def datatype_of(array: Array) -> str:
-    """Return the protocol's name of a numpy array's type.
-
-    Raises:
-        WireError: The protocol has no such type.
-    """
+    """Return the protocol's name of an array's type, or raise a `WireError`."""
     try:
         return _DATATYPES[array.dtype.kind, array.dtype.itemsize]
     except KeyError:
@@ -85,18 +77,10 @@ def datatype_of(array: Array) -> str:
 
 
 def encode_array(array: Array) -> memoryview:
-    """Return the raw contents of a numeric array.
+    """Return the raw contents of a numeric array as a flat view, for `append_raw`.
 
-    An array that is C-contiguous and little-endian is not copied.
-
-    Args:
-        array: Array of any shape with a type of `DTYPES`.
-
-    Returns:
-        A flat view of bytes, for `append_raw`.
-
-    Raises:
-        WireError: The protocol has no such type.
+    An array that is C-contiguous and little-endian is not copied. A type that is not in `DTYPES`
+    raises a `WireError`.
     """
     wire = np.ascontiguousarray(array, dtype=DTYPES[datatype_of(array)])
     # By way of uint8: a memoryview of an array without elements cannot be cast.
@@ -147,15 +131,7 @@ def encode_bytes(values: Iterable[bytes | str]) -> bytes:
 
 
 def decode_bytes(raw: bytes, count: int) -> list[bytes]:
-    """Return the elements of a BYTES tensor.
-
-    Args:
-        raw: The contents.
-        count: Number of elements according to the tensor's shape.
-
-    Raises:
-        WireError: A length points past the end, or the number of elements differs.
-    """
+    """Return the `count` elements of a BYTES tensor, or raise a `WireError` if they do not fit."""
     if count * 4 > len(raw):
         raise WireError(f"expected {count} BYTES elements, got only {len(raw)} bytes")
     values: list[bytes] = []
@@ -177,11 +153,7 @@ def decode_bytes(raw: bytes, count: int) -> list[bytes]:
 
 
 def element_count(shape: Sequence[int]) -> int:
-    """Return the number of elements of a shape.
-
-    Raises:
-        WireError: An axis is negative, there are too many axes, or the extent exceeds 63 bits.
-    """
+    """Return the number of elements of a shape, or raise a `WireError` for an impossible one."""
     if len(shape) > MAX_RANK:
         raise WireError(f"expected at most {MAX_RANK} axes, got {len(shape)}")
     count = extent = 1
@@ -199,14 +171,12 @@ def element_count(shape: Sequence[int]) -> int:
 def decode_tensors(tensors: Sequence[Tensor], raw_contents: Sequence[bytes]) -> dict[str, Array]:
     """Return the arrays of a request's inputs or a response's outputs by name.
 
-    Some peers answer in raw form only to raw requests, and some never do: both forms are read.
+    Some peers answer in raw form only to raw requests, and some never do: both forms are read. A
+    BYTES tensor becomes an object array of `bytes`.
 
     Args:
         tensors: Names, datatypes, shapes and, in typed form, contents.
         raw_contents: One entry per tensor; empty when the contents are typed.
-
-    Returns:
-        The arrays; a BYTES tensor becomes an object array of `bytes`.
 
     Raises:
         WireError: Both forms or neither came, a name came twice, or a tensor is malformed.
@@ -289,13 +259,7 @@ def _object_array(values: list[bytes], shape: Sequence[int]) -> Array:
 
 
 def fill_typed(contents: pb.InferTensorContents, datatype: str, array: Array) -> None:
-    """Write an array into typed contents.
-
-    Args:
-        contents: The message to fill.
-        datatype: Any datatype but those of `RAW_ONLY`.
-        array: Array of any shape; an object array of `bytes` for BYTES.
-    """
+    """Write an array into typed contents; its datatype must not be one of `RAW_ONLY`."""
     field, flat = getattr(contents, _CONTENTS_FIELD[datatype]), array.reshape(-1)
     for start in range(0, len(flat), _PIECE):
         field.extend(flat[start : start + _PIECE].tolist())
@@ -319,13 +283,7 @@ def append_raw(header: Message, contents: Iterable[bytes | memoryview]) -> bytes
 
 
 def wrap(kind: type[Message], field: str, content: bytes) -> bytes:
-    """Return a serialised message with a single field, itself a serialised message.
-
-    Args:
-        kind: Class of the outer message.
-        field: Name of the field.
-        content: The serialised inner message.
-    """
+    """Return a serialised message with a single field, itself a serialised message."""
     return b"".join((_key(kind, field), _varint(len(content)), content))
 
 
@@ -350,11 +308,7 @@ def _varint(value: int) -> bytes:
 
 
 def parse(kind: type[_M], data: bytes) -> _M:
-    """Parse a message.
-
-    Raises:
-        WireError: The bytes are not a message of this kind.
-    """
+    """Parse a message, or raise a `WireError` for bytes of another kind."""
     try:
         return kind.FromString(data)
     except DecodeError:

@@ -26,7 +26,7 @@ from edge_runtime import (
     read_records,
 )
 from edge_runtime.pictures import read_input
-from edge_runtime.recording.store import encode
+from edge_runtime.recording.recorder import encode
 
 BLOCK = 4096
 RECORD = Record(
