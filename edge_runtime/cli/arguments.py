@@ -26,7 +26,7 @@ from fire import core as fire_core
 from fire import decorators
 
 from edge_runtime.cli.command import Command, flag_name
-from edge_runtime.cli.help import fields, page
+from edge_runtime.cli.help import fields, page, show
 from edge_runtime.errors import GatekeeperError
 
 _SIGNED = {"-inf", "-infinity", "-nan"}
@@ -42,7 +42,7 @@ def suggest(word: str, known: Any) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def parse(name: str, command: type[Command], words: list[str]) -> Command:
+def parse(name: str, command: type[Command], argv: list[str]) -> Command:
     """Return the settings of a command line.
 
     Raises:
@@ -50,11 +50,11 @@ def parse(name: str, command: type[Command], words: list[str]) -> Command:
         SettingError: A value is out of bounds or contradicts another.
         SystemExit: The line asks for help, which is printed.
     """
-    if any(word in {"-h", "--help"} for word in words):
-        print(page(name, command))
+    if any(word in {"-h", "--help"} for word in argv):
+        show(page(name, command))
         raise SystemExit(0)
-    _reject_unknown_flags(command, words)
-    recorded = _record(command, _close_switches(command, words))
+    _reject_unknown_flags(command, argv)
+    recorded = _record(command, _close_switches(command, argv))
     hints = typing.get_type_hints(command)
     values = {
         item.name: _convert(recorded[item.name], hints[item.name], item)
@@ -71,10 +71,10 @@ def parse(name: str, command: type[Command], words: list[str]) -> Command:
     return command(**values)
 
 
-def _reject_unknown_flags(command: type[Command], words: list[str]) -> None:
+def _reject_unknown_flags(command: type[Command], argv: list[str]) -> None:
     """Name the unknown flag: fire would only name the argument that it could not consume."""
     known = {flag_name(item) for item in fields(command) if not item.metadata.get("positional")}
-    for word in words:
+    for word in argv:
         flag = word.split("=", 1)[0].replace("_", "-")
         if word.startswith("--") and flag not in known:
             raise UsageError(
@@ -83,7 +83,7 @@ def _reject_unknown_flags(command: type[Command], words: list[str]) -> None:
             )
 
 
-def _close_switches(command: type[Command], words: list[str]) -> list[str]:
+def _close_switches(command: type[Command], argv: list[str]) -> list[str]:
     """Write `--quiet` as `--quiet=True`, or fire would take the next word as its value.
 
     Likewise `--threshold -inf` as `--threshold=-inf`, or fire would take `-inf` for a flag.
@@ -91,7 +91,7 @@ def _close_switches(command: type[Command], words: list[str]) -> list[str]:
     hints = typing.get_type_hints(command)
     switches = {flag_name(item) for item in fields(command) if hints[item.name] is bool}
     closed: list[str] = []
-    for word in words:
+    for word in argv:
         if word.lower() in _SIGNED and closed and closed[-1].startswith("--"):
             closed[-1] += f"={word}"
         else:
@@ -99,14 +99,14 @@ def _close_switches(command: type[Command], words: list[str]) -> list[str]:
     return closed
 
 
-def _record(command: type[Command], words: list[str]) -> dict[str, Any]:
+def _record(command: type[Command], argv: list[str]) -> dict[str, Any]:
     """Let fire bind the words to the command's fields, without running anything."""
     recorded: dict[str, Any] = {}
     recorder = _recorder(command, recorded)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
-            fire.Fire(recorder, command=words)
+            fire.Fire(recorder, command=argv)
     except fire_core.FireExit as stop:
         reason = complaint.getvalue().strip().splitlines()
         first = reason[0].removeprefix("ERROR: ") if reason else f"status {stop.code}"

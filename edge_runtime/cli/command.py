@@ -31,21 +31,15 @@ class Bounds:
         )
 
     def __str__(self) -> str:
-        if None not in (low := self._low, high := self._high):
+        low = self.above if self.least is None else self.least
+        high = self.below if self.most is None else self.most
+        if low is not None and high is not None:
             left = "[" if self.least is not None else "("
             right = "]" if self.most is not None else ")"
             return f"in {left}{low:g}, {high:g}{right}"
-        words = {"at least": self.least, "above": self.above, "at most": self.most}
-        words["below"] = self.below
-        return " ".join(f"{word} {limit:g}" for word, limit in words.items() if limit is not None)
-
-    @property
-    def _low(self) -> float | None:
-        return self.above if self.least is None else self.least
-
-    @property
-    def _high(self) -> float | None:
-        return self.below if self.most is None else self.most
+        limits = {"at least": self.least, "above": self.above, "at most": self.most}
+        limits["below"] = self.below
+        return " ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)
 
 
 def field(

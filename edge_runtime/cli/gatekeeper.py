@@ -10,6 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from edge_runtime.cli.help import show
 from edge_runtime.cli.line import BAD_USAGE, fail, missing_library, unknown_word
 from edge_runtime.cli.line import main as run_line
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in {"-h", "--help", "help"}:
-        print(_overview())
+        show(_overview())
         return 0
     package = words[0].replace("_", "-") if words else ""
     if package not in PACKAGES:

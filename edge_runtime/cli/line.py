@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import _thread
-import os
 import signal
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from edge_runtime.cli.arguments import UsageError, parse, suggest
 from edge_runtime.cli.command import Command
-from edge_runtime.cli.help import overview
+from edge_runtime.cli.help import drop_output, overview, show
 from edge_runtime.errors import DependencyError, GatekeeperError, SettingError
 from edge_runtime.files import one_line
 
@@ -92,7 +90,7 @@ def _run(program: str, settings: Command) -> int:
         return fail(program, f"{reason}: fix the cause and rerun")
     finally:
         sys.unraisablehook = usual
-        _drop_output()
+        drop_output()
     return 0
 
 
@@ -102,15 +100,6 @@ def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
         threading.Timer(_RETRY_S, _thread.interrupt_main).start()
     else:
         sys.__unraisablehook__(lost)
-
-
-def _drop_output() -> None:
-    """Drop output that cannot be written, or Python would complain about it at exit."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _select(
@@ -125,7 +114,7 @@ def _select(
     if default is not None and words and words[0].startswith("--") and not wants_help:
         return program, default, words
     if wants_help:
-        print(overview(program, commands, default))
+        show(overview(program, commands, default))
         return program, None, []
     raise unknown_word("a command", commands, words, or_flag=default is not None)
 

@@ -26,7 +26,7 @@ class CloudFlags(Command):
     """The flags of a command with a `--cloud`; the command calls `check_cloud` on creation."""
 
     tls: bool = field(
-        "encrypt the link with TLS; needed for a server on another machine", default=False
+        "encrypt the link with TLS, as a server on another machine needs", default=False
     )
     ca: Path | None = field(
         "PEM file of the trusted authorities, if the system's store lacks the cloud's", default=None
@@ -60,7 +60,7 @@ class CloudFlags(Command):
         "file of the foreign engine's class names in its order, one per line", default=None
     )
     forward: Literal["original", "model_input"] = field(
-        "send the original input, which M_L preprocesses itself, or the bundle graph's own input",
+        "input for the cloud: as it came, or as the bundle's graph takes it",
         default="original",
     )
 
@@ -121,7 +121,7 @@ class PolicyFlags(Command):
     """Flags for mode, deadlines and budget."""
 
     mode: Mode = field(
-        "cascade: M_L answers what M_S defers; edge_only: M_S answers all; cloud_only: M_L all",
+        "cascade: M_L answers what M_S defers; edge_only, cloud_only: one answers all",
         default="cascade",
     )
     on_cloud_failure: OnCloudFailure = field(

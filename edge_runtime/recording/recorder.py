@@ -182,7 +182,7 @@ class RecordStore:
         self._taken_bytes = 0
 
     def write(self, array: npt.NDArray[Any], record: Record) -> bool:
-        """Write an input and its line; return False at a limit. An error leaves no partial input."""
+        """Write an input and its line; return False at a limit; an error leaves no trace."""
         if self._lines < 0:
             self._open()
         suffix, content = encode(array)
