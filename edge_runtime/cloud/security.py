@@ -62,7 +62,7 @@ class Security:
             present, missing = (
                 ("certificate", "key") if self.key is None else ("key", "certificate")
             )
-            raise SettingError(f"{present} needs {missing}, got none: give both or neither")
+            raise SettingError(f"{present} needs {missing}: give both or neither")
         if self.token_file is not None and self.token_env is not None:
             raise SettingError(
                 "expected the token from one place, got token_file and token_env: give one of them"

@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from benchmarks.processes import running_server
 from edge_runtime import AsyncCascade, Cascade, SettingError, Source, UseError
 
 pytestmark = pytest.mark.slow
@@ -20,17 +19,15 @@ def silent():
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_many_tasks_get_the_answers_of_their_inputs(bundle, pictures, large_checkpoint):
-    async def ask(address):
+def test_many_tasks_get_the_answers_of_their_inputs(bundle, pictures, address):
+    async def ask():
         async with AsyncCascade.open(bundle, cloud=address, deadline_s=20) as cascade:
             single = await asyncio.gather(*map(cascade, pictures))
             return single, await cascade.batch(pictures)
 
-    arguments = ["cloud_stub", "--checkpoint", str(large_checkpoint), "--port", "0"]
-    with running_server(arguments) as address:
-        single, batch = asyncio.run(ask(address))
-        with Cascade.open(bundle, cloud=address, deadline_s=20) as cascade:
-            expected = cascade.batch(pictures)
+    single, batch = asyncio.run(ask())
+    with Cascade.open(bundle, cloud=address, deadline_s=20) as cascade:
+        expected = cascade.batch(pictures)
     for answers in (single, batch):
         assert [a.prediction for a in answers] == [a.prediction for a in expected]
         assert [a.source for a in answers] == [a.source for a in expected]
@@ -48,7 +45,7 @@ def test_the_loop_goes_on_while_a_server_is_waited_for(bundle, pictures, silent)
                 ticks += 1
 
         async with AsyncCascade.open(
-            bundle, cloud=silent, threshold=EVERYTHING, deadline_s=1
+            bundle, cloud=silent, threshold=EVERYTHING, deadline_s=0.5, probe_s=None
         ) as cascade:
             ticking = asyncio.create_task(tick())
             answer = await cascade(pictures[0])
@@ -88,7 +85,8 @@ def test_a_task_cancelled_before_its_turn_is_never_run(bundle, pictures, silent)
             bundle,
             cloud=silent,
             threshold=EVERYTHING,
-            deadline_s=1,
+            deadline_s=0.5,
+            probe_s=None,
             on_answer=seen.append,
             concurrency=1,
         ) as cascade:

@@ -221,7 +221,7 @@ def test_a_closed_decoder_answers_nothing_and_frees_the_model(spoken_bundle):
         decoder.close()
         assert next(stream) == "é"  # what runs goes on
     stream.close()
-    with pytest.raises(UseError, match=r"^expected a decoder that is open"):
+    with pytest.raises(UseError, match=r"^expected an open decoder"):
         decoder.generate(["?"])
     with pytest.raises(UseError):
         next(decoder.stream("?"))

@@ -65,7 +65,7 @@ def test_a_decoder_of_another_task_is_refused(copy):
     [
         ({"context": 0}, "context is '0'"),
         ({"layers": True}, "layers is 'True'"),
-        ({"eos_token_ids": 5}, "eos_token_ids is no list"),
+        ({"eos_token_ids": 5}, "eos_token_ids is not a list"),
         ({"pad_token_id": None}, "pad_token_id is 'None'"),
         ({"least_onnxruntime": "new"}, "least_onnxruntime is 'new'"),
     ],
@@ -86,7 +86,7 @@ def test_an_onnxruntime_that_would_run_it_wrongly_is_refused(copy):
 
 
 def test_a_bundle_without_limits_is_refused(copy):
-    assert "got None (it is no object)" in refusal(changed(copy, generation=None))
+    assert "got None (not an object)" in refusal(changed(copy, generation=None))
 
 
 def test_a_graph_of_fewer_layers_than_it_says_is_refused(copy):

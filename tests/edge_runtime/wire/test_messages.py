@@ -11,7 +11,7 @@ import pytest
 
 from edge_runtime.wire import messages as pb
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WIRE = ROOT / "edge_runtime" / "wire"
 MESSAGES = sorted(name for name in vars(pb) if name.endswith(("Request", "Response")))
 MESSAGES += ["InferParameter", "InferTensorContents", "ModelStatistics"]

@@ -118,7 +118,7 @@ def test_an_interrupt_ends_a_module_with_status_130(tmp_path):
         "        exec('raise KeyboardInterrupt')\n"
         "sys.exit(main('house', {'stop': Stop}))\n"
     )
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[3])])
     done = subprocess.run(
         [sys.executable, "-m", "stopped", "stop"],
         capture_output=True,

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tools.processes import finish, make_read_only, mounted, refused
+from tools.processes import make_read_only, mounted
 
-from benchmarks.processes import running_server
 from edge_runtime import (
     Cascade,
     InputError,
@@ -25,6 +25,7 @@ from edge_runtime import (
     Source,
     read_records,
 )
+from edge_runtime.commands.run import RunSettings
 from edge_runtime.pictures import read_input
 from edge_runtime.recording.recorder import encode
 
@@ -37,12 +38,6 @@ RECORD = Record(
     small_confidence=0.5,
     threshold=0.625,
 )
-
-
-@pytest.fixture(scope="module")
-def address(large_checkpoint):
-    with running_server(["cloud_stub", "--checkpoint", str(large_checkpoint), "--port", "0"]) as it:
-        yield it
 
 
 def add_all(recorder, arrays, record=RECORD):
@@ -244,10 +239,13 @@ def test_threads_share_a_recorder(pictures, tmp_path):
     assert len({record.file for record in found.entries}) == 80
 
 
-def test_inputs_that_come_faster_than_the_disk_are_counted(generator, tmp_path, caplog):
+def test_inputs_that_come_faster_than_the_disk_are_counted(
+    generator, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("edge_runtime.recording.recorder._MAX_QUEUED_BYTES", 8 << 20)
     recorder = Recorder(tmp_path, max_bytes=1 << 30)
-    # 64 MiB may wait, which is two of 24 MiB; noise takes the writer longest.
-    large = generator.integers(0, 256, (2048, 4096, 3), dtype=np.uint8)
+    # 8 MiB may wait, which is two of 3 MiB; noise takes the writer longest.
+    large = generator.integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
     add_all(recorder, [large] * 6)
     assert recorder.recorded + recorder.dropped == 6
     assert 2 <= recorder.recorded < 6
@@ -376,30 +374,20 @@ def test_a_program_that_ends_without_closing_keeps_its_records(tmp_path):
 
 
 @pytest.mark.slow
-def test_run_records_and_says_how_many(bundle, address, pictures, tmp_path):
+def test_run_records_and_says_how_many(bundle, address, pictures, tmp_path, capsys, caplog):
     for number, picture in enumerate(pictures[:6]):
         Image.fromarray(picture).save(tmp_path / f"{number}.png")
-    line = ["run", "--bundle", bundle, "--cloud", address, "--deadline-s", "20"]
-    line += ["--threshold", "2", "--record", tmp_path / "recorded", "--record-limit-mb", "0.0205"]
-    inputs = sorted(tmp_path.glob("*.png"))
     # 20,500 bytes are five blocks of 4,096: the lines and four pictures.
-    code, error, out = finish("edge_runtime", *line, *inputs)
-    assert code == 0, error
-    assert out.splitlines()[-2:] == ["cloud 6", f"recorded 4, dropped 2 in {tmp_path}/recorded"]
-    assert error.count("\n") == 1
-    assert "limit is reached" in error
+    record = {"record": tmp_path / "recorded", "record_limit_mb": 0.0205}
+    cloud = {"cloud": (address,), "deadline_s": 20.0, "threshold": 2.0}
+    inputs = tuple(sorted(tmp_path.glob("*.png")))
+    RunSettings(bundle=bundle, inputs=inputs, **cloud, **record).run()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["cloud 6", f"recorded 4, dropped 2 in {tmp_path}/recorded"]
+    assert caplog.text.count("limit is reached") == 1
     assert len(read_records(tmp_path / "recorded").entries) == 4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        ("--record r", "expected --cloud beside --record"),
-        ("--cloud localhost:9 --record r --record-limit-mb 0", "--record-limit-mb"),
-        ("--cloud localhost:9 --record r --record-limit-mb nan", "--record-limit-mb"),
-        ("--cloud localhost:9 --record r --record-limit-mb many", "expects a number"),
-    ],
-)
-def test_a_recording_that_makes_no_sense_is_refused(words, says):
-    refused("edge_runtime", ["run", "--bundle", "b", *words.split(), "x.png"], status=2, says=says)
+def test_a_recording_without_a_cloud_is_refused():
+    with pytest.raises(SettingError, match="--record needs --cloud"):
+        RunSettings(bundle=Path("b"), inputs=(Path("x.png"),), record=Path("r"))

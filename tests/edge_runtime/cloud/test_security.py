@@ -207,7 +207,7 @@ def test_the_right_client_certificate_lets_calls_through(mutual, ours, client_pa
 @pytest.mark.slow
 def test_plaintext_against_tls_is_named(tls, mutual):
     for address in (tls, mutual):
-        assert "the server speaks TLS, and this client was to speak plaintext" in refusal(address)
+        assert "the server speaks TLS, but this client uses plaintext" in refusal(address)
 
 
 @pytest.mark.slow
@@ -420,8 +420,8 @@ def test_a_token_that_is_not_there_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"certificate": "a.pem"}, "expected key beside certificate"),
-        ({"key": "a.pem"}, "expected certificate beside key"),
+        ({"certificate": "a.pem"}, "certificate needs key"),
+        ({"key": "a.pem"}, "key needs certificate"),
         ({"token_file": "a", "token_env": "A"}, "from one place"),
     ],
 )
