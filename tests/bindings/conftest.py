@@ -1,5 +1,6 @@
 """The examples with their npm packages, 200 digits, and what Python says of them."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -119,16 +120,6 @@ def samples(tmp_path_factory):
     return Samples(pictures, files)
 
 
-@pytest.fixture(scope="session")
-def fitted(tmp_path_factory):
-    """Return the checkpoint of a fitted SmallCNN: an untrained one knows a single class."""
-    from train.classifier.fit import FitSettings
-
-    out = tmp_path_factory.mktemp("fitted") / "checkpoint"
-    FitSettings(out=out, epochs=12).run()
-    return out
-
-
 def exported(checkpoint, out, **settings):
     from export.commands.build import BuildSettings
 
@@ -139,14 +130,24 @@ def exported(checkpoint, out, **settings):
 
 
 @pytest.fixture(scope="session")
+def fitted(tmp_path_factory):
+    """Return the checkpoint of a fitted SmallCNN: an untrained one predicts a single class."""
+    from train.classifier.fit import FitSettings
+
+    out = tmp_path_factory.mktemp("fitted") / "checkpoint"
+    FitSettings(out=out, epochs=4, learning_rate=3e-3).run()
+    return out
+
+
+@pytest.fixture(scope="session")
 def trained_bundle(fitted):
     return exported(fitted, fitted.parent / "bundle")
 
 
 @pytest.fixture(scope="session")
-def twice_looking_bundle(fitted):
-    """Return a bundle whose graph has a branch, and so another graph inside."""
-    return exported(fitted, fitted.parent / "twice", second_look="mirror")
+def second_look_bundle(fitted):
+    """Return a bundle whose graph has a branch, and therefore another graph inside."""
+    return exported(fitted, fitted.parent / "second-look", second_look="mirror")
 
 
 @pytest.fixture(scope="session")
@@ -191,8 +192,8 @@ def damaged(trained_bundle, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def browse(examples):
-    """Return a way to use a page in headless Chromium: (url, steps) -> what was seen."""
+def browse(examples, tmp_path_factory):
+    """Return a function that uses a page in headless Chromium: (url, steps) -> what was seen."""
     packages = installed(HERE)
     chromium = unpacked_chromium(packages)
     driver = examples.parent / "browser"
@@ -200,20 +201,30 @@ def browse(examples):
     (driver / "node_modules").symlink_to(packages)
     shutil.copy(HERE / "browse.mjs", driver)
 
+    errors = tmp_path_factory.mktemp("browser") / "stderr"
+
     def use(url, steps=(), **options):
         spec = json.dumps({"url": url, "steps": list(steps), **options}, default=str)
-        run = subprocess.run(
-            ["node", driver / "browse.mjs"],
-            input=spec,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            env=os.environ | {"TMPDIR": str(chromium)},  # where the package looks for it
-        )
-        if "error while loading shared libraries" in run.stderr:
-            pytest.skip(f"Chromium needs system libraries (apt-get install libnss3): {run.stderr}")
-        assert run.returncode == 0, run.stderr
-        return json.loads(run.stdout)
+        with contextlib.suppress(BrokenPipeError):
+            browser.stdin.write(f"{spec}\n")
+            browser.stdin.flush()
+        line, text = browser.stdout.readline(), errors.read_text(encoding="utf-8")
+        if "error while loading shared libraries" in text:
+            pytest.skip(f"Chromium needs system libraries (apt-get install libnss3): {text}")
+        assert line, text
+        result = json.loads(line)
+        assert "failed" not in result, result
+        return result
 
-    return use
+    with (
+        errors.open("w", encoding="utf-8") as file,
+        subprocess.Popen(
+            ["node", driver / "browse.mjs"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            env=os.environ | {"TMPDIR": str(chromium)},  # where the package looks for it
+        ) as browser,
+    ):
+        yield use

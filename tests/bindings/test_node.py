@@ -100,10 +100,10 @@ def test_node_feeds_another_threshold(
 
 
 def test_node_runs_a_graph_that_looks_twice(
-    classify, twice_looking_bundle, samples, other_threshold
+    classify, second_look_bundle, samples, other_threshold
 ):
-    expected = EdgeModel.open(twice_looking_bundle, threshold=other_threshold)(samples.pictures)
-    found = classify(twice_looking_bundle, "--threshold", other_threshold, *samples.files)
+    expected = EdgeModel.open(second_look_bundle, threshold=other_threshold)(samples.pictures)
+    found = classify(second_look_bundle, "--threshold", other_threshold, *samples.files)
     assert_equal(answers(found), expected)
 
 

@@ -48,7 +48,7 @@ def convert(file, out, style=converter.OptimizationStyle.Fixed, target="arm"):
     return converted
 
 
-@pytest.fixture(params=["trained_bundle", "twice_looking_bundle"])
+@pytest.fixture(params=["trained_bundle", "second_look_bundle"])
 def some_bundle(request):
     return request.getfixturevalue(request.param)
 

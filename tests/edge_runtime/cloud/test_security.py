@@ -303,7 +303,7 @@ def test_an_expired_client_certificate_is_named_while_running(
     security = Security(ca=ours.ca, **client_pair)
     with open_cloud(mutual, security) as cloud:
         assert label(cloud) == "cat"
-        assert cloud._lanes.replace(cloud._link.connect())
+        assert cloud._connections.replace(cloud._link.connect())
         later = dt.datetime.now(dt.UTC) + dt.timedelta(days=400)
         monkeypatch.setattr("edge_runtime.cloud.diagnosis.utc_now", lambda: later)
         error = FakeError("failed to connect to all addresses; last error: Socket closed")
