@@ -1,4 +1,4 @@
-"""The examples with their npm packages, 200 digits, and what Python says of them."""
+"""The examples with their npm packages, 200 digits, and Python's answers to them."""
 
 import contextlib
 import hashlib
@@ -29,7 +29,7 @@ def cache_folder():
 
 
 def node_version():
-    """Return the major version; 0 is none."""
+    """Return the major version; 0 without Node.js."""
     if shutil.which("node") is None:
         return 0
     said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
@@ -70,7 +70,7 @@ def keep(fresh, done):
 
 
 def run_module(source, folder, **env):
-    """Run JavaScript that finds its packages under a folder; return what it printed."""
+    """Run JavaScript with the packages of a folder; return its output."""
     line = ["node", "--input-type=module", "--eval", source]
     done = subprocess.run(
         line, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | env
@@ -80,7 +80,7 @@ def run_module(source, folder, **env):
 
 
 def unpacked_chromium(packages):
-    """Return the folder where the package has put its browser, once and whole."""
+    """Return the folder of the package's unpacked browser; unpack it once, whole or not at all."""
     done = packages.parent / "chromium"
     if not done.is_dir():
         with tempfile.TemporaryDirectory(dir=packages.parent, prefix="unpacking-") as scratch:
@@ -151,8 +151,8 @@ def second_look_bundle(fitted):
 
 
 @pytest.fixture(scope="session")
-def python_says(trained_bundle, samples):
-    """Return threshold -> what onnxruntime's Python binding says of the samples."""
+def python_answers(trained_bundle, samples):
+    """Return a function of the threshold: the answers of ONNX Runtime's Python binding."""
 
     def ask(threshold=None):
         return EdgeModel.open(trained_bundle, threshold=threshold, threads=1)(samples.pictures)
@@ -161,23 +161,23 @@ def python_says(trained_bundle, samples):
 
 
 @pytest.fixture(scope="session")
-def other_threshold(python_says):
+def other_threshold(python_answers):
     """Return a threshold between two confidences that defers about 70 %, exact in float32."""
-    ordered = np.sort(python_says().confidence.astype(float))
+    ordered = np.sort(python_answers().confidence.astype(float))
     at = int(0.7 * SAMPLES)
-    # Half-way between two float32 it would hang on the sixteenth digit, which a browser rounds.
+    # Half-way between two float32 it would depend on the sixteenth digit, which a browser rounds.
     return float(np.float32(ordered[at - 1 : at + 1].mean()))
 
 
 @pytest.fixture(scope="session")
 def javascript(examples):
-    """Return a way to run a module in the folder of an example: (name, source) -> its output."""
+    """Return a function that runs a module in an example's folder: (name, source) -> output."""
     return lambda name, source: run_module(source, examples / name)
 
 
 @pytest.fixture
 def damaged(trained_bundle, tmp_path):
-    """Return a way to copy the bundle and change what bundle.json says."""
+    """Return a function that copies the bundle and changes `bundle.json` or the graph."""
 
     def damage(change=lambda record: None, *, graph=None):
         folder = shutil.copytree(trained_bundle, tmp_path / "damaged")

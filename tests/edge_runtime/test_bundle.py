@@ -1,4 +1,4 @@
-"""A bundle that is not whole, or reaches outside its folder, is refused before it is loaded."""
+"""A damaged bundle, or one that leads outside its folder, is refused before it is loaded."""
 
 import json
 import os
@@ -119,7 +119,7 @@ def no_metadata(model):
     del model.metadata_props[:]
 
 
-# What was done to the bundle -> (how, words of the message).
+# Damage -> (function that does it, text of the message).
 DAMAGES = {
     "a byte of the graph edited": (flip_a_bit, "altered or truncated"),
     "graph truncated": (truncate("model.onnx"), "altered or truncated"),
@@ -286,7 +286,7 @@ def test_a_process_refuses_a_damaged_bundle_with_status_1(copy):
     refused("edge_runtime", ["run", "--bundle", copy, "x.png"], says="altered or truncated")
 
 
-def test_an_unreadable_folder_is_refused_in_words(tmp_path):
+def test_an_unreadable_folder_is_refused_with_a_message(tmp_path):
     (tmp_path / "bundle").symlink_to(tmp_path / "bundle")
     for place in (tmp_path / "bundle", tmp_path / ("x" * 300), tmp_path / "nothing"):
         with pytest.raises(BundleError, match="expected a"):

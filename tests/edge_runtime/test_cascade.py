@@ -34,7 +34,7 @@ def test_only_deferred_rows_are_forwarded_and_return_to_their_places(
     assert (one.prediction, one.source) == (answers[0].prediction, answers[0].source)
 
 
-def test_an_unreachable_cloud_falls_back_and_says_why(bundle, pictures):
+def test_an_unreachable_cloud_falls_back_with_the_reason(bundle, pictures):
     with Cascade.open(bundle, cloud="127.0.0.1:9", threshold=2.0, deadline_s=2) as cascade:
         answer = cascade(pictures[0])
     assert answer.source is Source.EDGE_FALLBACK
@@ -42,7 +42,7 @@ def test_an_unreachable_cloud_falls_back_and_says_why(bundle, pictures):
     assert "127.0.0.1:9" in answer.error
 
 
-def test_without_a_cloud_a_deferred_input_says_so(bundle, pictures):
+def test_without_a_cloud_a_deferred_input_has_the_reason(bundle, pictures):
     answer = Cascade.open(bundle, threshold=2.0)(pictures[0])
     assert (answer.source, answer.error) == (Source.EDGE_FALLBACK, "no cloud address was given")
 

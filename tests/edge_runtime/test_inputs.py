@@ -1,4 +1,4 @@
-"""What a user hands in: it works, or its own line says why not."""
+"""Every input works or gets a line of its own with the reason."""
 
 import json
 import signal
@@ -86,7 +86,7 @@ def test_a_palette_with_transparency_is_no_warning(tmp_path):
 @pytest.mark.parametrize(
     ("orientation", "expected"), [(1, [[1, 2]]), (3, [[2, 1]]), (6, [[1], [2]]), (8, [[2], [1]])]
 )
-def test_a_picture_is_turned_as_its_exif_says(orientation, expected, tmp_path):
+def test_a_picture_is_rotated_by_its_exif(orientation, expected, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
     picture = Image.fromarray(np.array([[1, 2]], np.uint8))
@@ -243,7 +243,7 @@ def test_pictures_of_different_sizes_go_one_by_one(bundle, pictures):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_float_input_that_is_no_number_defers_and_says_so(value, pixels_bundle):
+def test_a_float_input_with_nan_or_infinities_defers_with_the_reason(value, pixels_bundle):
     batch = np.zeros((3, 3, 8, 8), np.float32)
     batch[1, 2, 4, 4] = value
     gated = EdgeModel.open(pixels_bundle, threshold=float("-inf"))(batch)

@@ -1,4 +1,4 @@
-"""A graph runs where it was asked to, or not at all."""
+"""A graph runs on the requested provider or not at all."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ with_cuda = pytest.mark.skipif(CUDA not in OFFERED, reason=f"onnxruntime offers 
 
 
 @without_cuda
-def test_cuda_is_refused_where_onnxruntime_has_none(bundle):
+def test_cuda_is_refused_where_onnxruntime_lacks_it(bundle):
     with pytest.raises(SettingError) as refused:
         Cascade.open(bundle, providers=(CUDA, CPU))
     for words in (CUDA, *OFFERED, "gatekeeper-edge[gpu]"):
@@ -37,13 +37,13 @@ def test_a_command_refuses_cuda_in_one_line(command, bundle):
     ("providers", "words"),
     [((), "at least one execution provider"), (("CPU",), "an onnxruntime with CPU, version")],
 )
-def test_a_provider_that_is_none_is_refused(providers, words, bundle):
+def test_an_unknown_provider_is_refused(providers, words, bundle):
     with pytest.raises(SettingError, match=words):
         EdgeModel.open(bundle, providers=providers)
 
 
 def test_a_session_that_runs_elsewhere_is_refused(bundle):
-    # What ONNX Runtime gives where CUDA is offered and its driver is missing: a CPU session.
+    # ONNX Runtime opens a CPU session where CUDA is offered but its driver is missing.
     session = EdgeModel.open(bundle).session
     with pytest.raises(SettingError, match=f"{CUDA}, it did not start and {CPU} took over"):
         require_started(session, [(CUDA, {}), (CPU, {})])

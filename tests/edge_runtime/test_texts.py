@@ -83,7 +83,7 @@ def test_a_text_bundle_is_served_as_well(text_bundle, test_split):
     np.testing.assert_allclose(answers.confidence, expected.confidence, atol=1e-6)
 
 
-def test_the_server_says_what_it_takes_and_refuses_the_rest(served):
+def test_the_server_describes_its_input_and_refuses_others(served):
     with grpc.insecure_channel(served) as channel:
         call = channel.unary_unary(pb.METHODS["ModelMetadata"], None, None)
         reply = call(pb.ModelMetadataRequest(name="large").SerializeToString(), timeout=20)
@@ -99,7 +99,7 @@ def test_the_server_says_what_it_takes_and_refuses_the_rest(served):
             cloud.infer(pictures)
 
 
-def test_text_that_is_no_utf8_is_refused(served):
+def test_a_text_other_than_utf8_is_refused(served):
     request = pb.ModelInferRequest(model_name="large")
     request.inputs.add(name="text", datatype="BYTES", shape=[1]).contents.bytes_contents.append(
         b"caf\xe9"
@@ -126,7 +126,7 @@ def test_text_that_is_no_utf8_is_refused(served):
     ],
     ids=str,
 )
-def test_what_is_no_text_is_an_input_error(given, says, text_bundle):
+def test_values_other_than_texts_are_an_input_error(given, says, text_bundle):
     with Cascade.open(text_bundle) as cascade, pytest.raises(InputError, match=says):
         cascade.batch(given)
 
@@ -143,7 +143,7 @@ def test_a_text_without_a_token_is_an_input_error(tmp_path):
         encode(["card", " \n"])
 
 
-def test_settings_that_have_no_sense_for_texts_are_refused(text_bundle, tmp_path):
+def test_settings_that_do_not_fit_texts_are_refused(text_bundle, tmp_path):
     with pytest.raises(SettingError, match="a bundle of pictures with record"):
         Cascade.open(text_bundle, record=Recorder(tmp_path / "kept"))
     with pytest.raises(SettingError, match="forward='original' for a bundle of texts"):

@@ -23,7 +23,7 @@ LONG_S = 10.0
 
 
 class Probe:
-    """Says what it is told, and counts."""
+    """A probe that returns a set result and counts its calls."""
 
     def __init__(self, is_back=False):
         self.is_back = is_back
@@ -101,7 +101,7 @@ def test_every_failure_of_the_server_counts(kind, breaker_of):
     assert breaker.is_open
 
 
-def test_a_refused_request_says_that_the_server_is_there(breaker_of):
+def test_a_refused_request_shows_that_the_server_is_up(breaker_of):
     breaker = breaker_of(NEVER)
     fail(breaker, 9, CloudRejectedError("bad input"))
     assert not breaker.is_open
@@ -111,7 +111,7 @@ def test_a_refused_request_says_that_the_server_is_there(breaker_of):
     assert not breaker.is_open
 
 
-def test_while_open_calls_fail_at_once_and_say_why(breaker_of):
+def test_while_open_calls_fail_at_once_with_the_reason(breaker_of):
     breaker = breaker_of(NEVER)
     fail(breaker, 2)
     breaker.record_failure(CloudDeadlineError("no answer within 7 s"))
@@ -237,6 +237,6 @@ def test_a_probe_that_raises_has_failed_and_is_tried_again(probe):
         ({"probe_interval_s": math.inf}, "got inf"),
     ],
 )
-def test_settings_without_sense_are_refused(settings, why):
+def test_invalid_settings_are_refused(settings, why):
     with pytest.raises(SettingError, match=why):
         BreakerSettings(**settings)

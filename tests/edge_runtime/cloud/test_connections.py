@@ -1,4 +1,4 @@
-"""A connection that is replaced ends with its last call, and not before."""
+"""A replaced connection ends with its last call, and not before."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""`run` and `doctor` over a protected link: what they take and find, what they never print."""
+"""`run` and `doctor` over a protected link: their flags, checks and secrets."""
 
 import datetime as dt
 import json
@@ -47,7 +47,7 @@ def client_pair(ours):
 
 @pytest.fixture(scope="module")
 def guarded(ours, token_file):
-    """A server that wants a client certificate and a token."""
+    """A server that requires a client certificate and a token."""
     pair = ours.issue("server", "localhost")
     with engine("digit", **pair, client_ca=ours.ca, token_file=token_file) as port:
         yield f"localhost:{port}"
@@ -231,7 +231,7 @@ def test_plaintext_to_another_machine_needs_its_flag(bundle, picture, command):
     assert "edge_fallback" in out
 
 
-def test_help_names_what_a_command_says_itself_first(capsys):
+def test_help_lists_a_commands_own_flags_first(capsys):
     with pytest.raises(SystemExit):
         main("python -m edge_runtime", COMMANDS, argv=["run", "--help"])
     out = capsys.readouterr().out

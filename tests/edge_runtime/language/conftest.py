@@ -11,7 +11,7 @@ def speaker(spoken_bundle):
 
 @pytest.fixture(scope="session")
 def adder():
-    """What says anything."""
+    """A random language model."""
     return Adder.random(0)
 
 

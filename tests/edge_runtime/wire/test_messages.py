@@ -1,4 +1,4 @@
-"""The committed descriptor set is the .proto's, follows the protocol, and disturbs nobody."""
+"""The committed descriptor set matches the .proto and the protocol, and clashes with no other."""
 
 from __future__ import annotations
 
