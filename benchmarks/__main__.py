@@ -34,5 +34,7 @@ COMMANDS = {
     "check": CheckSettings,
 }
 
+DEFAULT = None
+
 if __name__ == "__main__":
-    sys.exit(main("python -m benchmarks", COMMANDS))
+    sys.exit(main("python -m benchmarks", COMMANDS, default=DEFAULT))

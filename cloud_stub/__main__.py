@@ -8,5 +8,7 @@ from edge_runtime.cli import main
 
 COMMANDS = {"serve": ServeSettings, "deploy": DeploySettings}
 
+DEFAULT = ServeSettings
+
 if __name__ == "__main__":
-    sys.exit(main("python -m cloud_stub", COMMANDS, default=ServeSettings))
+    sys.exit(main("python -m cloud_stub", COMMANDS, default=DEFAULT))

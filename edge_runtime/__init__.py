@@ -1,4 +1,4 @@
-"""Light runtime for model cascades: the small model answers here, the rest goes to the cloud.
+"""Light runtime for model cascades: M_S answers on the device, M_L in the cloud does the rest.
 
     from edge_runtime import Cascade
     cascade = Cascade.open("bundle", cloud="localhost:8001")
@@ -46,40 +46,26 @@ if TYPE_CHECKING:
     from edge_runtime.recording.recorder import Recorder
     from edge_runtime.recording.records import Record, read_records
 
-_HOMES = {
+_MODULES = {
     "Answer": "answer",
     "Source": "answer",
     "Timings": "answer",
     "AsyncCascade": "async_cascade",
     "BreakerSettings": "cloud.breaker",
     "Cascade": "cascade",
-    "DeferralBudget": "policies.budget",
-    "DriftAlarm": "policies.drift",
-    "Policy": "policies.policy",
     "CloudModel": "cloud.model",
     "Decoder": "language.decoder",
+    "DeferralBudget": "policies.budget",
+    "DriftAlarm": "policies.drift",
     "EdgeModel": "edge_model",
     "Generation": "language.generation",
+    "Policy": "policies.policy",
     "Record": "recording.records",
-    "Security": "cloud.security",
     "Recorder": "recording.recorder",
+    "Security": "cloud.security",
     "read_records": "recording.records",
-    "BundleError": "errors",
-    "CloudCircuitOpenError": "errors",
-    "CloudDeadlineError": "errors",
-    "CloudError": "errors",
-    "CloudMisconfiguredError": "errors",
-    "CloudOverloadedError": "errors",
-    "CloudProtocolError": "errors",
-    "CloudRejectedError": "errors",
-    "CloudUnavailableError": "errors",
-    "ContractVersionError": "errors",
-    "DependencyError": "errors",
-    "GatekeeperError": "errors",
-    "InputError": "errors",
-    "SettingError": "errors",
-    "UseError": "errors",
 }
+"""Module of each public name that is not one of `edge_runtime.errors`."""
 
 __all__ = [
     "Answer",
@@ -118,9 +104,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'edge_runtime' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"edge_runtime.{_HOMES[name]}"), name)
+    module = _MODULES.get(name, "errors")
+    value = getattr(importlib.import_module(f"edge_runtime.{module}"), name)
     globals()[name] = value
     return value
 

@@ -9,5 +9,7 @@ from edge_runtime.commands.run import RunSettings
 
 COMMANDS = {"run": RunSettings, "generate": GenerateSettings, "doctor": DoctorSettings}
 
+DEFAULT = None
+
 if __name__ == "__main__":
-    sys.exit(main("python -m edge_runtime", COMMANDS))
+    sys.exit(main("python -m edge_runtime", COMMANDS, default=DEFAULT))

@@ -1,7 +1,7 @@
 """The cascade for asyncio: the event loop never waits for a model or a server.
 
 async with AsyncCascade.open("bundle", cloud="localhost:8001") as cascade:
-answer = await cascade(image)
+    answer = await cascade(image)
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _T = TypeVar("_T")
 
 
 class AsyncCascade:
-    """Runs a cascade's calls in threads, at most so many at once; the others wait their turn.
+    """Runs the calls of a cascade in a limited number of threads; further calls wait.
 
-    A call whose task is cancelled before its turn is never made; one that is being made goes on to
-    its end, at most to its deadline, and its answer is dropped.
+    If a task is cancelled before its call has started, the call is never made. A call in progress
+    runs to its end, at most to its deadline, and its answer is dropped.
 
     Args:
-        cascade: The cascade; closed with this.
-        concurrency: Calls at once.
+        cascade: The cascade; closed with this object.
+        concurrency: Number of calls at once.
 
     Raises:
-        SettingError: The concurrency is under 1.
+        SettingError: The concurrency is below 1.
     """
 
     def __init__(self, cascade: Cascade, *, concurrency: int = 8) -> None:
@@ -45,21 +45,21 @@ class AsyncCascade:
         """Open a bundle; arguments and errors are those of `Cascade.open`."""
         return cls(Cascade.open(*arguments, **settings), concurrency=concurrency)
 
-    async def __call__(self, given: Input, *, deadline_s: float | None = None) -> Answer:
+    async def __call__(self, value: Input, *, deadline_s: float | None = None) -> Answer:
         """Answer one input; see `Cascade`."""
-        return await self._run(lambda: self.cascade(given, deadline_s=deadline_s))
+        return await self._run(lambda: self.cascade(value, deadline_s=deadline_s))
 
     async def batch(
         self,
-        given: npt.NDArray[Any] | Sequence[Input],
+        inputs: npt.NDArray[Any] | Sequence[Input],
         *,
         deadline_s: float | None = None,
     ) -> list[Answer]:
         """Answer a batch; see `Cascade.batch`."""
-        return await self._run(lambda: self.cascade.batch(given, deadline_s=deadline_s))
+        return await self._run(lambda: self.cascade.batch(inputs, deadline_s=deadline_s))
 
     async def close(self) -> None:
-        """Let the calls that are being made end, then close the cascade."""
+        """Finish the calls in progress, then close the cascade."""
         await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
         await asyncio.to_thread(self.cascade.close)
 
@@ -70,6 +70,6 @@ class AsyncCascade:
         await self.close()
 
     async def _run(self, call: Callable[[], _T]) -> _T:
-        # Here: the pool of a parent process would take the call and never make it.
-        self.cascade.check_usable()
+        # Checked here: the pool of a parent process would accept the call and never make it.
+        self.cascade.require_usable()
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)

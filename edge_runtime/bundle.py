@@ -14,7 +14,7 @@ from edge_runtime.errors import BundleError
 from edge_runtime.onnx_file import read_onnx_file
 
 _AGAIN = "copy or export the bundle again"
-_TAKEN_BY = {
+_COMMANDS = {
     contract.ROLE_CLASSIFIER: "`python -m edge_runtime run`",
     contract.ROLE_DECODER: "`python -m edge_runtime generate`",
 }
@@ -22,15 +22,15 @@ _TAKEN_BY = {
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files were found whole.
+    """A bundle whose files passed their checks.
 
     Attributes:
         path: The folder.
-        graph: The file of the graph that was asked for.
+        graph: The file of the requested graph.
         metadata: The gate's metadata.
-        verification: What the export measured of itself.
+        verification: The measurements of the export's own verification.
         others: Further files of the bundle, external data for example.
-        hashes: What `bundle.json` gives as the sha256 of each file, by its name.
+        hashes: sha256 of each file by its name, from `bundle.json`.
     """
 
     path: Path
@@ -42,15 +42,15 @@ class Bundle:
 
 
 def read_bundle(path: Path | str, role: str = contract.ROLE_CLASSIFIER) -> Bundle:
-    """Read and check a bundle folder; nothing of it is loaded as a model.
+    """Read and check a bundle folder, without loading it as a model.
 
     Args:
         path: The folder.
-        role: Which of its graphs is wanted.
+        role: Role of the requested graph.
 
     Raises:
         BundleError: The folder or a file is missing, altered, truncated, not listed or outside the
-            folder, or the graph says something else than `bundle.json`.
+            folder, or the graph contradicts `bundle.json`.
         ContractVersionError: The contract version is unknown.
     """
     folder = Path(path)
@@ -64,12 +64,12 @@ def read_bundle(path: Path | str, role: str = contract.ROLE_CLASSIFIER) -> Bundl
 
 
 def role_of(path: Path | str) -> str:
-    """Return what a bundle's graph is; that of a classifier where it does not say."""
+    """Return the role of a bundle's graph; classifier where the bundle does not name one."""
     try:
         record = json.loads((Path(path) / contract.BUNDLE_FILE).read_text(encoding="utf-8"))
         graphs = record["graphs"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return contract.ROLE_CLASSIFIER  # `read_bundle` says what is wrong with it
+        return contract.ROLE_CLASSIFIER  # `read_bundle` raises the error
     is_decoder = isinstance(graphs, dict) and contract.ROLE_DECODER in graphs
     return contract.ROLE_DECODER if is_decoder else contract.ROLE_CLASSIFIER
 
@@ -87,13 +87,13 @@ def _read(folder: Path, role: str) -> Bundle:
     verification = _section(record, "verification") if record.get("verification") else {}
     graphs = _section(record, "graphs")
     name = graphs.get(role)
-    _check_places(folder, files)
+    _check_paths(folder, files)
     _check_hashes(folder, files)
-    if name is None and (known := graphs.keys() & _TAKEN_BY.keys()):
+    if name is None and (known := graphs.keys() & _COMMANDS.keys()):
         other = min(known)
         raise BundleError(
             f"expected a {role} in {folder}, got a {other} for {metadata.task}: "
-            f"{_TAKEN_BY[other]} takes it"
+            f"{_COMMANDS[other]} takes it"
         )
     if not isinstance(name, str) or name not in files:
         raise BundleError(
@@ -132,10 +132,10 @@ def _section(record: dict[str, Any], name: str) -> dict[str, Any]:
     return section
 
 
-def _check_places(folder: Path, files: dict[str, Any]) -> None:
-    for name in files:  # all places before the first byte is read
-        _check_place(folder, name)
-    extra = _unlisted(folder, files)
+def _check_paths(folder: Path, files: dict[str, Any]) -> None:
+    for name in files:  # all paths before the first byte is read
+        _check_path(folder, name)
+    extra = _unlisted_file(folder, files)
     if extra:
         raise BundleError(
             f"expected the files that {contract.BUNDLE_FILE} lists, {folder} also holds {extra}: "
@@ -152,8 +152,8 @@ def _check_hashes(folder: Path, files: dict[str, Any]) -> None:
             )
 
 
-def _check_place(folder: Path, name: str) -> None:
-    # A bundle from elsewhere must not make the runtime open files beside it.
+def _check_path(folder: Path, name: str) -> None:
+    # A bundle from elsewhere must not make the runtime open files outside its folder.
     if "\0" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
         raise BundleError(
             f"bundle file {name!r} lies outside its folder: refused, copy the file itself there "
@@ -163,8 +163,8 @@ def _check_place(folder: Path, name: str) -> None:
         raise BundleError(f"bundle file {folder / name} is missing: {_AGAIN}")
 
 
-def _unlisted(folder: Path, files: dict[str, Any]) -> str | None:
-    """Return a file that nobody vouches for; what desktops and file shares hide there is theirs."""
+def _unlisted_file(folder: Path, files: dict[str, Any]) -> str | None:
+    """Return a file without a hash; hidden ones belong to desktops and file shares."""
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
         hidden = any(part.startswith(".") for part in name.parts)
@@ -175,16 +175,16 @@ def _unlisted(folder: Path, files: dict[str, Any]) -> str | None:
 
 
 def _check_graph(graph: Path, metadata: contract.GateMetadata, files: dict[str, Any]) -> None:
-    """Hold the graph to `bundle.json` before ONNX Runtime sees it."""
-    found = read_onnx_file(graph)
-    text = found.metadata.get(contract.METADATA_KEY)
+    """Check the graph against `bundle.json` before ONNX Runtime opens it."""
+    header = read_onnx_file(graph)
+    text = header.metadata.get(contract.METADATA_KEY)
     if text is None:
         raise BundleError(f"{graph} has no gate metadata: export it with `python -m export`")
     if contract.GateMetadata.from_json(text) != metadata:
         raise BundleError(
             f"the metadata in {graph} and {contract.BUNDLE_FILE} differ: export the bundle again"
         )
-    for location in found.external:
+    for location in header.external:
         if location not in files:
             raise BundleError(
                 f"{graph} takes weights from {location!r}, which {contract.BUNDLE_FILE} does not "

@@ -1,17 +1,17 @@
-"""The gate contract, version 1: what a gated ONNX graph is called, takes, gives and says of itself.
+"""The gate contract, version 1: names, inputs, outputs and metadata of a gated ONNX graph.
 
-Every name that crosses a package, a file or a language stands here once. A classifier graph has
+Every name shared by packages, files or languages is defined here, once. A classifier graph has
 
     inputs   the model's own, or `image` uint8 [batch, height, width, 3] with fused preprocessing;
-             of texts `input_ids`, `attention_mask`, `token_type_ids` int64 [batch, tokens], which
-             the bundle's `tokenizer.json` makes of the `text` that the metadata name as its input
+             for texts `input_ids`, `attention_mask`, `token_type_ids` int64 [batch, tokens],
+             which the bundle's `tokenizer.json` makes from the metadata's input `text`
              `threshold` float32 scalar, an initializer that may be fed
     outputs  `prediction` int64 [batch], `confidence` float32 [batch], `defer` bool [batch],
              on request `probabilities` or `logits` float32 [batch, classes]
 
-with `defer = not (confidence >= threshold)`, so that a NaN confidence defers. A graph that takes a
-second look at some inputs also has the initializers `second_look_low` and `second_look_high`,
-float32 scalars: the band of first confidences that it looks at again.
+with `defer = not (confidence >= threshold)`, so that a NaN confidence defers. A graph with a second
+look also has the initializers `second_look_low` and `second_look_high`, float32 scalars: the band
+of first confidences for which it evaluates a second view.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, Final, Literal
 
 from edge_runtime.errors import BundleError, ContractVersionError
@@ -30,7 +31,7 @@ CONTRACT_VERSION: Final = 1
 IMAGE: Final = "image"
 TEXT: Final = "text"
 ORIGINALS: Final = (IMAGE, TEXT)
-"""Inputs that are what the user has, before any preprocessing of the model's own."""
+"""Inputs as the user has them, before any preprocessing by the model."""
 INPUT_IDS: Final = "input_ids"
 ATTENTION_MASK: Final = "attention_mask"
 TOKEN_TYPE_IDS: Final = "token_type_ids"  # noqa: S105 - no secret: a token is a piece of text
@@ -45,22 +46,22 @@ GATE_OUTPUTS: Final = (PREDICTION, CONFIDENCE, DEFER)
 SECOND_LOOK_LOW: Final = "second_look_low"
 SECOND_LOOK_HIGH: Final = "second_look_high"
 
-# Where the metadata stands.
+# Places of the metadata, and roles of graphs.
 METADATA_KEY: Final = "gatekeeper"  # in the graph's metadata_props
 BUNDLE_FILE: Final = "bundle.json"
 ROLE_CLASSIFIER: Final = "classifier"
 ROLE_DECODER: Final = "decoder"
 TASKS: Final = {"image": "image-classification", "text": "text-classification"}
-"""The task of a classifier by what it classifies, named as Hugging Face does."""
+"""Hugging Face's name of a classifier's task, by the kind of its inputs."""
 
-# The sequence graph: one step of a causal language model, prefill and decode alike. What it gives
-# as `present.NAME` is fed to the next step as `past.NAME`.
+# The sequence graph: one step of a causal language model, prefill and decode alike. Its output
+# `present.NAME` is fed to the next step as `past.NAME`.
 PAST: Final = "past."
 PRESENT: Final = "present."
 NEXT_TOKEN: Final = "next_token"  # noqa: S105 - a piece of text, no secret
-TOKEN_CONFIDENCE: Final = "token_confidence"  # noqa: S105 - the same
+TOKEN_CONFIDENCE: Final = "token_confidence"  # noqa: S105 - a piece of text, no secret
 STATE_CONFIDENCE: Final = "confidence"
-"""The accumulator of a sequence's confidence; by kind a sum, a least or a first value."""
+"""The accumulator of a sequence's confidence; by kind a sum, a minimum or a first value."""
 STATE_COUNT: Final = "token_count"
 STATE_ACTIVE: Final = "active"
 NO_CLASS: Final = -1
@@ -69,49 +70,48 @@ TASK_GENERATION: Final = "text-generation"
 GENERATION: Final = "generation"
 """Key of the metadata: limits and special tokens of a decoder."""
 
-# Confidence kinds this toolkit makes; the runtime takes any other name as an opaque number.
+# Confidence kinds of this toolkit; the runtime treats any other as an opaque number.
 MAX_SOFTMAX: Final = "max_softmax"
 NEG_ENTROPY: Final = "neg_entropy"
 MEAN_LOGPROB: Final = "mean_logprob"
 SUM_LOGPROB: Final = "sum_logprob"
 MIN_PROB: Final = "min_prob"
 DEFERRAL_HEAD: Final = "deferral_head"
-"""Also the key of what the head was fitted on, beside the metadata's own."""
+"""Also the metadata's key for the data that the head was fitted on."""
 
-# Further keys of the metadata: how the weights are stored, where not as they were trained, and the
-# file of the tokenizer.
+# Further keys of the metadata: how the weights are quantized, and the file of the tokenizer.
 QUANTIZATION: Final = "quantization"
 TOKENIZER: Final = "tokenizer"
 
-# Second views this toolkit takes; any other name is opaque as well.
+# Second views of this toolkit; any other name is opaque as well.
 MIRROR: Final = "mirror"
 EVERY_INPUT: Final = 1.0
 """The band, in ranks, that has no limits."""
 SecondView = Literal["none", "mirror"]
-"""What a command line offers."""
+"""Values of the command line's flag."""
 
-# On the wire, beside the tensors.
+# On the wire, in addition to the tensors.
 LABEL: Final = "label"
 DEFAULT_MODEL: Final = "large"
 PARAMETER_CONFIDENCE: Final = "gatekeeper_confidence"
 PARAMETER_THRESHOLD: Final = "gatekeeper_threshold"
 PARAMETER_CONTRACT: Final = "gatekeeper_contract"
-"""Of a request: the version of the gate contract behind its confidences, as a string."""
+"""Request parameter: version of the gate contract behind its confidences, as a string."""
 REFUSED_ROW: Final = "gatekeeper-refused-row"
-"""Trailing metadata of a call that is refused for some of its rows, one `ROW WHY` each."""
+"""Trailing metadata of a call refused because of some rows: one `ROW REASON` each."""
 PARAMETER_COMPUTE_US: Final = "gatekeeper_compute_us"
-"""Of a response: microseconds that the model worked, as a whole number."""
+"""Response parameter: compute time of the model in whole microseconds."""
 
 
 def confidence_range(kind: str, classes: int, *, views: int = 1) -> tuple[float, float]:
-    """Return the least and greatest value a confidence of this kind can take.
+    """Return the least and greatest possible confidence of a kind.
 
     Args:
         kind: `max_softmax` (paper eq. 6: 1/C to 1), `neg_entropy` (eq. 8: -log C to 0) or
             `deferral_head` (1 - the estimated probability that M_L is right and M_S wrong: 0 to 1).
         classes: Number of classes, C >= 1.
-        views: Views that `max_softmax` is the mean over. Only of the first the prediction is the
-            arg-max, the others may give it no probability at all.
+        views: Number of views that `max_softmax` averages. The prediction is the arg-max of the
+            first alone; the others may give it no probability at all.
     """
     if kind == MAX_SOFTMAX:
         return 1.0 / classes / views, 1.0
@@ -125,12 +125,12 @@ def confidence_range(kind: str, classes: int, *, views: int = 1) -> tuple[float,
 def sequence_confidence_range(kind: str, vocabulary: int, tokens: int) -> tuple[float, float]:
     """Return the least and greatest confidence of a greedily generated sequence.
 
-    Its tokens are arg-maxes, so that none is less likely than 1 / V.
+    Each token is an arg-max, so its probability is at least 1 / V.
 
     Args:
         kind: One of `edge_runtime.metrics.SEQUENCE_KINDS`.
-        vocabulary: V, at least 1.
-        tokens: The most tokens of a sequence.
+        vocabulary: Vocabulary size V, at least 1.
+        tokens: Greatest length of a sequence, in tokens.
     """
     if kind in {NEG_ENTROPY, MEAN_LOGPROB}:
         return -math.log(vocabulary), 0.0
@@ -143,12 +143,12 @@ def sequence_confidence_range(kind: str, vocabulary: int, tokens: int) -> tuple[
 
 @dataclass(frozen=True, kw_only=True)
 class InputDescription:
-    """The tensor a graph takes.
+    """The tensor that a graph takes.
 
     Attributes:
         name: Graph input name.
         dtype: numpy type name, e.g. `uint8`; `str` for texts.
-        shape: One entry an axis; an int is fixed, a string names a free axis.
+        shape: One entry per axis; an int is fixed, a string names a free axis.
     """
 
     name: str
@@ -158,19 +158,19 @@ class InputDescription:
 
 @dataclass(frozen=True, kw_only=True)
 class SecondLook:
-    """How a graph looks twice at inputs near its threshold; as a dict in `GateMetadata`.
+    """The second view of inputs near the threshold; stored as a dict in `GateMetadata`.
 
     Attributes:
-        view: What the second view is, e.g. `mirror`.
-        low: Least first confidence that is looked at again; None is no limit.
-        high: Greatest; None is no limit.
+        view: The second view, e.g. `mirror`.
+        low: Least first confidence in the band; None is no limit.
+        high: Greatest first confidence in the band; None is no limit.
         band: Half the band's width in ranks of the calibration data: 0.1 is 10 percentile ranks on
             either side of the threshold, 1 is every input.
         share: Share of the calibration inputs in the band: an input costs 1 + share passes through
             the model on average.
 
     Raises:
-        ValueError: Band or share are out of range.
+        ValueError: Band or share is out of range.
     """
 
     view: str
@@ -195,27 +195,25 @@ class SecondLook:
 
     @property
     def is_of_every_input(self) -> bool:
-        """Whether the band has no limits."""
+        """True where the band has no limits."""
         return self.low is None and self.high is None
 
     @classmethod
     def from_limits(
         cls, limits: tuple[float, float], *, view: str, band: float, share: float
     ) -> SecondLook:
-        """Build it from numbers; JSON has none that is infinite."""
+        """Build it from numbers; JSON has no infinite ones, so None stands for them."""
         low, high = (limit if math.isfinite(limit) else None for limit in limits)
         return cls(view=view, low=low, high=high, band=min(band, 1.0), share=share)
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> SecondLook:
-        """Read what stands in the metadata; keys of other toolkits are passed over.
-
-        Raises:
-            BundleError: A key is missing or has another type.
-        """
+        """Read the metadata's entry, without other toolkits' keys, or raise a `BundleError`."""
         try:
             low, high = (
-                None if _typed(fields, key, (int, float, _NONE)) is None else _number(fields[key])
+                None
+                if _typed(fields, key, (int, float, NoneType)) is None
+                else _number(fields[key])
                 for key in ("low", "high")
             )
             return cls(
@@ -234,20 +232,22 @@ class SecondLook:
 
 @dataclass(frozen=True, kw_only=True)
 class GateMetadata:
-    """What a gated graph says of itself; the same JSON in the graph and in `bundle.json`.
+    """Metadata of a gated graph; the same JSON in the graph and in `bundle.json`.
 
     Attributes:
         contract_version: Version of the gate contract.
-        task: E.g. `image-classification`.
-        confidence_kind: How the confidence was made; opaque to the runtime.
-        confidence_range: Its least and greatest value.
-        threshold: The baked default; the confidence at or above which M_S answers.
+        task: Hugging Face's name of the task, e.g. `image-classification`.
+        confidence_kind: Name of the confidence function; opaque to the runtime.
+        confidence_range: Least and greatest possible confidence.
+        threshold: Baked default; at or above it M_S answers.
         labels: Class names in the order of the logits.
         input: The graph's input.
-        calibration: How the threshold was chosen (goal, achieved, n, interval, hashes), or None.
-        second_look: What `SecondLook` describes, or None; opaque to the runtime.
-        source_sha256: Hash of the weights that were exported.
-        toolkit_version: Version of gatekeeper-edge that wrote it.
+        calibration: Record of the threshold's choice (goal, achieved, n, interval, hashes), or
+            None.
+        second_look: A `SecondLook` as a dict, or None; opaque to the runtime.
+        source_sha256: Hash of the exported weights.
+        toolkit_version: Version of gatekeeper-edge that wrote the metadata.
+        extra: Further keys, e.g. those of a later version, carried along unchanged.
     """
 
     contract_version: int
@@ -264,17 +264,17 @@ class GateMetadata:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Serialise with sorted keys, so that equal metadata are equal text."""
+        """Serialise with sorted keys, so that equal metadata give equal text."""
         fields = dataclasses.asdict(self)
         fields.update(fields.pop("extra"))
         return json.dumps(fields, sort_keys=True, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> GateMetadata:
-        """Parse and validate.
+        """Parse and validate the JSON.
 
         Raises:
-            ContractVersionError: The version is not the one known here.
+            ContractVersionError: This runtime does not know the version.
             BundleError: A key is missing or has another type.
         """
         try:
@@ -287,7 +287,7 @@ class GateMetadata:
             raise BundleError(
                 f"expected gate metadata as a JSON object, got {type(fields).__name__}"
             )
-        # Before anything else: another version may have other keys.
+        # First of all, as another version may have other keys.
         version = fields.get("contract_version")
         if type(version) is not int or version != CONTRACT_VERSION:
             raise ContractVersionError(version, CONTRACT_VERSION)
@@ -296,6 +296,8 @@ class GateMetadata:
     @classmethod
     def _from_fields(cls, fields: dict[str, Any]) -> GateMetadata:
         known = {f.name for f in dataclasses.fields(cls)} - {"extra"}
+        fields = {"calibration": None, "second_look": None, **fields}
+        fields = {"source_sha256": "", "toolkit_version": "", **fields}
         try:
             low, high = _typed(fields, "confidence_range", list)
             return cls(
@@ -304,13 +306,12 @@ class GateMetadata:
                 confidence_kind=_typed(fields, "confidence_kind", str),
                 confidence_range=(_number(low), _number(high)),
                 threshold=_number(_typed(fields, "threshold", (int, float))),
-                labels=_texts(_typed(fields, "labels", list)),
+                labels=_labels(_typed(fields, "labels", list)),
                 input=_input(_typed(fields, "input", dict)),
-                calibration=_typed({"calibration": None, **fields}, "calibration", (dict, _NONE)),
-                second_look=_typed({"second_look": None, **fields}, "second_look", (dict, _NONE)),
-                source_sha256=_typed({"source_sha256": "", **fields}, "source_sha256", str),
-                toolkit_version=_typed({"toolkit_version": "", **fields}, "toolkit_version", str),
-                # Keys of a later minor addition are carried, not dropped.
+                calibration=_typed(fields, "calibration", (dict, NoneType)),
+                second_look=_typed(fields, "second_look", (dict, NoneType)),
+                source_sha256=_typed(fields, "source_sha256", str),
+                toolkit_version=_typed(fields, "toolkit_version", str),
                 extra={key: value for key, value in fields.items() if key not in known},
             )
         except (TypeError, ValueError, OverflowError) as error:
@@ -318,9 +319,6 @@ class GateMetadata:
                 f"gate metadata of contract version {CONTRACT_VERSION} is incomplete or malformed "
                 f"({error}): export the bundle again"
             ) from None
-
-
-_NONE = type(None)
 
 
 def _typed(fields: dict[str, Any], key: str, kind: Any) -> Any:
@@ -337,7 +335,7 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _texts(values: list[Any]) -> tuple[str, ...]:
+def _labels(values: list[Any]) -> tuple[str, ...]:
     if not values or not all(isinstance(value, str) for value in values):
         raise ValueError(f"expected labels as texts, got {str(values)[:40]}")
     return tuple(values)

@@ -1,4 +1,4 @@
-"""What a cascade wants of the small model on the device, whatever kind it is."""
+"""The interface of the small model on the device: opening it, and its results as answers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from edge_runtime import contract
+from edge_runtime.answer import Answer, Source, Timings
 from edge_runtime.bundle import Bundle, role_of
-from edge_runtime.edge_model import EdgeModel, Gated
-from edge_runtime.inputs import Intake
+from edge_runtime.edge_model import EdgeModel, GateResult
+from edge_runtime.errors import BundleError
+from edge_runtime.inputs import InputReader
 
 
 class Edge(Protocol):
@@ -21,31 +23,27 @@ class Edge(Protocol):
     metadata: contract.GateMetadata
     labels: tuple[str, ...]
     threshold: float
-    intake: Intake
+    reader: InputReader
 
-    def run(self, rows: npt.NDArray[Any], feeds: Mapping[str, npt.NDArray[Any]]) -> Gated:
-        """Answer a batch that the intake has made feeds of."""
+    def run(self, rows: npt.NDArray[Any], feeds: Mapping[str, npt.NDArray[Any]]) -> GateResult:
+        """Answer a batch whose feeds come from the reader."""
 
-    def stream(self, prompt: str) -> Iterator[str | Gated]:
-        """Yield the answer to a prompt piece by piece, and at last what the gate says of it.
+    def stream(self, prompt: str) -> Iterator[str | GateResult]:
+        """Yield an answer piece by piece, then its result; raise a `UseError` without text."""
 
-        Raises:
-            UseError: It gives no text.
-        """
-
-    def finished(self, gated: Gated, rows: npt.NDArray[Any]) -> Gated:
-        """Return what a batch says where M_S has to answer it after all; see `Gated.unfinished`."""
+    def complete(self, result: GateResult, rows: npt.NDArray[Any]) -> GateResult:
+        """Return M_S's complete answers to a batch; see `GateResult.unfinished`."""
 
     def warm_up(self) -> None:
-        """Answer something, so that the first real input does not wait."""
+        """Answer a blank input, so that the first real one is not slow."""
 
 
 def open_edge(path: Path | str, *, threshold: float | None = None, **session: Any) -> Edge:
-    """Open the small model of a bundle, of whatever kind it is.
+    """Open the small model of a bundle, a classifier or a language model.
 
     Args:
         path: The bundle's folder.
-        threshold: Overrides the baked one.
+        threshold: Replaces the bundle's threshold.
         **session: `SessionSettings`.
 
     Raises:
@@ -57,3 +55,26 @@ def open_edge(path: Path | str, *, threshold: float | None = None, **session: An
 
         return EdgeGenerator.open(path, threshold=threshold, **session)
     return EdgeModel.open(path, threshold=threshold, **session)
+
+
+def edge_answers(edge: Edge, result: GateResult, timings: Timings, request_id: str) -> list[Answer]:
+    """Return M_S's answers to a batch, or raise a `BundleError` for a class without a label."""
+    threshold, source = edge.threshold, Source.EDGE
+    confidences, flags = result.confidence.tolist(), result.defer.tolist()
+    if result.texts is not None:
+        reasons = result.reasons or [None] * len(flags)
+        return [
+            Answer(contract.NO_CLASS, text, g, d, source, timings, request_id, threshold, reason)
+            for text, g, d, reason in zip(result.texts, confidences, flags, reasons, strict=True)
+        ]
+    labels = edge.labels
+    try:
+        return [
+            Answer(p, labels[p], g, d, source, timings, request_id, threshold)
+            for p, g, d in zip(result.prediction.tolist(), confidences, flags, strict=True)
+        ]
+    except IndexError:
+        raise BundleError(
+            f"expected predictions below {len(labels)}, the number of labels, the graph gave "
+            f"{int(result.prediction.max())}: export the bundle again"
+        ) from None

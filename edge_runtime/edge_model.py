@@ -1,4 +1,4 @@
-"""The small model on the device: an ONNX Runtime session that is held to the gate contract."""
+"""The small model on the device: an ONNX Runtime session checked against the gate contract."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
-from edge_runtime.errors import BundleError, InputError, SettingError, UseError
-from edge_runtime.inputs import blank_input, kind_of, open_intake
-from edge_runtime.sessions import SessionSettings, open_session, reason_of
+from edge_runtime.errors import BundleError, InputError, UseError
+from edge_runtime.files import one_line
+from edge_runtime.inputs import blank_input, describe_rows, open_reader
+from edge_runtime.sessions import (
+    REASON_LENGTH,
+    SessionSettings,
+    open_session,
+    require_threshold,
+    threshold_feed,
+)
 
 _OUTPUT_TYPES = {
     contract.PREDICTION: "tensor(int64)",
@@ -23,16 +30,16 @@ _OUTPUT_TYPES = {
 }
 
 
-class Gated(NamedTuple):
-    """What the gated graph says of a batch.
+class GateResult(NamedTuple):
+    """Answers, confidences and decisions of a gated graph on a batch.
 
     Attributes:
         prediction: int64 [batch], class index.
         confidence: float32 [batch], higher is surer.
         defer: bool [batch], True where M_L should answer.
-        texts: What a language model says, [batch]; None of a classifier.
-        unfinished: Which of the texts end early because their deferral was certain, bool [batch].
-        reasons: Why a prompt was not answered, None where it was, [batch]; None of a classifier.
+        texts: Answers of a language model, [batch]; None for a classifier.
+        unfinished: bool [batch], True for texts that end early because their deferral was certain.
+        reasons: Why a prompt was not answered, None where it was, [batch]; None for a classifier.
     """
 
     prediction: npt.NDArray[np.int64]
@@ -48,16 +55,16 @@ class EdgeModel:
 
     Args:
         bundle: A checked bundle.
-        threshold: Overrides the baked threshold; any float, infinities included, but not NaN.
-        session: How ONNX Runtime runs the graph.
+        threshold: Replaces the bundle's threshold; any float, infinities included, but not NaN.
+        session: Settings of the ONNX Runtime session.
 
     Attributes:
-        intake: Makes batches of the caller's inputs.
+        reader: Turns the caller's inputs into batches.
 
     Raises:
         BundleError: The graph does not load, or does not follow the contract.
         DependencyError: The bundle takes texts, and `tokenizers` is not installed.
-        SettingError: A setting is out of range, or a provider is not to be had here.
+        SettingError: A setting is out of range, or a provider is not available here.
     """
 
     def __init__(
@@ -71,12 +78,14 @@ class EdgeModel:
         self.metadata = bundle.metadata
         self.labels = bundle.metadata.labels
         self.session = open_session(bundle.graph, session or SessionSettings())
-        self.intake = open_intake(bundle, self.session.get_inputs())
+        self.reader = open_reader(bundle, self.session.get_inputs())
         _check_contract(self.session, bundle)
         self._feeds: dict[str, Any] = {}
         self.threshold = self.metadata.threshold
         if threshold is not None:
-            self._feed_threshold(threshold)
+            feed = threshold_feed(threshold)
+            self._feeds[contract.THRESHOLD] = feed
+            self.threshold = float(feed)
 
     @classmethod
     def open(cls, path: Path | str, *, threshold: float | None = None, **session: Any) -> EdgeModel:
@@ -84,12 +93,12 @@ class EdgeModel:
 
         Args:
             path: The bundle's folder.
-            threshold: See the class, also for the errors.
+            threshold: Replaces the bundle's threshold, as in the class, which lists the errors.
             **session: `SessionSettings`, e.g. `threads=1`.
         """
         return cls(read_bundle(path), threshold=threshold, session=SessionSettings(**session))
 
-    def __call__(self, rows: npt.NDArray[Any]) -> Gated:
+    def __call__(self, rows: npt.NDArray[Any]) -> GateResult:
         """Run a batch.
 
         Args:
@@ -98,59 +107,49 @@ class EdgeModel:
                 values are deferred, with confidence NaN.
 
         Raises:
-            InputError: Type, rank or size differ from what the graph takes.
+            InputError: Type, rank or size differ from the graph's input.
         """
-        return self.run(rows, self.intake.feeds(rows))
+        return self.run(rows, self.reader.feeds(rows))
 
-    def run(self, rows: npt.NDArray[Any], feeds: Mapping[str, npt.NDArray[Any]]) -> Gated:
-        """Run a batch that the intake has made feeds of; see `__call__`."""
+    def run(self, rows: npt.NDArray[Any], feeds: Mapping[str, npt.NDArray[Any]]) -> GateResult:
+        """Run a batch, as `__call__` does, whose feeds come from the reader."""
         try:
-            gated = Gated(*self.session.run(contract.GATE_OUTPUTS, {**feeds, **self._feeds}))
+            result = GateResult(*self.session.run(contract.GATE_OUTPUTS, {**feeds, **self._feeds}))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
             raise InputError(
-                f"expected {self.intake.wanted} that the graph can work on, it failed on "
-                f"{kind_of(rows)} ({reason_of(error)}): try an input of another size"
+                f"expected {self.reader.description} that the graph can work on, it failed on "
+                f"{describe_rows(rows)} ({one_line(error, REASON_LENGTH)}): try an input of "
+                "another size"
             ) from None
-        unusable = self.intake.unusable(rows)
-        return gated if unusable is None else _deferred(gated, unusable)
+        unusable = self.reader.unusable(rows)
+        return result if unusable is None else _defer_rows(result, unusable)
 
-    def stream(self, prompt: str) -> Iterator[str | Gated]:  # noqa: ARG002 - see `Edge`
-        """Refuse: a classifier gives no text.
-
-        Raises:
-            UseError: Always.
-        """
+    def stream(self, prompt: str) -> Iterator[str | GateResult]:  # noqa: ARG002 - see `Edge`
+        """Raise a `UseError`: a classifier generates no text."""
         raise UseError(
             "expected a language model's bundle to stream, this one is of a classifier: call the "
             "cascade instead"
         )
 
-    def finished(self, gated: Gated, rows: npt.NDArray[Any]) -> Gated:  # noqa: ARG002 - see `Edge`
-        """Return what was said: a classifier leaves nothing unfinished."""
-        return gated
+    def complete(self, result: GateResult, rows: npt.NDArray[Any]) -> GateResult:  # noqa: ARG002 - see `Edge`
+        """Return the same result: a classifier's answers are always complete."""
+        return result
 
     def warm_up(self) -> None:
-        """Run a blank input, so that the first real one does not wait for ONNX Runtime's plans."""
-        # A graph with free axes may want another size than this one: then the first call is slow.
+        """Run a blank input, so that ONNX Runtime makes its plans before the first real one."""
+        # A graph with free axes may need another size than this one: then the first call is slow.
         with contextlib.suppress(InputError):
-            self(self.intake.one(blank_input(self.metadata.input)))
-
-    def _feed_threshold(self, threshold: float) -> None:
-        if np.isnan(threshold):
-            raise SettingError("expected a number as threshold, got NaN: it would defer everything")
-        # ONNX Runtime takes a zero-dimensional array here and nothing else.
-        self._feeds = {contract.THRESHOLD: np.array(threshold, np.float32)}
-        self.threshold = float(np.float32(threshold))
+            self(self.reader.single(blank_input(self.metadata.input)))
 
 
-def _deferred(gated: Gated, rows: npt.NDArray[np.bool_]) -> Gated:
-    """Defer some rows, whatever the graph says."""
-    confidence = np.where(rows, np.float32(np.nan), gated.confidence)
-    return Gated(gated.prediction, confidence, gated.defer | rows)
+def _defer_rows(result: GateResult, rows: npt.NDArray[np.bool_]) -> GateResult:
+    """Defer some rows with confidence NaN, whatever the graph decided."""
+    confidence = np.where(rows, np.float32(np.nan), result.confidence)
+    return GateResult(result.prediction, confidence, result.defer | rows)
 
 
 def _check_contract(session: Any, bundle: Bundle) -> None:
-    """Hold the graph's outputs and threshold to the contract; the intake holds its inputs."""
+    """Check the graph's outputs and threshold; the reader has checked its inputs."""
     types = {node.name: node.type for node in session.get_outputs()}
     for name, kind in _OUTPUT_TYPES.items():
         if types.get(name) != kind:
@@ -158,9 +157,4 @@ def _check_contract(session: Any, bundle: Bundle) -> None:
                 f"expected the output {name!r} {kind} in {bundle.graph}, got {types.get(name)}: "
                 "export the bundle again"
             )
-    fed = {node.name for node in session.get_overridable_initializers()}
-    if contract.THRESHOLD not in fed:
-        raise BundleError(
-            f"expected an initializer {contract.THRESHOLD!r} that can be fed in {bundle.graph}, "
-            "got none: export the bundle again"
-        )
+    require_threshold(session, bundle.graph)

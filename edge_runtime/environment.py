@@ -1,7 +1,8 @@
-"""Names the hardware, the versions, the revision and the command beside a measurement."""
+"""The hardware, versions, revision and command of a measurement."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -22,11 +23,11 @@ _LIBRARIES = (
     "transformers",
     "onnx",
 )
-_LONGEST_S = 10.0
+_TIMEOUT_S = 10.0
 
 
 def describe(module: str) -> dict[str, Any]:
-    """Return what another person needs to repeat a measurement of `python -m module`."""
+    """Return the facts needed to repeat a measurement of `python -m module`."""
     return {
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "git_revision": _revision(),
@@ -38,21 +39,19 @@ def describe(module: str) -> dict[str, Any]:
 
 def hardware() -> dict[str, Any]:
     """Return processor, usable cores, memory and NVIDIA GPUs."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if _has_sysconf() else 0
+    memory, cores = 0, os.cpu_count()
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
     return {
         "processor": _processor(),
         "machine": platform.machine(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores,
         "memory_gib": round(memory / 2**30, 1),
         "gpus": _gpus(),
         "system": platform.system(),
     }
-
-
-def _has_sysconf() -> bool:
-    return hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
 
 
 def _processor() -> str:
@@ -65,34 +64,33 @@ def _processor() -> str:
 
 
 def _gpus() -> list[str]:
-    """Return their names: asked of the driver, since a device has no library that could be."""
+    """Return the names of NVIDIA GPUs as the driver lists them: a device has no other library."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
-    line = [tool, "--query-gpu=name", "--format=csv,noheader"]
+    command = [tool, "--query-gpu=name", "--format=csv,noheader"]
     try:
-        done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=_LONGEST_S)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S
+        )
     except (OSError, subprocess.SubprocessError):
         return []  # the tool is there, the driver is not
     return [name.strip() for name in done.stdout.splitlines() if name.strip()]
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # a device has the runtime's libraries only
-    return found
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # a device lacks most
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _revision() -> str:
-    folder = Path(__file__).parent
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"],  # noqa: S607
-            cwd=folder,
+            cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
             check=True,

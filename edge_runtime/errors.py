@@ -1,24 +1,24 @@
-"""The exceptions of `edge_runtime`, and the family error that every package builds on.
+"""The exceptions of `edge_runtime`, and the base class that every package builds on.
 
 GatekeeperError
-├── BundleError (ValueError)          a bundle's folder, graph or metadata is not what it should be
-│   └── ContractVersionError          written for a contract this runtime does not know
+├── BundleError (ValueError)          a bundle's folder, graph or metadata is missing or wrong
+│   └── ContractVersionError          written for a contract version this runtime does not know
 ├── InputError (ValueError)           the caller's input does not fit the model
-│   └── PictureSizeError              a picture has too many pixels to be decoded
+│   └── PictureSizeError              a picture has too many pixels to decode
 ├── DependencyError (ImportError)     an optional library is missing
 ├── SettingError (ValueError)         a setting is out of range or contradicts another
-├── UseError (RuntimeError)           what is used is closed, or belongs to another process
+├── UseError (RuntimeError)           the object is closed, or belongs to another process
 └── CloudError (ConnectionError)      the large model gave no usable answer
     ├── CloudUnavailableError         nothing answers at the address
-    │   └── CloudCircuitOpenError     nothing was sent: it did not answer lately
+    │   └── CloudCircuitOpenError     nothing was sent: recent calls failed
     ├── CloudDeadlineError            no answer in time
-    ├── CloudOverloadedError          the server has too much to do
-    ├── CloudMisconfiguredError       certificate, token or protection do not fit
+    ├── CloudOverloadedError          the server is overloaded
+    ├── CloudMisconfiguredError       wrong certificate, token or protection
     ├── CloudRejectedError            the server refused the request
-    └── CloudProtocolError            the server answered, but not with what was asked for
+    └── CloudProtocolError            the server's answer does not fit the request
 
-A command line prints the message of a `GatekeeperError` in one line and exits with status 1; any
-other exception is a defect of ours and keeps its traceback.
+A command line prints the message of a `GatekeeperError` on one line and exits with status 1. Any
+other exception is a bug in this toolkit and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from collections.abc import Mapping
 
 
 class GatekeeperError(Exception):
-    """Something the user can mend; the message says what was expected, what came, what to do."""
+    """A problem the user can fix; the message names what was expected, what came, what to do."""
 
 
 class BundleError(GatekeeperError, ValueError):
@@ -38,13 +38,13 @@ class ContractVersionError(BundleError):
     """The bundle follows a contract version that this runtime does not know.
 
     Args:
-        came: The version found in the bundle.
+        found: The version in the bundle.
         known: The version this runtime implements.
     """
 
-    def __init__(self, came: object, known: int) -> None:
+    def __init__(self, found: object, known: int) -> None:
         super().__init__(
-            f"expected gate contract version {known}, the bundle says {came!r}: "
+            f"expected gate contract version {known}, the bundle says {found!r}: "
             "update gatekeeper-edge, or export the bundle again with this version"
         )
 
@@ -54,7 +54,7 @@ class InputError(GatekeeperError, ValueError):
 
 
 class PictureSizeError(InputError):
-    """A picture has too many pixels to be decoded."""
+    """A picture has too many pixels to decode."""
 
 
 class DependencyError(GatekeeperError, ImportError):
@@ -62,8 +62,8 @@ class DependencyError(GatekeeperError, ImportError):
 
     Args:
         library: The missing distribution.
-        purpose: What needs it.
-        extra: The extra of gatekeeper-edge that brings it.
+        purpose: The feature that needs it.
+        extra: The extra of gatekeeper-edge that installs it.
     """
 
     def __init__(self, library: str, purpose: str, extra: str) -> None:
@@ -74,11 +74,11 @@ class DependencyError(GatekeeperError, ImportError):
 
 
 class SettingError(GatekeeperError, ValueError):
-    """A setting has no sense: wrong type, out of range, or contradicted by another setting."""
+    """A setting is invalid: wrong type, out of range, or contradicted by another setting."""
 
 
 class UseError(GatekeeperError, RuntimeError):
-    """Something is used after it was closed, or in another process than it was opened in."""
+    """An object is used after it was closed, or in another process than the one that opened it."""
 
 
 class CloudError(GatekeeperError, ConnectionError):
@@ -90,7 +90,7 @@ class CloudUnavailableError(CloudError):
 
 
 class CloudCircuitOpenError(CloudUnavailableError):
-    """Nothing was sent: the server did not answer lately, and is being probed."""
+    """Nothing was sent: recent calls to the server failed, and it is being probed."""
 
 
 class CloudDeadlineError(CloudError, TimeoutError):
@@ -98,21 +98,22 @@ class CloudDeadlineError(CloudError, TimeoutError):
 
 
 class CloudOverloadedError(CloudError):
-    """The server has too much to do; a message that is too large is no overload."""
+    """The server is overloaded. Not raised for messages above the size limit."""
 
 
 class CloudMisconfiguredError(CloudError):
-    """Certificate, token or protection of the link do not fit; waiting does not help."""
+    """The link's certificate, token or protection is wrong; waiting does not help."""
 
 
 class CloudRejectedError(CloudError):
-    """The server refused the request (unknown model, bad input, too large a message).
+    """The server refused the request (unknown model, bad input, message too large).
 
     Args:
-        message: What it said.
-        rows: By row of the request why it was refused, where the server names rows.
-        is_divisible: Whether parts of the request may be taken: what it holds, or how much, is at
-            fault.
+        message: The error text.
+        rows: The reason for each refused row, by its place in the request, where the server names
+            rows.
+        is_divisible: Whether the server may accept parts of the request: its content or its size
+            is at fault.
     """
 
     def __init__(
@@ -124,4 +125,4 @@ class CloudRejectedError(CloudError):
 
 
 class CloudProtocolError(CloudError, ValueError):
-    """The server's answer lacks the outputs, shapes, types or labels that were asked for."""
+    """The server's answer lacks the requested outputs, shapes, types or labels."""

@@ -1,351 +1,245 @@
-"""Asks M_L for rows of a batch, within policy and deadlines, or says why none were answered."""
+"""Sends the deferred rows of a batch to M_L within policy and deadlines, and merges the answers.
+
+A server refuses a whole request because of one bad row, e.g. a prompt that is too long. If it names
+such rows, the others are sent again together. If it does not, the request is sent again in halves,
+and each refused half in halves again, so that one bad row among n costs 2 log2 n calls and does not
+affect the other rows.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isnan
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.answer import Answer, Source
 from edge_runtime.cloud.base import Cloud, CloudAnswers
-
-# MERGEDOC edge_runtime/dividing.py: 'Asks M_L again about parts of a request that it refused as a whole.\n\nA server refuses a call for one row that it cannot take, say a prompt that is too long. Where it\nnames such rows the others are asked for together; where it does not, halves are asked for, and of a\nhalf that is refused its halves, so that one bad row among n costs 2 log2 n calls and no other row\nits answer.\n'
-# MERGEDOC edge_runtime/outcomes.py: "What comes of asking M_L about rows of a batch, and what each row's answer is then."
 from edge_runtime.edge import Edge
-from edge_runtime.edge_model import Gated
+from edge_runtime.edge_model import GateResult
 from edge_runtime.errors import (
     CloudCircuitOpenError,
     CloudDeadlineError,
     CloudError,
     CloudRejectedError,
 )
-from edge_runtime.inputs import Batch, most_bytes
+from edge_runtime.inputs import Batch, max_request_bytes
 from edge_runtime.policies.policy import Policy
 from edge_runtime.stats import Stats
 
 if TYPE_CHECKING:
     from edge_runtime.recording.recorder import Recorder
 
-_NO_CLOUD = "no cloud address was given"
-
 Places: TypeAlias = "npt.NDArray[np.intp]"
-_NO_BUDGET = "the deferral budget is used up"
+_NO_CLOUD: Final = "no cloud address was given"
+_NO_BUDGET: Final = "the deferral budget is used up"
 _NO_NUMBER: Final = (
     "the confidence is not a number: the input holds NaN or infinite values, or the model is broken"
 )
 
 
-class Unanswered:
-    """Why M_L did not answer, and what M_S's answer is called then."""
+class Fallback(NamedTuple):
+    """The source and reason of an M_S answer that stands in for M_L's."""
 
-    __slots__ = ("reason", "source")
-
-    def __init__(self, source: Source, reason: str) -> None:
-        self.source = source
-        self.reason = reason
+    source: Source
+    reason: str
 
     @classmethod
-    def because(cls, error: CloudError) -> Unanswered:
-        """Return what an error of the cloud makes of a row."""
+    def from_error(cls, error: CloudError) -> Fallback:
+        """Return the fallback for an error of the cloud."""
         return cls(Source.EDGE_FALLBACK, f"{type(error).__name__}: {error}")
 
 
 class OverBudgetError(Exception):
     """Nothing may be forwarded now."""
 
-    unanswered = Unanswered(Source.EDGE_BUDGET, _NO_BUDGET)
+    fallback = Fallback(Source.EDGE_BUDGET, _NO_BUDGET)
 
 
-class Divided(NamedTuple):
-    """What came of a request that was refused whole and asked again in parts.
+class PartialAnswers(NamedTuple):
+    """The outcome of a request that was refused as a whole and sent again in parts.
 
     Attributes:
-        answered: By place among the rows that were asked: the answers it is among, and where.
-        unanswered: By place, those that M_L did not answer; no place is in both.
-        compute_s: How long the server says it worked on all parts; 0 where it does not say.
+        answers: By place among the requested rows: M_L's answers to a part, and the place in them.
+        fallbacks: By place: the rows that M_L did not answer; no place is in both.
+        compute_s: Total compute time that the server reports; 0 where it reports none.
     """
 
-    answered: Mapping[int, tuple[CloudAnswers, int]]
-    unanswered: Mapping[int, Unanswered]
+    answers: Mapping[int, tuple[CloudAnswers, int]]
+    fallbacks: Mapping[int, Fallback]
     compute_s: float
 
 
-Answered = CloudAnswers | Divided
-Background = Callable[[Callable[[], Answered]], "Future[Answered]"]
-Outcome = CloudAnswers | Divided | Unanswered
+Answers = CloudAnswers | PartialAnswers
+Outcome = Answers | Fallback
+Background = Callable[[Callable[[], Answers]], "Future[Answers]"]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What M_L is asked.
+class CloudRequest:
+    """The rows of a batch for M_L.
 
     Attributes:
         batch: The inputs of a call.
-        gated: What M_S says to them.
-        rows: Which of them M_L is to answer, int [m].
-        request_id: Names the call at the server.
-        deadline_s: Longest wait of this call, or None.
-        start: When the call began, in seconds of `perf_counter`.
+        result: M_S's answers to them.
+        rows: Indices of the rows for M_L, int [m].
+        request_id: Name of the call at the server.
+        deadline_s: Time limit of this call, or None.
+        start: Start of the call, in seconds of `perf_counter`.
     """
 
     batch: Batch
-    gated: Gated
+    result: GateResult
     rows: npt.NDArray[np.intp]
     request_id: str
     deadline_s: float | None
     start: float
 
 
-class Asking:
-    """The way of a cascade's questions to M_L.
+@dataclass(eq=False)
+class Escalation:
+    """The path of a cascade's deferred rows to M_L.
 
-    Args:
+    Attributes:
         edge: M_S.
         cloud: M_L, or None: nothing is ever answered then.
-        recorder: Keeps what M_L answered; None keeps nothing.
-        policy: Whom to ask, for how long, and what it may cost.
-        stats: Counts the errors.
-        background: Runs a call in a thread of its own, for a soft deadline.
+        recorder: Recorder of M_L's answers; None records nothing.
+        policy: Mode, deadlines and budget.
+        stats: Counter of errors.
+        background: Function that runs a call in another thread, for a soft deadline.
+        request_bytes: Total size of all answered requests.
     """
 
-    def __init__(
-        self,
-        edge: Edge,
-        cloud: Cloud | None,
-        recorder: Recorder | None,
-        policy: Policy,
-        stats: Stats,
-        background: Background,
-    ) -> None:
-        self._edge = edge
-        self._cloud = cloud
-        self._recorder = recorder
-        self._policy = policy
-        self._stats = stats
-        self._background = background
-        self._lock = threading.Lock()
-        self.sent_bytes = 0
-        """Size of all answered requests."""
+    edge: Edge
+    cloud: Cloud | None
+    recorder: Recorder | None
+    policy: Policy
+    stats: Stats
+    background: Background
+    request_bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def ask(self, question: Question) -> Outcome:
-        """Return M_L's answers, or why there are none.
+    def send(self, request: CloudRequest) -> Outcome:
+        """Return M_L's answers, or the fallback.
 
         Raises:
-            CloudError: There are none, and the policy says `on_cloud_failure="raise"`.
+            CloudError: M_L gave no answer, and the policy says `on_cloud_failure="raise"`.
         """
-        if self._cloud is None:
-            return Unanswered(Source.EDGE_FALLBACK, _NO_CLOUD)
-        soft_s = self._policy.soft_deadline_s
+        if self.cloud is None:
+            return Fallback(Source.EDGE_FALLBACK, _NO_CLOUD)
+        soft_s = self.policy.soft_deadline_s
         try:
             if soft_s is None:
-                return self._answers(self._cloud, question)
-            return self._within(self._cloud, question, soft_s)
+                return self._infer(self.cloud, request)
+            return self._infer_within(self.cloud, request, soft_s)
         except OverBudgetError as over:
-            return over.unanswered
+            return over.fallback
         except CloudError as error:
             self._count(error)
-            if self._policy.on_cloud_failure == "raise":
+            if self.policy.on_cloud_failure == "raise":
                 raise
-            return Unanswered.because(error)
+            return Fallback.from_error(error)
 
-    def _within(self, cloud: Cloud, question: Question, soft_s: float) -> Answered:
-        """Wait for M_L at most until the soft deadline; the call itself goes on without us."""
-        future = self._background(lambda: self._answers(cloud, question))
+    def _infer_within(self, cloud: Cloud, request: CloudRequest, soft_s: float) -> Answers:
+        """Wait for M_L until the soft deadline; the call itself continues in the background."""
+        future = self.background(lambda: self._infer(cloud, request))
         try:
-            return future.result(max(0.0, soft_s - (perf_counter() - question.start)))
+            return future.result(max(0.0, soft_s - (perf_counter() - request.start)))
         except CloudError:  # the call's own deadline is a TimeoutError as well
             raise
         except FutureTimeoutError:
-            future.cancel()  # where it has not begun, nothing is sent
+            future.cancel()  # if it has not started, nothing is sent
             raise CloudDeadlineError(
                 f"no answer within the soft deadline of {soft_s:g} s: the answer is dropped"
             ) from None
 
-    def _answers(self, cloud: Cloud, question: Question) -> Answered:
-        """Ask for all rows, and where they are refused together for those that can be answered."""
-        begun = perf_counter()
+    def _infer(self, cloud: Cloud, request: CloudRequest) -> Answers:
+        """Send all rows; if they are refused together, send those again that may be answered."""
+        start = perf_counter()
         try:
-            return self._forward(cloud, question)
+            return self._infer_once(cloud, request)
         except CloudRejectedError as error:
-            rows = len(question.rows)
-            if self._policy.on_cloud_failure == "raise" or not is_divisible(error, rows):
+            rows = len(request.rows)
+            if self.policy.on_cloud_failure == "raise" or not _is_divisible(error, rows):
                 raise
-            refused = error
-        limit_s = cloud.deadline_s if question.deadline_s is None else question.deadline_s
+            refusal = error
+        limit_s = cloud.deadline_s if request.deadline_s is None else request.deadline_s
 
-        def ask(places: Places) -> CloudAnswers:
-            left_s = None if limit_s is None else begun + limit_s - perf_counter()
+        def send(places: Places) -> CloudAnswers:
+            left_s = None if limit_s is None else start + limit_s - perf_counter()
             if left_s is not None and left_s <= 0:
-                raise CloudDeadlineError(f"no time of {limit_s:g} s was left to ask for a part")
-            part = replace(question, rows=question.rows[places], deadline_s=left_s)
-            return self._forward(cloud, part)
+                raise CloudDeadlineError(f"no time of {limit_s:g} s was left to send a part")
+            part = replace(request, rows=request.rows[places], deadline_s=left_s)
+            return self._infer_once(cloud, part)
 
-        return ask_in_parts(ask, rows, refused, self._count)
+        return retry_in_parts(send, rows, refusal, self._count)
 
     def _count(self, error: CloudError) -> None:
-        self._stats.record_error(type(error).__name__)
+        self.stats.record_error(type(error).__name__)
 
-    def _forward(self, cloud: Cloud, question: Question) -> CloudAnswers:
-        forwarded = question.batch.forwarded(question.rows, as_files=cloud.takes_files)
-        budget = self._policy.budget
+    def _infer_once(self, cloud: Cloud, request: CloudRequest) -> CloudAnswers:
+        payload = request.batch.payload(request.rows, as_files=cloud.takes_files)
+        budget = self.policy.budget
         held = None
-        if budget is not None and (held := budget.reserve(most_bytes(forwarded))) is None:
+        if budget is not None and (held := budget.reserve(max_request_bytes(payload))) is None:
             raise OverBudgetError
+        confidence = request.result.confidence
+        is_whole = len(request.rows) == len(confidence)  # then no copy is needed
         try:
             answers = cloud.infer(
-                forwarded,
-                confidences=_picked(question.gated.confidence, question.rows),
-                threshold=self._edge.threshold,
-                deadline_s=question.deadline_s,
-                request_id=question.request_id,
+                payload,
+                confidences=confidence if is_whole else confidence[request.rows],
+                threshold=self.edge.threshold,
+                deadline_s=request.deadline_s,
+                request_id=request.request_id,
             )
         except CloudCircuitOpenError:
             if budget is not None and held is not None:
                 budget.refund(held)
             raise
         if budget is not None and held is not None:
-            budget.settle(held, answers.sent_bytes)
+            budget.settle(held, answers.request_bytes)
         with self._lock:
-            self.sent_bytes += answers.sent_bytes
-        if self._recorder is not None:
-            self._record(self._recorder, cloud, question, answers)
+            self.request_bytes += answers.request_bytes
+        if self.recorder is not None:
+            self._record(self.recorder, cloud, request, answers)
         return answers
 
     def _record(
-        self, recorder: Recorder, cloud: Cloud, question: Question, answers: CloudAnswers
+        self, recorder: Recorder, cloud: Cloud, request: CloudRequest, answers: CloudAnswers
     ) -> None:
         from edge_runtime.recording.records import Record
 
-        gated = question.gated
-        for place, row in enumerate(question.rows.tolist()):
+        result = request.result
+        for place, row in enumerate(request.rows.tolist()):
             if answers.errors is not None and answers.errors[place] is not None:
-                continue  # not M_L's answer
+                continue  # a smaller model on the way answered
             record = Record(
                 model=cloud.model,
                 label=answers.label[place],
                 confidence=float(answers.confidence[place]),
-                small_label=self._edge.labels[int(gated.prediction[row])],
-                small_confidence=float(gated.confidence[row]),
-                threshold=self._edge.threshold,
+                small_label=self.edge.labels[int(result.prediction[row])],
+                small_confidence=float(result.confidence[row]),
+                threshold=self.edge.threshold,
             )
-            recorder.add(question.batch.rows[row], record)
+            recorder.add(request.batch.rows[row], record)
 
 
-def _picked(whole: npt.NDArray[Any], rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-    """Return some rows; all of them without a copy."""
-    return whole if len(rows) == len(whole) else whole[rows]
-
-
-def is_divisible(error: CloudRejectedError, rows: int) -> bool:
-    """Return whether there is sense in asking for parts of a request that was refused."""
-    return rows > 1 and (error.is_divisible or any(row < rows for row in error.rows))
-
-
-def most_calls(rows: int) -> int:
-    """Return how many further calls a refused request may cost: enough for one bad row anywhere."""
-    return 2 + 2 * (rows - 1).bit_length()
-
-
-def ask_in_parts(
-    ask: Callable[[Places], CloudAnswers],
-    rows: int,
-    error: CloudRejectedError,
-    record: Callable[[CloudError], None],
-) -> Divided:
-    """Ask about the rows of a request that was refused, in parts, within `most_calls`.
-
-    Args:
-        ask: Asks about some of the rows, by their places.
-        rows: How many there are.
-        error: Why all of them together were refused.
-        record: Told of every error that leaves rows unanswered.
-    """
-    found = _Found(record)
-    waiting = deque(found.divided(np.arange(rows), error))
-    for _ in range(most_calls(rows)):
-        if not waiting:
-            break
-        # The whole breadth first: every round settles all rows but those beside a bad one.
-        places = waiting.popleft()
-        try:
-            found.put(places, ask(places))
-        except CloudRejectedError as refused:
-            error = refused
-            waiting.extend(found.divided(places, refused))
-        except CloudError as failed:  # the cloud is gone, or the time is over
-            found.leave([places, *waiting], failed)
-            waiting.clear()
-        except OverBudgetError as over:
-            found.left.update(dict.fromkeys(_all([places, *waiting]), over.unanswered))
-            waiting.clear()
-    found.leave(list(waiting), error)
-    return Divided(found.answered, found.left, found.compute_s)
-
-
-class _Found:
-    """What is known of the rows so far."""
-
-    def __init__(self, record: Callable[[CloudError], None]) -> None:
-        self.answered: dict[int, tuple[CloudAnswers, int]] = {}
-        self.left: dict[int, Unanswered] = {}
-        self.compute_s = 0.0
-        self._record = record
-
-    def put(self, places: Places, answers: CloudAnswers) -> None:
-        """Take the answers of some rows."""
-        self.compute_s += answers.compute_s
-        for row, place in enumerate(places.tolist()):
-            self.answered[place] = answers, row
-
-    def leave(self, parts: list[Places], error: CloudError) -> None:
-        """Give rows up."""
-        if parts:
-            self._record(error)
-            self.left.update(dict.fromkeys(_all(parts), Unanswered.because(error)))
-
-    def divided(self, places: Places, error: CloudRejectedError) -> list[Places]:
-        """Return the parts of a refused request that may be taken; give up the other rows."""
-        named = [row for row in sorted(error.rows) if row < len(places)]
-        if named:
-            self._record(error)
-            for row in named:
-                why = CloudRejectedError(error.rows[row])
-                self.left[int(places[row])] = Unanswered.because(why)
-            rest = np.delete(places, named)
-            return [rest] if len(rest) else []
-        if error.is_divisible and len(places) > 1:
-            return np.array_split(places, 2)
-        self.leave([places], error)
-        return []
-
-
-def _all(parts: list[Places]) -> list[int]:
-    return [int(place) for part in parts for place in part]
-
-
-def replaced(small: Answer, outcome: Outcome, place: int) -> Answer:
-    """Return the answer that a row gets after M_L was asked.
-
-    Args:
-        small: M_S's answer.
-        outcome: Of `Asking.ask`.
-        place: The row's place among those that M_L was asked.
-    """
-    if isinstance(outcome, Divided):
-        missing = outcome.unanswered.get(place)
-        if missing is not None:
-            return replaced(small, missing, place)
-        outcome, place = outcome.answered[place]
-    if isinstance(outcome, Unanswered):
+def merge_answer(small: Answer, outcome: Outcome, place: int) -> Answer:
+    """Return the final answer to a row from M_S's answer and the row's place in the outcome."""
+    if isinstance(outcome, PartialAnswers):
+        if place in outcome.fallbacks:
+            return merge_answer(small, outcome.fallbacks[place], place)
+        outcome, place = outcome.answers[place]
+    if isinstance(outcome, Fallback):
         own = small.error or (_NO_NUMBER if isnan(small.confidence) else None)
         error = outcome.reason if own is None else f"{outcome.reason}; {own}"
         return small._replace(source=outcome.source, error=error)
@@ -355,3 +249,102 @@ def replaced(small: Answer, outcome: Outcome, place: int) -> Answer:
         source=Source.CLOUD,
         error=None if outcome.errors is None else outcome.errors[place],
     )
+
+
+def limit_completion(
+    result: GateResult, rows: Places | None, outcome: Outcome | None
+) -> GateResult:
+    """Mark only those texts as unfinished that M_S must complete, not those that M_L answered."""
+    if not isinstance(outcome, PartialAnswers) or rows is None or result.unfinished is None:
+        return result
+    left = np.zeros_like(result.unfinished)
+    left[rows[list(outcome.fallbacks)]] = True
+    return result._replace(unfinished=result.unfinished & left)
+
+
+def max_retries(rows: int) -> int:
+    """Return the most further calls for a refused request: enough for one bad row anywhere."""
+    return 2 + 2 * (rows - 1).bit_length()
+
+
+def retry_in_parts(
+    send: Callable[[Places], CloudAnswers],
+    rows: int,
+    refusal: CloudRejectedError,
+    count: Callable[[CloudError], None],
+) -> PartialAnswers:
+    """Send the rows of a refused request again in parts, in at most `max_retries` calls.
+
+    Args:
+        send: Function that sends some of the rows, by their places.
+        rows: Number of rows.
+        refusal: The server's error for all rows together.
+        count: Function that counts each error that leaves rows unanswered.
+    """
+    outcome = _PartialOutcome(count)
+    queue = deque(outcome.split(np.arange(rows), refusal))
+    for _ in range(max_retries(rows)):
+        if not queue:
+            break
+        # Breadth first: every round answers all rows except those next to a bad one.
+        places = queue.popleft()
+        try:
+            outcome.accept(places, send(places))
+        except CloudRejectedError as error:
+            refusal = error
+            queue.extend(outcome.split(places, error))
+        except CloudError as error:  # the cloud is down, or the time is over
+            outcome.give_up([places, *queue], error)
+            queue.clear()
+        except OverBudgetError as over:
+            outcome.fallbacks.update(dict.fromkeys(_flatten([places, *queue]), over.fallback))
+            queue.clear()
+    outcome.give_up(queue, refusal)
+    return PartialAnswers(outcome.answers, outcome.fallbacks, outcome.compute_s)
+
+
+class _PartialOutcome:
+    """The rows answered and given up so far."""
+
+    def __init__(self, count: Callable[[CloudError], None]) -> None:
+        self.answers: dict[int, tuple[CloudAnswers, int]] = {}
+        self.fallbacks: dict[int, Fallback] = {}
+        self.compute_s = 0.0
+        self._count = count
+
+    def accept(self, places: Places, answers: CloudAnswers) -> None:
+        """Add the answers to some rows."""
+        self.compute_s += answers.compute_s
+        for row, place in enumerate(places.tolist()):
+            self.answers[place] = answers, row
+
+    def give_up(self, parts: Iterable[Places], error: CloudError) -> None:
+        """Leave some rows to M_S."""
+        places = _flatten(parts)
+        if places:
+            self._count(error)
+            self.fallbacks.update(dict.fromkeys(places, Fallback.from_error(error)))
+
+    def split(self, places: Places, error: CloudRejectedError) -> list[Places]:
+        """Return the parts of a refused request worth another call; give up the other rows."""
+        named = [row for row in sorted(error.rows) if row < len(places)]
+        if named:
+            self._count(error)
+            for row in named:
+                reason = CloudRejectedError(error.rows[row])
+                self.fallbacks[int(places[row])] = Fallback.from_error(reason)
+            rest = np.delete(places, named)
+            return [rest] if len(rest) else []
+        if error.is_divisible and len(places) > 1:
+            return np.array_split(places, 2)
+        self.give_up([places], error)
+        return []
+
+
+def _is_divisible(error: CloudRejectedError, rows: int) -> bool:
+    """Return whether parts of a refused request are worth another call."""
+    return rows > 1 and (error.is_divisible or any(row < rows for row in error.rows))
+
+
+def _flatten(parts: Iterable[Places]) -> list[int]:
+    return [int(place) for part in parts for place in part]

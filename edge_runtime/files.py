@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and the one-line form of an error."""
+"""Writes files and folders whole or not at all, and puts error texts on one line."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from typing import TypeAlias
 from edge_runtime.errors import GatekeeperError
 
 FileState: TypeAlias = tuple[int, int, int]
+"""Modification time in ns, size in bytes and inode of a file."""
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
 def one_line(error: object, limit: int | None = None) -> str:
-    """Return the text of an error on one line, cut to `limit` characters where one is given."""
+    """Return the text of an error on one line, cut to `limit` characters if given."""
     return " ".join(str(error).split())[:limit]
 
 
@@ -29,11 +30,11 @@ def write_atomically(path: Path, content: str | bytes | Callable[[Path], None]) 
 
     Args:
         path: The file; its folder is created where it is missing.
-        content: What to write, text as UTF-8; or a function that writes the file it is given,
-            whose name ends like that of `path`.
+        content: Bytes, text to write as UTF-8, or a function that writes to a temporary path with
+            the suffix of `path`.
 
     Raises:
-        OSError: The file could not be written; an older one is as it was.
+        OSError: The file could not be written; an older one is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
@@ -50,16 +51,16 @@ def write_atomically(path: Path, content: str | bytes | Callable[[Path], None]) 
 def require_free(
     folder: Path, *, overwrite: bool, error: type[GatekeeperError], mark: str | None = None
 ) -> None:
-    """Refuse, before any work, an output folder that is taken.
+    """Refuse, before any work, an output folder that may not be written.
 
     Args:
-        folder: The folder to be written.
+        folder: The output folder.
         overwrite: Whether an older result may be replaced.
         error: Class of the error to raise.
         mark: Name of a file that every folder of this kind holds; only such a folder is replaced.
 
     Raises:
-        GatekeeperError: As `error`: a file is there, or a folder that may not be replaced.
+        GatekeeperError: Of class `error`: the path is a file, or a folder that may not be replaced.
     """
     if folder.exists() and not folder.is_dir():
         raise error(f"expected a folder or nothing at {folder}, a file is there: name another")
@@ -75,15 +76,16 @@ def require_free(
 
 @contextlib.contextmanager
 def fresh_folder(folder: Path, *, scratch: Path | None = None) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of `folder` when the block ends without an error.
+    """Yield an empty folder that replaces `folder` when the block ends without an error.
 
     Args:
         folder: The folder to write; its parents are created.
-        scratch: Where to write at first, on the same file system; beside `folder` by default.
+        scratch: Parent of the temporary folder, on the same file system; that of `folder` by
+            default.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    place = scratch or folder.parent
-    with tempfile.TemporaryDirectory(dir=place, prefix=f".{folder.name}-") as temporary:
+    parent = scratch or folder.parent
+    with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}-") as temporary:
         fresh = Path(temporary) / "fresh"
         fresh.mkdir()
         yield fresh
@@ -91,13 +93,13 @@ def fresh_folder(folder: Path, *, scratch: Path | None = None) -> Iterator[Path]
 
 
 def replace_folder(path: Path, fresh: Path) -> None:
-    """Move `fresh` to `path`; the folder that was there stands at `fresh` afterwards.
+    """Move `fresh` to `path`; an older folder moves to `fresh`.
 
     On Linux the two are exchanged in one step, so that a kill at any moment leaves one of them
-    whole at `path`. Elsewhere there is a moment without any.
+    whole at `path`. Elsewhere nothing is at `path` for a moment.
 
     Raises:
-        OSError: They could not be moved; `path` is as it was.
+        OSError: The folders could not be moved; `path` is unchanged.
     """
     if not path.exists():
         fresh.rename(path)
@@ -106,7 +108,7 @@ def replace_folder(path: Path, fresh: Path) -> None:
 
 
 def move_aside(path: Path, fresh: Path) -> None:
-    """Let the two change places by renaming; an error or Ctrl-C puts `path` back."""
+    """Exchange two folders by renaming; an error or Ctrl-C puts `path` back."""
     aside = fresh.with_name(f"{fresh.name}-old")
     path.rename(aside)
     try:
@@ -118,7 +120,7 @@ def move_aside(path: Path, fresh: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Return whether the system exchanged the two; not every system or file system can."""
+    """Exchange two folders in one step; return False where the system cannot."""
     if sys.platform != "linux":
         return False
     libc = ctypes.CDLL(None)
@@ -129,7 +131,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def place(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system has no links."""
+    """Hard-link a file to a second name, or copy it where the file system has no links."""
     try:
         target.hardlink_to(source)
     except OSError:  # another file system, or one without links
@@ -137,13 +139,9 @@ def place(source: Path, target: Path) -> None:
 
 
 def file_state(file: Path | None) -> FileState | None:
-    """Return a value that changes whenever a file does, its replacement by another included.
-
-    Returns:
-        None where there is no file, or it cannot be read.
-    """
+    """Return a value that changes when a file is modified or replaced; None where it is missing."""
     try:
-        found = None if file is None else file.stat()
+        status = None if file is None else file.stat()
     except OSError:
         return None
-    return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
+    return None if status is None else (status.st_mtime_ns, status.st_size, status.st_ino)

@@ -1,8 +1,8 @@
-"""Reads of an ONNX file what must be known before ONNX Runtime opens it.
+"""Reads the metadata and external files of an ONNX file before ONNX Runtime opens it.
 
-A graph names the files that its larger weights lie in, and ONNX Runtime opens what it names. A
-bundle from elsewhere is looked through first, in protobuf's wire format: the device has no `onnx`,
-and protobuf itself would cost 30 MB there and copy the weights.
+A graph names the files that hold its larger weights, and ONNX Runtime opens whatever it names. A
+bundle from elsewhere is therefore scanned first, in protobuf's wire format: the device has no
+`onnx`, and protobuf itself would cost 30 MB there and copy the weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from edge_runtime.errors import BundleError
 
 _METADATA, _EXTERNAL = "metadata", "external data"
-# Message -> field number -> message, as onnx.proto numbers them: every way to a tensor.
+# Message -> field number -> message, as onnx.proto numbers them: every path to a tensor.
 _FIELDS = {
     "model": {7: "graph", 14: _METADATA, 20: "training", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
@@ -41,11 +41,11 @@ _MAX_TAG = 2**32
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What an ONNX file says before it is loaded.
+    """The metadata and external files of an ONNX file.
 
     Attributes:
-        metadata: Its metadata_props.
-        external: Names of the files that tensors anywhere in it point to.
+        metadata: The metadata_props.
+        external: Names of the external files of all tensors, those of subgraphs included.
     """
 
     metadata: dict[str, str]
@@ -53,13 +53,9 @@ class OnnxFile:
 
 
 def read_onnx_file(path: Path) -> OnnxFile:
-    """Look through an ONNX file; its weights are skipped, not read.
-
-    Raises:
-        BundleError: The bytes are no protobuf message.
-    """
+    """Scan an ONNX file without its weights; raise a `BundleError` if it is not protobuf."""
     metadata: dict[str, str] = {}
-    external: dict[str, None] = {}  # keeps the order, drops what is said twice
+    external: dict[str, None] = {}  # keeps the order, drops duplicates
     try:
         with (
             path.open("rb") as file,
@@ -78,11 +74,11 @@ def read_onnx_file(path: Path) -> OnnxFile:
 
 
 def _entries(data: mmap.mmap) -> Iterator[tuple[str, str, str]]:
-    """Yield (metadata or external data, key, value), in the file's order a level."""
-    # A queue and no recursion: subgraphs of a hostile file nest as deep as it likes.
-    waiting = deque([("model", 0, len(data))])
-    while waiting:
-        message, start, end = waiting.popleft()
+    """Yield (metadata or external data, key, value), in the file's order within a level."""
+    # A queue instead of recursion: subgraphs of a hostile file may nest to any depth.
+    queue = deque([("model", 0, len(data))])
+    while queue:
+        message, start, end = queue.popleft()
         if message not in _FIELDS:
             texts = {n: data[a:b].decode() for n, _, a, b in _fields(data, start, end)}
             yield message, texts.get(1, ""), texts.get(2, "")
@@ -90,11 +86,11 @@ def _entries(data: mmap.mmap) -> Iterator[tuple[str, str, str]]:
         inner = _FIELDS[message]
         for number, wire, a, b in _fields(data, start, end):
             if wire == _LENGTH and number in inner:
-                waiting.append((inner[number], a, b))
+                queue.append((inner[number], a, b))
 
 
 def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (field number, wire type, where the value starts, where it ends)."""
+    """Yield (field number, wire type, start and end of the value)."""
     while at < end:
         tag, at = _varint(data, at, end)
         number, wire = tag >> 3, tag & 7
@@ -107,7 +103,7 @@ def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int,
             stop = at + _FIXED.get(wire, end)
         # A parser that cuts a long tag to 32 bits would see another field than this one does.
         if stop > end or number == 0 or tag >= _MAX_TAG:
-            raise ValueError(f"no field of protobuf at byte {at}")
+            raise ValueError(f"not a protobuf field at byte {at}")
         yield number, wire, at, stop
         at = stop
 

@@ -1,4 +1,7 @@
-"""Decodes pictures with Pillow, the same way on the device, in training and in the cloud."""
+"""Reads the files of inputs: pictures, numpy arrays and texts.
+
+Pictures are decoded with Pillow, the same way on the device, in training and in the cloud.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import DependencyError, InputError, PictureSizeError
-
-# MERGEDOC edge_runtime/inputs.py: 'Reads the files that `run` is given: pictures (with Pillow), numpy arrays, and texts.'
+from edge_runtime.files import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-"""What Pillow may decode; some of its other readers start programs."""
+"""Formats that Pillow may decode; some of its other readers start programs."""
 MAX_PIXELS = 64 * 1024 * 1024
-"""Pixels a picture may have: 192 MiB of RGB."""
-_WIDE_STEP = 257  # 65535 / 255: 16-bit grey levels in one of 8 bits
+"""Most pixels of a picture: 192 MiB of RGB."""
+_WIDE_STEP = 257  # 65535 / 255: 16-bit grey levels per 8-bit level
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 _ARRAY = ".npy"
@@ -34,17 +36,17 @@ def decode_picture(
 ) -> npt.NDArray[np.uint8]:
     """Return a picture as RGB, uint8 [height, width, 3].
 
-    Pictures are turned as their EXIF says, 16-bit grey is scaled to 8 bits, an alpha channel is
+    Pictures are rotated as their EXIF says, 16-bit grey is scaled to 8 bits, an alpha channel is
     dropped.
 
     Args:
-        file: Where it is, or its encoded bytes.
-        name: What error messages call it.
-        max_pixels: More are refused by the header, before anything is decoded.
+        file: The path, or the encoded bytes.
+        name: The picture's name in error messages.
+        max_pixels: Size limit, checked against the header before anything is decoded.
 
     Raises:
-        PictureSizeError: It has too many pixels.
-        InputError: It is unreadable, or has another kind of pixels.
+        PictureSizeError: The picture has too many pixels.
+        InputError: The file is unreadable, or has an unsupported kind of pixels.
         DependencyError: Pillow is missing.
     """
     try:
@@ -54,7 +56,7 @@ def decode_picture(
     source = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
         with warnings.catch_warnings():
-            # Pillow counts the pixels as well, at another limit, and only warns at first.
+            # Pillow has a pixel limit of its own, and only warns at first.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(source, formats=FORMATS) as picture:
                 _check_size(picture, name, max_pixels)
@@ -63,30 +65,30 @@ def decode_picture(
     except InputError:
         raise
     except Image.DecompressionBombError:
-        raise _too_large(name, "more", max_pixels) from None
+        raise _size_error(name, "more", max_pixels) from None
     except Exception as error:  # noqa: BLE001 - Pillow raises many unrelated classes
-        # Pillow's own text for it shows where in memory the bytes are.
+        # Pillow's own text for an unknown format shows a memory address.
         is_unknown = isinstance(error, UnidentifiedImageError)
-        reason = "it is none of these" if is_unknown else " ".join(str(error).split())
+        reason = "none of these formats" if is_unknown else one_line(error)
         raise InputError(
             f"expected a picture ({', '.join(FORMATS)}), {name} cannot be decoded ({reason}): save "
             "it again"
         ) from None
 
 
-def _too_large(name: str, came: str, limit: int) -> PictureSizeError:
+def _size_error(name: str, size: str, limit: int) -> PictureSizeError:
     return PictureSizeError(
-        f"expected at most {limit} pixels, {name} has {came} and was not decoded: scale it down"
+        f"expected at most {limit} pixels, {name} has {size} and was not decoded: scale it down"
     )
 
 
 def _check_size(picture: Image, name: str, limit: int) -> None:
     if picture.width * picture.height > limit:
-        raise _too_large(name, f"{picture.width} x {picture.height}", limit)
+        raise _size_error(name, f"{picture.width} x {picture.height}", limit)
 
 
 def _has_exif(picture: Image) -> bool:
-    # Asking every JPEG for its EXIF takes longer than decoding a small one.
+    # Reading the EXIF of every JPEG takes longer than decoding a small one.
     return picture.format != "JPEG" or "exif" in picture.info
 
 
@@ -101,20 +103,20 @@ def _as_rgb(picture: Image, form: str | None, name: str) -> npt.NDArray[np.uint8
             f"expected 8 bits a channel or 16-bit grey in {name}, got Pillow's mode "
             f"{picture.mode}: save it with 8 bits"
         )
-    if "transparency" in picture.info:  # a palette's: Pillow warns when it goes straight to RGB
+    if "transparency" in picture.info:  # of a palette: Pillow warns when it goes straight to RGB
         picture = picture.convert("RGBA")
     return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def find_inputs(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files named, and the inputs under the folders named, sorted.
+    """Yield the files among the paths, and the inputs under the folders, sorted.
 
-    A path that leads nowhere, and a folder without inputs, are yielded as they are: reading them
-    says what is wrong, and costs the other inputs nothing.
+    A path that does not exist, and a folder without inputs, are yielded unchanged: reading them
+    gives the error, and does not affect the other inputs.
     """
     for path in paths:
-        found = sorted(p for p in path.rglob("*") if _is_input(p)) if _is_folder(path) else []
-        yield from found or [path]
+        inputs = sorted(p for p in path.rglob("*") if _is_input(p)) if _is_folder(path) else []
+        yield from inputs or [path]
 
 
 def _is_input(path: Path) -> bool:
@@ -124,17 +126,12 @@ def _is_input(path: Path) -> bool:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # no permission to look, a name that is too long: reading it will say so
+    except OSError:  # no permission, a name that is too long: reading it gives the error
         return False
 
 
 def read_input(path: Path) -> npt.NDArray[Any] | str:
-    """Read one input: a text from a `.txt` file, or what `read_array` reads.
-
-    Raises:
-        InputError: See there; or the text is not UTF-8.
-        DependencyError: Pillow is missing.
-    """
+    """Read one input: a text from a `.txt` file, or anything that `read_array` reads."""
     return _read_text(path) if path.suffix.lower() == _TEXT else read_array(path)
 
 
@@ -142,8 +139,8 @@ def read_array(path: Path) -> npt.NDArray[Any]:
     """Read a picture as uint8 [height, width, 3], or an array as it was saved.
 
     Raises:
-        InputError: The file is missing or unreadable, a picture has too many pixels to decode or
-            another kind of pixels, or an array holds Python objects (never unpickled).
+        InputError: The file is missing or unreadable, a picture has too many pixels or an
+            unsupported kind of them, or an array holds Python objects (never unpickled).
         DependencyError: Pillow is missing.
     """
     _require_file(path)
@@ -173,13 +170,12 @@ def _read_text(path: Path) -> str:
 
 def _read_npy(path: Path) -> npt.NDArray[Any]:
     try:
-        found: Any = np.load(path, allow_pickle=False)
+        array: Any = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError, MemoryError, SyntaxError) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"expected a plain numeric array in {path} ({reason}): save it with numpy.save"
+            f"expected a plain numeric array in {path} ({one_line(error)}): save it with numpy.save"
         ) from None
-    if not isinstance(found, np.ndarray):
-        found.close()
+    if not isinstance(array, np.ndarray):
+        array.close()
         raise InputError(f"expected one array in {path}, got an archive: save it with numpy.save")
-    return found
+    return array

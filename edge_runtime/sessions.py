@@ -1,4 +1,4 @@
-"""Opens ONNX Runtime sessions, with settings that suit small devices."""
+"""Opens ONNX Runtime sessions, with settings for small devices and no silent change of provider."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
+from edge_runtime import contract
 from edge_runtime.errors import BundleError, SettingError
-
-# MERGEDOC edge_runtime/providers.py: "Where a graph runs: ONNX Runtime's execution providers, asked for by name, never swapped."
-
-_ERROR_LEVEL: Final = 3  # ONNX Runtime warns of every initializer that may be fed: our threshold
+from edge_runtime.files import one_line
 
 Provider = str | tuple[str, dict[str, Any]]
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
-_BY_NAME: Final = {"cpu": (CPU,), "cuda": (CUDA, CPU)}
+_PROVIDERS: Final = {"cpu": (CPU,), "cuda": (CUDA, CPU)}
 # TF32 rounds to 10 bits, which moves confidences by 1e-3: a threshold chosen on a CPU would defer
 # other inputs on a GPU.
 _DEFAULTS: Final[dict[str, dict[str, Any]]] = {CUDA: {"use_tf32": 0}}
+_ERROR_LEVEL: Final = 3  # ONNX Runtime warns about every initializer that may be fed: our threshold
+REASON_LENGTH: Final = 200
+"""Characters of ONNX Runtime's error text that a message repeats."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionSettings:
-    """How ONNX Runtime runs the graph.
+    """Settings of an ONNX Runtime session.
 
     Attributes:
-        threads: Threads of one run; ONNX Runtime's default (a thread a core) when None.
+        threads: Threads of one run; ONNX Runtime's default (one per core) when None.
         providers: Execution providers in order of preference, each a name or (name, options), e.g.
             `("CUDAExecutionProvider", "CPUExecutionProvider")`.
-        spinning: Whether threads that wait for work keep their cores busy. Faster by microseconds
-            where calls follow each other closely; costs a battery its charge, and other programs
-            their cores.
-        arena: Whether memory is kept between runs. Off, each run asks the system anew, which costs
-            time and leaves more memory to others.
+        spinning: Whether idle threads keep their cores busy. Saves microseconds where calls follow
+            each other closely, but drains batteries and takes cores from other programs.
+        arena: Whether memory is kept between runs. When off, each run requests memory from the
+            system again, which is slower and leaves more memory to others.
     """
 
     threads: int | None = None
@@ -50,33 +52,14 @@ class SessionSettings:
             raise SettingError(f"expected at least 1 thread, got {self.threads}")
 
 
-def require_version(graph: Path, least: tuple[int, ...]) -> None:
-    """Refuse a graph that the installed ONNX Runtime would not run, or would run wrongly.
-
-    Args:
-        graph: Its file.
-        least: The first version that runs it, e.g. `(1, 23, 1)`.
-
-    Raises:
-        BundleError: The installed version is older.
-    """
-    here = tuple(int(number) for number in re.findall(r"\d+", ort.__version__)[:3])
-    if here < least:
-        wanted = ".".join(map(str, least))
-        raise BundleError(
-            f"expected ONNX Runtime {wanted} or newer for {graph}, got {ort.__version__}, which "
-            f"does not run it rightly: pip install --upgrade 'onnxruntime>={wanted}'"
-        )
-
-
 def open_session(graph: Path, settings: SessionSettings) -> Any:
     """Return a session of a graph.
 
     Raises:
         BundleError: The graph does not load.
-        SettingError: A provider is not to be had here.
+        SettingError: A provider is not available here.
     """
-    wanted = require_offered(settings.providers)
+    pairs = require_offered(settings.providers)
     options = ort.SessionOptions()
     options.log_severity_level = _ERROR_LEVEL
     if settings.threads is not None:
@@ -84,32 +67,34 @@ def open_session(graph: Path, settings: SessionSettings) -> Any:
     options.enable_cpu_mem_arena = settings.arena
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
     try:
-        session = ort.InferenceSession(str(graph), options, providers=wanted)
+        session = ort.InferenceSession(str(graph), options, providers=pairs)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
         raise BundleError(
-            f"{graph} does not load in ONNX Runtime {ort.__version__} ({reason_of(error)}): "
-            "export the bundle again, or update onnxruntime"
+            f"{graph} does not load in ONNX Runtime {ort.__version__} "
+            f"({one_line(error, REASON_LENGTH)}): export the bundle again, or update onnxruntime"
         ) from None
-    require_started(session, wanted)
+    require_started(session, pairs)
     return session
 
 
-def reason_of(error: Exception) -> str:
-    """Return the beginning of what ONNX Runtime said, in one line."""
-    return " ".join(str(error).split())[:200]
+def require_version(graph: Path, least: tuple[int, ...]) -> None:
+    """Raise a `BundleError` where ONNX Runtime is older than the first version for a graph."""
+    installed = tuple(int(number) for number in re.findall(r"\d+", ort.__version__)[:3])
+    if installed < least:
+        version = ".".join(map(str, least))
+        raise BundleError(
+            f"expected ONNX Runtime {version} or newer for {graph}, got {ort.__version__}, which "
+            f"runs it incorrectly: pip install --upgrade 'onnxruntime>={version}'"
+        )
 
 
-def named(name: str) -> tuple[str, ...]:
-    """Return the providers of a `--provider`, in order of preference."""
-    return _BY_NAME[name]
+def select_providers(name: str) -> tuple[str, ...]:
+    """Return the execution providers of a `--provider` flag, in order of preference."""
+    return _PROVIDERS[name]
 
 
 def require_offered(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:
-    """Return (name, options) of each provider.
-
-    Raises:
-        SettingError: None was named, or this onnxruntime does not offer one.
-    """
+    """Return (name, options) of each provider, or raise a `SettingError` if one is not offered."""
     pairs = [(p, _DEFAULTS.get(p, {})) if isinstance(p, str) else p for p in providers]
     if not pairs:
         raise SettingError(f"expected at least one execution provider, got none: name {CPU!r}")
@@ -124,11 +109,7 @@ def require_offered(providers: Sequence[Provider]) -> list[tuple[str, dict[str, 
 
 
 def require_started(session: Any, pairs: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """Refuse a session that runs elsewhere: where CUDA does not start, ONNX Runtime takes the CPU.
-
-    Raises:
-        SettingError: A provider that was asked for is not in use.
-    """
+    """Raise a `SettingError` if ONNX Runtime took the CPU because a provider did not start."""
     running = session.get_providers()
     for name, _ in pairs:
         if name not in running:
@@ -136,8 +117,25 @@ def require_started(session: Any, pairs: Sequence[tuple[str, dict[str, Any]]]) -
                 f"expected the graph to run on {name}, it did not start and {', '.join(running)} "
                 "took over: check the driver and its libraries, or ask for the CPU"
             )
-    # Nor may a later failure move the session to another provider.
+    # A later failure must not move the session to another provider either.
     session.disable_fallback()
+
+
+def require_threshold(session: Any, graph: Path) -> None:
+    """Raise a `BundleError` for a graph whose threshold cannot be fed."""
+    if contract.THRESHOLD not in {node.name for node in session.get_overridable_initializers()}:
+        raise BundleError(
+            f"expected an initializer {contract.THRESHOLD!r} that can be fed in {graph}, got none: "
+            "export the bundle again"
+        )
+
+
+def threshold_feed(threshold: float) -> npt.NDArray[np.float32]:
+    """Return a threshold as a graph's feed, float32 [], or raise a `SettingError` for NaN."""
+    if np.isnan(threshold):
+        raise SettingError("expected a number as threshold, got NaN: it would defer everything")
+    # ONNX Runtime takes a zero-dimensional array here and nothing else.
+    return np.array(threshold, np.float32)
 
 
 def _remedy(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Counts and latencies of a cascade, by who answered: cheap enough to be always on.
+"""Counts and latencies of a cascade by source, cheap enough to be always on.
 
     stats = Stats()
     stats.record(Source.EDGE, total_s)
@@ -6,9 +6,9 @@
     stats.record_error("CloudDeadlineError")
     log.info(stats.snapshot().as_json())
 
-What happens to the cloud never shows in the figures of M_S. A deferred call keeps its source and
-with it a histogram of its own, so that waiting for a cloud that fails makes `edge_fallback` slow,
-never `edge`; and the deferral ratio counts what the gate asked for, whatever came of it.
+Problems of the cloud never show in the figures of M_S. Each source has a histogram of its own, so
+that waiting for a failing cloud makes `edge_fallback` slow, never `edge`; and the deferral ratio
+counts the gate's decisions, whatever their outcome.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from edge_runtime.errors import SettingError
 LEAST_S: Final = 1e-6
 """Shorter times count as this long."""
 GREATEST_S: Final = 100.0
-"""Longer times fall into one bucket, which ends at the longest seen."""
+"""Longer times share one bucket, which ends at the longest one."""
 RESOLUTION: Final = 0.05
-"""Each bucket is so much longer than the one before; a quantile is at most so far off."""
+"""Growth from one bucket to the next, and greatest relative error of a quantile."""
 
 _LOG_STEP: Final = log(1.0 + RESOLUTION)
 _BUCKETS_A_NEPER: Final = 1.0 / _LOG_STEP
 _LAST: Final = ceil(log(GREATEST_S / LEAST_S) / _LOG_STEP)
-_MOST_KINDS: Final = 64
+_MAX_KINDS: Final = 64
 OTHER: Final = "other"
-"""Kind of the errors that are counted after 64 kinds; somebody counts by message."""
+"""Kind of all errors beyond the first 64 kinds, e.g. if a caller counts by message."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Latency:
     """Times of the calls with one source, in seconds.
 
     Attributes:
-        count: Answers; those of one batch share their time.
-        mean_s: Their mean.
-        p50_s: Half of them took at most so long, within `RESOLUTION`; likewise the others.
-        p90_s: 90 %.
-        p99_s: 99 %.
-        max_s: The longest.
-        histogram: (upper bound in seconds, count) of each bucket that holds any, in order; buckets
-            are up to `RESOLUTION` wide. The last one's bound is `max_s` where it is over 100 s.
+        count: Number of answers; those of one batch share their time.
+        mean_s: Mean time.
+        p50_s: Median, like the other quantiles exact to `RESOLUTION`.
+        p90_s: 90th percentile.
+        p99_s: 99th percentile.
+        max_s: Longest time.
+        histogram: (upper bound in seconds, count) of each non-empty bucket, in order; buckets are
+            up to `RESOLUTION` wide. The last one's bound is `max_s` where that is over 100 s.
     """
 
     count: int
@@ -67,11 +67,11 @@ class Snapshot:
     """The statistics at one moment.
 
     Attributes:
-        answers: All answers.
-        deferred: Of these, how many the gate asked M_L for, whatever came of it.
-        deferral_ratio: Their share; None where there are no answers.
-        sources: By source, only those that have answered.
-        errors: How often each kind of error of the cloud came.
+        answers: Number of answers.
+        deferred: Number of answers to inputs that the gate deferred, whatever the outcome.
+        deferral_ratio: Share of deferred inputs; None without answers.
+        sources: Latencies by source, for sources with answers.
+        errors: Number of the cloud's errors by kind.
     """
 
     answers: int
@@ -81,19 +81,19 @@ class Snapshot:
     errors: Mapping[str, int]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain dictionaries, lists and numbers."""
+        """Return plain dictionaries, lists and numbers."""
         return dataclasses.asdict(self)
 
     def as_json(self) -> str:
-        """Return it as one line for a log; it holds no NaN and nothing infinite."""
+        """Return one line of JSON for a log, without NaN or infinities."""
         return json.dumps(self.as_dict(), sort_keys=True, allow_nan=False)
 
 
 class Stats:
-    """Counts answers; constant memory, safe to share between threads.
+    """Counts answers and errors, with constant memory; safe to share between threads.
 
-    A histogram has buckets from 1 us to 100 s, each 5 % longer than the one before (as HDR
-    histograms and Prometheus' native ones do), about 3 KB a source.
+    A histogram has buckets from 1 us to 100 s, each 5 % longer than the one before (like HDR
+    histograms and Prometheus' native ones), about 3 KB per source.
     """
 
     def __init__(self) -> None:
@@ -104,13 +104,10 @@ class Stats:
         """Count answers of one call.
 
         Args:
-            source: Who gave them, e.g. `Source.EDGE`.
-            total_s: How long the whole call took, in seconds.
-            count: How many there are.
-            deferred: How many of them the gate asked M_L for.
-
-        Raises:
-            SettingError: The time is not a number of seconds, or more are deferred than there are.
+            source: Source of the answers, e.g. `Source.EDGE`.
+            total_s: Time of the whole call, in seconds; anything else raises a `SettingError`.
+            count: Number of answers.
+            deferred: Number of them that the gate deferred, at most `count`.
         """
         if LEAST_S < total_s < GREATEST_S:
             bucket = int(log(total_s / LEAST_S) * _BUCKETS_A_NEPER)
@@ -122,7 +119,7 @@ class Stats:
             self._deferred += deferred
             histogram = self._histograms.get(source)
             if histogram is None:
-                # As a plain text: a StrEnum would show its class in a log.
+                # A plain str, as a StrEnum would show its class in a log.
                 histogram = self._histograms[str(source)] = _Histogram()
             histogram.counts[bucket] += count
             histogram.sum_s += total_s * count
@@ -132,23 +129,23 @@ class Stats:
     def record_error(self, kind: str) -> None:
         """Count an error of the cloud, e.g. under the name of its class."""
         with self._lock:
-            if kind not in self._errors and len(self._errors) >= _MOST_KINDS:
+            if kind not in self._errors and len(self._errors) >= _MAX_KINDS:
                 kind = OTHER
             self._errors[kind] = self._errors.get(kind, 0) + 1
 
     def snapshot(self) -> Snapshot:
-        """Return the figures of now; they belong together."""
+        """Return a consistent set of the current figures."""
         with self._lock:
             copies = {source: h.copy() for source, h in self._histograms.items()}
             deferred, errors = self._deferred, dict(self._errors)
-        # A call of an empty batch counts nothing.
+        # An empty batch leaves an empty histogram.
         sources = {source: h.latency() for source, h in copies.items() if any(h.counts)}
         answers = sum(latency.count for latency in sources.values())
         ratio = deferred / answers if answers else None
         return Snapshot(answers, deferred, ratio, sources, errors)
 
     def reset(self) -> None:
-        """Start from nothing."""
+        """Clear all counts."""
         with self._lock:
             self._start()
 
@@ -190,7 +187,7 @@ class _Histogram:
         return self.max_s
 
     def _time(self, bucket: int, within: float) -> float:
-        """Return the time at a share of a bucket."""
+        """Return the time at a relative position in a bucket."""
         if bucket == _LAST:
             return GREATEST_S * exp(log(self.max_s / GREATEST_S) * within)
         return LEAST_S * exp((bucket + within) * _LOG_STEP)

@@ -1,4 +1,4 @@
-"""Takes texts: the tokenizer that a bundle carries makes of them what its graph is fed."""
+"""Reads texts, and tokenizes them with the tokenizer of a bundle."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import BundleError, DependencyError, InputError
+from edge_runtime.files import one_line
 
 Tokens = dict[str, npt.NDArray[np.int64]]
 _FIELDS = {
@@ -19,16 +20,23 @@ _FIELDS = {
     contract.ATTENTION_MASK: "attention_mask",
     contract.TOKEN_TYPE_IDS: "type_ids",
 }
-"""What each input of a graph is called in an encoding of `tokenizers`."""
+"""Attribute of a `tokenizers` encoding for each input of a graph."""
+
+
+def tokenizer_file(bundle: Bundle) -> Path:
+    """Return the file of a bundle's tokenizer, or raise a `BundleError`."""
+    name = bundle.metadata.extra.get(contract.TOKENIZER)
+    file = next((file for file in bundle.others if file.name == name), None)
+    if file is None:
+        raise BundleError(
+            f"expected a tokenizer among the files of {bundle.path}, its metadata name {name!r}: "
+            "export the bundle again"
+        )
+    return file
 
 
 def open_tokenizer(file: Path) -> Any:
-    """Return the `Tokenizer` of a `tokenizer.json`.
-
-    Raises:
-        BundleError: It is no tokenizer.
-        DependencyError: `tokenizers` is not installed.
-    """
+    """Return the tokenizer of a `tokenizer.json`, or raise a `BundleError`."""
     try:
         from tokenizers import Tokenizer
     except ImportError:
@@ -36,24 +44,14 @@ def open_tokenizer(file: Path) -> Any:
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception
-        reason = " ".join(str(error).split())[:200]
         raise BundleError(
-            f"expected a tokenizer in {file}, it does not open ({reason}): export the bundle "
-            "again, or update tokenizers"
+            f"expected a tokenizer in {file}, it does not open ({one_line(error, 200)}): export "
+            "the bundle again, or update tokenizers"
         ) from None
 
 
 class TextEncoder:
-    """A `tokenizer.json`, which holds its own truncation and padding.
-
-    Args:
-        file: The file.
-        names: The graph's inputs, of `contract.TOKEN_INPUTS`.
-
-    Raises:
-        BundleError: It is no tokenizer.
-        DependencyError: `tokenizers` is not installed.
-    """
+    """A `tokenizer.json`, with its own truncation and padding, for some inputs of a graph."""
 
     def __init__(self, file: Path, names: Sequence[str]) -> None:
         self._tokenizer = open_tokenizer(file)
@@ -62,11 +60,8 @@ class TextEncoder:
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Return int64 [n, tokens] by the names of the graph's inputs.
 
-        Args:
-            texts: n >= 1 of them; what is longer than the model takes is cut, shorter is padded.
-
-        Raises:
-            InputError: One is no Unicode text, or has no token at all.
+        The n >= 1 texts are cut to the model's limit or padded. A text that is not valid Unicode,
+        or has no token, raises an `InputError`.
         """
         try:
             encodings = self._tokenizer.encode_batch_fast(texts)
@@ -84,74 +79,63 @@ class TextEncoder:
         }
 
 
-class TextIntake:
-    """Takes texts; see `edge_runtime.inputs.Intake`.
+class PromptReader:
+    """Reads prompts, which the decoder tokenizes itself; an `InputReader`."""
 
-    Args:
-        bundle: The bundle.
-        types: numpy type of each of the graph's inputs.
+    description = "prompts"
 
-    Raises:
-        BundleError: The graph takes something else than tokens, or the tokenizer is missing.
-        DependencyError: `tokenizers` is not installed.
-    """
+    def single(self, value: Any) -> npt.NDArray[Any]:
+        """Return one text as a batch of one row."""
+        return self.batch([value])
 
-    wanted = "texts"
+    def batch(self, values: Any) -> npt.NDArray[Any]:
+        """Return texts as an object array [n], or raise an `InputError` for none or other types."""
+        texts = require_texts(values)
+        if not texts:
+            raise InputError("expected at least one text, got none")
+        return np.array(texts, object)
 
-    def __init__(self, bundle: Bundle, types: Mapping[str, str | None]) -> None:
-        if not set(types) <= set(_FIELDS) or set(types.values()) != {"int64"}:
-            raise BundleError(
-                f"expected inputs among {', '.join(_FIELDS)}, all int64, in {bundle.graph}, got "
-                f"{dict(types)}: export the bundle again"
-            )
-        self._encode = TextEncoder(tokenizer_file(bundle), tuple(types))
-
-    def one(self, given: Any) -> npt.NDArray[Any]:
-        """Return a single text as a batch of one row."""
-        return self.rows([given])
-
-    def rows(self, given: Any) -> npt.NDArray[Any]:
-        """Return texts as an object array [n]."""
-        return text_rows(given)
-
-    def feeds(self, rows: npt.NDArray[Any]) -> Tokens:
-        """Return the tokens."""
-        return self._encode(self.rows(rows).tolist())
+    def feeds(self, rows: npt.NDArray[Any]) -> Tokens:  # noqa: ARG002 - see `InputReader`
+        """Return nothing: the decoder feeds its graph step by step."""
+        return {}
 
     def unusable(self, _: npt.NDArray[Any]) -> None:
-        """Return None: a text without a token does not come so far."""
+        """Return None: texts without tokens are refused elsewhere."""
         return
 
 
-def text_rows(given: Any) -> npt.NDArray[Any]:
-    """Return texts as an object array [n].
+class TextReader(PromptReader):
+    """Reads the texts of a classifier; an `InputReader`.
 
-    Raises:
-        InputError: They are no texts.
+    Args:
+        bundle: The bundle.
+        dtypes: numpy type of each of the graph's inputs; other inputs than tokens are refused.
     """
-    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+
+    description = "texts"
+
+    def __init__(self, bundle: Bundle, dtypes: Mapping[str, str | None]) -> None:
+        if not set(dtypes) <= set(_FIELDS) or set(dtypes.values()) != {"int64"}:
+            raise BundleError(
+                f"expected inputs among {', '.join(_FIELDS)}, all int64, in {bundle.graph}, got "
+                f"{dict(dtypes)}: export the bundle again"
+            )
+        self._encode = TextEncoder(tokenizer_file(bundle), tuple(dtypes))
+
+    def feeds(self, rows: npt.NDArray[Any]) -> Tokens:
+        """Return the tokens."""
+        return self._encode(self.batch(rows).tolist())
+
+
+def require_texts(values: Any, noun: str = "texts") -> list[str]:
+    """Return texts as a list, or raise an `InputError` that calls them by `noun`."""
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise InputError(
-            f"expected a list of texts, got a {type(given).__name__}: put a single one into a list"
+            f"expected a list of {noun}, got a {type(values).__name__}: put a single one into a "
+            "list"
         )
-    texts = list(given)
-    odd = [type(text).__name__ for text in texts if not isinstance(text, str)]
-    if odd or not texts:
-        came = f"a {odd[0]}" if odd else "none"
-        raise InputError(f"expected texts (str), at least one, got {came}: decode bytes first")
-    return np.array(texts, object)
-
-
-def tokenizer_file(bundle: Bundle) -> Path:
-    """Return the file of a bundle's tokenizer.
-
-    Raises:
-        BundleError: The bundle has none.
-    """
-    name = bundle.metadata.extra.get(contract.TOKENIZER)
-    file = next((file for file in bundle.others if file.name == name), None)
-    if file is None:
-        raise BundleError(
-            f"expected a tokenizer among the files of {bundle.path}, its metadata name {name!r}: "
-            "export the bundle again"
-        )
-    return file
+    texts: list[Any] = list(values)
+    wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
+    if wrong:
+        raise InputError(f"expected {noun} (str), got a {wrong[0]}: decode bytes first")
+    return texts

@@ -17,5 +17,7 @@ COMMANDS = {
     "verify": VerifySettings,
 }
 
+DEFAULT = BuildSettings
+
 if __name__ == "__main__":
-    sys.exit(main("python -m export", COMMANDS, default=BuildSettings))
+    sys.exit(main("python -m export", COMMANDS, default=DEFAULT))

@@ -85,8 +85,8 @@ def run_bundle(model: EdgeModel, given: Sequence[Any], session: Any = None) -> A
     """
     if model.metadata.input.name != contract.TEXT:
         return run_images(session or model.session, given)
-    intake = model.intake
-    return run_on(session or model.session, given, lambda group: intake.feeds(intake.rows(group)))
+    reader = model.reader
+    return run_on(session or model.session, given, lambda group: reader.feeds(reader.batch(group)))
 
 
 def run_feeds(session: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> Answers:

@@ -89,10 +89,10 @@ def test_a_stream_that_is_left_forwards_nothing(world, address):
     with Cascade.open(bundle, cloud=address, deadline_s=DEADLINE_S, threshold=math.inf) as cascade:
         stream = cascade.stream(task.test[0].prompt)
         stream.close()
-        assert cascade.sent_bytes == 0
+        assert cascade.request_bytes == 0
         (*_, last) = cascade.stream(task.test[0].prompt)
         assert last.source is Source.CLOUD
-        assert cascade.sent_bytes > 0
+        assert cascade.request_bytes > 0
 
 
 def test_a_stream_without_a_cloud_ends_with_the_whole_answer(world):

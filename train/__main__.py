@@ -37,5 +37,7 @@ COMMANDS = {
     "tasks": TasksSettings,
 }
 
+DEFAULT = None
+
 if __name__ == "__main__":
-    sys.exit(main("python -m train", COMMANDS))
+    sys.exit(main("python -m train", COMMANDS, default=DEFAULT))

@@ -233,7 +233,7 @@ def _times_us(
 
 
 def _call(model: EdgeModel, given: Any) -> Any:
-    rows = model.intake.one(given)
+    rows = model.reader.single(given)
     return lambda: model(rows)
 
 

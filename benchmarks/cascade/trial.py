@@ -57,7 +57,7 @@ class Trial:
             small = in_batches(nothing, self._inputs, expected=Source.EDGE)
         with self._open(bundle, threshold=None) as cascade:
             shipped = as_shipped(cascade, self._inputs)
-            sent = cascade.sent_bytes
+            sent = cascade.request_bytes
         return self._samples(small, shipped, seed), sent / len(shipped)
 
     def _open(self, bundle: Path, *, threshold: float | None) -> Cascade:

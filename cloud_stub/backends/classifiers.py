@@ -24,7 +24,7 @@ from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.cascade import Cascade
 from edge_runtime.errors import BundleError, DependencyError
-from edge_runtime.inputs import open_intake
+from edge_runtime.inputs import open_reader
 
 _WORKERS = 4
 _KEPT_FOR_REPLY_S = 0.02
@@ -53,7 +53,7 @@ class BundleBackend:
         self.labels = bundle.metadata.labels
         self._classes = Classes(self.labels)
         self._session = open_session(bundle.graph, threads)
-        self._intake = open_intake(bundle, self._session.get_inputs())
+        self._reader = open_reader(bundle, self._session.get_inputs())
 
     def infer(self, batch: Batch) -> Iterator[Outputs]:
         """Answer pictures or texts; pictures of one size go through the graph together."""
@@ -64,7 +64,7 @@ class BundleBackend:
         prediction = np.empty(batch.rows, np.int64)
         confidence = np.empty(batch.rows, np.float32)
         for rows in rows_by_size(given):
-            stacked = self._intake.rows([given[row] for row in rows])
+            stacked = self._reader.batch([given[row] for row in rows])
             prediction[rows], confidence[rows] = self._run(stacked)
         yield self._classes.outputs(prediction, confidence)
 
@@ -73,7 +73,7 @@ class BundleBackend:
 
     def _run(self, rows: Any) -> Any:
         return self._session.run(
-            [contract.PREDICTION, contract.CONFIDENCE], self._intake.feeds(rows)
+            [contract.PREDICTION, contract.CONFIDENCE], self._reader.feeds(rows)
         )
 
 

@@ -249,7 +249,7 @@ class Completions:
     def _refuse(self, response: HTTPResponse) -> NoReturn:
         words = _message(response.read(_MOST_WORDS))[:_SHOWN] or response.reason
         if self._token is not None:
-            words = self._token.hide_in(words)
+            words = self._token.redact(words)
         told = f"the upstream answered {response.status}: {words}"
         if response.status == _TOO_MANY:
             raise OverloadError(told, pushback_s=_retry_s(response))

@@ -1,4 +1,4 @@
-"""The command line that every package shares: commands as data, their flags, and how they run."""
+"""The command line of every package: commands as data, their flags, and one way to run them."""
 
 from edge_runtime.cli.command import Command, field, resolve
 from edge_runtime.cli.line import BAD_USAGE, FAILED, main

@@ -1,12 +1,11 @@
 """Turns the words of a command line into settings.
 
-python-fire parses the line, but binds into a recorder: fire calls what it understood *before* it
-looks at the rest, so a misspelt flag would otherwise run the command with that flag's default. The
-settings are built, and the command runs, only when the whole line was understood.
+python-fire parses the line, but binds it to a recorder: fire calls a function *before* it checks
+the rest of the line, so a misspelt flag would run the command with that flag's default. The
+settings are built, and the command runs, only once the whole line has been parsed.
 
-Field types that text converts to: `str`, `int`, `float`, `bool`, `Path`, an optional of these, a
-`Literal`, and tuples of them (`--seeds 0,1,2`). A positional tuple takes the words that are not
-flags.
+Text converts to `str`, `int`, `float`, `bool`, `Path`, an optional of these, a `Literal`, and
+tuples of them (`--seeds 0,1,2`). A positional tuple takes the words that are not flags.
 """
 
 from __future__ import annotations
@@ -27,35 +26,35 @@ from fire import core as fire_core
 from fire import decorators
 
 from edge_runtime.cli.command import Command, flag_name
-from edge_runtime.cli.help import fields, page
+from edge_runtime.cli.help import fields, page, show
 from edge_runtime.errors import GatekeeperError
 
 _SIGNED = {"-inf", "-infinity", "-nan"}
 
 
 class UsageError(GatekeeperError):
-    """The command line could not be understood; nothing was run."""
+    """The command line is invalid; nothing was run."""
 
 
 def suggest(word: str, known: Any) -> str:
-    """Return a hint at the known word that looks most like this one, or an empty text."""
+    """Return a hint at the most similar known word, or an empty text."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def parse(name: str, command: type[Command], words: list[str]) -> Command:
-    """Return the settings that the words of a command line stand for.
+def parse(name: str, command: type[Command], argv: list[str]) -> Command:
+    """Return the settings of a command line.
 
     Raises:
         UsageError: A flag is unknown, missing or of the wrong type.
         SettingError: A value is out of bounds or contradicts another.
-        SystemExit: The words ask for help, which is printed.
+        SystemExit: The line asks for help, which is printed.
     """
-    if any(word in {"-h", "--help"} for word in words):
-        print(page(name, command))
+    if any(word in {"-h", "--help"} for word in argv):
+        show(page(name, command))
         raise SystemExit(0)
-    _reject_unknown_flags(command, words)
-    recorded = _record(command, _close_switches(command, words))
+    _reject_unknown_flags(command, argv)
+    recorded = _record(command, _close_switches(command, argv))
     hints = typing.get_type_hints(command)
     values = {
         item.name: _convert(recorded[item.name], hints[item.name], item)
@@ -72,10 +71,10 @@ def parse(name: str, command: type[Command], words: list[str]) -> Command:
     return command(**values)
 
 
-def _reject_unknown_flags(command: type[Command], words: list[str]) -> None:
-    """Name the flag that is not known; fire would only say which argument it could not consume."""
+def _reject_unknown_flags(command: type[Command], argv: list[str]) -> None:
+    """Name the unknown flag: fire would only name the argument that it could not consume."""
     known = {flag_name(item) for item in fields(command) if not item.metadata.get("positional")}
-    for word in words:
+    for word in argv:
         flag = word.split("=", 1)[0].replace("_", "-")
         if word.startswith("--") and flag not in known:
             raise UsageError(
@@ -84,15 +83,15 @@ def _reject_unknown_flags(command: type[Command], words: list[str]) -> None:
             )
 
 
-def _close_switches(command: type[Command], words: list[str]) -> list[str]:
-    """Write `--quiet` as `--quiet=True`, or fire would take the word after it as its value.
+def _close_switches(command: type[Command], argv: list[str]) -> list[str]:
+    """Write `--quiet` as `--quiet=True`, or fire would take the next word as its value.
 
-    And `--threshold -inf` as `--threshold=-inf`, or fire would take `-inf` for a flag.
+    Likewise `--threshold -inf` as `--threshold=-inf`, or fire would take `-inf` for a flag.
     """
     hints = typing.get_type_hints(command)
     switches = {flag_name(item) for item in fields(command) if hints[item.name] is bool}
     closed: list[str] = []
-    for word in words:
+    for word in argv:
         if word.lower() in _SIGNED and closed and closed[-1].startswith("--"):
             closed[-1] += f"={word}"
         else:
@@ -100,14 +99,14 @@ def _close_switches(command: type[Command], words: list[str]) -> list[str]:
     return closed
 
 
-def _record(command: type[Command], words: list[str]) -> dict[str, Any]:
-    """Let fire bind the words to the command's fields, running nothing."""
+def _record(command: type[Command], argv: list[str]) -> dict[str, Any]:
+    """Let fire bind the words to the command's fields, without running anything."""
     recorded: dict[str, Any] = {}
     recorder = _recorder(command, recorded)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
-            fire.Fire(recorder, command=words)
+            fire.Fire(recorder, command=argv)
     except fire_core.FireExit as stop:
         reason = complaint.getvalue().strip().splitlines()
         first = reason[0].removeprefix("ERROR: ") if reason else f"status {stop.code}"
@@ -132,7 +131,7 @@ def _recorder(command: type[Command], recorded: dict[str, Any]) -> Callable[...,
             recorded[positional[0]] = words
 
     cast("Any", record).__signature__ = inspect.Signature(parameters)
-    # Everything arrives as text: fire would turn `--seeds 1,2` into a tuple and `1e3` into a float.
+    # Keep every value as text: fire would turn `--seeds 1,2` into a tuple and `1e3` into a float.
     decorated: Callable[..., None] = decorators.SetParseFn(str)(record)
     return decorated
 

@@ -14,14 +14,7 @@ from edge_runtime.errors import SettingError
 
 @dataclass(frozen=True)
 class Bounds:
-    """The values that a number may take; infinities and NaN lie outside every bound.
-
-    Attributes:
-        least: Smallest value allowed.
-        above: The value must be greater than this.
-        most: Greatest value allowed.
-        below: The value must be smaller than this.
-    """
+    """Inclusive and exclusive limits of a number; infinities and NaN are outside any bounds."""
 
     least: float | None = None
     above: float | None = None
@@ -38,21 +31,15 @@ class Bounds:
         )
 
     def __str__(self) -> str:
-        if None not in (low := self._low, high := self._high):
+        low = self.above if self.least is None else self.least
+        high = self.below if self.most is None else self.most
+        if low is not None and high is not None:
             left = "[" if self.least is not None else "("
             right = "]" if self.most is not None else ")"
             return f"in {left}{low:g}, {high:g}{right}"
-        words = {"at least": self.least, "above": self.above, "at most": self.most}
-        words["below"] = self.below
-        return " ".join(f"{word} {limit:g}" for word, limit in words.items() if limit is not None)
-
-    @property
-    def _low(self) -> float | None:
-        return self.above if self.least is None else self.least
-
-    @property
-    def _high(self) -> float | None:
-        return self.below if self.most is None else self.most
+        limits = {"at least": self.least, "above": self.above, "at most": self.most}
+        limits["below"] = self.below
+        return " ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)
 
 
 def field(
@@ -71,14 +58,14 @@ def field(
 
     Args:
         help_text: One line for `--help`.
-        default: Value where the flag is absent; without one the flag is required.
-        positional: Take the words that are not flags; for a tuple field.
-        least: Smallest number allowed; for a tuple, of each of its numbers.
-        above: The number must be greater than this.
-        most: Greatest number allowed.
-        below: The number must be smaller than this.
-        within: Smallest and greatest number allowed, in place of `least` and `most`.
-        nonempty: Refuse a tuple without elements.
+        default: Value without the flag; the flag is required where there is no default.
+        positional: Whether the field takes the words that are not flags; for a tuple.
+        least: Smallest allowed number; for a tuple, of each element.
+        above: Exclusive lower limit.
+        most: Greatest allowed number.
+        below: Exclusive upper limit.
+        within: Smallest and greatest allowed number, in place of `least` and `most`.
+        nonempty: Whether a tuple without elements is refused.
     """
     if within is not None:
         least, most = within
@@ -98,9 +85,9 @@ def field(
 class Command:
     """The settings of one command, checked on creation.
 
-    A subclass names the function that does the work, so that it need not import it:
+    A subclass names the function that does the work instead of importing it:
     `class FitSettings(Command, does="train.classifier.fit:fit")`. The function takes the settings.
-    A subclass with checks of its own calls `super().__post_init__()` first.
+    A subclass with further checks calls `super().__post_init__()` first.
     """
 
     does: ClassVar[str] = ""
@@ -115,7 +102,7 @@ class Command:
             check(item, getattr(self, item.name))
 
     def run(self) -> None:
-        """Do the work; raise a `GatekeeperError` for what the user can fix."""
+        """Call the function; it raises a `GatekeeperError` for problems the user can fix."""
         resolve(self.does)(self)
 
 
@@ -126,11 +113,7 @@ def resolve(target: str) -> Callable[[Any], Any]:
 
 
 def check(item: dataclasses.Field[Any], value: Any) -> None:
-    """Refuse a value outside the declared bounds of its field.
-
-    Raises:
-        SettingError: The value is out of bounds, not a number, or an empty tuple.
-    """
+    """Raise a `SettingError` for a value outside the declared bounds, NaN, or an empty tuple."""
     if item.metadata.get("nonempty") and not value:
         raise SettingError(f"expected at least one value for {flag_name(item)}, got none")
     bounds: Bounds | None = item.metadata.get("bounds")
@@ -144,7 +127,7 @@ def check(item: dataclasses.Field[Any], value: Any) -> None:
 
 
 def flag_name(item: dataclasses.Field[Any]) -> str:
-    """Return what the user types for a field: `--batch-size`, or `INPUTS` where it is positional."""
+    """Return a field's name on the command line: `--batch-size`, or `INPUTS` if positional."""
     if item.metadata.get("positional"):
         return item.name.upper()
     return f"--{item.name.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""Flags that several commands share: each a class to inherit from."""
+"""Flags that several commands share, each as a class to inherit."""
 
 from __future__ import annotations
 

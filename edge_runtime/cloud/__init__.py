@@ -1,5 +1,5 @@
-"""The way to M_L: one server (`model`), several (`failover`), or another cascade (`tier`).
+"""Access to M_L: one server (`model`), or several or another cascade (`connect`).
 
-`channel` opens connections, `failures` tells apart what can go wrong on them, `breaker` keeps
-calls off a server that is gone. This package itself loads nothing; gRPC comes with `model`.
+`connection` opens connections, `failures` classifies their errors, `breaker` stops calls to a
+server that is down. Importing this package alone loads nothing; `model` loads gRPC.
 """

@@ -1,4 +1,4 @@
-"""What a cascade asks of whatever stands behind it."""
+"""The interface of the larger model behind a cascade, and its answers."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import numpy.typing as npt
 
 
 class CloudAnswers(NamedTuple):
-    """What M_L said about a batch.
+    """M_L's answers to a batch.
 
     Attributes:
         prediction: int64 [n], index into the caller's labels.
-        label: Class name of each row.
-        confidence: float32 [n], M_L's own; NaN where a foreign engine gives none.
-        sent_bytes: Size of the request message.
-        compute_s: How long the server says it worked on the request; 0 where it does not say.
-        errors: Why a row is not M_L's but that of a smaller model on the way, None for the others;
-            None where all rows are M_L's.
+        label: Class name or text of each row.
+        confidence: float32 [n], M_L's own; NaN where a foreign engine reports none.
+        request_bytes: Size of the request message.
+        compute_s: Compute time that the server reports; 0 where it reports none.
+        errors: For each row, why a smaller model on the way answered instead of M_L, else None;
+            None where M_L answered all rows.
     """
 
     prediction: npt.NDArray[np.int64]
     label: list[str]
     confidence: npt.NDArray[np.float32]
-    sent_bytes: int
+    request_bytes: int
     compute_s: float = 0.0
     errors: tuple[str | None, ...] | None = None
 
 
 class Cloud(Protocol):
-    """A larger model that answers batches: `CloudModel`, `Failover` or `Tier`; safe for threads."""
+    """A larger model: `CloudModel`, `Failover` or `Tier`; safe to share between threads."""
 
     model: str
-    """Its name, for records."""
+    """Name of the model, for records."""
     takes_files: bool
-    """Whether it takes pictures as encoded bytes."""
+    """Whether pictures may be sent as encoded bytes."""
 
     @property
     def deadline_s(self) -> float | None:
-        """Longest wait of a call that names none; None where it is not known here."""
+        """Default time limit of a call in seconds; None where it is not known here."""
 
     def infer(
         self,
@@ -54,4 +54,4 @@ class Cloud(Protocol):
         """Answer a batch, or raise a `CloudError`, within the deadline."""
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""

@@ -1,8 +1,8 @@
-"""A circuit breaker: keeps calls off a server that is gone, and finds out when it is back.
+"""A circuit breaker: stops calls to a server that is down, and resumes them when it is back.
 
-After some failures in a row the circuit is open: calls fail at once and wait for no deadline. A
-thread in the background probes the server meanwhile, so that no caller's input is spent on finding
-out, and closes the circuit as soon as a probe succeeds (Nygard, Release It!, 2007, chapter 5).
+After several failures in a row the circuit opens: calls fail at once instead of waiting for their
+deadlines. A background thread probes the server, so that no caller's input is used as a probe, and
+closes the circuit once a probe succeeds (Nygard, Release It!, 2007, chapter 5).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from edge_runtime.errors import (
 )
 
 _JITTER: Final = 0.2
-"""Share by which probes spread, so that a million devices do not come back at one moment."""
+"""Relative spread of the probes, so that a million devices do not return at one moment."""
 
 
 @dataclass(frozen=True)
 class BreakerSettings:
-    """When the circuit opens, and how often it is probed.
+    """Settings of a circuit breaker.
 
     Attributes:
-        failures: So many failures in a row open it. A request that the server refused is none: it
-            was the request's own fault.
+        failures: Number of failures in a row that open the circuit. A request that the server
+            refused does not count: the request itself was at fault.
         probe_interval_s: Pause between probes, in seconds.
     """
 
@@ -49,12 +49,12 @@ class BreakerSettings:
 
 
 class CircuitBreaker:
-    """Counts failures in a row, and probes while it is open; safe for threads.
+    """Counts failures in a row, and probes while the circuit is open; safe for threads.
 
     Args:
-        probe: Asks the server whether it is back; returns at the latest after a second or two. One
-            that raises has failed like one that says no.
-        settings: When to open, how often to probe.
+        probe: Function that returns, within a second or two, whether the server is back. An
+            exception counts as no.
+        settings: Number of failures and interval of the probes.
     """
 
     def __init__(self, probe: Callable[[], bool], settings: BreakerSettings) -> None:
@@ -69,33 +69,29 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are kept off the server."""
+        """True while calls are not sent to the server."""
         return self._reason is not None
 
     def check(self) -> None:
-        """Let a call through.
-
-        Raises:
-            CloudCircuitOpenError: The circuit is open.
-        """
+        """Raise a `CloudCircuitOpenError` while the circuit is open."""
         reason = self._reason
         if reason is not None:
             raise CloudCircuitOpenError(
-                f"not asked, the circuit breaker is open for {monotonic() - self._opened_s:.1f} s "
-                f"and probes every {self._settings.probe_interval_s:g} s; the last try: {reason}"
+                f"not sent, the circuit breaker is open for {monotonic() - self._opened_s:.1f} s "
+                f"and probes every {self._settings.probe_interval_s:g} s; the last error: {reason}"
             )
 
-    def succeeded(self) -> None:
-        """Count an answer: the server is there, whatever a probe will say."""
-        # Read without the lock: nearly every call ends here.
+    def record_success(self) -> None:
+        """Count an answer: the server is up, whatever a probe finds."""
+        # Read without the lock, as nearly every call ends here.
         if self._failures or self._reason is not None:
             with self._lock:
                 self._close_circuit()
 
-    def failed(self, error: CloudError) -> None:
-        """Count a failure, and open the circuit where it is one too many."""
+    def record_failure(self, error: CloudError) -> None:
+        """Count a failure, and open the circuit once there are too many."""
         if isinstance(error, CloudRejectedError):
-            self.succeeded()
+            self.record_success()
             return
         with self._lock:
             self._failures += 1
@@ -103,7 +99,7 @@ class CircuitBreaker:
                 return
             self._reason, self._opened_s = error, monotonic()
             self._openings += 1
-            # Daemonic: a program that ends must not wait for the network.
+            # A daemon: a program that ends must not wait for the network.
             threading.Thread(
                 target=self._probe_until_back, args=(self._openings,), name="probe", daemon=True
             ).start()
@@ -115,7 +111,7 @@ class CircuitBreaker:
     def _probe_until_back(self, opening: int) -> None:
         pause_s = self._settings.probe_interval_s
         while not self._closing.wait(pause_s * random.uniform(1 - _JITTER, 1 + _JITTER)):
-            # A call that was on its way may have brought an answer, and others failed since.
+            # A call in flight may have closed the circuit, and later failures opened it again.
             if not self.is_open or opening != self._openings:
                 return
             if self._is_back():
@@ -126,7 +122,7 @@ class CircuitBreaker:
     def _is_back(self) -> bool:
         try:
             return self._probe()
-        except Exception as error:  # noqa: BLE001 - unprobed, the circuit would stay open for ever
+        except Exception as error:  # noqa: BLE001 - without probes the circuit would stay open
             with self._lock:
                 if self._reason is not None:
                     self._reason = CloudUnavailableError(f"its probe fails: {error!r}")

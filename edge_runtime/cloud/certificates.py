@@ -1,6 +1,7 @@
-"""Reads certificates, keys and secret files, and says in one line what is wrong with one.
+"""Reads certificates, keys and secret files for both ends of a link, with one-line errors.
 
-For both ends of a link: what a client presents and trusts, and what a server does.
+The validity is read from the DER bytes: the standard library reports it only for certificates that
+it has just accepted, and it is needed for those that were refused.
 """
 
 from __future__ import annotations
@@ -16,27 +17,19 @@ from typing import Final
 
 from edge_runtime.errors import SettingError
 
-# MERGEDOC edge_runtime/cloud/dates.py: 'Reads from when to when a certificate is valid.\n\nThe standard library tells that only of a certificate that it just accepted, and the ones of\ninterest are those that it refused.\n'
-
-
 _OTHERS: Final = 0o077
 _PEM: Final = re.compile(
     rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----", re.ASCII
 )
-
 _VERSION: Final = 0xA0
 _UTC_TIME: Final = 0x17
 _LONG_LENGTH: Final = 0x80
 _FIELDS_BEFORE: Final = 3
-"""Serial number, signature algorithm and issuer stand before the dates."""
+"""Serial number, signature algorithm and issuer precede the dates."""
 
 
 def read_file(file: Path | str, name: str) -> bytes:
-    """Return the content of a file that a setting names.
-
-    Raises:
-        SettingError: It cannot be read.
-    """
+    """Return the content of a file that a setting names, or raise a `SettingError`."""
     try:
         return Path(file).read_bytes()
     except OSError as error:
@@ -47,25 +40,15 @@ def read_file(file: Path | str, name: str) -> bytes:
 
 
 def split_certificates(pem: bytes) -> list[str]:
-    """Return the certificates of a PEM file, each by itself and without what stands between."""
-    # A bundle's comments may be no ASCII, which is all that OpenSSL takes as text.
+    """Return the certificates of a PEM file one by one, without the text in between."""
+    # Comments may be other than ASCII, which OpenSSL refuses.
     return [block.decode("ascii") for block in _PEM.findall(pem)]
 
 
 def load_authorities(
     context: ssl.SSLContext, pem: bytes, source: Path | str, name: str = "ca"
 ) -> None:
-    """Trust the authorities of a PEM file.
-
-    Args:
-        context: What is to trust them.
-        pem: The file's content.
-        source: Where it comes from, for the message.
-        name: What the setting that names the file is called.
-
-    Raises:
-        SettingError: It holds none, or one that cannot be read.
-    """
+    """Trust a PEM file's authorities, or raise a `SettingError` that names source and setting."""
     blocks = split_certificates(pem)
     try:
         context.load_verify_locations(cadata="\n".join(blocks))
@@ -77,11 +60,7 @@ def load_authorities(
 
 
 def load_pair(context: ssl.SSLContext, certificate: Path | str, key: Path | str) -> None:
-    """Present a certificate.
-
-    Raises:
-        SettingError: A file cannot be read, the key is encrypted, or the two are not a pair.
-    """
+    """Load a certificate with its key, or raise a `SettingError` if they do not fit."""
     for file, name in ((certificate, "certificate"), (key, "key")):
         read_file(file, name)  # OpenSSL does not say which of the two is missing
     try:
@@ -95,13 +74,13 @@ def load_pair(context: ssl.SSLContext, certificate: Path | str, key: Path | str)
 
 
 def validity_of(certificate: Path | str) -> Validity | None:
-    """Return from when to when the first certificate of a file is valid, None where it has none."""
+    """Return the validity of the first certificate of a file; None where it has none."""
     first = split_certificates(read_file(certificate, "certificate"))
     return read_validity(ssl.PEM_cert_to_DER_cert(first[0])) if first else None
 
 
 def exposed_files(files: Iterable[Path | str | None]) -> list[str]:
-    """Return those of the secret files that other users of this machine may read."""
+    """Return the secret files that other users of this machine may read."""
     if os.name != "posix":
         return []
     secret = [Path(file) for file in files if file is not None]
@@ -109,19 +88,19 @@ def exposed_files(files: Iterable[Path | str | None]) -> list[str]:
 
 
 def _no_password() -> str:
-    # Otherwise OpenSSL asks for it on the terminal.
+    # Otherwise OpenSSL prompts for it on the terminal.
     raise ValueError
 
 
 @dataclass(frozen=True)
 class Validity:
-    """From when to when a certificate is valid, both in UTC."""
+    """Begin and end of a certificate's validity, in UTC."""
 
     begin: datetime
     end: datetime
 
     def days_left(self, now: datetime) -> float:
-        """Return the days until it expires, negative where it has."""
+        """Return the days until the end, negative once it is past."""
         return (self.end - now).total_seconds() / 86400
 
     def __str__(self) -> str:
@@ -129,14 +108,7 @@ class Validity:
 
 
 def read_validity(der: bytes) -> Validity:
-    """Read the dates of a certificate (RFC 5280, section 4.1).
-
-    Args:
-        der: The certificate, in DER.
-
-    Raises:
-        SettingError: It is no certificate.
-    """
+    """Read a DER certificate's dates (RFC 5280, section 4.1), or raise a `SettingError`."""
     try:
         at = _open(der, _open(der, 0))
         skipped = _FIELDS_BEFORE + (der[at] == _VERSION)
@@ -146,12 +118,12 @@ def read_validity(der: bytes) -> Validity:
         return Validity(_time(der, at), _time(der, _element(der, at)[1]))
     except (IndexError, ValueError):
         raise SettingError(
-            "expected a certificate, got bytes that are none: write it as PEM again"
+            "expected a certificate, the file holds something else: write it as PEM again"
         ) from None
 
 
 def _element(der: bytes, at: int) -> tuple[int, int]:
-    """Return where the content of the element at a place begins and ends."""
+    """Return begin and end of the content of the element at a position."""
     length, at = der[at + 1], at + 2
     if length >= _LONG_LENGTH:
         size = length - _LONG_LENGTH
@@ -166,6 +138,6 @@ def _open(der: bytes, at: int) -> int:
 def _time(der: bytes, at: int) -> datetime:
     begin, end = _element(der, at)
     text = der[begin:end].decode("ascii")
-    if der[at] == _UTC_TIME:  # two digits, of which RFC 5280 says that 50 is 1950
+    if der[at] == _UTC_TIME:  # a year of two digits: by RFC 5280, 50 and above are 19xx
         text = ("19" if text >= "50" else "20") + text
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Makes the right kind of cloud of what `Cascade.open` was given."""
+"""Opens the large model behind a cascade: one server, several, or another cascade."""
 
 from __future__ import annotations
 
@@ -23,9 +23,6 @@ from edge_runtime.errors import (
     SettingError,
 )
 
-# MERGEDOC edge_runtime/cloud/failover.py: 'Several servers of one model: who does not answer is passed over.'
-# MERGEDOC edge_runtime/cloud/tier.py: 'A cascade as the cloud of another: M_S -> M_M -> M_L, all but the last on this machine.'
-
 if TYPE_CHECKING:
     from edge_runtime.cascade import Cascade
 
@@ -39,35 +36,34 @@ def connect(
     forward: str,
     options: dict[str, Any],
 ) -> Cloud | None:
-    """Return what stands behind an edge model; nothing is sent.
+    """Return the large model behind an edge model; no input is sent.
 
     Args:
         cloud: `HOST:PORT`, several of them, another cascade, or None.
-        edge: The edge model, which says what is forwarded and which classes there are.
+        edge: The edge model, whose input is forwarded and whose classes M_L must have.
         model: The large model's name on the server.
-        deadline_s: Longest wait for it, in seconds.
-        forward: The `original` input, or the graph's own `model_input`.
+        deadline_s: Time limit of a call in seconds.
+        forward: The forwarded input: the `original`, or the graph's own `model_input`.
         options: Further arguments of `CloudModel.open`.
 
     Raises:
-        SettingError: A setting makes no sense or contradicts the bundle.
+        SettingError: A setting is invalid or contradicts the bundle.
     """
     generates = edge.metadata.task == contract.TASK_GENERATION
     if cloud is None or not isinstance(cloud, str | Sequence):
-        _refuse_unknown(options)
+        inspect.signature(CloudModel.open).bind_partial(**options)  # refuses misspelt options
         if cloud is None:
             return None
         if generates:
             raise SettingError(
-                "expected an address as cloud of a bundle that generates text, got a cascade: that "
-                "is not handled yet"
+                "expected an address as cloud of a bundle that generates text, got a cascade: this "
+                "is not supported yet"
             )
-
         return Tier(cloud, edge.labels)
     _check_forward(forward, edge.metadata.input.name)
     options.setdefault("cloud_input", edge.metadata.input.name)
     addresses = [cloud] if isinstance(cloud, str) else cloud
-    with contextlib.ExitStack() as opened:  # one that cannot be opened closes those before it
+    with contextlib.ExitStack() as opened:  # if one cannot be opened, those before it are closed
         models = [
             opened.enter_context(
                 CloudModel.open(
@@ -99,26 +95,12 @@ def _check_forward(forward: str, name: str) -> None:
         )
 
 
-def _refuse_unknown(options: dict[str, Any]) -> None:
-    """Refuse misspelt options where no cloud model is there to do so."""
-    if options:
-        from edge_runtime.cloud.model import CloudModel
-
-        inspect.signature(CloudModel.open).bind_partial(**options)
-
-
 class Failover:
-    """Asks the first server whose circuit is closed, then the next; safe to share between threads.
+    """Several servers of one model, of which the first available one answers; safe for threads.
 
-    The deadline of a call is for all of them together: each may take an equal part of what is left,
-    the last one all of it. A request that a server refused is not taken to the next one, which
-    would refuse it as well.
-
-    Args:
-        models: The servers, the preferred one first.
-
-    Raises:
-        SettingError: There is none.
+    The preferred server comes first. The servers share a call's deadline: each may use an equal
+    part of the time left, the last one all of it. A request that one server refused is not sent to
+    the next, which would refuse it too. Without any server a `SettingError` is raised.
     """
 
     def __init__(self, models: Sequence[CloudModel]) -> None:
@@ -130,64 +112,44 @@ class Failover:
         self.deadline_s = models[0].deadline_s
 
     def infer(
-        self,
-        rows: npt.NDArray[Any],
-        *,
-        confidences: Sequence[float] | npt.NDArray[np.floating[Any]] | None = None,
-        threshold: float | None = None,
-        deadline_s: float | None = None,
-        request_id: str | None = None,
+        self, rows: npt.NDArray[Any], *, deadline_s: float | None = None, **call: Any
     ) -> CloudAnswers:
-        """Ask about a batch; see `CloudModel.infer`.
-
-        Raises:
-            CloudError: Why the last one gave no answer.
-        """
+        """Send a batch, with the arguments of `CloudModel.infer`; raise the last server's error."""
         end_s = monotonic() + (self.deadline_s if deadline_s is None else deadline_s)
         closed = [model for model in self.models if not model.breaker.is_open]
-        # Where all circuits are open, the first one says for how long and why.
+        # Where all circuits are open, the first one's error has the details.
         candidates = closed or self.models[:1]
-        reasons: list[CloudError] = []
+        errors: list[CloudError] = []
         for place, model in enumerate(candidates):
             left_s = (end_s - monotonic()) / (len(candidates) - place)
             if left_s <= 0:
                 break
             try:
-                return model.infer(
-                    rows,
-                    confidences=confidences,
-                    threshold=threshold,
-                    deadline_s=left_s,
-                    request_id=request_id,
-                )
+                return model.infer(rows, deadline_s=left_s, **call)
             except CloudRejectedError:
                 raise
             except CloudError as error:
-                reasons.append(error)
-        raise reasons[-1] if reasons else CloudUnavailableError("no time was left to ask a server")
+                errors.append(error)
+        raise errors[-1] if errors else CloudUnavailableError("no time was left for any server")
 
     def close(self) -> None:
-        """Close the connections to all of them."""
+        """Close the connections to all servers."""
         for model in self.models:
             model.close()
 
 
-if TYPE_CHECKING:
-    from edge_runtime.cascade import Cascade
-
-
 class Tier:
-    """Answers what a smaller model deferred, with a cascade of its own.
+    """Another cascade as the large model: M_S -> M_M -> M_L, all but the last on this machine.
 
-    Its deadlines are those of that cascade. What M_M answers because M_L is out of reach counts as
-    answered, and the reason goes along.
+    The deadlines are those of that cascade. An input that M_M answers because M_L is unreachable
+    counts as answered, with the reason attached.
 
     Args:
-        cascade: M_M and what stands behind it; closed with this.
+        cascade: The cascade of M_M and M_L; closed with this object.
         labels: M_S's class names; M_M's are mapped to them by name.
 
     Raises:
-        SettingError: The two know different classes.
+        SettingError: The two models have different classes.
     """
 
     def __init__(self, cascade: Cascade, labels: Sequence[str]) -> None:
@@ -199,7 +161,7 @@ class Tier:
         odd = sorted(set(labels) ^ set(cascade.edge.labels))
         if odd:
             raise SettingError(
-                "expected the middle cascade to know the same classes, they differ in "
+                "expected the middle cascade to have the same classes, they differ in "
                 f"{', '.join(odd[:5])}: export both from models of one data set"
             )
 
@@ -207,16 +169,15 @@ class Tier:
         self,
         rows: npt.NDArray[Any],
         *,
-        confidences: Sequence[float] | npt.NDArray[np.floating[Any]] | None = None,  # noqa: ARG002 - the next gate has its own
-        threshold: float | None = None,  # noqa: ARG002 - the same
         deadline_s: float | None = None,
         request_id: str | None = None,
+        **_: Any,
     ) -> CloudAnswers:
-        """Answer a batch with the middle model, or with what stands behind it.
+        """Answer a batch with the middle cascade, whose gate needs no confidences of M_S.
 
         Raises:
-            CloudRejectedError: The middle model does not take such inputs.
-            CloudError: Where the middle cascade is to raise.
+            CloudRejectedError: The inputs do not fit the middle model.
+            CloudError: The middle cascade's policy is to raise.
         """
         try:
             answers = self.cascade.batch(rows, deadline_s=deadline_s, request_id=request_id)
@@ -227,7 +188,7 @@ class Tier:
             np.fromiter((self._index[name] for name in names), np.int64, len(names)),
             names,
             np.fromiter((answer.confidence for answer in answers), np.float32, len(names)),
-            sent_bytes=0,  # that link has a budget of its own
+            request_bytes=0,  # that link has a budget of its own
             compute_s=answers[0].timings.edge_s + answers[0].timings.cloud_s,
             errors=tuple(answer.error for answer in answers),
         )

@@ -1,4 +1,4 @@
-"""One server's link: how it is opened, what each call carries, how its failures read."""
+"""The link to one server: opens connections, adds the token to calls, translates failures."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
-# MERGEDOC edge_runtime/cloud/channel.py: 'Opens gRPC channels: sizes, retries, reconnects.'
-# MERGEDOC edge_runtime/cloud/lanes.py: 'The connection that calls take, and those before it, which stay until their last call ended.'
 from edge_runtime.cloud.failures import translate
 from edge_runtime.errors import (
     CloudError,
@@ -25,7 +23,7 @@ from edge_runtime.wire.address import is_loopback, join_address, split_address
 if TYPE_CHECKING:
     from edge_runtime.cloud.security import Security
 
-# What looks into certificates is loaded where one may be at fault: `ssl` costs 3 MB.
+# Modules that inspect certificates are loaded only when one may be at fault: `ssl` costs 3 MB.
 _LOG: Final = logging.getLogger(__name__)
 Metadata = tuple[tuple[str, str], ...]
 
@@ -34,7 +32,7 @@ _SERVICE_CONFIG: Final = json.dumps(
     {
         "methodConfig": [
             {
-                # No "timeout" here: one shorter than the call's own ends the call at once.
+                # No "timeout" here: one shorter than the call's own would end the call at once.
                 "name": [{"service": pb.SERVICE}],
                 "retryPolicy": {
                     "maxAttempts": 3,
@@ -52,22 +50,22 @@ _OPTIONS: Final[tuple[tuple[str, str | int], ...]] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.service_config", _SERVICE_CONFIG),
     ("grpc.enable_retries", 1),
-    # Requests over this size are silently not retried; the default is 256 KiB.
+    # Larger requests are silently not retried; the default is 256 KiB.
     ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES),
     # A server that comes back is noticed within a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # Channels to one address share a connection otherwise, and a new one would inherit a dead one.
+    # Otherwise channels to one address share a connection, and a new one would inherit a dead one.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
 
 class Link:
-    """Opens channels to one server and knows how they are protected.
+    """Opens channels to one server with their protection.
 
     Args:
         address: `HOST:PORT`.
-        security: TLS and what goes with it; None is plaintext.
+        security: TLS with its certificates and token; None is plaintext.
         allow_plaintext: Whether plaintext may leave this machine.
 
     Raises:
@@ -93,32 +91,31 @@ class Link:
             )
 
     def connect(self) -> grpc.Channel:
-        """Return a new channel, with the certificates that the files hold now."""
+        """Return a new channel, with the current certificates of the files."""
         if self._security is None:
             return open_channel(self._host, self._port)
         try:
             self._credentials = self._security.credentials()
         except (SettingError, OSError) as error:
-            _LOG.warning("the certificates read before stay in use: %s", error)
+            _LOG.warning("the previous certificates stay in use: %s", error)
         return open_channel(self._host, self._port, self._credentials, self._security.server_name)
 
     def metadata(self) -> Metadata | None:
-        """Return what a call carries beside its message: the token of the moment.
+        """Return a call's metadata: the current token.
 
-        As plain metadata: gRPC's call credentials cost 0.25 ms a call. There is a token only where
-        there is TLS.
+        Plain metadata, as gRPC's call credentials cost 0.25 ms per call. A token implies TLS.
         """
         return None if self._token is None else self._token.metadata()
 
     def translate(self, error: Any, timeout_s: float) -> CloudError:
         """Return the `CloudError` of a `grpc.RpcError`."""
-        hidden = str if self._token is None else self._token.hide_in
-        failure = translate(error, self.address, timeout_s, hidden)
+        redact = str if self._token is None else self._token.redact
+        failure = translate(error, self.address, timeout_s, redact)
         if self._security is None or not isinstance(failure, CloudUnavailableError):
             return failure
         from edge_runtime.cloud.diagnosis import client_mistake
 
-        # A server that does not accept a client certificate just hangs up, also years after `open`.
+        # A server that refuses a client certificate just hangs up, even years after `open`.
         try:
             mistake = client_mistake(self._security)
         except SettingError:
@@ -126,14 +123,14 @@ class Link:
         return CloudMisconfiguredError(f"{self.address}: {mistake}") if mistake else failure
 
     def probe(self, check: Callable[[float], object], limit_s: float) -> None:
-        """Raise where the server is there but the protection of the link does not fit.
+        """Check that the protection of the link fits the server, if the server is up.
 
         Args:
-            check: Calls the server, within the seconds it is given.
-            limit_s: How long that and each answer of the diagnosis may take.
+            check: Function that calls the server within the given seconds.
+            limit_s: Time limit of that call and of each answer in the diagnosis.
 
         Raises:
-            CloudMisconfiguredError: Certificates, token or protection do not fit.
+            CloudMisconfiguredError: Certificate, token or protection is wrong.
         """
         try:
             check(limit_s)
@@ -146,7 +143,7 @@ class Link:
             if isinstance(error, CloudMisconfiguredError):
                 raise
         except CloudError:
-            return  # it is there, or may come: the calls will show
+            return  # the server is up, or may come up: the first calls will show
 
 
 def open_channel(
@@ -156,7 +153,7 @@ def open_channel(
     server_name: str | None = None,
 ) -> grpc.Channel:
     """Return a channel that connects on first use; without credentials it is in plaintext."""
-    # An http_proxy meant for the web must not carry what stays on this machine.
+    # Traffic within this machine must not go through an http_proxy meant for the web.
     options: list[tuple[str, str | int]] = [*_OPTIONS]
     options.append(("grpc.enable_http_proxy", int(not is_loopback(host))))
     target = join_address(host, port)
@@ -167,80 +164,69 @@ def open_channel(
     return grpc.secure_channel(target, credentials, options)
 
 
-class Lane:
-    """One connection.
-
-    Args:
-        channel: To the server.
-
-    Attributes:
-        infer: Its ModelInfer.
-        calls: How many are on it.
-    """
+class Connection:
+    """One connection to a server, with the number of its calls in flight."""
 
     __slots__ = ("calls", "channel", "infer")
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.channel = channel
-        # Without (de)serializers gRPC hands bytes through: they are built in one copy elsewhere.
+        # Without (de)serializers gRPC passes bytes through; they are built elsewhere in one copy.
         self.infer = channel.unary_unary(pb.METHODS["ModelInfer"], None, None)
         self.calls = 0
 
 
-class Lanes:
-    """Connections to one server, of which new calls take the last; safe for threads.
+class Connections:
+    """Connections to one server; new calls use the latest one; safe for threads.
 
-    A server that is overloaded is found back by probe after probe, each over a new connection,
-    while it still works on calls of the first: they are not cut off.
-
-    Args:
-        channel: The first.
+    An overloaded server may be found again by several probes, each over a new connection, while it
+    still works on calls of an older one: that one stays open until its last call has ended.
     """
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._lock = threading.Lock()
-        self._last = Lane(channel)
-        self._old: list[Lane] = []
+        self._latest = Connection(channel)
+        self._old: list[Connection] = []
         self._is_closed = False
 
     @property
     def channel(self) -> grpc.Channel:
-        """The connection that new calls take."""
-        return self._last.channel
+        """The channel of new calls."""
+        return self._latest.channel
 
-    def enter(self) -> Lane:
-        """Return the connection for a call, which has to `leave` it."""
+    def acquire(self) -> Connection:
+        """Return the connection for a call, which must `release` it."""
         with self._lock:
-            lane = self._last
-            lane.calls += 1
-        return lane
+            connection = self._latest
+            connection.calls += 1
+        return connection
 
-    def leave(self, lane: Lane) -> None:
-        """Count a call that has ended."""
+    def release(self, connection: Connection) -> None:
+        """Count the end of a call, and close an old connection after its last one."""
         with self._lock:
-            lane.calls -= 1
-            is_over = not lane.calls and lane in self._old
+            connection.calls -= 1
+            is_over = not connection.calls and connection in self._old
             if is_over:
-                self._old.remove(lane)
+                self._old.remove(connection)
         if is_over:
-            lane.channel.close()
+            connection.channel.close()
 
     def replace(self, channel: grpc.Channel) -> bool:
-        """Have new calls take another connection; returns whether there are any to come."""
+        """Use another channel for new calls; return False once everything is closed."""
         with self._lock:
             if self._is_closed:
                 return False
-            before, self._last = self._last, Lane(channel)
-            if before.calls:
-                self._old.append(before)
+            previous, self._latest = self._latest, Connection(channel)
+            if previous.calls:
+                self._old.append(previous)
                 return True
-        before.channel.close()
+        previous.channel.close()
         return True
 
     def close(self) -> None:
-        """Close all of them; calls in flight end."""
+        """Close all connections; calls in flight end."""
         with self._lock:
             self._is_closed = True
-            lanes, self._old = [self._last, *self._old], []
-        for lane in lanes:
-            lane.channel.close()
+            connections, self._old = [self._latest, *self._old], []
+        for connection in connections:
+            connection.channel.close()

@@ -1,6 +1,6 @@
-"""Names what is wrong with a link's certificates, where gRPC says no more than "Socket closed".
+"""Diagnoses a link's certificates where gRPC reports only "Socket closed".
 
-It opens a connection of its own with the standard library, which tells apart what can be wrong.
+A separate connection with the standard library gives the exact reason.
 """
 
 from __future__ import annotations
@@ -12,37 +12,35 @@ from collections.abc import Iterator
 from typing import Final
 
 from edge_runtime.cloud.certificates import Validity, read_validity
-from edge_runtime.cloud.failures import certificate_advice, one_line
+from edge_runtime.cloud.failures import certificate_advice
 from edge_runtime.cloud.security import Security, utc_now
+from edge_runtime.files import one_line
 
 _EXPIRED, _NOT_YET, _OTHER_HOST, _OTHER_IP = 10, 9, 62, 64
 """OpenSSL's X509_V_ERR_ codes."""
-# What a client of HTTP/2 says first; a server that accepts the client answers with its settings.
+# A client's first bytes in HTTP/2; a server that accepts the client answers with its settings.
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SPEAKS_TLS: Final = (
-    "the server speaks TLS, and this client was to speak plaintext: pass security=Security(...) "
-    "(--tls)"
+    "the server speaks TLS, but this client uses plaintext: pass security=Security(...) (--tls)"
 )
 _NO_CLIENT: Final = (
-    "the server ended the connection when the handshake was over: it does not accept the client "
-    "certificate, which was {what}: give one that the server's CA signed and that has not expired "
+    "the server closed the connection after the handshake: it does not accept the client "
+    "certificate, which was {file}: give one that the server's CA signed and that has not expired "
     "as certificate and key"
 )
 
 
 def find_mistake(host: str, port: int, security: Security | None, limit_s: float) -> str | None:
-    """Return what is wrong with the certificates and what to do, in one line; None where all fits.
+    """Return the mistake in a link's protection and its remedy, on one line.
 
-    None also where nothing can be said, because nobody answers there.
+    None where the protection is right, or nothing answers at the address. A missing or malformed
+    file of `security` raises a `SettingError`.
 
     Args:
-        host: Where the server listens.
-        port: The same.
-        security: How the client protects the link; None is plaintext.
-        limit_s: Longest wait for each answer of the server.
-
-    Raises:
-        SettingError: A file of `security` is missing or malformed.
+        host: Host of the server.
+        port: Port of the server.
+        security: The client's protection of the link; None is plaintext.
+        limit_s: Time limit for each answer of the server.
     """
     if security is None:
         return _SPEAKS_TLS if _speaks_tls(host, port, limit_s) else None
@@ -60,7 +58,7 @@ def find_mistake(host: str, port: int, security: Security | None, limit_s: float
 
 
 def client_mistake(security: Security) -> str | None:
-    """Return what is wrong with the dates of the client certificate, None where nothing is."""
+    """Return the mistake in the dates of the client certificate; None where they are right."""
     validity = security.client_validity()
     if validity is None or validity.begin <= utc_now() <= validity.end:
         return None
@@ -70,7 +68,7 @@ def client_mistake(security: Security) -> str | None:
 
 
 def server_validity(host: str, port: int, security: Security, limit_s: float) -> Validity | None:
-    """Return the dates of the server's certificate, unchecked; None where nobody answers."""
+    """Return the validity of the server's certificate, unchecked; None where nothing answers."""
     context = security.ssl_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
@@ -99,7 +97,7 @@ def _speaks_tls(host: str, port: int, limit_s: float) -> bool:
         with _connect(host, port, context, None, limit_s):
             return True
     except ssl.SSLError as error:
-        return "ALERT" in str(error.reason)  # it wants a client certificate, for example
+        return "ALERT" in str(error.reason)  # the server wants a client certificate, for example
     except OSError:
         return False
 
@@ -108,14 +106,14 @@ def _after_handshake(link: ssl.SSLSocket, security: Security) -> str | None:
     if link.selected_alpn_protocol() != "h2":
         return "the server speaks TLS, but not HTTP/2 in it: is this the port of the gRPC server?"
     try:
-        # In TLS 1.3 the handshake is over before the server has looked at the client certificate.
+        # In TLS 1.3 the handshake ends before the server has checked the client certificate.
         link.sendall(_PREFACE)
         accepted = bool(link.recv(1))
     except TimeoutError:
         return None
     except OSError:
         accepted = False
-    return None if accepted else _NO_CLIENT.format(what=security.certificate or "none")
+    return None if accepted else _NO_CLIENT.format(file=security.certificate or "none")
 
 
 def _certificate_mistake(
@@ -125,16 +123,16 @@ def _certificate_mistake(
     security: Security,
     limit_s: float,
 ) -> str:
-    words = one_line(error.verify_message)
-    advice = certificate_advice(words) or "check the server's certificate"
+    text = one_line(error.verify_message)
+    advice = certificate_advice(text) or "check the server's certificate"
     if error.verify_code in {_EXPIRED, _NOT_YET}:
         validity = server_validity(host, port, security, limit_s)
-        words = f"{words}: {_dates(validity)}" if validity else words
+        text = f"{text}: {_dates(validity)}" if validity else text
     elif error.verify_code in {_OTHER_HOST, _OTHER_IP}:
-        words = f"{words.rstrip('.')} but for {_names(host, port, security, limit_s)}"
+        text = f"{text.rstrip('.')} but for {_names(host, port, security, limit_s)}"
     else:
-        words = f"{words} in {security.ca or 'the store of the system'}"
-    return f"{words}: {advice}"
+        text = f"{text} in {security.ca or 'the store of the system'}"
+    return f"{text}: {advice}"
 
 
 def _names(host: str, port: int, security: Security, limit_s: float) -> str:

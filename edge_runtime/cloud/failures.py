@@ -1,4 +1,4 @@
-"""Tells apart what gRPC reports: out of reach, overloaded, refused, misconfigured, too late."""
+"""Translates gRPC's errors: unreachable, overloaded, refused, misconfigured, too late."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from edge_runtime.errors import (
     CloudRejectedError,
     CloudUnavailableError,
 )
+from edge_runtime.files import one_line
 
 _DETAILS_LENGTH: Final = 300
-_MOST_DIGITS: Final = 10
-_CREDENTIALS: Final = "the server does not accept the caller: check token and client certificate"
+_MAX_DIGITS: Final = 10
+_CREDENTIALS: Final = "the server refuses the caller: check token and client certificate"
 _KINDS: Final[dict[grpc.StatusCode, tuple[type[CloudError], str]]] = {
     grpc.StatusCode.UNAVAILABLE: (CloudUnavailableError, "is the server running there?"),
     grpc.StatusCode.CANCELLED: (CloudUnavailableError, "the call was cut off"),
     grpc.StatusCode.DEADLINE_EXCEEDED: (CloudDeadlineError, "raise deadline_s if this is common"),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: (CloudOverloadedError, "the server has too much to do"),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (CloudOverloadedError, "the server is overloaded"),
     grpc.StatusCode.UNAUTHENTICATED: (CloudMisconfiguredError, _CREDENTIALS),
     grpc.StatusCode.PERMISSION_DENIED: (CloudMisconfiguredError, _CREDENTIALS),
     grpc.StatusCode.UNIMPLEMENTED: (
@@ -34,85 +35,66 @@ _KINDS: Final[dict[grpc.StatusCode, tuple[type[CloudError], str]]] = {
         "expected a server of the Open Inference Protocol over gRPC",
     ),
 }
-# A server that failed is not asked again for parts: what hangs a model would hang it once more.
+# After a server failure no part is sent again: an input that hangs a model would hang it again.
 _DIVISIBLE: Final = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE)
-# gRPC has one code for a full server and for a message that is too large, and another for a server
-# that is gone and for a certificate that does not fit: the words alone tell them apart.
+# gRPC has one code for an overloaded server and for a message that is too large, and another for a
+# server that is down and for a wrong certificate: only the text distinguishes them.
 _TOO_LARGE: Final = re.compile(r"message larger than max", re.IGNORECASE)
-# Bytes that are no HTTP/2, seen by this side: no server said so, whatever the code.
+# This side received bytes other than HTTP/2: no server sent this error, whatever its code.
 _GARBLED: Final = re.compile(r"^stream removed\b", re.IGNORECASE)
-# The words of gRPC 1.62 to 1.85 and of Python's own `ssl`. A handshake that was only cut off ("read
-# failed") is an outage. The first that fits counts.
-_CERTIFICATE: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
-    (re.compile(words, re.IGNORECASE), advice)
-    for words, advice in (
-        (
-            "_alert_|unwrap failed",
-            "the server refused the handshake: check the client certificate, its key and its dates",
-        ),
-        (
-            "certificate has expired",
-            "renew the server's certificate, or set this device's clock if it is wrong",
-        ),
-        (
-            "certificate is not yet valid",
-            "set this device's clock, which is behind",
-        ),
-        (
-            "hostname (verification|mismatch)|ip address mismatch|peer name",
-            "use an address that the certificate names, or give that name as server_name "
-            "(--server-name)",
-        ),
-        (
-            "issuer certificate|self.signed certificate|certificate.verify.failed",
-            "give the CA that signed the server's certificate as ca (--ca)",
-        ),
-        (
-            "wrong.version.number",
-            "the server speaks no TLS there: use its TLS port, or plaintext on a network you trust",
-        ),
-        (
-            "cannot check peer|security handshaker|(ssl|tls) handshake failed",
-            "check certificate, key and that both sides speak TLS",
-        ),
-    )
-)
+# Texts of gRPC 1.62 to 1.85 and of Python's `ssl`; the first match counts. A handshake that was
+# merely interrupted ("read failed") is an outage.
+_CERTIFICATE: Final = {
+    "_alert_|unwrap failed": (
+        "the server refused the handshake: check the client certificate, its key and its dates"
+    ),
+    "certificate has expired": (
+        "renew the server's certificate, or set this device's clock if it is wrong"
+    ),
+    "certificate is not yet valid": "set this device's clock, which is behind",
+    "hostname (verification|mismatch)|ip address mismatch|peer name": (
+        "use an address that the certificate names, or give that name as server_name "
+        "(--server-name)"
+    ),
+    "issuer certificate|self.signed certificate|certificate.verify.failed": (
+        "give the CA that signed the server's certificate as ca (--ca)"
+    ),
+    "wrong.version.number": (
+        "the server speaks no TLS there: use its TLS port, or plaintext on a network you trust"
+    ),
+    "cannot check peer|security handshaker|(ssl|tls) handshake failed": (
+        "check certificate, key and that both sides speak TLS"
+    ),
+}
 
 
 def translate(
-    error: Any, address: str, timeout_s: float, hidden: Callable[[str], str] = str
+    error: Any, address: str, timeout_s: float, redact: Callable[[str], str] = str
 ) -> CloudError:
-    """Return the `CloudError` of a `grpc.RpcError`, with one line of text.
-
-    Args:
-        error: What a call raised.
-        address: Where it went, for the text.
-        timeout_s: How long it had.
-        hidden: Takes secrets out of what the server says.
-    """
+    """Return the `CloudError` of a `grpc.RpcError`; `redact` removes secrets from its text."""
     code = error.code()
-    details = one_line(hidden(error.details() or "no details"))[:_DETAILS_LENGTH]
+    details = one_line(redact(error.details() or "no details"), _DETAILS_LENGTH)
     kind, advice = _kind(code, details)
     if kind is CloudDeadlineError:
         return kind(f"{address}: no answer within {timeout_s:g} s: {advice}")
-    words = f"{address}: {code.name}: {details}: {advice}"
+    text = f"{address}: {code.name}: {details}: {advice}"
     if kind is not CloudRejectedError:
-        return kind(words)
-    named = _refused_rows(error.trailing_metadata() or ())
+        return kind(text)
+    reasons = _refused_rows(error.trailing_metadata() or ())
     return CloudRejectedError(
-        words,
-        rows={row: f"{address}: {code.name}: {hidden(why)}" for row, why in named.items()},
+        text,
+        rows={row: f"{address}: {code.name}: {redact(why)}" for row, why in reasons.items()},
         is_divisible=code in _DIVISIBLE or bool(_TOO_LARGE.search(details)),
     )
 
 
 def _refused_rows(metadata: Iterable[tuple[str, str | bytes]]) -> dict[int, str]:
-    """Return which rows a server says it refuses, and why."""
-    said = [str(value).partition(" ") for key, value in metadata if key == contract.REFUSED_ROW]
+    """Return the reason for each row that the server refuses."""
+    entries = [str(value).partition(" ") for key, value in metadata if key == contract.REFUSED_ROW]
     return {
-        int(row): one_line(why)[:_DETAILS_LENGTH]
-        for row, _, why in said
-        if row.isascii() and row.isdigit() and len(row) < _MOST_DIGITS
+        int(row): one_line(reason, _DETAILS_LENGTH)
+        for row, _, reason in entries
+        if row.isascii() and row.isdigit() and len(row) < _MAX_DIGITS
     }
 
 
@@ -128,10 +110,8 @@ def _kind(code: grpc.StatusCode, details: str) -> tuple[type[CloudError], str]:
 
 
 def certificate_advice(details: str) -> str | None:
-    """Return what to do where words speak of certificates that do not fit, None for others."""
-    return next((advice for words, advice in _CERTIFICATE if words.search(details)), None)
-
-
-def one_line(text: object) -> str:
-    """Return a text without its line breaks."""
-    return " ".join(str(text).split())
+    """Return the advice for an error text about certificates; None for other texts."""
+    matches = (
+        advice for text, advice in _CERTIFICATE.items() if re.search(text, details, re.IGNORECASE)
+    )
+    return next(matches, None)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edge_runtime import contract
 from edge_runtime.answer import Answer
 from edge_runtime.cli import field
-from edge_runtime.commands.flags import EngineFlags, LinkFlags, PolicyFlags
+from edge_runtime.commands.flags import CloudFlags, PolicyFlags
 from edge_runtime.errors import CloudError, GatekeeperError, InputError, SettingError
 from edge_runtime.pictures import PICTURES, find_inputs, read_input
 
@@ -23,147 +23,146 @@ if TYPE_CHECKING:
     from edge_runtime.policies.drift import DriftAlarm
     from edge_runtime.recording.recorder import Recorder
 
+_NO_ANSWER = "error"
+_MB = 1_000_000
+
 
 class RunError(GatekeeperError):
     """At least one input got no answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings(PolicyFlags, EngineFlags, LinkFlags):
-    """Run pictures or texts (files or folders) through a bundle, one line an answer.
+class RunSettings(PolicyFlags, CloudFlags, does="edge_runtime.commands.run:answer_inputs"):
+    """Answer pictures or texts with a bundle, and with a cloud if one is named.
 
     Example: python -m edge_runtime run --bundle runs/demo/bundle-tuned --cloud localhost:8001 x.png
     """
 
     bundle: Path = field("bundle folder")
     inputs: tuple[Path, ...] = field(
-        "pictures, .npy arrays, .txt files (a text each) or folders", default=(), positional=True
+        "pictures, .npy arrays, .txt files (one text each) or folders", default=(), positional=True
     )
     text: str | None = field("a text itself, for a bundle that takes texts", default=None)
     cloud: tuple[str, ...] = field(
-        "host:port of the large model; of several, the first that answers is taken", default=()
+        "host:port of the large model; of several, the first available one answers", default=()
     )
-    model: str = field("the large model's name there", default=contract.DEFAULT_MODEL)
-    deadline_s: float = field("longest wait for the cloud, in seconds", default=0.5)
-    threshold: float | None = field("use this instead of the bundle's threshold", default=None)
-    provider: Literal["cpu", "cuda"] = field("where the graph runs", default="cpu")
-    threads: int | None = field("threads of one edge run (default: all cores)", default=None)
+    model: str = field("name of the large model on its server", default=contract.DEFAULT_MODEL)
+    deadline_s: float = field(
+        "time limit for the cloud in seconds; raise it on slow links", default=0.5, above=0
+    )
+    threshold: float | None = field(
+        "replaces the bundle's threshold; a higher one defers more", default=None
+    )
+    provider: Literal["cpu", "cuda"] = field(
+        "device of the small model; cuda needs the extra gpu", default="cpu"
+    )
+    threads: int | None = field(
+        "threads of one edge run (default: all cores); fewer leave cores to other programs",
+        default=None,
+        least=1,
+    )
     record: Path | None = field(
-        "keep the deferred inputs and the cloud's answers in this folder, for `train harvest`",
+        "folder for the deferred inputs with the cloud's answers, as data for `train harvest`",
         default=None,
     )
-    record_limit_mb: float = field("what that folder may take on disk, in MB", default=256.0)
-    drift: bool = field("warn when the deferral ratio is not the calibration's", default=False)
-    json: bool = field("one JSON object a line", default=False)
+    record_limit_mb: float = field(
+        "most disk space of that folder in MB (1,000,000 bytes)", default=256.0, least=0.01
+    )
+    drift: bool = field(
+        "warn when the deferral ratio differs from the calibration's", default=False
+    )
+    json: bool = field("print one JSON object per line, for programs", default=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.inputs and self.text is None:
             raise SettingError("expected at least one input, got none: name a picture or a folder")
-        self.policy()
-        if not self.deadline_s > 0:
-            raise SettingError(f"expected --deadline-s above 0, got {self.deadline_s}")
-        if not _LEAST_MB <= self.record_limit_mb < math.inf:
-            raise SettingError(
-                f"expected --record-limit-mb of at least {_LEAST_MB}, got {self.record_limit_mb}"
-            )
         if self.record is not None and not self.cloud:
-            raise SettingError(
-                "expected --cloud beside --record: what the cloud answers is recorded, nothing else"
-            )
-        self.check_link(has_cloud=bool(self.cloud))
-        self.check_engine(has_cloud=bool(self.cloud))
+            raise SettingError("--record needs --cloud: only the cloud's answers are recorded")
+        self.check_cloud(has_cloud=bool(self.cloud))
 
-    def run(self) -> None:
-        """Print an answer or an error for every input, then a summary.
 
-        Raises:
-            RunError: At least one input got no answer; the others got theirs.
-        """
-        # Here, so that `doctor` and `--help` work where onnxruntime is missing.
-        from edge_runtime.cascade import Cascade
-        from edge_runtime.sessions import named
+def answer_inputs(settings: RunSettings) -> None:
+    """Print an answer or error per input and a summary; raise a `RunError` if any failed."""
+    # Here, so that `doctor` and `--help` work without onnxruntime.
+    from edge_runtime.cascade import Cascade
+    from edge_runtime.sessions import select_providers
 
-        recorder = self._recorder()
-        with Cascade.open(
-            self.bundle,
-            cloud=self.cloud or None,
-            model=self.model,
-            deadline_s=self.deadline_s,
-            threshold=self.threshold,
-            providers=named(self.provider),
-            threads=self.threads,
-            record=recorder,
-            policy=self.policy(self._drift_alarm()),
-            **self.link_options(),
-            **self.engine_options(),
-        ) as cascade:
-            counts = Counter(self._answer(cascade, *named) for named in self._inputs())
-        if not self.json:
-            print(", ".join(f"{source} {count}" for source, count in sorted(counts.items())))
-            if recorder is not None:
-                counted = f"recorded {recorder.recorded}, dropped {recorder.dropped}"
-                print(f"{counted} in {recorder.folder}")
-        if counts[_NO_ANSWER]:
-            raise RunError(
-                f"{counts[_NO_ANSWER]} of {counts.total()} inputs got no answer: their lines say "
-                "why"
-            )
-
-    def _drift_alarm(self) -> DriftAlarm | None:
-        if not self.drift:
-            return None
-        from edge_runtime.bundle import read_bundle
-        from edge_runtime.policies.drift import DriftAlarm
-
-        return DriftAlarm.from_calibration(
-            read_bundle(self.bundle).metadata, threshold=self.threshold
+    recorder = _open_recorder(settings)
+    with Cascade.open(
+        settings.bundle,
+        cloud=settings.cloud or None,
+        model=settings.model,
+        deadline_s=settings.deadline_s,
+        threshold=settings.threshold,
+        providers=select_providers(settings.provider),
+        threads=settings.threads,
+        record=recorder,
+        policy=settings.policy(_open_alarm(settings)),
+        **settings.cloud_options(),
+    ) as cascade:
+        counts = Counter(
+            _answer(cascade, name, read, as_json=settings.json) for name, read in _inputs(settings)
+        )
+    if not settings.json:
+        print(", ".join(f"{source} {count}" for source, count in sorted(counts.items())))
+        if recorder is not None:
+            numbers = f"recorded {recorder.recorded}, dropped {recorder.dropped}"
+            print(f"{numbers} in {recorder.folder}")
+    if counts[_NO_ANSWER]:
+        raise RunError(
+            f"{counts[_NO_ANSWER]} of {counts.total()} inputs got no answer: their lines say why"
         )
 
-    def _recorder(self) -> Recorder | None:
-        if self.record is None:
-            return None
-        from edge_runtime.recording.recorder import Recorder
 
-        return Recorder(self.record, max_bytes=int(self.record_limit_mb * _MB))
+def _open_alarm(settings: RunSettings) -> DriftAlarm | None:
+    if not settings.drift:
+        return None
+    from edge_runtime.bundle import read_bundle
+    from edge_runtime.policies.drift import DriftAlarm
 
-    def _inputs(self) -> Iterator[tuple[str, Callable[[], Any]]]:
-        """Yield each input's name, and what reads it."""
-        if self.text is not None:
-            yield "--text", partial(str, self.text)
-        for path in find_inputs(self.inputs):
-            yield str(path), partial(_input_of, path)
-
-    def _answer(self, cascade: Cascade, name: str, read: Callable[[], Any]) -> str:
-        """Print one input's line and return who answered."""
-        try:
-            answer = cascade(read())
-        except (InputError, CloudError) as error:
-            failed = {"input": name, "error": str(error)}
-            print(json.dumps(failed) if self.json else f"{name}  {_NO_ANSWER}  ({error})")
-            return _NO_ANSWER
-        print(_as_json(name, answer) if self.json else _as_text(name, answer))
-        return answer.source
+    metadata = read_bundle(settings.bundle).metadata
+    return DriftAlarm.from_calibration(metadata, threshold=settings.threshold)
 
 
-def _input_of(path: Path) -> Any:
-    # A picture's file is forwarded as it is.
-    return path if path.suffix.lower() in PICTURES else read_input(path)
+def _open_recorder(settings: RunSettings) -> Recorder | None:
+    if settings.record is None:
+        return None
+    from edge_runtime.recording.recorder import Recorder
+
+    return Recorder(settings.record, max_bytes=int(settings.record_limit_mb * _MB))
 
 
-_NO_ANSWER = "error"
-_MB = 1_000_000
-_LEAST_MB = 0.01
+def _inputs(settings: RunSettings) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield each input's name and the function that reads it."""
+    if settings.text is not None:
+        yield "--text", partial(str, settings.text)
+    for path in find_inputs(settings.inputs):
+        # A picture is forwarded as the file it is.
+        is_picture = path.suffix.lower() in PICTURES
+        yield str(path), partial(Path, path) if is_picture else partial(read_input, path)
 
 
-def _as_json(name: str, answer: Answer) -> str:
+def _answer(cascade: Cascade, name: str, read: Callable[[], Any], *, as_json: bool) -> str:
+    """Print one input's line and return the source of its answer."""
+    try:
+        answer = cascade(read())
+    except (InputError, CloudError) as error:
+        failed = {"input": name, "error": str(error)}
+        print(json.dumps(failed) if as_json else f"{name}  {_NO_ANSWER}  ({error})")
+        return _NO_ANSWER
+    print(_json_line(name, answer) if as_json else _text_line(name, answer))
+    return answer.source
+
+
+def _json_line(name: str, answer: Answer) -> str:
     fields: dict[str, Any] = {"input": name, **answer.as_dict()}
     if math.isnan(answer.confidence):  # JSON has no NaN
         fields["confidence"] = None
     return json.dumps(fields)
 
 
-def _as_text(name: str, answer: Answer) -> str:
+def _text_line(name: str, answer: Answer) -> str:
     reason = f"  ({answer.error})" if answer.error else ""
     total_ms = answer.timings.total_s * 1e3
     return (

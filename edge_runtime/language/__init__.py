@@ -1,7 +1,7 @@
-"""Decodes on the device: a gated language model in ONNX Runtime, step by step.
+"""A gated language model on the device, decoded step by step in ONNX Runtime.
 
-`Decoder.open("bundle").generate(["..."])` answers prompts greedily and says of each answer whether
-the large model should give it instead; `stream` gives the text while it is generated.
+`Decoder.open("bundle").generate(["..."])` answers prompts greedily and decides for each answer
+whether the large model should give it instead; `stream` yields the text while it is generated.
 """
 
 from edge_runtime.language.decoder import Decoder

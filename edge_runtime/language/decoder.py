@@ -1,25 +1,22 @@
-"""The small language model on the device: prompts in, answers with a verdict out."""
+"""The small language model on the device: answers prompts and decides which to defer."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any, Self
 
-import numpy as np
-
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.errors import SettingError, UseError
-from edge_runtime.language.generation import Generation, Row, Rules, refused
+from edge_runtime.language.generation import Generation, Row, Rules, refusal
 from edge_runtime.language.graph import DecoderGraph, Sequences, Step, StoppedError
 from edge_runtime.language.settings import DecoderSettings
-from edge_runtime.language.text import PromptTokenizer, batches, require_texts
-from edge_runtime.sessions import SessionSettings, open_session, require_version
-from edge_runtime.texts import tokenizer_file
+from edge_runtime.language.text import PromptTokenizer, batches
+from edge_runtime.sessions import SessionSettings, open_session, require_version, threshold_feed
+from edge_runtime.texts import require_texts, tokenizer_file
 
 BATCH = 16
 
@@ -27,18 +24,18 @@ BATCH = 16
 class Decoder:
     """M_S, a language model with its gate, ready to answer prompts.
 
-    Threads may share it; as a context manager it closes itself.
+    Safe to share between threads. As a context manager it closes itself.
 
     Args:
         bundle: A checked bundle of a decoder.
-        threshold: Overrides the baked threshold; any float, infinities included, but not NaN.
-        session: How ONNX Runtime runs the graph.
+        threshold: Replaces the bundle's threshold; any float, infinities included, but not NaN.
+        session: Settings of the ONNX Runtime session.
 
     Raises:
-        BundleError: The bundle is of another task, its graph or tokenizer does not load, or the
+        BundleError: The bundle is for another task, its graph or tokenizer does not load, or the
             graph does not follow the contract.
         DependencyError: `tokenizers` is not installed.
-        SettingError: A setting is out of range, or a provider is not to be had here.
+        SettingError: A setting is out of range, or a provider is not available here.
 
     Example:
         with Decoder.open("bundle", threads=1) as decoder:
@@ -56,7 +53,8 @@ class Decoder:
         self.bundle = bundle
         self.metadata = bundle.metadata
         self.settings = DecoderSettings.from_metadata(bundle.metadata)
-        self.threshold = _threshold(threshold, bundle.metadata.threshold)
+        baked = bundle.metadata.threshold
+        self.threshold = float(threshold_feed(baked if threshold is None else threshold))
         self._tokenizer = PromptTokenizer(tokenizer_file(bundle))
         require_version(bundle.graph, self.settings.least_onnxruntime)
         opened = open_session(bundle.graph, session or SessionSettings())
@@ -69,11 +67,10 @@ class Decoder:
 
         Args:
             path: The bundle's folder, or the graph in it.
-            threshold: See the class, also for the errors.
+            threshold: Replaces the bundle's threshold, as in the class, which lists the errors.
             **session: `SessionSettings`, e.g. `threads=1`.
         """
-        place = Path(path)
-        folder = place.parent if place.is_file() else place
+        folder = Path(path).parent if Path(path).is_file() else Path(path)
         bundle = read_bundle(folder, contract.ROLE_DECODER)
         return cls(bundle, threshold=threshold, session=SessionSettings(**session))
 
@@ -84,7 +81,7 @@ class Decoder:
         self.close()
 
     def close(self) -> None:
-        """Free the model; what still runs ends first. Closing twice is allowed."""
+        """Free the model once running generations have ended. Closing twice is allowed."""
         self._opened = None
 
     def generate(
@@ -99,28 +96,28 @@ class Decoder:
         compact: bool = False,
         cancel: Event | None = None,
     ) -> list[Generation]:
-        """Answer prompts greedily, those alike in length together.
+        """Answer prompts greedily, in batches of similar length.
 
-        A prompt that is empty or no valid text, has no token of its own, or leaves no room for an
+        A prompt that is empty or not valid text, has no token of its own, or leaves no room for an
         answer in the context, is refused: its confidence is NaN, and it defers.
 
         Args:
-            prompts: The texts, any number.
-            max_new_tokens: The most tokens of an answer; the bundle's when None.
-            threshold: Used instead of the decoder's.
-            stop: Strings that end an answer; they are no part of its text.
-            stop_when_certain: End a generation once it is certain to defer; the decision is that of
-                the whole one, the confidence that of the tokens so far.
-            batch_size: The most prompts that are answered at once; when None 16, or 1 where the
-                graph quantizes what it works on by a scale that all rows share.
-            compact: Take rows that have ended out of their batch. Faster where answers differ in
-                length, but a smaller batch is rounded otherwise, so that `stop_when_certain` may
-                move the others' confidences in their last digits.
-            cancel: Once set, what still runs ends as it is, and defers; so does the reading of a
-                long prompt.
+            prompts: The prompts, any number.
+            max_new_tokens: Most tokens of an answer; the bundle's limit if None.
+            threshold: Replaces the decoder's threshold.
+            stop: Strings that end an answer; they are not part of its text.
+            stop_when_certain: Whether a generation ends once its deferral is certain. The decision
+                is that of the complete generation, the confidence that of the tokens so far.
+            batch_size: Most prompts answered at once; if None 16, or 1 where the graph quantizes
+                activations with a scale shared by all rows.
+            compact: Whether rows that have ended leave their batch. Faster where answers differ in
+                length, but a smaller batch is rounded differently, so that `stop_when_certain` may
+                change the last digits of the other rows' confidences.
+            cancel: Event that ends the generations in progress, and the reading of a long prompt;
+                they defer.
 
         Raises:
-            InputError: These are no texts, or the graph fails on them.
+            InputError: The prompts are not texts, or the graph fails on them.
             SettingError: A setting is out of range.
             UseError: The decoder was closed.
         """
@@ -129,11 +126,11 @@ class Decoder:
         most = self._batch if batch_size is None else batch_size
         if most < 1:
             raise SettingError(f"expected batch_size of at least 1, got {most}")
-        encoded, answers = self._encoded(require_texts(prompts))
+        encoded, answers = self._encode(require_texts(prompts, "prompts"))
         rooms = {i: (len(ids), self._room(ids, rules)) for i, ids in encoded.items()}
         for batch in batches(rooms, most):
-            begun = time.perf_counter()
-            rows = [Row(encoded[i], rooms[i][1], rules, self._tokenizer, begun) for i in batch]
+            start = time.perf_counter()
+            rows = [Row(encoded[i], rooms[i][1], rules, self._tokenizer, start) for i in batch]
             for _ in _decode(graph, rows, rules.threshold, cancel, compact=compact):
                 pass
             answers.update(zip(batch, (row.generation() for row in rows), strict=True))
@@ -149,32 +146,25 @@ class Decoder:
         stop_when_certain: bool = True,
         cancel: Event | None = None,
     ) -> Iterator[str | Generation]:
-        """Yield an answer's text piece by piece, and at last the generation with its verdict.
+        """Yield an answer's text piece by piece, then the generation with its decision.
 
-        The pieces are whole characters and together the text. Closing the iterator ends the
-        generation and frees its caches.
-
-        Args:
-            prompt: The text.
-            max_new_tokens: See `generate`, for the others and the errors as well.
-            threshold: The same.
-            stop: The same.
-            stop_when_certain: The same; what was yielded before stays said.
-            cancel: The same.
+        The pieces consist of complete characters, and together they are the text. Closing the
+        iterator ends the generation and frees its caches. The arguments and errors are those of
+        `generate`.
         """
         rules = self._rules(max_new_tokens, threshold, stop, stop_when_certain=stop_when_certain)
-        require_texts([prompt])
+        require_texts([prompt], "prompts")
         return self._stream(prompt, rules, cancel)
 
     def _stream(
         self, prompt: str, rules: Rules, cancel: Event | None
     ) -> Iterator[str | Generation]:
-        begun, graph = time.perf_counter(), self._graph
+        start, graph = time.perf_counter(), self._graph
         ids, reason = self._tokenizer.encode(prompt, self.settings.context)
         if reason is not None:
-            yield refused(reason)
+            yield refusal(reason)
             return
-        row = Row(ids, self._room(ids, rules), rules, self._tokenizer, begun, streams=True)
+        row = Row(ids, self._room(ids, rules), rules, self._tokenizer, start, streams=True)
         for _ in _decode(graph, [row], rules.threshold, cancel):
             if row.piece:
                 yield row.piece
@@ -183,20 +173,20 @@ class Decoder:
     @property
     def _graph(self) -> DecoderGraph:
         if self._opened is None:
-            raise UseError("expected a decoder that is open, this one was closed: open it again")
+            raise UseError("expected an open decoder, this one is closed: open it again")
         return self._opened
 
-    def _encoded(self, prompts: list[str]) -> tuple[dict[int, list[int]], dict[int, Generation]]:
-        """Return the tokens of the prompts that can be answered, and what is said of the others."""
+    def _encode(self, prompts: list[str]) -> tuple[dict[int, list[int]], dict[int, Generation]]:
+        """Return the tokens of the prompts that can be answered, and the refusals of the others."""
         encoded: dict[int, list[int]] = {}
-        others: dict[int, Generation] = {}
+        refusals: dict[int, Generation] = {}
         for i, prompt in enumerate(prompts):
             ids, reason = self._tokenizer.encode(prompt, self.settings.context)
             if reason is None:
                 encoded[i] = ids
             else:
-                others[i] = refused(reason)
-        return encoded, others
+                refusals[i] = refusal(reason)
+        return encoded, refusals
 
     def _room(self, ids: Sequence[int], rules: Rules) -> int:
         return min(rules.max_new_tokens, self.settings.context - len(ids))
@@ -216,7 +206,7 @@ class Decoder:
             raise SettingError(f"expected a list of stop strings, none empty, got {stop!r}")
         return Rules(
             kind=self.metadata.confidence_kind,
-            threshold=_threshold(threshold, self.threshold),
+            threshold=self.threshold if threshold is None else float(threshold_feed(threshold)),
             max_new_tokens=most,
             eos_token_ids=self.settings.eos_token_ids,
             stop=tuple(stop),
@@ -232,7 +222,7 @@ def _decode(
     *,
     compact: bool = False,
 ) -> Iterator[None]:
-    """Run rows to their ends, pausing after every token."""
+    """Run rows to their ends, yielding after every token."""
     running = rows
     sequences = Sequences(graph, [row.prompt for row in rows], threshold)
     while any(row.ended is None for row in running):
@@ -245,15 +235,15 @@ def _decode(
             except StoppedError:
                 continue
             for at, row in enumerate(running):
-                row.take(step, at)
-            running = _go_on(sequences, running, step, compact=compact)
+                row.add(step, at)
+            running = _pause_ended(sequences, running, step, compact=compact)
         yield
 
 
-def _go_on(
+def _pause_ended(
     sequences: Sequences, rows: Sequence[Row], step: Step, *, compact: bool
 ) -> Sequence[Row]:
-    """Let rows that have ended rest, or leave; return those that are there."""
+    """Pause or remove rows that have ended; return those that stay in the batch."""
     active = [row.ended is None for row in rows]
     if not any(active):
         return []
@@ -261,22 +251,13 @@ def _go_on(
         kept = [at for at, is_active in enumerate(active) if is_active]
         sequences.keep(kept)
         return [rows[at] for at in kept]
-    # What the graph cannot know of: a limit, a stop string, a deferral that is certain.
+    # The graph does not know of limits, stop strings and certain deferrals.
     if active != step.active.tolist():
-        sequences.rest(active)
+        sequences.pause(active)
     return rows
 
 
-def _threshold(given: float | None, usual: float) -> float:
-    """Return a threshold as the graph compares with it."""
-    if given is None:
-        return float(np.float32(usual))
-    if math.isnan(given):
-        raise SettingError("expected a number as threshold, got NaN: it would defer everything")
-    return float(np.float32(given))
-
-
 def _shares_scales(bundle: Bundle) -> bool:
-    # Dynamic quantization takes its scale from the whole tensor: a row would change the others'.
+    # Dynamic quantization takes its scale from the whole tensor: a row would affect the others.
     quantization = bundle.metadata.extra.get(contract.QUANTIZATION)
     return "dynamic" in str(quantization)

@@ -1,4 +1,4 @@
-"""A decoder as the small model of a cascade: prompts in, gated answers out."""
+"""A decoder as the small model of a cascade."""
 
 from __future__ import annotations
 
@@ -10,29 +10,25 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime import contract
-from edge_runtime.edge_model import Gated
-from edge_runtime.inputs import Intake
+from edge_runtime.edge_model import GateResult
+from edge_runtime.inputs import InputReader
 from edge_runtime.language.decoder import Decoder
 from edge_runtime.language.generation import Generation
-from edge_runtime.texts import text_rows
+from edge_runtime.texts import PromptReader
 
 
 class EdgeGenerator:
-    """M_S that answers prompts; see `edge_runtime.edge.Edge`.
-
-    Args:
-        decoder: The decoder.
-    """
+    """M_S as a language model that answers prompts; an `Edge`."""
 
     labels: tuple[str, ...] = ()
-    """There are no classes: what it says is text."""
+    """Empty: the answers are texts, not classes."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
         self.bundle = decoder.bundle
         self.metadata = decoder.metadata
         self.threshold = decoder.threshold
-        self.intake: Intake = PromptIntake()
+        self.reader: InputReader = PromptReader()
 
     @classmethod
     def open(
@@ -41,64 +37,37 @@ class EdgeGenerator:
         """Open the decoder of a bundle; see `Decoder.open`."""
         return cls(Decoder.open(path, threshold=threshold, **session))
 
-    def run(self, rows: npt.NDArray[Any], feeds: Mapping[str, npt.NDArray[Any]]) -> Gated:  # noqa: ARG002 - prompts are tokenized where they are decoded
+    def run(self, rows: npt.NDArray[Any], feeds: Mapping[str, npt.NDArray[Any]]) -> GateResult:  # noqa: ARG002 - see `Edge`
         """Answer a batch of prompts; one that cannot be answered has the confidence NaN."""
-        return _gated(self.decoder.generate(rows.tolist()))
+        return _gate_result(self.decoder.generate(rows.tolist()))
 
-    def stream(self, prompt: str) -> Iterator[str | Gated]:
-        """Yield the answer to a prompt piece by piece, and at last what the gate says of it."""
-        for said in self.decoder.stream(prompt):
-            yield _gated([said]) if isinstance(said, Generation) else said
+    def stream(self, prompt: str) -> Iterator[str | GateResult]:
+        """Yield the answer to a prompt piece by piece, then the gate's result."""
+        for piece in self.decoder.stream(prompt):
+            yield _gate_result([piece]) if isinstance(piece, Generation) else piece
 
-    def finished(self, gated: Gated, rows: npt.NDArray[Any]) -> Gated:
-        """Generate again, and whole, what ended early: nobody else answers it now."""
-        if gated.texts is None or gated.unfinished is None or not gated.unfinished.any():
-            return gated
-        asked = np.flatnonzero(gated.unfinished)
-        whole = _gated(self.decoder.generate(rows[asked].tolist(), stop_when_certain=False))
-        texts, confidence = list(gated.texts), gated.confidence.copy()
-        for place, row in enumerate(asked.tolist()):
-            texts[row] = (whole.texts or [])[place]
-        confidence[asked] = whole.confidence
-        return gated._replace(texts=texts, confidence=confidence, unfinished=None)
+    def complete(self, result: GateResult, rows: npt.NDArray[Any]) -> GateResult:
+        """Generate again, to the end, the texts that ended early: M_L does not answer them now."""
+        if result.texts is None or result.unfinished is None or not result.unfinished.any():
+            return result
+        places = np.flatnonzero(result.unfinished)
+        generations = self.decoder.generate(rows[places].tolist(), stop_when_certain=False)
+        texts, confidence = list(result.texts), result.confidence.copy()
+        for place, generation in zip(places.tolist(), generations, strict=True):
+            texts[place], confidence[place] = generation.text, generation.confidence
+        return result._replace(texts=texts, confidence=confidence, unfinished=None)
 
     def warm_up(self) -> None:
-        """Answer a prompt with one token."""
+        """Generate one token, so that the first real prompt is not slow."""
         self.decoder.generate(["a text"], 1)
 
 
-def _gated(answers: list[Generation]) -> Gated:
-    return Gated(
-        prediction=np.full(len(answers), contract.NO_CLASS, np.int64),
-        confidence=np.array([answer.confidence for answer in answers], np.float32),
-        defer=np.array([answer.defer for answer in answers], np.bool_),
-        texts=[answer.text for answer in answers],
-        unfinished=np.array([answer.ended == "certain" for answer in answers], np.bool_),
-        reasons=[answer.reason for answer in answers],
+def _gate_result(generations: list[Generation]) -> GateResult:
+    return GateResult(
+        prediction=np.full(len(generations), contract.NO_CLASS, np.int64),
+        confidence=np.array([one.confidence for one in generations], np.float32),
+        defer=np.array([one.defer for one in generations], np.bool_),
+        texts=[one.text for one in generations],
+        unfinished=np.array([one.ended == "certain" for one in generations], np.bool_),
+        reasons=[one.reason for one in generations],
     )
-
-
-class PromptIntake:
-    """Takes prompts; see `edge_runtime.inputs.Intake`."""
-
-    wanted = "prompts"
-
-    def one(self, given: Any) -> npt.NDArray[Any]:
-        """Return a single prompt as a batch of one row."""
-        return self.rows([given])
-
-    def rows(self, given: Any) -> npt.NDArray[Any]:
-        """Return prompts as an object array [n].
-
-        Raises:
-            InputError: They are no texts.
-        """
-        return text_rows(given)
-
-    def feeds(self, rows: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:  # noqa: ARG002 - the protocol's
-        """Return nothing: the decoder feeds its graph step by step."""
-        return {}
-
-    def unusable(self, rows: npt.NDArray[Any]) -> None:  # noqa: ARG002 - the protocol's
-        """Return None: the decoder refuses prompts itself."""
-        return

@@ -1,4 +1,11 @@
-"""What a decoder says of one prompt."""
+"""The generation of one answer: its result, its limits, and its progress token by token.
+
+A deferral may be certain before the generation ends. No confidence kind here rises from one token
+to the next: logarithms of probabilities and negative entropies are at most 0, so their sums and
+minima only fall. Float32 keeps that order (rounding is monotone), but a division or an exponential
+may differ from another library's by an ulp; the limits here leave a margin for that, so that the
+decision is that of the complete generation.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +13,33 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from edge_runtime.language.certainty import floor_of, is_certain
+from edge_runtime import contract
 from edge_runtime.language.graph import Step
 from edge_runtime.language.text import PromptTokenizer, StopStrings, TextPieces
 
-# MERGEDOC edge_runtime/decoding/rows.py: 'One generation while it runs.'
-
 Ended = Literal["eos", "length", "stop", "certain", "cancelled", "refused"]
-"""Why a generation ended: its end-of-sequence token, the limit, a stop string, a deferral that was
-certain, the caller; or it never began."""
+"""Reason for the end of a generation: end-of-sequence token, limit, stop string, certain deferral,
+caller; or `refused` if it never started."""
 
-CANCELLED = "cancelled before its end"
+CANCELLED: Final = "cancelled before its end"
+_MEANS: Final = (contract.NEG_ENTROPY, contract.MEAN_LOGPROB)
+_PROBABILITIES: Final = (contract.MIN_PROB, contract.MAX_SOFTMAX)
+_ULP: Final = 2.0**-23  # of a float32 next to 1
+_LEAST_NORMAL: Final = 2.0**-126
+_LEAST: Final = 2.0**-149
+_MARGIN: Final = 4  # ulps; ONNX Runtime 1.32 was within 0.87 on a CPU
 
 
 @dataclass(frozen=True)
 class GenerationTimings:
-    """How long a generation took.
+    """Times of a generation.
 
     Attributes:
-        first_token_s: From the begin of its batch to its first token; 0 where there is none.
-        per_token_s: Mean time of each further token; 0 where there is none.
-        total_s: From the begin of its batch to its end.
+        first_token_s: Time from the start of the batch to the first token; 0 without tokens.
+        per_token_s: Mean time of each further token; 0 without further tokens.
+        total_s: Time from the start of the batch to the end.
     """
 
     first_token_s: float = 0.0
@@ -38,17 +49,17 @@ class GenerationTimings:
 
 @dataclass(frozen=True)
 class Generation:
-    """An answer of M_S with the verdict on it.
+    """An answer of M_S with the gate's decision.
 
     Attributes:
-        tokens: The tokens that were generated, an end-of-sequence token among them.
-        text: What they say, without special tokens, and without a stop string and what follows it.
-        confidence: Higher is surer; NaN where no token was generated.
+        tokens: The generated tokens, including an end-of-sequence token.
+        text: The tokens as text, without special tokens, cut before a stop string.
+        confidence: Confidence of the answer, higher is surer; NaN without tokens.
         defer: Whether M_L should answer.
-        ended: Why it ended.
-        reason: Why a prompt was refused, or its generation cancelled.
-        saved: Tokens at most that were not generated because the deferral was certain.
-        timings: How long it took.
+        ended: Reason for the end.
+        reason: Why a prompt was refused or its generation cancelled, else None.
+        saved: Upper bound of the tokens not generated because the deferral was certain.
+        timings: Times of the generation.
     """
 
     tokens: tuple[int, ...]
@@ -62,16 +73,16 @@ class Generation:
 
     @property
     def token_count(self) -> int:
-        """How many tokens were generated."""
+        """Number of generated tokens."""
         return len(self.tokens)
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens a second, the prompt's time counted; 0 where there are none."""
+        """Tokens per second, with the prompt's time included; 0 without tokens."""
         return self.token_count / self.timings.total_s if self.timings.total_s else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold: None for a confidence that is no number, a count of tokens."""
+        """Return values for JSON: None for a NaN confidence, and the number of tokens."""
         return {
             "text": self.text,
             "confidence": self.confidence if math.isfinite(self.confidence) else None,
@@ -85,22 +96,22 @@ class Generation:
         }
 
 
-def refused(reason: str) -> Generation:
-    """Return what is said of a prompt that is not answered: it defers."""
+def refusal(reason: str) -> Generation:
+    """Return the result for a prompt that cannot be answered: it defers."""
     return Generation((), "", math.nan, defer=True, ended="refused", reason=reason)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What ends a generation, and what is compared.
+    """The decision rule and the limits of a generation.
 
     Attributes:
         kind: Name of the confidence.
-        threshold: A confidence under it defers.
-        max_new_tokens: The most tokens of an answer.
-        eos_token_ids: Tokens that end it.
-        stop: Strings that end it.
-        stop_when_certain: Whether a deferral that is certain ends it.
+        threshold: A lower confidence defers.
+        max_new_tokens: Most tokens of an answer.
+        eos_token_ids: Tokens that end an answer.
+        stop: Strings that end an answer.
+        stop_when_certain: Whether a certain deferral ends an answer.
     """
 
     kind: str
@@ -112,19 +123,19 @@ class Rules:
 
 
 class Row:
-    """A generation that runs.
+    """A generation in progress, as one row of a batch.
 
     Args:
-        prompt: Its prompt's tokens.
-        room: The most tokens it may have.
-        rules: What ends it.
-        tokenizer: Says what its tokens mean.
-        begun: When its batch began, by `time.perf_counter`.
-        streams: Whether its text is wanted as it comes.
+        prompt: Tokens of the prompt.
+        room: Most tokens of the answer.
+        rules: Decision rule and limits.
+        tokenizer: Tokenizer that decodes the tokens.
+        start: Start of the batch, by `time.perf_counter`.
+        streams: Whether the text is needed while it is generated.
 
     Attributes:
-        ended: Why it ended, None while it runs.
-        piece: What the last token added to the text that can be said; at the end, the rest of it.
+        ended: Reason for the end, None while in progress.
+        piece: New text that is final after the last token; at the end, the rest of the text.
     """
 
     def __init__(
@@ -133,7 +144,7 @@ class Row:
         room: int,
         rules: Rules,
         tokenizer: PromptTokenizer,
-        begun: float,
+        start: float,
         *,
         streams: bool = False,
     ) -> None:
@@ -149,34 +160,33 @@ class Row:
         self._texts: list[str] | None = [] if streams or rules.stop else None
         self._pieces, self._stops = TextPieces(tokenizer.decode), StopStrings(rules.stop)
         self._confidence, self._defer = math.nan, True
-        self._times = [begun]
+        self._times = [start]
 
-    def take(self, step: Step, at: int) -> None:
-        """Take the row `at` of a step; nothing where it has ended."""
+    def add(self, step: Step, at: int) -> None:
+        """Add the token of row `at` of a step, unless the generation has ended."""
         if self.ended is not None:
             return
         if len(self._times) == 1:
             self._times.append(time.perf_counter())
         token = int(step.next_token[at])
         self._tokens.append(token)
-        self.piece = self._say(token)
+        self.piece = self._decode(token)
         self.ended = self._end(bool(step.active[at]), float(step.accumulated[at]))
         if self.ended is not None:
-            # The verdict is the graph's; where the deferral is certain it is one already.
+            # The graph decides, except for a certain deferral, which it may not have reached yet.
             self._confidence = float(step.confidence[at])
             self._defer = bool(step.defer[at]) or self.ended == "certain"
             self._finish()
 
     def cancel(self) -> None:
-        """End it without a verdict, where it still runs: it defers."""
+        """End a generation in progress without a decision of the gate: it defers."""
         if self.ended is not None:
             return
         self.ended, self.piece = "cancelled", ""
         self._finish()
 
     def generation(self) -> Generation:
-        """Return what became of it."""
-        is_certain_end = self.ended == "certain"
+        """Return the result."""
         return Generation(
             tuple(self._tokens),
             self._text(),
@@ -184,7 +194,7 @@ class Row:
             self._defer,
             self.ended or "cancelled",
             CANCELLED if self.ended == "cancelled" else None,
-            self.room - len(self._tokens) if is_certain_end else 0,
+            self.room - len(self._tokens) if self.ended == "certain" else 0,
             self._timings(),
         )
 
@@ -197,7 +207,8 @@ class Row:
             return "length"
         return "certain" if is_certain(accumulated, self._floor) else None
 
-    def _say(self, token: int) -> str:
+    def _decode(self, token: int) -> str:
+        """Return the new text that is final after a token, if text is needed already."""
         if self._texts is None or token in self._rules.eos_token_ids:
             return ""
         piece = self._stops.add(self._pieces.add(token))
@@ -214,13 +225,53 @@ class Row:
     def _text(self) -> str:
         if self._texts is not None:
             return "".join(self._texts)
-        ends = self._rules.eos_token_ids  # not every tokenizer knows them for special tokens
+        ends = self._rules.eos_token_ids  # not every tokenizer treats them as special tokens
         return self._tokenizer.decode([token for token in self._tokens if token not in ends])
 
     def _timings(self) -> GenerationTimings:
-        begun, ended = self._times[0], self._times[-1]
+        start, end = self._times[0], self._times[-1]
         if not self._tokens:
-            return GenerationTimings(total_s=ended - begun)
+            return GenerationTimings(total_s=end - start)
         first, further = self._times[1], len(self._tokens) - 1
-        per_token_s = (ended - first) / further if further else 0.0
-        return GenerationTimings(first - begun, per_token_s, ended - begun)
+        per_token_s = (end - first) / further if further else 0.0
+        return GenerationTimings(first - start, per_token_s, end - start)
+
+
+def floor_of(kind: str, threshold: float, limit: int) -> float | None:
+    """Return the least accumulator with which M_S may still answer.
+
+    The accumulator is the graph's `present.confidence`: by kind the sum, the minimum or the first
+    of the tokens' values. Below the floor, or where it is NaN, the generation defers whatever
+    follows (`is_certain`).
+
+    Args:
+        kind: Name of the confidence.
+        threshold: The threshold, a float32 value; a lower confidence defers.
+        limit: Most tokens of the generation, at least 1.
+
+    Returns:
+        None for a kind that may rise: its deferral is never certain before the end.
+    """
+    if kind in _MEANS:
+        # sum / count >= threshold needs sum >= threshold * limit, as count <= limit and sum <= 0
+        return _lower(threshold * limit, limit)
+    if kind == contract.SUM_LOGPROB:
+        return _lower(threshold, 1)
+    if kind in _PROBABILITIES:
+        if threshold < _LEAST_NORMAL:  # a library may treat a subnormal number as 0
+            return -math.inf
+        return math.log(threshold) - _MARGIN * _ULP
+    return None
+
+
+def is_certain(accumulated: float, floor: float | None) -> bool:
+    """Return whether a generation defers, whatever its further tokens are."""
+    if floor is None or accumulated > 0:  # not a sum of these kinds: nothing is known about it
+        return False
+    return not accumulated >= floor
+
+
+def _lower(value: float, limit: int) -> float:
+    if math.isinf(value):
+        return value
+    return value - _MARGIN * (abs(value) * _ULP + limit * _LEAST)

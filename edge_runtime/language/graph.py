@@ -1,4 +1,8 @@
-"""The sequence graph in ONNX Runtime, held to the contract and run step by step."""
+"""The sequence graph in ONNX Runtime: checked against the contract, run step by step.
+
+The outputs of one run are inputs of the next, and neither runner copies them. A run can be ended
+from another thread, as reading a long prompt takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,9 @@ import onnxruntime as ort
 
 from edge_runtime import contract
 from edge_runtime.errors import BundleError, InputError
-
-# MERGEDOC edge_runtime/decoding/running.py: "Two ways to run a graph whose outputs are the next run's inputs; neither copies them."
-# MERGEDOC edge_runtime/decoding/cancelling.py: 'Ends a run of the graph from another thread: reading a long prompt takes seconds.'
+from edge_runtime.files import one_line
 from edge_runtime.language.settings import DecoderSettings
-from edge_runtime.sessions import CUDA, reason_of
+from edge_runtime.sessions import CUDA, REASON_LENGTH, require_threshold, threshold_feed
 
 _STATE: Final = (contract.STATE_CONFIDENCE, contract.STATE_COUNT, contract.STATE_ACTIVE)
 _ACCUMULATED: Final = contract.PRESENT + contract.STATE_CONFIDENCE
@@ -32,23 +34,23 @@ _READ: Final = {
     _ACCUMULATED: "tensor(float)",
     _ACTIVE: "tensor(bool)",
 }
-"""The outputs that are looked at, in the order of `Step`."""
+"""The outputs that are read, in the order of `Step`."""
 _CACHE_TYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
-LONG: Final = 32
-"""Tokens that are worth a thread which watches."""
-_LOOK_S: Final = 0.02
+_LONG_RUN: Final = 32
+"""Tokens of a run that is worth a thread watching for its cancellation."""
+_POLL_S: Final = 0.02
 
 
 class Step(NamedTuple):
-    """What one step says of each row.
+    """The result of one step for each row.
 
     Attributes:
         next_token: int64 [batch].
         confidence: float32 [batch], of the tokens so far.
         defer: bool [batch].
-        accumulated: float32 [batch], what the confidence is made of; see `floor_of`.
-        active: bool [batch], False once the token that ends an answer has come.
+        accumulated: float32 [batch], the accumulator of the confidence, as in `floor_of`.
+        active: bool [batch], False from the token that ends an answer.
     """
 
     next_token: npt.NDArray[np.int64]
@@ -59,34 +61,25 @@ class Step(NamedTuple):
 
 
 class DecoderGraph:
-    """A session that follows the contract of the sequence graph.
-
-    Args:
-        session: ONNX Runtime's session.
-        file: Its graph.
-        settings: Limits and special tokens.
-
-    Raises:
-        BundleError: The graph does not follow the contract.
-    """
+    """A session that follows the sequence graph's contract; others raise a `BundleError`."""
 
     def __init__(self, session: Any, file: Path, settings: DecoderSettings) -> None:
         self.file = file
         self.pad = settings.pad_token_id
         caches = [f"{n}.{part}" for n in range(settings.layers) for part in ("key", "value")]
         self._cache_shape = settings.kv_heads, settings.head_dim
-        taken = _checked(session, file, caches)
-        self._cache_type = _CACHE_TYPES[taken[contract.PAST + caches[0]]]
-        # What is given, by what it is fed as to the next step.
+        input_types = _check_contract(session, file, caches)
+        self._cache_type = _CACHE_TYPES[input_types[contract.PAST + caches[0]]]
+        # Output of one step by the input of the next.
         states = [*caches, *_STATE]
         self.fed_back = {contract.PAST + name: contract.PRESENT + name for name in states}
         mask = contract.PRESENT + contract.ATTENTION_MASK
         self.fed_back[contract.ATTENTION_MASK] = mask
         outputs = [*_READ, *(n for n in self.fed_back.values() if n not in _READ)]
-        self.runs = fastest_runs(session, outputs, _READ)
+        self.runner = open_runner(session, outputs, _READ)
 
-    def beginning(self, prompts: Sequence[Sequence[int]]) -> dict[str, npt.NDArray[Any]]:
-        """Return what is fed first: prompts filled on the left, and nothing behind them."""
+    def first_feeds(self, prompts: Sequence[Sequence[int]]) -> dict[str, npt.NDArray[Any]]:
+        """Return the feeds of the first step: prompts padded on the left, and empty caches."""
         rows, longest = len(prompts), max(map(len, prompts))
         ids = np.full((rows, longest), self.pad, np.int64)
         mask = np.zeros((rows, longest), np.int64)
@@ -105,98 +98,88 @@ class DecoderGraph:
 
 
 class Sequences:
-    """Sequences that are being decoded together; what one step gives is fed to the next.
+    """Sequences that are decoded together; the outputs of one step are fed to the next.
 
-    The caches are ONNX Runtime's own and are never copied, but where a row leaves. They are freed
-    with this object.
+    The caches are ONNX Runtime's own and are copied only when a row leaves. They are freed with
+    this object. `unread` is the number of tokens that the next step reads, in all rows.
 
     Args:
         graph: The graph.
-        prompts: Tokens of each, none empty.
-        threshold: What the graph compares the confidence with.
-
-    Attributes:
-        unread: Tokens that the next step reads, in all rows.
+        prompts: Tokens of each prompt, none empty.
+        threshold: The threshold of the gate.
     """
 
     def __init__(
         self, graph: DecoderGraph, prompts: Sequence[Sequence[int]], threshold: float
     ) -> None:
         self._graph = graph
-        self._runs = graph.runs
+        self._runner = graph.runner
         self.unread = len(prompts) * max(map(len, prompts))
-        self._feeds = {n: self._runs.value(a) for n, a in graph.beginning(prompts).items()}
-        # ONNX Runtime takes a zero-dimensional array here and nothing else.
-        self._feeds[contract.THRESHOLD] = self._runs.value(np.array(threshold, np.float32))
+        feeds = {**graph.first_feeds(prompts), contract.THRESHOLD: threshold_feed(threshold)}
+        self._feeds = {name: self._runner.value(array) for name, array in feeds.items()}
 
     def step(self, cancel: Event | None = None) -> Step:
-        """Generate one token for each row.
-
-        Args:
-            cancel: Ends the reading of a long prompt.
+        """Generate one token for each row; `cancel` ends the reading of a long prompt.
 
         Raises:
             InputError: The graph failed.
-            StoppedError: It was ended.
+            StoppedError: The event ended the run.
         """
         try:
             with stoppable(cancel, self.unread) as options:
-                given = self._runs(self._feeds, options)
+                outputs = self._runner(self._feeds, options)
         except StoppedError:
             raise
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
             raise InputError(
                 f"expected prompts that {self._graph.file} can work on, it failed "
-                f"({reason_of(error)}): try fewer or shorter prompts, or export the bundle again"
+                f"({one_line(error, REASON_LENGTH)}): try fewer or shorter prompts, or export the "
+                "bundle again"
             ) from None
-        step = Step(*(given[name] for name in _READ))
-        self._feeds |= {past: given[present] for past, present in self._graph.fed_back.items()}
+        step = Step(*(outputs[name] for name in _READ))
+        self._feeds |= {past: outputs[present] for past, present in self._graph.fed_back.items()}
         self._feeds[contract.INPUT_IDS] = step.next_token[:, None]
         self.unread = len(step.next_token)
         return step
 
-    def rest(self, is_active: Sequence[bool]) -> None:
-        """Generate for some rows no more; they stay where they are."""
+    def pause(self, is_active: Sequence[bool]) -> None:
+        """Stop generating for inactive rows, which stay in the batch."""
         self._feeds[_PAST_ACTIVE] = np.array(is_active)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some rows; the others' part of the caches is freed."""
-        kept = np.asarray(rows)
+        """Continue with some rows; the others' part of the caches is freed."""
+        kept, runner = np.asarray(rows), self._runner
         for name in (contract.INPUT_IDS, *self._graph.fed_back):
-            self._feeds[name] = self._runs.value(self._runs.array(self._feeds[name])[kept])
+            self._feeds[name] = runner.value(runner.array(self._feeds[name])[kept])
 
 
-def _checked(session: Any, file: Path, caches: Sequence[str]) -> dict[str, str]:
-    """Hold the graph to the contract; return its inputs' types."""
-    taken = {node.name: node.type for node in session.get_inputs()}
-    given = {node.name: node.type for node in session.get_outputs()}
+def _check_contract(session: Any, file: Path, caches: Sequence[str]) -> dict[str, str]:
+    """Check the graph against the contract; return the types of its inputs."""
+    inputs = {node.name: node.type for node in session.get_inputs()}
+    outputs = {node.name: node.type for node in session.get_outputs()}
     states = [*caches, *_STATE, contract.ATTENTION_MASK]
-    wanted = {contract.INPUT_IDS, contract.ATTENTION_MASK}
-    wanted |= {contract.PAST + name for name in (*caches, *_STATE)}
-    if wanted != taken.keys():
-        odd = sorted(wanted ^ taken.keys())
+    expected = {contract.INPUT_IDS, contract.ATTENTION_MASK}
+    expected |= {contract.PAST + name for name in (*caches, *_STATE)}
+    if expected != inputs.keys():
+        odd = sorted(expected ^ inputs.keys())
         raise BundleError(
             f"expected the inputs of a decoder of {len(caches) // 2} layers in {file}, "
             f"{odd[0]!r} is missing or too much: export the bundle again"
         )
-    missing = [n for n in states if contract.PRESENT + n not in given]
-    wrong = [n for n, kind in _READ.items() if given.get(n) != kind]
-    if missing or wrong or taken[contract.PAST + caches[0]] not in _CACHE_TYPES:
+    missing = [n for n in states if contract.PRESENT + n not in outputs]
+    wrong = [n for n, kind in _READ.items() if outputs.get(n) != kind]
+    if missing or wrong or inputs[contract.PAST + caches[0]] not in _CACHE_TYPES:
         odd_one = (*(contract.PRESENT + n for n in missing), *wrong, contract.PAST + caches[0])[0]
         raise BundleError(
-            f"expected {odd_one!r} in {file} as the gate contract has it, got "
-            f"{given.get(odd_one) or taken.get(odd_one)}: export the bundle again"
+            f"expected {odd_one!r} in {file} as in the gate contract, got "
+            f"{outputs.get(odd_one) or inputs.get(odd_one)}: export the bundle again"
         )
-    if contract.THRESHOLD not in {n.name for n in session.get_overridable_initializers()}:
-        raise BundleError(
-            f"expected an initializer {contract.THRESHOLD!r} that can be fed in {file}, got none: "
-            "export the bundle again"
-        )
-    return taken
+    require_threshold(session, file)
+    return inputs
 
 
-class Runs(Protocol):
-    """Runs a graph on values that stay where it runs."""
+class Runner(Protocol):
+    """Runs a graph on values that stay on the device where it runs."""
 
     def value(self, array: npt.NDArray[Any]) -> Any:
         """Return an array as a value to feed."""
@@ -205,23 +188,14 @@ class Runs(Protocol):
         """Return a value as an array."""
 
     def __call__(self, feeds: Mapping[str, Any], options: Any = None) -> dict[str, Any]:
-        """Run once; return the outputs by name, those that are read as arrays.
-
-        Args:
-            feeds: Values by name.
-            options: ONNX Runtime's, or None.
-        """
+        """Run once, with RunOptions or None; return the outputs by name, those read as arrays."""
 
 
-class ArrayRuns:
-    """Runs on the CPU, on arrays.
+class ArrayRunner:
+    """Runs a graph on the CPU, on arrays.
 
-    Since version 1.19 ONNX Runtime gives arrays over its own memory and works on arrays where they
-    are, so that nothing is copied; binding does the same and took 50 us a step longer (two layers).
-
-    Args:
-        session: ONNX Runtime's session.
-        outputs: The outputs to return.
+    Since version 1.19 ONNX Runtime returns arrays over its own memory and reads arrays in place, so
+    nothing is copied; binding does the same and took 50 us longer per step (two layers).
     """
 
     def __init__(self, session: Any, outputs: Sequence[str]) -> None:
@@ -238,17 +212,17 @@ class ArrayRuns:
 
     def __call__(self, feeds: Mapping[str, Any], options: Any = None) -> dict[str, Any]:
         """Run once."""
-        given = self._session.run(self._outputs, feeds, options)
-        return dict(zip(self._outputs, given, strict=True))
+        values = self._session.run(self._outputs, feeds, options)
+        return dict(zip(self._outputs, values, strict=True))
 
 
-class BoundRuns:
-    """Runs on a device: what is fed back is bound there, only what is read comes to the host.
+class BoundRunner:
+    """Runs a graph on a device: state is bound there, only outputs that are read are copied.
 
     Args:
         session: ONNX Runtime's session.
         outputs: The outputs to return.
-        read: Those of them that are read.
+        read: The outputs that are read on the host.
         device: ONNX Runtime's name of the device.
     """
 
@@ -269,9 +243,9 @@ class BoundRuns:
         return np.asarray(value.numpy() if isinstance(value, ort.OrtValue) else value)
 
     def __call__(self, feeds: Mapping[str, Any], options: Any = None) -> dict[str, Any]:
-        """Run once; what was read and is fed back goes to the device again: a few bytes a row."""
+        """Run once; values that were read are copied back to the device, a few bytes per row."""
         binding = self._session.io_binding()
-        # Held to the end of the run: not every version of ONNX Runtime does.
+        # Kept alive until the end of the run: not every version of ONNX Runtime does so.
         bound = {
             name: value if isinstance(value, ort.OrtValue) else self.value(value)
             for name, value in feeds.items()
@@ -281,47 +255,44 @@ class BoundRuns:
         for name, place in self._places.items():
             binding.bind_output(name, place)
         self._session.run_with_iobinding(binding, options)
-        given = dict(zip(self._places, binding.get_outputs(), strict=True))
-        return {n: v.numpy() if n in self._read else v for n, v in given.items()}
+        values = dict(zip(self._places, binding.get_outputs(), strict=True))
+        return {n: v.numpy() if n in self._read else v for n, v in values.items()}
 
 
-def fastest_runs(session: Any, outputs: Sequence[str], read: Collection[str]) -> Runs:
-    """Return the way that suits where the session runs."""
+def open_runner(session: Any, outputs: Sequence[str], read: Collection[str]) -> Runner:
+    """Return the fastest runner for the session's device."""
     if session.get_providers()[0] == CUDA:
-        return BoundRuns(session, outputs, read, "cuda")
-    return ArrayRuns(session, outputs)
+        return BoundRunner(session, outputs, read, "cuda")
+    return ArrayRunner(session, outputs)
 
 
 class StoppedError(Exception):
-    """The run was ended; what it computed is lost."""
+    """An event ended the run, and its results are lost."""
 
 
 @contextlib.contextmanager
 def stoppable(cancel: threading.Event | None, tokens: int) -> Iterator[Any]:
-    """Yield options of a run that ends soon after an event; None where it is over soon anyway.
+    """Yield RunOptions that end a run soon after an event; None for a run that is short anyway.
 
-    ONNX Runtime looks at them between two nodes. Of 3,500 tokens, read in 13 s, the end came 0.1 s
-    after the event.
+    ONNX Runtime checks them between two nodes. While reading 3,500 tokens, which takes 13 s, a run
+    ended 0.1 s after the event. A run that was ended raises a `StoppedError`.
 
     Args:
-        cancel: The event; None never comes.
-        tokens: How many the run reads, in all rows.
-
-    Raises:
-        StoppedError: The run failed because it was ended.
+        cancel: The event; None for a run that is never ended.
+        tokens: Number of tokens that the run reads, in all rows.
     """
-    if cancel is None or tokens < LONG:
+    if cancel is None or tokens < _LONG_RUN:
         yield None
         return
     options, is_over = ort.RunOptions(), threading.Event()
 
     def watch() -> None:
         while not is_over.is_set():
-            if cancel.wait(_LOOK_S):
+            if cancel.wait(_POLL_S):
                 options.terminate = True
                 return
 
-    # Nobody waits for it: it ends by itself.
+    # Never joined: the thread ends by itself.
     threading.Thread(target=watch, name="cancel-watch", daemon=True).start()
     try:
         yield options

@@ -1,4 +1,4 @@
-"""Limits and special tokens of a decoder, as its bundle gives them."""
+"""Limits and special tokens of a decoder, from its bundle's metadata."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from edge_runtime.errors import BundleError
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderSettings:
-    """What the metadata say under the key `generation`.
+    """The metadata's section `generation`.
 
     Attributes:
-        max_new_tokens: The most tokens of an answer, where the caller names no limit.
-        context: The most tokens of prompt and answer together.
-        eos_token_ids: Tokens that end an answer; the graph acts on them.
-        pad_token_id: What prompts of a batch are filled with on the left.
-        layers: Layers of the cache.
-        kv_heads: Heads of a layer's keys and values.
-        head_dim: Numbers of a head.
-        least_onnxruntime: The first version of ONNX Runtime that runs the graph rightly.
+        max_new_tokens: Default limit of an answer, in tokens.
+        context: Most tokens of prompt and answer together.
+        eos_token_ids: Tokens that end an answer; the graph handles them.
+        pad_token_id: Token that pads shorter prompts of a batch on the left.
+        layers: Number of layers in the cache.
+        kv_heads: Number of key and value heads of a layer.
+        head_dim: Size of a head.
+        least_onnxruntime: First version of ONNX Runtime that runs the graph correctly.
     """
 
     max_new_tokens: int
@@ -36,11 +36,7 @@ class DecoderSettings:
 
     @classmethod
     def from_metadata(cls, metadata: GateMetadata) -> DecoderSettings:
-        """Read and check them.
-
-        Raises:
-            BundleError: The bundle is of another task, or a setting is missing or out of range.
-        """
+        """Read and check the settings; raise a `BundleError` if one is missing or wrong."""
         if metadata.task != contract.TASK_GENERATION:
             raise BundleError(
                 f"expected a bundle for {contract.TASK_GENERATION}, got one for {metadata.task}: "
@@ -58,10 +54,10 @@ class DecoderSettings:
 
 def _read(fields: Any) -> DecoderSettings:
     if not isinstance(fields, dict):
-        raise TypeError("it is no object")
+        raise TypeError("not an object")
     ends = fields["eos_token_ids"]
     if not isinstance(ends, list):
-        raise TypeError("eos_token_ids is no list")
+        raise TypeError("eos_token_ids is not a list")
     counts = ("max_new_tokens", "context", "layers", "kv_heads", "head_dim")
     return DecoderSettings(
         eos_token_ids=tuple(_whole("eos_token_ids", end, 0) for end in ends),

@@ -1,10 +1,17 @@
-"""Every metric of a deferral method; costs numpy alone.
+"""Metrics of deferral methods; importing them loads numpy alone.
 
-Letters: n samples, C classes or vocabulary size V, T tokens; g confidence (higher is surer), q_S
-and
+Letters: n samples, C classes, V vocabulary size, T tokens; g confidence (higher is surer), q_S and
 q_L the qualities of the small and the large model (1 right, 0 wrong, or any score in [0, 1]).
 """
 
+from edge_runtime.metrics.bootstrap import (
+    Drawn,
+    Interval,
+    bootstrap_counts,
+    bootstrap_interval,
+    drawn_figures,
+    percentile_interval,
+)
 from edge_runtime.metrics.confidence import (
     band_limits,
     in_band,
@@ -21,19 +28,12 @@ from edge_runtime.metrics.deferral import (
     joint_accuracy_at,
     joint_accuracy_at_threshold,
 )
-from edge_runtime.metrics.intervals import (
-    Interval,
-    bootstrap_counts,
-    bootstrap_interval,
-    percentile_interval,
-)
 from edge_runtime.metrics.separation import auroc, distributional_overlap, pearson
 from edge_runtime.metrics.sequences import (
     SEQUENCE_KINDS,
     sequence_confidence,
     unit_sequence_confidence,
 )
-from edge_runtime.metrics.weighted import Drawn, drawn_figures
 
 __all__ = [
     "SEQUENCE_KINDS",

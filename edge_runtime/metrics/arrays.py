@@ -1,4 +1,7 @@
-"""Array types, orderings and areas that the metrics share."""
+"""Array types, orderings, areas and argument checks that the metrics share.
+
+The checks return arguments as float64 or bool [n], or raise an `InputError`.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,16 @@ import numpy.typing as npt
 
 from edge_runtime.errors import InputError
 
-# MERGEDOC edge_runtime/metrics/validation.py: "Checks of the metrics' arguments: everything comes out as float64 or bool [n], or not at all."
-
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
 
 
 def least_confident_first(confidence: Floats) -> tuple[Indices, Indices]:
-    """Return the order that defers the least confident first, and where its tied groups end.
+    """Return the order that defers the least confident first, and the ends of its tied groups.
 
     NaNs come first, below -inf, and are all tied: `not (NaN >= threshold)` defers them at every
-    threshold, and nothing tells one from another.
+    threshold.
 
     Returns:
         The sorting order [n], and the end (exclusive) of each group of equal values in it.
@@ -31,7 +32,7 @@ def least_confident_first(confidence: Floats) -> tuple[Indices, Indices]:
 
 
 def mid_ranks(confidence: Floats) -> Floats:
-    """Return ranks from 1 (least confident) to n; tied values share the mean of their ranks."""
+    """Return ranks from 1 (least confident) to n; tied values get the mean of their ranks."""
     order, ends = least_confident_first(confidence)
     starts = np.concatenate(([0], ends[:-1]))
     ranks = np.empty(confidence.size)
@@ -46,11 +47,7 @@ def area(x: Floats, y: Floats) -> float:
 
 
 def numbers(name: str, values: npt.ArrayLike) -> Floats:
-    """Return `values` as float64 of any shape.
-
-    Raises:
-        InputError: They are no real numbers, or rows of different lengths.
-    """
+    """Return real numbers as float64 of any shape, or raise an `InputError`."""
     try:
         array = np.asarray(values)
     except (TypeError, ValueError) as error:
@@ -65,15 +62,12 @@ def numbers(name: str, values: npt.ArrayLike) -> Floats:
 
 
 def column(name: str, values: npt.ArrayLike, size: int | None = None) -> Floats:
-    """Return `values` as float64 [n].
+    """Return `values` as float64 [n], n >= 1, or raise an `InputError` that calls them by `name`.
 
     Args:
-        name: What to call it in an error.
+        name: The argument's name in an error.
         values: n numbers.
-        size: The expected n, where another argument has set it.
-
-    Raises:
-        InputError: Not one-dimensional, empty, or of another length.
+        size: The expected n, if another argument determines it.
     """
     array = numbers(name, values)
     if array.ndim != 1 or array.size == 0:
@@ -86,11 +80,7 @@ def column(name: str, values: npt.ArrayLike, size: int | None = None) -> Floats:
 
 
 def quality(name: str, values: npt.ArrayLike, size: int, *, scalar: bool = False) -> Floats:
-    """Return qualities in [0, 1] as float64 [n]; with `scalar`, one number stands for all n.
-
-    Raises:
-        InputError: Wrong shape, or a value that is NaN or outside [0, 1].
-    """
+    """Return qualities as float64 [n], or raise an `InputError` for values outside [0, 1]."""
     array = numbers(name, values)
     checked = (
         np.full(size, array.item()) if scalar and array.ndim == 0 else column(name, array, size)
@@ -108,22 +98,14 @@ def quality(name: str, values: npt.ArrayLike, size: int, *, scalar: bool = False
 def cascade(
     confidence: npt.ArrayLike, small_quality: npt.ArrayLike, large_quality: npt.ArrayLike
 ) -> tuple[Floats, Floats, Floats]:
-    """Return the three columns of a cascade as float64 [n]; `large_quality` may be one number.
-
-    Raises:
-        InputError: A column is empty, of another length, or a quality is outside [0, 1].
-    """
+    """Return the columns of a cascade as float64 [n], or raise an `InputError`."""
     g = column("confidence", confidence)
     small = quality("small_quality", small_quality, g.size)
     return g, small, quality("large_quality", large_quality, g.size, scalar=True)
 
 
 def right_or_wrong(name: str, values: npt.ArrayLike, size: int) -> Bools:
-    """Return correctness flags as bool [n].
-
-    Raises:
-        InputError: Wrong shape, or a value other than 0 and 1.
-    """
+    """Return flags 0 and 1 as bool [n], or raise an `InputError` for other values or shapes."""
     array = column(name, values, size)
     foreign = (array != 0.0) & (array != 1.0)
     if foreign.any():

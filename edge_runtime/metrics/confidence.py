@@ -1,7 +1,10 @@
 """Confidence functions g of a model's logits, in float64.
 
-In float32 the greatest softmax probability saturates at 1.0 for margins over 17.5, and the ties
-this makes look like a model that cannot order its answers.
+In float32 the greatest softmax probability saturates at 1.0 for margins over 17.5; the resulting
+ties make a model look unable to rank its answers.
+
+Some gates average two views of an input if the first leaves the confidence near the threshold
+(`second_look`).
 """
 
 from __future__ import annotations
@@ -14,10 +17,7 @@ import numpy.typing as npt
 from edge_runtime.errors import InputError
 from edge_runtime.metrics.arrays import Bools, Floats, column, numbers, share
 
-# 0.4 * 10 may be 4.000...01 in binary, and would reach one rank too far.
-_ROUNDING = 1e-9
-
-# MERGEDOC edge_runtime/metrics/views.py: 'Confidence over two views of an input, where the first leaves it near the threshold.'
+_ROUNDING = 1e-9  # 0.4 * 10 may be 4.000...01 in binary, and would reach one rank too far
 
 
 def max_softmax(logits: npt.ArrayLike) -> Floats:
@@ -41,7 +41,7 @@ def max_softmax(logits: npt.ArrayLike) -> Floats:
 
 
 def probability_of(logits: npt.ArrayLike, chosen: npt.ArrayLike) -> Floats:
-    """Return the softmax probability of one class a row.
+    """Return the softmax probability of one class per row.
 
     Args:
         logits: float [n, C]; -inf marks an impossible class.
@@ -51,7 +51,7 @@ def probability_of(logits: npt.ArrayLike, chosen: npt.ArrayLike) -> Floats:
         float64 [n] in [0, 1]; NaN where a row holds NaN, +inf, or -inf alone.
 
     Raises:
-        InputError: The shapes do not belong together, or a class is none of the C.
+        InputError: The shapes do not match, or a class is outside [0, C).
 
     Example:
         >>> probability_of([[0.0, 0.0], [0.0, float("-inf")]], [1, 1])
@@ -78,8 +78,8 @@ def neg_entropy(logits: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Flo
 
     Args:
         logits: float [..., V].
-        mask: bool [..., T] for logits [..., T, V]: True where a token counts. With it the result is
-            the mean over the counted tokens, [...]; NaN where none counts.
+        mask: bool [..., T] for logits [..., T, V], True for tokens that count. The result is then
+            the mean over these, [...]; NaN where none counts.
 
     Returns:
         float64 in [-log V, 0], NaN where a counted row holds NaN, +inf, or -inf alone.
@@ -95,7 +95,7 @@ def neg_entropy(logits: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Flo
     weights = np.exp(shifted)
     total = weights.sum(axis=-1)
     with np.errstate(invalid="ignore"):
-        # 0 log 0 = 0, while a NaN must stay one.
+        # 0 log 0 = 0, but a NaN must stay NaN.
         terms = np.where(weights == 0.0, 0.0, weights * shifted)
     entropies = np.asarray(terms.sum(axis=-1) / total - np.log(total))
     return entropies if mask is None else _mean_counted(entropies, mask)
@@ -106,7 +106,7 @@ def unit_neg_entropy(g: npt.ArrayLike, classes: int) -> Floats:
 
     Args:
         g: Negative entropies of any shape; NaN stays NaN.
-        classes: C, or the vocabulary size V; with one class the model is always sure, so 1.
+        classes: C, or the vocabulary size V; with one class the result is 1, always sure.
 
     Raises:
         InputError: Fewer than one class.
@@ -120,7 +120,7 @@ def unit_neg_entropy(g: npt.ArrayLike, classes: int) -> Floats:
 
 
 def _below_greatest(logits: npt.ArrayLike) -> Floats:
-    """Return the logits minus the greatest of their row, so that no exponential overflows."""
+    """Return the logits minus the greatest of their row, to prevent exponential overflow."""
     z = numbers("logits", logits)
     if z.ndim == 0 or z.shape[-1] == 0:
         raise InputError(f"expected logits with shape [..., classes], got {list(z.shape)}")
@@ -140,24 +140,20 @@ def _mean_counted(entropies: Floats, mask: npt.ArrayLike) -> Floats:
 
 
 def in_band(first: npt.ArrayLike, low: float, high: float) -> Bools:
-    """Return which inputs need the second view: low <= first <= high, a NaN never, bool [n].
-
-    Raises:
-        InputError: `first` is not one-dimensional or empty.
-    """
+    """Return which inputs need the second view, low <= first <= high, never for NaN, bool [n]."""
     g = column("first", first)
     return np.asarray((g >= low) & (g <= high))
 
 
 def second_look(first: npt.ArrayLike, second: npt.ArrayLike, low: float, high: float) -> Floats:
-    """Return the confidence after a second look: in the band the mean of two views.
+    """Return the confidence after a second look: inside the band the mean of two views.
 
     Args:
         first: Greatest softmax probability of the first view, [n].
-        second: The second view's probability of the *first* view's prediction, [n]; looked at in
-            the band alone.
-        low: Least first confidence that is looked at again.
-        high: Greatest; infinite limits take in every number.
+        second: The second view's probability of the *first* view's prediction, [n]; ignored outside
+            the band.
+        low: Lower limit of the band.
+        high: Upper limit of the band; infinite limits include every number.
 
     Returns:
         float64 [n]; NaN where `first` is, and in the band where `second` is.
@@ -184,11 +180,11 @@ def band_limits(first: npt.ArrayLike, ratio: float, band: float) -> tuple[float,
             1 is every input, 0 none.
 
     Returns:
-        Two of the confidences; -inf and inf where the band reaches past the least and the greatest,
+        Two of the confidences; -inf and inf where the band extends past the least and the greatest,
         inf and -inf where it is empty.
 
     Raises:
-        InputError: `first` is no column, or a share is out of its range.
+        InputError: `first` is not one-dimensional or is empty, or a share is out of range.
 
     Example:
         >>> band_limits([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], 0.3, 0.1)

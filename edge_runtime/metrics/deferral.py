@@ -1,4 +1,4 @@
-"""Deferral performance s_d, and the joint accuracy that a user gets.
+"""Deferral performance s_d, and the joint accuracy that the user gets.
 
 s_d looks only at the order of the confidences relative to its own p_s, so it can rise while the
 joint accuracy at a fixed deferral ratio falls: report both.
@@ -14,29 +14,29 @@ import numpy.typing as npt
 from edge_runtime.metrics.arrays import Floats, area, cascade, least_confident_first, share
 
 Curve = tuple[Floats, Floats]
-"""Deferral ratios from 0 to 1 and the joint qualities there; straight in between."""
+"""Deferral ratios from 0 to 1 and the joint qualities there; linear in between."""
 
 CLOSE = 1e-12
-"""Means of n <= 1e9 right-or-wrong flags differ by more than this, or not at all."""
+"""Means of n <= 1e9 right-or-wrong flags differ by more than this or are equal."""
 
 
 @dataclass(frozen=True, eq=False)
 class DeferralPerformance:
-    """How much of the possible gain a deferral order reaches, with the curves to plot.
+    """The share of the possible gain that a deferral order reaches, with the curves to plot.
 
     Attributes:
         s_d: Paper, eq. 10 over eq. 11: area between real and random deferral over the area between
             ideal and random; not clipped (above 1 where M_L errs and M_S is right), NaN where
             undefined.
-        s_d_star: The same numerator over the best order of these samples; in [-1, 1], NaN where no
-            order gains anything.
+        s_d_star: `numerator` over `denominator_star`; in [-1, 1], NaN where no order gains
+            anything.
         status: `ok`, or why s_d is undefined: `p_s=0`, `p_s=1`, `p_l=p_s`, `p_l<p_s` (the first
             that holds).
         p_s: Mean quality of M_S.
         p_l: Mean quality of M_L.
         numerator: Area between real and random, eq. 10.
         denominator: Area between ideal and random, eq. 11: p_s (p_l - p_s) / 2.
-        denominator_star: Area between the best order and random.
+        denominator_star: Area between the best order of these samples and random.
         curve: Real deferral; tied confidences are one straight segment.
         ideal: The ideal of eq. 11: p_l is reached at ratio 1 - p_s.
         random: The two ends, (0, p_s) and (1, p_l).
@@ -112,18 +112,10 @@ def joint_accuracy_at(
     large_quality: npt.ArrayLike,
     ratio: float,
 ) -> float:
-    """Return the joint accuracy when the least confident share `ratio` is deferred.
+    """Return the joint accuracy if the least confident share `ratio`, in [0, 1], is deferred.
 
-    Inside a tied group this is the expectation over a random order of the group.
-
-    Args:
-        confidence: g [n]; NaN is the least confident, all NaNs tied.
-        small_quality: q_S [n] in [0, 1].
-        large_quality: q_L [n] in [0, 1], or one number for all.
-        ratio: Deferral ratio in [0, 1].
-
-    Raises:
-        InputError: Shapes differ or are empty, or a quality or `ratio` is outside [0, 1].
+    Inside a tied group it is the expectation over a random order of the group. The other arguments
+    and the errors are those of `deferral_performance`.
     """
     share("ratio", ratio)
     ratios, joint = _joint_curve(*cascade(confidence, small_quality, large_quality))
@@ -135,8 +127,8 @@ def joint_accuracy_area(
 ) -> float:
     """Return the exact area under the joint accuracy over the deferral ratio from 0 to 1.
 
-    Arguments and errors are those of `joint_accuracy_at`, less the ratio. Random deferral reaches
-    (p_s + p_l) / 2.
+    Arguments and errors are those of `joint_accuracy_at` without the ratio. Random deferral
+    reaches (p_s + p_l) / 2.
     """
     return area(*_joint_curve(*cascade(confidence, small_quality, large_quality)))
 
@@ -147,12 +139,12 @@ def joint_accuracy_at_threshold(
     large_quality: npt.ArrayLike,
     threshold: float,
 ) -> tuple[float, float]:
-    """Return what a gate with this threshold gives: (joint accuracy, deferral ratio).
+    """Return (joint accuracy, deferral ratio) of a gate with this threshold.
 
-    Every sample whose confidence is not >= threshold defers, so NaN always does. To see the
-    decisions of an exported gate, pass its float32 confidences and its float32 threshold.
+    Every sample whose confidence is not >= threshold defers, so NaN always does. For the decisions
+    of an exported gate, pass its float32 confidences and its float32 threshold.
 
-    Arguments and errors are otherwise those of `joint_accuracy_at`.
+    The other arguments and the errors are those of `joint_accuracy_at`.
     """
     g, small, large = cascade(confidence, small_quality, large_quality)
     deferred = ~(g >= threshold)

@@ -1,4 +1,19 @@
-"""How well confidence tells right from wrong: AUROC, s_o, Pearson."""
+"""Separation of right from wrong answers by confidence: AUROC, s_o, Pearson.
+
+The confidence densities behind s_o are Gaussian kernel sums on [0, 1], reflected at both ends. For
+samples c with bandwidth h the density is the sum of K(x - c) + K(x + c) + K(x - 2 + c),
+K(u) = exp(-(u / h)^2 / 2), on 4,097 points, divided by its trapezoid mass; h = std(ddof=1) n^(-1/5)
+(Scott), at least 1e-3, for each group.
+
+Adding up n kernels costs n x 4,097 exponentials: 9 s for 100,000 samples. Instead, each sample
+moves to its nearest grid point, and the move d (in bandwidths, below 0.13) is corrected by the
+Taylor series
+
+    exp(-(u - d)^2 / 2) = sum over k of d^k / k! He_k(u) exp(-u^2 / 2),  He_k: Hermite polynomials,
+
+which turns the sum into a few convolutions on the grid, exact to rounding and independent of n
+(the idea of the improved fast Gauss transform: Greengard and Strain, 1991).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import InputError
-
-# MERGEDOC edge_runtime/metrics/density.py: "The confidence density on [0, 1] behind s_o: a Gaussian kernel sum, reflected at both ends.\n\nFor samples c with bandwidth h the density is the sum of K(x - c) + K(x + c) + K(x - 2 + c),\nK(u) = exp(-(u / h)^2 / 2), on 4,097 points, divided by its trapezoid mass; h = std(ddof=1) n^(-1/5)\n(Scott), at least 1e-3, for each group.\n\nAdding up n kernels costs n x 4,097 exponentials: 9 s for 100,000 samples. Here each sample moves to\nits nearest grid point, and the move d (in bandwidths, below 0.13) is made good by the Taylor series\n\n    exp(-(u - d)^2 / 2) = sum over k of d^k / k! He_k(u) exp(-u^2 / 2),  He_k: Hermite polynomials,\n\nwhich turns the sum into a handful of convolutions on the grid, exact to rounding and independent\nof n (the improved fast Gauss transform's idea: Greengard and Strain, 1991).\n"
 from edge_runtime.metrics.arrays import Floats, Indices, area, column, mid_ranks, right_or_wrong
 
 _NAN = float("nan")
@@ -17,7 +30,7 @@ _OVERSHOOT = 1e-6
 POINTS = 4097
 """Grid points on [0, 1], both ends included."""
 BANDWIDTH_FLOOR = 1e-3
-"""Least bandwidth, for groups whose confidences are (nearly) all equal."""
+"""Least bandwidth, for groups of (nearly) equal confidences."""
 _STEPS = POINTS - 1
 _GRID = np.linspace(0.0, 1.0, POINTS)
 _SERIES_ERROR = 1e-14
@@ -27,7 +40,9 @@ _PERIOD = 17280
 
 
 def auroc(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> float:
-    """Return the probability that a right sample is surer than a wrong one; a tie counts half.
+    """Return the probability that a right sample has more confidence than a wrong one.
+
+    A tie counts half.
 
     Args:
         confidence: g [n]; NaN is the least confident, all NaNs tied.
@@ -56,8 +71,8 @@ def auroc(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> float:
 def distributional_overlap(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> float:
     """Return s_o, the overlap of the confidence densities of right and wrong samples.
 
-    The integral over [0, 1] of the lower of the two densities (the paper's s_o); see
-    `edge_runtime.metrics.separation` for the kernel. Lower is better.
+    It is the integral over [0, 1] of the lower of the two densities (the paper's s_o), with the
+    kernel described in `edge_runtime.metrics.separation`. Lower is better.
 
     Args:
         confidence: g [n] in [0, 1]; NaN counts as 0. Map a negative entropy with
@@ -91,7 +106,7 @@ def _unit(g: Floats) -> Floats:
 
 
 def pearson(confidence: npt.ArrayLike, quality: npt.ArrayLike) -> float:
-    """Return the correlation of confidence and quality (the paper's figure for graded answers).
+    """Return the correlation of confidence and quality (the paper's metric for graded answers).
 
     Args:
         confidence: g [n].
@@ -119,7 +134,7 @@ def _varies(values: Floats) -> bool:
 
 
 def _centred(values: Floats) -> Floats:
-    """Return values minus their mean, scaled so that the squares neither overflow nor vanish."""
+    """Return values minus their mean, scaled so that squares neither overflow nor underflow."""
     scaled = values / np.abs(values).max()
     return np.asarray(scaled - scaled.mean())
 
@@ -132,9 +147,9 @@ def density(samples: Floats) -> Floats:
     orders = _orders(0.5 / _STEPS / width)
     moments = _reflected_moments(nearest, moves, orders)
     spectrum = (np.fft.rfft(moments) * np.fft.rfft(_kernels(width, orders))).sum(axis=0)
-    # The grid starts one length in: the array starts at -1.
+    # The array starts at -1, so the grid on [0, 1] starts one length in.
     heights = np.fft.irfft(spectrum, _PERIOD)[_STEPS : _STEPS + POINTS]
-    # Far from every sample the transform leaves rounding of either sign.
+    # Far from every sample the transform leaves rounding errors of either sign.
     heights = np.maximum(heights, 0.0)
     return np.asarray(heights / area(_GRID, heights))
 
@@ -151,7 +166,7 @@ def overlap(first: Floats, second: Floats) -> float:
 
 
 def _orders(greatest_move: float) -> int:
-    """Return how many terms the series needs: |He_k(u)| exp(-u^2 / 2) <= 1.1 sqrt(k!) (Cramér)."""
+    """Return the number of terms of the series: |He_k(u)| exp(-u^2/2) <= 1.1 sqrt(k!) (Cramér)."""
     count, term = 1, greatest_move
     while term > _SERIES_ERROR:
         count += 1
@@ -160,12 +175,12 @@ def _orders(greatest_move: float) -> int:
 
 
 def _reflected_moments(nearest: Indices, moves: Floats, orders: int) -> Floats:
-    """Return sum d^k / k! at every grid point [orders, period]; images at -c and 2 - c count."""
+    """Return sum d^k / k! at each grid point [orders, period], images at -c and 2 - c included."""
     moments = np.zeros((orders, _PERIOD))
     weights = np.ones_like(moves)
     for k in range(orders):
         own = np.bincount(nearest, weights, minlength=POINTS)
-        # A mirrored sample moves the other way, so odd powers change sign.
+        # A mirrored sample moves in the other direction, so odd powers change sign.
         mirrored = own[::-1] if k % 2 == 0 else -own[::-1]
         moments[k, :POINTS] += mirrored
         moments[k, _STEPS : _STEPS + POINTS] += own

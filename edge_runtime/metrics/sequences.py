@@ -1,7 +1,7 @@
 """Confidence functions g of a generated sequence, in float64.
 
-What a decoder leaves behind at each token it chose is two numbers: the log-probability of the token
-and the negative entropy of the whole distribution. Every kind here is made of these.
+A decoder records two numbers for each token it chose: the log-probability of the token and the
+negative entropy of the whole distribution. Every kind here is computed from these.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def sequence_confidence(
         )
     with np.errstate(invalid="ignore"):
         values = _KINDS[kind](entropies, logs, flags)
-    # A model that broke at any token is not to be believed, whichever tokens a kind looks at.
+    # A model that failed at any token is not trusted, whichever tokens a kind uses.
     broken = (flags & (np.isnan(entropies) | np.isnan(logs))).any(axis=-1)
     return np.asarray(np.where(flags.any(axis=-1) & ~broken, values, np.nan))
 
@@ -102,15 +102,15 @@ def unit_sequence_confidence(kind: str, values: npt.ArrayLike, vocabulary: int) 
 
     `neg_entropy` becomes 1 + g / log V, `mean_logprob` its exponential (the geometric mean of the
     token probabilities), `sum_logprob` its exponential (the probability of the answer); the others
-    are probabilities already.
+    already are probabilities.
 
     Args:
         kind: One of `SEQUENCE_KINDS`.
         values: float [n].
-        vocabulary: V.
+        vocabulary: Vocabulary size V.
 
     Raises:
-        InputError: The kind is unknown, or there is no token.
+        InputError: The kind is unknown, or the vocabulary is empty.
     """
     if kind not in _KINDS:
         raise InputError(f"expected one of {', '.join(_KINDS)}, got {kind!r}")

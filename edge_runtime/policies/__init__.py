@@ -1,6 +1,4 @@
-"""What a cascade does beside answering: watch the deferral ratio, keep to a deferral budget.
+"""Policies of a cascade: its mode, a deferral budget, an alarm for drifting inputs.
 
-Each policy is a module of its own and is imported by its own name, so that a device loads only what
-it uses: `edge_runtime.policies.drift`, `edge_runtime.policies.budget`. They need the standard
-library alone.
+Each is imported from its own module, and all of them need the standard library alone.
 """

@@ -1,16 +1,16 @@
-"""A deferral budget for metered links: at most so many calls or bytes in any window of time.
+"""A deferral budget for metered links: a limit on calls or bytes in any window of time.
 
     budget = DeferralBudget(max_calls=1_000, max_bytes=50 << 20, window_s=86_400)
     if (held := budget.reserve(len(request))) is None:
-        ...  # over the budget: M_S's answer it is
+        ...  # over the budget: M_S answers
     else:
         sent_bytes = send(request)
         budget.settle(held, sent_bytes)
 
-No window of `window_s` seconds, wherever it begins, ever holds more than the budget. That is why it
-is no token bucket, which lets a full bucket and a refill into one window, twice the budget.
-Time is counted in slots of a 64th of the window: what was sent comes free again with its slot, one
-to one and a 64th windows later, never sooner. So memory is constant, however much is sent.
+No window of `window_s` seconds, wherever it starts, ever holds more than the budget. A token bucket
+would allow twice the budget: a full bucket and a refill within one window.
+Time is counted in slots of 1/64 of the window. A charge expires with its slot, after between 1 and
+1 1/64 windows, never sooner, so memory stays constant however much is sent.
 """
 
 from __future__ import annotations
@@ -30,12 +30,7 @@ _NS: Final = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A place in the budget.
-
-    Attributes:
-        slot: Which slot of time is charged for it.
-        reserved_bytes: How much.
-    """
+    """One reserved request: the time slot that is charged, and the charge in bytes."""
 
     slot: int
     reserved_bytes: int
@@ -43,12 +38,7 @@ class Reservation:
 
 @dataclass(frozen=True)
 class Remaining:
-    """What of a budget is left.
-
-    Attributes:
-        calls: How many more; None where they are not limited.
-        bytes: How much more; None where they are not limited.
-    """
+    """The calls and bytes left in a budget; None where they are not limited."""
 
     calls: int | None
     bytes: int | None
@@ -62,19 +52,18 @@ class _Slot:
 
 
 class DeferralBudget:
-    """Says which deferred requests may be sent.
+    """Decides which deferred requests may be sent.
 
-    Safe to share between threads: of two that want the last place one gets it. The guarantee is for
-    the moments of sending, wherever these lie between `reserve` and `settle`, while no call takes
-    longer than the window and none sends more than it reserved.
+    Safe to share between threads: of two that want the last place one gets it. The guarantee covers
+    the moments of sending, wherever they lie between `reserve` and `settle`, provided that no call
+    takes longer than the window and none sends more than it reserved.
 
     Args:
         max_calls: Most requests in any window; None is no limit.
         max_bytes: Most bytes sent in any window; None is no limit.
         window_s: Length of the window in seconds.
-        clock: Seconds that never run backwards. The default does not heed what is done to the
-            clock on the wall; where it stands still while the device sleeps, the window lasts
-            longer.
+        clock: Monotonic clock in seconds. The default ignores changes to the wall clock; where it
+            stops while the device sleeps, the window lasts longer.
 
     Raises:
         SettingError: Neither limit is given, or a setting is out of range.
@@ -102,21 +91,15 @@ class DeferralBudget:
         # Rounded up, so that 64 slots are never shorter than the window.
         self._slot_ns = int(window_s * _NS) // _SLOTS + 1
         self._lock = threading.Lock()
-        self._slots: deque[_Slot] = deque()  # oldest first, those with a charge alone
+        self._slots: deque[_Slot] = deque()  # oldest first, only those with a charge
         self._calls = 0
         self._bytes = 0
 
     def reserve(self, request_bytes: int) -> Reservation | None:
-        """Take a place for one request before it is sent.
+        """Reserve one request before it is sent; return None where the budget is used up.
 
         Args:
-            request_bytes: How much will be sent at most, retries included.
-
-        Returns:
-            What `settle` or `refund` takes; None where the budget does not have it.
-
-        Raises:
-            SettingError: The size is negative.
+            request_bytes: Upper bound of its size in bytes, retries included.
         """
         _check_size(request_bytes)
         with self._lock:
@@ -129,31 +112,24 @@ class DeferralBudget:
             return Reservation(slot, request_bytes)
 
     def settle(self, reservation: Reservation, sent_bytes: int) -> None:
-        """Charge what was really sent, as sent now; once a reservation, when its call has ended.
+        """Charge the bytes actually sent, as sent now; once per reservation, after its call.
 
-        A reservation that is never settled stays charged as reserved.
-
-        Args:
-            reservation: What `reserve` gave.
-            sent_bytes: How much was sent. More than was reserved is charged as well and may pass
-                the budget, as it cannot be taken back.
-
-        Raises:
-            SettingError: The size is negative.
+        A reservation that is never settled stays charged in full. An excess over the reservation is
+        charged too and may exceed the budget, as it cannot be taken back.
         """
         _check_size(sent_bytes)
         with self._lock:
             slot = self._now()
-            self._give_back(reservation)
+            self._release(reservation)
             self._charge(slot, 1, sent_bytes)
 
     def refund(self, reservation: Reservation) -> None:
-        """Give a place back, because nothing was sent; once a reservation, instead of `settle`."""
+        """Cancel a reservation because nothing was sent; once, instead of `settle`."""
         with self._lock:
-            self._give_back(reservation)
+            self._release(reservation)
 
     def remaining(self) -> Remaining:
-        """Return what could be sent now."""
+        """Return the calls and bytes that could be sent now."""
         with self._lock:
             self._now()
             return Remaining(
@@ -162,13 +138,13 @@ class DeferralBudget:
             )
 
     def _now(self) -> int:
-        """Return the current slot, and forget those that are out of every window that ends now."""
+        """Return the current slot, and drop the slots outside every window that ends now."""
         slot = round(self._clock() * _NS) // self._slot_ns
         slots = self._slots
         while slots and slots[0].number < slot - _SLOTS:
-            gone = slots.popleft()
-            self._calls -= gone.calls
-            self._bytes -= gone.bytes
+            expired = slots.popleft()
+            self._calls -= expired.calls
+            self._bytes -= expired.bytes
         return slot
 
     def _charge(self, slot: int, calls: int, size_bytes: int) -> None:
@@ -179,8 +155,8 @@ class DeferralBudget:
         self._calls += calls
         self._bytes += size_bytes
 
-    def _give_back(self, reservation: Reservation) -> None:
-        """Undo a charge; one whose slot is out of the window has been undone by that."""
+    def _release(self, reservation: Reservation) -> None:
+        """Undo a charge, unless it has expired with its slot."""
         for slot in reversed(self._slots):
             if slot.number == reservation.slot:
                 slot.calls -= 1

@@ -1,4 +1,4 @@
-"""What a drift alarm expects, how often it may be wrong, and what it can find."""
+"""Settings of a drift alarm, and the shift that it can detect with them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Final
 from edge_runtime.errors import SettingError
 from edge_runtime.policies.drift_statistics import bound_for
 
-_BUCKETS: Final = 20  # one that holds the change, the others the window
+_BUCKETS: Final = 20  # one holds the change, the others are the window
 WINDOW_BUCKETS: Final = _BUCKETS - 1
-"""How many groups of calls the moving window goes over."""
+"""Groups of calls in the moving window."""
 _GREATEST_ALPHA: Final = 0.5  # the bound's approximation is for rare alarms
 _FEWEST_WITHIN: Final = 200  # calls: buckets of ten
 _WINDOW_SHARE: Final = 0.9  # of alpha; the rest goes to the test of all calls
@@ -21,20 +21,21 @@ _POWER_95: Final = 1.645  # standard deviations
 
 @dataclass(frozen=True, kw_only=True)
 class DriftSettings:
-    """What a drift alarm expects, and how often it may be wrong.
+    """Expected deferral ratio, false-alarm rate and sensitivity of a drift alarm.
 
-    A false alarm is one while calls and calibration data are drawn alike and independently; of
-    alike neighbours see `repeats`.
+    An alarm is false if calls and calibration data come from one distribution and are independent;
+    for similar neighbouring calls set `repeats`.
 
     Attributes:
         expected_ratio: The deferral ratio on the calibration data.
-        samples: How many calibration inputs that ratio comes from; None where it is exact.
-        alpha: Most probability of a false alarm in `horizon_calls` calls, e.g. a month's.
-        horizon_calls: How many calls that is; on average false alarms are `horizon_calls / alpha`
-            calls apart.
-        within_calls: Within how many calls a change should be found. More finds smaller ones.
-        repeats: How many neighbouring calls are as good as one, e.g. 30 where a scene lasts 30
-            frames of a video. Too small a number gives false alarms, too large a deaf alarm.
+        samples: Number of calibration inputs behind that ratio; None where it is exact.
+        alpha: Upper bound of the false-alarm probability in `horizon_calls` calls, e.g. a month's.
+        horizon_calls: Number of calls that `alpha` refers to; on average false alarms are
+            `horizon_calls / alpha` calls apart.
+        within_calls: Number of calls within which a change should be found. With more of them,
+            smaller changes are found.
+        repeats: Number of neighbouring calls worth one independent call, e.g. 30 where a scene
+            lasts 30 frames of a video. Too small gives false alarms, too large misses changes.
 
     Raises:
         SettingError: A setting is out of range.
@@ -61,7 +62,7 @@ class DriftSettings:
         if self.within_calls < _FEWEST_WITHIN:
             raise SettingError(
                 f"expected within_calls of at least {_FEWEST_WITHIN}, got {self.within_calls}: "
-                "fewer calls tell no drift from chance"
+                "fewer calls cannot distinguish drift from chance"
             )
         if self.horizon_calls < self.within_calls:
             raise SettingError(
@@ -78,7 +79,7 @@ class DriftSettings:
         if self.samples is None and not 0.0 < self.expected_ratio < 1.0:
             raise SettingError(
                 f"expected an exact expected_ratio in (0, 1), got {self.expected_ratio}: at 0 and "
-                "1 give samples, the number of inputs it was found on"
+                "1 give samples, the number of inputs behind it"
             )
         if not 0.0 <= self.expected_ratio <= 1.0:
             raise SettingError(f"expected expected_ratio in [0, 1], got {self.expected_ratio}")
@@ -87,39 +88,36 @@ class DriftSettings:
 
     @property
     def bucket_calls(self) -> int:
-        """After how many calls the tests are looked at."""
+        """Calls between two evaluations of the tests."""
         return self.within_calls // _BUCKETS
 
     @property
     def window_calls(self) -> int:
-        """Length of the moving window."""
+        """Length of the moving window in calls."""
         return self.bucket_calls * WINDOW_BUCKETS
 
     @cached_property
     def bound(self) -> float:
-        """Standard deviations between window and reference from which the alarm is given."""
-        looks = self.horizon_calls / self.bucket_calls
-        return bound_for(_WINDOW_SHARE * self.alpha, looks, WINDOW_BUCKETS)
+        """Distance between window and reference that raises the alarm, in standard deviations."""
+        steps = self.horizon_calls / self.bucket_calls
+        return bound_for(_WINDOW_SHARE * self.alpha, steps, WINDOW_BUCKETS)
 
     @property
     def evidence(self) -> float:
-        """Log evidence of all calls from which the alarm is given."""
+        """Log evidence of all calls that raises the alarm."""
         return -log((1.0 - _WINDOW_SHARE) * self.alpha)
 
     def detectable_shift(self, after_calls: int = 0) -> float:
-        """Return which shift of the ratio is found within `within_calls` in 95 of 100 cases.
+        """Return the least change of the ratio found within `within_calls` in 95 of 100 cases.
 
         Args:
-            after_calls: Calls before the change; they sharpen the reference where `samples` is
+            after_calls: Calls before the change; they refine the reference where `samples` is
                 small.
-
-        Returns:
-            About the least such shift, as a difference of ratios.
         """
         p = self.expected_ratio
         inverse = 1.0 / self.window_calls
         if self.samples is not None:
             p = (self.samples * p + 0.5) / (self.samples + 1)
-            # Calibration inputs are drawn one by one, calls repeat themselves.
+            # Calibration inputs are independent, neighbouring calls are not.
             inverse += 1.0 / (self.samples * self.repeats + after_calls)
         return (self.bound + _POWER_95) * sqrt(p * (1.0 - p) * inverse * self.repeats)

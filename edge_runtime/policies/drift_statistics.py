@@ -1,7 +1,7 @@
-"""The two tests behind the drift alarm, and the threshold that their false-alarm rate asks for.
+"""The two tests behind the drift alarm, and the bound for a given false-alarm rate.
 
 `signed_root` compares a window of calls with the calls before it, `log_evidence` all calls with the
-calibration data. Counts may be fractions: of neighbouring calls that are alike each counts in part.
+calibration data. Counts may be fractions: each of several similar calls in a row counts in part.
 
 References: Siegmund (1985), Sequential Analysis, and Siegmund and Venkatraman (1995), Annals of
 Statistics 23:255-271 (passages of moving sums looked at in steps); Guépié, Fillatre and Nikiforov
@@ -16,12 +16,12 @@ from math import copysign, erfc, exp, lgamma, log, pi, sqrt
 from typing import NamedTuple
 
 _SQRT_2 = sqrt(2.0)
-_HIGHEST = 12.0  # standard deviations: a rate of 1e-30, under any that can be asked for
+_HIGHEST = 12.0  # standard deviations: a rate of 1e-30, below any that is requested
 _HALVINGS = 60
 
 
 class Counts(NamedTuple):
-    """Deferred calls among all of some stretch; fractions are allowed."""
+    """Deferred calls and all calls of a stretch; fractions are allowed."""
 
     deferred: float
     calls: float
@@ -31,38 +31,41 @@ class Counts(NamedTuple):
         """The deferral ratio; the stretch must not be empty."""
         return self.deferred / self.calls
 
+    def plus(self, other: Counts) -> Counts:
+        """Return the counts of two stretches together."""
+        return Counts(self.deferred + other.deferred, self.calls + other.calls)
 
-def signed_root(window: Counts, reference: Counts) -> float:
-    """Return how far the window's ratio is from the reference's, in standard deviations.
+    def divided_by(self, divisor: float) -> Counts:
+        """Return the counts with each call counted in part."""
+        return Counts(self.deferred / divisor, self.calls / divisor)
+
+
+def signed_root(window: Counts, reference: Counts, *, is_exact: bool = False) -> float:
+    """Return the distance of the window's ratio from the reference's, in standard deviations.
 
     The signed root of twice the log-likelihood ratio of "two ratios" over "one ratio", with half a
     call as continuity correction. Unlike the plain z it stays near normal for ratios near 0 and 1.
 
     Args:
-        window: The calls in question.
-        reference: What they are compared with; infinitely many calls are not allowed, see
-            `signed_root_known`.
+        window: The calls to be tested.
+        reference: The calls for comparison.
+        is_exact: Whether the reference's ratio, in (0, 1), is known exactly.
 
     Returns:
         Positive where the window defers more; about standard normal where nothing has changed.
     """
-    pooled = (window.deferred + reference.deferred) / (window.calls + reference.calls)
+    pooled = reference.ratio if is_exact else window.plus(reference).ratio
     d = _corrected(window, pooled)
-    # The half call goes to the other side, so that the pooled ratio is the same.
-    k = reference.deferred + window.deferred - d
-    deviance = _divergence(d, window.calls, pooled) + _divergence(k, reference.calls, pooled)
+    deviance = _divergence(d, window.calls, pooled)
+    if not is_exact:
+        # The half call moves to the other side, so that the pooled ratio is unchanged.
+        k = reference.deferred + window.deferred - d
+        deviance += _divergence(k, reference.calls, pooled)
     return copysign(sqrt(max(2.0 * deviance, 0.0)), d - window.calls * pooled)
 
 
-def signed_root_known(window: Counts, ratio: float) -> float:
-    """Return the same for a reference ratio that is known exactly, in (0, 1)."""
-    d = _corrected(window, ratio)
-    deviance = _divergence(d, window.calls, ratio)
-    return copysign(sqrt(max(2.0 * deviance, 0.0)), d - window.calls * ratio)
-
-
 def _corrected(window: Counts, ratio: float) -> float:
-    """Return the deferred calls half a call nearer to what the ratio leads to expect."""
+    """Return the deferred calls moved half a call towards the number that the ratio predicts."""
     expected = window.calls * ratio
     distance = window.deferred - expected
     return expected + copysign(max(abs(distance) - 0.5, 0.0), distance)
@@ -79,33 +82,29 @@ def _divergence(deferred: float, calls: float, ratio: float) -> float:
     return total
 
 
-def log_evidence(seen: Counts, calibration: Counts, concentration: float) -> float:
-    """Return log of how much likelier the calls are if their ratio is not the calibration's.
+def log_evidence(
+    seen: Counts, calibration: Counts, concentration: float, *, is_exact: bool = False
+) -> float:
+    """Return the log likelihood ratio of "another ratio than the calibration's" over "the same".
 
-    The numerator draws the ratio afresh around the calibration's, the denominator predicts the
-    calls from the calibration data (Pólya's urn). If calls and calibration data are exchangeable
-    this is the log of a martingale that starts at 1, so that it ever exceeds log(1 / alpha) with
+    The numerator draws a new ratio around the calibration's, the denominator predicts the calls
+    from the calibration data (Pólya's urn). If calls and calibration data are exchangeable, this is
+    the log of a martingale that starts at 1, so that it ever exceeds log(1 / alpha) with
     probability at most alpha (Ville), over calibration data and stream together.
 
     Args:
         seen: All calls since the start.
-        calibration: Its deferred inputs and its inputs, both with the prior's share, so that
-            neither deferred nor kept is 0.
+        calibration: Deferred inputs and all inputs, both with the prior's share, so that neither
+            deferred nor kept is 0.
         concentration: Weight of the numerator's Beta in calls; its standard deviation is
             sqrt(ratio * (1 - ratio) / (concentration + 1)).
+        is_exact: Whether the calibration's ratio, in (0, 1), is known exactly.
     """
-    a, b = calibration.deferred, calibration.calls - calibration.deferred
-    return _log_drawn(seen, calibration.ratio, concentration) - _log_urn(seen, a, b)
-
-
-def log_evidence_known(seen: Counts, ratio: float, concentration: float) -> float:
-    """Return the same for a calibration ratio that is known exactly, in (0, 1)."""
-    known = seen.deferred * log(ratio) + (seen.calls - seen.deferred) * log(1.0 - ratio)
-    return _log_drawn(seen, ratio, concentration) - known
-
-
-def _log_drawn(seen: Counts, ratio: float, concentration: float) -> float:
-    return _log_urn(seen, concentration * ratio, concentration * (1.0 - ratio))
+    p, kept = calibration.ratio, calibration.calls - calibration.deferred
+    drawn = _log_urn(seen, concentration * p, concentration * (1.0 - p))
+    if is_exact:
+        return drawn - seen.deferred * log(p) - (seen.calls - seen.deferred) * log(1.0 - p)
+    return drawn - _log_urn(seen, calibration.deferred, kept)
 
 
 def _log_urn(seen: Counts, a: float, b: float) -> float:
@@ -119,12 +118,12 @@ def _log_beta(a: float, b: float) -> float:
 
 
 def false_alarm_probability(bound: float, steps: float, window: float) -> float:
-    """Return with what probability a moving mean of noise leaves (-bound, bound).
+    """Return the probability that a moving mean of noise leaves (-bound, bound).
 
     Args:
-        bound: In standard deviations, at least 1.
-        steps: How often it is looked at.
-        window: How many steps the mean goes over.
+        bound: Bound in standard deviations, at least 1.
+        steps: Number of evaluations.
+        window: Number of steps in the mean.
 
     Returns:
         Siegmund's approximation for both sides together; above 1 where alarms are the rule.
@@ -136,7 +135,7 @@ def false_alarm_probability(bound: float, steps: float, window: float) -> float:
 
 
 def _overshoot(x: float) -> float:
-    """Return nu(x), by how much looking in steps lowers the rate of passages (Siegmund)."""
+    """Return nu(x), the factor by which testing in steps lowers the rate of passages (Siegmund)."""
     half = x / 2.0
     below = 1.0 - erfc(half / _SQRT_2) / 2.0
     density = exp(-half * half / 2.0) / sqrt(2.0 * pi)
@@ -144,7 +143,7 @@ def _overshoot(x: float) -> float:
 
 
 def bound_for(probability: float, steps: float, window: float) -> float:
-    """Return the least bound whose `false_alarm_probability` is at most this one."""
+    """Return the least bound whose `false_alarm_probability` is at most the given one."""
     low, high = 1.0, _HIGHEST
     for _ in range(_HALVINGS):
         middle = (low + high) / 2.0

@@ -1,4 +1,4 @@
-"""What a cascade does when M_S is unsure: whom it asks, for how long, and what it may cost."""
+"""The policy of a cascade: mode, deadlines, budget and drift alarm."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ OnCloudFailure = Literal["edge", "raise"]
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """The rules of one cascade; the defaults are a plain cascade that always answers.
+    """The policy of one cascade; by default a plain cascade that always answers.
 
     Attributes:
-        mode: `cascade` forwards what M_S is unsure of, `edge_only` nothing, `cloud_only` all.
-        on_cloud_failure: When M_L gives no usable answer, answer with M_S (`edge`) or `raise` the
-            `CloudError`.
+        mode: `cascade` forwards the inputs that M_S defers, `edge_only` none, `cloud_only` all.
+        on_cloud_failure: `edge` answers with M_S when M_L gives no usable answer, `raise` raises
+            the `CloudError`.
         soft_deadline_s: Seconds from the start of a call after which M_S's answer is returned and
-            M_L's, should it still come, is dropped. The call to M_L itself has `deadline_s`, which
-            tells a server that is slow from one that is gone. Costs a hand-over between threads.
-        budget: What may be forwarded; over it M_S answers.
-        drift: Watches the gate's decisions.
+            a later one of M_L is dropped. The call to M_L keeps its own `deadline_s`, so that a
+            slow server can be distinguished from a dead one. Costs a switch between threads.
+        budget: Limit on forwarded requests; above it M_S answers.
+        drift: Alarm that watches the gate's decisions.
     """
 
     mode: Mode = "cascade"
@@ -46,11 +46,11 @@ class Policy:
                 f"expected soft_deadline_s in seconds over 0, got {self.soft_deadline_s}"
             )
         if self.soft_deadline_s is not None and self.mode == "edge_only":
-            raise SettingError("expected no soft_deadline_s beside mode='edge_only': nothing waits")
+            raise SettingError("expected no soft_deadline_s with mode='edge_only': nothing waits")
         if self.mode == "edge_only" and self.on_cloud_failure == "raise":
-            raise SettingError("expected no on_cloud_failure='raise' beside mode='edge_only'")
+            raise SettingError("expected no on_cloud_failure='raise' with mode='edge_only'")
 
     @property
     def needs_cloud(self) -> bool:
-        """Whether it makes no sense without a cloud."""
+        """True where the policy is useless without a cloud."""
         return self.mode == "cloud_only" or self.on_cloud_failure == "raise"

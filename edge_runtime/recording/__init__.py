@@ -1,1 +1,1 @@
-"""Keeps inputs for a later retuning."""
+"""Records deferred inputs with M_L's answers, for later training of M_S."""

@@ -1,9 +1,9 @@
-"""What a `Recorder` leaves behind: a line a deferred input, and the input in a file beside it.
+"""The format of a recorder's folder: one line per deferred input, and the input in a file.
 
-    FOLDER/records.jsonl                   one JSON object a line, appended
-    FOLDER/1764017280123456789-9f3c.png    the input as it came, without loss
+    FOLDER/records.jsonl                   one JSON object per line, appended
+    FOLDER/1764017280123456789-9f3c.png    the original input, lossless
 
-An input is written before its line, so a line that can be read has its input.
+An input is written before its line, so every readable line has its input.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Record:
     """One deferred input that M_L answered.
 
     Attributes:
-        file: Name of the input's file in the folder.
-        time: When it was answered, UTC, ISO 8601.
         model: M_L's name on its server.
         label: M_L's class name.
-        confidence: M_L's confidence; NaN where its engine gives none.
+        confidence: M_L's confidence; NaN where its engine reports none.
         small_label: M_S's class name.
-        small_confidence: M_S's confidence; NaN where it was no number.
-        threshold: What M_S's confidence was held against; NaN where it was infinite.
+        small_confidence: M_S's confidence; may be NaN.
+        threshold: The threshold of the decision; NaN stands for infinities.
+        file: Name of the input's file in the folder.
+        time: Time of the answer, UTC, ISO 8601.
     """
 
     model: str
@@ -46,7 +46,7 @@ class Record:
     time: str = ""
 
     def to_line(self) -> bytes:
-        """Return the record as a line of JSON, which has no NaN: null stands for it."""
+        """Return the record as a line of JSON, with null for NaN."""
         fields = dataclasses.asdict(self)
         for name in _NUMBERS:
             fields[name] = fields[name] if math.isfinite(fields[name]) else None
@@ -54,17 +54,13 @@ class Record:
 
     @classmethod
     def from_line(cls, line: bytes) -> Record:
-        """Read a line.
-
-        Raises:
-            ValueError: It was written half, or by something else.
-        """
+        """Read a line, or raise a `ValueError` if it is incomplete or not a record."""
         fields = json.loads(line)
         names = {item.name for item in dataclasses.fields(cls)}
         if not isinstance(fields, dict) or not names <= fields.keys():
             raise ValueError(f"expected the keys {sorted(names)}")
         values = {name: _value(name, fields[name]) for name in names}
-        # What is read back must lie in the folder, whoever wrote the line.
+        # The line must not lead outside the folder, whoever wrote it.
         if Path(values["file"]).name != values["file"]:
             raise ValueError(f"expected the name of a file, got {values['file']!r}")
         return cls(**values)
@@ -72,11 +68,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Records:
-    """What could be read of a recorder's folder.
+    """The readable records of a folder, in the order they were written.
 
-    Attributes:
-        entries: The records, in the order they were written.
-        damaged: Lines that are none: the last one after a kill, for example.
+    Unreadable lines, the last one after a kill for example, are counted as `damaged`.
     """
 
     entries: tuple[Record, ...]
@@ -84,10 +78,10 @@ class Records:
 
 
 def read_records(folder: Path | str) -> Records:
-    """Read the lines of a recorder's folder; those that are damaged are skipped and counted.
+    """Read the records of a folder; damaged lines are skipped and counted.
 
     Raises:
-        InputError: There is no `records.jsonl`, or it may not be read.
+        InputError: There is no `records.jsonl`, or it cannot be read.
     """
     file = Path(folder) / RECORDS_FILE
     try:

@@ -1,1 +1,1 @@
-"""The Open Inference Protocol as both sides of a cascade speak it: messages, tensors, addresses."""
+"""The Open Inference Protocol for both sides of a cascade: messages, tensors, addresses."""

@@ -1,4 +1,4 @@
-"""Where a server listens: HOST:PORT, and whether that stays on this machine."""
+"""Parses and joins server addresses of the form HOST:PORT."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def split_address(address: str) -> tuple[str, int]:
     """Split `HOST:PORT`, `1.2.3.4:PORT` or `[::1]:PORT`.
 
     Raises:
-        SettingError: It has another form, or the port is outside 1 to 65535.
+        SettingError: The address has another form, or the port is outside 1 to 65535.
     """
     host, colon, port = address.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
     is_bracketed = host != bare
     is_number = port.isascii() and port.isdigit() and 1 <= int(port) <= MAX_PORT
-    # An IPv6 address without brackets does not say where its port begins.
+    # Without brackets it is unclear where the port of an IPv6 address begins.
     if not (colon and bare and is_number) or (":" in bare) != is_bracketed or "/" in bare:
         raise SettingError(
             f"expected an address as HOST:PORT, got {address!r}: write it as localhost:8001"
@@ -28,7 +28,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether traffic to this host name or IP address stays on this machine."""
+    """Return whether traffic to this host name or IP address stays on this machine."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:

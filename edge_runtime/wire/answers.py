@@ -1,4 +1,4 @@
-"""Reading an engine's outputs as the edge model's class names, strictly."""
+"""Reads an engine's outputs strictly, as class names of the edge model or as texts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from edge_runtime.errors import CloudProtocolError, SettingError
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire.tensors import BYTES, Array, WireError, decode_bytes, is_typed
 
-# MERGEDOC edge_runtime/wire/texts.py: 'Reading the texts that a generating engine answers.'
-
 _TYPES: Final = {
     contract.PREDICTION: "INT64",
     contract.LABEL: BYTES,
@@ -26,13 +24,13 @@ _INT64, _FLOAT32, _OBJECT = np.dtype(np.int64), np.dtype(np.float32), np.dtype(o
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerReader:
-    """How to read an engine's outputs.
+    """Reads the outputs of an engine that classifies.
 
     Attributes:
-        output: The output of a foreign engine that holds the answer; None for our own contract.
-        reduce: `argmax` when that output holds scores [n, classes].
+        output: The output of a foreign engine that holds the answer; None for the gate contract.
+        reduce: `argmax` if that output holds scores [n, classes].
         labels: Class names in the engine's order.
-        index: The edge's class index by name.
+        index: The edge model's class index by name.
     """
 
     output: str | None
@@ -42,7 +40,7 @@ class AnswerReader:
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) != len(self.labels) or set(self.labels) != set(self.index):
-            odd = sorted(set(self.labels) ^ set(self.index)) or ["(one came twice)"]
+            odd = sorted(set(self.labels) ^ set(self.index)) or ["(one occurs twice)"]
             raise SettingError(
                 "expected cloud_labels to hold the edge model's labels, each once, in the engine's "
                 f"order; they differ in {', '.join(odd[:5])}"
@@ -61,7 +59,7 @@ class AnswerReader:
         reduce: str | None,
         foreign_labels: Sequence[str] | None,
     ) -> Self:
-        """Make a reader for an edge model's labels, or raise a `SettingError`."""
+        """Build a reader for an edge model's labels, or raise a `SettingError`."""
         index = {name: position for position, name in enumerate(labels)}
         order = tuple(labels if foreign_labels is None else foreign_labels)
         return cls(output=output, reduce=reduce, labels=order, index=index)
@@ -73,22 +71,22 @@ class AnswerReader:
     def read_raw(
         self, response: pb.ModelInferResponse, rows: int
     ) -> tuple[list[str], npt.NDArray[np.float32]] | None:
-        """Read the contract's outputs straight off a response, as nearly all of them come.
+        """Read the contract's outputs directly from a response in the usual form.
 
-        Half the time of making arrays of all outputs first, after a wait that cooled the caches.
+        Takes half the time of building arrays of all outputs first, with cold caches after a wait.
 
         Returns:
-            Label names and confidences of n rows; None where the response is in any way different,
-            for `read` to take it or to say what is wrong.
+            Label names and confidences of n rows; None where the response differs in any way, for
+            `read` to accept or refuse it.
         """
-        found = _contract_contents(response, rows) if self.output is None else None
-        if found is None:
+        contents = _contract_contents(response, rows) if self.output is None else None
+        if contents is None:
             return None
         try:
-            labels = decode_bytes(found[contract.LABEL], rows)
+            labels = decode_bytes(contents[contract.LABEL], rows)
         except WireError:
             return None
-        return self._text(labels), np.frombuffer(found[contract.CONFIDENCE], "<f4")
+        return self._decode(labels), np.frombuffer(contents[contract.CONFIDENCE], "<f4")
 
     def read(
         self, outputs: dict[str, Array], rows: int
@@ -96,8 +94,8 @@ class AnswerReader:
         """Return label names and confidences of n rows, or raise a `CloudProtocolError`."""
         if self.output is None:
             return self._read_contract(outputs, rows)
-        found = _require(outputs, self.output)
-        names = self._reduce(found, rows) if self.reduce else self._name(found, rows)
+        answers = _require(outputs, self.output)
+        names = self._reduce(answers, rows) if self.reduce else self._name(answers, rows)
         if contract.CONFIDENCE not in outputs:
             return names, np.full(rows, np.nan, np.float32)
         return names, confidence_of(outputs, rows)
@@ -113,28 +111,28 @@ class AnswerReader:
             )
         _check(outputs, contract.PREDICTION, _INT64, rows)
         label = _check(outputs, contract.LABEL, _OBJECT, rows)
-        return self._text(label), confidence_of(outputs, rows)
+        return self._decode(label), confidence_of(outputs, rows)
 
     def _reduce(self, scores: Array, rows: int) -> list[str]:
         expected = (rows, len(self.labels))
         if scores.dtype.kind != "f" or scores.shape != expected:
             raise CloudProtocolError(
                 f"expected scores as floats {list(expected)} in {self.output}, "
-                f"got {scores.dtype} {list(scores.shape)}: do cloud_labels fit this model?"
+                f"got {scores.dtype} {list(scores.shape)}: do cloud_labels match this model?"
             )
         if np.isnan(scores).any():
             raise CloudProtocolError(f"{self.output} holds NaN: the engine's model failed")
         return [self.labels[position] for position in np.argmax(scores, axis=1)]
 
-    def _name(self, found: Array, rows: int) -> list[str]:
-        flat = found.reshape(-1)
-        if found.shape not in one_each(rows) or found.dtype.kind not in "iuO":
+    def _name(self, classes: Array, rows: int) -> list[str]:
+        flat = classes.reshape(-1)
+        if not _is_one_per_row(classes, rows) or classes.dtype.kind not in "iuO":
             raise CloudProtocolError(
-                f"expected class indices or names [{rows}] in {self.output}, got {found.dtype} "
-                f"{list(found.shape)}: scores need cloud_reduce='argmax'"
+                f"expected class indices or names [{rows}] in {self.output}, got {classes.dtype} "
+                f"{list(classes.shape)}: scores need cloud_reduce='argmax'"
             )
-        if found.dtype.kind == "O":
-            return self._text(flat)
+        if classes.dtype.kind == "O":
+            return self._decode(flat)
         if rows and not (flat.min() >= 0 and flat.max() < len(self.labels)):
             raise CloudProtocolError(
                 f"expected class indices under {len(self.labels)} in {self.output}, "
@@ -142,54 +140,54 @@ class AnswerReader:
             )
         return [self.labels[position] for position in flat]
 
-    def _text(self, values: Iterable[bytes]) -> list[str]:
+    def _decode(self, values: Iterable[bytes]) -> list[str]:
         names = [value.decode("utf-8", "backslashreplace") for value in values]
         for name in names:
             if name not in self.index:
                 raise CloudProtocolError(
                     f"label {name[:80]!r} is none of the edge model's {len(self.index)}: "
-                    "both models must know the same classes"
+                    "both models must have the same classes"
                 )
         return names
 
 
 def _contract_contents(response: pb.ModelInferResponse, rows: int) -> dict[str, bytes] | None:
-    """Return the raw contents by output where all are there, as the contract has them."""
+    """Return the raw contents by output; None unless they follow the contract exactly."""
     outputs, contents = response.outputs, response.raw_output_contents
     if len(outputs) != len(_TYPES) or len(contents) != len(_TYPES):
         return None
-    found: dict[str, bytes] = {}
+    by_name: dict[str, bytes] = {}
     for tensor, raw in zip(outputs, contents, strict=True):
         name = tensor.name
         is_other = tensor.datatype != _TYPES.get(name) or tensor.shape != [rows]
         if is_other or is_typed(tensor):
             return None
-        found[name] = raw
-    if len(found) != len(_TYPES):
-        return None  # one came twice
-    sizes = len(found[contract.PREDICTION]), len(found[contract.CONFIDENCE])
-    return found if sizes == (8 * rows, 4 * rows) else None
+        by_name[name] = raw
+    if len(by_name) != len(_TYPES):
+        return None  # one occurs twice
+    sizes = len(by_name[contract.PREDICTION]), len(by_name[contract.CONFIDENCE])
+    return by_name if sizes == (8 * rows, 4 * rows) else None
 
 
 def _require(outputs: dict[str, Array], name: str) -> Array:
     if name not in outputs:
-        came = ", ".join(outputs) or "none"
-        raise CloudProtocolError(f"expected an output {name!r}, got {came[:200]}")
+        present = ", ".join(outputs) or "none"
+        raise CloudProtocolError(f"expected an output {name!r}, got {present[:200]}")
     return outputs[name]
 
 
 def _check(outputs: dict[str, Array], name: str, dtype: np.dtype[Any], rows: int) -> Array:
     array = _require(outputs, name)
-    if array.dtype != dtype or array.shape not in one_each(rows):
+    if array.dtype != dtype or not _is_one_per_row(array, rows):
         raise CloudProtocolError(
             f"expected output {name} as {dtype} [{rows}], got {array.dtype} {list(array.shape)}"
         )
     return array.reshape(-1)
 
 
-def one_each(rows: int) -> set[tuple[int, ...]]:
-    """Return the shapes of one value a row; MLServer's codecs make the second of the first."""
-    return {(rows,), (rows, 1)}
+def _is_one_per_row(array: Array, rows: int) -> bool:
+    # MLServer's codecs turn the first shape into the second.
+    return array.shape in {(rows,), (rows, 1)}
 
 
 def confidence_of(outputs: dict[str, Array], rows: int) -> npt.NDArray[np.float32]:
@@ -197,18 +195,14 @@ def confidence_of(outputs: dict[str, Array], rows: int) -> npt.NDArray[np.float3
     return _check(outputs, contract.CONFIDENCE, _FLOAT32, rows)
 
 
-class TextReader:
-    """How to read an engine that generates text; stands where `AnswerReader` does.
-
-    Args:
-        output: The output that holds the texts, BYTES [n].
-    """
+class TextAnswerReader:
+    """Reads the texts BYTES [n] of an engine that generates, in place of an `AnswerReader`."""
 
     def __init__(self, output: str | None) -> None:
         self.output = output or contract.TEXT
 
     def numbers(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return no class for any of them, int64 [n]."""
+        """Return the value for no class, int64 [n]."""
         return np.full(len(names), contract.NO_CLASS, np.int64)
 
     def read_raw(self, _: pb.ModelInferResponse, __: int) -> None:
@@ -219,13 +213,14 @@ class TextReader:
         self, outputs: dict[str, Array], rows: int
     ) -> tuple[list[str], npt.NDArray[np.float32]]:
         """Return texts and confidences of n rows, or raise a `CloudProtocolError`."""
-        found = outputs.get(self.output)
-        if found is None or found.dtype != object or found.shape not in one_each(rows):
-            came = ", ".join(f"{n} {a.dtype} {list(a.shape)}" for n, a in outputs.items())
+        values = outputs.get(self.output)
+        if values is None or values.dtype != object or not _is_one_per_row(values, rows):
+            present = ", ".join(f"{n} {a.dtype} {list(a.shape)}" for n, a in outputs.items())
             raise CloudProtocolError(
-                f"expected texts [{rows}] in the output {self.output!r}, got {came[:200] or 'none'}"
+                f"expected texts [{rows}] in the output {self.output!r}, "
+                f"got {present[:200] or 'none'}"
             )
-        texts = [value.decode("utf-8", "backslashreplace") for value in found.reshape(-1)]
+        texts = [value.decode("utf-8", "backslashreplace") for value in values.reshape(-1)]
         if contract.CONFIDENCE not in outputs:
             return texts, np.full(rows, np.nan, np.float32)
         return texts, confidence_of(outputs, rows)

@@ -1,8 +1,8 @@
 """Message classes and call paths of the Open Inference Protocol.
 
-The messages are built from the committed descriptor set in a pool of their own. Ordinary generated
-code registers in the process-wide pool, where the same names from tritonclient clash; this module
-and tritonclient can be imported together, in either order. The types stand in `messages.pyi`.
+The messages are built from the committed descriptor set in a private pool. Ordinary generated code
+registers in the process-wide pool, where it would clash with tritonclient's names; this module and
+tritonclient can be imported together, in either order. The types are in `messages.pyi`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,8 @@ _FILE = descriptor_pb2.FileDescriptorSet.FromString(
     Path(__file__).with_name("descriptor.binpb").read_bytes()
 ).file[0]
 POOL: Final = descriptor_pool.DescriptorPool()
-"""Where the messages are known; nothing else is in it."""
+"""The private pool, which holds these messages alone."""
 POOL.Add(_FILE)
-
-
-def _message(name: str) -> Any:
-    """Return the class of one top-level message."""
-    return message_factory.GetMessageClass(POOL.FindMessageTypeByName(f"{_FILE.package}.{name}"))
 
 
 SERVICE: Final = f"{_FILE.package}.{_FILE.service[0].name}"
@@ -31,33 +26,14 @@ SERVICE: Final = f"{_FILE.package}.{_FILE.service[0].name}"
 METHODS: Final = {method.name: f"/{SERVICE}/{method.name}" for method in _FILE.service[0].method}
 """Path of each call by its name, e.g. `/inference.GRPCInferenceService/ModelInfer`."""
 
-ServerLiveRequest = _message("ServerLiveRequest")
-ServerLiveResponse = _message("ServerLiveResponse")
-ServerReadyRequest = _message("ServerReadyRequest")
-ServerReadyResponse = _message("ServerReadyResponse")
-ModelReadyRequest = _message("ModelReadyRequest")
-ModelReadyResponse = _message("ModelReadyResponse")
-ServerMetadataRequest = _message("ServerMetadataRequest")
-ServerMetadataResponse = _message("ServerMetadataResponse")
-ModelMetadataRequest = _message("ModelMetadataRequest")
-ModelMetadataResponse = _message("ModelMetadataResponse")
-ModelInferRequest = _message("ModelInferRequest")
-ModelInferResponse = _message("ModelInferResponse")
-InferParameter = _message("InferParameter")
-InferTensorContents = _message("InferTensorContents")
-ModelStreamInferResponse = _message("ModelStreamInferResponse")
-ModelConfigRequest = _message("ModelConfigRequest")
-ModelConfigResponse = _message("ModelConfigResponse")
-ModelConfig = _message("ModelConfig")
-ModelInput = _message("ModelInput")
-ModelOutput = _message("ModelOutput")
-ModelDynamicBatching = _message("ModelDynamicBatching")
-ModelStatisticsRequest = _message("ModelStatisticsRequest")
-ModelStatisticsResponse = _message("ModelStatisticsResponse")
-ModelStatistics = _message("ModelStatistics")
-InferStatistics = _message("InferStatistics")
-InferBatchStatistics = _message("InferBatchStatistics")
-StatisticDuration = _message("StatisticDuration")
-RepositoryIndexRequest = _message("RepositoryIndexRequest")
-RepositoryIndexResponse = _message("RepositoryIndexResponse")
 DataType: Any = EnumTypeWrapper(POOL.FindEnumTypeByName(f"{_FILE.package}.DataType"))
+
+# Every top-level message under its own name, e.g. `ModelInferRequest`; `messages.pyi` lists them.
+globals().update(
+    {
+        message.name: message_factory.GetMessageClass(
+            POOL.FindMessageTypeByName(f"{_FILE.package}.{message.name}")
+        )
+        for message in _FILE.message_type
+    }
+)

@@ -1,8 +1,8 @@
-"""Tensors of the Open Inference Protocol: numpy arrays to bytes and back, strictly.
+"""Tensors of the Open Inference Protocol: strict conversion of numpy arrays to bytes and back.
 
 Raw contents are row-major, little-endian and unpadded; an element of a BYTES tensor is preceded by
-its length as four little-endian bytes. What arrives is never trusted: every length is checked
-before anything is allocated, and whatever is wrong with it is a `WireError`.
+its length as four little-endian bytes. Incoming data are never trusted: every length is checked
+before anything is allocated, and every violation raises a `WireError`.
 """
 
 from __future__ import annotations
@@ -44,18 +44,14 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-"""numpy type of each datatype that numpy has; BF16 and BYTES are handled apart."""
+"""numpy type of each datatype that numpy has; BF16 and BYTES are handled separately."""
 _DATATYPES: Final = {(dtype.kind, dtype.itemsize): name for name, dtype in DTYPES.items()}
 
 _CONTENTS_FIELD: Final = {
     "BOOL": "bool_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
     "UINT64": "uint64_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
     "INT64": "int64_contents",
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
@@ -63,7 +59,7 @@ _CONTENTS_FIELD: Final = {
 }
 
 RAW_ONLY: Final = frozenset({"FP16", BF16})
-"""Datatypes that typed contents have no field for."""
+"""Datatypes without a field in typed contents."""
 
 
 class WireError(GatekeeperError, ValueError):
@@ -71,11 +67,7 @@ class WireError(GatekeeperError, ValueError):
 
 
 def datatype_of(array: Array) -> str:
-    """Return the protocol's name of a numpy array's type.
-
-    Raises:
-        WireError: The protocol has no such type.
-    """
+    """Return the protocol's name of an array's type, or raise a `WireError`."""
     try:
         return _DATATYPES[array.dtype.kind, array.dtype.itemsize]
     except KeyError:
@@ -85,34 +77,26 @@ def datatype_of(array: Array) -> str:
 
 
 def encode_array(array: Array) -> memoryview:
-    """Return the raw contents of a numeric array.
+    """Return the raw contents of a numeric array as a flat view, for `append_raw`.
 
-    Nothing is copied where the array is already C-contiguous and little-endian.
-
-    Args:
-        array: Any shape; type as in `DTYPES`.
-
-    Returns:
-        A flat view of bytes, to be written into a message with `append_raw`.
-
-    Raises:
-        WireError: The protocol has no such type.
+    An array that is C-contiguous and little-endian is not copied. A type that is not in `DTYPES`
+    raises a `WireError`.
     """
     wire = np.ascontiguousarray(array, dtype=DTYPES[datatype_of(array)])
-    # Through uint8: a memoryview of an array without elements cannot be cast.
+    # By way of uint8: a memoryview of an array without elements cannot be cast.
     return wire.reshape(-1).view(np.uint8).data
 
 
 def decode_array(raw: bytes, datatype: str, shape: Sequence[int]) -> Array:
-    """Return the array behind raw contents, as a read-only view where numpy has the type.
+    """Return the array of raw contents, as a read-only view where numpy has the type.
 
     Args:
         raw: The contents.
-        datatype: Any but BYTES; BF16 becomes float32.
+        datatype: Any datatype but BYTES; BF16 becomes float32.
         shape: Size of each axis.
 
     Raises:
-        WireError: Unknown datatype, impossible shape, a length that does not fit them, or a BOOL
+        WireError: Unknown datatype, impossible shape, a length that does not match them, or a BOOL
             that is neither 0 nor 1.
     """
     dtype = np.dtype("<u2") if datatype == BF16 else DTYPES.get(datatype)
@@ -127,13 +111,13 @@ def decode_array(raw: bytes, datatype: str, shape: Sequence[int]) -> Array:
         )
     array: Array = np.ndarray(tuple(shape), dtype, raw)
     if datatype == "BOOL" and array.size and (top := array.view(np.uint8).max()) > 1:
-        # numpy and C++ compute whatever they like with such a truth value.
+        # The behaviour of numpy and C++ with such a truth value is undefined.
         raise WireError(f"expected BOOL as bytes of 0 or 1, got {top}")
     return _widen(array) if datatype == BF16 else array
 
 
 def _widen(halves: Array) -> Array:
-    """Make float32 of bfloat16 bit patterns: they are its upper half."""
+    """Return float32 from bfloat16 bit patterns, which are its upper half."""
     return (halves.astype(np.uint32) << 16).view(np.float32)
 
 
@@ -147,15 +131,7 @@ def encode_bytes(values: Iterable[bytes | str]) -> bytes:
 
 
 def decode_bytes(raw: bytes, count: int) -> list[bytes]:
-    """Return the elements of a BYTES tensor.
-
-    Args:
-        raw: The contents.
-        count: How many elements the tensor's shape promises.
-
-    Raises:
-        WireError: A length points past the end, or fewer or more elements came.
-    """
+    """Return the `count` elements of a BYTES tensor, or raise a `WireError` if they do not fit."""
     if count * 4 > len(raw):
         raise WireError(f"expected {count} BYTES elements, got only {len(raw)} bytes")
     values: list[bytes] = []
@@ -177,11 +153,7 @@ def decode_bytes(raw: bytes, count: int) -> list[bytes]:
 
 
 def element_count(shape: Sequence[int]) -> int:
-    """Return the number of elements of a shape.
-
-    Raises:
-        WireError: An axis is negative, there are too many, or the extent does not fit 63 bits.
-    """
+    """Return the number of elements of a shape, or raise a `WireError` for an impossible one."""
     if len(shape) > MAX_RANK:
         raise WireError(f"expected at most {MAX_RANK} axes, got {len(shape)}")
     count = extent = 1
@@ -199,17 +171,15 @@ def element_count(shape: Sequence[int]) -> int:
 def decode_tensors(tensors: Sequence[Tensor], raw_contents: Sequence[bytes]) -> dict[str, Array]:
     """Return the arrays of a request's inputs or a response's outputs by name.
 
-    Peers answer raw only when they were asked raw, and some never do: both forms are read.
+    Some peers answer in raw form only to raw requests, and some never do: both forms are read. A
+    BYTES tensor becomes an object array of `bytes`.
 
     Args:
         tensors: Names, datatypes, shapes and, in typed form, contents.
-        raw_contents: One entry a tensor, or none at all when the contents are typed.
-
-    Returns:
-        A BYTES tensor becomes an object array of `bytes`.
+        raw_contents: One entry per tensor; empty when the contents are typed.
 
     Raises:
-        WireError: Both or neither form came, a name came twice, or a tensor is malformed.
+        WireError: Both forms or neither came, a name came twice, or a tensor is malformed.
     """
     if raw_contents and len(raw_contents) != len(tensors):
         raise WireError(
@@ -229,7 +199,7 @@ def decode_tensors(tensors: Sequence[Tensor], raw_contents: Sequence[bytes]) -> 
 
 
 def is_typed(tensor: Tensor) -> bool:
-    """Say whether typed contents came; MLServer sends an empty message of them beside raw ones."""
+    """Return whether typed contents came; MLServer adds an empty message of them to raw ones."""
     return tensor.HasField("contents") and tensor.contents.ByteSize() > 0
 
 
@@ -238,7 +208,7 @@ def _decode(tensor: Tensor, raw: bytes | None) -> Array:
         return _decode_typed(tensor)
     if is_typed(tensor):
         raise WireError("expected raw or typed contents, got both: send one")
-    # Each look at a message's field makes a new object.
+    # Each access to a message's field creates a new object.
     datatype, shape = tensor.datatype, tuple(tensor.shape)
     if datatype != BYTES:
         return decode_array(raw, datatype, shape)
@@ -265,7 +235,7 @@ def _decode_typed(tensor: Tensor) -> Array:
 
 
 def _narrow(values: Any, dtype: np.dtype[Any]) -> Array:
-    """Make an array of a wider field's values, none of which may wrap."""
+    """Return the values of a wider field as a narrower type, and refuse those that would wrap."""
     if dtype.kind not in "iu" or dtype.itemsize == 8:  # noqa: PLR2004 - the field is as wide
         return _read_numbers(values, dtype)
     wide = _read_numbers(values, np.dtype(np.int64))
@@ -277,7 +247,7 @@ def _narrow(values: Any, dtype: np.dtype[Any]) -> Array:
 
 def _read_numbers(values: Any, dtype: np.dtype[Any]) -> Array:
     array: Array = np.empty(len(values), dtype)
-    # Piece by piece: other threads stand still while numpy reads one.
+    # In pieces: other threads are blocked while numpy reads one.
     for start in range(0, len(values), _PIECE):
         array[start : start + _PIECE] = values[start : start + _PIECE]
     return array
@@ -289,13 +259,7 @@ def _object_array(values: list[bytes], shape: Sequence[int]) -> Array:
 
 
 def fill_typed(contents: pb.InferTensorContents, datatype: str, array: Array) -> None:
-    """Write an array into typed contents.
-
-    Args:
-        contents: What is filled.
-        datatype: Any but those of `RAW_ONLY`.
-        array: Any shape; an object array of `bytes` for BYTES.
-    """
+    """Write an array into typed contents; its datatype must not be one of `RAW_ONLY`."""
     field, flat = getattr(contents, _CONTENTS_FIELD[datatype]), array.reshape(-1)
     for start in range(0, len(flat), _PIECE):
         field.extend(flat[start : start + _PIECE].tolist())
@@ -304,12 +268,12 @@ def fill_typed(contents: pb.InferTensorContents, datatype: str, array: Array) ->
 def append_raw(header: Message, contents: Iterable[bytes | memoryview]) -> bytes:
     """Serialise a request or response with raw contents, copying each of them once.
 
-    Setting the field and serialising would copy them three times. Fields of a message may follow
-    each other in any number of pieces, so the contents are written behind the serialised rest.
+    Setting the field and serialising would copy them three times. Protobuf allows the fields of a
+    message in any number of pieces, so the contents are appended to the serialised rest.
 
     Args:
         header: A `ModelInferRequest` or `ModelInferResponse` without raw contents.
-        contents: One flat buffer a tensor, in the tensors' order.
+        contents: One flat buffer per tensor, in the tensors' order.
     """
     key = _RAW_KEYS[type(header)]
     parts: list[bytes | memoryview] = [header.SerializeToString()]
@@ -319,13 +283,7 @@ def append_raw(header: Message, contents: Iterable[bytes | memoryview]) -> bytes
 
 
 def wrap(kind: type[Message], field: str, content: bytes) -> bytes:
-    """Return a serialised message with nothing but one field, itself a serialised message.
-
-    Args:
-        kind: The outer message.
-        field: The field's name.
-        content: The inner message.
-    """
+    """Return a serialised message with a single field, itself a serialised message."""
     return b"".join((_key(kind, field), _varint(len(content)), content))
 
 
@@ -350,14 +308,10 @@ def _varint(value: int) -> bytes:
 
 
 def parse(kind: type[_M], data: bytes) -> _M:
-    """Parse a message.
-
-    Raises:
-        WireError: The bytes are not such a message.
-    """
+    """Parse a message, or raise a `WireError` for bytes of another kind."""
     try:
         return kind.FromString(data)
     except DecodeError:
         raise WireError(
-            f"expected a {kind.DESCRIPTOR.full_name}, got {len(data)} bytes that are none"
+            f"expected a {kind.DESCRIPTOR.full_name}, got {len(data)} other bytes"
         ) from None

@@ -1,10 +1,11 @@
-/** Uses the page in a headless Chromium as its spec on standard input says; prints JSON. */
+/**
+ * Uses pages in one headless Chromium: a JSON spec per line of standard input, and for each a line
+ * of JSON with what was seen, or with the error.
+ */
 
-import { text } from "node:stream/consumers";
+import { createInterface } from "node:readline";
 import chromium from "@sparticuz/chromium";
 import puppeteer from "puppeteer-core";
-
-const { url, steps, viewport, scheme } = JSON.parse(await text(process.stdin));
 
 const browser = await puppeteer.launch({
   executablePath: await chromium.executablePath(),
@@ -12,15 +13,9 @@ const browser = await puppeteer.launch({
   // Chromium's sandbox does not start as root, which CI is; it opens nothing but our own page.
   args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"],
 });
-const page = await browser.newPage();
-const requests = [];
-const problems = [];
-page.on("request", (request) => requests.push(request.url()));
-page.on("pageerror", (error) => problems.push(error.message));
-page.on("console", (message) => message.type() === "error" && problems.push(message.text()));
 
-/** What a user, or a screen reader, gets from the page once it is idle. */
-const read = () =>
+/** Returns what a user, or a screen reader, gets from a page once it is idle. */
+const read = (page) =>
   page.evaluate(async () => {
     while (document.getElementById("main").ariaBusy === "true") {
       await new Promise((resolve) => setTimeout(resolve));
@@ -47,8 +42,8 @@ const read = () =>
   });
 
 const ACTIONS = {
-  pick: async (path) => (await page.$("#file")).uploadFile(path),
-  threshold: (value) =>
+  pick: async (page, path) => (await page.$("#file")).uploadFile(path),
+  threshold: (page, value) =>
     page.$eval(
       "#threshold",
       (slider, wanted) => {
@@ -57,9 +52,9 @@ const ACTIONS = {
       },
       value,
     ),
-  press: (key) => page.keyboard.press(key),
-  tap: (selector) => page.click(selector),
-  draw: async (points) => {
+  press: (page, key) => page.keyboard.press(key),
+  tap: (page, selector) => page.click(selector),
+  draw: async (page, points) => {
     const box = await (await page.$("#pad")).boundingBox();
     const at = ([x, y]) => [box.x + x * box.width, box.y + y * box.height];
     await page.mouse.move(...at(points[0]));
@@ -69,16 +64,35 @@ const ACTIONS = {
   },
 };
 
-try {
-  if (viewport) await page.setViewport(viewport);
-  if (scheme) await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
-  await page.goto(url);
-  const seen = [await read()];
-  for (const [action, value] of steps) {
-    await ACTIONS[action](value);
-    seen.push(await read());
+/** Opens a page of its own, takes the steps, and returns what was seen after each. */
+async function use({ url, steps, viewport, scheme }) {
+  const context = await browser.createBrowserContext();
+  const page = await context.newPage();
+  const requests = [];
+  const problems = [];
+  page.on("request", (request) => requests.push(request.url()));
+  page.on("pageerror", (error) => problems.push(error.message));
+  page.on("console", (message) => message.type() === "error" && problems.push(message.text()));
+  try {
+    if (viewport) await page.setViewport(viewport);
+    if (scheme) await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
+    await page.goto(url);
+    const seen = [await read(page)];
+    for (const [action, value] of steps) {
+      await ACTIONS[action](page, value);
+      seen.push(await read(page));
+    }
+    return { seen, requests, problems };
+  } finally {
+    await context.close();
   }
-  console.log(JSON.stringify({ seen, requests, problems }));
+}
+
+try {
+  for await (const line of createInterface({ input: process.stdin })) {
+    const result = await use(JSON.parse(line)).catch((error) => ({ failed: error.stack }));
+    console.log(JSON.stringify(result));
+  }
 } finally {
   await browser.close();
 }

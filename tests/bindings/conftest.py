@@ -1,5 +1,6 @@
-"""The examples with their npm packages, 200 digits, and what Python says of them."""
+"""The examples with their npm packages, 200 digits, and Python's answers to them."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -28,7 +29,7 @@ def cache_folder():
 
 
 def node_version():
-    """Return the major version; 0 is none."""
+    """Return the major version; 0 without Node.js."""
     if shutil.which("node") is None:
         return 0
     said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
@@ -69,7 +70,7 @@ def keep(fresh, done):
 
 
 def run_module(source, folder, **env):
-    """Run JavaScript that finds its packages under a folder; return what it printed."""
+    """Run JavaScript with the packages of a folder; return its output."""
     line = ["node", "--input-type=module", "--eval", source]
     done = subprocess.run(
         line, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | env
@@ -79,7 +80,7 @@ def run_module(source, folder, **env):
 
 
 def unpacked_chromium(packages):
-    """Return the folder where the package has put its browser, once and whole."""
+    """Return the folder of the package's unpacked browser; unpack it once, whole or not at all."""
     done = packages.parent / "chromium"
     if not done.is_dir():
         with tempfile.TemporaryDirectory(dir=packages.parent, prefix="unpacking-") as scratch:
@@ -119,16 +120,6 @@ def samples(tmp_path_factory):
     return Samples(pictures, files)
 
 
-@pytest.fixture(scope="session")
-def fitted(tmp_path_factory):
-    """Return the checkpoint of a fitted SmallCNN: an untrained one knows a single class."""
-    from train.classifier.fit import FitSettings
-
-    out = tmp_path_factory.mktemp("fitted") / "checkpoint"
-    FitSettings(out=out, epochs=12).run()
-    return out
-
-
 def exported(checkpoint, out, **settings):
     from export.commands.build import BuildSettings
 
@@ -139,19 +130,29 @@ def exported(checkpoint, out, **settings):
 
 
 @pytest.fixture(scope="session")
+def fitted(tmp_path_factory):
+    """Return the checkpoint of a fitted SmallCNN: an untrained one predicts a single class."""
+    from train.classifier.fit import FitSettings
+
+    out = tmp_path_factory.mktemp("fitted") / "checkpoint"
+    FitSettings(out=out, epochs=4, learning_rate=3e-3).run()
+    return out
+
+
+@pytest.fixture(scope="session")
 def trained_bundle(fitted):
     return exported(fitted, fitted.parent / "bundle")
 
 
 @pytest.fixture(scope="session")
-def twice_looking_bundle(fitted):
-    """Return a bundle whose graph has a branch, and so another graph inside."""
-    return exported(fitted, fitted.parent / "twice", second_look="mirror")
+def second_look_bundle(fitted):
+    """Return a bundle whose graph has a branch, and therefore another graph inside."""
+    return exported(fitted, fitted.parent / "second-look", second_look="mirror")
 
 
 @pytest.fixture(scope="session")
-def python_says(trained_bundle, samples):
-    """Return threshold -> what onnxruntime's Python binding says of the samples."""
+def python_answers(trained_bundle, samples):
+    """Return a function of the threshold: the answers of ONNX Runtime's Python binding."""
 
     def ask(threshold=None):
         return EdgeModel.open(trained_bundle, threshold=threshold, threads=1)(samples.pictures)
@@ -160,23 +161,23 @@ def python_says(trained_bundle, samples):
 
 
 @pytest.fixture(scope="session")
-def other_threshold(python_says):
+def other_threshold(python_answers):
     """Return a threshold between two confidences that defers about 70 %, exact in float32."""
-    ordered = np.sort(python_says().confidence.astype(float))
+    ordered = np.sort(python_answers().confidence.astype(float))
     at = int(0.7 * SAMPLES)
-    # Half-way between two float32 it would hang on the sixteenth digit, which a browser rounds.
+    # Half-way between two float32 it would depend on the sixteenth digit, which a browser rounds.
     return float(np.float32(ordered[at - 1 : at + 1].mean()))
 
 
 @pytest.fixture(scope="session")
 def javascript(examples):
-    """Return a way to run a module in the folder of an example: (name, source) -> its output."""
+    """Return a function that runs a module in an example's folder: (name, source) -> output."""
     return lambda name, source: run_module(source, examples / name)
 
 
 @pytest.fixture
 def damaged(trained_bundle, tmp_path):
-    """Return a way to copy the bundle and change what bundle.json says."""
+    """Return a function that copies the bundle and changes `bundle.json` or the graph."""
 
     def damage(change=lambda record: None, *, graph=None):
         folder = shutil.copytree(trained_bundle, tmp_path / "damaged")
@@ -191,8 +192,8 @@ def damaged(trained_bundle, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def browse(examples):
-    """Return a way to use a page in headless Chromium: (url, steps) -> what was seen."""
+def browse(examples, tmp_path_factory):
+    """Return a function that uses a page in headless Chromium: (url, steps) -> what was seen."""
     packages = installed(HERE)
     chromium = unpacked_chromium(packages)
     driver = examples.parent / "browser"
@@ -200,20 +201,30 @@ def browse(examples):
     (driver / "node_modules").symlink_to(packages)
     shutil.copy(HERE / "browse.mjs", driver)
 
+    errors = tmp_path_factory.mktemp("browser") / "stderr"
+
     def use(url, steps=(), **options):
         spec = json.dumps({"url": url, "steps": list(steps), **options}, default=str)
-        run = subprocess.run(
-            ["node", driver / "browse.mjs"],
-            input=spec,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            env=os.environ | {"TMPDIR": str(chromium)},  # where the package looks for it
-        )
-        if "error while loading shared libraries" in run.stderr:
-            pytest.skip(f"Chromium needs system libraries (apt-get install libnss3): {run.stderr}")
-        assert run.returncode == 0, run.stderr
-        return json.loads(run.stdout)
+        with contextlib.suppress(BrokenPipeError):
+            browser.stdin.write(f"{spec}\n")
+            browser.stdin.flush()
+        line, text = browser.stdout.readline(), errors.read_text(encoding="utf-8")
+        if "error while loading shared libraries" in text:
+            pytest.skip(f"Chromium needs system libraries (apt-get install libnss3): {text}")
+        assert line, text
+        result = json.loads(line)
+        assert "failed" not in result, result
+        return result
 
-    return use
+    with (
+        errors.open("w", encoding="utf-8") as file,
+        subprocess.Popen(
+            ["node", driver / "browse.mjs"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            env=os.environ | {"TMPDIR": str(chromium)},  # where the package looks for it
+        ) as browser,
+    ):
+        yield use

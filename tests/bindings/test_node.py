@@ -1,4 +1,4 @@
-"""A real Node process answers as Python does, and says in a line what is wrong with a bundle."""
+"""A real Node process gives Python's answers, and one line about a bad bundle."""
 
 import hashlib
 import json
@@ -39,8 +39,8 @@ def assert_equal(found, expected):
     assert shift.max() < CONFIDENCE_TOLERANCE
 
 
-def test_the_samples_tell_answers_and_decisions_apart(python_says, other_threshold):
-    own, other = python_says(), python_says(other_threshold)
+def test_the_samples_tell_answers_and_decisions_apart(python_answers, other_threshold):
+    own, other = python_answers(), python_answers(other_threshold)
     assert len(np.unique(own.prediction)) >= 8
     assert 0.1 < own.defer.mean() < 0.5 < other.defer.mean() < 0.9
 
@@ -85,34 +85,34 @@ def test_an_initializer_cannot_be_fed_from_javascript(javascript, trained_bundle
     assert javascript(name, feed).strip() == outcome
 
 
-def test_node_answers_pictures_as_python_does(classify, trained_bundle, samples, python_says):
+def test_node_answers_pictures_as_python_does(classify, trained_bundle, samples, python_answers):
     found = answers(classify(trained_bundle, *samples.files))
-    assert_equal(found, python_says())
+    assert_equal(found, python_answers())
     assert [answer["input"] for answer in found] == [str(file) for file in samples.files]
     assert all(answer["label"] == str(answer["prediction"]) for answer in found)
 
 
 def test_node_feeds_another_threshold(
-    classify, trained_bundle, samples, python_says, other_threshold
+    classify, trained_bundle, samples, python_answers, other_threshold
 ):
     found = answers(classify(trained_bundle, "--threshold", other_threshold, *samples.files))
-    assert_equal(found, python_says(other_threshold))
+    assert_equal(found, python_answers(other_threshold))
 
 
-def test_node_runs_a_graph_that_looks_twice(
-    classify, twice_looking_bundle, samples, other_threshold
+def test_node_runs_a_graph_with_a_second_look(
+    classify, second_look_bundle, samples, other_threshold
 ):
-    expected = EdgeModel.open(twice_looking_bundle, threshold=other_threshold)(samples.pictures)
-    found = classify(twice_looking_bundle, "--threshold", other_threshold, *samples.files)
+    expected = EdgeModel.open(second_look_bundle, threshold=other_threshold)(samples.pictures)
+    found = classify(second_look_bundle, "--threshold", other_threshold, *samples.files)
     assert_equal(answers(found), expected)
 
 
 def test_node_takes_raw_pictures_in_one_batch(
-    classify, trained_bundle, samples, python_says, tmp_path
+    classify, trained_bundle, samples, python_answers, tmp_path
 ):
     (tmp_path / "digits.rgb").write_bytes(samples.pictures.tobytes())
     found = answers(classify(trained_bundle, "--raw", "8x8", tmp_path / "digits.rgb"))
-    assert_equal(found, python_says())
+    assert_equal(found, python_answers())
 
 
 def test_a_png_with_alpha_or_16_bits_is_read_as_python_reads_it(classify, trained_bundle, tmp_path):
@@ -126,7 +126,7 @@ def test_a_png_with_alpha_or_16_bits_is_read_as_python_reads_it(classify, traine
         assert_equal(found, model(read_input(tmp_path / name)[None]))
 
 
-def test_one_bad_picture_costs_the_others_nothing(classify, trained_bundle, samples, tmp_path):
+def test_one_bad_picture_does_not_affect_the_others(classify, trained_bundle, samples, tmp_path):
     (tmp_path / "text.png").write_text("no picture, but long enough for a header")
     header = samples.files[0].read_bytes()
     (tmp_path / "huge.png").write_bytes(header[:16] + b"\x7f\xff\xff\xff" * 2 + header[24:])
@@ -198,7 +198,9 @@ def test_a_damaged_bundle_is_refused_in_one_line(classify, damaged, samples, cha
 
 
 @pytest.mark.parametrize("graph", [b"", b"\x3a\xff", b"\x3a\x02\x08\x01", b"plain text"])
-def test_a_graph_that_is_none_is_refused_though_its_hash_fits(classify, damaged, samples, graph):
+def test_bytes_other_than_a_graph_are_refused_though_the_hash_fits(
+    classify, damaged, samples, graph
+):
     def vouch(record):
         record["files"]["model.onnx"] = hashlib.sha256(graph).hexdigest()
 
@@ -216,7 +218,7 @@ def test_a_file_that_leads_out_of_the_bundle_is_refused(classify, trained_bundle
     assert "leads outside" in done.stderr
 
 
-def test_without_a_bundle_it_says_how_to_make_one(classify, tmp_path):
+def test_without_a_bundle_the_message_says_how_to_make_one(classify, tmp_path):
     done = classify(tmp_path, "a.png")
     assert done.returncode == 1
     assert "python -m export" in done.stderr

@@ -1,4 +1,4 @@
-"""In ORT format, for mobile builds, a bundle's graph decides as before and takes a threshold."""
+"""In ORT format, for mobile builds, a graph decides as before and accepts a threshold."""
 
 import subprocess
 import sys
@@ -48,7 +48,7 @@ def convert(file, out, style=converter.OptimizationStyle.Fixed, target="arm"):
     return converted
 
 
-@pytest.fixture(params=["trained_bundle", "twice_looking_bundle"])
+@pytest.fixture(params=["trained_bundle", "second_look_bundle"])
 def some_bundle(request):
     return request.getfixturevalue(request.param)
 
@@ -77,21 +77,21 @@ def convert_by_command(file, out):
     return out / "model.ort"
 
 
-def test_a_session_may_be_given_another_threshold_once(
-    trained_bundle, samples, python_says, other_threshold, tmp_path
+def test_another_threshold_may_be_set_once_per_session(
+    trained_bundle, samples, python_answers, other_threshold, tmp_path
 ):
-    # What Java's SessionOptions.addInitializer does: its `run` takes no such feed.
+    # As Java's SessionOptions.addInitializer does, since Java's `run` refuses such a feed.
     value = ort.OrtValue.ortvalue_from_numpy(np.array(other_threshold, np.float32))
     graph = trained_bundle / "model.onnx"
     for file in (graph, convert_by_command(graph, tmp_path)):
         options = ort.SessionOptions()
         options.add_initializer(contract.THRESHOLD, value)
         session = open_session(file, options)
-        assert_equal(run(session, samples.pictures), python_says(other_threshold))
+        assert_equal(run(session, samples.pictures), python_answers(other_threshold))
 
 
 def test_without_its_default_the_threshold_is_an_ordinary_input(
-    trained_bundle, samples, python_says, other_threshold, tmp_path
+    trained_bundle, samples, python_answers, other_threshold, tmp_path
 ):
     model = onnx.load(trained_bundle / "model.onnx")
     kept = [i for i in model.graph.initializer if i.name != contract.THRESHOLD]
@@ -100,4 +100,4 @@ def test_without_its_default_the_threshold_is_an_ordinary_input(
     onnx.save(model, tmp_path / "model.onnx")
     session = open_session(convert(tmp_path / "model.onnx", tmp_path))
     assert [node.name for node in session.get_inputs()] == [contract.IMAGE, contract.THRESHOLD]
-    assert_equal(run(session, samples.pictures, other_threshold), python_says(other_threshold))
+    assert_equal(run(session, samples.pictures, other_threshold), python_answers(other_threshold))

@@ -1,4 +1,4 @@
-"""The page in a real headless Chromium answers as Python does, and can be used by everyone."""
+"""The page gives Python's answers in a real headless Chromium, and is accessible."""
 
 import contextlib
 import http.client
@@ -14,7 +14,7 @@ PHONE = {"width": 360, "height": 640, "isMobile": True, "hasTouch": True}
 
 @pytest.fixture(scope="session")
 def serve(examples):
-    """Return a way to serve a bundle to this machine; the server ends with the block."""
+    """Return a context manager that serves a bundle to this machine."""
 
     @contextlib.contextmanager
     def run(bundle):
@@ -44,14 +44,14 @@ def assert_equal(seen, expected):
 
 
 def test_the_page_answers_as_python_does_at_both_thresholds(
-    browse, url, samples, python_says, other_threshold
+    browse, url, samples, python_answers, other_threshold
 ):
     picks = [("pick", file) for file in samples.files]
     moved = [("threshold", other_threshold)]
     used = browse(url, [*picks, *moved, *picks])
     count = len(picks)
-    assert_equal(used["seen"][1 : count + 1], python_says())
-    assert_equal(used["seen"][-count:], python_says(other_threshold))
+    assert_equal(used["seen"][1 : count + 1], python_answers())
+    assert_equal(used["seen"][-count:], python_answers(other_threshold))
     assert used["problems"] == []
     assert all(request.startswith(url) for request in used["requests"])  # nothing from elsewhere
 
@@ -138,7 +138,9 @@ def set_version(record):
     ],
     ids=["version", "cut"],
 )
-def test_the_page_refuses_a_damaged_bundle_in_words(browse, serve, damaged, change, graph, says):
+def test_the_page_refuses_a_damaged_bundle_with_a_message(
+    browse, serve, damaged, change, graph, says
+):
     with serve(damaged(change, graph=graph)) as address:
         (page,) = browse(address)["seen"]
     assert says in page["error"]
@@ -146,7 +148,7 @@ def test_the_page_refuses_a_damaged_bundle_in_words(browse, serve, damaged, chan
     assert page["disabled"] == 4
 
 
-def test_the_page_says_that_no_bundle_is_served(browse, serve, tmp_path):
+def test_the_page_reports_that_no_bundle_is_served(browse, serve, tmp_path):
     with serve(tmp_path) as address:
         (page,) = browse(address)["seen"]
     assert "expected a bundle at /bundle/, got 404 for bundle.json" in page["error"]

@@ -206,7 +206,7 @@ def slow_bundle(tmp_path_factory) -> Path:
     took_s = []
     for _ in range(3):
         begin = time.perf_counter()
-        model(model.intake.one(blank_input(model.metadata.input)))
+        model(model.reader.single(blank_input(model.metadata.input)))
         took_s.append(time.perf_counter() - begin)
     return write_bundle(folder / "slow", work=round(trial * 1.0 / min(took_s)))
 

@@ -1,4 +1,4 @@
-"""The cascade on an event loop, which goes on while models and servers are waited for."""
+"""The cascade on an event loop, which never waits for a model or a server."""
 
 import asyncio
 import socket
@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from benchmarks.processes import running_server
 from edge_runtime import AsyncCascade, Cascade, SettingError, Source, UseError
 
 pytestmark = pytest.mark.slow
@@ -15,29 +14,27 @@ EVERYTHING = 2.0
 
 @pytest.fixture
 def silent():
-    """An address where connections are taken and nothing is ever said."""
+    """An address that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_many_tasks_get_the_answers_of_their_inputs(bundle, pictures, large_checkpoint):
-    async def ask(address):
+def test_many_tasks_get_the_answers_of_their_inputs(bundle, pictures, address):
+    async def ask():
         async with AsyncCascade.open(bundle, cloud=address, deadline_s=20) as cascade:
             single = await asyncio.gather(*map(cascade, pictures))
             return single, await cascade.batch(pictures)
 
-    arguments = ["cloud_stub", "--checkpoint", str(large_checkpoint), "--port", "0"]
-    with running_server(arguments) as address:
-        single, batch = asyncio.run(ask(address))
-        with Cascade.open(bundle, cloud=address, deadline_s=20) as cascade:
-            expected = cascade.batch(pictures)
+    single, batch = asyncio.run(ask())
+    with Cascade.open(bundle, cloud=address, deadline_s=20) as cascade:
+        expected = cascade.batch(pictures)
     for answers in (single, batch):
         assert [a.prediction for a in answers] == [a.prediction for a in expected]
         assert [a.source for a in answers] == [a.source for a in expected]
     assert {a.source for a in single} == {Source.EDGE, Source.CLOUD}
 
 
-def test_the_loop_goes_on_while_a_server_is_waited_for(bundle, pictures, silent):
+def test_the_loop_continues_while_a_call_waits_for_a_server(bundle, pictures, silent):
     async def ask():
         ticks = 0
 
@@ -48,7 +45,7 @@ def test_the_loop_goes_on_while_a_server_is_waited_for(bundle, pictures, silent)
                 ticks += 1
 
         async with AsyncCascade.open(
-            bundle, cloud=silent, threshold=EVERYTHING, deadline_s=1
+            bundle, cloud=silent, threshold=EVERYTHING, deadline_s=0.5, probe_s=None
         ) as cascade:
             ticking = asyncio.create_task(tick())
             answer = await cascade(pictures[0])
@@ -60,7 +57,7 @@ def test_the_loop_goes_on_while_a_server_is_waited_for(bundle, pictures, silent)
     assert ticks > 20
 
 
-def test_no_more_than_so_many_calls_run_at_once(bundle, pictures):
+def test_no_more_calls_than_the_concurrency_run_at_once(bundle, pictures):
     running, most = 0, 0
 
     def hold(_):
@@ -88,7 +85,8 @@ def test_a_task_cancelled_before_its_turn_is_never_run(bundle, pictures, silent)
             bundle,
             cloud=silent,
             threshold=EVERYTHING,
-            deadline_s=1,
+            deadline_s=0.5,
+            probe_s=None,
             on_answer=seen.append,
             concurrency=1,
         ) as cascade:
@@ -104,7 +102,7 @@ def test_a_task_cancelled_before_its_turn_is_never_run(bundle, pictures, silent)
     assert seen == [answer]
 
 
-def test_a_closed_one_says_so(bundle, pictures):
+def test_a_closed_cascade_raises(bundle, pictures):
     async def ask():
         cascade = AsyncCascade.open(bundle)
         await cascade.close()
@@ -114,6 +112,6 @@ def test_a_closed_one_says_so(bundle, pictures):
         asyncio.run(ask())
 
 
-def test_a_concurrency_without_sense_is_refused(bundle):
+def test_a_concurrency_below_1_is_refused(bundle):
     with Cascade.open(bundle) as cascade, pytest.raises(SettingError, match="at least 1"):
         AsyncCascade(cascade, concurrency=0)

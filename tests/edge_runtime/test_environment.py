@@ -1,4 +1,4 @@
-"""What stands beside a measurement names the machine that it was made on."""
+"""The description of a measurement names the machine."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a user hands in: it works, or its own line says why not."""
+"""Every input works or gets a line of its own with the reason."""
 
 import json
 import signal
@@ -11,6 +11,9 @@ from PIL import Image
 from tools.processes import heed_ctrl_c
 
 from edge_runtime import Cascade, EdgeModel, InputError, Source
+from edge_runtime.__main__ import COMMANDS
+from edge_runtime.cli import main
+from edge_runtime.commands.run import RunSettings
 from edge_runtime.pictures import read_input
 from export.commands.build import BuildSettings
 
@@ -83,7 +86,7 @@ def test_a_palette_with_transparency_is_no_warning(tmp_path):
 @pytest.mark.parametrize(
     ("orientation", "expected"), [(1, [[1, 2]]), (3, [[2, 1]]), (6, [[1], [2]]), (8, [[2], [1]])]
 )
-def test_a_picture_is_turned_as_its_exif_says(orientation, expected, tmp_path):
+def test_a_picture_is_rotated_by_its_exif(orientation, expected, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
     picture = Image.fromarray(np.array([[1, 2]], np.uint8))
@@ -149,7 +152,7 @@ def test_a_bad_file_is_refused_in_one_line(name, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_bad_files_cost_the_others_nothing(form, bundle, pictures, tmp_path):
+def test_bad_files_do_not_affect_the_others(form, bundle, pictures, tmp_path, capsys):
     names = []
     for index, (name, (make, _)) in enumerate(BAD_FILES.items()):
         make(tmp_path / name)
@@ -160,14 +163,14 @@ def test_bad_files_cost_the_others_nothing(form, bundle, pictures, tmp_path):
     np.save(tmp_path / "float.npy", np.zeros((8, 8, 3)))
     np.save(tmp_path / "alpha.npy", np.zeros((8, 8, 4), np.uint8))
     names += ["float.npy", "alpha.npy"]
-    line = [sys.executable, "-m", "edge_runtime", "run", "--bundle", str(bundle)]
+    line = ["run", "--bundle", str(bundle)]
     line += ["--json"] * (form == "json") + [str(tmp_path / n) for n in names]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
     good, bad = len(BAD_FILES), len(BAD_FILES) + 2
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert f"{bad} of {good + bad} inputs got no answer" in done.stderr
-    rows = done.stdout.splitlines()
+    assert main("edge", COMMANDS, argv=line) == 1
+    out, error = capsys.readouterr()
+    assert error.count("\n") == 1
+    assert f"{bad} of {good + bad} inputs got no answer" in error
+    rows = out.splitlines()
     expected = EdgeModel.open(bundle)(pictures[:good]).prediction.tolist()
     if form == "json":
         found = [json.loads(row) for row in rows]
@@ -240,7 +243,7 @@ def test_pictures_of_different_sizes_go_one_by_one(bundle, pictures):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_float_input_that_is_no_number_defers_and_says_so(value, pixels_bundle):
+def test_a_float_input_with_nan_or_infinities_defers_with_the_reason(value, pixels_bundle):
     batch = np.zeros((3, 3, 8, 8), np.float32)
     batch[1, 2, 4, 4] = value
     gated = EdgeModel.open(pixels_bundle, threshold=float("-inf"))(batch)
@@ -253,8 +256,6 @@ def test_a_float_input_that_is_no_number_defers_and_says_so(value, pixels_bundle
 
 
 def test_json_has_no_nan(pixels_bundle, tmp_path, capsys):
-    from edge_runtime.commands.run import RunSettings
-
     np.save(tmp_path / "a.npy", np.full((3, 8, 8), np.nan, np.float32))
     RunSettings(bundle=pixels_bundle, inputs=(tmp_path / "a.npy",), json=True).run()
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
@@ -262,6 +263,7 @@ def test_json_has_no_nan(pixels_bundle, tmp_path, capsys):
     assert found["deferred"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_run_with_one_line(bundle, pictures, tmp_path):
     Image.fromarray(pictures[0]).save(tmp_path / "a.png")
     line = [sys.executable, "-m", "edge_runtime", "run", "--bundle", str(bundle)]

@@ -1,4 +1,4 @@
-"""Statistics count answers by who gave them, and a failing cloud never makes M_S look slow."""
+"""Statistics count answers by source, and a failing cloud never makes M_S look slow."""
 
 import json
 import math
@@ -107,7 +107,7 @@ def test_times_outside_the_buckets_are_kept(seconds):
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
-def test_a_time_that_is_none_is_refused_and_not_counted(seconds):
+def test_an_invalid_time_is_refused_and_not_counted(seconds):
     stats = Stats()
     with pytest.raises(SettingError, match="time in seconds"):
         stats.record("edge", seconds)

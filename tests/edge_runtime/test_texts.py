@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 from tools.processes import ROOT, finish
-from tools.texts import make_tokenizer
+from tools.texts import make_tokenizer, write_classifier
 
 from benchmarks.processes import running_server
 from edge_runtime import BundleError, Cascade, CloudRejectedError, InputError, SettingError, Source
@@ -27,17 +27,22 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def text_bundle(text_models, texts, tmp_path_factory):
+def models(tmp_path_factory):
+    """Return the folders of (M_S, M_L): untrained, so that they often differ."""
+    folder = tmp_path_factory.mktemp("models")
+    return [write_classifier(folder / str(seed), seed=seed) for seed in range(2)]
+
+
+@pytest.fixture(scope="module")
+def text_bundle(models, texts, tmp_path_factory):
     out = tmp_path_factory.mktemp("bundles") / "texts"
-    BuildSettings(
-        checkpoint=text_models[0], out=out, calibrate=str(texts), target_deferral=0.3
-    ).run()
+    BuildSettings(checkpoint=models[0], out=out, calibrate=str(texts), target_deferral=0.3).run()
     return out
 
 
 @pytest.fixture(scope="module")
-def served(text_models):
-    arguments = ["cloud_stub", "--checkpoint", str(text_models[1]), "--port", "0"]
+def served(models):
+    arguments = ["cloud_stub", "--checkpoint", str(models[1]), "--port", "0"]
     with running_server(arguments) as address:
         yield address
 
@@ -47,12 +52,9 @@ def test_split(texts):
     return load(str(texts)).test
 
 
-def test_deferred_texts_are_answered_by_the_large_model(
-    text_bundle, served, test_split, text_models
-):
+def test_deferred_texts_are_answered_by_the_large_model(text_bundle, served, test_split, models):
     small, large = (
-        open_checkpoint(path, kind="text").predict(test_split.inputs).argmax(-1)
-        for path in text_models
+        open_checkpoint(path, kind="text").predict(test_split.inputs).argmax(-1) for path in models
     )
     with Cascade.open(text_bundle, cloud=served, deadline_s=20) as cascade:
         answers = cascade.batch(test_split.inputs)
@@ -71,7 +73,7 @@ def test_deferred_texts_are_answered_by_the_large_model(
 def test_a_text_bundle_is_served_as_well(text_bundle, test_split):
     given = [*test_split.inputs[:5], "żółw 🙂", "card " * 100]
     model = EdgeModel.open(text_bundle)
-    expected = model(model.intake.rows(given))
+    expected = model(model.reader.batch(given))
     with (
         running_server(["cloud_stub", "--bundle", str(text_bundle), "--port", "0"]) as address,
         CloudModel.open(address, labels=model.labels, cloud_input="text", deadline_s=20) as cloud,
@@ -81,7 +83,7 @@ def test_a_text_bundle_is_served_as_well(text_bundle, test_split):
     np.testing.assert_allclose(answers.confidence, expected.confidence, atol=1e-6)
 
 
-def test_the_server_says_what_it_takes_and_refuses_the_rest(served):
+def test_the_server_describes_its_input_and_refuses_others(served):
     with grpc.insecure_channel(served) as channel:
         call = channel.unary_unary(pb.METHODS["ModelMetadata"], None, None)
         reply = call(pb.ModelMetadataRequest(name="large").SerializeToString(), timeout=20)
@@ -97,7 +99,7 @@ def test_the_server_says_what_it_takes_and_refuses_the_rest(served):
             cloud.infer(pictures)
 
 
-def test_text_that_is_no_utf8_is_refused(served):
+def test_a_text_other_than_utf8_is_refused(served):
     request = pb.ModelInferRequest(model_name="large")
     request.inputs.add(name="text", datatype="BYTES", shape=[1]).contents.bytes_contents.append(
         b"caf\xe9"
@@ -114,8 +116,8 @@ def test_text_that_is_no_utf8_is_refused(served):
     ("given", "says"),
     [
         ("one text", "a list of texts, got a str: put a single one into a list"),
-        ([], r"expected texts \(str\), at least one, got none"),
-        ([b"card"], r"expected texts \(str\), at least one, got a bytes: decode bytes first"),
+        ([], "expected at least one text, got none"),
+        ([b"card"], r"expected texts \(str\), got a bytes: decode bytes first"),
         (["card", None], "got a NoneType"),
         ([["card"], ["loan"]], "got a list"),
         (np.zeros((2, 8, 8, 3), np.uint8), "got a ndarray"),
@@ -124,7 +126,7 @@ def test_text_that_is_no_utf8_is_refused(served):
     ],
     ids=str,
 )
-def test_what_is_no_text_is_an_input_error(given, says, text_bundle):
+def test_values_other_than_texts_are_an_input_error(given, says, text_bundle):
     with Cascade.open(text_bundle) as cascade, pytest.raises(InputError, match=says):
         cascade.batch(given)
 
@@ -141,7 +143,7 @@ def test_a_text_without_a_token_is_an_input_error(tmp_path):
         encode(["card", " \n"])
 
 
-def test_settings_that_have_no_sense_for_texts_are_refused(text_bundle, tmp_path):
+def test_settings_that_do_not_fit_texts_are_refused(text_bundle, tmp_path):
     with pytest.raises(SettingError, match="a bundle of pictures with record"):
         Cascade.open(text_bundle, record=Recorder(tmp_path / "kept"))
     with pytest.raises(SettingError, match="forward='original' for a bundle of texts"):

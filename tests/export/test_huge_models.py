@@ -116,7 +116,7 @@ def test_a_checkpoint_of_texts_does_as_well(tmp_path):
     model = EdgeModel.open(out)
     texts = ["my card was stolen", "a loan"]
     logits = open_checkpoint(start, kind="text").predict(texts)
-    gated = model(model.intake.rows(texts))
+    gated = model(model.reader.batch(texts))
     np.testing.assert_array_equal(gated.prediction, logits.argmax(-1))
     RetuneSettings(bundle=out, threshold=0.9).run()
     assert read_bundle(out).metadata.extra["tokenizer"] == "tokenizer.json"

@@ -59,7 +59,7 @@ def softmax(logits):
 
 def assert_as_pytorch(bundle, checkpoint, given):
     model = EdgeModel.open(bundle)
-    gated = model(model.intake.rows(given))
+    gated = model(model.reader.batch(given))
     shares = softmax(open_checkpoint(checkpoint, kind="text").predict(given))
     np.testing.assert_array_equal(gated.prediction, shares.argmax(-1))
     np.testing.assert_allclose(gated.confidence, shares.max(-1), atol=1e-5)
@@ -75,8 +75,8 @@ def test_an_architecture_decides_as_in_pytorch(kind, checkpoints, texts, tmp_pat
     model = EdgeModel.open(out)
     assert (model.metadata.task, model.labels) == ("text-classification", LABELS)
     # Alone, without padding, a text gets what it gets in company.
-    together = model(model.intake.rows(ODD)).confidence
-    alone = [float(model(model.intake.one(text)).confidence[0]) for text in ODD]
+    together = model(model.reader.batch(ODD)).confidence
+    alone = [float(model(model.reader.single(text)).confidence[0]) for text in ODD]
     np.testing.assert_allclose(alone, together, atol=1e-6)
 
 

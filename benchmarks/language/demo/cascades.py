@@ -105,7 +105,7 @@ def ask(
         first = [decoder.generate([prompt])[0] for prompt in prompts[:TIMED_CALLS]]
     with Cascade.open(bundle, cloud=address, deadline_s=DEADLINE_S) as cascade:
         answers = as_shipped(cascade, prompts)
-        sent = cascade.sent_bytes / len(prompts)
+        sent = cascade.request_bytes / len(prompts)
     deferred = np.array([answer.deferred for answer in answers])
     said = np.where(deferred, large.texts, small.texts)
     rows: dict[str, Any] = {

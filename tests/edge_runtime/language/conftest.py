@@ -3,15 +3,6 @@ from tools.adding_decoder import Adder, write_adder
 
 from edge_runtime.language.decoder import Decoder
 
-SPOKEN = "aé€😀b"
-"""An answer of twelve tokens, a byte each and the end; every byte once."""
-
-
-@pytest.fixture(scope="session")
-def spoken_bundle(tmp_path_factory):
-    """A bundle that answers "?" with `SPOKEN`, surely."""
-    return write_adder(tmp_path_factory.mktemp("spoken"), Adder.saying(SPOKEN))
-
 
 @pytest.fixture(scope="session")
 def speaker(spoken_bundle):
@@ -20,7 +11,7 @@ def speaker(spoken_bundle):
 
 @pytest.fixture(scope="session")
 def adder():
-    """What says anything."""
+    """A random language model."""
     return Adder.random(0)
 
 

@@ -1,4 +1,4 @@
-"""The reading of a prompt ends where its caller leaves, in a real graph that takes its time."""
+"""Reading a long prompt ends with a cancellation, in a real graph that is slow."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ from edge_runtime.language.decoder import Decoder
 pytestmark = pytest.mark.slow
 
 STEPS_A_TOKEN = 14_000_000
-"""Of a loop; a prompt of 36 tokens takes minutes, on any machine some ten seconds."""
+"""Iterations of a loop; a prompt of 36 tokens takes minutes, at least ten seconds anywhere."""
 SOON_S = 8.0
 
 
@@ -86,7 +86,7 @@ def test_a_stream_whose_prompt_is_being_read_ends_with_its_caller(reader):
     assert verdict.ended == "cancelled"
 
 
-def test_a_caller_who_stays_gets_the_answer_that_is_given_without_a_way_to_cancel(reader):
+def test_a_caller_that_stays_gets_the_same_answer_as_without_cancellation(reader):
     never = threading.Event()
     with_it, without = (reader.generate(["x" * 33], cancel=one)[0].tokens for one in (never, None))
     assert with_it == without

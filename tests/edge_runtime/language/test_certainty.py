@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge_runtime.language.certainty import floor_of, is_certain
+from edge_runtime.language.generation import floor_of, is_certain
 
 KINDS = ("neg_entropy", "mean_logprob", "sum_logprob", "min_prob", "max_softmax")
 NUMBERS = st.floats(-20.0, 0.0, width=32) | st.sampled_from([0.0, -0.0, -1e-38, -1e-45, -np.inf])

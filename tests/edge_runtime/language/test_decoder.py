@@ -158,7 +158,7 @@ def test_a_stop_string_ends_an_answer_and_is_not_in_it(speaker):
     assert answer.token_count == len("aé€😀".encode())
 
 
-def test_an_answer_says_how_long_it_took(speaker):
+def test_an_answer_has_its_timings(speaker):
     (answer,) = speaker.generate(["?"])
     times = answer.timings
     assert 0 < times.first_token_s < times.total_s
@@ -166,7 +166,7 @@ def test_an_answer_says_how_long_it_took(speaker):
     assert answer.tokens_per_s == pytest.approx(12 / times.total_s)
 
 
-def test_a_stream_says_whole_characters_and_at_last_the_verdict(speaker):
+def test_a_stream_yields_whole_characters_then_the_decision(speaker):
     *pieces, verdict = speaker.stream("?")
     (answer,) = speaker.generate(["?"])
     assert pieces == list(SPOKEN)
@@ -175,14 +175,14 @@ def test_a_stream_says_whole_characters_and_at_last_the_verdict(speaker):
     assert (verdict.ended, verdict.defer) == ("eos", False)
 
 
-def test_a_stream_says_a_half_character_only_at_its_end(speaker):
+def test_a_stream_yields_a_partial_character_only_at_its_end(speaker):
     *pieces, verdict = speaker.stream("?", max_new_tokens=2)
     assert pieces == ["a", "\N{REPLACEMENT CHARACTER}"]
     assert verdict.text == "a\N{REPLACEMENT CHARACTER}"
     assert verdict.ended == "length"
 
 
-def test_a_stream_never_says_the_beginning_of_a_stop_string(speaker):
+def test_a_stream_never_yields_the_beginning_of_a_stop_string(speaker):
     *pieces, verdict = speaker.stream("?", stop=["€😀"])
     assert (pieces, verdict.text, verdict.ended) == (["a", "é"], "aé", "stop")
 
@@ -221,7 +221,7 @@ def test_a_closed_decoder_answers_nothing_and_frees_the_model(spoken_bundle):
         decoder.close()
         assert next(stream) == "é"  # what runs goes on
     stream.close()
-    with pytest.raises(UseError, match=r"^expected a decoder that is open"):
+    with pytest.raises(UseError, match=r"^expected an open decoder"):
         decoder.generate(["?"])
     with pytest.raises(UseError):
         next(decoder.stream("?"))
@@ -254,7 +254,7 @@ def test_threads_share_a_decoder(decoder):
         ({"batch_size": 0}, SettingError),
     ],
 )
-def test_a_setting_without_sense_is_refused(settings, error, decoder):
+def test_an_invalid_setting_is_refused(settings, error, decoder):
     with pytest.raises(error, match=r"^expected"):
         decoder.generate(["hello"], **settings)
 

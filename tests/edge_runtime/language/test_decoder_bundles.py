@@ -65,12 +65,12 @@ def test_a_decoder_of_another_task_is_refused(copy):
     [
         ({"context": 0}, "context is '0'"),
         ({"layers": True}, "layers is 'True'"),
-        ({"eos_token_ids": 5}, "eos_token_ids is no list"),
+        ({"eos_token_ids": 5}, "eos_token_ids is not a list"),
         ({"pad_token_id": None}, "pad_token_id is 'None'"),
         ({"least_onnxruntime": "new"}, "least_onnxruntime is 'new'"),
     ],
 )
-def test_limits_that_make_no_sense_are_refused(change, named, copy):
+def test_invalid_limits_are_refused(change, named, copy):
     metadata = read_bundle(copy, contract.ROLE_DECODER).metadata
     limits = metadata.extra[contract.GENERATION] | change
     assert named in refusal(changed(copy, generation=limits))
@@ -86,10 +86,10 @@ def test_an_onnxruntime_that_would_run_it_wrongly_is_refused(copy):
 
 
 def test_a_bundle_without_limits_is_refused(copy):
-    assert "got None (it is no object)" in refusal(changed(copy, generation=None))
+    assert "got None (not an object)" in refusal(changed(copy, generation=None))
 
 
-def test_a_graph_of_fewer_layers_than_it_says_is_refused(copy):
+def test_a_graph_of_fewer_layers_than_described_is_refused(copy):
     metadata = read_bundle(copy, contract.ROLE_DECODER).metadata
     limits = metadata.extra[contract.GENERATION] | {"layers": 2}
     assert "a decoder of 2 layers" in refusal(changed(copy, generation=limits))
@@ -124,7 +124,7 @@ def test_a_bundle_that_names_no_tokenizer_is_refused(copy):
     assert "expected a tokenizer among the files" in refusal(changed(copy, tokenizer=None))
 
 
-def test_without_tokenizers_it_says_what_to_install(copy, monkeypatch):
+def test_without_tokenizers_the_error_names_the_extra(copy, monkeypatch):
     real = builtins.__import__
 
     def absent(name, *rest):

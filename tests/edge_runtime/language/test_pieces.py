@@ -26,7 +26,7 @@ def test_pieces_are_whole_characters_and_together_the_text(text):
 
 
 @given(tokens=st.lists(st.integers(0, 255), max_size=20))
-def test_bytes_that_are_no_character_are_said_once_none_can_follow(tokens):
+def test_incomplete_characters_are_emitted_once_they_can_no_longer_be_completed(tokens):
     pieces = said(tokens, BYTES.decode)
     assert "".join(pieces) == bytes(tokens).decode(errors="replace")
 

@@ -6,7 +6,7 @@ import pytest
 from tools.adding_decoder import Adder, write_adder
 
 from edge_runtime.language import Decoder
-from edge_runtime.language.graph import ArrayRuns, BoundRuns, Sequences
+from edge_runtime.language.graph import ArrayRunner, BoundRunner, Sequences
 
 PROMPTS = ["hello", "a", "what is this", "é", "one two three four"]
 READ = ("next_token", "confidence", "defer", "present.confidence", "present.active")
@@ -14,11 +14,11 @@ READ = ("next_token", "confidence", "defer", "present.confidence", "present.acti
 
 @pytest.fixture
 def bound(adder, tmp_path):
-    """A decoder that binds its caches, as it does on a device."""
+    """A decoder that binds its caches, as on a CUDA device."""
     decoder = Decoder.open(write_adder(tmp_path, adder), threads=1)
-    runs = decoder._graph.runs
-    assert isinstance(runs, ArrayRuns)
-    decoder._graph.runs = BoundRuns(runs._session, runs._outputs, READ, "cpu")
+    runner = decoder._graph.runner
+    assert isinstance(runner, ArrayRunner)
+    decoder._graph.runner = BoundRunner(runner._session, runner._outputs, READ, "cpu")
     return decoder
 
 
@@ -79,7 +79,7 @@ def test_a_row_that_leaves_takes_its_cache_along(decoder):
     assert sequences._feeds["attention_mask"].tolist() == [[0, 0, 1, 1]]
 
 
-def test_every_step_compares_with_the_threshold_that_was_given(tmp_path):
+def test_every_step_compares_with_the_threshold_of_the_call(tmp_path):
     bundle = write_adder(tmp_path, Adder.saying("ab", sharpness=6.0), threshold=-5.0)
     decoder = Decoder.open(bundle, threads=1)
     (answer,) = decoder.generate(["?"])

@@ -1,4 +1,4 @@
-"""A cascade's stream: pieces of the small model's text, and at last the answer."""
+"""A cascade's stream: pieces of the small model's text, then the answer."""
 
 import math
 
@@ -35,7 +35,7 @@ def test_a_stream_that_is_left_counts_nothing(spoken_bundle):
         assert cascade.stats.snapshot().answers == 0
 
 
-def test_what_cannot_be_streamed_is_said_at_once(spoken_bundle):
+def test_inputs_that_cannot_be_streamed_raise_at_once(spoken_bundle):
     cascade = Cascade.open(spoken_bundle)
     with pytest.raises(InputError, match="expected"):
         cascade.stream(5)

@@ -1,4 +1,4 @@
-"""A connection that is replaced ends with its last call, and not before."""
+"""A replaced connection ends with its last call, and not before."""
 
 import threading
 
@@ -7,7 +7,7 @@ import pytest
 from tools.foreign_texts import picky_server
 from tools.prompts import prompts_request
 
-from edge_runtime.cloud.connection import Lanes
+from edge_runtime.cloud.connection import Connections
 
 pytestmark = pytest.mark.slow
 
@@ -19,48 +19,48 @@ def server():
 
 
 def test_a_call_on_a_connection_that_was_replaced_twice_is_answered(server):
-    lanes = Lanes(grpc.insecure_channel(server.address))
-    lane = lanes.enter()
-    call = lane.infer.future(prompts_request("good"), timeout=30)
+    connections = Connections(grpc.insecure_channel(server.address))
+    connection = connections.acquire()
+    call = connection.infer.future(prompts_request("good"), timeout=30)
     for _ in range(2):
-        assert lanes.replace(grpc.insecure_channel(server.address))
+        assert connections.replace(grpc.insecure_channel(server.address))
     assert call.result()
-    lanes.leave(lane)
+    connections.release(connection)
     with pytest.raises(ValueError, match="closed channel"):
-        lane.infer(prompts_request("good"), timeout=30)
-    other = lanes.enter()
+        connection.infer(prompts_request("good"), timeout=30)
+    other = connections.acquire()
     assert other.infer(prompts_request("good"), timeout=30)
-    lanes.close()
+    connections.close()
 
 
 def test_closing_ends_the_calls_on_all_connections(server):
-    lanes = Lanes(grpc.insecure_channel(server.address))
+    connections = Connections(grpc.insecure_channel(server.address))
     calls = []
     for _ in range(2):
-        calls.append(lanes.enter().infer.future(prompts_request("good"), timeout=30))
-        lanes.replace(grpc.insecure_channel(server.address))
-    lanes.close()
+        calls.append(connections.acquire().infer.future(prompts_request("good"), timeout=30))
+        connections.replace(grpc.insecure_channel(server.address))
+    connections.close()
     codes = {call.exception(30).code() for call in calls}
     assert codes == {grpc.StatusCode.CANCELLED}
-    assert not lanes.replace(grpc.insecure_channel(server.address))
+    assert not connections.replace(grpc.insecure_channel(server.address))
 
 
 def test_many_threads_enter_and_leave_while_connections_are_replaced(server):
-    lanes, failures = Lanes(grpc.insecure_channel(server.address)), []
+    connections, failures = Connections(grpc.insecure_channel(server.address)), []
     ends = threading.Event()
 
     def call():
-        lane = lanes.enter()
+        connection = connections.acquire()
         try:
-            lane.infer(prompts_request("good"), timeout=30)
+            connection.infer(prompts_request("good"), timeout=30)
         except (grpc.RpcError, ValueError) as error:
             failures.append(error)
         finally:
-            lanes.leave(lane)
+            connections.release(connection)
 
     def replace():
         while not ends.wait(0.01):
-            lanes.replace(grpc.insecure_channel(server.address))
+            connections.replace(grpc.insecure_channel(server.address))
 
     replacing = threading.Thread(target=replace)
     replacing.start()
@@ -71,5 +71,5 @@ def test_many_threads_enter_and_leave_while_connections_are_replaced(server):
         thread.join()
     ends.set()
     replacing.join()
-    lanes.close()
+    connections.close()
     assert failures == []

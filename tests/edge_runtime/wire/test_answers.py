@@ -1,4 +1,4 @@
-"""Answers read straight off a response are those of the general way, or are left to it."""
+"""Answers read directly from a response equal those of the general path, or are left to it."""
 
 import numpy as np
 import pytest

@@ -274,7 +274,9 @@ def test_run_and_doctor_map_a_foreign_model(
         ),
     ],
 )
-def test_what_does_not_fit_is_one_line_that_says_why(ask, pictures, model, settings, kind, why):
+def test_a_request_that_does_not_fit_is_one_line_with_the_reason(
+    ask, pictures, model, settings, kind, why
+):
     with pytest.raises(kind, match=why) as caught:
         ask(model, pictures, **settings)
     assert "\n" not in str(caught.value)
@@ -288,13 +290,13 @@ def test_an_input_of_the_wrong_shape_is_refused_and_the_next_one_answered(ask, p
     assert len(ask("large", pictures).label) == len(pictures)
 
 
-def test_a_request_over_its_message_limit_is_refused_in_words(ask):
+def test_a_request_over_its_message_limit_is_refused_with_a_message(ask):
     # 4 MiB unless `grpc_max_message_length` says otherwise.
     with pytest.raises(CloudRejectedError, match=r"larger than max.*send smaller inputs"):
         ask("large", np.zeros((1, 1200, 1200, 3), np.uint8))
 
 
-def test_readiness_of_a_model_is_told_and_of_a_missing_one_refused(server):
+def test_readiness_of_a_model_is_reported_and_of_a_missing_one_refused(server):
     with CloudModel.open(server.address, "scores", labels=DIGITS) as cloud:
         assert cloud.check(deadline_s=PATIENT_S)
     with (
@@ -311,7 +313,7 @@ def test_tls_is_found_missing_at_open(server, tmp_path):
         CloudModel.open(server.address, labels=DIGITS, security=security)
 
 
-def test_a_halted_server_costs_the_deadline_and_no_more(mortal, pictures):
+def test_a_halted_server_takes_no_longer_than_the_deadline(mortal, pictures):
     with CloudModel.open(mortal.address, labels=DIGITS) as cloud:
         cloud.infer(pictures, deadline_s=PATIENT_S)
         mortal.send(signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""Addresses are understood or refused, and loopback is told from the rest."""
+"""Addresses are parsed or refused, and loopback ones are recognised."""
 
 from __future__ import annotations
 

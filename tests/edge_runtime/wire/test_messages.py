@@ -1,4 +1,4 @@
-"""The committed descriptor set is the .proto's, follows the protocol, and disturbs nobody."""
+"""The committed descriptor set matches the .proto and the protocol, and clashes with no other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from edge_runtime.wire import messages as pb
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WIRE = ROOT / "edge_runtime" / "wire"
 MESSAGES = sorted(name for name in vars(pb) if name.endswith(("Request", "Response")))
 MESSAGES += ["InferParameter", "InferTensorContents", "ModelStatistics"]

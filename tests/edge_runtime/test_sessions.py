@@ -1,4 +1,4 @@
-"""A graph runs where it was asked to, or not at all."""
+"""A graph runs on the requested provider or not at all."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from edge_runtime import Cascade, EdgeModel, SettingError
-from edge_runtime.sessions import CPU, CUDA, named, require_started
+from edge_runtime.sessions import CPU, CUDA, require_started, select_providers
 
 OFFERED = ort.get_available_providers()
 without_cuda = pytest.mark.skipif(CUDA in OFFERED, reason="this onnxruntime offers CUDA")
@@ -16,7 +16,7 @@ with_cuda = pytest.mark.skipif(CUDA not in OFFERED, reason=f"onnxruntime offers 
 
 
 @without_cuda
-def test_cuda_is_refused_where_onnxruntime_has_none(bundle):
+def test_cuda_is_refused_where_onnxruntime_lacks_it(bundle):
     with pytest.raises(SettingError) as refused:
         Cascade.open(bundle, providers=(CUDA, CPU))
     for words in (CUDA, *OFFERED, "gatekeeper-edge[gpu]"):
@@ -37,13 +37,13 @@ def test_a_command_refuses_cuda_in_one_line(command, bundle):
     ("providers", "words"),
     [((), "at least one execution provider"), (("CPU",), "an onnxruntime with CPU, version")],
 )
-def test_a_provider_that_is_none_is_refused(providers, words, bundle):
+def test_an_unknown_provider_is_refused(providers, words, bundle):
     with pytest.raises(SettingError, match=words):
         EdgeModel.open(bundle, providers=providers)
 
 
 def test_a_session_that_runs_elsewhere_is_refused(bundle):
-    # What ONNX Runtime gives where CUDA is offered and its driver is missing: a CPU session.
+    # ONNX Runtime opens a CPU session where CUDA is offered but its driver is missing.
     session = EdgeModel.open(bundle).session
     with pytest.raises(SettingError, match=f"{CUDA}, it did not start and {CPU} took over"):
         require_started(session, [(CUDA, {}), (CPU, {})])
@@ -61,7 +61,7 @@ def test_options_of_a_provider_are_handed_on(bundle, pictures):
 @with_cuda
 def test_cuda_decides_as_the_cpu_does(bundle, pictures):
     cpu = EdgeModel.open(bundle)(pictures)
-    model = EdgeModel.open(bundle, providers=named("cuda"))
+    model = EdgeModel.open(bundle, providers=select_providers("cuda"))
     cuda = model(pictures)
     np.testing.assert_array_equal(cuda.prediction, cpu.prediction)
     np.testing.assert_allclose(cuda.confidence, cpu.confidence, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The flags that map a foreign engine: what they become, and what they refuse."""
+"""The flags of the link and of foreign engines become arguments, or are refused."""
 
 import pytest
 
@@ -16,8 +16,8 @@ def labels(tmp_path):
 
 
 def options(labels):
-    given = {"cloud_output": "scores", "cloud_reduce": "argmax", "cloud_labels": labels}
-    return DoctorSettings(bundle=labels.parent, cloud="localhost:1", **given).engine_options()
+    flags = {"cloud_output": "scores", "cloud_reduce": "argmax", "cloud_labels": labels}
+    return DoctorSettings(bundle=labels.parent, cloud="localhost:1", **flags).cloud_options()
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
@@ -28,15 +28,19 @@ def test_class_names_are_the_lines_of_the_file(labels, end):
     assert options(labels)["cloud_labels"] == names
 
 
-def test_what_is_not_given_is_left_to_the_bundle():
-    assert DoctorSettings().engine_options() == {"forward": "original"}
+def test_without_flags_the_bundle_decides():
+    assert DoctorSettings().cloud_options() == {
+        "forward": "original",
+        "security": None,
+        "allow_plaintext": False,
+    }
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
 def test_a_file_of_class_names_that_cannot_be_read_is_named(labels, content):
     if content is not None:
         labels.write_bytes(content)
-    with pytest.raises(SettingError, match=f"class names at {labels}, one a line"):
+    with pytest.raises(SettingError, match=f"class names at {labels}, one per line"):
         options(labels)
 
 
@@ -44,15 +48,23 @@ def test_a_file_of_class_names_that_cannot_be_read_is_named(labels, content):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["--cloud-input=x"], "expected --cloud beside --cloud-input"),
-        (["--cloud-output=x"], "expected --cloud beside --cloud-output"),
-        (["--cloud=h:1", "--cloud-reduce=argmax"], "expected --cloud-output beside --cloud-reduce"),
-        (["--cloud=h:1", "--cloud-labels=x"], "expected --cloud-output beside --cloud-labels"),
+        (["--cloud-input=x"], "--cloud-input needs --cloud"),
+        (["--cloud-output=x"], "--cloud-output needs --cloud"),
+        (["--cloud=h:1", "--cloud-reduce=argmax"], "--cloud-reduce needs --cloud-output"),
+        (["--cloud=h:1", "--cloud-labels=x"], "--cloud-labels needs --cloud-output"),
         (["--cloud=h:1", "--cloud-output=x", "--cloud-reduce=mean"], "argmax"),
         (["--forward=pixels"], "model_input"),
+        (["--cloud=h:1", "--token-file=t"], "--token-file needs --tls"),
+        (["--cloud=h:1", "--token-env=T"], "--token-env needs --tls"),
+        (["--cloud=h:1", "--ca=c"], "--ca needs --tls"),
+        (["--cloud=h:1", "--server-name=c"], "--server-name needs --tls"),
+        (["--cloud=h:1", "--tls", "--allow-plaintext"], "got both"),
+        (["--cloud=h:1", "--tls", "--key=k"], "key needs certificate"),
+        (["--tls"], "--tls needs --cloud"),
+        (["--allow-plaintext"], "--allow-plaintext needs --cloud"),
     ],
 )
-def test_flags_that_make_no_sense_are_bad_usage(command, words, why, capsys):
+def test_contradictory_flags_are_bad_usage(command, words, why, capsys):
     inputs = ["x.png"] if command == "run" else []
     argv = [command, "--bundle=no-such-bundle", *words, *inputs]
     assert main("python -m edge_runtime", COMMANDS, argv=argv) == 2

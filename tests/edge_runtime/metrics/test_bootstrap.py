@@ -1,4 +1,4 @@
-"""The figures of all bootstrap draws at once are the metrics' own, draw by draw."""
+"""The figures of all bootstrap draws at once equal the metrics of each draw."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ KINDS = {
 
 
 def by_metric(g, small, large):
-    """Return what the metrics say about one draw, in the order of `at_once`."""
+    """Return the metrics of one draw, in the order of `at_once`."""
     performance = metrics.deferral_performance(g, small, large)
     return [
         performance.p_s,

@@ -23,7 +23,7 @@ LONG_S = 10.0
 
 
 class Probe:
-    """Says what it is told, and counts."""
+    """A probe that returns a set result and counts its calls."""
 
     def __init__(self, is_back=False):
         self.is_back = is_back
@@ -74,7 +74,7 @@ def until(condition):
 
 def fail(breaker, times, error=GONE):
     for _ in range(times):
-        breaker.failed(error)
+        breaker.record_failure(error)
 
 
 def test_failures_in_a_row_open_it_and_fewer_do_not(breaker_of):
@@ -90,7 +90,7 @@ def test_a_success_begins_the_count_anew(breaker_of):
     breaker = breaker_of(NEVER)
     for _ in range(5):
         fail(breaker, 2)
-        breaker.succeeded()
+        breaker.record_success()
     assert not breaker.is_open
 
 
@@ -101,20 +101,20 @@ def test_every_failure_of_the_server_counts(kind, breaker_of):
     assert breaker.is_open
 
 
-def test_a_refused_request_says_that_the_server_is_there(breaker_of):
+def test_a_refused_request_shows_that_the_server_is_up(breaker_of):
     breaker = breaker_of(NEVER)
     fail(breaker, 9, CloudRejectedError("bad input"))
     assert not breaker.is_open
     fail(breaker, 2)
-    breaker.failed(CloudRejectedError("bad input"))
+    breaker.record_failure(CloudRejectedError("bad input"))
     fail(breaker, 2)
     assert not breaker.is_open
 
 
-def test_while_open_calls_fail_at_once_and_say_why(breaker_of):
+def test_while_open_calls_fail_at_once_with_the_reason(breaker_of):
     breaker = breaker_of(NEVER)
     fail(breaker, 2)
-    breaker.failed(CloudDeadlineError("no answer within 7 s"))
+    breaker.record_failure(CloudDeadlineError("no answer within 7 s"))
     begin = time.monotonic()
     with pytest.raises(CloudUnavailableError, match=r"is open for 0\.\d s.*no answer within 7 s"):
         breaker.check()
@@ -147,7 +147,7 @@ def test_the_first_probe_waits_for_its_interval(probe, breaker_of):
 def test_an_answer_that_was_on_its_way_closes_it(breaker_of):
     breaker = breaker_of(FAST)
     fail(breaker, 3)
-    breaker.succeeded()
+    breaker.record_success()
     assert not breaker.is_open
     until(lambda: not probing())
 
@@ -182,7 +182,7 @@ def test_of_two_openings_only_the_second_is_probed(probe, breaker_of):
     probe.gate.clear()
     fail(breaker, 3)
     assert probe.called.wait(LONG_S)  # the first opening's probe hangs
-    breaker.succeeded()
+    breaker.record_success()
     fail(breaker, 3)
     until(lambda: len(probing()) == 2)
     probe.gate.set()
@@ -237,6 +237,6 @@ def test_a_probe_that_raises_has_failed_and_is_tried_again(probe):
         ({"probe_interval_s": math.inf}, "got inf"),
     ],
 )
-def test_settings_without_sense_are_refused(settings, why):
+def test_invalid_settings_are_refused(settings, why):
     with pytest.raises(SettingError, match=why):
         BreakerSettings(**settings)

@@ -1,5 +1,5 @@
-"""A recorder keeps the deferred inputs that the cloud answered, within its bound, and costs nothing
-but that: whatever happens to its folder, the answers are as ever."""
+"""A recorder keeps the deferred inputs that the cloud answered, within its limit; nothing that
+happens to its folder affects the answers."""
 
 import json
 import logging
@@ -9,13 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tools.processes import finish, make_read_only, mounted, refused
+from tools.processes import make_read_only, mounted
 
-from benchmarks.processes import running_server
 from edge_runtime import (
     Cascade,
     InputError,
@@ -25,8 +25,9 @@ from edge_runtime import (
     Source,
     read_records,
 )
+from edge_runtime.commands.run import RunSettings
 from edge_runtime.pictures import read_input
-from edge_runtime.recording.store import encode
+from edge_runtime.recording.recorder import encode
 
 BLOCK = 4096
 RECORD = Record(
@@ -37,12 +38,6 @@ RECORD = Record(
     small_confidence=0.5,
     threshold=0.625,
 )
-
-
-@pytest.fixture(scope="module")
-def address(large_checkpoint):
-    with running_server(["cloud_stub", "--checkpoint", str(large_checkpoint), "--port", "0"]) as it:
-        yield it
 
 
 def add_all(recorder, arrays, record=RECORD):
@@ -61,7 +56,7 @@ def files(folder):
 
 
 @pytest.mark.slow
-def test_what_was_deferred_and_answered_by_the_cloud_is_recorded_without_loss(
+def test_deferred_inputs_that_the_cloud_answered_are_recorded_without_loss(
     bundle, address, pictures, tmp_path
 ):
     recorder = Recorder(tmp_path / "recorded")
@@ -94,14 +89,14 @@ def test_a_cascade_without_a_recorder_writes_nothing(bundle, pictures, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
-def test_others_cannot_read_what_was_recorded(pictures, tmp_path):
+def test_other_users_cannot_read_the_recordings(pictures, tmp_path):
     add_all(Recorder(tmp_path / "a" / "recorded"), pictures[:2])
     folder = tmp_path / "a" / "recorded"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == {0o600}
 
 
-def test_what_is_no_picture_is_kept_as_an_array(generator, tmp_path):
+def test_an_input_that_is_not_a_picture_is_kept_as_an_array(generator, tmp_path):
     array = generator.normal(size=(3, 8, 8)).astype(np.float32)
     add_all(Recorder(tmp_path), [array])
     (record,) = read_records(tmp_path).entries
@@ -146,7 +141,7 @@ def test_numbers_that_json_lacks_are_null(tmp_path):
         ({"max_inputs": 3}, 3),
     ],
 )
-def test_recording_stops_at_its_bound_and_says_so_once(bounds, kept, pictures, tmp_path, caplog):
+def test_recording_stops_at_its_limit_with_one_warning(bounds, kept, pictures, tmp_path, caplog):
     recorder = Recorder(tmp_path, **bounds)
     add_all(recorder, pictures[:9])
     assert (recorder.recorded, recorder.dropped) == (kept, 9 - kept)
@@ -155,7 +150,7 @@ def test_recording_stops_at_its_bound_and_says_so_once(bounds, kept, pictures, t
     assert "limit is reached" in caplog.text
 
 
-def test_a_restart_goes_on_within_the_same_bound(pictures, tmp_path):
+def test_a_restart_continues_within_the_same_limit(pictures, tmp_path):
     for _ in range(3):
         recorder = Recorder(tmp_path, max_inputs=5)
         add_all(recorder, pictures[:2])
@@ -166,7 +161,7 @@ def test_a_restart_goes_on_within_the_same_bound(pictures, tmp_path):
     assert (blocked.recorded, blocked.dropped) == (0, 1)
 
 
-def test_a_bound_that_was_lowered_holds(pictures, tmp_path):
+def test_a_lowered_limit_holds(pictures, tmp_path):
     add_all(Recorder(tmp_path), pictures[:5])
     recorder = Recorder(tmp_path, max_inputs=3)
     add_all(recorder, pictures[5:7])
@@ -179,7 +174,7 @@ def test_a_large_batch_is_recorded_whole(tmp_path):
     assert (recorder.recorded, recorder.dropped) == (1000, 0)
 
 
-def test_a_machine_without_another_thread_costs_no_answer(pictures, tmp_path, monkeypatch, caplog):
+def test_without_another_thread_only_the_input_is_dropped(pictures, tmp_path, monkeypatch, caplog):
     def refuse(thread):
         raise RuntimeError("can't start new thread")
 
@@ -192,7 +187,7 @@ def test_a_machine_without_another_thread_costs_no_answer(pictures, tmp_path, mo
     assert caplog.text.count("can't start new thread") == 1
 
 
-def test_a_line_that_a_kill_cut_off_costs_only_itself(pictures, tmp_path):
+def test_a_line_cut_off_by_a_kill_affects_no_other(pictures, tmp_path):
     add_all(Recorder(tmp_path), pictures[:3])
     lines = tmp_path / "records.jsonl"
     lines.write_bytes(lines.read_bytes()[:-30])
@@ -215,13 +210,13 @@ def test_a_line_that_a_kill_cut_off_costs_only_itself(pictures, tmp_path):
         RECORD.to_line().replace(b'"cat"', b"7"),
     ],
 )
-def test_a_line_that_is_no_record_is_skipped_and_counted(line, tmp_path):
+def test_a_line_that_is_not_a_record_is_skipped_and_counted(line, tmp_path):
     (tmp_path / "records.jsonl").write_bytes(line.rstrip(b"\n") + b"\n" + RECORD.to_line())
     found = read_records(tmp_path)
     assert (len(found.entries), found.damaged) == (1, 1)
 
 
-def test_a_folder_without_records_is_refused_in_words(tmp_path):
+def test_a_folder_without_records_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"expected records\.jsonl in"):
         read_records(tmp_path)
 
@@ -244,10 +239,13 @@ def test_threads_share_a_recorder(pictures, tmp_path):
     assert len({record.file for record in found.entries}) == 80
 
 
-def test_inputs_that_come_faster_than_the_disk_are_counted(generator, tmp_path, caplog):
+def test_inputs_that_come_faster_than_the_disk_are_counted(
+    generator, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("edge_runtime.recording.recorder._MAX_QUEUED_BYTES", 8 << 20)
     recorder = Recorder(tmp_path, max_bytes=1 << 30)
-    # 64 MiB may wait, which is two of 24 MiB; noise takes the writer longest.
-    large = generator.integers(0, 256, (2048, 4096, 3), dtype=np.uint8)
+    # 8 MiB may wait, which is two of 3 MiB; noise takes the writer longest.
+    large = generator.integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
     add_all(recorder, [large] * 6)
     assert recorder.recorded + recorder.dropped == 6
     assert 2 <= recorder.recorded < 6
@@ -266,7 +264,7 @@ def test_two_processes_do_not_share_a_folder(pictures, tmp_path, caplog):
 
 
 @pytest.mark.slow
-def test_a_folder_that_cannot_be_written_costs_no_answer(
+def test_a_folder_that_cannot_be_written_affects_no_answer(
     bundle, address, pictures, tmp_path, caplog
 ):
     (tmp_path / "file").write_text("mine")
@@ -281,7 +279,7 @@ def test_a_folder_that_cannot_be_written_costs_no_answer(
     assert "Not a directory" in caplog.text
 
 
-def test_a_full_disk_leaves_whole_records_and_recording_goes_on_when_there_is_room(
+def test_a_full_disk_leaves_whole_records_and_recording_resumes_with_free_space(
     generator, tmp_path, caplog
 ):
     with mounted(tmp_path / "disk", "size=64k") as disk:
@@ -303,7 +301,7 @@ def test_a_full_disk_leaves_whole_records_and_recording_goes_on_when_there_is_ro
     assert caplog.text.count("No space left on device") == 1
 
 
-def test_a_read_only_disk_is_said_once(pictures, tmp_path, caplog):
+def test_a_read_only_disk_is_logged_once(pictures, tmp_path, caplog):
     with mounted(tmp_path / "disk", "size=1m") as disk:
         make_read_only(disk)
         recorder = Recorder(disk / "recorded")
@@ -312,7 +310,7 @@ def test_a_read_only_disk_is_said_once(pictures, tmp_path, caplog):
     assert caplog.text.count("Read-only file system") == 1
 
 
-def test_what_comes_after_the_end_is_counted(pictures, tmp_path):
+def test_inputs_after_the_end_are_counted(pictures, tmp_path):
     recorder = Recorder(tmp_path)
     recorder.close()
     recorder.add(pictures[0], RECORD)
@@ -320,12 +318,12 @@ def test_what_comes_after_the_end_is_counted(pictures, tmp_path):
 
 
 @pytest.mark.parametrize("bounds", [{"max_bytes": 0}, {"max_inputs": 0}])
-def test_a_bound_without_room_is_refused(bounds, tmp_path):
+def test_a_limit_below_1_is_refused(bounds, tmp_path):
     with pytest.raises(SettingError, match="at least 1, got 0"):
         Recorder(tmp_path, **bounds)
 
 
-def test_a_file_is_no_folder_to_record_to(tmp_path):
+def test_a_file_instead_of_a_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SettingError, match="is a file"):
         Recorder(tmp_path / "file")
@@ -352,7 +350,7 @@ def recording(folder, count):
 
 
 @pytest.mark.slow
-def test_kill_9_leaves_a_folder_that_can_be_read_and_gone_on_with(pictures, tmp_path):
+def test_kill_9_leaves_a_folder_that_can_be_read_and_continued(pictures, tmp_path):
     with recording(tmp_path, 1_000_000) as process:
         while int(process.stdout.readline()) < 50:
             pass
@@ -376,30 +374,20 @@ def test_a_program_that_ends_without_closing_keeps_its_records(tmp_path):
 
 
 @pytest.mark.slow
-def test_run_records_and_says_how_many(bundle, address, pictures, tmp_path):
+def test_run_records_and_prints_the_numbers(bundle, address, pictures, tmp_path, capsys, caplog):
     for number, picture in enumerate(pictures[:6]):
         Image.fromarray(picture).save(tmp_path / f"{number}.png")
-    line = ["run", "--bundle", bundle, "--cloud", address, "--deadline-s", "20"]
-    line += ["--threshold", "2", "--record", tmp_path / "recorded", "--record-limit-mb", "0.0205"]
-    inputs = sorted(tmp_path.glob("*.png"))
     # 20,500 bytes are five blocks of 4,096: the lines and four pictures.
-    code, error, out = finish("edge_runtime", *line, *inputs)
-    assert code == 0, error
-    assert out.splitlines()[-2:] == ["cloud 6", f"recorded 4, dropped 2 in {tmp_path}/recorded"]
-    assert error.count("\n") == 1
-    assert "limit is reached" in error
+    record = {"record": tmp_path / "recorded", "record_limit_mb": 0.0205}
+    cloud = {"cloud": (address,), "deadline_s": 20.0, "threshold": 2.0}
+    inputs = tuple(sorted(tmp_path.glob("*.png")))
+    RunSettings(bundle=bundle, inputs=inputs, **cloud, **record).run()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["cloud 6", f"recorded 4, dropped 2 in {tmp_path}/recorded"]
+    assert caplog.text.count("limit is reached") == 1
     assert len(read_records(tmp_path / "recorded").entries) == 4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        ("--record r", "expected --cloud beside --record"),
-        ("--cloud localhost:9 --record r --record-limit-mb 0", "--record-limit-mb"),
-        ("--cloud localhost:9 --record r --record-limit-mb nan", "--record-limit-mb"),
-        ("--cloud localhost:9 --record r --record-limit-mb many", "expects a number"),
-    ],
-)
-def test_a_recording_that_makes_no_sense_is_refused(words, says):
-    refused("edge_runtime", ["run", "--bundle", "b", *words.split(), "x.png"], status=2, says=says)
+def test_a_recording_without_a_cloud_is_refused():
+    with pytest.raises(SettingError, match="--record needs --cloud"):
+        RunSettings(bundle=Path("b"), inputs=(Path("x.png"),), record=Path("r"))

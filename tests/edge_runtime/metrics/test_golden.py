@@ -129,7 +129,7 @@ def test_auroc_is_sklearns(rows):
         assert np.isnan(metrics.auroc(g, small))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 999))
 def test_overlap_is_that_of_reflected_scipy_densities(seed):
     draws = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Confidences of generated sequences, against numbers worked out by hand and plain formulas."""
+"""Confidences of generated sequences, against values by hand and plain formulas."""
 
 import math
 
@@ -171,12 +171,12 @@ def test_single_precision_is_reckoned_with_in_double():
         ("min_prob", [LOGPROB], [[1, 1], [1]], "counted as an array of real numbers"),
     ],
 )
-def test_what_does_not_belong_together_is_refused_in_words(kind, logprob, counted, message):
+def test_arrays_of_different_shapes_are_refused(kind, logprob, counted, message):
     with pytest.raises(InputError, match=message):
         confidence(kind, [ENTROPY], logprob, counted)
 
 
-def test_scalars_are_refused_in_words():
+def test_scalars_are_refused():
     with pytest.raises(InputError, match="of one shape"):
         confidence("min_prob", 0.0, 0.0, 1)
 
@@ -185,6 +185,8 @@ def test_scalars_are_refused_in_words():
     ("kind", "vocabulary", "message"),
     [("entropy", 4, "expected one of"), ("min_prob", 0, "at least 1 token")],
 )
-def test_a_unit_confidence_of_nothing_is_refused_in_words(kind, vocabulary, message):
+def test_a_unit_confidence_of_an_unknown_kind_or_no_vocabulary_is_refused(
+    kind, vocabulary, message
+):
     with pytest.raises(InputError, match=message):
         unit_sequence_confidence(kind, [0.5], vocabulary)

@@ -1,4 +1,4 @@
-"""A command runs once its whole line was understood, and not before."""
+"""A command runs only once its whole line has been parsed."""
 
 import os
 import subprocess
@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from tools.processes import start
 
-from edge_runtime.cli import field, main
-from edge_runtime.errors import GatekeeperError, SettingError
+from edge_runtime.cli import Command, field, main
+from edge_runtime.errors import GatekeeperError
 
 RAN = []
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paint:
+class Paint(Command):
     """Paint a wall.
 
     Example: paint wall --coats 2
@@ -24,20 +25,18 @@ class Paint:
 
     colour: str = field("name of the colour")
     walls: tuple[Path, ...] = field("walls", default=(), positional=True)
-    coats: int = field("how many", default=1)
+    coats: int = field("how many", default=1, least=1)
     litres: float | None = field("at most", default=None)
     seeds: tuple[int, ...] = field("seeds", default=(0,))
     finish: Literal["matt", "gloss"] = field("surface", default="matt")
     dry: bool = field("wait", default=False)
 
-    def __post_init__(self):
-        if self.coats < 1:
-            raise SettingError(f"expected --coats of at least 1, got {self.coats}")
-
     def run(self):
         RAN.append(self)
         if self.colour == "sold-out":
             raise GatekeeperError("expected a colour in stock,\n got sold-out")
+        if self.colour == "unmixed":
+            raise ModuleNotFoundError("No module named 'mixer.blue'", name="mixer.blue")
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +75,7 @@ def test_a_switch_does_not_swallow_the_word_after_it():
     [
         ("paint --color red", ["--color", "did you mean '--colour'"]),
         ("paint --colour red --coats two", ["--coats expects a whole number", "'two'"]),
-        ("paint --colour red --coats 0", ["--coats of at least 1"]),
+        ("paint --colour red --coats 0", ["expected --coats at least 1, got 0"]),
         ("paint --colour", ["--colour expects a value"]),
         ("paint --colour red --finish shiny", ["matt, gloss", "'shiny'"]),
         ("paint north", ["--colour required"]),
@@ -84,7 +83,7 @@ def test_a_switch_does_not_swallow_the_word_after_it():
         ("", ["expected a command (paint)"]),
     ],
 )
-def test_a_line_that_is_not_understood_runs_nothing(line, words, capsys):
+def test_an_invalid_line_runs_nothing(line, words, capsys):
     assert run(*line.split()) == 2
     message = capsys.readouterr().err
     assert RAN == []
@@ -95,6 +94,29 @@ def test_a_line_that_is_not_understood_runs_nothing(line, words, capsys):
 def test_a_users_mistake_is_one_line_and_status_1(capsys):
     assert run("paint", "--colour", "sold-out") == 1
     assert capsys.readouterr().err == "house: expected a colour in stock, got sold-out\n"
+
+
+def test_a_missing_library_is_one_line_that_names_the_extra(capsys, monkeypatch):
+    monkeypatch.setattr(Paint, "__module__", "cloud_stub.paint")
+    assert run("paint", "--colour", "unmixed") == 1
+    assert capsys.readouterr().err == (
+        "house: cloud_stub needs mixer, which is not installed: "
+        "pip install 'gatekeeper-edge[cloud]'\n"
+    )
+
+
+def test_a_missing_module_elsewhere_keeps_its_traceback():
+    with pytest.raises(ModuleNotFoundError):
+        run("paint", "--colour", "unmixed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"]])
+def test_a_reader_of_help_may_leave_early(words):
+    process = start("edge_runtime", *words)
+    process.stdout.close()
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (0, "")
 
 
 def test_help_shows_the_example_and_every_flag(capsys):
@@ -118,7 +140,7 @@ def test_an_interrupt_ends_a_module_with_status_130(tmp_path):
         "        exec('raise KeyboardInterrupt')\n"
         "sys.exit(main('house', {'stop': Stop}))\n"
     )
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[3])])
     done = subprocess.run(
         [sys.executable, "-m", "stopped", "stop"],
         capture_output=True,

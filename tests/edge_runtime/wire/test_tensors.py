@@ -1,4 +1,4 @@
-"""Tensors survive the wire, and nothing that arrives raises anything but a WireError."""
+"""Tensors survive the wire, and invalid messages raise nothing but a WireError."""
 
 from __future__ import annotations
 
@@ -303,7 +303,7 @@ def test_raw_beside_typed_contents_is_refused():
         tensors.decode_tensors([_tensor("UINT8", [1], uint_contents=[1])], [b"1"])
 
 
-def test_an_empty_message_of_typed_contents_beside_raw_ones_is_none():
+def test_an_empty_message_of_typed_contents_next_to_raw_ones_is_ignored():
     # What MLServer sends, as a server and as a client.
     assert tensors.decode_tensors([_tensor("UINT8", [1])], [b"1"])["x"].tolist() == [49]
 

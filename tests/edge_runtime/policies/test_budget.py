@@ -1,4 +1,4 @@
-"""No window ever holds more than the budget, and what was not sent comes back."""
+"""No window ever holds more than the budget, and unused reservations are released."""
 
 import threading
 import time
@@ -175,7 +175,7 @@ def test_no_window_ever_exceeds_the_budget(steps, max_calls, max_bytes, window):
 @settings(deadline=None)
 @given(gaps=st.lists(st.integers(1, 400), min_size=1, max_size=300))
 def test_a_paced_sender_gets_nearly_its_budget(gaps):
-    """Whoever sends less than the budget in any 1 + 1/64 windows is never refused."""
+    """A caller that sends less than the budget in any 1 + 1/64 windows is never refused."""
     clock = Clock(0.0)
     budget = DeferralBudget(max_calls=10, window_s=1.0, clock=clock)
     sent = []

@@ -1,4 +1,4 @@
-"""The link to the cloud is protected or refused, and says which of both and why."""
+"""The link to the cloud is protected, or refused with the reason."""
 
 import contextlib
 import datetime as dt
@@ -80,7 +80,7 @@ def token_file(tmp_path):
 
 @pytest.fixture(scope="module")
 def guard(tmp_path_factory):
-    """The file that holds what the guarded server accepts."""
+    """The file with the token that the guarded server accepts."""
     return tmp_path_factory.mktemp("guard") / "accepted"
 
 
@@ -111,7 +111,7 @@ def label(cloud):
 
 
 def refusal(address, security=None):
-    """Return how opening is refused, in one line."""
+    """Return the one-line error of opening a model."""
     with pytest.raises(CloudMisconfiguredError) as caught:
         open_cloud(address, security)
     assert "\n" not in str(caught.value)
@@ -132,7 +132,7 @@ def test_a_path_may_be_a_text(tls, ours):
 
 
 @pytest.mark.slow
-def test_a_name_that_the_certificate_bears_can_be_given(ours):
+def test_a_name_in_the_certificate_can_be_set(ours):
     pair = ours.issue("tunnel", "large.example.org")
     with engine(**pair) as port:
         address = f"localhost:{port}"
@@ -207,7 +207,7 @@ def test_the_right_client_certificate_lets_calls_through(mutual, ours, client_pa
 @pytest.mark.slow
 def test_plaintext_against_tls_is_named(tls, mutual):
     for address in (tls, mutual):
-        assert "the server speaks TLS, and this client was to speak plaintext" in refusal(address)
+        assert "the server speaks TLS, but this client uses plaintext" in refusal(address)
 
 
 @pytest.mark.slow
@@ -216,7 +216,7 @@ def test_tls_against_plaintext_is_named(plain, ours):
 
 
 @pytest.mark.slow
-def test_without_a_probe_the_call_says_it(tls, theirs):
+def test_without_a_probe_the_call_reports_it(tls, theirs):
     with (
         open_cloud(tls, Security(ca=theirs.ca), probe_s=None) as cloud,
         pytest.raises(CloudMisconfiguredError, match="give the CA that signed"),
@@ -225,7 +225,7 @@ def test_without_a_probe_the_call_says_it(tls, theirs):
 
 
 def accept_all(listener, context):
-    """Take connections as OpenSSL does, not gRPC."""
+    """Accept connections with OpenSSL instead of gRPC."""
     with contextlib.suppress(OSError), listener:
         while True:
             plain, _ = listener.accept()
@@ -303,7 +303,7 @@ def test_an_expired_client_certificate_is_named_while_running(
     security = Security(ca=ours.ca, **client_pair)
     with open_cloud(mutual, security) as cloud:
         assert label(cloud) == "cat"
-        assert cloud._lanes.replace(cloud._link.connect())
+        assert cloud._connections.replace(cloud._link.connect())
         later = dt.datetime.now(dt.UTC) + dt.timedelta(days=400)
         monkeypatch.setattr("edge_runtime.cloud.diagnosis.utc_now", lambda: later)
         error = FakeError("failed to connect to all addresses; last error: Socket closed")
@@ -313,7 +313,7 @@ def test_an_expired_client_certificate_is_named_while_running(
 
 
 class FakeError:
-    """What gRPC reports, with the words of version 1.85."""
+    """An error of gRPC with the text of version 1.85."""
 
     def __init__(self, details, code=grpc.StatusCode.UNAVAILABLE):
         self._details, self._code = details, code
@@ -401,7 +401,7 @@ def test_a_token_file_that_is_being_replaced_leaves_the_old_token(token_file):
 
 
 @pytest.mark.parametrize("content", ["", "two words", "näme", "a\r\nb"])
-def test_a_token_that_is_none_is_refused_without_showing_it(content, token_file):
+def test_a_malformed_token_is_refused_without_showing_it(content, token_file):
     token_file.write_text(content, encoding="utf-8")
     security = Security(token_file=token_file)
     with pytest.raises(SettingError, match=f"expected a bearer token in {token_file}") as caught:
@@ -409,7 +409,7 @@ def test_a_token_that_is_none_is_refused_without_showing_it(content, token_file)
     assert content == "" or content not in str(caught.value)
 
 
-def test_a_token_that_is_not_there_is_refused(monkeypatch):
+def test_a_missing_token_is_refused(monkeypatch):
     monkeypatch.delenv("CLOUD_TOKEN", raising=False)
     with pytest.raises(SettingError, match="the environment variable CLOUD_TOKEN, got nothing"):
         open_cloud("localhost:1", Security(token_env="CLOUD_TOKEN"))
@@ -420,8 +420,8 @@ def test_a_token_that_is_not_there_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"certificate": "a.pem"}, "expected key beside certificate"),
-        ({"key": "a.pem"}, "expected certificate beside key"),
+        ({"certificate": "a.pem"}, "certificate needs key"),
+        ({"key": "a.pem"}, "key needs certificate"),
         ({"token_file": "a", "token_env": "A"}, "from one place"),
     ],
 )
@@ -447,7 +447,7 @@ def test_files_that_do_not_fit_are_refused_in_one_line(ours, theirs, client_pair
         assert "\n" not in str(caught.value)
 
 
-def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(ours, tmp_path):
+def test_an_encrypted_key_is_refused_without_a_password_prompt(ours, tmp_path):
     serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
     pair = ours.issue("locked", "device-7")
     key = serialization.load_pem_private_key(pair["key"].read_bytes(), None)
@@ -517,7 +517,7 @@ def test_dates_are_those_that_cryptography_reads(year, ours):
 
 
 @pytest.mark.parametrize("der", [b"", b"\x30", b"garbage and more of it", b"\x30\x82\xff\xff" * 9])
-def test_bytes_that_are_no_certificate_are_refused(der):
+def test_bytes_other_than_a_certificate_are_refused(der):
     with pytest.raises(SettingError, match="expected a certificate"):
         read_validity(der)
 
