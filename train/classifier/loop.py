@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from train.classifier.batches import EncodedData, as_it_comes
+from train.classifier.batches import EncodedData
 from train.classifier.guards import Collapse
 from train.data import LabelledData, Splits
 from train.models import Checkpoint, save
@@ -23,6 +23,7 @@ from train.training.schedule import Schedule, placed, training_arguments
 from train.training.trainer_run import (
     DataWait,
     StopOnNaN,
+    keep_batch,
     require_same_data,
     run,
     with_one_bar,
@@ -155,7 +156,7 @@ def _trainer(
         args=training_arguments(schedule, work, workers=train.workers),
         train_dataset=train,
         eval_dataset=EncodedData(checkpoint, validation),
-        data_collator=as_it_comes,
+        data_collator=keep_batch,
         callbacks=callbacks,
     )
     with_one_bar(trainer)

@@ -15,7 +15,6 @@ import torch
 import transformers
 from transformers import EarlyStoppingCallback
 
-from train.classifier.batches import as_it_comes
 from train.data.tasks import Task
 from train.errors import DataError
 from train.language.encoding import TokenData, Tokens, answer_tokens
@@ -26,7 +25,14 @@ from train.models import LanguageModel, open_language_model, save_language_model
 from train.models.checkpoint import FILE
 from train.training.output import full_disk_in_words, refuse_existing
 from train.training.schedule import Schedule, placed_model, training_arguments
-from train.training.trainer_run import StopOnNaN, require_same_data, run, with_one_bar, work_folder
+from train.training.trainer_run import (
+    StopOnNaN,
+    keep_batch,
+    require_same_data,
+    run,
+    with_one_bar,
+    work_folder,
+)
 
 # MERGEDOC train/language/opening.py: 'Opens a language model for training, and finds a learning rate that suits it.'
 
@@ -186,7 +192,7 @@ def _trainer(
         ),
         train_dataset=TokenData(start, task.train, recipe.tokens),
         eval_dataset=TokenData(start, task.validation, recipe.tokens),
-        data_collator=as_it_comes,
+        data_collator=keep_batch,
         callbacks=callbacks,
     )
     with_one_bar(trainer)
