@@ -23,14 +23,14 @@ from train.language.hidden import HiddenStates, OutputLayer, merged, with_adapte
 from train.language.trainer import LanguageTrainer, Normalize, TokenObjective
 from train.models import LanguageModel, open_language_model, save_language_model
 from train.models.checkpoint import FILE
-from train.training.output import full_disk_in_words, refuse_existing
-from train.training.schedule import Schedule, placed_model, training_arguments
+from train.training.output import explain_full_disk, refuse_existing
+from train.training.schedule import Schedule, move_model, training_arguments
 from train.training.trainer_run import (
     StopOnNaN,
     keep_batch,
     require_same_data,
     run,
-    with_one_bar,
+    use_one_bar,
     work_folder,
 )
 
@@ -102,11 +102,11 @@ def train_language_model(
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
     begin = time.perf_counter()
-    placed_model(start.model, recipe.schedule.device)
+    move_model(start.model, recipe.schedule.device)
     model, hidden = start, HiddenStates(start.model)
     layer = OutputLayer.of(start.model)
     trained = start.model if recipe.lora is None else _adapted(start.model, recipe)
-    with full_disk_in_words(out.parent):
+    with explain_full_disk(out.parent):
         trainer = _trainer(start, trained, task, recipe, layer, hidden, work)
         guard = _guard(start, task, recipe, hidden)
         if guard is not None:
@@ -195,7 +195,7 @@ def _trainer(
         data_collator=keep_batch,
         callbacks=callbacks,
     )
-    with_one_bar(trainer)
+    use_one_bar(trainer)
     return trainer
 
 
@@ -210,7 +210,7 @@ def _guard(
 
 def _write(model: LanguageModel, out: Path, work: Path, extra: dict[str, Any]) -> None:
     model.model.to("cpu")
-    with full_disk_in_words(out.parent):
+    with explain_full_disk(out.parent):
         save_language_model(model, out, extra=extra)
     shutil.rmtree(work, ignore_errors=True)
     loss = extra["validation_loss"]

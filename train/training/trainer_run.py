@@ -29,7 +29,7 @@ def keep_batch(batch: Any) -> Any:
     return batch
 
 
-def with_one_bar(trainer: Trainer) -> None:
+def use_one_bar(trainer: Trainer) -> None:
     """Replace the Trainer's progress callbacks, which print every log as a dictionary."""
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
