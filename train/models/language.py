@@ -15,7 +15,7 @@ from train.models.checkpoint import check_files, write_folder
 from train.models.decoding import ends_of
 from train.models.generation import Generated, generate
 from train.models.kinds import SAFE, generates
-from train.models.stepping import RunningBatch
+from train.models.running_batch import RunningBatch
 
 Weights = Literal["fp32", "bf16"]
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -72,7 +72,7 @@ class LanguageModel:
         rooms: Sequence[int],
         rows: Sequence[int] | None = None,
     ) -> RunningBatch:
-        """Begin to answer tokens of prompts; see `train.models.stepping.RunningBatch`."""
+        """Begin to answer tokens of prompts; see `train.models.running_batch.RunningBatch`."""
         return RunningBatch(self.model, self.tokenizer, prompts, rooms, rows)
 
 

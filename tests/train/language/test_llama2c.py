@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks.language.promises.story import PUBLISHED
 from train.errors import CheckpointError
-from train.language.convert import ConvertLanguageSettings
+from train.language.settings import ConvertLanguageSettings
 from train.models import open_language_model
 from train.models.decoding import decode, ready
 from train.models.llama2c import read_llama, read_tokenizer
