@@ -12,7 +12,7 @@ from benchmarks.language.promises.story import PUBLISHED
 from train.errors import CheckpointError
 from train.language.settings import ConvertLanguageSettings
 from train.models import open_language_model
-from train.models.decoding import decode, ready
+from train.models.decoding import decode, greedy_mode
 from train.models.llama2c import read_llama, read_tokenizer
 
 STEPS = 256  # of llama2.c, where none are asked for
@@ -283,7 +283,7 @@ def stories(real_data, tmp_path_factory):
 @pytest.mark.slow
 def test_stories260k_tells_the_published_story(stories):
     _, _, lm = stories
-    with ready(lm.model), torch.inference_mode():
+    with greedy_mode(lm.model), torch.inference_mode():
         steps = list(decode(lm.model, lm.tokenizer, [[BOS]], STEPS, ends=lm.ends))
     tokens = torch.cat([s.tokens[0] for s in steps])
     assert lm.tokenizer.decode(tokens) == PUBLISHED

@@ -96,7 +96,7 @@ def test_examples_over_the_context_are_left_out_and_said(new_model, capsys):
     assert len(TokenData(model, [fits, long])) == 1
     assert "1 of 2 examples do not fit into 48 tokens" in (found := capsys.readouterr().err)
     assert "too-long" in found
-    with pytest.raises(DataError, match=r"none of 1 does: take a model with a longer context"):
+    with pytest.raises(DataError, match=r"none of 1 does: use a model with a longer context"):
         TokenData(model, [long])
 
 
