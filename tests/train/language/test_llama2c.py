@@ -208,8 +208,8 @@ def test_a_head_that_cannot_be_is_told_in_one_line(head, message, tmp_path):
     [
         (-1, "is truncated"),
         (1000, "is truncated"),
-        (27, "a head of 28 bytes"),
-        (0, "a head of 28 bytes"),
+        (27, "a header of 28 bytes"),
+        (0, "a header of 28 bytes"),
     ],
 )
 def test_a_truncated_file_is_told_in_one_line(cut, message, tmp_path):
@@ -249,7 +249,7 @@ def entry(piece):
         (lambda content: content[:-1], "is damaged"),
         (lambda content: content[:-9], "is damaged"),
         (lambda content: content + entry(b"x"), "270 tokens in .*, it has 271"),
-        (lambda content: content + entry(b"ab"), "'ab' is there twice"),
+        (lambda content: content + entry(b"ab"), "'ab' occurs twice"),
         (lambda content: content + entry(b"\xff"), "is damaged: .*utf-8"),
         (lambda content: content + entry(b""), "has the length 0"),
         (lambda content: content + struct.pack("<fi", 0.0, -5), "has the length -5"),

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 from tools.processes import ROOT
 from torch.nn import functional as F
-from train.language.stages import right_tokens, tuning_recipe
 
 from train.data.tasks import Example, load_task
 from train.errors import DataError, TrainingError
 from train.language.encoding import IGNORED, TokenData, answer_tokens
 from train.language.loop import train_language_model
 from train.language.settings import FitLanguageSettings, TuneLanguageSettings
+from train.language.stages import right_tokens, tuning_recipe
 from train.language.trainer import HiddenStates, OutputLayer
 from train.models import open_language_model
 
