@@ -101,7 +101,9 @@ def train_language_model(
     begin = time.perf_counter()
     move_model(start.model, recipe.schedule.device)
     hidden, layer = HiddenStates(start.model), OutputLayer.of(start.model)
-    trained = start.model if recipe.lora is None else _adapt(start.model, recipe.lora, recipe)
+    trained = start.model
+    if recipe.lora is not None:
+        trained = add_adapters(start.model, recipe.lora, recipe.schedule.seed)
     with explain_full_disk(out.parent):
         trainer = _trainer(start, trained, task, recipe, layer, hidden, work)
         guard = _guard(start, task, recipe, hidden)
@@ -137,12 +139,6 @@ def _require_examples(task: Task) -> None:
                 f"expected examples to {purpose} in {task.name}, it has no {split} split: name a "
                 "folder that has one with --data"
             )
-
-
-def _adapt(causal: Any, rank: int, recipe: Recipe) -> Any:
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.schedule.seed)
-        return add_adapters(causal, rank)
 
 
 @contextlib.contextmanager

@@ -31,11 +31,7 @@ _BATCH = 32
 
 
 def fit(settings: FitLanguageSettings) -> None:
-    """Fit the model of the settings on their task, and write the checkpoint.
-
-    Raises:
-        TrainError: As `train_language_model`, or the model or the task does not open.
-    """
+    """Open model and task, fit the model, and write the checkpoint."""
     task = _load_task(settings)
     fit_model(settings, _open(settings), task)
 
@@ -51,16 +47,16 @@ def fit_model(settings: FitLanguageSettings, start: LanguageModel, task: Task) -
     Raises:
         TrainError: As `train_language_model`.
     """
-    rate = settings.learning_rate or first_rate(settings.checkpoint, lora=settings.lora is not None)
+    schedule = _schedule(
+        settings,
+        settings.learning_rate or default_rate(settings, stage=1),
+        epochs=settings.epochs,
+        patience=settings.patience,
+        weight_decay=settings.weight_decay,
+    )
     recipe = Recipe(
         alpha=None,
-        schedule=_schedule(
-            settings,
-            rate,
-            epochs=settings.epochs,
-            patience=settings.patience,
-            weight_decay=settings.weight_decay,
-        ),
+        schedule=schedule,
         tokens=settings.tokens,
         normalize="token",
         lora=settings.lora,
@@ -69,11 +65,7 @@ def fit_model(settings: FitLanguageSettings, start: LanguageModel, task: Task) -
 
 
 def tune(settings: TuneLanguageSettings) -> None:
-    """Tune the model of the settings on their task, and write the checkpoint.
-
-    Raises:
-        TrainError: As `train_language_model`, or a model or the task does not open.
-    """
+    """Open models and task, tune M_S, and write the checkpoint."""
     task = _load_task(settings)
     large = None if settings.large is None else open_language_model(settings.large)
     tune_model(settings, _open(settings), task, large)
@@ -107,17 +99,15 @@ def tune_model(
             print(f"warning: {line}", file=sys.stderr)
     examples = task.limited(WATCHED).validation
     before = _standing(start, task, examples)
-    rate = settings.learning_rate or second_rate(
-        settings.checkpoint, lora=settings.lora is not None
-    )
-    tuned = _train(settings, "tune-lm", start, task, tuning_recipe(settings, rate))
+    tuned = _train(settings, "tune-lm", start, task, tuning_recipe(settings))
     after = _standing(tuned, task, examples)
     large_right = None if large is None else _standing(large, task, examples).right
     report(before, after, large_right, f"validation, {len(examples)} examples")
 
 
-def tuning_recipe(settings: TuneLanguageSettings, rate: float) -> Recipe:
-    """Return what stage 2 trains, at a peak learning rate."""
+def tuning_recipe(settings: TuneLanguageSettings) -> Recipe:
+    """Return the recipe of stage 2."""
+    rate = settings.learning_rate or default_rate(settings, stage=2)
     return Recipe(
         alpha=settings.alpha if settings.objective == "gatekeeper" else None,
         schedule=_schedule(settings, rate, steps=settings.steps),
@@ -128,17 +118,16 @@ def tuning_recipe(settings: TuneLanguageSettings, rate: float) -> Recipe:
     )
 
 
-def first_rate(folder: Path, *, lora: bool) -> float:
-    """Return the default peak learning rate of stage 1 for the checkpoint in a folder."""
-    if _record(folder).get("command") == "new-lm":
-        return _RANDOM_RATE
-    return _ADAPTER_RATE if lora else _WHOLE_RATE
-
-
-def second_rate(folder: Path, *, lora: bool) -> float:
-    """Return the default peak learning rate of stage 2: a tenth of stage 1's."""
-    first = _record(folder).get("learning_rate")
-    return _STAGE2_SHARE * (first if isinstance(first, float) else first_rate(folder, lora=lora))
+def default_rate(settings: TrainingFlags, *, stage: int) -> float:
+    """Return the default peak learning rate; in stage 2 it is a tenth of stage 1's."""
+    record = _record(settings.checkpoint)
+    rate = _WHOLE_RATE if settings.lora is None else _ADAPTER_RATE
+    if record.get("command") == "new-lm":
+        rate = _RANDOM_RATE
+    if stage == 1:
+        return rate
+    used = record.get("learning_rate")
+    return _STAGE2_SHARE * (used if isinstance(used, float) else rate)
 
 
 def right_tokens(model: LanguageModel, examples: Sequence[Example]) -> npt.NDArray[np.bool_]:

@@ -197,7 +197,7 @@ class LanguageTrainer(Trainer):
         return self._layer.loss(hidden, labels, self._alpha, items)
 
 
-def add_adapters(causal: Any, rank: int) -> Any:
+def add_adapters(causal: Any, rank: int, seed: int) -> Any:
     """Return the model with a low-rank adapter in every linear layer except the output layer.
 
     Hu et al. 2022, through peft.
@@ -220,7 +220,8 @@ def add_adapters(causal: Any, rank: int) -> Any:
         target_modules="all-linear",
         fan_in_fan_out=transposed,
     )
-    with warnings.catch_warnings():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        torch.manual_seed(seed)
         # peft reads a property of transformers 5 by its old name.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         return get_peft_model(causal, config)

@@ -307,7 +307,7 @@ def test_a_task_without_a_split_to_train_on_or_to_watch_is_refused(split, fitted
         train_language_model(
             open_language_model(fitted),
             lacking,
-            tuning_recipe(settings, 1e-3),
+            tuning_recipe(settings),
             out=settings.out,
             resume=False,
             overwrite=False,
