@@ -10,11 +10,13 @@ from train.classifier.evaluate import EvaluateSettings
 from train.classifier.fit import FitSettings
 from train.classifier.harvest import HarvestSettings
 from train.classifier.tune import TuneSettings
-from train.language.convert import ConvertLanguageSettings
-from train.language.evaluate import EvaluateLanguageSettings
-from train.language.fit import FitLanguageSettings
-from train.language.new import NewLanguageSettings
-from train.language.tune import TuneLanguageSettings
+from train.language.settings import (
+    ConvertLanguageSettings,
+    EvaluateLanguageSettings,
+    FitLanguageSettings,
+    NewLanguageSettings,
+    TuneLanguageSettings,
+)
 from train.sweeps.recommend import RecommendSettings
 from train.sweeps.settings import SweepSettings
 from train.tasks import TasksSettings

@@ -9,7 +9,7 @@ from typing import Final
 from edge_runtime.texts import open_tokenizer
 
 EMPTY: Final = "the prompt is empty"
-NO_TEXT: Final = "the prompt is no valid text: it holds half of a surrogate pair"
+NO_TEXT: Final = "the prompt is not valid text: it holds half of a surrogate pair"
 NOTHING: Final = "the prompt has no token"
 _MAX_BATCH_TOKENS: Final = 1 << 15  # every layer caches them
 _MAX_LENGTH_RATIO: Final = 2  # of the longest to the shortest prompt of a batch
@@ -37,7 +37,7 @@ class PromptTokenizer:
             return tokens, NOTHING
         if len(tokens) >= context:
             return tokens, (
-                f"the prompt has {len(tokens)} tokens, of the context's {context} none is left to "
+                f"the prompt has {len(tokens)} tokens: the context of {context} has no room for an "
                 "answer"
             )
         return tokens, None
