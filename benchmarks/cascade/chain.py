@@ -16,9 +16,8 @@ from benchmarks.steps import empty_folder, step
 from edge_runtime import environment
 from export.commands.build import BuildSettings
 from train import data
+from train.classifier.checkpoints import accuracy, open_for
 from train.classifier.fit import FitSettings
-from train.classifier.loop import accuracy
-from train.classifier.opening import open_for
 from train.classifier.tune import TuneSettings
 from train.models import open_checkpoint
 

@@ -23,10 +23,9 @@ from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 from export.commands.build import BuildSettings
 from train import data
+from train.classifier.checkpoints import accuracy, open_for
 from train.classifier.fit import FitSettings
 from train.classifier.harvest import COUNTS, HarvestSettings
-from train.classifier.loop import accuracy
-from train.classifier.opening import open_for
 from train.classifier.tune import TuneSettings
 from train.data import Splits
 from train.models import open_checkpoint

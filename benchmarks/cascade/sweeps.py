@@ -19,8 +19,8 @@ from train.sweeps.results import (
     RESULTS_FILE,
     SAMPLES_FILE,
     TABLE_FILE,
+    derive_results,
     findings,
-    follows,
     report,
 )
 
@@ -60,7 +60,7 @@ def check(folder: Path) -> int:
     """
     content = read_results(folder)
     try:
-        fresh = follows(read_samples(folder / SAMPLES_FILE), content["deferral"])
+        fresh = derive_results(read_samples(folder / SAMPLES_FILE), content["deferral"])
         # A sentence rounds: it is held to the printed figures, and these to the samples.
         fresh["findings"] = findings(content)
     except (GatekeeperError, KeyError) as error:

@@ -12,7 +12,7 @@ from train.classifier.tune import TuneSettings
 from train.models import build, open_checkpoint
 from train.models.checkpoint import Checkpoint
 from train.sweeps.settings import SweepSettings
-from train.training.schedule import placed
+from train.training.schedule import move_to
 
 EVERY = "gatekeeper:0.5,auxiliary:0.5,cascade_aware,deep_gamblers,self_adaptive,average"
 
@@ -36,7 +36,7 @@ def test_predictions_are_those_of_the_cpu(name, device):
     pictures = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
     checkpoint = build(name, labels=[str(i) for i in range(10)], image_size=(32, 32))
     wanted = checkpoint.predict(pictures)
-    found = placed(checkpoint, device).predict(pictures)
+    found = move_to(checkpoint, device).predict(pictures)
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
@@ -81,5 +81,5 @@ def test_a_model_leaves_half_precision_after_training(device, small_checkpoint, 
     start, splits = open_checkpoint(small_checkpoint), data.load("digits", limit=60)
     settings = {"out": tmp_path / "out", "epochs": 1, "precision": "bf16", "device": device}
     tune(TuneSettings(checkpoint=small_checkpoint, **settings), start, splits)
-    reopened = placed(open_checkpoint(tmp_path / "out"), device).predict(splits.test.inputs)
+    reopened = move_to(open_checkpoint(tmp_path / "out"), device).predict(splits.test.inputs)
     np.testing.assert_array_equal(start.predict(splits.test.inputs), reopened)

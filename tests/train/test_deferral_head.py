@@ -12,9 +12,9 @@ from tools import processes
 from edge_runtime import contract, metrics
 from train import data
 from train.__main__ import COMMANDS
+from train.classifier.checkpoints import LargeAnswers
 from train.classifier.deferral_head import DeferralHeadSettings
-from train.classifier.opening import LargeAnswers
-from train.comparison.post_hoc import Seen, fit_head, out_of_fold
+from train.comparison.post_hoc import HeadInputs, fit_head, predict_out_of_fold
 from train.comparison.scores import load_scores, save_scores, score
 from train.errors import CheckpointError, DataError
 from train.models import (
@@ -135,8 +135,8 @@ def test_an_m_l_that_never_helps_is_refused(small_checkpoint, refused, tmp_path)
 
 
 def test_an_m_l_that_always_helps_is_refused():
-    seen = Seen(np.zeros((20, 3)), np.zeros(20, bool))
-    for fit in (fit_head, out_of_fold):
+    seen = HeadInputs(np.zeros((20, 3)), np.zeros(20, bool))
+    for fit in (fit_head, predict_out_of_fold):
         with pytest.raises(DataError, match="got 20 and 0"):
             fit(seen, np.ones(20, bool), 0)
 
@@ -152,7 +152,7 @@ def test_features_that_are_no_numbers_are_refused(small_checkpoint):
     with torch.no_grad():
         checkpoint.model.features[0][0].bias[0] = float("nan")
     with pytest.raises(CheckpointError, match=r"finite features .* 40 of 40"):
-        Seen.of(checkpoint, data.load("digits", limit=40).validation)
+        HeadInputs.of(checkpoint, data.load("digits", limit=40).validation)
 
 
 class Convolved(torch.nn.Module):
@@ -191,10 +191,10 @@ def test_as_a_gate_it_is_judged_by_heads_that_did_not_see_the_input(small_checkp
     large = LargeAnswers(dict(zip(ids, generator.random(len(ids)) < 0.5, strict=True)))
     checkpoint = open_checkpoint(small_checkpoint)
     scores = score(checkpoint, splits, 0.3, large)
-    seen = Seen.of(checkpoint, splits.validation)
+    seen = HeadInputs.of(checkpoint, splits.validation)
     target = large.flags(splits.validation) & ~scores.right["validation"]
     doubt = scores.uncertainty["validation"][contract.DEFERRAL_HEAD]
-    np.testing.assert_allclose(doubt, out_of_fold(seen, target, 0), rtol=1e-6)
+    np.testing.assert_allclose(doubt, predict_out_of_fold(seen, target, 0), rtol=1e-6)
     in_sample = fit_head(seen, target, 0).logit(seen.inputs)
     assert metrics.auroc(in_sample, target) > 0.6
     assert metrics.auroc(doubt, target) < 0.56

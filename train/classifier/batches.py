@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,8 +90,3 @@ class EncodedData(torch.utils.data.Dataset[dict[str, Tensor]]):
             pictures = self._data.inputs[start : start + _CHUNK]
             pixels[start : start + len(pictures)] = self._checkpoint.pixel_values(pictures)
         return pixels
-
-
-def as_it_comes(batch: Any) -> Any:
-    """Return a batch that `EncodedData` has put together already."""
-    return batch

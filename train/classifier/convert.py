@@ -49,7 +49,7 @@ class ConvertSettings(Command):
         from train import data
         from train.models import Normalisation, save
         from train.models.convert import convert
-        from train.training.output import full_disk_in_words, refuse_existing, settings_record
+        from train.training.output import explain_full_disk, refuse_existing, settings_record
 
         refuse_existing(self.out, overwrite=self.overwrite)
         labels = data.load(self.data).label_names if self.data else self.labels
@@ -60,6 +60,6 @@ class ConvertSettings(Command):
             image_size=(self.image_size, self.image_size),
             normalisation=Normalisation(self.image_mean, self.image_std),
         )
-        with full_disk_in_words(self.out.parent, " and run again"):
+        with explain_full_disk(self.out.parent, " and run again"):
             save(checkpoint, self.out, extra=settings_record("convert", self))
         print(f"{self.out}: {self.model} with {len(labels)} labels", flush=True)

@@ -18,14 +18,14 @@ import torch
 from transformers import TrainerCallback
 
 from train.classifier.batches import EncodedData
+from train.classifier.checkpoints import right_of
 from train.classifier.guards import predictions
 from train.classifier.loop import train_checkpoint
-from train.classifier.opening import right_of
 from train.data import LabelledData, Splits
 from train.models import Checkpoint, open_checkpoint
 from train.objectives import CrossEntropy
 from train.objectives.basic import RIGHT
-from train.training.schedule import Schedule, placed
+from train.training.schedule import Schedule, move_to
 
 FOLDS = 3
 _EPOCHS = 20
@@ -67,7 +67,7 @@ def out_of_fold_right(
         if not (path / "model.safetensors").is_file():
             splits = Splits(data.take(inside), data.take(outside), data.take(outside))
             _fit_fold(_fresh(start, schedule.seed + k), splits, _as_fitted(start, schedule), path)
-        fitted = placed(open_checkpoint(path, kind=start.kind), schedule.device)
+        fitted = move_to(open_checkpoint(path, kind=start.kind), schedule.device)
         right[outside] = right_of(fitted, data.take(outside))
     return right
 

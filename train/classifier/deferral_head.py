@@ -33,22 +33,22 @@ class DeferralHeadSettings(Command):
     def run(self) -> None:
         """Fit, write, and say what the head is worth on inputs that it was not fitted on."""
         from train import data
-        from train.classifier.opening import right_of
-        from train.comparison.post_hoc import Seen, fit_head, out_of_fold
+        from train.classifier.checkpoints import right_of
+        from train.comparison.post_hoc import HeadInputs, fit_head, predict_out_of_fold
         from train.models import HEAD_FILE, write_head
-        from train.training.output import full_disk_in_words
+        from train.training.output import explain_full_disk
 
         self._require_free(self.checkpoint / HEAD_FILE)
         splits = data.load(self.data, limit=self.limit)
         validation = splits.validation
         small, large = (self._open(path, splits.train) for path in (self.checkpoint, self.large))
-        seen, quality = Seen.of(small, validation), right_of(large, validation)
+        seen, quality = HeadInputs.of(small, validation), right_of(large, validation)
         target = quality & ~seen.right
         fitted = fit_head(seen, target, self.seed)
         head = self._head(fitted, target)
-        with full_disk_in_words(self.checkpoint, " and run again"):
+        with explain_full_disk(self.checkpoint, " and run again"):
             write_head(head, self.checkpoint)
-        defer = out_of_fold(seen, target, self.seed)
+        defer = predict_out_of_fold(seen, target, self.seed)
         print(f"{self.checkpoint / HEAD_FILE}: {_summary(seen, quality, defer, fitted)}")
 
     def _require_free(self, path: Path) -> None:
@@ -58,10 +58,10 @@ class DeferralHeadSettings(Command):
             raise OutputError(f"expected no head at {path} yet: --overwrite replaces it")
 
     def _open(self, path: Path, split: Any) -> Any:
-        from train.classifier.opening import open_for
-        from train.training.schedule import placed
+        from train.classifier.checkpoints import open_for
+        from train.training.schedule import move_to
 
-        return placed(open_for(path, split, self.data), self.device)
+        return move_to(open_for(path, split, self.data), self.device)
 
     def _head(self, fitted: Any, target: Any) -> Any:
         import numpy as np

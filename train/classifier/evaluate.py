@@ -89,10 +89,10 @@ class EvaluateSettings(Command):
             )
 
     def _open(self, path: Path, split: Any) -> Any:
-        from train.classifier.opening import open_for
-        from train.training.schedule import placed
+        from train.classifier.checkpoints import open_for
+        from train.training.schedule import move_to
 
-        return placed(open_for(path, split, self.data), self.device)
+        return move_to(open_for(path, split, self.data), self.device)
 
     def _look(self, checkpoint: Any, split: Any, logits: Any) -> tuple[Any, Figures]:
         """Return the confidences after a second look, and what it was."""

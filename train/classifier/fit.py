@@ -100,11 +100,11 @@ class FitSettings(Command):
     def schedule(self, train: LabelledData) -> Schedule:
         """Return how long and how fast to train on these data."""
         from train.training.augment import choose
-        from train.training.schedule import Schedule, usual_batch_size
+        from train.training.schedule import Schedule, default_batch_size
 
         return Schedule(
             epochs=self.epochs,
-            batch_size=self.batch_size or usual_batch_size(len(train)),
+            batch_size=self.batch_size or default_batch_size(len(train)),
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             scheduler="cosine",

@@ -72,7 +72,7 @@ class HarvestSettings(Command):
         """Read the records, and write the data set with its counts."""
         from train.errors import DataError
         from train.training.output import (
-            full_disk_in_words,
+            explain_full_disk,
             refuse_existing,
             settings_record,
         )
@@ -80,7 +80,7 @@ class HarvestSettings(Command):
         refuse_existing(self.out, overwrite=self.overwrite)
         names = label_names(self.labels_from)
         harvest = Harvest.read(self.records, names, self.labels_from)
-        with full_disk_in_words(self.out.parent, " and run again"), fresh_folder(self.out) as fresh:
+        with explain_full_disk(self.out.parent, " and run again"), fresh_folder(self.out) as fresh:
             counts = write_table(
                 harvest.rows(self.min_confidence), names, fresh / TABLE, len(harvest)
             )

@@ -13,19 +13,21 @@ import transformers
 from torch import Tensor
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
-from train.classifier.batches import EncodedData, as_it_comes
+from train.classifier.batches import EncodedData
+from train.classifier.checkpoints import accuracy
 from train.classifier.guards import Collapse
 from train.data import LabelledData, Splits
 from train.models import Checkpoint, save
 from train.objectives import CrossEntropy, Objective, Step
-from train.training.output import full_disk_in_words, refuse_existing
-from train.training.schedule import Schedule, placed, training_arguments
+from train.training.output import explain_full_disk, refuse_existing
+from train.training.schedule import Schedule, move_to, training_arguments
 from train.training.trainer_run import (
     DataWait,
     StopOnNaN,
+    keep_batch,
     require_same_data,
     run,
-    with_one_bar,
+    use_one_bar,
     work_folder,
 )
 
@@ -78,8 +80,8 @@ def train_checkpoint(
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
     start = time.perf_counter()
-    placed(checkpoint, schedule.device)
-    with full_disk_in_words(out.parent):
+    move_to(checkpoint, schedule.device)
+    with explain_full_disk(out.parent):
         objective.attach(checkpoint.model)
         train = EncodedData(checkpoint, splits.train, columns, augment=schedule.augment)
         trainer = _trainer(checkpoint, train, splits.validation, objective, schedule, work)
@@ -122,7 +124,7 @@ def _measured(
 
 def _write(checkpoint: Checkpoint, out: Path, work: Path, extra: dict[str, Any]) -> None:
     checkpoint.model.to("cpu")
-    with full_disk_in_words(out.parent):
+    with explain_full_disk(out.parent):
         save(checkpoint, out, extra=extra)
     shutil.rmtree(work, ignore_errors=True)
     why = f"; {extra['stopped']}" if extra["stopped"] else ""
@@ -131,11 +133,6 @@ def _write(checkpoint: Checkpoint, out: Path, work: Path, extra: dict[str, Any])
         f"{extra['epochs_run']} epochs, {extra['wall_time_s']} s{why}",
         flush=True,
     )
-
-
-def accuracy(checkpoint: Checkpoint, data: LabelledData) -> float:
-    """Return the share of right predictions."""
-    return float((checkpoint.predict(data.inputs).argmax(axis=-1) == data.labels).mean())
 
 
 def _trainer(
@@ -155,10 +152,10 @@ def _trainer(
         args=training_arguments(schedule, work, workers=train.workers),
         train_dataset=train,
         eval_dataset=EncodedData(checkpoint, validation),
-        data_collator=as_it_comes,
+        data_collator=keep_batch,
         callbacks=callbacks,
     )
-    with_one_bar(trainer)
+    use_one_bar(trainer)
     return trainer
 
 

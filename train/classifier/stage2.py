@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from edge_runtime import metrics
+from train.classifier.checkpoints import LargeAnswers, right_of
 from train.classifier.correctness import EvalModeRight, out_of_fold_right
 from train.classifier.guards import warnings_before
 from train.classifier.loop import Watcher, train_checkpoint
-from train.classifier.opening import LargeAnswers, right_of
 from train.classifier.tune import TuneSettings
 from train.data import LabelledData, Splits
 from train.data.labelled import split_stratified
@@ -36,7 +36,7 @@ from train.objectives.abstention import ROW
 from train.objectives.basic import LARGE_RIGHT, RIGHT
 from train.training.augment import choose
 from train.training.output import refuse_existing, settings_record
-from train.training.schedule import Schedule, placed, usual_batch_size
+from train.training.schedule import Schedule, default_batch_size, move_to
 
 _SATURATED = 0.98
 _HELD_OUT = 0.5
@@ -74,7 +74,7 @@ def tune(
         TrainError: As `train_checkpoint`.
     """
     refuse_existing(settings.out, overwrite=settings.overwrite)
-    placed(start, settings.device)
+    move_to(start, settings.device)
     plan = _plan(settings, start, splits)
     before = _state(start, plan.splits.validation)
     if settings.objective == "gatekeeper":
@@ -99,7 +99,7 @@ def tune(
     )
     shutil.rmtree(_folds(settings.out), ignore_errors=True)
     validation = plan.splits.validation
-    after = _state(placed(start, settings.device), validation)
+    after = _state(move_to(start, settings.device), validation)
     _report(before, after, large, validation)
     return reason
 
@@ -107,7 +107,7 @@ def tune(
 def _plan(settings: TuneSettings, start: Checkpoint, splits: Splits) -> _Plan:
     schedule = Schedule(
         epochs=settings.epochs,
-        batch_size=settings.batch_size or usual_batch_size(len(splits.train)),
+        batch_size=settings.batch_size or default_batch_size(len(splits.train)),
         accumulation=settings.accumulation,
         learning_rate=settings.learning_rate,
         weight_decay=0.0,

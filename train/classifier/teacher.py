@@ -21,8 +21,8 @@ from edge_runtime.files import write_atomically
 from train.data import LabelledData
 from train.errors import DataError, TeacherError
 from train.models import Checkpoint, open_checkpoint, weight_files
-from train.training.output import full_disk_in_words
-from train.training.schedule import Device, placed
+from train.training.output import explain_full_disk
+from train.training.schedule import Device, move_to
 
 # MERGEDOC train/teacher_cache.py: 'Asks a teacher about every row once, and keeps what it said until the student is written.'
 
@@ -174,7 +174,7 @@ def open_checkpoint_teacher(
         CheckpointError: The folder holds no checkpoint, or one of another kind of input.
         DataError: It knows other classes; the same in another order are fine.
     """
-    checkpoint = placed(open_checkpoint(folder, kind=data.kind), device)
+    checkpoint = move_to(open_checkpoint(folder, kind=data.kind), device)
     numbers = {label: number for number, label in enumerate(checkpoint.labels)}
     odd = sorted(set(data.label_names) ^ numbers.keys())
     if odd:
@@ -272,5 +272,5 @@ def _kept(cache: Path, key: str, shape: tuple[int, int]) -> tuple[npt.NDArray[np
 def _keep(cache: Path, key: str, logits: npt.NDArray[np.float32], done: int) -> None:
     values: dict[str, Any] = {"key": key, "logits": logits, "done": done}
     cache.parent.mkdir(parents=True, exist_ok=True)
-    with full_disk_in_words(cache.parent, " and run again"):
+    with explain_full_disk(cache.parent, " and run again"):
         write_atomically(cache, lambda file: np.savez(file, **values))

@@ -123,16 +123,16 @@ class TuneSettings(Command):
     def run(self) -> None:
         """Tune, and write the checkpoint."""
         from train import data
-        from train.classifier.opening import LargeAnswers, open_for
+        from train.classifier.checkpoints import LargeAnswers, open_for
         from train.classifier.stage2 import tune
-        from train.training.schedule import placed
+        from train.training.schedule import move_to
 
         splits = data.load(self.data, limit=self.limit)
         start = open_for(self.checkpoint, splits.train, self.data)
         splits = data.with_extra(splits, self.extra, limit=self.limit)
         large = None
         if self.large is not None:
-            model = placed(open_for(self.large, splits.train, self.data), self.device)
+            model = move_to(open_for(self.large, splits.train, self.data), self.device)
             asked = [splits.validation]
             if self.objective == "cascade_aware":
                 asked.append(splits.train)

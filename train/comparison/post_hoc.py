@@ -4,7 +4,7 @@
     makes of the input
 
 M_S knows its training data by heart, so the head is fitted on validation; whoever also judges it
-there takes the logits of `out_of_fold`.
+there takes the logits of `predict_out_of_fold`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OPTIONS = {"maxiter": 2000, "gtol": 1e-7, "ftol": 1e-14}
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class HeadInputs:
     """What M_S makes of a split.
 
     Attributes:
@@ -45,7 +45,7 @@ class Seen:
     right: Flags
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, data: LabelledData) -> Seen:
+    def of(cls, checkpoint: Checkpoint, data: LabelledData) -> HeadInputs:
         """Look at every input of a split once.
 
         Raises:
@@ -63,7 +63,7 @@ class Seen:
         return cls(inputs, logits.argmax(axis=-1) == data.labels)
 
 
-def fit_head(seen: Seen, target: Flags, seed: int) -> Logistic:
+def fit_head(seen: HeadInputs, target: Flags, seed: int) -> Logistic:
     """Fit the head.
 
     Args:
@@ -78,7 +78,7 @@ def fit_head(seen: Seen, target: Flags, seed: int) -> Logistic:
     return fit_by_cross_validation(seen.inputs, target, seed)
 
 
-def out_of_fold(seen: Seen, target: Flags, seed: int) -> Floats:
+def predict_out_of_fold(seen: HeadInputs, target: Flags, seed: int) -> Floats:
     """Return P(defer), float64 [n], of each input by a head that did not see it.
 
     Args:

@@ -89,13 +89,13 @@ def _read_candidates(file: Any, split: str, names: list[str]) -> dict[str, Candi
     return found
 
 
-def machine(hardware: Mapping[str, Any]) -> str:
+def describe_machine(hardware: Mapping[str, Any]) -> str:
     """Name it in words; results of older sweeps do not know of GPUs."""
     names = [f"{hardware['cores']} cores of {hardware['processor']}", *hardware.get("gpus", [])]
     return " and ".join(names)
 
 
-def table(
+def render_table(
     compared: Mapping[str, Any],
     controls: Collection[str],
     columns: Mapping[str, Mapping[str, str]],

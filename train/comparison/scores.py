@@ -14,8 +14,8 @@ from edge_runtime import contract, metrics
 from edge_runtime.files import write_atomically
 
 # MERGEDOC train/gates.py: "Ways to turn a checkpoint's logits into a confidence, by name, each with its source.\n\nAll of them leave the prediction alone: it is the arg-max of the first view. What they differ in is\nthe order in which inputs are deferred, and the forward passes that one input costs.\n"
-from train.classifier.opening import LargeAnswers
-from train.comparison.post_hoc import Seen, fit_head, out_of_fold
+from train.classifier.checkpoints import LargeAnswers
+from train.comparison.post_hoc import HeadInputs, fit_head, predict_out_of_fold
 from train.data import LabelledData, Splits
 from train.errors import DataError, TrainError
 from train.models import Checkpoint
@@ -110,11 +110,13 @@ def _add_head(
     large: LargeAnswers,
 ) -> None:
     """Score the deferral head: on validation, which it is fitted on, out of fold."""
-    validation = Seen.of(checkpoint, splits.validation)
+    validation = HeadInputs.of(checkpoint, splits.validation)
     target = large.flags(splits.validation) & ~validation.right
     head = fit_head(validation, target, _HEAD_SEED)
-    test = Seen.of(checkpoint, splits.test)
-    doubts["validation"][contract.DEFERRAL_HEAD] = out_of_fold(validation, target, _HEAD_SEED)
+    test = HeadInputs.of(checkpoint, splits.test)
+    doubts["validation"][contract.DEFERRAL_HEAD] = predict_out_of_fold(
+        validation, target, _HEAD_SEED
+    )
     doubts["test"][contract.DEFERRAL_HEAD] = sigmoid(head.logit(test.inputs))
     passes[contract.DEFERRAL_HEAD] = 1.0
 

@@ -25,7 +25,7 @@ class ConvertLanguageSettings(Command):
         """Convert, and write the checkpoint."""
         from train.models import LanguageModel, save_language_model
         from train.models.llama2c import read_llama, read_tokenizer
-        from train.training.output import full_disk_in_words, refuse_existing, settings_record
+        from train.training.output import explain_full_disk, refuse_existing, settings_record
 
         refuse_existing(self.out, overwrite=self.overwrite)
         model = read_llama(self.weights)
@@ -33,7 +33,7 @@ class ConvertLanguageSettings(Command):
             self.tokenizer, model.config.vocab_size, model.config.max_position_embeddings
         )
         made = LanguageModel(model, tokenizer, None)
-        with full_disk_in_words(self.out.parent, " and run again"):
+        with explain_full_disk(self.out.parent, " and run again"):
             save_language_model(made, self.out, extra=settings_record("convert-lm", self))
         print(
             f"{self.out}: Llama with {made.weights:,} weights and {made.vocabulary:,} tokens",

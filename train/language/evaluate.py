@@ -72,10 +72,10 @@ class EvaluateLanguageSettings(Command):
     def _answers(self, path: Path, task: Any, examples: Any) -> tuple[Any, int]:
         from train.language.answers import answer_split
         from train.models import open_language_model
-        from train.training.schedule import placed_model
+        from train.training.schedule import move_model
 
         model = open_language_model(path, weights=self.weights)
-        placed_model(model.model, self.device)
+        move_model(model.model, self.device)
         return answer_split(model, task, examples), model.vocabulary
 
     def _write(self, content: Figures, small: Any, large: Any) -> None:

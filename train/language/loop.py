@@ -15,7 +15,6 @@ import torch
 import transformers
 from transformers import EarlyStoppingCallback
 
-from train.classifier.batches import as_it_comes
 from train.data.tasks import Task
 from train.errors import DataError
 from train.language.encoding import TokenData, Tokens, answer_tokens
@@ -24,9 +23,16 @@ from train.language.hidden import HiddenStates, OutputLayer, merged, with_adapte
 from train.language.trainer import LanguageTrainer, Normalize, TokenObjective
 from train.models import LanguageModel, open_language_model, save_language_model
 from train.models.checkpoint import FILE
-from train.training.output import full_disk_in_words, refuse_existing
-from train.training.schedule import Schedule, placed_model, training_arguments
-from train.training.trainer_run import StopOnNaN, require_same_data, run, with_one_bar, work_folder
+from train.training.output import explain_full_disk, refuse_existing
+from train.training.schedule import Schedule, move_model, training_arguments
+from train.training.trainer_run import (
+    StopOnNaN,
+    keep_batch,
+    require_same_data,
+    run,
+    use_one_bar,
+    work_folder,
+)
 
 # MERGEDOC train/language/opening.py: 'Opens a language model for training, and finds a learning rate that suits it.'
 
@@ -96,11 +102,11 @@ def train_language_model(
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
     begin = time.perf_counter()
-    placed_model(start.model, recipe.schedule.device)
+    move_model(start.model, recipe.schedule.device)
     model, hidden = start, HiddenStates(start.model)
     layer = OutputLayer.of(start.model)
     trained = start.model if recipe.lora is None else _adapted(start.model, recipe)
-    with full_disk_in_words(out.parent):
+    with explain_full_disk(out.parent):
         trainer = _trainer(start, trained, task, recipe, layer, hidden, work)
         guard = _guard(start, task, recipe, hidden)
         if guard is not None:
@@ -186,10 +192,10 @@ def _trainer(
         ),
         train_dataset=TokenData(start, task.train, recipe.tokens),
         eval_dataset=TokenData(start, task.validation, recipe.tokens),
-        data_collator=as_it_comes,
+        data_collator=keep_batch,
         callbacks=callbacks,
     )
-    with_one_bar(trainer)
+    use_one_bar(trainer)
     return trainer
 
 
@@ -204,7 +210,7 @@ def _guard(
 
 def _write(model: LanguageModel, out: Path, work: Path, extra: dict[str, Any]) -> None:
     model.model.to("cpu")
-    with full_disk_in_words(out.parent):
+    with explain_full_disk(out.parent):
         save_language_model(model, out, extra=extra)
     shutil.rmtree(work, ignore_errors=True)
     loss = extra["validation_loss"]

@@ -101,7 +101,7 @@ class NewLanguageSettings(Command):
         """Make it, and write the checkpoint."""
         from train.models import save_language_model
         from train.models.untrained import Shape, trained_tokenizer, untrained_language_model
-        from train.training.output import full_disk_in_words, refuse_existing, settings_record
+        from train.training.output import explain_full_disk, refuse_existing, settings_record
 
         refuse_existing(self.out, overwrite=self.overwrite)
         shape = Shape(
@@ -115,7 +115,7 @@ class NewLanguageSettings(Command):
         )
         tokenizer = trained_tokenizer(self._text(), self.vocabulary)
         made = untrained_language_model(self.architecture, shape, tokenizer, seed=self.seed)
-        with full_disk_in_words(self.out.parent, " and run again"):
+        with explain_full_disk(self.out.parent, " and run again"):
             save_language_model(made, self.out, extra=settings_record("new-lm", self))
         print(
             f"{self.out}: {self.architecture} with {made.weights:,} random weights and "

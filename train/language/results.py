@@ -16,11 +16,11 @@ import numpy as np
 from edge_runtime import contract, environment
 from edge_runtime.files import write_atomically
 from train.comparison.figures import ACCURACY, AREA, compare, joint_name
-from train.comparison.samples import Samples, machine, save_samples, table
+from train.comparison.samples import Samples, describe_machine, render_table, save_samples
 from train.comparison.scores import SPLITS
 from train.language.gathering import MODELS, NOT_MEANINGFUL, row_name, spoken
 from train.language.rivals import CONTROL, UNTUNED
-from train.sweeps.choice import difference, recommend
+from train.sweeps.choice import describe_difference, recommend
 
 RESULTS_FILE = "lm-results.json"
 SAMPLES_FILE = "lm-samples.npz"
@@ -158,14 +158,16 @@ def findings(content: Mapping[str, Any], select: str) -> list[str]:
     shown = (select, AREA, "AUROC", ACCURACY)
     if best != control:
         gains = content["chosen_minus_control"]
-        lines += [f"{best}: {difference(f, gains[f])}" for f in shown]
+        lines += [f"{best}: {describe_difference(f, gains[f])}" for f in shown]
     if "tuned" in chosen:
         ours = chosen["tuned"]
         lines.append(
             f"The tuned model that is best on validation is {ours}; the control is the one by the "
             "same confidence."
         )
-        lines += [f"{ours}: {difference(f, test[ours]['minus_control'][f])}" for f in shown]
+        lines += [
+            f"{ours}: {describe_difference(f, test[ours]['minus_control'][f])}" for f in shown
+        ]
     lines += [
         f"{name} gives one answer to {row['most frequent answer']:.0%} of what it answers."
         for name, row in content["answers"]["test"].items()
@@ -205,7 +207,7 @@ def shown_table(content: Mapping[str, Any], split: str = "test") -> str:
         for heading in ("unparsed", "tokens/s")
     }
     renamed = {labels[row]: values for row, values in content[split].items()}
-    return table(renamed, set(content["controls"].values()), columns)
+    return render_table(renamed, set(content["controls"].values()), columns)
 
 
 def _format(heading: str, value: float) -> str:
@@ -220,7 +222,7 @@ def report(content: Mapping[str, Any]) -> str:
         "",
         f"{sizes['validation']} examples to choose, {sizes['test']} to report; seeds "
         f"{content['seeds']}; acc(M_L) {content['acc(M_L)']['test']:.3f}; "
-        f"{machine(content['hardware'])}, {content['wall_time_s']} s, revision "
+        f"{describe_machine(content['hardware'])}, {content['wall_time_s']} s, revision "
         f"{content['git_revision']}.",
         "",
         f"    {content['command']}",

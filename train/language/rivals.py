@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from edge_runtime import contract, metrics
 from train.comparison.figures import Candidate
-from train.comparison.post_hoc import Seen, fit_head, out_of_fold
+from train.comparison.post_hoc import HeadInputs, fit_head, predict_out_of_fold
 from train.comparison.scores import SPLITS
 from train.language.answers import Answers
 from train.models.deferral_head import sigmoid
@@ -154,11 +154,11 @@ class TokenQuantiles(Rival):
         """
         answers = heard.answers["validation"]
         kept = known(answers)
-        seen = Seen(answers.quantiles[kept], answers.right[kept])
+        seen = HeadInputs(answers.quantiles[kept], answers.right[kept])
         target = heard.large["validation"][kept] & ~seen.right
         rule = fit_head(seen, target, _SEED)
         found = {split: np.full(len(heard.answers[split].ids), np.nan) for split in SPLITS}
-        found["validation"][kept] = out_of_fold(seen, target, _SEED)
+        found["validation"][kept] = predict_out_of_fold(seen, target, _SEED)
         test = heard.answers["test"]
         found["test"][known(test)] = sigmoid(rule.logit(test.quantiles[known(test)]))
         return {TOKEN_QUANTILES: Doubt(found, is_probability=True)}

@@ -22,7 +22,7 @@ from train.language.trainer import TokenCrossEntropy, TokenGatekeeper
 from train.language.tune import TuneLanguageSettings
 from train.models import LanguageModel
 from train.training.output import refuse_existing, settings_record
-from train.training.schedule import Schedule, placed_model
+from train.training.schedule import Schedule, move_model
 
 _RATIO = 0.3
 _LARGEST_DROP = 0.01
@@ -59,7 +59,7 @@ def tune(
         TrainError: As `train_language_model`.
     """
     refuse_existing(settings.out, overwrite=settings.overwrite)
-    placed_model(start.model, settings.device)
+    move_model(start.model, settings.device)
     if settings.stage2_data == "holdout":
         task = _held_out(task)
     if settings.objective == "gatekeeper":

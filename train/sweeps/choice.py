@@ -73,14 +73,14 @@ def sentences(
     if chosen != CONTROL:
         row = compared["test"][chosen]
         shown = dict.fromkeys((select, AREA, *_SHOWN))
-        lines += [difference(figure, row["minus_control"][figure]) for figure in shown]
+        lines += [describe_difference(figure, row["minus_control"][figure]) for figure in shown]
         if row["passes"] > 1:
             lines.append(f"It costs {row['passes']:.2f} forward passes of M_S an input.")
     if AVERAGE in compared["test"]:
         figure = compared["test"][AVERAGE]["minus_control"][select]
         lines.append(
             f"{AVERAGE}, two controls of neighbouring seeds, is a rival alone and never chosen, as "
-            f"a bundle holds one model. {difference(select, figure)}"
+            f"a bundle holds one model. {describe_difference(select, figure)}"
         )
     best = max(compared["test"], key=lambda name: _value(compared["test"][name]["figures"]["s_d"]))
     behind = compared["test"][best]["minus_control"][select]
@@ -98,7 +98,7 @@ def _value(figure: Mapping[str, float]) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-def difference(name: str, figure: Mapping[str, float]) -> str:
+def describe_difference(name: str, figure: Mapping[str, float]) -> str:
     """Say how a figure on the test set differs from the control's.
 
     Args:

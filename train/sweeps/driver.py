@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from train.classifier.opening import LargeAnswers, open_for
+from train.classifier.checkpoints import LargeAnswers, open_for
 from train.data import Splits
 from train.errors import OutputError
 from train.sweeps import jobs
@@ -22,7 +22,7 @@ from train.sweeps.jobs import score_average
 from train.sweeps.methods import AVERAGE, chains, trainings
 from train.sweeps.results import write_results
 from train.sweeps.settings import SweepSettings
-from train.training.schedule import placed
+from train.training.schedule import move_to
 
 SWEEP_FILE = "sweep.json"
 _FREE = ("jobs", "out", "device")  # may differ when a sweep goes on
@@ -91,7 +91,7 @@ def _ask_large(settings: SweepSettings, splits: Splits) -> None:
     path = settings.out / jobs.LARGE_FILE
     if path.is_file():
         return
-    large = placed(open_for(settings.large, splits.train, settings.data), settings.device)
+    large = move_to(open_for(settings.large, splits.train, settings.data), settings.device)
     asked = [splits.validation, splits.test]
     if any(word.startswith("cascade_aware") for word in settings.methods):
         asked.append(splits.train)

@@ -15,9 +15,9 @@ import torch
 
 from edge_runtime.files import write_atomically
 from train import data
+from train.classifier.checkpoints import LargeAnswers
 from train.classifier.distill import DistillSettings
 from train.classifier.fit import FitSettings
-from train.classifier.opening import LargeAnswers
 from train.classifier.stage2 import tune
 from train.classifier.tune import TuneSettings
 from train.comparison.scores import SPLITS, Scores, save_scores, score
@@ -25,7 +25,7 @@ from train.data import LabelledData, Splits
 from train.models import Checkpoint, open_checkpoint
 from train.sweeps.methods import AVERAGE, CONTROL, FITTED, UNTUNED, Training
 from train.sweeps.settings import SweepSettings
-from train.training.schedule import placed
+from train.training.schedule import move_to
 
 # MERGEDOC train/sweeps/average.py: 'Two models of equal cost to a second look: the average of the controls of neighbouring seeds.'
 
@@ -85,7 +85,7 @@ def train_and_score(settings: SweepSettings, seed: int, training: Training) -> N
     if training.flags is not None and not _is_done(out):
         with _quietly(out):
             _tune(settings, seed, training, training.flags, out, splits)
-    checkpoint = placed(open_checkpoint(out, kind=splits.train.kind), settings.device)
+    checkpoint = move_to(open_checkpoint(out, kind=splits.train.kind), settings.device)
     large = load_large(settings.out / LARGE_FILE) if training.name in {UNTUNED, CONTROL} else None
     save_scores(scored, score(checkpoint, splits, settings.deferral, large))
 
@@ -192,7 +192,7 @@ def score_average(settings: SweepSettings, seed: int) -> None:
     splits = load_splits(settings.data, settings.limit)
     folders = [seed_folder(settings, s) / CONTROL for s in _pair(settings.seeds, seed)]
     kind, device = splits.train.kind, settings.device
-    models = [placed(open_checkpoint(folder, kind=kind), device) for folder in folders]
+    models = [move_to(open_checkpoint(folder, kind=kind), device) for folder in folders]
     save_scores(scored, average_scores(models, splits))
 
 

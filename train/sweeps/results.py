@@ -12,7 +12,7 @@ import numpy as np
 from edge_runtime import contract, environment
 from edge_runtime.files import write_atomically
 from train.comparison.figures import Candidate, compare, joint_name
-from train.comparison.samples import Samples, machine, save_samples, table
+from train.comparison.samples import Samples, describe_machine, render_table, save_samples
 from train.comparison.scores import SPLITS, Scores, load_scores
 from train.data import Splits
 from train.sweeps import jobs
@@ -47,7 +47,7 @@ def write_results(settings: SweepSettings, splits: Splits, wall_time_s: float) -
         "wall_time_s": wall_time_s,
         "stopped": _stopped(settings),
         "left_out": _left_out(settings),
-        **follows(samples, settings.deferral),
+        **derive_results(samples, settings.deferral),
     }
     text = json.dumps(content, indent=1) + "\n"
     write_atomically(settings.out / RESULTS_FILE, text)
@@ -57,7 +57,7 @@ def write_results(settings: SweepSettings, splits: Splits, wall_time_s: float) -
     print(f"\n{settings.out}: {TABLE_FILE}, {RESULTS_FILE}, {SAMPLES_FILE} ({wall_time_s} s)")
 
 
-def follows(samples: Samples, deferral: float) -> dict[str, Any]:
+def derive_results(samples: Samples, deferral: float) -> dict[str, Any]:
     """Return everything of the results that follows from the per-sample file."""
     compared = compare_both(samples)
     chosen = recommend(compared["validation"], select=joint_name(deferral))
@@ -154,7 +154,7 @@ def _left_out(settings: SweepSettings) -> dict[str, str]:
 
 def _table(compared: Mapping[str, Any]) -> str:
     passes = {name: f"{row['passes']:.2f}" for name, row in compared.items()}
-    return table(compared, {CONTROL}, {"passes": passes})
+    return render_table(compared, {CONTROL}, {"passes": passes})
 
 
 def report(content: Mapping[str, Any]) -> str:
@@ -166,7 +166,7 @@ def report(content: Mapping[str, Any]) -> str:
         f"{content['model']}, {sizes['train']} inputs to train, {sizes['validation']} to choose, "
         f"{sizes['test']} to report; seeds {content['seeds']}; {content['epochs']} epochs of stage "
         f"2 each, stage 2 data {content['stage2_data']}; acc(M_L) "
-        f"{content['acc(M_L)']['test']:.3f}; {machine(content['hardware'])}, "
+        f"{content['acc(M_L)']['test']:.3f}; {describe_machine(content['hardware'])}, "
         f"{content['wall_time_s']} s, revision {content['git_revision']}.",
         "",
         f"    {content['command']}",

@@ -30,7 +30,7 @@ def settings_record(command: str, settings: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def full_disk_in_words(folder: Path, and_then: str = " and go on with --resume") -> Iterator[None]:
+def explain_full_disk(folder: Path, and_then: str = " and go on with --resume") -> Iterator[None]:
     """Raise `FullDiskError` for a failed write in `folder` where no space is left."""
     try:
         yield

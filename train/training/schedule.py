@@ -72,7 +72,7 @@ class Schedule:
         return "bf16" if uses_cuda(self.device) else "fp32"
 
 
-def usual_batch_size(inputs: int) -> int:
+def default_batch_size(inputs: int) -> int:
     """Return how many inputs a step takes where nobody said: small sets need the more steps."""
     return 128 if inputs >= _LARGE_SET else 32
 
@@ -164,17 +164,17 @@ def uses_cuda(device: Device) -> bool:
     return device != "cpu" and torch.cuda.is_available()
 
 
-def placed(checkpoint: Checkpoint, device: Device) -> Checkpoint:
+def move_to(checkpoint: Checkpoint, device: Device) -> Checkpoint:
     """Move a checkpoint's model to where to work, and return the checkpoint.
 
     Raises:
         DeviceError: CUDA was asked for and is not there.
     """
-    placed_model(checkpoint.model, device)
+    move_model(checkpoint.model, device)
     return checkpoint
 
 
-def placed_model(model: Any, device: Device) -> None:
+def move_model(model: Any, device: Device) -> None:
     """Move a model to where to work.
 
     Raises:

@@ -24,7 +24,12 @@ def work_folder(out: Path) -> Path:
     return out.parent / f".{out.name}.training"
 
 
-def with_one_bar(trainer: Trainer) -> None:
+def keep_batch(batch: Any) -> Any:
+    """Return a batch that the data set has put together already, as a data collator."""
+    return batch
+
+
+def use_one_bar(trainer: Trainer) -> None:
     """Replace the Trainer's progress callbacks, which print every log as a dictionary."""
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)

@@ -7,7 +7,7 @@ import pytest
 from tools.colours import answers
 
 from edge_runtime import contract, metrics
-from train.comparison.post_hoc import Seen, fit_head
+from train.comparison.post_hoc import HeadInputs, fit_head
 from train.errors import DataError
 from train.language.rivals import (
     ANSWER_N,
@@ -116,7 +116,7 @@ def test_the_rule_learns_where_the_large_model_helps(generator):
     assert metrics.auroc(u["test"], gained) > 0.9
     # It is the logistic regression on validation: the same as by hand.
     validation = one.answers["validation"]
-    seen = Seen(validation.quantiles, validation.right)
+    seen = HeadInputs(validation.quantiles, validation.right)
     rule = fit_head(seen, large["validation"] & ~validation.right, 0)
     np.testing.assert_allclose(u["test"], sigmoid(rule.logit(one.answers["test"].quantiles)))
 
