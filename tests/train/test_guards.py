@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from train.classifier.fit import FitSettings
-from train.classifier.guards import Health, balance, warnings_before
 from train.classifier.tune import TuneSettings
 from train.models import open_checkpoint
+from train.training.health import Health, balance, warnings_before
 
 
 def test_the_balance_of_right_and_wrong_by_hand():
@@ -32,7 +32,7 @@ def flags(right, wrong):
         (0.5, 9900, 100, []),
         (0.5, 9901, 99, ["wrong on 99 of 10000"]),
         (0.5, 900, 0, ["wrong on 0 of 900"]),
-        (0.1, 700, 300, [r"rho = 0.26", "over 0.30"]),
+        (0.1, 700, 300, [r"rho = 0.26", "above 0.30"]),
         (0.0, 700, 300, ["rho = 0.00"]),
         (1.0, 700, 300, []),
     ],

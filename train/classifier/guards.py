@@ -1,14 +1,8 @@
-"""Keeps tuning from doing harm: warnings before it, a stop in the middle, a comparison after it.
-
-s_d and s_o are blind to collapse: an M_S that answers one class with calibrated doubt can have a
-better s_d than the one it came from. What is watched here is what such a model loses first.
-"""
+"""Ends the tuning of a classifier that collapses, and predicts with a model in training."""
 
 from __future__ import annotations
 
 import copy
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,97 +11,9 @@ import torch
 from transformers import TrainerCallback
 
 from train.classifier.batches import EncodedData
+from train.training.health import Health
 
-_FEW_WRONG = 20
-_SMALL_SHARE = 0.01
-_MOST_LOST = 0.10
-_LARGEST_CLASS = 0.5
-_OVER_ITS_SHARE = 1.5
 _BATCH = 512
-
-
-def balance(alpha: float, accuracy: float) -> float:
-    """Return rho = alpha a / ((1 - alpha)(1 - a)): the pull of the right over that of the wrong.
-
-    Args:
-        alpha: Weight of the right, in [0, 1].
-        accuracy: Share a of the stage 2 data that is right.
-
-    Returns:
-        From 0 to infinity; under 1 the wrong pull harder than the right, and M_S forgets.
-    """
-    pull, push = alpha * accuracy, (1.0 - alpha) * (1.0 - accuracy)
-    return pull / push if push > 0 else math.inf
-
-
-def warnings_before(
-    alpha: float,
-    right: npt.NDArray[np.bool_],
-    *,
-    what: str = "inputs",
-    remedy: str = "--stage2-data augment, holdout or crossfit",
-) -> list[str]:
-    """Return what is wrong with tuning on these data at this alpha, in words.
-
-    Args:
-        alpha: Weight of the right, in [0, 1].
-        right: bool [n], which of the stage 2 data M_S gets right before tuning.
-        what: What the data are made of.
-        remedy: What to try where there is nothing wrong to learn from.
-    """
-    wrong, accuracy = int((~right).sum()), float(right.mean())
-    found = []
-    if wrong < max(_FEW_WRONG, _SMALL_SHARE * right.size):
-        found.append(
-            f"M_S is wrong on {wrong} of {right.size} {what} of the stage 2 data: there is next to "
-            f"nothing to teach doubt from. Try {remedy}"
-        )
-    if balance(alpha, accuracy) < 1.0:
-        found.append(
-            f"rho = {balance(alpha, accuracy):.2f} at --alpha {alpha:g} and accuracy "
-            f"{accuracy:.3f}: under 1 the wrong outweigh the right and M_S forgets. Take an alpha "
-            f"over {1.0 - accuracy:.2f}"
-        )
-    return found
-
-
-@dataclass(frozen=True)
-class Health:
-    """How a model does on validation.
-
-    Attributes:
-        accuracy: Share that is right.
-        largest: Share of its predictions that fall on its most frequent class.
-        allowed: The largest such share that is no collapse: a half, or 1.5 times the share that
-            this class has among the labels.
-    """
-
-    accuracy: float
-    largest: float
-    allowed: float
-
-    @classmethod
-    def of(cls, predicted: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> Health:
-        """Return the health of predictions int64 [n] against labels int64 [n]."""
-        counts = np.bincount(predicted)
-        top = int(counts.argmax())
-        share = float((labels == top).mean())
-        return cls(
-            accuracy=float((predicted == labels).mean()),
-            largest=float(counts[top] / predicted.size),
-            allowed=max(_LARGEST_CLASS, _OVER_ITS_SHARE * share),
-        )
-
-    def illness(self, start: Health) -> str | None:
-        """Return why this is a collapse of the model that was healthy at the start, or None."""
-        if self.largest > self.allowed and self.largest > start.largest:
-            return f"{self.largest:.0%} of the predictions on validation fall on one class"
-        if self.accuracy < start.accuracy - _MOST_LOST:
-            return (
-                f"validation accuracy fell from {start.accuracy:.3f} to {self.accuracy:.3f}, more "
-                f"than {_MOST_LOST:.0%}"
-            )
-        return None
 
 
 class Collapse(TrainerCallback):

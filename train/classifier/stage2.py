@@ -17,7 +17,6 @@ from torch import Tensor
 from edge_runtime import metrics
 from train.classifier.checkpoints import LargeAnswers, right_of
 from train.classifier.correctness import EvalModeRight, out_of_fold_right
-from train.classifier.guards import warnings_before
 from train.classifier.loop import Watcher, train_checkpoint
 from train.classifier.tune import TuneSettings
 from train.data import LabelledData, Splits
@@ -35,13 +34,12 @@ from train.objectives import (
 from train.objectives.abstention import ROW
 from train.objectives.basic import LARGE_RIGHT, RIGHT
 from train.training.augment import choose
+from train.training.health import Standing, report, warnings_before
 from train.training.output import refuse_existing, settings_record
 from train.training.schedule import Schedule, default_batch_size, move_to
 
 _SATURATED = 0.98
 _HELD_OUT = 0.5
-_RATIO = 0.3
-_LARGEST_DROP = 0.01
 Flags = npt.NDArray[np.bool_]
 
 
@@ -76,7 +74,7 @@ def tune(
     refuse_existing(settings.out, overwrite=settings.overwrite)
     move_to(start, settings.device)
     plan = _plan(settings, start, splits)
-    before = _state(start, plan.splits.validation)
+    before = _standing(start, plan.splits.validation)
     if settings.objective == "gatekeeper":
         for line in warnings_before(settings.alpha, plan.right):
             print(f"warning: {line}", file=sys.stderr)
@@ -99,8 +97,8 @@ def tune(
     )
     shutil.rmtree(_folds(settings.out), ignore_errors=True)
     validation = plan.splits.validation
-    after = _state(move_to(start, settings.device), validation)
-    _report(before, after, large, validation)
+    after = _standing(move_to(start, settings.device), validation)
+    report(before, after, None if large is None else large.flags(validation).astype(float))
     return reason
 
 
@@ -174,26 +172,7 @@ def _objective(settings: TuneSettings, plan: _Plan) -> Objective:
     return Auxiliary(objective) if settings.head == "auxiliary" else objective
 
 
-def _state(checkpoint: Checkpoint, data: LabelledData) -> tuple[Any, Any]:
+def _standing(checkpoint: Checkpoint, data: LabelledData) -> Standing:
     logits = checkpoint.predict(data.inputs)
     right = (logits.argmax(axis=-1) == data.labels).astype(float)
-    return metrics.max_softmax(logits), right
-
-
-def _report(before: Any, after: Any, large: LargeAnswers | None, validation: LabelledData) -> None:
-    """Say on validation what the user gets, before and after; a perfect M_L stands for none."""
-    quality = 1.0 if large is None else large.flags(validation).astype(float)
-    what = "a perfect M_L (name yours with --large)" if large is None else "M_L"
-    joint = [metrics.joint_accuracy_at(g, right, quality, _RATIO) for g, right in (before, after)]
-    accuracy = [float(right.mean()) for _, right in (before, after)]
-    print(
-        f"validation: acc(M_S) {accuracy[0]:.4f} -> {accuracy[1]:.4f}, joint accuracy at "
-        f"{_RATIO:.0%} with {what} {joint[0]:.4f} -> {joint[1]:.4f}",
-        flush=True,
-    )
-    if accuracy[1] < accuracy[0] - _LARGEST_DROP:
-        print(
-            f"warning: M_S lost {accuracy[0] - accuracy[1]:.1%} of accuracy: compare with the "
-            "control (--objective cross_entropy) before you ship it",
-            file=sys.stderr,
-        )
+    return Standing(metrics.max_softmax(logits), right)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edge_runtime.cli import Command, field
-from train.classifier.fit import check_training_settings
 
 if TYPE_CHECKING:
     from train.data.tasks import Task
@@ -33,14 +32,15 @@ class FitLanguageSettings(Command):
     shots: int | None = field(SHOTS_HELP, default=None)
     out: Path = field("checkpoint folder to write")
     tokens: Literal["answer", "all"] = field(TOKENS_HELP, default="answer")
-    lora: int | None = field(LORA_HELP, default=None)
-    epochs: int = field("at most so many epochs", default=3)
-    patience: int = field("epochs without improvement before it stops", default=2)
-    batch_size: int = field("examples a step", default=32)
-    accumulation: int = field("steps summed before an update", default=1)
+    lora: int | None = field(LORA_HELP, default=None, least=1)
+    epochs: int = field("at most so many epochs", default=3, least=1)
+    patience: int = field("epochs without improvement before it stops", default=2, least=1)
+    batch_size: int = field("examples a step", default=32, least=1)
+    accumulation: int = field("steps summed before an update", default=1, least=1)
     learning_rate: float | None = field(
         "peak learning rate (default: 1e-5, with --lora 1e-4, of random weights 3e-3)",
         default=None,
+        above=0,
     )
     weight_decay: float = field("weight decay", default=0.0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
@@ -49,13 +49,9 @@ class FitLanguageSettings(Command):
     gradient_checkpointing: bool = field("spend time to save memory", default=False)
     device: Literal["auto", "cpu", "cuda"] = field("auto takes CUDA where it is", default="auto")
     seed: int = field("seed of the order, and of splits that are carved out", default=0)
-    limit: int | None = field("use at most so many examples a split", default=None)
+    limit: int | None = field("use at most so many examples a split", default=None, least=1)
     resume: bool = field("go on from the last epoch of an interrupted run", default=False)
     overwrite: bool = field("replace the checkpoint folder", default=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_training_settings(self)
 
     def run(self) -> None:
         """Fit, and write the checkpoint."""

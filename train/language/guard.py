@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from train.classifier.guards import Health
 from train.data.tasks import Example, Task
 from train.language.hidden import HiddenStates
 from train.models import LanguageModel
+from train.training.health import Health
 
 ASKED = 256
 """Validation examples that are looked at."""

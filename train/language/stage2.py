@@ -5,15 +5,11 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from edge_runtime import metrics
-from train.classifier.guards import warnings_before
 from train.data.tasks import Example, Task
 from train.language.encoding import IGNORED, TokenData, answer_tokens
 from train.language.guard import ASKED
@@ -21,21 +17,12 @@ from train.language.loop import Recipe, second_rate, train_language_model
 from train.language.trainer import TokenCrossEntropy, TokenGatekeeper
 from train.language.tune import TuneLanguageSettings
 from train.models import LanguageModel
+from train.training.health import Standing, report, warnings_before
 from train.training.output import refuse_existing, settings_record
 from train.training.schedule import Schedule, move_model
 
-_RATIO = 0.3
-_LARGEST_DROP = 0.01
 _LOOKED_AT = 1024
 _BATCH = 32
-
-
-@dataclass(frozen=True)
-class _State:
-    """What a model answers to the examples that are looked at."""
-
-    confidence: npt.NDArray[np.float64]
-    right: npt.NDArray[np.float64]
 
 
 def tune(
@@ -68,7 +55,7 @@ def tune(
         settings.checkpoint, lora=settings.lora is not None
     )
     asked = task.limited(ASKED).validation
-    before = _state(start, task, asked)
+    before = _standing(start, task, asked)
     tuned, reason = train_language_model(
         start,
         task,
@@ -78,9 +65,9 @@ def tune(
         overwrite=settings.overwrite,
         record={**settings_record("tune-lm", settings), "learning_rate": rate},
     )
-    after = _state(tuned, task, asked)
-    quality = None if large is None else _state(large, task, asked).right
-    _report(before, after, quality)
+    after = _standing(tuned, task, asked)
+    quality = None if large is None else _standing(large, task, asked).right
+    report(before, after, quality, f"validation, {len(asked)} examples")
     return reason
 
 
@@ -143,28 +130,7 @@ def right_tokens(model: LanguageModel, examples: Sequence[Example]) -> npt.NDArr
     return np.concatenate(parts)
 
 
-def _state(model: LanguageModel, task: Task, examples: Sequence[Example]) -> _State:
-    said = model.generate([e.prompt for e in examples], answer_tokens(model.tokenizer, task))
-    right = [task.is_right(text, e) for text, e in zip(said.texts, examples, strict=True)]
-    return _State(said.confidence("neg_entropy"), np.array(right, float))
-
-
-def _report(before: _State, after: _State, large: Any | None) -> None:
-    """Say on validation what the user gets, before and after; a perfect M_L stands for none."""
-    quality = 1.0 if large is None else large
-    what = "a perfect M_L (name yours with --large)" if large is None else "M_L"
-    states = (before, after)
-    joint = [metrics.joint_accuracy_at(s.confidence, s.right, quality, _RATIO) for s in states]
-    accuracy = [float(state.right.mean()) for state in states]
-    print(
-        f"validation, {len(before.right)} examples: acc(M_S) {accuracy[0]:.4f} -> "
-        f"{accuracy[1]:.4f}, joint accuracy at {_RATIO:.0%} with {what} {joint[0]:.4f} -> "
-        f"{joint[1]:.4f}",
-        flush=True,
-    )
-    if accuracy[1] < accuracy[0] - _LARGEST_DROP:
-        print(
-            f"warning: M_S lost {accuracy[0] - accuracy[1]:.1%} of accuracy: compare with the "
-            "control (--objective cross_entropy) before you ship it",
-            file=sys.stderr,
-        )
+def _standing(model: LanguageModel, task: Task, examples: Sequence[Example]) -> Standing:
+    generated = model.generate([e.prompt for e in examples], answer_tokens(model.tokenizer, task))
+    right = [task.is_right(text, e) for text, e in zip(generated.texts, examples, strict=True)]
+    return Standing(generated.confidence("neg_entropy"), np.array(right, float))

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edge_runtime.cli import Command, field
-from edge_runtime.errors import SettingError
-from train.classifier.fit import check_training_settings
 from train.language.fit import DATA_HELP, LORA_HELP, SHOTS_HELP, TASK_HELP, TOKENS_HELP
 
 if TYPE_CHECKING:
@@ -33,7 +31,9 @@ class TuneLanguageSettings(Command):
     objective: Literal["gatekeeper", "cross_entropy"] = field(
         "gatekeeper or cross_entropy (the control)", default="gatekeeper"
     )
-    alpha: float = field("Gatekeeper: weight of the right tokens, in [0, 1]", default=0.4)
+    alpha: float = field(
+        "Gatekeeper: weight of the right tokens, in [0, 1]", default=0.4, within=(0, 1)
+    )
     tokens: Literal["answer", "all"] = field(TOKENS_HELP, default="answer")
     stage2_data: Literal["same", "holdout"] = field(
         "what to tune on: the training split (same), or half of validation (holdout), which M_S "
@@ -44,14 +44,14 @@ class TuneLanguageSettings(Command):
         "what the sum over tokens is divided by: sequences (batch, eq. 4 of the paper) or tokens",
         default="batch",
     )
-    lora: int | None = field(LORA_HELP, default=None)
+    lora: int | None = field(LORA_HELP, default=None, least=1)
     large: Path | None = field("checkpoint folder of M_L, to say what the user gets", default=None)
     guard: bool = field("stop a run that collapses; --guard=false to let it", default=True)
-    steps: int = field("updates, all of them run", default=200)
-    batch_size: int = field("examples a step", default=32)
-    accumulation: int = field("steps summed before an update", default=1)
+    steps: int = field("updates, all of them run", default=200, least=1)
+    batch_size: int = field("examples a step", default=32, least=1)
+    accumulation: int = field("steps summed before an update", default=1, least=1)
     learning_rate: float | None = field(
-        "peak learning rate (default: a tenth of stage 1's)", default=None
+        "peak learning rate (default: a tenth of stage 1's)", default=None, above=0
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
         "auto, fp32, bf16 or fp16; auto is bf16 on CUDA", default="auto"
@@ -59,15 +59,9 @@ class TuneLanguageSettings(Command):
     gradient_checkpointing: bool = field("spend time to save memory", default=False)
     device: Literal["auto", "cpu", "cuda"] = field("auto takes CUDA where it is", default="auto")
     seed: int = field("seed of the order, and of splits that are carved out", default=0)
-    limit: int | None = field("use at most so many examples a split", default=None)
+    limit: int | None = field("use at most so many examples a split", default=None, least=1)
     resume: bool = field("go on from the last saved state of an interrupted run", default=False)
     overwrite: bool = field("replace the checkpoint folder", default=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 <= self.alpha <= 1.0:
-            raise SettingError(f"expected --alpha in [0, 1], got {self.alpha}")
-        check_training_settings(self)
 
     def run(self) -> None:
         """Tune, and write the checkpoint."""

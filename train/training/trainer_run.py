@@ -25,7 +25,7 @@ def work_folder(out: Path) -> Path:
 
 
 def keep_batch(batch: Any) -> Any:
-    """Return a batch that the data set has put together already, as a data collator."""
+    """Return a batch that the data set has put together already: a collator that does nothing."""
     return batch
 
 

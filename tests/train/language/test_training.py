@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from tools.processes import ROOT
 from torch.nn import functional as F
 
-from edge_runtime.errors import SettingError
 from train.data.tasks import Example, load_task
 from train.errors import DataError, TrainingError
 from train.language.encoding import IGNORED, TokenData, answer_tokens
@@ -252,9 +251,8 @@ def test_held_out_examples_leave_the_training_split_out(fitted, things, tmp_path
 
 def test_a_model_that_is_never_wrong_is_told(fitted, things, tmp_path, capsys):
     tune(fitted, things, tmp_path / "tuned", steps=4)
-    assert "next to nothing to teach doubt from. Try --stage2-data holdout" in (
-        capsys.readouterr().err
-    )
+    warned = capsys.readouterr().err
+    assert "too few to learn doubt from. Try --stage2-data holdout" in warned
 
 
 def test_right_tokens_are_those_the_model_predicts(fitted, task):
@@ -316,20 +314,6 @@ def test_a_task_without_a_split_to_train_on_or_to_watch_is_refused(split, fitted
             overwrite=False,
             record={},
         )
-
-
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        ({"alpha": 1.5}, "expected --alpha in \\[0, 1\\], got 1.5"),
-        ({"steps": 0}, "expected --steps of at least 1, got 0"),
-        ({"lora": 0}, "expected --lora of at least 1, got 0"),
-        ({"learning_rate": 0.0}, "expected --learning-rate above 0, got 0.0"),
-    ],
-)
-def test_settings_without_sense_are_refused(settings, told, tmp_path):
-    with pytest.raises(SettingError, match=told):
-        TuneLanguageSettings(checkpoint=tmp_path, task="mine", out=tmp_path / "t", **settings)
 
 
 @pytest.mark.gpu
