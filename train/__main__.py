@@ -1,22 +1,23 @@
-"""`python -m train`."""
+"""The command line `python -m train`."""
 
 import sys
 
 from edge_runtime.cli import main
-from train.classifier.convert import ConvertSettings
-from train.classifier.deferral_head import DeferralHeadSettings
-from train.classifier.distill import DistillSettings
-from train.classifier.evaluate import EvaluateSettings
-from train.classifier.fit import FitSettings
-from train.classifier.harvest import HarvestSettings
-from train.classifier.tune import TuneSettings
+from train.classifier.settings import (
+    ConvertSettings,
+    DeferralHeadSettings,
+    DistillSettings,
+    EvaluateSettings,
+    FitSettings,
+    HarvestSettings,
+    TuneSettings,
+)
 from train.language.convert import ConvertLanguageSettings
 from train.language.evaluate import EvaluateLanguageSettings
 from train.language.fit import FitLanguageSettings
 from train.language.new import NewLanguageSettings
 from train.language.tune import TuneLanguageSettings
-from train.sweeps.recommend import RecommendSettings
-from train.sweeps.settings import SweepSettings
+from train.sweeps.settings import RecommendSettings, SweepSettings
 from train.tasks import TasksSettings
 
 COMMANDS = {

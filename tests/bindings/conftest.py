@@ -122,7 +122,7 @@ def samples(tmp_path_factory):
 @pytest.fixture(scope="session")
 def fitted(tmp_path_factory):
     """Return the checkpoint of a fitted SmallCNN: an untrained one knows a single class."""
-    from train.classifier.fit import FitSettings
+    from train.classifier.settings import FitSettings
 
     out = tmp_path_factory.mktemp("fitted") / "checkpoint"
     FitSettings(out=out, epochs=12).run()

@@ -15,8 +15,7 @@ from tools.processes import contents, mounted
 from benchmarks.processes import running_server
 from train import data
 from train.__main__ import COMMANDS
-from train.classifier.distill import DistillSettings
-from train.classifier.fit import FitSettings
+from train.classifier.settings import DistillSettings, FitSettings
 from train.classifier.teacher import (
     CheckpointTeacher,
     cache_file,
@@ -326,7 +325,7 @@ def test_a_student_learns_from_inputs_without_labels(taught, tmp_path, capsys):
         open_checkpoint(p).predict(test.inputs) for p in (taught, tmp_path / "small")
     )
     assert (student.argmax(-1) == teacher.argmax(-1)).mean() > 0.8
-    assert "of 90 labels, teaches 300 inputs without one" in capsys.readouterr().out
+    assert "of 90 labels, teaches 300 inputs without a label" in capsys.readouterr().out
     record = json.loads((tmp_path / "small" / "training.json").read_text())
     assert record["command"] == "distill"
     # What the teacher said is kept until the student is written, and no longer.

@@ -1,4 +1,4 @@
-"""Converts other people's weight files to checkpoints: a state dict and an architecture's name."""
+"""Converts weight files from elsewhere to checkpoints: a state dict and an architecture's name."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from train import data
+from train.classifier.settings import ConvertSettings
 from train.errors import CheckpointError
-from train.models.checkpoint import Checkpoint
-from train.models.registry import Normalisation, build
+from train.models import Checkpoint, Normalisation, build, save
+from train.training.output import explain_full_disk, refuse_existing, settings_record
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
-_PREFIX = "module."  # left behind by DataParallel
+_PREFIX = "module."  # added by DataParallel
 _STAGE = re.compile(r"^layer(\d+)\.(\d+)\.")
-# The names of the ResNets of torchvision and of most CIFAR repositories, in ours.
+# From the names of torchvision's ResNets, and of most CIFAR repositories, to ours.
 _RENAMED = (
     (re.compile(r"^conv1\."), "stem."),
     (re.compile(r"^bn1\."), "norm."),
@@ -28,6 +30,22 @@ _RENAMED = (
     (re.compile(r"\.downsample\."), ".shortcut."),
 )
 _COUNTER = ".num_batches_tracked"
+
+
+def convert_weights(settings: ConvertSettings) -> None:
+    """Convert a weight file as the settings say, and write the checkpoint."""
+    refuse_existing(settings.out, overwrite=settings.overwrite)
+    labels = data.load(settings.data).label_names if settings.data else settings.labels
+    checkpoint = convert(
+        settings.weights,
+        settings.model,
+        labels=labels,
+        image_size=(settings.image_size, settings.image_size),
+        normalisation=Normalisation(settings.image_mean, settings.image_std),
+    )
+    with explain_full_disk(settings.out.parent, " and rerun"):
+        save(checkpoint, settings.out, extra=settings_record("convert", settings))
+    print(f"{settings.out}: {settings.model} with {len(labels)} labels", flush=True)
 
 
 def convert(
@@ -41,21 +59,21 @@ def convert(
     """Return the architecture `model` with the weights of a file.
 
     Args:
-        weights: A `.safetensors` file, or a torch file with a state dict; no code of it is run.
+        weights: A `.safetensors` file, or a torch file with a state dict; none of its code is run.
         model: One of `train.models.NAMES`.
         labels: Class names in the order of the logits.
-        image_size: (height, width) the model works at, in pixels.
-        normalisation: Mean and deviation the weights were trained with.
+        image_size: (height, width) of the model's input in pixels.
+        normalisation: Mean and deviation that the weights were trained with.
 
     Raises:
-        CheckpointError: The file is missing, damaged or holds objects; or the weights are another
-            architecture's, or of another number of labels.
+        CheckpointError: The file is missing, damaged or holds objects; or the weights belong to
+            another architecture or another number of labels.
     """
     checkpoint = build(model, labels=labels, image_size=image_size, normalisation=normalisation)
     depths = getattr(checkpoint.model.config, "depths", ())
     renamed = {_our_name(name, depths): value for name, value in _read(weights).items()}
     wanted = checkpoint.model.state_dict()
-    _check(renamed, wanted, f"{weights} as {model} with {len(labels)} labels")
+    _require_match(renamed, wanted, f"{weights} as {model} with {len(labels)} labels")
     checkpoint.model.load_state_dict(renamed, strict=False)
     return checkpoint
 
@@ -68,7 +86,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"expected a state dict of plain tensors in {path}, it is damaged or holds objects, "
-            "which can run code when loaded: save its state_dict() alone"
+            "which can run code when loaded: save only its state_dict()"
         ) from None
     except Exception as error:  # noqa: BLE001 - torch and safetensors raise many unrelated classes
         reason = str(error).strip().split("\n")[0][:160] or "it ends too early"
@@ -94,7 +112,7 @@ def _load(path: Path) -> Any:
 def _our_name(name: str, depths: Sequence[int]) -> str:
     stage = _STAGE.match(name)
     if stage:
-        # Their blocks are counted in each stage, ours through the network.
+        # Their blocks are numbered per stage, ours through the network.
         first = [0, *itertools.accumulate(depths)]
         index = int(stage[1]) - 1
         if index < len(depths) and int(stage[2]) < depths[index]:
@@ -104,7 +122,7 @@ def _our_name(name: str, depths: Sequence[int]) -> str:
     return name
 
 
-def _check(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
+def _require_match(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
     missing = [k for k in wanted if k not in found and not k.endswith(_COUNTER)]
     extra = [k for k in found if k not in wanted]
     shapes = [
