@@ -138,17 +138,17 @@ def test_a_head_that_reads_every_token_is_refused():
 
 def test_what_has_no_sense_is_refused():
     for payoff in (1.0, -2.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match="expected a payoff over 1"):
+        with pytest.raises(ValueError, match="expected a payoff above 1"):
             DeepGamblers(payoff)
     for momentum in (1.0, -0.1, math.nan):
         with pytest.raises(ValueError, match=r"momentum in \[0, 1\)"):
             SelfAdaptive(4, momentum)
     DeepGamblers(2.0).attach(Plain())
-    with pytest.raises(SettingError, match=r"--payoff over 1 and at most 2, .* got 2\.01: name"):
+    with pytest.raises(SettingError, match=r"--payoff above 1 and at most 2, .* got 2\.01"):
         DeepGamblers(2.01).attach(Plain())
     model = Plain()
     model.config.num_labels = 3
-    with pytest.raises(CheckpointError, match="it takes no second head"):
+    with pytest.raises(CheckpointError, match="it cannot take a second head"):
         DeepGamblers(2.0).attach(model)
     with pytest.raises(RuntimeError, match="a forward pass in train mode"):
         DeepGamblers(2.0).loss(Step(torch.zeros(2, 2), torch.tensor([0, 1]), {}, 2))

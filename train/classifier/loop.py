@@ -20,16 +20,19 @@ from train.data import LabelledData, Splits
 from train.models import Checkpoint, save
 from train.objectives import CrossEntropy, Objective, Step
 from train.training.health import Health
-from train.training.output import explain_full_disk, refuse_existing
+from train.training.output import (
+    explain_full_disk,
+    refuse_existing,
+    require_same_data,
+    work_folder,
+)
 from train.training.schedule import Schedule, move_to, training_arguments
 from train.training.trainer_run import (
     DataWait,
     StopOnNaN,
     keep_batch,
-    require_same_data,
     run,
     use_one_bar,
-    work_folder,
 )
 
 Watcher = Callable[[EncodedData], TrainerCallback]

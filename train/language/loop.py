@@ -23,15 +23,18 @@ from train.language.hidden import HiddenStates, OutputLayer, merged, with_adapte
 from train.language.trainer import LanguageTrainer, Normalize, TokenObjective
 from train.models import LanguageModel, open_language_model, save_language_model
 from train.models.checkpoint import FILE
-from train.training.output import explain_full_disk, refuse_existing
+from train.training.output import (
+    explain_full_disk,
+    refuse_existing,
+    require_same_data,
+    work_folder,
+)
 from train.training.schedule import Schedule, move_model, training_arguments
 from train.training.trainer_run import (
     StopOnNaN,
     keep_batch,
-    require_same_data,
     run,
     use_one_bar,
-    work_folder,
 )
 
 # MERGEDOC train/language/opening.py: 'Opens a language model for training, and finds a learning rate that suits it.'

@@ -159,7 +159,7 @@ def classification_head(model: Any) -> nn.Linear:
     if not linear or linear[-1].out_features != model.config.num_labels:
         raise CheckpointError(
             f"expected a model that ends in a linear layer of {model.config.num_labels} logits, "
-            f"{type(model).__name__} does not: it takes no second head"
+            f"{type(model).__name__} does not: it cannot take a second head"
         )
     return linear[-1]
 
@@ -209,5 +209,5 @@ def _require_rows(model: Any, features: Tensor) -> None:
     if features.ndim != _RANK:
         raise CheckpointError(
             f"expected a last layer that reads [batch, features], that of {type(model).__name__} "
-            f"reads {list(features.shape)}: it takes no deferral head"
+            f"reads {list(features.shape)}: it cannot take a deferral head"
         )
