@@ -6,7 +6,7 @@ minimises
 
     F(w, b) = 1/n sum_i [log(1 + exp(s_i)) - y_i s_i] + l2/2 |w|^2,   s_i = w . z_i + b
 
-by L-BFGS, with a free bias and a strength l2 that is chosen by cross-validation.
+by scikit-learn's L-BFGS, with a free bias and a strength l2 that is chosen by cross-validation.
 
 M_S knows its training data by heart, so the head is fitted on validation; to judge it there as
 well, use the estimates of `predict_out_of_fold`.
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
 
 from train.data import LabelledData
 from train.errors import CheckpointError, DataError
@@ -33,7 +33,8 @@ FOLDS = 5
 STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """Strongest first: each fit starts where the one before ended."""
 _FLAT = 1e-6
-_OPTIONS = {"maxiter": 2000, "gtol": 1e-7, "ftol": 1e-14}
+_TOLERANCE = 1e-7  # of the gradient of F
+_MOST_STEPS = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,39 +204,14 @@ class _Scale:
         return Logistic(weight, float(bias - weight @ self.mean), l2)
 
 
-def objective(parameters: Floats, inputs: Floats, target: Flags, l2: float) -> tuple[float, Floats]:
-    """Return (F, its gradient [D + 1]).
-
-    Args:
-        parameters: float64 [D + 1]: weights, then bias.
-        inputs: Standardised, float64 [n, D].
-        target: bool [n].
-        l2: Strength.
-    """
-    weight = parameters[:-1]
-    logit = inputs @ weight + parameters[-1]
-    value = np.mean(np.logaddexp(0.0, logit) - target * logit) + l2 / 2 * weight @ weight
-    residual = (np.exp(-np.logaddexp(0.0, -logit)) - target) / len(target)
-    return float(value), np.append(inputs.T @ residual + l2 * weight, residual.sum())
-
-
 def _fits(inputs: Floats, target: Flags, strengths: Sequence[float]) -> Iterator[Logistic]:
     """Yield a fit for each strength, each started from the one before."""
     scale = _Scale.of(inputs)
     scaled = scale(inputs)
-    share = target.mean()
-    parameters = np.append(np.zeros(inputs.shape[1]), np.log(share / (1.0 - share)))
+    model = LogisticRegression(warm_start=True, tol=_TOLERANCE, max_iter=_MOST_STEPS)
     for l2 in strengths:
-        found = minimize(
-            objective,
-            parameters,
-            (scaled, target, l2),
-            method="L-BFGS-B",
-            jac=True,
-            options=_OPTIONS,
-        )
-        parameters = found.x
-        yield scale.unscaled(parameters[:-1], parameters[-1], l2)
+        model.set_params(C=1.0 / (l2 * len(target))).fit(scaled, target)
+        yield scale.unscaled(model.coef_[0], model.intercept_[0], l2)
 
 
 def _log_loss(logit: Floats, target: Flags) -> float:
