@@ -4,6 +4,10 @@ import json
 import os
 from pathlib import Path
 
+# Set before numpy and torch are imported: on models this small, threads wait for each other longer
+# than they work, most of all on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 

@@ -12,7 +12,7 @@ from edge_runtime.errors import InputError, SettingError
 from edge_runtime.language import Decoder
 from export.commands.language import LanguageSettings
 from train.data.tasks import load_task
-from train.language.fit import FitLanguageSettings
+from train.language.settings import FitLanguageSettings
 from train.models import open_language_model
 
 pytestmark = pytest.mark.slow

@@ -12,11 +12,13 @@ from train.classifier.settings import (
     HarvestSettings,
     TuneSettings,
 )
-from train.language.convert import ConvertLanguageSettings
-from train.language.evaluate import EvaluateLanguageSettings
-from train.language.fit import FitLanguageSettings
-from train.language.new import NewLanguageSettings
-from train.language.tune import TuneLanguageSettings
+from train.language.settings import (
+    ConvertLanguageSettings,
+    EvaluateLanguageSettings,
+    FitLanguageSettings,
+    NewLanguageSettings,
+    TuneLanguageSettings,
+)
 from train.sweeps.settings import RecommendSettings, SweepSettings
 from train.tasks import TasksSettings
 

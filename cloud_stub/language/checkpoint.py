@@ -19,7 +19,7 @@ from edge_runtime import contract, metrics
 from edge_runtime.wire.tensors import BYTES
 from train.models.generation import encode, refusal
 from train.models.language import LanguageModel, open_language_model
-from train.models.stepping import Step
+from train.models.running_batch import Step
 
 # A megabyte was tokenized in about a second, in which all others wait: what cannot fit is
 # not tokenized. Some tokenizers drop characters, white space say: hence the margin.

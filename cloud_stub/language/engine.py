@@ -19,7 +19,7 @@ import numpy as np
 
 from train.models.generation import rows_that_fit
 from train.models.language import LanguageModel
-from train.models.stepping import RunningBatch, Step
+from train.models.running_batch import RunningBatch, Step
 
 _PIECE: Final = 256
 """Tokens of prompts that are read at once, about."""

@@ -12,7 +12,7 @@ from edge_runtime.texts import open_tokenizer
 # MERGEDOC edge_runtime/decoding/pieces.py: 'Text out of tokens as they come: whole characters, and nothing that may be a stop string.'
 
 EMPTY: Final = "the prompt is empty"
-NO_TEXT: Final = "the prompt is no valid text: it holds half of a surrogate pair"
+NO_TEXT: Final = "the prompt is not valid text: it holds half of a surrogate pair"
 NOTHING: Final = "the prompt has no token"
 _TOKENS: Final = 1 << 15  # of a batch, at most: they are held in every layer
 _UNEVEN: Final = 2  # times the shortest prompt is the longest of its batch
@@ -54,7 +54,7 @@ class PromptTokenizer:
             return tokens, NOTHING
         if len(tokens) >= context:
             return tokens, (
-                f"the prompt has {len(tokens)} tokens, of the context's {context} none is left to "
+                f"the prompt has {len(tokens)} tokens: the context of {context} has no room for an "
                 "answer"
             )
         return tokens, None

@@ -1,4 +1,9 @@
-"""What a language model says to a split of a task: the raw material of all comparisons."""
+"""The answers of a language model to a split of a task, which every comparison starts from.
+
+The sum of an answer's log-probabilities falls with its length, and their mean hides a single token
+that was guessed; quantiles over the tokens keep both apart. The lowest is the least likely token
+(Gupta et al. 2024, "Language Model Cascades: Token-level uncertainty and beyond").
+"""
 
 from __future__ import annotations
 
@@ -18,16 +23,15 @@ from edge_runtime import metrics
 from edge_runtime.files import write_atomically
 from train.data.tasks import Example, Task
 from train.errors import CheckpointError, DataError
-
-# MERGEDOC train/language/quantiles.py: 'Token-level uncertainty of an answer: quantiles of its tokens\' log-probabilities.\n\nGupta et al. 2024, "Language Model Cascades: Token-level uncertainty and beyond": the sum of the\nlog-probabilities grows with the length of an answer, the mean hides a single token that was\nguessed; quantiles over the tokens keep both apart. The lowest is the least likely token.\n'
 from train.models import Generated, LanguageModel
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-_ARRAYS = ("right", "tokens", "quantiles", "watched")
-
 LEVELS: Final = tuple(i / 10 for i in range(11))
-"""From the least likely token to the likeliest, in tenths."""
+"""Levels of the quantiles, in tenths: from the least likely token of an answer to the likeliest."""
+UNPARSED: Final = -1
+"""Code of an answer that the task's parser cannot read."""
+_ARRAYS = ("right", "tokens", "quantiles", "watched")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,18 +39,18 @@ class Answers:
     """The answers of one model to n examples.
 
     Attributes:
-        ids: Of the examples.
-        texts: What was generated.
-        parsed: The answers that were read from it; None where there is none.
-        right: Where it is the right one, bool [n].
-        confidence: By kind of `metrics.SEQUENCE_KINDS`: float64 [n]; NaN defers.
-        quantiles: Of the log-probabilities of an answer's tokens, float64 [n, Q]; see
-            `train.language.answers`.
+        ids: Ids of the examples.
+        texts: The generated texts.
+        parsed: The answers in the parser's form; None for a text that it cannot read.
+        right: Whether the answer is right, bool [n].
+        confidence: Kind of `metrics.SEQUENCE_KINDS` -> float64 [n]; NaN defers.
+        quantiles: Quantiles of the log-probabilities of an answer's tokens at `LEVELS`, float64
+            [n, Q].
         watched: Log-probability of the watched token as the first of the answer, float64 [n]; NaN
-            where none was watched.
-        tokens: How many tokens were generated, int64 [n].
-        seconds: Time that all answers took.
-        refused: By reason: how many prompts were not answered.
+            if none was watched.
+        tokens: Number of generated tokens, int64 [n].
+        seconds: Time for all answers.
+        refused: Reason -> number of prompts that were not answered.
     """
 
     ids: tuple[str, ...]
@@ -62,13 +66,32 @@ class Answers:
 
     @property
     def unparsed(self) -> Bools:
-        """Where no answer could be read, bool [n]."""
+        """Answers that could not be read, bool [n]."""
         return np.array([answer is None for answer in self.parsed], np.bool_)
 
     @property
     def tokens_per_s(self) -> float:
-        """Generated tokens a second; 0 where none was."""
+        """Generated tokens per second; 0 if none was generated."""
         return float(self.tokens.sum() / self.seconds) if self.seconds else 0.0
+
+    @property
+    def codes(self) -> npt.NDArray[np.int32]:
+        """Numbers of the parsed answers, int32 [n]: the same for the same, or `UNPARSED`."""
+        known = dict.fromkeys(answer for answer in self.parsed if answer is not None)
+        codes = {answer: code for code, answer in enumerate(known)}
+        return np.array([UNPARSED if p is None else codes[p] for p in self.parsed], np.int32)
+
+
+def most_frequent(codes: npt.NDArray[np.integer[Any]]) -> float:
+    """Return the share of the most frequent answer among those that parse; NaN if none does.
+
+    A collapsed model gives the same answer to everything.
+
+    Args:
+        codes: Numbers of the answers, as `Answers.codes`.
+    """
+    counts = np.unique_counts(codes[codes != UNPARSED]).counts
+    return float(counts.max() / counts.sum()) if counts.size else float("nan")
 
 
 def answer_split(
@@ -79,81 +102,80 @@ def answer_split(
     instruction: str | None = None,
     watch_text: str | None = None,
 ) -> Answers:
-    """Let a model answer examples, greedily, with a progress bar where somebody watches.
+    """Let a model answer examples greedily, with a progress bar on a terminal.
 
     Args:
-        model: Whom to ask.
-        task: How its answers are read.
-        examples: n of them, of any split.
-        instruction: A sentence that stands before every prompt; see `instructed`.
-        watch_text: An answer whose probability is wanted; see `first_token`.
+        model: The model.
+        task: The task, which reads the answers.
+        examples: n examples of any split.
+        instruction: Sentence before every prompt; see `with_instruction`.
+        watch_text: Answer whose probability is recorded; see `first_token`.
 
     Raises:
         CheckpointError: The tokenizer has no token for `watch_text`.
     """
-    prompts = [instructed(example.prompt, instruction) for example in examples]
+    prompts = [with_instruction(example.prompt, instruction) for example in examples]
     spaced = any(example.completion.startswith(" ") for example in examples)
     watch = None if watch_text is None else first_token(model.tokenizer, watch_text, spaced=spaced)
     with tqdm(total=len(prompts), unit="answer", desc=task.name, disable=None) as bar:
-        made = model.generate(prompts, task.max_new_tokens, watch=watch, progress=bar.update)
-        bar.update(len(prompts) - bar.n)  # those that were refused
-    return _read(made, task, examples)
+        generated = model.generate(prompts, task.max_new_tokens, watch=watch, progress=bar.update)
+        bar.update(len(prompts) - bar.n)  # the refused prompts
+    return _parse(generated, task, examples)
 
 
-def instructed(prompt: str, instruction: str | None) -> str:
-    """Put an instruction before a prompt, a paragraph of its own.
+def with_instruction(prompt: str, instruction: str | None) -> str:
+    """Return a prompt with an instruction before it, in a paragraph of its own.
 
-    In front of everything, and not before the last words: which of these are the cue of the answer
-    only the task knows, and what stands right before an answer is what a model was taught to
-    answer. An empty prompt stays empty, so that it is refused as it would be without.
+    It stands before the whole prompt: only the task knows which of the last words are the cue of
+    the answer, and the model was taught to answer right after that cue. An empty prompt stays
+    empty, so that it is refused as it would be without an instruction.
     """
     return prompt if instruction is None or not prompt.strip() else f"{instruction}\n\n{prompt}"
 
 
 def first_token(tokenizer: Any, text: str, *, spaced: bool = True) -> int:
-    """Return the token that an answer begins with, where it alone says what is answered.
+    """Return the token that an answer begins with, if that token alone identifies the answer.
 
-    That is a space and the text where this is a token, and otherwise the text: a token of the space
-    alone would begin every other answer too.
+    It is the token of a space and the text, or else of the text alone: a token of just the space
+    would begin every other answer too.
 
     Args:
-        tokenizer: Of the model.
+        tokenizer: The model's tokenizer.
         text: The answer.
         spaced: Whether answers begin with a space.
 
     Raises:
-        CheckpointError: Neither is one token.
+        CheckpointError: Neither is a single token.
     """
     for form in (f" {text}", text) if spaced else (text,):
         ids = tokenizer(form, add_special_tokens=False)["input_ids"]
         if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
             return int(ids[0])
     raise CheckpointError(
-        f"expected a tokenizer with one token for {text!r}, this one takes several: its "
-        "probability as an answer can't be read, leave this rival out"
+        f"expected a tokenizer with one token for {text!r}, this one takes several: the "
+        "probability of that answer cannot be read, leave this rival out"
     )
 
 
-def _read(made: Generated, task: Task, examples: Sequence[Example]) -> Answers:
+def _parse(generated: Generated, task: Task, examples: Sequence[Example]) -> Answers:
+    texts = generated.texts
     return Answers(
         ids=tuple(example.id for example in examples),
-        texts=made.texts,
-        parsed=tuple(map(task.parse, made.texts)),
-        right=np.array(
-            [task.is_right(text, e) for text, e in zip(made.texts, examples, strict=True)], np.bool_
-        ),
-        confidence={kind: made.confidence(kind) for kind in metrics.SEQUENCE_KINDS},
-        quantiles=token_quantiles(made.logprob, made.counted),
-        watched=made.watched,
-        tokens=made.counted.sum(axis=1),
-        seconds=made.wall_time_s,
-        refused=dict(Counter(made.refused.values()).most_common()),
+        texts=texts,
+        parsed=tuple(map(task.parse, texts)),
+        right=np.array([task.is_right(*pair) for pair in zip(texts, examples, strict=True)], bool),
+        confidence={kind: generated.confidence(kind) for kind in metrics.SEQUENCE_KINDS},
+        quantiles=token_quantiles(generated.logprob, generated.counted),
+        watched=generated.watched,
+        tokens=generated.counted.sum(axis=1),
+        seconds=generated.wall_time_s,
+        refused=dict(Counter(generated.refused.values()).most_common()),
     )
 
 
 def save_answers(path: Path, answers: Answers) -> None:
-    """Write answers in one step, so that a kill leaves none or whole ones."""
-    words = {
+    """Write answers in one step, so that a kill leaves all of them or none."""
+    texts = {
         "ids": answers.ids,
         "texts": answers.texts,
         "parsed": answers.parsed,
@@ -163,10 +185,8 @@ def save_answers(path: Path, answers: Answers) -> None:
     arrays: dict[str, Any] = {name: getattr(answers, name) for name in _ARRAYS}
     arrays |= {f"confidence/{kind}": values for kind, values in answers.confidence.items()}
     # As JSON: an array of texts would pad every one to the longest.
-    arrays["words"] = np.frombuffer(json.dumps(words).encode(), np.uint8)
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
-    write_atomically(path, content.getvalue())
+    arrays["words"] = np.frombuffer(json.dumps(texts).encode(), np.uint8)
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def load_answers(path: Path) -> Answers:
@@ -176,33 +196,33 @@ def load_answers(path: Path) -> Answers:
         DataError: The file is missing or damaged.
     """
     try:
-        # From memory: of a damaged file numpy leaves the handle open.
+        # From memory: numpy leaves the handle of a damaged file open.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            words = json.loads(file["words"].tobytes())
+            texts = json.loads(file["words"].tobytes())
             return Answers(
-                ids=tuple(words["ids"]),
-                texts=tuple(words["texts"]),
-                parsed=tuple(words["parsed"]),
-                seconds=words["seconds"],
-                refused=words["refused"],
+                ids=tuple(texts["ids"]),
+                texts=tuple(texts["texts"]),
+                parsed=tuple(texts["parsed"]),
+                seconds=texts["seconds"],
+                refused=texts["refused"],
                 confidence={kind: file[f"confidence/{kind}"] for kind in metrics.SEQUENCE_KINDS},
                 **{name: file[name] for name in _ARRAYS},
             )
-    except Exception as error:  # noqa: BLE001 - a damaged archive raises nearly anything
+    except Exception as error:  # noqa: BLE001 - a damaged archive raises almost anything
         raise DataError(
-            f"expected answers of a language model in {path}: {error}: ask it again"
+            f"expected answers of a language model in {path}: {error}: let it answer again"
         ) from None
 
 
-def token_quantiles(logprob: Floats, counted: npt.NDArray[np.bool_]) -> Floats:
+def token_quantiles(logprob: Floats, counted: Bools) -> Floats:
     """Return the quantiles at `LEVELS` of each answer, linear between two tokens.
 
     Args:
         logprob: Log-probabilities of the tokens, float64 [n, T].
-        counted: Which tokens were generated, bool [n, T].
+        counted: Whether a token was generated, bool [n, T].
 
     Returns:
-        float64 [n, Q]; NaN where no token was generated or one has none.
+        float64 [n, Q]; NaN for an answer without tokens, or with a NaN among them.
     """
     rows = np.full((len(logprob), len(LEVELS)), np.nan)
     for i, (values, flags) in enumerate(zip(logprob, counted, strict=True)):

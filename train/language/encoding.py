@@ -15,20 +15,21 @@ from train.models import LanguageModel
 
 Tokens = Literal["answer", "all"]
 IGNORED = -100
-"""Target of a position that does not count; torch's losses leave it out by default."""
+"""Label of a position that does not count; torch's losses skip it by default."""
 _NAMED = 3
 
 
 class TokenData(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Examples as the training loop takes them: each a prompt, its completion and the end.
+    """The examples of a split for the training loop: prompt, completion and end of sequence.
 
-    A batch holds `input_ids` and `attention_mask` int64 [n, T], filled up on the right, and
-    `labels` int64 [n, T]: at each position the *next* token, which it has to predict, or `IGNORED`.
+    A batch holds `input_ids` and `attention_mask` int64 [n, T], padded on the right, and `labels`
+    int64 [n, T]: at each position the *next* token, which it has to predict, or `IGNORED`.
 
     Args:
-        model: Whose tokenizer encodes, and whose context is the limit.
-        examples: What to encode. Those that do not fit into the context are left out, and said.
-        tokens: `answer` teaches completions and their end alone, `all` the prompts as well.
+        model: The model, with its tokenizer and the limit of its context.
+        examples: The examples. Those that do not fit into the context are left out with a note.
+        tokens: Tokens to learn: those of completions and their end (`answer`), or of the prompts
+            too (`all`).
 
     Raises:
         DataError: There is no example, or none fits.
@@ -46,10 +47,10 @@ class TokenData(torch.utils.data.Dataset[dict[str, Tensor]]):
             if len(prompt) + len(answer) > model.context or not prompt:
                 long.append(example.id)
                 continue
-            # The first token of all is predicted from nothing.
+            # Nothing stands before the very first token to predict it from.
             first = max(len(prompt), 1) if tokens == "answer" else 1
             self._rows.append((prompt + answer, first))
-        _tell_left_out(long, len(examples), model.context)
+        _report_left_out(long, len(examples), model.context)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -74,15 +75,15 @@ class TokenData(torch.utils.data.Dataset[dict[str, Tensor]]):
 
 
 def completion_ids(tokenizer: Any, example: Example) -> list[int]:
-    """Return the tokens of a completion, the end of the sequence behind them."""
+    """Return the tokens of a completion, with the end-of-sequence token at the end."""
     ids = tokenizer(example.completion, add_special_tokens=False)["input_ids"]
     return [*ids, tokenizer.eos_token_id]
 
 
 def answer_tokens(tokenizer: Any, task: Task) -> int:
-    """Return how many tokens an answer may have: as many as the longest completion it was taught.
+    """Return the most tokens of an answer: those of the longest completion of the training split.
 
-    A task without a training split has the limit of the task.
+    Without a training split it is the task's own limit.
     """
     if not task.train:
         return task.max_new_tokens
@@ -90,11 +91,11 @@ def answer_tokens(tokenizer: Any, task: Task) -> int:
     return min(task.max_new_tokens, longest)
 
 
-def _tell_left_out(ids: list[str], examples: int, context: int) -> None:
+def _report_left_out(ids: list[str], examples: int, context: int) -> None:
     if len(ids) == examples:
         raise DataError(
             f"expected examples whose prompt and completion fit into {context} tokens, none of "
-            f"{examples} does: take a model with a longer context, or fewer --shots"
+            f"{examples} does: use a model with a longer context, or fewer --shots"
         )
     if ids:
         print(

@@ -1,4 +1,4 @@
-"""Looks at what a language model answers while it is tuned, and ends a run that collapses."""
+"""Watches the answers of a language model in tuning, and ends a run that collapses."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from train.data.tasks import Example, Task
-from train.language.hidden import HiddenStates
+from train.language.trainer import HiddenStates
 from train.models import LanguageModel
 from train.training.health import Health
 
-ASKED = 256
-"""Validation examples that are looked at."""
+WATCHED = 256
+"""Most validation examples that are answered at each check."""
 
 
 class AnswerCollapse(TrainerCallback):
-    """Ends a run that collapses, with the weights it had when it was last seen well.
+    """Ends a run that collapses, with the weights of its last healthy state.
 
     Args:
-        model: The model in training; with LoRA the one that the adapters sit in.
+        model: The model in training; with LoRA the one that holds the adapters.
         task: Its task.
-        hidden: Switches the forward pass back, to generate.
+        hidden: The switch that gives logits again, for generating.
         max_new_tokens: Most tokens of an answer.
-        every: Updates between two looks.
+        every: Updates between two checks.
 
     Attributes:
-        reason: Why the run was ended, or None.
+        reason: The reason why the run was ended, or None.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class AnswerCollapse(TrainerCallback):
         self._hidden = hidden
         self._max_new_tokens = max_new_tokens
         self._every = every
-        self._examples = _spread(task.validation)
+        self._examples = task.limited(WATCHED).validation
         self._start = self._health()
         self._good = self._weights()
         self.reason: str | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Look now and then, and end the run before a collapsed state is saved."""
+        """Check the model now and then; end the run before a collapsed state is saved."""
         if state.global_step % self._every:
             return
         illness = self._health().illness(self._start)
@@ -65,7 +65,7 @@ class AnswerCollapse(TrainerCallback):
         control.should_save = False
 
     def conclude(self) -> str | None:
-        """Return why the run was ended, the model then having the weights it was last well with."""
+        """Return the reason why the run was ended, or None; restore the last healthy weights."""
         if self.reason is not None:
             with torch.no_grad():
                 for name, values in self._model.model.named_parameters():
@@ -74,7 +74,7 @@ class AnswerCollapse(TrainerCallback):
         return self.reason
 
     def _weights(self) -> dict[str, Tensor]:
-        # What LoRA froze does not change.
+        # The weights that LoRA freezes do not change.
         return {
             name: values.detach().clone()
             for name, values in self._model.model.named_parameters()
@@ -82,23 +82,19 @@ class AnswerCollapse(TrainerCallback):
         }
 
     def _health(self) -> Health:
+        prompts = [example.prompt for example in self._examples]
         with self._hidden.paused():
-            said = self._model.generate([e.prompt for e in self._examples], self._max_new_tokens)
-        return answer_health(self._task, self._examples, said.texts)
+            texts = self._model.generate(prompts, self._max_new_tokens).texts
+        return answer_health(self._task, self._examples, texts)
 
 
 def answer_health(task: Task, examples: Sequence[Example], texts: Sequence[str]) -> Health:
-    """Return how answers do: their accuracy, and the share that the most frequent of them has."""
+    """Return accuracy and variety of generated texts: each distinct answer counts as a class."""
     numbers: dict[str | None, int] = {}
 
     def number(answer: str | None) -> int:
         return numbers.setdefault(answer, len(numbers))
 
     gold: npt.NDArray[np.int64] = np.array([number(example.gold) for example in examples])
-    said: npt.NDArray[np.int64] = np.array([number(task.parse(text)) for text in texts])
-    return Health.of(said, gold)
-
-
-def _spread(examples: tuple[Example, ...]) -> tuple[Example, ...]:
-    kept = min(ASKED, len(examples))
-    return tuple(examples[i * len(examples) // kept] for i in range(kept))
+    answers: npt.NDArray[np.int64] = np.array([number(task.parse(text)) for text in texts])
+    return Health.of(answers, gold)

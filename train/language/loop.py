@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -19,10 +18,15 @@ from train.data.tasks import Task
 from train.errors import DataError
 from train.language.encoding import TokenData, Tokens, answer_tokens
 from train.language.guard import AnswerCollapse
-from train.language.hidden import HiddenStates, OutputLayer, merged, with_adapters
-from train.language.trainer import LanguageTrainer, Normalize, TokenObjective
-from train.models import LanguageModel, open_language_model, save_language_model
-from train.models.checkpoint import FILE
+from train.language.trainer import (
+    HiddenStates,
+    LanguageTrainer,
+    OutputLayer,
+    add_adapters,
+    merge_adapters,
+)
+from train.losses.gatekeeper import Normalize
+from train.models import LanguageModel, save_language_model
 from train.training.output import (
     explain_full_disk,
     refuse_existing,
@@ -30,37 +34,25 @@ from train.training.output import (
     work_folder,
 )
 from train.training.schedule import Schedule, move_model, training_arguments
-from train.training.trainer_run import (
-    StopOnNaN,
-    keep_batch,
-    run,
-    use_one_bar,
-)
-
-# MERGEDOC train/language/opening.py: 'Opens a language model for training, and finds a learning rate that suits it.'
+from train.training.trainer_run import StopOnNaN, keep_batch, run, use_one_bar
 
 _EVAL_BATCH = 16
-
-_WHOLE, _ADAPTERS, _RANDOM = 1e-5, 1e-4, 3e-3
-_SECOND_STAGE = 0.1
-NEW = "new-lm"
-"""The command that made a model with random weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is taught, and how.
+    """The loss, the tokens it covers, and the schedule of a training run.
 
     Attributes:
-        objective: The loss.
-        schedule: How long and how fast.
-        tokens: Which tokens are taught: completions (`answer`), or the prompts as well (`all`).
-        normalize: What the sum over tokens is divided by.
-        lora: Rank of the adapters that are trained instead of the weights; None trains all.
-        guarded: End a run that collapses with the weights it had when it was last seen well.
+        alpha: Weight of the right tokens in Gatekeeper's loss; None for cross-entropy.
+        schedule: Length and rates of the run.
+        tokens: Tokens to learn: those of completions (`answer`), or of the prompts too (`all`).
+        normalize: Divisor of the sum over tokens.
+        lora: Rank of the adapters that are trained in place of the weights; None trains all.
+        guarded: End a run that collapses, with the weights of its last healthy state.
     """
 
-    objective: TokenObjective
+    alpha: float | None
     schedule: Schedule
     tokens: Tokens
     normalize: Normalize
@@ -77,26 +69,26 @@ def train_language_model(
     resume: bool,
     overwrite: bool,
     record: dict[str, Any],
-) -> tuple[LanguageModel, str | None]:
-    """Train on a task and write the folder `out`, with `training.json` beside the weights.
+) -> LanguageModel:
+    """Train a model on a task, and write it with a `training.json` to a folder.
 
     Args:
-        start: What to start from; its weights are changed.
-        task: Trains on `train`, watches `validation`.
-        recipe: What is taught, and how.
-        out: The folder to write; the work is kept beside it until it is done.
-        resume: Go on from the last saved state of an interrupted run.
+        start: The model to start from; its weights change.
+        task: The task; trained on `train`, watched on `validation`.
+        recipe: The loss and the schedule.
+        out: The folder to write; intermediate states are kept next to it until it is done.
+        resume: Continue an interrupted run from its last saved state.
         overwrite: Replace an existing folder.
-        record: What else `training.json` says.
+        record: Further entries of `training.json`.
 
     Returns:
-        The model, and why the guard ended the run, or None.
+        The trained model.
 
     Raises:
         OutputError: The folder is not empty.
-        DataError: The task has nothing to train on, or a run is resumed with other data.
+        DataError: The task has nothing to train on, or a resumed run has other data.
         TrainingError: The loss became NaN or infinite, or the device's memory is too small.
-        DeviceError: CUDA was asked for and is not there.
+        DeviceError: CUDA is required but not available.
         FullDiskError: A state or the checkpoint could not be written.
     """
     refuse_existing(out, overwrite=overwrite)
@@ -106,20 +98,20 @@ def train_language_model(
         shutil.rmtree(work, ignore_errors=True)
     begin = time.perf_counter()
     move_model(start.model, recipe.schedule.device)
-    model, hidden = start, HiddenStates(start.model)
-    layer = OutputLayer.of(start.model)
-    trained = start.model if recipe.lora is None else _adapted(start.model, recipe)
+    hidden, layer = HiddenStates(start.model), OutputLayer.of(start.model)
+    trained = start.model
+    if recipe.lora is not None:
+        trained = add_adapters(start.model, recipe.lora, recipe.schedule.seed)
     with explain_full_disk(out.parent):
         trainer = _trainer(start, trained, task, recipe, layer, hidden, work)
         guard = _guard(start, task, recipe, hidden)
         if guard is not None:
             trainer.add_callback(guard)
         require_same_data(work, task.fingerprint())
-        with _spared_memory(start.model, wanted=recipe.schedule.checkpointing):
+        with _activation_checkpoints(start.model, wanted=recipe.schedule.checkpointing):
             run(trainer, work, resume=resume)
     reason = None if guard is None else guard.conclude()
-    if recipe.lora is not None:
-        model = merged(start, trained)
+    model = start if recipe.lora is None else merge_adapters(start, trained)
     model.model.eval()
     extra = {
         **record,
@@ -135,29 +127,22 @@ def train_language_model(
     }
     if trainer.is_world_process_zero():
         _write(model, out, work, extra)
-    return model, reason
+    return model
 
 
 def _require_examples(task: Task) -> None:
-    for split in ("train", "validation"):
+    for split, purpose in (("train", "train on"), ("validation", "watch")):
         if not getattr(task, split):
             raise DataError(
-                f"expected examples to {'train on' if split == 'train' else 'watch'} in "
-                f"{task.name}, it has no {split} split: name a folder that has one with --data"
+                f"expected examples to {purpose} in {task.name}, it has no {split} split: name a "
+                "folder that has one with --data"
             )
 
 
-def _adapted(causal: Any, recipe: Recipe) -> Any:
-    assert recipe.lora is not None  # noqa: S101 - narrows the type: asked before
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.schedule.seed)
-        return with_adapters(causal, recipe.lora)
-
-
 @contextlib.contextmanager
-def _spared_memory(causal: Any, *, wanted: bool) -> Iterator[None]:
-    """Compute activations again in the backward pass inside the block, where that is wanted."""
-    # transformers 5 has other names for it, and warns of these.
+def _activation_checkpoints(causal: Any, *, wanted: bool) -> Iterator[None]:
+    """Recompute activations in the backward pass inside the block, if wanted."""
+    # transformers 5 has new names for it, and warns of the old ones.
     new = hasattr(causal, "activation_checkpointing_enable")
     name = "activation_checkpointing" if new else "gradient_checkpointing"
     if wanted:
@@ -180,7 +165,7 @@ def _trainer(
     if recipe.schedule.patience is not None:
         callbacks.append(EarlyStoppingCallback(recipe.schedule.patience))
     trainer = LanguageTrainer(
-        recipe.objective,
+        recipe.alpha,
         layer,
         hidden,
         recipe.normalize,
@@ -189,7 +174,7 @@ def _trainer(
             recipe.schedule,
             work,
             eval_batch_size=_EVAL_BATCH,
-            # Hidden states of the whole validation split would fill the memory.
+            # The hidden states of the whole validation split would fill the memory.
             prediction_loss_only=True,
             label_names=["labels"],
         ),
@@ -216,42 +201,9 @@ def _write(model: LanguageModel, out: Path, work: Path, extra: dict[str, Any]) -
     with explain_full_disk(out.parent):
         save_language_model(model, out, extra=extra)
     shutil.rmtree(work, ignore_errors=True)
-    loss = extra["validation_loss"]
-    said = "" if loss is None else f"validation loss {loss:.4f} a token after "
-    why = f"; {extra['stopped']}" if extra["stopped"] else ""
-    print(f"{out}: {said}{extra['steps_run']} steps, {extra['wall_time_s']} s{why}", flush=True)
-
-
-def open_for_training(folder: Path, settings: Any) -> LanguageModel:
-    """Open a language model; what LoRA leaves as it is may lie in half precision.
-
-    Args:
-        folder: Its folder.
-        settings: Of the training, with `lora` and `precision`.
-
-    Raises:
-        CheckpointError: It does not open.
-    """
-    frozen = settings.lora is not None and settings.precision == "bf16"
-    return open_language_model(folder, weights="bf16" if frozen else "fp32")
-
-
-def first_rate(folder: Path, *, lora: bool) -> float:
-    """Return the peak learning rate of stage 1 where nobody said one."""
-    if _record(folder).get("command") == NEW:
-        return _RANDOM
-    return _ADAPTERS if lora else _WHOLE
-
-
-def second_rate(folder: Path, *, lora: bool) -> float:
-    """Return the peak learning rate of stage 2 where nobody said one: a tenth of stage 1's."""
-    first = _record(folder).get("learning_rate")
-    return _SECOND_STAGE * (first if isinstance(first, float) else first_rate(folder, lora=lora))
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    try:
-        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    loss, stopped = extra["validation_loss"], extra["stopped"]
+    quality = "" if loss is None else f"validation loss {loss:.4f} per token after "
+    reason = f"; {stopped}" if stopped else ""
+    print(
+        f"{out}: {quality}{extra['steps_run']} steps, {extra['wall_time_s']} s{reason}", flush=True
+    )

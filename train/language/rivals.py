@@ -1,7 +1,7 @@
-"""Ways to make a language model unsure, behind one interface.
+"""Methods that make a language model unsure, behind one interface.
 
-A rival says what a checkpoint is to be asked (`asking`), and makes of its answers one or several
-uncertainties (`doubts`). What it fits, it fits on validation.
+A rival names the query that a checkpoint answers (`query`), and derives one or several
+uncertainties from the answers (`uncertainties`). Whatever it fits is fitted on validation.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _SEED = 0
 
 
 @dataclass(frozen=True)
-class Asking:
-    """What is asked of a checkpoint, once for all the rivals that read the answers.
+class Query:
+    """A checkpoint and the form of its prompts; rivals with the same query share the answers.
 
     Attributes:
-        model: The name of the checkpoint.
-        instruction: What stands before every prompt.
-        watch: The answer whose probability is wanted.
+        model: Name of the checkpoint.
+        instruction: Text before every prompt, or None.
+        watch: Answer whose probability is recorded, or None.
     """
 
     model: str
@@ -47,192 +47,171 @@ class Asking:
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
-    """What one checkpoint answered.
+class Responses:
+    """The answers of one checkpoint to one query.
 
     Attributes:
-        answers: By split.
-        large: By split: where M_L is right, bool [n].
-        vocabulary: V, its tokens.
-        taken: Answers of the task, so that none of these is read as an abstention.
+        answers: Split -> answers.
+        large: Split -> whether M_L is right, bool [n].
+        vocabulary: V, the number of its tokens.
+        task_answers: The closed set of the task's answers; none of them counts as an abstention.
     """
 
     answers: Mapping[str, Answers]
     large: Mapping[str, npt.NDArray[np.bool_]]
     vocabulary: int
-    taken: tuple[str, ...] = ()
+    task_answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
-class Doubt:
+class Uncertainty:
     """An uncertainty on every split; NaN is the most uncertain.
 
     Attributes:
-        uncertainty: By split: float64 [n]; kept so that none loses digits where M_S is certain.
-        is_probability: Whether 1 - uncertainty is a confidence in [0, 1].
-        is_logarithm: Whether exp(-uncertainty) is.
+        values: Split -> float64 [n], scaled so that no digits are lost where M_S is certain.
+        is_probability: Whether 1 - value is a confidence in [0, 1].
+        is_logarithm: Whether exp(-value) is one.
     """
 
-    uncertainty: Mapping[str, Floats]
+    values: Mapping[str, Floats]
     is_probability: bool = False
     is_logarithm: bool = False
 
 
 class Rival(ABC):
-    """One way to make a language model unsure.
+    """One method that makes a language model unsure.
 
     Attributes:
-        name: What its rows are called, before ` + KIND`.
-        source: Where it is described.
-        needs: What it takes, in words.
-        asking: What is asked.
-        is_meaningful_from_scratch: Whether it means anything for a model that never saw an
+        name: Name of its rows, before ` + KIND`.
+        query: The query whose answers it reads.
+        is_meaningful_from_scratch: Whether it is meaningful for a model that has never seen an
             instruction.
     """
 
     name: str
-    source: str
-    needs: str
-    asking: Asking
+    query: Query
     is_meaningful_from_scratch: bool = True
 
     @abstractmethod
-    def doubts(self, heard: Heard) -> dict[str, Doubt]:
+    def uncertainties(self, responses: Responses) -> dict[str, Uncertainty]:
         """Return its uncertainties by kind.
 
         Raises:
-            TrainError: It can't be fitted to these answers.
+            TrainError: It cannot be fitted to these answers.
         """
 
 
 class Plain(Rival):
-    """A checkpoint as it answers, by every confidence there is.
+    """A checkpoint's own answers, by every confidence (Rabanser et al. 2025, section 3.3).
 
     Args:
-        model: The name of the checkpoint: untuned, control, gatekeeper-0.3 and the like.
-        source: Where its training is described.
+        model: Name of the checkpoint: untuned, control, gatekeeper-0.3 and the like.
     """
 
-    needs = "a checkpoint"
+    def __init__(self, model: str) -> None:
+        self.name, self.query = model, Query(model)
 
-    def __init__(self, model: str, source: str = "Rabanser et al. 2025, section 3.3") -> None:
-        self.name, self.source, self.asking = model, source, Asking(model)
-
-    def doubts(self, heard: Heard) -> dict[str, Doubt]:
+    def uncertainties(self, responses: Responses) -> dict[str, Uncertainty]:
         """Return an uncertainty for every kind of `metrics.SEQUENCE_KINDS`."""
-        return {kind: sequence_doubt(kind, heard) for kind in metrics.SEQUENCE_KINDS}
+        return {kind: sequence_uncertainty(kind, responses) for kind in metrics.SEQUENCE_KINDS}
 
 
 class TokenQuantiles(Rival):
     """A learned post-hoc rule over quantiles of the token log-probabilities.
 
-    It follows Gupta et al. 2024 in what it reads, the quantiles of an answer's token
-    log-probabilities, and in learning on held-out examples when to defer. It differs in how:
+    Like Gupta et al. 2024 it reads the quantiles of an answer's token log-probabilities, and learns
+    on held-out examples, with M_L's answers, when to defer. It differs in three points:
 
-    - the rule is the logistic regression of `train.comparison.post_hoc`, not a neural network: validation
-      splits are small, and its strength is chosen by cross-validation;
-    - it estimates where M_L is right and M_S wrong, as the deferral head of `train.comparison.post_hoc`;
+    - the rule is the logistic regression of `train.comparison.post_hoc`, not a neural network:
+      validation splits are small. Cross-validation chooses its strength;
+    - like the deferral head there, it estimates where M_L is right and M_S wrong;
     - the levels are tenths; hidden states are not read (theirs with embeddings is another rule).
 
     It is fitted on validation alone, and its values there are out of fold.
 
     Args:
-        model: The name of the checkpoint.
+        model: Name of the checkpoint.
     """
 
-    source = "Gupta et al. 2024, the post-hoc rule over quantiles"
-    needs = "a checkpoint, and validation examples with what M_L gets right"
-
     def __init__(self, model: str) -> None:
-        self.name, self.asking = model, Asking(model)
+        self.name, self.query = model, Query(model)
 
-    def doubts(self, heard: Heard) -> dict[str, Doubt]:
+    def uncertainties(self, responses: Responses) -> dict[str, Uncertainty]:
         """Fit the rule; return the probability that M_L is right and M_S wrong.
 
         Raises:
-            DataError: There are too few such examples in validation, or too few others.
+            DataError: Validation has too few such examples, or too few others.
         """
-        answers = heard.answers["validation"]
-        kept = known(answers)
-        seen = HeadInputs(answers.quantiles[kept], answers.right[kept])
-        target = heard.large["validation"][kept] & ~seen.right
-        rule = fit_head(seen, target, _SEED)
-        found = {split: np.full(len(heard.answers[split].ids), np.nan) for split in SPLITS}
-        found["validation"][kept] = predict_out_of_fold(seen, target, _SEED)
-        test = heard.answers["test"]
-        found["test"][known(test)] = sigmoid(rule.logit(test.quantiles[known(test)]))
-        return {TOKEN_QUANTILES: Doubt(found, is_probability=True)}
+        validation, test = (responses.answers[split] for split in SPLITS)
+        kept = has_quantiles(validation)
+        inputs = HeadInputs(validation.quantiles[kept], validation.right[kept])
+        target = responses.large["validation"][kept] & ~inputs.right
+        rule = fit_head(inputs, target, _SEED)
+        values = {split: np.full(len(responses.answers[split].ids), np.nan) for split in SPLITS}
+        values["validation"][kept] = predict_out_of_fold(inputs, target, _SEED)
+        kept = has_quantiles(test)
+        values["test"][kept] = sigmoid(rule.logit(test.quantiles[kept]))
+        return {TOKEN_QUANTILES: Uncertainty(values, is_probability=True)}
 
 
-def known(answers: Answers) -> npt.NDArray[np.bool_]:
-    """Return where an answer has quantiles, bool [n]; without any it is deferred unread."""
+def has_quantiles(answers: Answers) -> npt.NDArray[np.bool_]:
+    """Return which answers have quantiles, bool [n]; the others are deferred unread."""
     return np.asarray(np.isfinite(answers.quantiles).all(axis=1))
 
 
 class ReduceConfidence(Plain):
-    """The prompt *Reduce confidence*, in front of every question.
+    """The prompt *Reduce confidence* before every question (Rabanser et al. 2025, appendix C.2).
 
     Args:
-        model: The name of the checkpoint that is asked.
+        model: Name of the checkpoint, which has to follow instructions.
     """
 
-    needs = "a checkpoint that follows instructions"
     is_meaningful_from_scratch = False
 
     def __init__(self, model: str = UNTUNED) -> None:
-        super().__init__(model, "Rabanser et al. 2025, appendix C.2, Reduce confidence")
-        self.name, self.asking = "reduce_confidence", Asking(model, REDUCE_CONFIDENCE)
+        super().__init__(model)
+        self.name, self.query = "reduce_confidence", Query(model, REDUCE_CONFIDENCE)
 
 
 class AnswerN(Rival):
-    """The prompt *Answer "N"*, in front of every question.
+    """The prompt *Answer "N"* before every question (Rabanser et al. 2025, appendix C.2).
 
-    The uncertainty is the probability of "N" as the first token of the answer; an answer that is
-    "N" defers, whatever it was.
+    The uncertainty is the probability of "N" as the first token of the answer; the answer "N"
+    itself is always deferred.
 
     Args:
-        model: The name of the checkpoint that is asked.
+        model: Name of the checkpoint, which has to follow instructions, and whose tokenizer needs
+            a token for N.
     """
 
     name = "answer_n"
-    source = 'Rabanser et al. 2025, appendix C.2, Answer "N"'
-    needs = "a checkpoint that follows instructions, whose tokenizer has a token for N"
     is_meaningful_from_scratch = False
 
     def __init__(self, model: str = UNTUNED) -> None:
-        self.asking = Asking(model, ANSWER_N, _N)
+        self.query = Query(model, ANSWER_N, _N)
 
-    def doubts(self, heard: Heard) -> dict[str, Doubt]:
-        """Return the probability of "N"; NaN where that was the answer."""
-        found = {}
-        for split, answers in heard.answers.items():
-            said = np.array([is_n(text, heard.taken) for text in answers.texts], np.bool_)
-            found[split] = np.where(said, np.nan, np.exp(answers.watched))
-        return {NOT_N: Doubt(found, is_probability=True)}
-
-
-def is_n(text: str, taken: Iterable[str] = ()) -> bool:
-    """Return whether a text is the abstention "N".
-
-    Args:
-        text: What was generated.
-        taken: The task's own answers: where "N" is one, it means that.
-    """
-    return text.strip(_AROUND) == _N and _N not in taken
+    def uncertainties(self, responses: Responses) -> dict[str, Uncertainty]:
+        """Return the probability of "N"; NaN where "N" was the answer."""
+        values = {}
+        for split, answers in responses.answers.items():
+            abstains = [is_abstention(text, responses.task_answers) for text in answers.texts]
+            values[split] = np.where(abstains, np.nan, np.exp(answers.watched))
+        return {NOT_N: Uncertainty(values, is_probability=True)}
 
 
-def sequence_doubt(kind: str, heard: Heard) -> Doubt:
-    """Return the uncertainty of one kind of `metrics.SEQUENCE_KINDS`.
+def is_abstention(text: str, task_answers: Iterable[str] = ()) -> bool:
+    """Return whether a generated text is the abstention "N", and not the task's own answer "N"."""
+    return text.strip(_AROUND) == _N and _N not in task_answers
 
-    For `neg_entropy` it is the mean entropy over log V, 1 minus `unit_sequence_confidence`; for the
-    others the negative logarithm of it. 1 - p itself would leave float32 no digits where p is small
-    and, from 1 on, none where it is great.
-    """
-    found = {
-        s: uncertainty(kind, a.confidence[kind], heard.vocabulary) for s, a in heard.answers.items()
+
+def sequence_uncertainty(kind: str, responses: Responses) -> Uncertainty:
+    """Return the uncertainty that belongs to one kind of `metrics.SEQUENCE_KINDS`."""
+    values = {
+        split: uncertainty(kind, answers.confidence[kind], responses.vocabulary)
+        for split, answers in responses.answers.items()
     }
     is_entropy = kind == contract.NEG_ENTROPY
-    return Doubt(found, is_probability=is_entropy, is_logarithm=not is_entropy)
+    return Uncertainty(values, is_probability=is_entropy, is_logarithm=not is_entropy)
 
 
 def sequence_candidate(kind: str, answers: Answers, vocabulary: int) -> Candidate:
@@ -240,8 +219,8 @@ def sequence_candidate(kind: str, answers: Answers, vocabulary: int) -> Candidat
 
     Args:
         kind: One of `metrics.SEQUENCE_KINDS`.
-        answers: Of one split.
-        vocabulary: V.
+        answers: The answers to one split.
+        vocabulary: V, the number of tokens.
     """
     is_entropy = kind == contract.NEG_ENTROPY
     return Candidate(
@@ -254,15 +233,19 @@ def sequence_candidate(kind: str, answers: Answers, vocabulary: int) -> Candidat
 
 
 def uncertainty(kind: str, confidence: Floats, vocabulary: int) -> Floats:
-    """Return what `sequence_doubt` says, for one split.
+    """Return the uncertainty that belongs to a confidence, float64 [n].
+
+    For `neg_entropy` it is the mean entropy over log V, 1 minus `unit_sequence_confidence`; for the
+    others the negative logarithm of that. 1 - p itself would leave float32 no digits where p is
+    small and, from 1 on, none where it is large.
 
     Args:
         kind: One of `metrics.SEQUENCE_KINDS`.
         confidence: float64 [n].
-        vocabulary: V.
+        vocabulary: V, the number of tokens.
     """
     if kind == contract.NEG_ENTROPY:
-        # With one token there is nothing to be unsure of.
+        # A vocabulary of one token leaves nothing to be unsure of.
         return np.asarray(-confidence / np.log(vocabulary)) if vocabulary > 1 else 0.0 * confidence
     if kind in {contract.MEAN_LOGPROB, contract.SUM_LOGPROB}:
         return np.asarray(-confidence)
@@ -274,7 +257,7 @@ def all_rivals(models: Iterable[str]) -> list[Rival]:
     """Return every rival of a comparison.
 
     Args:
-        models: The names of the checkpoints: `UNTUNED` and `CONTROL`, and what was tuned.
+        models: Names of the checkpoints: `UNTUNED`, `CONTROL` and the tuned ones.
     """
     rivals: list[Rival] = []
     for model in models:

@@ -1,6 +1,6 @@
-"""Greedy decoding of one batch by transformers, and what is taken down at each step.
+"""Greedy decoding of one batch by transformers, with two figures recorded at each step.
 
-A logits processor stands beside `generate` and takes down two numbers a token, so that no
+A logits processor of `generate` records entropy and log-probability of each token, so that no
 distribution over the vocabulary outlives its step.
 """
 
@@ -22,9 +22,9 @@ from transformers import (
 )
 
 _LOWEST = -1e4  # exp of it is 0 in float32 already, and 0 * -1e4 is 0 where 0 * -inf is NaN
-_FEW = 8  # rows that are not worth a new start without those that have ended
-# Below, threads wait for each other longer than they work: 256 answers of 25,000 weights took
-# 0.3 s with one thread, 2 to 4 s with two on two cores that others used as well.
+_FEW = 8  # a batch of so few rows goes on until all have ended: restarting it does not pay
+# In smaller models threads wait for each other longer than they work: 256 answers of 25,000 weights
+# took 0.3 s with one thread, and 2 to 4 s with two on two cores that were shared.
 _THREADED_WEIGHTS = 500_000
 
 
@@ -33,9 +33,9 @@ class Steps:
     """The next tokens of some rows of a batch.
 
     Attributes:
-        rows: Which rows, int64 [k].
-        first: How many new tokens these rows had before.
-        tokens: int64 [k, steps]; behind the end-of-sequence token is filling.
+        rows: Numbers of the rows, int64 [k].
+        first: Number of new tokens that these rows had before.
+        tokens: int64 [k, steps]; tokens after the end-of-sequence token are padding.
         neg_entropy: float64 [k, steps].
         logprob: float64 [k, steps].
         watched: Log-probability of the watched token at the first step, float64 [k], or None.
@@ -50,12 +50,12 @@ class Steps:
 
 
 class Recorder(LogitsProcessor):
-    """Takes down entropy and log-probability of every greedy step.
+    """Records entropy and log-probability of every greedy step.
 
-    Exponentials are float32 and sums of them float64: the error stays under 1e-6.
+    Exponentials are float32 and sums of them float64: the error stays below 1e-6.
 
     Args:
-        watched: A token whose log-probability at the first step is wanted.
+        watched: Token whose log-probability at the first step is recorded, or None.
     """
 
     def __init__(self, watched: int | None = None) -> None:
@@ -65,9 +65,9 @@ class Recorder(LogitsProcessor):
         self._token = watched
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - transformers' signature
-        """Take down what scores float [n, V] say, and leave them as they are."""
+        """Record the step with these scores, float [n, V], and return them unchanged."""
         # With c = z - max z and S = sum exp c: the greedy token has -log S, the distribution
-        # sum(c exp c) / S - log S. A NaN stays one: clamp hands it on.
+        # sum(c exp c) / S - log S. A NaN stays NaN: clamp passes it on.
         greatest = scores.amax(dim=-1, keepdim=True).float()
         below = scores.float() - greatest
         weights = below.exp()
@@ -81,8 +81,8 @@ class Recorder(LogitsProcessor):
         return scores
 
 
-class _HalfEnded(StoppingCriteria):
-    """Stops where half of the rows have ended, so that they are not decoded on."""
+class _HalfwayStop(StoppingCriteria):
+    """Stops when half of the rows have ended, so that these are decoded no further."""
 
     def __init__(self, ends: Tensor) -> None:
         self._ends = ends
@@ -99,18 +99,17 @@ class _HalfEnded(StoppingCriteria):
 def ends_of(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """Return the tokens that end an answer, in ascending order.
 
-    They are the tokenizer's end of sequence, and those of the model's `generation_config.json`, or
-    of its `config.json` where there is no such file: models that were taught to chat end a turn
-    with another token than a text.
+    They are the tokenizer's end of sequence and those of the model's `generation_config.json`, or
+    without that file of its `config.json`: chat models end a turn with another token than a text.
 
     Args:
-        model: A causal language model, not inside `ready`.
+        model: A causal language model, outside of `greedy_mode`.
         tokenizer: Its tokenizer.
     """
-    own = getattr(_inner(model).generation_config, "eos_token_id", None)
+    own = getattr(_base_model(model).generation_config, "eos_token_id", None)
     ends = {tokenizer.eos_token_id, *(own if isinstance(own, (list, tuple)) else (own,))}
     vocabulary = model.config.get_text_config().vocab_size
-    # A configuration keeps its library's default where the tokenizer is another.
+    # With another tokenizer, a configuration may still hold its library's default.
     return tuple(sorted(end for end in ends if end is not None and 0 <= end < vocabulary))
 
 
@@ -123,15 +122,15 @@ def decode(
     *,
     ends: Sequence[int],
 ) -> Iterator[Steps]:
-    """Yield the answers to prompts piece by piece; rows that have ended stay out of later pieces.
+    """Yield the answers to prompts in parts; rows that have ended are left out of later parts.
 
     Args:
-        model: A causal language model, inside `ready`.
+        model: A causal language model, inside `greedy_mode`.
         tokenizer: Its tokenizer.
         prompts: Tokens of n prompts, none empty.
-        room: The most tokens of an answer, at least 1.
-        watch: A token whose log-probability as the first of the answer is wanted.
-        ends: The tokens that end an answer; see `ends_of`.
+        room: Most tokens of an answer, at least 1.
+        watch: Token whose log-probability as the first of the answer is recorded, or None.
+        ends: Tokens that end an answer; see `ends_of`.
     """
     ids, mask = left_padded(prompts, tokenizer.pad_token_id, model.device)
     longest, ending = ids.shape[1], torch.tensor(ends, device=model.device)
@@ -151,20 +150,20 @@ def decode(
                 return_dict_in_generate=True,
             ),
             logits_processor=LogitsProcessorList([recorder]),
-            stopping_criteria=StoppingCriteriaList([_HalfEnded(ending)]),
+            stopping_criteria=StoppingCriteriaList([_HalfwayStop(ending)]),
         )
         tokens = out.sequences[:, ids.shape[1] :]
         yield _steps(rows, first, tokens, recorder)
         going = ~torch.isin(tokens, ending).any(dim=1)
         rows, ids = rows[going.cpu()], out.sequences[going]
         mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)[going]
-        cache = kept(out.past_key_values, going)
+        cache = _select_rows(out.past_key_values, going)
 
 
 def left_padded(
     prompts: Sequence[list[int]], pad: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return tokens and mask of prompts, int64 [n, longest], filling in front."""
+    """Return tokens and mask of prompts, int64 [n, longest], padded in front."""
     longest = max(map(len, prompts))
     ids = [[pad] * (longest - len(p)) + p for p in prompts]
     mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
@@ -182,8 +181,8 @@ def _steps(rows: Tensor, first: int, tokens: Tensor, recorder: Recorder) -> Step
     )
 
 
-def kept(cache: Any, going: Tensor) -> Any:
-    """Return a cache of the rows that go on, or None where it has to be computed again."""
+def _select_rows(cache: Any, going: Tensor) -> Any:
+    """Return the cache of the rows that go on, or None if it has to be computed again."""
     if not hasattr(cache, "batch_select_indices") or not going.any():
         return None
     cache.batch_select_indices(going)
@@ -191,15 +190,15 @@ def kept(cache: Any, going: Tensor) -> Any:
 
 
 @contextmanager
-def ready(model: Any) -> Iterator[None]:
-    """Set a model up to decode greedily and nothing else; behind it, it is as it was.
+def greedy_mode(model: Any) -> Iterator[None]:
+    """Make a model decode purely greedily inside the block; restore its settings afterwards.
 
-    transformers fills what a `GenerationConfig` leaves open from the model's own: a penalty for
-    repetition there would bend the distribution, another end would cut the answer.
+    transformers completes a `GenerationConfig` from the model's own: a repetition penalty there
+    would bend the distribution, another end would cut the answer.
     """
-    inner = _inner(model)
-    own, training, threads = inner.generation_config, model.training, torch.get_num_threads()
-    inner.generation_config = GenerationConfig()
+    base = _base_model(model)
+    own, training, threads = base.generation_config, model.training, torch.get_num_threads()
+    base.generation_config = GenerationConfig()
     model.eval()
     if (
         model.device.type == "cpu"
@@ -211,9 +210,9 @@ def ready(model: Any) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         model.train(training)
-        inner.generation_config = own
+        base.generation_config = own
 
 
-def _inner(model: Any) -> Any:
-    """Return the model itself where it is in an adapter."""
+def _base_model(model: Any) -> Any:
+    """Return the model itself, without an adapter around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

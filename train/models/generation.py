@@ -1,4 +1,4 @@
-"""Greedy answers of a causal language model, with what its confidences are made of."""
+"""Greedy answers of a causal language model, with the figures that its confidences need."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ import torch
 
 from edge_runtime import metrics
 from edge_runtime.errors import InputError
-from train.models.decoding import Recorder, Steps, decode, ends_of, ready
-
-__all__ = ["BATCH", "EMPTY", "Generated", "Recorder", "generate"]
+from train.models.decoding import Steps, decode, ends_of, greedy_mode
 
 Floats = npt.NDArray[np.float64]
 BATCH = 256
 EMPTY = "the prompt is empty"
-_LOGITS = 1 << 24  # of one step, at most: 64 MiB in float32, and about four times that for a moment
-_TOKENS = 1 << 15  # of a batch, at most: they are held in every layer
+# Most logits of one step: 64 MiB in float32, and about four times that for a moment.
+_LOGITS = 1 << 24
+_TOKENS = 1 << 15  # most tokens of a batch: every layer holds them
 
 
 @dataclass(frozen=True)
@@ -31,14 +30,14 @@ class Generated:
 
     Attributes:
         texts: The answers, without special tokens.
-        tokens: int64 [n, T]; what is not counted is filling.
-        counted: Which tokens were generated, the end-of-sequence token among them, bool [n, T].
+        tokens: int64 [n, T]; tokens that are not counted are padding.
+        counted: Whether a token was generated, the end-of-sequence token included, bool [n, T].
         neg_entropy: Negative entropy of the distribution at each token, float64 [n, T].
         logprob: Log-probability of each token, float64 [n, T].
         watched: Log-probability of the watched token as the first of the answer, float64 [n]; NaN
-            where none was watched.
-        refused: By row: why there is no answer.
-        wall_time_s: Time that the answers took.
+            if none was watched.
+        refused: Row -> reason why it has no answer.
+        wall_time_s: Time for all answers.
     """
 
     texts: tuple[str, ...]
@@ -51,7 +50,7 @@ class Generated:
     wall_time_s: float
 
     def confidence(self, kind: str) -> Floats:
-        """Return the confidence of each answer, float64 [n]; NaN, which defers, where none is.
+        """Return the confidence of each answer, float64 [n]; NaN, which defers, without an answer.
 
         Args:
             kind: One of `metrics.SEQUENCE_KINDS`.
@@ -62,7 +61,7 @@ class Generated:
 
     @property
     def tokens_per_s(self) -> float:
-        """Generated tokens a second, of all rows together; 0 where none was."""
+        """Generated tokens per second, of all rows together; 0 if none was generated."""
         return float(self.counted.sum() / self.wall_time_s) if self.wall_time_s else 0.0
 
 
@@ -77,22 +76,22 @@ def generate(
     watch: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Generated:
-    """Answer prompts greedily, until an end-of-sequence token (see `ends_of`) or a limit.
+    """Answer prompts greedily, until a token that ends an answer (see `ends_of`) or a limit.
 
-    A prompt that is empty or no valid text, or that leaves no room for an answer in the context, is
-    not answered: its row has no tokens, and so the confidence NaN, which defers it.
+    A prompt that is empty or not valid text, or that leaves no room for an answer in the context,
+    is not answered: its row has no tokens, so its confidence is NaN, which defers it.
 
     Args:
-        model: A causal language model; its mode is kept, of its own generation settings only the
-            ends are used.
+        model: A causal language model; its mode is kept, and of its own generation settings only
+            the ends are used.
         tokenizer: Its tokenizer.
         prompts: n texts.
         max_new_tokens: T, the most tokens of an answer; at least 0.
-        context: The most tokens of prompt and answer together.
-        batch_size: The most prompts that are answered at once; long ones and large vocabularies
-            make it fewer.
-        watch: A token whose log-probability as the first of the answer is wanted.
-        progress: Called with the number of prompts that were just answered.
+        context: Most tokens of prompt and answer together.
+        batch_size: Most prompts that are answered at once; fewer if they are long or the
+            vocabulary is large.
+        watch: Token whose log-probability as the first of the answer is recorded, or None.
+        progress: Called with the number of prompts just answered.
 
     Raises:
         InputError: `max_new_tokens` or `batch_size` is out of range.
@@ -111,35 +110,35 @@ def generate(
     }
     accepted = {i: ids for i, ids in enumerate(encoded) if ids and i not in refused}
     batch_size = min(batch_size, max(1, _LOGITS // model.config.get_text_config().vocab_size))
-    made, ends = _Arrays(len(prompts), max_new_tokens), ends_of(model, tokenizer)
-    with ready(model), torch.inference_mode():
+    arrays, ends = _Arrays(len(prompts), max_new_tokens), ends_of(model, tokenizer)
+    with greedy_mode(model), torch.inference_mode():
         for room, rows in _batches(accepted, max_new_tokens, context, batch_size):
             batch = [accepted[i] for i in rows]
             for steps in decode(model, tokenizer, batch, room, watch, ends=ends):
-                made.put(rows, steps, ends)
+                arrays.put(rows, steps, ends)
             if progress is not None:
                 progress(len(rows))
-    # Not every tokenizer knows its ends for special tokens.
-    said = made.counted & ~np.isin(made.tokens, ends)
+    # Not every tokenizer treats its ends as special tokens.
+    visible = arrays.counted & ~np.isin(arrays.tokens, ends)
     texts = [
         tokenizer.decode(ids[flags], skip_special_tokens=True)
-        for ids, flags in zip(made.tokens, said, strict=True)
+        for ids, flags in zip(arrays.tokens, visible, strict=True)
     ]
-    return made.generated(texts, refused, time.perf_counter() - start)
+    return arrays.generated(texts, refused, time.perf_counter() - start)
 
 
 def rows_that_fit(vocabulary: int, width: int) -> int:
-    """Return how many rows can be decoded together in a bounded memory, at least 1.
+    """Return the most rows that can be decoded together in bounded memory, at least 1.
 
     Args:
-        vocabulary: Tokens of a distribution.
-        width: Tokens of the longest row, its answer among them.
+        vocabulary: V, the size of a distribution over tokens.
+        width: Tokens of the longest row, its answer included.
     """
     return max(1, min(_LOGITS // vocabulary, _TOKENS // width))
 
 
 def encode(tokenizer: Any, prompts: Sequence[str]) -> list[list[int] | None]:
-    """Return the tokens of each prompt, None where it is no valid text."""
+    """Return the tokens of each prompt; None for a prompt that is not valid text."""
     valid = [i for i, prompt in enumerate(prompts) if _is_text(prompt)]
     encoded: list[list[int] | None] = [None] * len(prompts)
     if valid:
@@ -150,7 +149,7 @@ def encode(tokenizer: Any, prompts: Sequence[str]) -> list[list[int] | None]:
 
 
 def _is_text(prompt: str) -> bool:
-    # Bytes that are no UTF-8 come as lone surrogates from file names, arguments and JSON.
+    # Bytes that are not UTF-8 arrive as lone surrogates from file names, arguments and JSON.
     try:
         prompt.encode()
     except UnicodeEncodeError:
@@ -159,16 +158,16 @@ def _is_text(prompt: str) -> bool:
 
 
 def refusal(prompt: str, ids: list[int] | None, most: int, context: int) -> str | None:
-    """Return why a prompt is not answered, None where it is."""
+    """Return the reason why a prompt is not answered, or None if it is."""
     if ids is None:
-        return "the prompt is no valid text: it holds half of a surrogate pair"
+        return "the prompt is not valid text: it holds half of a surrogate pair"
     if not prompt.strip() or not ids:
         return EMPTY
     if not most:
         return "no token may be generated: max_new_tokens is 0"
     if len(ids) >= context:
         return (
-            f"the prompt has {len(ids)} tokens, of the context's {context} none is left to answer"
+            f"the prompt has {len(ids)} tokens: the context of {context} has no room for an answer"
         )
     return None
 
@@ -176,22 +175,22 @@ def refusal(prompt: str, ids: list[int] | None, most: int, context: int) -> str 
 def _batches(
     prompts: dict[int, list[int]], most: int, context: int, batch_size: int
 ) -> Iterator[tuple[int, list[int]]]:
-    """Yield (tokens that an answer may have, rows): alike in length, and all with that much room.
+    """Yield (most tokens of an answer, rows) of similar length, and all with that limit.
 
-    What one prompt may answer must not depend on those beside it.
+    The limit of a prompt must not depend on the other prompts of its batch.
     """
     by_length = sorted(prompts, key=lambda i: len(prompts[i]))
     for room, group in itertools.groupby(by_length, lambda i: min(most, context - len(prompts[i]))):
         rows = list(group)
         while rows:
-            # The longest first: its length says how many are held beside it.
+            # The longest first: its length decides how many others fit.
             size = min(batch_size, max(1, _TOKENS // (len(prompts[rows[-1]]) + room)))
             rows, batch = rows[:-size], rows[-size:]
             yield room, batch
 
 
 class _Arrays:
-    """What is filled in piece by piece."""
+    """The arrays of `Generated`, filled part by part."""
 
     def __init__(self, rows: int, tokens: int) -> None:
         self.tokens = np.zeros((rows, tokens), np.int64)
@@ -206,7 +205,7 @@ class _Arrays:
         at = np.ix_(rows, range(steps.first, steps.first + tokens.shape[1]))
         self.tokens[at] = tokens
         ended = np.isin(tokens, ends)
-        # The end itself counts; what comes behind it is filling.
+        # The end itself counts; tokens after it are padding.
         self.counted[at] = np.cumsum(ended, axis=1) - ended == 0
         self.neg_entropy[at] = steps.neg_entropy.numpy()
         self.logprob[at] = steps.logprob.numpy()

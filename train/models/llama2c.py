@@ -1,8 +1,13 @@
-"""Reads the weights of llama2.c (github.com/karpathy/llama2.c, version 0) as a Llama model.
+"""Reads weights and tokenizers of llama2.c (github.com/karpathy/llama2.c, version 0).
 
-A file is seven little-endian int32 (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size,
-seq_len) and float32 behind them, every kind of matrix for all layers in turn. A negative vocab_size
-says that the head is not the embedding and stands at the end.
+A file of weights is seven little-endian int32 (dim, hidden_dim, n_layers, n_heads, n_kv_heads,
+vocab_size, seq_len) followed by float32: each kind of matrix for all layers in turn. A negative
+vocab_size means that the output layer is not the embedding and stands at the end.
+
+A file of a tokenizer is an int32 (bytes of the longest piece), then for each token its score
+float32, its length int32 and its bytes. Text becomes characters with a space before them, and
+characters that are not a piece become bytes; then the two neighbours whose union has the highest
+score merge, again and again.
 """
 
 from __future__ import annotations
@@ -23,11 +28,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from train.errors import CheckpointError
 
-# MERGEDOC train/models/llama2c_tokenizer.py: 'Reads the tokenizer of llama2.c as a fast tokenizer of transformers.\n\nA file is an int32 (bytes of the longest piece), then for each token its score float32, its length\nint32 and its bytes. Text becomes characters with a blank before them, characters that are no piece\nbecome bytes; then, again and again, the two neighbours merge whose union has the highest score.\n'
-
 Floats = npt.NDArray[np.float32]
 _HEADER = struct.Struct("<7i")
-_MAGIC = 0x616B3432  # "ak42", with which versions 1 and 2 begin
+_MAGIC = 0x616B3432  # "ak42", the start of versions 1 and 2
 _ROTARY_BASE = 10_000.0
 _NORM_EPSILON = 1e-5
 _FLOAT_BYTES = 4
@@ -42,17 +45,17 @@ _FIXED = (*_SPECIAL, *_BYTES)
 
 @dataclass(frozen=True)
 class Sizes:
-    """The head of a file.
+    """The sizes in the header of a file.
 
     Attributes:
         width: Hidden size.
         inner: Size between the two layers of a feed-forward block.
-        layers: Decoder layers.
-        heads: Attention heads.
-        kv_heads: Heads of keys and values that they share.
-        vocabulary: Tokens.
-        context: Most tokens.
-        tied: Whether the head is the embedding.
+        layers: Number of decoder layers.
+        heads: Number of attention heads.
+        kv_heads: Number of key and value heads, which the attention heads share.
+        vocabulary: Number of tokens.
+        context: Most tokens of a sequence.
+        tied: Whether the output layer is the embedding.
     """
 
     width: int
@@ -70,7 +73,7 @@ class Sizes:
         return self.width // self.heads
 
     def matrices(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Yield name and shape of what stands in the file, in its order."""
+        """Yield name and shape of each matrix, in the order of the file."""
         layers, width, inner, keys = self.layers, self.width, self.inner, self.kv_heads * self.head
         yield "embed_tokens", (self.vocabulary, width)
         yield "input_layernorm", (layers, width)
@@ -90,13 +93,9 @@ class Sizes:
 
     @property
     def file_bytes(self) -> int:
-        """The length of a file with this head."""
-        floats = 0
-        for _, shape in self.matrices():
-            count = 1
-            for size in shape:
-                count *= size  # Python's own: a head may claim more than 64 bits hold
-            floats += count
+        """The length of a file with this header."""
+        # Python's own integers: a header may claim more than 64 bits hold.
+        floats = sum(math.prod(shape) for _, shape in self.matrices())
         return _HEADER.size + _FLOAT_BYTES * floats
 
 
@@ -107,8 +106,8 @@ def read_llama(path: Path) -> Any:
         path: The file.
 
     Raises:
-        CheckpointError: It is missing, of another version, truncated, or holds sizes, rotary tables
-            or numbers that cannot be.
+        CheckpointError: It is missing, truncated or of another version, or its sizes, rotary tables
+            or numbers are invalid.
     """
     sizes = read_sizes(path)
     matrices = _matrices(path, sizes)
@@ -119,10 +118,10 @@ def read_llama(path: Path) -> Any:
 
 
 def read_sizes(path: Path) -> Sizes:
-    """Return the head of a file, whose length it has to explain.
+    """Return the sizes in the header of a file, which must add up to its length.
 
     Raises:
-        CheckpointError: It is missing, of another version, truncated, or its sizes cannot be.
+        CheckpointError: It is missing, truncated or of another version, or its sizes are invalid.
     """
     try:
         length = path.stat().st_size
@@ -137,13 +136,13 @@ def read_sizes(path: Path) -> Sizes:
         )
     if len(head) < _HEADER.size:
         raise CheckpointError(
-            f"expected a head of {_HEADER.size} bytes in {path}, it has {length}: it is truncated"
+            f"expected a header of {_HEADER.size} bytes in {path}, it has {length}: it is truncated"
         )
     sizes = _checked(_HEADER.unpack(head), path)
     if length != sizes.file_bytes:
         raise CheckpointError(
-            f"expected {sizes.file_bytes} bytes in {path}, as its head says, it has {length}: it "
-            "is truncated or no llama2.c file of version 0"
+            f"expected {sizes.file_bytes} bytes in {path}, as its header says, it has {length}: it "
+            "is truncated or not a llama2.c file of version 0"
         )
     return sizes
 
@@ -158,10 +157,10 @@ def _checked(head: tuple[int, ...], path: Path) -> Sizes:
     )
     if not fits:
         raise CheckpointError(
-            f"expected sizes above 0, with heads that divide the width evenly, at the head of "
+            f"expected sizes above 0, with heads that divide the width evenly, in the header of "
             f"{path}, got dim {width}, hidden_dim {inner}, n_layers {layers}, n_heads {heads}, "
             f"n_kv_heads {kv_heads}, vocab_size {vocabulary}, seq_len {context}: it is damaged or "
-            "no llama2.c file"
+            "not a llama2.c file"
         )
     return Sizes(
         width, inner, layers, heads, kv_heads, abs(vocabulary), context, tied=vocabulary > 0
@@ -211,7 +210,7 @@ def _config(sizes: Sizes) -> LlamaConfig:
 
 
 def _state(matrices: dict[str, Floats], sizes: Sizes) -> dict[str, Tensor]:
-    """Return the weights by the names that transformers has for them."""
+    """Return the weights under transformers' names."""
     state = {
         "model.embed_tokens.weight": matrices["embed_tokens"],
         "model.norm.weight": matrices["norm"],
@@ -221,17 +220,17 @@ def _state(matrices: dict[str, Floats], sizes: Sizes) -> dict[str, Tensor]:
         if name in ("embed_tokens", "norm", "cosines", "sines", "lm_head"):
             continue
         for layer in range(shape[0]):
-            state[f"model.layers.{layer}.{name}.weight"] = _halves(
+            state[f"model.layers.{layer}.{name}.weight"] = _reorder_pairs(
                 name, matrices[name][layer], sizes
             )
     return {name: torch.from_numpy(values.copy()) for name, values in state.items()}
 
 
-def _halves(name: str, matrix: Floats, sizes: Sizes) -> Floats:
-    """Order the rows of queries and keys as transformers turns them.
+def _reorder_pairs(name: str, matrix: Floats, sizes: Sizes) -> Floats:
+    """Order the rows of queries and keys as transformers rotates them.
 
-    llama2.c turns neighbours (0, 1), (2, 3), ... of a head; transformers element i of its first
-    half with element i of its second.
+    llama2.c rotates neighbours (0, 1), (2, 3), ... of a head; transformers rotates element i of the
+    first half with element i of the second.
     """
     if name not in ("self_attn.q_proj", "self_attn.k_proj"):
         return matrix
@@ -246,11 +245,11 @@ def read_tokenizer(path: Path, vocabulary: int, context: int) -> Any:
 
     Args:
         path: The file.
-        vocabulary: How many tokens the model has.
-        context: The most tokens of a text.
+        vocabulary: Number of the model's tokens.
+        context: Most tokens of a text.
 
     Raises:
-        CheckpointError: It is missing, damaged, or of another model.
+        CheckpointError: It is missing or damaged, or belongs to another model.
     """
     scores = _pieces(path)
     if len(scores) != vocabulary:
@@ -272,7 +271,7 @@ def read_tokenizer(path: Path, vocabulary: int, context: int) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=UNKNOWN,
-        pad_token=UNKNOWN,  # no text has it: what is no piece becomes bytes
+        pad_token=UNKNOWN,  # no text has it: what is not a piece becomes bytes
         bos_token=BEGIN,
         eos_token=BEGIN,
         model_max_length=context,
@@ -312,9 +311,9 @@ def _entries(content: bytes) -> Iterator[tuple[str, float]]:
             raise ValueError(f"token {len(found)} has the length {length} and the score {score}")
         piece = content[at : at + length].decode()
         if len(found) < len(_SPECIAL):
-            piece = piece.strip("\n")  # they are written as they are to be printed
+            piece = piece.strip("\n")  # the file holds them as the program prints them
         if piece in found:
-            raise ValueError(f"{piece!r} is there twice")
+            raise ValueError(f"{piece!r} occurs twice")
         found.add(piece)
         yield piece, score
         at += length

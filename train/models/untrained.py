@@ -1,4 +1,4 @@
-"""Makes small causal language models with random weights, and their tokenizers from text."""
+"""Makes small causal language models with random weights, and trains tokenizers on text."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from train.models.language import LanguageModel, attention_of
 Architecture = Literal["gemma", "gemma2", "llama", "gpt2", "qwen2", "mistral"]
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 WINDOWED: tuple[Architecture, ...] = ("gemma2", "qwen2", "mistral")
-"""Those whose layers may see no further back than a window: of gemma2 every other one, of qwen2 the
-upper half, of mistral all."""
+"""Architectures with sliding-window layers: every other layer of gemma2, the upper half of qwen2,
+all of mistral."""
 _PAD, _BEGIN, _END = "<pad>", "<bos>", "<eos>"
 
 
@@ -28,11 +28,11 @@ class Shape:
         width: Hidden size.
         layers: Decoder layers.
         heads: Attention heads.
-        kv_heads: Heads of keys and values that they share; not for gpt2.
+        kv_heads: Key and value heads, which the attention heads share; not for gpt2.
         inner: Size between the two layers of a feed-forward block.
         context: Most tokens of prompt and answer together.
-        window: Tokens that a layer with a window sees; None is what the library takes. For the
-            architectures of `WINDOWED`.
+        window: Tokens that a sliding-window layer sees, for the architectures of `WINDOWED`; None
+            for the library's default.
     """
 
     width: int
@@ -47,11 +47,11 @@ class Shape:
 def trained_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019).
 
-    Every text has tokens, whatever it was trained on; a prompt begins with `<bos>`.
+    It can tokenize every text, not only those it was trained on; a prompt begins with `<bos>`.
 
     Args:
-        texts: What to train on.
-        vocabulary: Most tokens, the 256 bytes and three special ones among them.
+        texts: The texts to train on.
+        vocabulary: Most tokens, including the 256 bytes and three special ones.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -72,7 +72,7 @@ def trained_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokeni
         pad_token=_PAD,
         bos_token=_BEGIN,
         eos_token=_END,
-        # No text needs it; without one transformers 5 adds that of Qwen to a Qwen2's tokenizer.
+        # No text needs it, but without one transformers 5 gives a Qwen2's tokenizer that of Qwen.
         unk_token=_PAD,
         clean_up_tokenization_spaces=False,
     )
@@ -81,7 +81,7 @@ def trained_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokeni
 def untrained_language_model(
     architecture: Architecture, shape: Shape, tokenizer: Any, *, seed: int = 0
 ) -> LanguageModel:
-    """Return a language model with random weights, its vocabulary that of the tokenizer.
+    """Return a language model with random weights and the vocabulary of a tokenizer.
 
     Args:
         architecture: One of `ARCHITECTURES`.
@@ -110,7 +110,7 @@ def _sizes(architecture: Architecture, shape: Shape) -> dict[str, Any]:
             "n_head": shape.heads,
             "n_inner": shape.inner,
             "n_positions": shape.context,
-            # Small models forget more by it than they gain.
+            # Dropout harms small models more than it helps.
             "resid_pdrop": 0.0,
             "embd_pdrop": 0.0,
             "attn_pdrop": 0.0,

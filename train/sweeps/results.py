@@ -191,17 +191,17 @@ def report(content: Mapping[str, Any]) -> str:
     lines = [
         f"# Sweep on {Path(content['data']).name}",
         "",
-        f"{content['model']}; {sizes['train']} inputs for training, {sizes['validation']} for "
-        f"validation, {sizes['test']} for the test; seeds {content['seeds']}; {content['epochs']} "
+        f"{content['model']}, {sizes['train']} inputs to train on, {sizes['validation']} to choose "
+        f"on, {sizes['test']} to report; seeds {content['seeds']}; {content['epochs']} "
         f"epochs of stage 2 each, stage 2 data {content['stage2_data']}; acc(M_L) "
         f"{content['acc(M_L)']['test']:.3f}; {describe_machine(content['hardware'])}, "
         f"{content['wall_time_s']} s, revision {content['git_revision']}.",
         "",
         f"    {content['command']}",
         "",
-        "Brackets hold the difference from the control in points, with a star if its paired 95 % "
-        "bootstrap interval over inputs and seeds excludes 0. Passes are forward passes of M_S per "
-        "input.",
+        "Brackets show the difference, in points, to the control. A star marks a difference whose "
+        "paired 95 % bootstrap interval over inputs and seeds excludes 0. Passes are forward passes "
+        "of M_S per input.",
         "",
         _table(content["test"]),
         "",

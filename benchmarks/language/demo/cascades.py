@@ -22,7 +22,7 @@ from edge_runtime.language import Decoder, Generation
 from export.commands.language import LanguageSettings
 from train.data.tasks import Task
 from train.language.answers import Answers
-from train.language.gathering import row_name
+from train.language.results import row_name
 from train.language.rivals import CONTROL
 
 FILE = "cascade-samples.npz"

@@ -22,9 +22,8 @@ from benchmarks.steps import empty_folder, step
 from edge_runtime import environment
 from train.comparison.samples import Samples
 from train.data.tasks import Task, load_task
-from train.language.gathering import gather
-from train.language.results import Meta, write_results
-from train.language.rivals import Asking, Heard, all_rivals
+from train.language.results import Meta, gather, write_results
+from train.language.rivals import Query, Responses, all_rivals
 from train.models import open_language_model
 from train.models.checkpoint import FILE as TRAINING_FILE
 
@@ -64,10 +63,10 @@ def _taught(settings: DemoSettings, task: Task) -> tuple[Path, Samples, dict[str
         large = fitted(
             settings, task, settings.large, LARGE, settings.out / "large", settings.seeds[0]
         )
-        said = answers(large, task, settings.out, Asking("large"))
+        said = answers(large, task, settings.out, Query("large"))
         right = {split: found.right for split, found in said.items()}
     rivals = all_rivals(MODELS)
-    heard: dict[Asking, list[Heard]] = {rival.asking: [] for rival in rivals}
+    heard: dict[Query, list[Responses]] = {rival.query: [] for rival in rivals}
     for seed in settings.seeds:
         _run_seed(settings, task, seed, heard, right)
     from_scratch = settings.small is None
@@ -78,7 +77,7 @@ def _run_seed(
     settings: DemoSettings,
     task: Task,
     seed: int,
-    heard: Mapping[Asking, list[Heard]],
+    heard: Mapping[Query, list[Responses]],
     large: Mapping[str, Any],
 ) -> None:
     """Train one seed's models, and append what each says to `heard`."""
@@ -87,9 +86,9 @@ def _run_seed(
         small = fitted(settings, task, settings.small, SMALL, folder / "small", seed)
         tuned(settings, task, small, folder, seed)
     with step(f"seed {seed}: ask every model"):
-        for asking, runs in heard.items():
-            model = checkpoint(settings, asking.model, folder)
-            runs.append(heard_of(model, task, asking, large, folder))
+        for query, runs in heard.items():
+            model = checkpoint(settings, query.model, folder)
+            runs.append(heard_of(model, task, query, large, folder))
 
 
 def _compare(

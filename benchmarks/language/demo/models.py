@@ -8,10 +8,13 @@ from typing import Any
 
 from benchmarks.cascade.demo import DemoSettings
 from train.data.tasks import Task
-from train.language.fit import FitLanguageSettings
-from train.language.new import NewLanguageSettings
 from train.language.rivals import CONTROL, UNTUNED
-from train.language.tune import TuneLanguageSettings
+from train.language.settings import (
+    FitLanguageSettings,
+    NewLanguageSettings,
+    TuneLanguageSettings,
+)
+from train.language.stages import fit_model, tune_model
 from train.models import open_language_model
 
 ALPHAS = (0.3, 0.5, 0.6)
@@ -83,7 +86,7 @@ def fitted(
         out=start,
         **made.shape,
     ).run()
-    FitLanguageSettings(
+    fitting = FitLanguageSettings(
         checkpoint=start,
         task=settings.task,
         out=out,
@@ -91,7 +94,8 @@ def fitted(
         patience=made.epochs,
         batch_size=_BATCH,
         seed=seed,
-    ).fit(open_language_model(start), task)
+    )
+    fit_model(fitting, open_language_model(start), task)
     return out
 
 
@@ -102,7 +106,7 @@ def tuned(settings: DemoSettings, task: Task, small: Path, folder: Path, seed: i
         how: dict[str, Any] = {"objective": "cross_entropy"}
         if name != CONTROL:
             how = {"alpha": float(name.removeprefix("gatekeeper-"))}
-        TuneLanguageSettings(
+        tuning = TuneLanguageSettings(
             checkpoint=small,
             task=settings.task,
             out=folder / name,
@@ -110,4 +114,5 @@ def tuned(settings: DemoSettings, task: Task, small: Path, folder: Path, seed: i
             steps=settings.steps,
             seed=seed,
             **how,
-        ).tune(open_language_model(small), task)
+        )
+        tune_model(tuning, open_language_model(small), task)

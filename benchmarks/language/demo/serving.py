@@ -21,7 +21,7 @@ from edge_runtime.texts import tokenizer_file
 from train.comparison.scores import SPLITS
 from train.data.tasks import Task
 from train.language.answers import Answers, answer_split, load_answers, save_answers
-from train.language.rivals import Asking, Heard
+from train.language.rivals import Query, Responses
 from train.models import open_language_model
 
 
@@ -91,25 +91,25 @@ def _graph_bytes(place: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def answers(model: Path, task: Task, folder: Path, asking: Asking) -> dict[str, Answers]:
+def answers(model: Path, task: Task, folder: Path, query: Query) -> dict[str, Answers]:
     """Return what a model says to validation and test; kept, so that they can be read again.
 
     Args:
         model: The checkpoint.
         task: Whose splits.
         folder: Of the seed: its answers are written there.
-        asking: What is asked, and the model's name.
+        query: What is asked, and the model's name.
     """
     opened = open_language_model(model)
     found = {}
-    name = asking.model if asking.instruction is None else f"{asking.model}-{_slug(asking)}"
+    name = query.model if query.instruction is None else f"{query.model}-{_slug(query)}"
     for split in SPLITS:
         found[split] = answer_split(
             opened,
             task,
             task.splits()[split],
-            instruction=asking.instruction,
-            watch_text=asking.watch,
+            instruction=query.instruction,
+            watch_text=query.watch,
         )
         path = _file(folder, name, split)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,10 +117,12 @@ def answers(model: Path, task: Task, folder: Path, asking: Asking) -> dict[str, 
     return found
 
 
-def heard(model: Path, task: Task, asking: Asking, large: Mapping[str, Any], folder: Path) -> Heard:
+def heard(
+    model: Path, task: Task, query: Query, large: Mapping[str, Any], folder: Path
+) -> Responses:
     """Return the same beside where M_L is right; see `answers`."""
-    found = answers(model, task, folder, asking)
-    return Heard(found, large, open_language_model(model).vocabulary, task.answers)
+    found = answers(model, task, folder, query)
+    return Responses(found, large, open_language_model(model).vocabulary, task.answers)
 
 
 def read_answers(folder: Path, model: str) -> Answers:
@@ -136,5 +138,5 @@ def _file(folder: Path, name: str, split: str) -> Path:
     return folder / "answers" / f"{name}-{split}.npz"
 
 
-def _slug(asking: Asking) -> str:
-    return "answer-n" if asking.watch else "reduce-confidence"
+def _slug(query: Query) -> str:
+    return "answer-n" if query.watch else "reduce-confidence"

@@ -20,14 +20,15 @@ from export.calibration.sample import threshold_for_deferral_ratio
 from train.comparison.figures import Candidate, compare, joint_name
 from train.comparison.samples import Samples as AllSamples
 from train.comparison.samples import read_samples
-from train.language.gathering import row_name, spoken
 from train.language.results import (
     RESULTS_FILE,
     SAMPLES_FILE,
     TABLE_FILE,
+    answer_figures,
+    derive_results,
     findings,
-    follows,
     report,
+    row_name,
 )
 from train.language.rivals import CONTROL, UNTUNED
 
@@ -59,7 +60,7 @@ def variants(samples: AllSamples, deferral: float) -> tuple[dict[str, Samples], 
 
 def tokens_per_s(samples: AllSamples, model: str) -> float:
     """Return the generated tokens a second on the test set, the mean over the seeds."""
-    return spoken(samples, "test", model)["tokens/s"]
+    return answer_figures(samples, "test", model)["tokens/s"]
 
 
 def rows_of(samples: AllSamples, model: str, kind: str, deferral: float) -> Samples:
@@ -113,7 +114,7 @@ def check(folder: Path) -> int:
     """
     try:
         content: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-        fresh = follows(read_samples(folder / SAMPLES_FILE), content["deferral"])
+        fresh = derive_results(read_samples(folder / SAMPLES_FILE), content["deferral"])
         # A sentence rounds: it is held to the printed figures, and these to the samples.
         fresh["findings"] = findings(content, joint_name(content["deferral"]))
     except (OSError, ValueError, KeyError, GatekeeperError) as error:

@@ -17,9 +17,11 @@ from export.commands.language import LanguageSettings
 from train.data.tasks import SOURCES, load_task
 from train.data.tasks.sources import data_folder
 from train.errors import DataError
-from train.language.convert import ConvertLanguageSettings
-from train.language.fit import FitLanguageSettings
-from train.language.new import NewLanguageSettings
+from train.language.settings import (
+    ConvertLanguageSettings,
+    FitLanguageSettings,
+    NewLanguageSettings,
+)
 from train.models import open_language_model
 
 RATIO: Final = 0.3

@@ -155,7 +155,7 @@ def test_a_prompt_over_the_context_is_refused_with_its_length(asker, model):
     code, words = refusal(asker.future(prompts_request(PROMPT, long)))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
     tokens = len(model[1].tokenizer(long)["input_ids"])
-    assert words.startswith(f"row 1: the prompt has {tokens} tokens, of the context's 96 none")
+    assert words.startswith(f"row 1: the prompt has {tokens} tokens: the context of 96 has")
 
 
 def test_a_prompt_that_is_far_too_long_is_not_even_tokenized(asker, model):
@@ -168,7 +168,7 @@ def test_a_prompt_that_is_far_too_long_is_not_even_tokenized(asker, model):
     # What just does not fit is counted in tokens.
     longest = max(map(len, model[1].tokenizer.get_vocab()))
     _, words = refusal(asker.future(prompts_request("x" * 4 * longest * 96)))
-    assert "tokens, of the context's 96 none is left" in words
+    assert "tokens: the context of 96 has no room" in words
 
 
 @pytest.mark.parametrize(

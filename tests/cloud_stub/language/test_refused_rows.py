@@ -60,12 +60,12 @@ def test_a_bad_prompt_falls_back_with_its_reason_and_the_others_get_the_cloud_s_
         assert (answers[n].source, answers[n].error) == (Source.CLOUD, None)
     tokens = len(model[1].tokenizer(LONG)["input_ids"])
     assert answers[1].source is answers[3].source is Source.EDGE_FALLBACK
-    assert f"INVALID_ARGUMENT: the prompt has {tokens} tokens, of the context's 96 none" in (
+    assert f"INVALID_ARGUMENT: the prompt has {tokens} tokens: the context of 96 has" in (
         answers[1].error
     )
     assert "INVALID_ARGUMENT: the prompt is empty" in answers[3].error
     # Both are over what the small model takes as well, and it says why, too.
-    assert "tokens, of the context's 40 none is left to answer" in answers[1].error
+    assert "tokens: the context of 40 has no room for an answer" in answers[1].error
     assert not cascade.cloud.breaker.is_open
     assert cascade.stats.snapshot().errors == {"CloudRejectedError": 1}
 

@@ -130,8 +130,8 @@ def test_a_model_that_breaks_defers(tmp_path):
         ("", "the prompt is empty"),
         (" \n", "the prompt is empty"),
         (SILENT, "the prompt has no token"),
-        ("\ud800", "the prompt is no valid text: it holds half of a surrogate pair"),
-        ("x" * 39, "the prompt has 40 tokens, of the context's 40 none is left to answer"),
+        ("\ud800", "the prompt is not valid text: it holds half of a surrogate pair"),
+        ("x" * 39, "the prompt has 40 tokens: the context of 40 has no room for an answer"),
     ],
 )
 def test_a_prompt_that_cannot_be_answered_defers_with_the_reason(prompt, reason, decoder):

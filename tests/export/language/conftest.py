@@ -7,7 +7,7 @@ import pytest
 from tools.things import new_language_model, write_task
 
 from export.commands.language import LanguageSettings
-from train.language.fit import FitLanguageSettings
+from train.language.settings import FitLanguageSettings
 from train.models import open_language_model, save_language_model
 
 

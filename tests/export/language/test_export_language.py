@@ -158,7 +158,7 @@ def test_a_prompt_over_the_context_is_refused_on_the_device_and_by_the_model(
     (answer,) = Decoder.open(lm_bundle).generate([long])
     model = open_language_model(half_taught).generate([long], 2)
     assert (answer.ended, answer.defer, answer.reason) == ("refused", True, model.refused[0])
-    assert "of the context's 48 none is left to answer" in answer.reason
+    assert "the context of 48 has no room for an answer" in answer.reason
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.language.promises.story import PUBLISHED
 from edge_runtime.language.decoder import Decoder
 from export.commands.language import LanguageSettings
-from train.language.convert import ConvertLanguageSettings
+from train.language.settings import ConvertLanguageSettings
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,10 @@ from train.language.answers import (
     LEVELS,
     answer_split,
     first_token,
-    instructed,
     load_answers,
     save_answers,
     token_quantiles,
+    with_instruction,
 )
 
 
@@ -73,9 +73,9 @@ def test_what_is_refused_is_counted_by_reason_and_has_no_confidence(tiny):
 
 
 def test_an_instruction_stands_before_the_whole_prompt(tiny):
-    assert instructed("Question?\nAnswer:", "Be brief.") == "Be brief.\n\nQuestion?\nAnswer:"
-    assert instructed("Question?", None) == "Question?"
-    assert instructed("", "Be brief.") == ""
+    assert with_instruction("Question?\nAnswer:", "Be brief.") == "Be brief.\n\nQuestion?\nAnswer:"
+    assert with_instruction("Question?", None) == "Question?"
+    assert with_instruction("", "Be brief.") == ""
     task = colours(3)
     told = answer_split(tiny, task, task.test, instruction="Be brief.")
     by_hand = [replace(e, prompt=f"Be brief.\n\n{e.prompt}") for e in task.test]
@@ -125,7 +125,7 @@ def test_a_damaged_file_is_refused_in_words(tmp_path):
     path = tmp_path / "a.npz"
     save_answers(path, answers([[-0.5]], [True]))
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(DataError, match="ask it again"):
+    with pytest.raises(DataError, match="let it answer again"):
         load_answers(path)
     with pytest.raises(DataError, match="expected answers"):
         load_answers(tmp_path / "none.npz")

@@ -11,7 +11,7 @@ from train.__main__ import COMMANDS
 from train.comparison.figures import FIGURES
 from train.data.tasks import load_task
 from train.language.answers import answer_split, load_answers
-from train.language.evaluate import by_kind, lines
+from train.language.evaluate import figures_by_kind, render
 from train.models import save_language_model
 
 
@@ -100,13 +100,13 @@ def test_the_best_confidence_is_marked(tiny, colour_folder):
     g["mean_logprob"] = g["sum_logprob"] = np.where(right, -0.9, -0.1)
     g["neg_entropy"] = np.where(right, -0.9, -0.1)
     told = type(answers)(**{**vars(answers), "right": right, "confidence": g})
-    found = by_kind(told, None, tiny.vocabulary)
+    found = figures_by_kind(told, None, tiny.vocabulary)
     assert (found["by"], found["best"]) == ("AUROC", "max_softmax")
     assert found["figures"]["max_softmax"]["AUROC"] == 1.0
     shown = {"n": 6, "tokens/s": 1.0, "refused": {}, "left_out": [], "split": "test", **found}
-    marked = [line for line in lines(shown) if "*" in line]
+    marked = [line for line in render(shown) if "*" in line]
     assert [line.split()[0] for line in marked] == ["max_softmax", "*"]
-    beside = by_kind(told, np.ones(6, bool), tiny.vocabulary)
+    beside = figures_by_kind(told, np.ones(6, bool), tiny.vocabulary)
     assert (beside["by"], beside["best"]) == ("joint accuracy at 30%", "max_softmax")
 
 
@@ -129,8 +129,8 @@ def test_right_answers_that_do_not_parse_are_named():
         "best": None,
         "figures": {"min_prob": {"AUROC": float("nan")}},
     }
-    printed = "\n".join(lines(content))
-    assert "4 whose right answer does not parse: a, b, c" in printed
+    printed = "\n".join(render(content))
+    assert "4, right answer not readable: a, b, c" in printed
     assert "5: reason 0" in printed
     assert "3 for 2 more reasons" in printed
 
@@ -138,8 +138,7 @@ def test_right_answers_that_do_not_parse_are_named():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--out", "figures.txt"), "expected --out as a file *.json"),
-        (("--limit", 0), "expected a limit of at least 1"),
+        (("--out", "figures.txt"), "expected a file *.json as --out"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(checkpoint, colour_folder, capsys, words, message):

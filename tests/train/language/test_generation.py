@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from edge_runtime import metrics
 from edge_runtime.errors import InputError
-from train.models.decoding import Recorder, decode, ready
+from train.models.decoding import Recorder, decode, greedy_mode
 from train.models.generation import EMPTY
 from train.models.language import open_language_model, save_language_model
 from train.models.untrained import Shape
@@ -130,7 +130,7 @@ def test_the_end_counts_and_nothing_behind_it_does(lm):
 @pytest.mark.parametrize("architecture", DECODED)
 def test_rows_that_have_ended_are_not_decoded_on(architecture):
     lm, end = ending_early(architecture)
-    with ready(lm.model), torch.inference_mode():
+    with greedy_mode(lm.model), torch.inference_mode():
         encoded = lm.tokenizer(MANY)["input_ids"]
         pieces = list(decode(lm.model, lm.tokenizer, encoded, 7, ends=lm.ends))
     assert [(s.first, s.rows.tolist()) for s in pieces] == [
@@ -207,8 +207,8 @@ def test_what_cannot_be_answered_has_no_tokens_and_is_told(gemma):
     assert generated.refused == {
         0: EMPTY,
         2: EMPTY,
-        3: f"the prompt has {tokens} tokens, of the context's 96 none is left to answer",
-        4: "the prompt is no valid text: it holds half of a surrogate pair",
+        3: f"the prompt has {tokens} tokens: the context of 96 has no room for an answer",
+        4: "the prompt is not valid text: it holds half of a surrogate pair",
     }
     for row in generated.refused:
         assert not generated.counted[row].any()

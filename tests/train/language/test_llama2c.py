@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from benchmarks.language.promises.story import PUBLISHED
 from train.errors import CheckpointError
-from train.language.convert import ConvertLanguageSettings
+from train.language.settings import ConvertLanguageSettings
 from train.models import open_language_model
-from train.models.decoding import decode, ready
+from train.models.decoding import decode, greedy_mode
 from train.models.llama2c import read_llama, read_tokenizer
 
 STEPS = 256  # of llama2.c, where none are asked for
@@ -208,8 +208,8 @@ def test_a_head_that_cannot_be_is_told_in_one_line(head, message, tmp_path):
     [
         (-1, "is truncated"),
         (1000, "is truncated"),
-        (27, "a head of 28 bytes"),
-        (0, "a head of 28 bytes"),
+        (27, "a header of 28 bytes"),
+        (0, "a header of 28 bytes"),
     ],
 )
 def test_a_truncated_file_is_told_in_one_line(cut, message, tmp_path):
@@ -249,7 +249,7 @@ def entry(piece):
         (lambda content: content[:-1], "is damaged"),
         (lambda content: content[:-9], "is damaged"),
         (lambda content: content + entry(b"x"), "270 tokens in .*, it has 271"),
-        (lambda content: content + entry(b"ab"), "'ab' is there twice"),
+        (lambda content: content + entry(b"ab"), "'ab' occurs twice"),
         (lambda content: content + entry(b"\xff"), "is damaged: .*utf-8"),
         (lambda content: content + entry(b""), "has the length 0"),
         (lambda content: content + struct.pack("<fi", 0.0, -5), "has the length -5"),
@@ -283,7 +283,7 @@ def stories(real_data, tmp_path_factory):
 @pytest.mark.slow
 def test_stories260k_tells_the_published_story(stories):
     _, _, lm = stories
-    with ready(lm.model), torch.inference_mode():
+    with greedy_mode(lm.model), torch.inference_mode():
         steps = list(decode(lm.model, lm.tokenizer, [[BOS]], STEPS, ends=lm.ends))
     tokens = torch.cat([s.tokens[0] for s in steps])
     assert lm.tokenizer.decode(tokens) == PUBLISHED

@@ -11,17 +11,18 @@ from benchmarks.cascade.check import CheckSettings
 from benchmarks.errors import CheckError
 from train.comparison.figures import figures
 from train.comparison.samples import read_samples
-from train.language.gathering import answer_codes, gather, most_frequent
+from train.language.answers import most_frequent
 from train.language.results import (
     RESULTS_FILE,
     SAMPLES_FILE,
     TABLE_FILE,
     Meta,
-    follows,
-    shown_table,
+    derive_results,
+    gather,
+    render_split,
     write_results,
 )
-from train.language.rivals import Heard, all_rivals
+from train.language.rivals import Responses, all_rivals
 
 SEEDS = (0, 1)
 N = 120
@@ -38,7 +39,7 @@ def one_run(generator, large, *, signal, watched=False):
         texts = np.where(right, " red", np.where(generator.random(N) < 0.5, " green", " ?"))
         doubt = np.log(generator.random(N)) if watched else None
         split[name] = answers(logprob, right, texts=texts, watched=doubt)
-    return Heard(split, large, 50)
+    return Responses(split, large, 50)
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +49,16 @@ def gathered():
     rivals = all_rivals(MODELS)
     signals = {"untuned": 0.5, "control": 0.5, "gatekeeper-0.3": 4.0}
     heard = {
-        asking: [
+        query: [
             one_run(
                 generator,
                 large,
-                signal=signals[asking.model],
-                watched=asking.watch is not None,
+                signal=signals[query.model],
+                watched=query.watch is not None,
             )
             for _ in SEEDS
         ]
-        for asking in dict.fromkeys(rival.asking for rival in rivals)
+        for query in dict.fromkeys(rival.query for rival in rivals)
     }
     return rivals, heard, gather(rivals, heard, SEEDS, from_scratch=True)
 
@@ -131,13 +132,13 @@ def test_the_best_of_all_of_the_control_and_of_the_tuned_is_named(content):
 def test_no_answer_of_the_test_split_changes_the_choice(few):
     turned = {name: replace(one, right=~one.right) for name, one in few.candidates["test"].items()}
     other = replace(few, candidates={**few.candidates, "test": turned})
-    assert follows(other, 0.3)["chosen"] == follows(few, 0.3)["chosen"]
+    assert derive_results(other, 0.3)["chosen"] == derive_results(few, 0.3)["chosen"]
 
 
 def test_what_means_nothing_is_marked(content):
-    assert "| answer_n + not_n (not meaningful) |" in shown_table(content)
+    assert "| answer_n + not_n (not meaningful) |" in render_split(content)
     assert "(not meaningful)" not in "".join(
-        line for line in shown_table(content).splitlines() if line.startswith("| untuned")
+        line for line in render_split(content).splitlines() if line.startswith("| untuned")
     )
 
 
@@ -153,15 +154,15 @@ def test_what_means_nothing_is_never_chosen(few):
         for split, found in few.candidates.items()
     }
     told = replace(few, candidates=knowing)
-    assert follows(told, 0.3)["chosen"]["best"] == "gatekeeper-0.3 + mean_logprob"
+    assert derive_results(told, 0.3)["chosen"]["best"] == "gatekeeper-0.3 + mean_logprob"
     meant = replace(told, extra={**told.extra, "not_meaningful": np.array([], str)})
-    assert follows(meant, 0.3)["chosen"]["best"] == "answer_n + not_n"
+    assert derive_results(meant, 0.3)["chosen"]["best"] == "answer_n + not_n"
 
 
 def test_the_table_shows_unparsed_answers_and_speed(content, gathered):
-    runs = gathered[1][gathered[0][0].asking]
+    runs = gathered[1][gathered[0][0].query]
     unparsed = np.mean([[t == " ?" for t in run.answers["test"].texts] for run in runs])
-    row = next(r for r in shown_table(content).splitlines() if r.startswith("| untuned + neg"))
+    row = next(r for r in render_split(content).splitlines() if r.startswith("| untuned + neg"))
     cells = [cell.strip() for cell in row.split("|")]
     assert cells[2] == f"{unparsed:.1%}"
     assert cells[3] == f"{N * 2 / 2.0:.0f}"  # two tokens an answer, in two seconds
@@ -220,8 +221,8 @@ def test_a_rule_that_cannot_be_fitted_is_left_out_and_said(gathered, tmp_path):
     rivals, heard, _ = gathered
     rivals = [rival for rival in rivals if rival.name in {"untuned", "control"}]
     never = {
-        asking: [replace(run, large={s: np.zeros(N, bool) for s in run.large}) for run in runs]
-        for asking, runs in heard.items()
+        query: [replace(run, large={s: np.zeros(N, bool) for s in run.large}) for run in runs]
+        for query, runs in heard.items()
     }
     samples, left_out = gather(rivals, never, SEEDS, from_scratch=True)
     assert list(left_out) == [f"TokenQuantiles of {m}" for m in MODELS[:2]]
@@ -233,18 +234,19 @@ def test_a_rule_that_cannot_be_fitted_is_left_out_and_said(gathered, tmp_path):
     )
     page = (tmp_path / TABLE_FILE).read_text()
     assert "- Left out: TokenQuantiles of control: expected at least 5 inputs" in page
-    assert any("it is no better as a whole" in line for line in content["findings"])
+    assert any("M_L is no better overall" in line for line in content["findings"])
 
 
 def test_a_collapsed_model_is_told(few):
     alike = np.where(np.arange(N) < N // 10, 1, 0).astype(np.int32)
     extra = {**few.extra, "test/gatekeeper-0.3/answer": np.tile(alike, (2, 1))}
-    told = follows(replace(few, extra=extra), 0.3)["findings"]
-    assert "gatekeeper-0.3 gives one answer to 90% of what it answers." in told
+    told = derive_results(replace(few, extra=extra), 0.3)["findings"]
+    assert "gatekeeper-0.3 gives one and the same answer in 90% of its answers." in told
 
 
 def test_the_most_frequent_answer_is_counted_among_those_that_parse():
-    codes = answer_codes(["red", None, "blue", "red", None, "red"])
+    parsed = ("red", None, "blue", "red", None, "red")
+    codes = replace(answers(np.zeros((6, 1)), np.ones(6)), parsed=parsed).codes
     assert codes.tolist() == [0, -1, 1, 0, -1, 0]
     assert most_frequent(codes) == 3 / 4
     assert np.isnan(most_frequent(np.array([-1, -1])))

@@ -13,13 +13,13 @@ from train.language.rivals import (
     ANSWER_N,
     REDUCE_CONFIDENCE,
     AnswerN,
-    Asking,
-    Heard,
     Plain,
+    Query,
     ReduceConfidence,
+    Responses,
     TokenQuantiles,
     all_rivals,
-    is_n,
+    is_abstention,
     uncertainty,
 )
 from train.models.deferral_head import sigmoid
@@ -42,14 +42,14 @@ def guessed_tokens(generator, n=400):
 def heard(generator, large=None, n=400):
     split = {s: guessed_tokens(generator, n) for s in ("validation", "test")}
     large = {s: np.ones(n, bool) for s in split} if large is None else large
-    return Heard(split, large, VOCABULARY)
+    return Responses(split, large, VOCABULARY)
 
 
 def test_the_prompts_are_the_papers_word_for_word():
     assert REDUCE_CONFIDENCE == "Respond with low confidence if you are uncertain."
     assert ANSWER_N == "Respond with 'N' if you are uncertain."
-    assert ReduceConfidence().asking == Asking("untuned", REDUCE_CONFIDENCE)
-    assert AnswerN().asking == Asking("untuned", ANSWER_N, "N")
+    assert ReduceConfidence().query == Query("untuned", REDUCE_CONFIDENCE)
+    assert AnswerN().query == Query("untuned", ANSWER_N, "N")
 
 
 def test_every_rival_says_what_it_is():
@@ -59,20 +59,19 @@ def test_every_rival_says_what_it_is():
         "reduce_confidence",
         "answer_n",
     ]
-    assert all(r.source and r.needs for r in rivals)
     unmeant = [r.name for r in rivals if not r.is_meaningful_from_scratch]
     assert unmeant == ["reduce_confidence", "answer_n"]
     # Two rivals that read the same answers ask once.
-    assert len({r.asking for r in rivals}) == 5
+    assert len({r.query for r in rivals}) == 5
 
 
 def test_a_checkpoint_is_read_by_every_confidence(generator):
     one = heard(generator)
-    doubts = Plain("control").doubts(one)
+    doubts = Plain("control").uncertainties(one)
     assert tuple(doubts) == metrics.SEQUENCE_KINDS
     for kind, doubt in doubts.items():
         for split, found in one.answers.items():
-            u = doubt.uncertainty[split]
+            u = doubt.values[split]
             unit = np.exp(-u) if doubt.is_logarithm else 1.0 - u
             wanted = metrics.unit_sequence_confidence(kind, found.confidence[kind], VOCABULARY)
             np.testing.assert_allclose(unit, wanted, rtol=1e-12, err_msg=kind)
@@ -97,10 +96,10 @@ def test_a_vocabulary_of_one_leaves_nothing_to_doubt():
 
 def test_the_rule_finds_a_token_that_was_guessed(generator):
     one = heard(generator)
-    doubt = TokenQuantiles("untuned").doubts(one)["token_quantiles"]
+    doubt = TokenQuantiles("untuned").uncertainties(one)["token_quantiles"]
     assert doubt.is_probability
     for split, found in one.answers.items():
-        u = doubt.uncertainty[split]
+        u = doubt.values[split]
         assert ((u > 0) & (u < 1)).all()
         learned = metrics.auroc(-u, found.right)
         assert learned > 0.95, split
@@ -111,7 +110,7 @@ def test_the_rule_learns_where_the_large_model_helps(generator):
     one = heard(generator)
     # M_L is right exactly where the likeliest token is not too likely, whatever M_S says.
     large = {s: found.quantiles[:, -1] < -0.02 for s, found in one.answers.items()}
-    u = TokenQuantiles("untuned").doubts(replace(one, large=large))["token_quantiles"].uncertainty
+    u = TokenQuantiles("untuned").uncertainties(replace(one, large=large))["token_quantiles"].values
     gained = large["test"] & ~one.answers["test"].right
     assert metrics.auroc(u["test"], gained) > 0.9
     # It is the logistic regression on validation: the same as by hand.
@@ -123,21 +122,21 @@ def test_the_rule_learns_where_the_large_model_helps(generator):
 
 def test_the_rule_does_not_look_at_the_test_split_or_at_its_own_example(generator):
     one = heard(generator)
-    before = TokenQuantiles("untuned").doubts(one)["token_quantiles"].uncertainty
+    before = TokenQuantiles("untuned").uncertainties(one)["token_quantiles"].values
     test = replace(one.answers["test"], right=~one.answers["test"].right)
     other = replace(
         one,
         answers={**one.answers, "test": test},
         large={**one.large, "test": ~one.large["test"]},
     )
-    after = TokenQuantiles("untuned").doubts(other)["token_quantiles"].uncertainty
+    after = TokenQuantiles("untuned").uncertainties(other)["token_quantiles"].values
     for split in before:
         np.testing.assert_array_equal(before[split], after[split])
     # In-fold values would be alike for alike answers; those of other folds come of other fits.
     validation = one.answers["validation"]
     alike = replace(validation, quantiles=np.tile(validation.quantiles[:40], (10, 1)))
     same = replace(one, answers={**one.answers, "validation": alike})
-    u = TokenQuantiles("untuned").doubts(same)["token_quantiles"].uncertainty["validation"]
+    u = TokenQuantiles("untuned").uncertainties(same)["token_quantiles"].values["validation"]
     assert len(np.unique(u[::40])) > 1
 
 
@@ -148,7 +147,11 @@ def test_the_rule_defers_an_answer_without_tokens(generator):
         quantiles = found.quantiles.copy()
         quantiles[:3] = np.nan
         holes[split] = replace(found, quantiles=quantiles)
-    u = TokenQuantiles("untuned").doubts(replace(one, answers=holes))["token_quantiles"].uncertainty
+    u = (
+        TokenQuantiles("untuned")
+        .uncertainties(replace(one, answers=holes))["token_quantiles"]
+        .values
+    )
     for values in u.values():
         assert np.isnan(values[:3]).all()
         assert np.isfinite(values[3:]).all()
@@ -158,18 +161,18 @@ def test_a_rule_with_nothing_to_learn_is_refused(generator):
     one = heard(generator)
     never = replace(one, large={s: np.zeros(400, bool) for s in one.large})
     with pytest.raises(DataError, match="M_L has right and M_S wrong"):
-        TokenQuantiles("untuned").doubts(never)
+        TokenQuantiles("untuned").uncertainties(never)
 
 
 @pytest.mark.parametrize("text", ["N", " N", "N.", "'N'", ' "N"\n'])
 def test_the_answer_n_is_an_abstention(text):
-    assert is_n(text)
-    assert not is_n(text, ("M", "N"))  # a task that has it as an answer means that
+    assert is_abstention(text)
+    assert not is_abstention(text, ("M", "N"))  # a task that has it as an answer means that
 
 
 @pytest.mark.parametrize("text", ["", "n", "No", "red", "N N"])
 def test_another_answer_is_none(text):
-    assert not is_n(text)
+    assert not is_abstention(text)
 
 
 def test_the_answer_n_defers_and_the_others_go_by_its_probability():
@@ -177,10 +180,10 @@ def test_the_answer_n_defers_and_the_others_go_by_its_probability():
     said = answers(
         np.full((4, 1), -0.1), [0, 1, 0, 0], texts=[" N", " red", " green", ""], watched=watched
     )
-    one = Heard({"validation": said, "test": said}, {}, VOCABULARY)
-    doubt = AnswerN().doubts(one)["not_n"]
+    one = Responses({"validation": said, "test": said}, {}, VOCABULARY)
+    doubt = AnswerN().uncertainties(one)["not_n"]
     assert doubt.is_probability
-    for u in doubt.uncertainty.values():
+    for u in doubt.values.values():
         np.testing.assert_allclose(u, [np.nan, 0.2, 0.6, np.nan])
-    taken = AnswerN().doubts(replace(one, taken=("N",)))["not_n"]
-    np.testing.assert_allclose(taken.uncertainty["test"], [0.9, 0.2, 0.6, np.nan])
+    taken = AnswerN().uncertainties(replace(one, task_answers=("N",)))["not_n"]
+    np.testing.assert_allclose(taken.values["test"], [0.9, 0.2, 0.6, np.nan])

@@ -15,11 +15,10 @@ from torch.nn import functional as F
 from train.data.tasks import Example, load_task
 from train.errors import DataError, TrainingError
 from train.language.encoding import IGNORED, TokenData, answer_tokens
-from train.language.fit import FitLanguageSettings
-from train.language.hidden import HiddenStates, OutputLayer
 from train.language.loop import train_language_model
-from train.language.stage2 import _recipe, right_tokens
-from train.language.tune import TuneLanguageSettings
+from train.language.settings import FitLanguageSettings, TuneLanguageSettings
+from train.language.stages import right_tokens, tuning_recipe
+from train.language.trainer import HiddenStates, OutputLayer
 from train.models import open_language_model
 
 pytestmark = pytest.mark.slow
@@ -97,7 +96,7 @@ def test_examples_over_the_context_are_left_out_and_said(new_model, capsys):
     assert len(TokenData(model, [fits, long])) == 1
     assert "1 of 2 examples do not fit into 48 tokens" in (found := capsys.readouterr().err)
     assert "too-long" in found
-    with pytest.raises(DataError, match=r"none of 1 does: take a model with a longer context"):
+    with pytest.raises(DataError, match=r"none of 1 does: use a model with a longer context"):
         TokenData(model, [long])
 
 
@@ -308,7 +307,7 @@ def test_a_task_without_a_split_to_train_on_or_to_watch_is_refused(split, fitted
         train_language_model(
             open_language_model(fitted),
             lacking,
-            _recipe(settings, 1e-3),
+            tuning_recipe(settings),
             out=settings.out,
             resume=False,
             overwrite=False,

@@ -42,7 +42,7 @@ def jsonl(*rows):
         (jsonl("[" * 100_000), ["json in line 1 of"]),
         (jsonl(GOOD, "[1]\n"), ["a json object in line 2 of", "[1]"]),
         (jsonl(GOOD, {"prompt": "p"}), ["completion in line 2 of", "['prompt']"]),
-        (jsonl({"text": "p"}), ["prompt in line 1 of", "name the columns"]),
+        (jsonl({"text": "p"}), ["prompt in line 1 of", "rename the columns"]),
         (jsonl({**GOOD, "prompt": ""}), ["a text as prompt in line 1 of", "empty"]),
         (jsonl({**GOOD, "prompt": " \n"}), ["a text as prompt in line 1 of"]),
         (jsonl({**GOOD, "completion": " "}), ["a text as completion in line 1 of"]),
@@ -78,10 +78,10 @@ def test_a_path_where_nothing_is_does_not_ask_the_hub(data, tmp_path, monkeypatc
 def test_settings_without_sense_are_refused(tmp_path):
     path = tmp_path / "test.jsonl"
     path.write_text(jsonl(GOOD))
-    refused("shots for mmlu alone, got 3 for gsm8k", name="gsm8k", shots=3)
+    refused("shots only with mmlu, got 3 for gsm8k", name="gsm8k", shots=3)
     refused("shots of at least 0, got -1", name="mmlu", shots=-1)
     refused("limit of at least 1, got 0", name="gsm8k", limit=0)
-    refused("no other data beside the path", name=str(path), data="x")
+    refused("no other data with the path", name=str(path), data="x")
 
 
 def test_a_folder_without_tables_is_refused(tmp_path):

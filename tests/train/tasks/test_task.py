@@ -142,7 +142,7 @@ def test_an_answer_that_cannot_be_read_is_left_out_and_named(tmp_path, capsys):
     assert [example.gold for example in task.test] == ["1", "4"]
     assert task.left_out == ("test-1", "test-2")
     assert capsys.readouterr().err == (
-        "note: 2 rows of gsm8k are left out, their answers cannot be read: test-1, test-2\n"
+        "note: 2 rows of gsm8k are left out: their answers cannot be read (test-1, test-2)\n"
     )
 
 

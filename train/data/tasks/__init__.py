@@ -1,4 +1,4 @@
-"""Tasks of language models by name, by folder or by file; free of torch."""
+"""Tasks of language models, loaded by name, folder or file; without torch."""
 
 from train.data.tasks.loading import SOURCES, TASKS, load_task
 from train.data.tasks.task import Example, Task

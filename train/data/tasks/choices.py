@@ -1,4 +1,9 @@
-"""Questions with lettered choices: how they are read and written."""
+"""Tasks of questions with lettered choices: ARC and MMLU.
+
+ARC, easy and challenge, is school science with three to five choices (Clark et al. 2018). MMLU has
+four choices on 57 subjects, and each prompt opens with examples of the same subject (Hendrycks et
+al. 2021).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from train.data.tasks.parsers import LetterParser
-from train.data.tasks.rows import Row, csv_lines
-from train.data.tasks.sources import Found, Source
-from train.data.tasks.task import Example, Task, assemble
+from train.data.tasks.rows import Row, SplitRows, csv_lines
+from train.data.tasks.sources import Source
+from train.data.tasks.task import Example, Task, assemble, convert_rows
 from train.errors import DataError
 
 _LETTERS = string.ascii_uppercase
@@ -20,16 +25,15 @@ ARC_SOURCES: Final = {
     "arc-easy": Source("arc", _ARC_HUB, "ARC-Easy", "ARC-Easy-"),
     "arc-challenge": Source("arc", _ARC_HUB, "ARC-Challenge", "ARC-Challenge-"),
 }
-_MOST_CHOICES: Final = 5
+_ARC_LETTERS: Final = tuple(_LETTERS[:5])
+
 MMLU_SOURCES: Final = {"mmlu": Source("mmlu", "cais/mmlu", "all")}
 MMLU_SHOTS: Final = 5
+_MMLU_LETTERS: Final = tuple(_LETTERS[:4])
 _COLUMNS: Final = 6
-# The test and dev of the original release; its "auxiliary_train" comes from other data sets and
-# names no subjects, so that it has no examples to go before.
+# The original release also has "auxiliary_train". It comes from other data sets and names no
+# subjects, so there are no examples to open its prompts with.
 _ORIGINAL: Final = {"dev": "dev", "validation": "val", "test": "test"}
-
-# MERGEDOC train/data/tasks/arc.py: 'ARC, easy and challenge: school science with three to five choices (Clark et al. 2018).'
-# MERGEDOC train/data/tasks/mmlu.py: 'MMLU: four choices on 57 subjects, after examples of the same subject (Hendrycks et al. 2021).'
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class ChoiceQuestion:
     Attributes:
         question: Its text.
         choices: The texts of the choices; the first is A.
-        letter: Of the right one.
+        letter: The letter of the right choice.
     """
 
     question: str
@@ -47,27 +51,22 @@ class ChoiceQuestion:
     letter: str
 
     def prompt(self) -> str:
-        """Return the question, a line a choice, and the cue of the answer."""
+        """Return the question, one line per choice, and the cue of the answer."""
         lines = [f"{letter}. {text}" for letter, text in zip(_LETTERS, self.choices, strict=False)]
         return "\n".join([f"Question: {self.question}", *lines, "Answer:"])
 
     def completion(self) -> str:
-        """Return the right letter behind its space."""
+        """Return the right letter with a space before it."""
         return f" {self.letter}"
 
 
-def letters(count: int) -> tuple[str, ...]:
-    """Return the first capital letters."""
-    return tuple(_LETTERS[:count])
-
-
 def choice_texts(values: Any, where: str, most: int) -> tuple[str, ...]:
-    """Return the texts of choices, of which there are two or more.
+    """Return the texts of two or more choices.
 
     Raises:
-        DataError: There are too few or too many, or one is no text.
+        DataError: There are too few or too many, or one is empty or not a text.
     """
-    if not isinstance(values, Sequence) or isinstance(values, str) or not 2 <= len(values) <= most:  # noqa: PLR2004 - one choice is none
+    if not isinstance(values, Sequence) or isinstance(values, str) or not 2 <= len(values) <= most:  # noqa: PLR2004 - a single choice is no choice
         raise DataError(f"expected 2 to {most} choices in {where}, got {values!r:.60}")
     if not all(isinstance(value, str) and value.strip() for value in values):
         raise DataError(f"expected a text in every choice in {where}, got {values!r:.60}")
@@ -75,10 +74,10 @@ def choice_texts(values: Any, where: str, most: int) -> tuple[str, ...]:
 
 
 def letter_of(answer: Any, labels: Sequence[str], where: str) -> str:
-    """Return the letter of the choice whose label is `answer`.
+    """Return the letter of the choice with the label `answer`.
 
     Raises:
-        DataError: None has that label.
+        DataError: No choice has that label.
     """
     if answer not in labels:
         raise DataError(
@@ -88,101 +87,88 @@ def letter_of(answer: Any, labels: Sequence[str], where: str) -> str:
 
 
 def labelled_choices(row: Row) -> tuple[list[Any], list[str]]:
-    """Return (texts, labels) of the choices of an ARC row, in either of its two forms.
+    """Return (texts, labels) of the choices of an ARC row, in either of its two layouts.
 
     Raises:
-        DataError: They are in neither.
+        DataError: They follow neither layout.
     """
-    stem = row.values.get("question")
-    found: Any = stem.get("choices") if isinstance(stem, dict) else row.get("choices")
+    question = row.values.get("question")
+    choices: Any = (question if isinstance(question, dict) else row).get("choices")
     try:
-        if isinstance(found, dict):
-            return list(found["text"]), [str(label) for label in found["label"]]
-        return [one["text"] for one in found], [str(one["label"]) for one in found]
+        if isinstance(choices, dict):
+            return list(choices["text"]), [str(label) for label in choices["label"]]
+        return [one["text"] for one in choices], [str(one["label"]) for one in choices]
     except (KeyError, TypeError):
         raise DataError(
-            f"expected choices with text and label in {row.where}, got {found!r:.60}"
+            f"expected choices with text and label in {row.where}, got {choices!r:.60}"
         ) from None
 
 
 def load_arc(name: str, data: str | None, seed: int) -> Task:
-    """Return one of the two tasks; what is labelled 1 to 5 is lettered, by position.
+    """Return one of the two ARC tasks; choices labelled 1 to 5 get letters by position.
 
     Raises:
         DataError: The data are missing or damaged.
     """
-    found = ARC_SOURCES[name].rows(ARC_SOURCES[name].place(data))
-    examples = {
-        split: [_arc_example(row, f"{split}-{i}") for i, row in enumerate(rows)]
-        for split, rows in found.items()
-    }
-    answers = letters(_MOST_CHOICES)
-    return assemble(name, examples, LetterParser(answers), seed=seed, answers=answers)
+    examples = convert_rows(ARC_SOURCES[name].read(data), _arc_example)
+    parser = LetterParser(_ARC_LETTERS)
+    return assemble(name, examples, parser, seed=seed, answers=_ARC_LETTERS)
 
 
 def _arc_example(row: Row, number: str) -> Example:
     texts, labels = labelled_choices(row)
     if len(set(labels)) < len(labels) or len(labels) != len(texts):
         raise DataError(f"expected a label of its own for each choice in {row.where}, got {labels}")
-    choices = choice_texts(texts, row.where, _MOST_CHOICES)
+    choices = choice_texts(texts, row.where, len(_ARC_LETTERS))
     letter = letter_of(row.text("answerKey"), labels, row.where)
-    asked = ChoiceQuestion(_arc_stem(row), choices, letter)
+    question = row.get("question")
+    original = isinstance(question, dict)
+    stem = Row(question, row.where).text("stem") if original else row.text("question")
+    asked = ChoiceQuestion(stem, choices, letter)
     return Example(str(row.values.get("id") or number), asked.prompt(), asked.completion(), letter)
 
 
-def _arc_stem(row: Row) -> str:
-    question = row.get("question")
-    return (Row(question, row.where) if isinstance(question, dict) else row).text(
-        "stem" if isinstance(question, dict) else "question"
-    )
-
-
-_MMLU_LETTERS: Final = letters(4)
-
-
 @dataclass(frozen=True)
-class _Asked:
+class _SubjectQuestion:
     subject: str
     question: ChoiceQuestion
     where: str
 
 
 def load_mmlu(name: str, data: str | None, seed: int, shots: int) -> Task:
-    """Return the task; it has no training split, and a validation split where the data have.
+    """Return MMLU, without a training split, and with a validation split if the data have one.
 
     Args:
         name: `mmlu`.
-        data: Where from.
-        seed: Unused as long as nothing is carved out.
-        shots: Questions with their answers from `dev` that each prompt opens with.
+        data: Folder, file or Hugging Face name of the data; None for the task's own.
+        seed: Seed of splits that are carved out; unused as long as none is.
+        shots: Number of answered questions from `dev` that each prompt opens with.
 
     Raises:
         DataError: The data are missing or damaged, or a subject has too few examples in `dev`.
     """
-    place = MMLU_SOURCES[name].place(data)
-    original = isinstance(place, Path) and _original_folder(place)
-    found = _original_rows(original) if original else MMLU_SOURCES[name].rows(place)
-    asked = {split: [_asked(row) for row in found.get(split, ())] for split in _ORIGINAL}
+    rows = MMLU_SOURCES[name].read(data, _original_rows)
+    asked = {split: [_subject_question(row) for row in rows.get(split, ())] for split in _ORIGINAL}
     openings = _Openings(asked.pop("dev"), shots)
-    examples = {split: list(_mmlu_examples(rows, openings, split)) for split, rows in asked.items()}
+    examples = {split: list(_mmlu_examples(part, openings, split)) for split, part in asked.items()}
     return assemble(name, examples, LetterParser(_MMLU_LETTERS), seed=seed, answers=_MMLU_LETTERS)
 
 
 class _Openings:
-    """What stands before the questions of a subject."""
+    """The answered questions that stand before a question, by subject."""
 
-    def __init__(self, dev: Iterable[_Asked], shots: int) -> None:
+    def __init__(self, dev: Iterable[_SubjectQuestion], shots: int) -> None:
         self._shots = shots
         self._dev: dict[str, list[ChoiceQuestion]] = {}
         for asked in dev:
             self._dev.setdefault(asked.subject, []).append(asked.question)
 
-    def of(self, asked: _Asked) -> str:
+    def of(self, asked: _SubjectQuestion) -> str:
         known = self._dev.get(asked.subject, [])
         if len(known) < self._shots:
             raise DataError(
                 f"expected {self._shots} questions of {asked.subject} in dev to go before "
-                f"{asked.where}, got {len(known)}: take fewer shots, or data with more"
+                f"{asked.where}, got {len(known)}: use fewer shots, or data with more"
             )
         subject = " ".join(asked.subject.replace("_", " ").split())
         header = f"Multiple-choice questions about {subject}, each answered by one letter."
@@ -190,10 +176,12 @@ class _Openings:
         return "\n\n".join([header, *shown])
 
 
-def _mmlu_examples(rows: Iterable[_Asked], openings: _Openings, split: str) -> Iterable[Example]:
+def _mmlu_examples(
+    questions: Iterable[_SubjectQuestion], openings: _Openings, split: str
+) -> Iterable[Example]:
     numbers: dict[str, int] = {}
-    for asked in rows:
-        # By subject, so that both layouts give a question the same name.
+    for asked in questions:
+        # Numbered by subject, so that both layouts give a question the same id.
         number = numbers.setdefault(asked.subject, 0)
         numbers[asked.subject] += 1
         yield Example(
@@ -204,11 +192,11 @@ def _mmlu_examples(rows: Iterable[_Asked], openings: _Openings, split: str) -> I
         )
 
 
-def _asked(row: Row) -> _Asked:
+def _subject_question(row: Row) -> _SubjectQuestion:
     texts = choice_texts(row.get("choices"), row.where, len(_MMLU_LETTERS))
     letter = _mmlu_letter(row.get("answer"), len(texts), row.where)
     question = ChoiceQuestion(row.text("question"), texts, letter)
-    return _Asked(row.text("subject"), question, row.where)
+    return _SubjectQuestion(row.text("subject"), question, row.where)
 
 
 def _mmlu_letter(answer: Any, count: int, where: str) -> str:
@@ -219,22 +207,22 @@ def _mmlu_letter(answer: Any, count: int, where: str) -> str:
     return letter_of(answer, _MMLU_LETTERS[:count], where)
 
 
-def _original_folder(folder: Path) -> Path | None:
-    return next((f for f in (folder, folder / "data") if any(f.glob("test/*_test.csv"))), None)
-
-
-def _original_rows(folder: Path) -> Found:
+def _original_rows(place: Path) -> SplitRows | None:
+    """Return the rows of the original release, which has a csv file per subject and split."""
+    folder = next((f for f in (place, place / "data") if any(f.glob("test/*_test.csv"))), None)
+    if folder is None:
+        return None
     return {
         split: [
             row
             for path in sorted((folder / name).glob(f"*_{name}.csv"))
-            for row in _subject(path, path.name.removesuffix(f"_{name}.csv"))
+            for row in _subject_rows(path, path.name.removesuffix(f"_{name}.csv"))
         ]
         for split, name in _ORIGINAL.items()
     }
 
 
-def _subject(path: Path, subject: str) -> Iterable[Row]:
+def _subject_rows(path: Path, subject: str) -> Iterable[Row]:
     for record, where in csv_lines(path):
         if len(record) != _COLUMNS:
             raise DataError(

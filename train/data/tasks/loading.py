@@ -1,4 +1,4 @@
-"""Finds a task by name, or makes one of a file of prompts and completions."""
+"""Loads a task by name, or from a file or folder of prompts and completions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOURCES: Final[dict[str, Source]] = {
     **INTENT_SOURCES,
 }
 TASKS: Final[tuple[str, ...]] = tuple(SOURCES)
-"""The known tasks."""
+"""Names of the known tasks."""
 
 _LOADERS: Final[dict[str, Callable[[str, str | None, int], Task]]] = {
     **dict.fromkeys(ARC_SOURCES, load_arc),
@@ -45,49 +45,39 @@ def load_task(
     Args:
         name: One of `TASKS`, or a jsonl file of {"prompt", "completion"}, or a folder with
             train.jsonl, validation.jsonl and test.jsonl.
-        data: Where a known task is read from: a folder or file in its original form or in its
-            Hugging Face layout, or a Hugging Face name. By default its folder under the environment
-            variable GATEKEEPER_DATA (../shared/data where unset), and its published name at Hugging
-            Face where there is no such folder.
-        shots: How many answered questions a prompt of mmlu opens with (default: 5).
-        seed: Of splits that are carved out of train.
-        limit: At most so many examples a split, evenly spaced.
+        data: Source of a known task: a folder or file in its original form or in its Hugging Face
+            layout, or a Hugging Face name. By default its folder under the environment variable
+            GATEKEEPER_DATA (../shared/data if unset), or its published name at Hugging Face if
+            there is no such folder.
+        shots: Number of answered questions that a prompt of mmlu opens with (default: 5).
+        seed: Seed of splits that are carved out of train.
+        limit: Most examples per split; they are evenly spaced.
 
     Raises:
-        DataError: There is no such task, or its data are missing, damaged or not what it takes.
+        DataError: There is no such task, or its data are missing, damaged or of another kind.
     """
     if limit is not None and limit < 1:
         raise DataError(f"expected a limit of at least 1, got {limit}")
-    _check_shots(name, shots)
-    return _loaded(name, data, shots, seed).limited(limit)
+    if shots is not None and name not in MMLU_SOURCES:
+        raise DataError(f"expected shots only with mmlu, got {shots} for {name}: leave them out")
+    if shots is not None and shots < 0:
+        raise DataError(f"expected shots of at least 0, got {shots}")
+    return _load(name, data, shots, seed).limited(limit)
 
 
-def _loaded(name: str, data: str | None, shots: int | None, seed: int) -> Task:
+def _load(name: str, data: str | None, shots: int | None, seed: int) -> Task:
     if name in MMLU_SOURCES:
         return load_mmlu(name, data, seed, MMLU_SHOTS if shots is None else shots)
     if name in _LOADERS:
         return _LOADERS[name](name, data, seed)
     path = Path(name).expanduser()
     if not path.exists():
-        raise _unknown(name)
+        close = difflib.get_close_matches(name, TASKS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise DataError(
+            f"expected a task ({', '.join(TASKS)}) or a jsonl file or folder of prompts and "
+            f"completions, got {name!r}{hint}: nothing is there"
+        )
     if data is not None:
-        raise DataError(f"expected no other data beside the path {name}, got {data}: name one")
+        raise DataError(f"expected no other data with the path {name}, got {data}: name only one")
     return load_completions(path, seed)
-
-
-def _check_shots(name: str, shots: int | None) -> None:
-    if shots is None:
-        return
-    if name not in MMLU_SOURCES:
-        raise DataError(f"expected shots for mmlu alone, got {shots} for {name}: leave them out")
-    if shots < 0:
-        raise DataError(f"expected shots of at least 0, got {shots}")
-
-
-def _unknown(name: str) -> DataError:
-    close = difflib.get_close_matches(name, TASKS, n=1)
-    meant = f" (did you mean {close[0]!r}?)" if close else ""
-    return DataError(
-        f"expected a task ({', '.join(TASKS)}) or a jsonl file or folder of prompts and "
-        f"completions, got {name!r}{meant}: nothing is there"
-    )

@@ -1,4 +1,4 @@
-"""Rows of the files that tasks are published in, each with the place it stands at for messages."""
+"""Rows of the files that tasks are published in, each with its place in the file for messages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from edge_runtime.files import one_line
 from train.errors import DataError
 
 SUFFIXES: Final = (".parquet", ".jsonl", ".json", ".csv")
@@ -17,27 +18,27 @@ SUFFIXES: Final = (".parquet", ".jsonl", ".json", ".csv")
 
 @dataclass(frozen=True)
 class Row:
-    """One row.
+    """One row of a file or table.
 
     Attributes:
         values: Column name -> value.
-        where: The place, for messages: "line 3 of train.jsonl".
+        where: Its place, for messages: "line 3 of train.jsonl".
     """
 
     values: dict[str, Any]
     where: str
 
     def get(self, *keys: str) -> Any:
-        """Return the value of the first of the keys that the row has.
+        """Return the value under the first of the keys that the row has.
 
         Raises:
-            DataError: It has none of them.
+            DataError: It has none of the keys.
         """
         key = next((k for k in keys if self.values.get(k) is not None), None)
         if key is None:
             raise DataError(
-                f"expected {'|'.join(keys)} in {self.where}, it has {list(self.values)[:8]}: name "
-                "the columns so"
+                f"expected {'|'.join(keys)} in {self.where}, it has {list(self.values)[:8]}: "
+                "rename the columns"
             )
         return self.values[key]
 
@@ -45,7 +46,7 @@ class Row:
         """Return a text, without white space at its ends.
 
         Raises:
-            DataError: It is missing, empty, or no text.
+            DataError: It is missing, empty, or not a text.
         """
         value = self.get(*keys)
         if not isinstance(value, str) or not value.strip():
@@ -54,18 +55,22 @@ class Row:
         return value.strip()
 
 
+SplitRows = dict[str, list[Row]]
+"""Split (train, validation, test, dev) -> rows."""
+
+
 def read_rows(path: Path) -> list[Row]:
     """Return the rows of a parquet, jsonl, json or csv file; a csv file has a header.
 
     Raises:
-        DataError: It is missing, of another kind, damaged, no UTF-8, or has no rows.
+        DataError: It is missing, damaged, of another kind, not UTF-8, or has no rows.
     """
     if path.suffix not in SUFFIXES:
         raise DataError(f"expected a file {', '.join(SUFFIXES)}, got {path}")
     readers = {".parquet": _parquet, ".jsonl": _jsonl, ".json": _json, ".csv": _csv}
     rows = readers[path.suffix](path)
     if not rows:
-        raise DataError(f"expected rows in {path}, there are none")
+        raise DataError(f"expected rows in {path}, got none")
     return rows
 
 
@@ -73,7 +78,7 @@ def read_text(path: Path) -> str:
     """Return a file's text.
 
     Raises:
-        DataError: It is missing, or no UTF-8.
+        DataError: It is missing, or not UTF-8.
     """
     try:
         content = path.read_bytes()
@@ -93,16 +98,16 @@ def read_json(path: Path) -> Any:
     """Return the content of a json file.
 
     Raises:
-        DataError: It is missing, or no json.
+        DataError: It is missing, or not JSON.
     """
     return _parsed(read_text(path), str(path))
 
 
 def csv_lines(path: Path) -> list[tuple[list[str], str]]:
-    """Return the records of a csv file, each with the place it ends at.
+    """Return the records of a csv file, each with its place in the file.
 
     Raises:
-        DataError: It is missing, no UTF-8, or no csv.
+        DataError: It is missing, not UTF-8, or not valid csv.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
@@ -112,12 +117,12 @@ def csv_lines(path: Path) -> list[tuple[list[str], str]]:
 
 
 def rows_of_table(columns: Sequence[dict[str, Any]], features: Any, name: str) -> list[Row]:
-    """Return the rows of a Hugging Face table; numbered classes become their names.
+    """Return the rows of a Hugging Face table, with the names of numbered classes.
 
     Args:
-        columns: The rows as column -> value.
-        features: Its `datasets.Features`.
-        name: What messages call it.
+        columns: Rows as column -> value.
+        features: The `datasets.Features` of the table.
+        name: Name of the table in messages.
 
     Raises:
         DataError: A number has no name.
@@ -126,11 +131,11 @@ def rows_of_table(columns: Sequence[dict[str, Any]], features: Any, name: str) -
     rows = [Row(dict(row), f"row {i} of {name}") for i, row in enumerate(columns)]
     for row in rows:
         for column, names in classes.items():
-            row.values[column] = _name(row.values[column], names, column, row.where)
+            row.values[column] = _class_name(row.values[column], names, column, row.where)
     return rows
 
 
-def _name(number: Any, names: Sequence[str], column: str, where: str) -> str | None:
+def _class_name(number: Any, names: Sequence[str], column: str, where: str) -> str | None:
     if number is None:
         return None
     if not 0 <= number < len(names):
@@ -146,8 +151,7 @@ def _parquet(path: Path) -> list[Row]:
     try:
         table = parquet.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(f"expected a parquet table at {path}: {reason}") from None
+        raise DataError(f"expected a parquet table at {path}: {one_line(error, 160)}") from None
     features = datasets.Features.from_arrow_schema(table.schema)
     return rows_of_table(table.to_pylist(), features, str(path))
 
@@ -166,7 +170,7 @@ def _json_lines(text: str, path: Path) -> Iterator[Row]:
 def _json(path: Path) -> list[Row]:
     text = read_text(path)
     if not text.lstrip().startswith("["):
-        return list(_json_lines(text, path))  # many a .json of the hub holds lines
+        return list(_json_lines(text, path))  # many .json files of the hub hold JSON lines
     rows = _parsed(text, str(path))
     return [_object(row, f"row {i} of {path}") for i, row in enumerate(rows)]
 

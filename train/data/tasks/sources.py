@@ -1,19 +1,17 @@
-"""Where tasks are published, and the rows of their splits."""
+"""The places where tasks are published, and the rows of their splits."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from train.data import hub
-from train.data.tasks.rows import SUFFIXES, Row, read_rows, rows_of_table
+from train.data.tasks.rows import SUFFIXES, SplitRows, read_rows, rows_of_table
 from train.errors import DataError
-
-Found = dict[str, list[Row]]
-"""Split name (train, validation, test, dev) -> rows."""
 
 DATA_VARIABLE: Final = "GATEKEEPER_DATA"
 _DEFAULT_FOLDER: Final = "../shared/data"
@@ -23,13 +21,13 @@ _SAME: Final = {"valid": "validation", "val": "validation"}
 
 @dataclass(frozen=True)
 class Source:
-    """Where one task is published.
+    """The place where one task is published.
 
     Attributes:
         folder: Its folder under `GATEKEEPER_DATA`.
         hub: Its name at Hugging Face.
-        config: Its configuration there, also the folder of it in a copy.
-        prefix: What the names of its original files open with.
+        config: Its configuration there, and the name of that folder in a copy.
+        prefix: Beginning of the names of its original files.
     """
 
     folder: str
@@ -48,11 +46,28 @@ class Source:
         known = data_folder() / self.folder
         return known if known.is_dir() else self.hub
 
-    def rows(self, place: Path | str) -> Found:
+    def read(
+        self, data: str | None, original: Callable[[Path], SplitRows | None] | None = None
+    ) -> SplitRows:
         """Return the rows of all splits.
 
+        Args:
+            data: Folder, file or Hugging Face name; None for the task's own.
+            original: Reader of the original release, tried first on a folder or file; it returns
+                None for another layout.
+
         Raises:
-            DataError: It is missing or damaged, or has no split.
+            DataError: The data are missing or damaged, or have no split.
+        """
+        place = self.place(data)
+        rows = original(place) if original is not None and isinstance(place, Path) else None
+        return rows or self.rows(place)
+
+    def rows(self, place: Path | str) -> SplitRows:
+        """Return the rows of all splits in the Hugging Face layout.
+
+        Raises:
+            DataError: The data are missing or damaged, or have no split.
         """
         if isinstance(place, str):
             return self._hub_rows(place)
@@ -62,24 +77,23 @@ class Source:
         return {split: [r for p in paths for r in read_rows(p)] for split, paths in files.items()}
 
     def files(self, folder: Path) -> dict[str, list[Path]]:
-        """Return the tables of each split in a folder, or in that of the configuration in it.
+        """Return the tables of each split in a folder, or in the configuration's folder inside it.
 
         Raises:
             DataError: There are none.
         """
         inner = [folder / name for name in (self.config, "data") if name]
         for candidate in (folder, *inner):
-            found = split_files(candidate, self.prefix)
-            if found:
-                return found
+            if files := split_files(candidate, self.prefix):
+                return files
         raise DataError(
             f"expected tables named after splits ({self.prefix}train.jsonl, "
             f"test-00000-of-00001.parquet ...) in {folder}, found "
             f"{', '.join(sorted(p.name for p in folder.iterdir())[:4]) or 'nothing'}"
         )
 
-    def _hub_rows(self, name: str) -> Found:
-        # The configuration belongs to the published name; a copy of it may have another or none.
+    def _hub_rows(self, name: str) -> SplitRows:
+        # The configuration belongs to the published name; a copy may have another one or none.
         config = self.config if name == self.hub else None
         tables = hub.open_tables(name, config)
         return {
@@ -95,38 +109,38 @@ def data_folder() -> Path:
 
 
 def existing(data: str) -> Path | str:
-    """Return a path that is there, or a text that can be a Hugging Face name.
+    """Return an existing path, or a text that can be a Hugging Face name.
 
     Raises:
-        DataError: It is a path, and nothing is there.
+        DataError: It is a path that does not exist.
     """
     path = Path(data).expanduser()
     if path.exists():
         return path
-    # Hub names are NAME or OWNER/NAME: anything else is a path, and asking the hub takes long.
+    # Hub names are NAME or OWNER/NAME. Anything else is a path: a request to the hub is slow.
     if data.startswith((".", "/", "~")) or data.count("/") > 1 or path.suffix in SUFFIXES:
         raise DataError(f"expected a folder or file at {data}, nothing is there: check the path")
     return data
 
 
 def split_of(path: Path, prefix: str = "") -> str | None:
-    """Return the split that a file is named after, or None."""
+    """Return the split that a file is named after, or None for another name."""
     name = path.name.lower().removeprefix(prefix.lower())
     match = _SPLIT.match(name)
     return _SAME.get(match.group(1), match.group(1)) if match else None
 
 
 def split_files(folder: Path, prefix: str = "") -> dict[str, list[Path]]:
-    """Return the tables in a folder by the split they are named after, each split of one kind."""
+    """Return the tables in a folder by the split they are named after, one file type per split."""
     if not folder.is_dir():
         return {}
-    found: dict[str, list[Path]] = {}
+    files: dict[str, list[Path]] = {}
     for suffix in SUFFIXES:
-        kind: dict[str, list[Path]] = {}
+        of_type: dict[str, list[Path]] = {}
         for path in sorted(p for p in folder.iterdir() if p.suffix == suffix and p.is_file()):
             split = split_of(path, prefix)
             if split is not None:
-                kind.setdefault(split, []).append(path)
-        # Some releases hold the same rows as jsonl and as csv: they are read once.
-        found = {**kind, **found}
-    return found
+                of_type.setdefault(split, []).append(path)
+        # Some releases hold the same rows as jsonl and as csv; they are read once.
+        files = {**of_type, **files}
+    return files

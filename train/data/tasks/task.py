@@ -1,4 +1,4 @@
-"""A task of a language model: prompts, right answers, and how an answer is read from a text."""
+"""A task of a language model: prompts, right answers, and the parser that reads an answer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import numpy as np
 
 from train.data.labelled import split_stratified
 from train.data.tasks.parsers import Parser
+from train.data.tasks.rows import Row, SplitRows
 from train.errors import DataError
 
 _SHARE: Final = 0.1
 _MARGIN: Final = 8  # EOS, and a space that a tokenizer may add
 _NAMED: Final = 5
-
-# MERGEDOC train/data/tasks/assembly.py: 'Makes a task of converted rows: ids, splits that are missing, and what is left out.'
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class Example:
 
     Attributes:
         id: A stable name.
-        prompt: All that stands before the answer; no trailing space.
-        completion: What a model is taught to say, with its leading space, without EOS.
+        prompt: The whole text before the answer, without a trailing space.
+        completion: The text that a model learns to answer, with its leading space, without EOS.
         gold: The right answer in the parser's form.
     """
 
@@ -41,17 +40,17 @@ class Example:
 
 @dataclass(frozen=True)
 class Task:
-    """Examples of one kind, and how their answers are read.
+    """Examples of one kind, and the parser of their answers.
 
     Attributes:
-        name: What it was loaded by.
-        train: May be empty: some published tasks have no training split.
-        validation: Carved out of train where the data have none; empty where train is.
-        test: What is measured on.
-        parse: Makes of a generated text the answer in its canonical form; None where there is none.
-        max_new_tokens: Enough for every right completion, even at a token a byte.
-        answers: The closed set of answers in the parser's form, where there is one.
-        left_out: Ids of what the data hold and no parser reads: it is in none of the splits.
+        name: The name or path it was loaded by.
+        train: Training split; some published tasks have none.
+        validation: Validation split, carved out of train if the data have none; empty if train is.
+        test: Test split.
+        parse: Returns the answer in a generated text in canonical form, or None if it has none.
+        max_new_tokens: Enough for every right completion, even at one token per byte.
+        answers: The closed set of answers in the parser's form; empty for open answers.
+        left_out: Ids of examples whose right answer the parser cannot read; no split has them.
     """
 
     name: str
@@ -64,7 +63,7 @@ class Task:
     left_out: tuple[str, ...] = ()
 
     def is_right(self, text: str, example: Example) -> bool:
-        """Tell whether a generated text gives the right answer."""
+        """Return whether a generated text gives the right answer."""
         return self.parse(text) == example.gold
 
     def fingerprint(self) -> str:
@@ -75,7 +74,7 @@ class Task:
             for example in examples:
                 for part in (example.id, example.prompt, example.completion):
                     content = part.encode()
-                    # The length keeps two neighbours from being read as another pair.
+                    # The length keeps two neighbours from being taken for another pair.
                     digest.update(len(content).to_bytes(8, "big"))
                     digest.update(content)
         return digest.hexdigest()
@@ -102,6 +101,24 @@ def _spread(examples: tuple[Example, ...], limit: int) -> tuple[Example, ...]:
     return tuple(examples[i * len(examples) // limit] for i in range(limit))
 
 
+def convert_rows(
+    rows: SplitRows, convert: Callable[[Row, str], Example]
+) -> dict[str, list[Example]]:
+    """Return the examples of each split.
+
+    Args:
+        rows: Split -> rows.
+        convert: Converts a row to an example; its second argument is an id for rows without one.
+
+    Raises:
+        DataError: A row is damaged.
+    """
+    return {
+        split: [convert(row, f"{split}-{i}") for i, row in enumerate(part)]
+        for split, part in rows.items()
+    }
+
+
 def assemble(
     name: str,
     examples: dict[str, list[Example]],
@@ -110,33 +127,31 @@ def assemble(
     seed: int,
     answers: tuple[str, ...] = (),
 ) -> Task:
-    """Return a task.
+    """Return a task, with unique ids and without examples whose right answer cannot be read.
 
-    An example is left out where its completion does not give its gold answer, which is "" where
-    the data hold none that is one; a note on standard error counts and names them.
+    An example is left out if the parser does not read its gold answer in its completion; gold is ""
+    if the data hold no valid answer. A note on standard error counts and names them.
 
     Args:
-        name: Of the task.
-        examples: Split -> examples; what `validation` or `test` lack is carved out of `train`.
-        parse: Its parser.
-        seed: Of what is carved out.
-        answers: The closed set of answers, where there is one.
+        name: Name of the task.
+        examples: Split -> examples; a missing `validation` or `test` is carved out of `train`.
+        parse: Parser of the answers.
+        seed: Seed of carved splits.
+        answers: The closed set of answers; empty for open answers.
 
     Raises:
-        DataError: Nothing is left, or a split is missing that cannot be carved out.
+        DataError: Nothing is left, or a missing split cannot be carved out.
     """
     _check_characters(examples)
-    named = _unique(examples)
-    kept, left_out = _readable(named, parse)
+    kept, left_out = _select_readable(_make_unique(examples), parse)
     if not any(kept.values()):
         raise DataError(
-            f"expected answers that can be read in {name}, none of {len(left_out)} is "
-            f"({', '.join(left_out[:_NAMED])} ...): check what the answers are"
+            f"expected answers that can be read in {name}, none of {len(left_out)} can "
+            f"({', '.join(left_out[:_NAMED])} ...): check the answers in the data"
         )
-    _note(name, left_out)
-    train, validation, test = _splits(name, kept, seed, closed=bool(answers))
-    everything = (*train, *validation, *test)
-    longest = max(len(example.completion.encode()) for example in everything)
+    _report_left_out(name, left_out)
+    train, validation, test = _complete_splits(name, kept, seed, closed=bool(answers))
+    longest = max(len(e.completion.encode()) for e in (*train, *validation, *test))
     return Task(
         name, train, validation, test, parse, longest + _MARGIN, answers, left_out=tuple(left_out)
     )
@@ -147,7 +162,7 @@ def _check_characters(examples: dict[str, list[Example]]) -> None:
         try:
             f"{example.id}{example.prompt}{example.completion}".encode()
         except UnicodeEncodeError as error:
-            # A json escape can write half of a pair, which no tokenizer takes.
+            # A JSON escape can write half of a pair, which no tokenizer accepts.
             half = error.object[error.start]
             raise DataError(
                 f"expected characters in {example.id!a}, got {half!a}, "
@@ -155,12 +170,12 @@ def _check_characters(examples: dict[str, list[Example]]) -> None:
             ) from None
 
 
-def _unique(examples: dict[str, list[Example]]) -> dict[str, list[Example]]:
+def _make_unique(examples: dict[str, list[Example]]) -> dict[str, list[Example]]:
     seen: dict[str, int] = {}
-    return {s: [_renamed(example, seen) for example in part] for s, part in examples.items()}
+    return {s: [_rename(example, seen) for example in part] for s, part in examples.items()}
 
 
-def _renamed(example: Example, seen: dict[str, int]) -> Example:
+def _rename(example: Example, seen: dict[str, int]) -> Example:
     unique = example.id
     while unique in seen:
         seen[example.id] += 1
@@ -169,7 +184,7 @@ def _renamed(example: Example, seen: dict[str, int]) -> Example:
     return example if unique == example.id else dataclasses.replace(example, id=unique)
 
 
-def _readable(
+def _select_readable(
     examples: dict[str, list[Example]], parse: Parser
 ) -> tuple[dict[str, list[Example]], list[str]]:
     kept: dict[str, list[Example]] = {split: [] for split in examples}
@@ -183,17 +198,17 @@ def _readable(
     return kept, left_out
 
 
-def _note(name: str, left_out: Sequence[str]) -> None:
+def _report_left_out(name: str, left_out: Sequence[str]) -> None:
     if left_out:
         more = " ..." if len(left_out) > _NAMED else ""
         print(
-            f"note: {len(left_out)} rows of {name} are left out, their answers cannot be read: "
-            f"{', '.join(left_out[:_NAMED])}{more}",
+            f"note: {len(left_out)} rows of {name} are left out: their answers cannot be read "
+            f"({', '.join(left_out[:_NAMED])}{more})",
             file=sys.stderr,
         )
 
 
-def _splits(
+def _complete_splits(
     name: str, kept: dict[str, list[Example]], seed: int, *, closed: bool
 ) -> tuple[tuple[Example, ...], ...]:
     train, test = kept.get("train", []), kept.get("test", [])
@@ -201,28 +216,28 @@ def _splits(
     if not train and not test:
         raise DataError(f"expected a split named train or test in {name}, got {', '.join(kept)}")
     if not test:
-        test, train = _carved(train, seed, name, closed=closed)
+        test, train = _carve(train, seed, name, closed=closed)
     if not validation and train:
-        validation, train = _carved(train, seed + 1, name, closed=closed)
+        validation, train = _carve(train, seed + 1, name, closed=closed)
     return tuple(train), tuple(validation), tuple(test)
 
 
-def _carved(
+def _carve(
     train: list[Example], seed: int, name: str, *, closed: bool
 ) -> tuple[list[Example], list[Example]]:
-    """Return (a tenth, the rest); of a closed set a tenth of each answer.
+    """Return (a tenth, the rest); with a closed set of answers, a tenth of each answer.
 
-    Examples with the same prompt stay together, or a model would be judged on what it was taught.
+    Examples with the same prompt stay together, or a model would be tested on its training data.
     """
     golds = {example.prompt: example.gold if closed else "" for example in train}
     labels = np.unique(list(golds.values()), return_inverse=True)[1].astype(np.int64)
     rows, _ = split_stratified(labels, _SHARE, seed)
-    if not rows.size:  # every answer stands there once
+    if not rows.size:  # every answer occurs only once
         rows, _ = split_stratified(np.zeros_like(labels), _SHARE, seed)
     if not rows.size:
         raise DataError(
-            f"expected at least two different prompts in train of {name} to carve a split out of "
-            f"them, got {len(golds)}: add rows or a split"
+            f"expected at least two different prompts in train of {name} to carve a split out of, "
+            f"got {len(golds)}: add rows or a split"
         )
     prompts = list(golds)
     chosen = {prompts[row] for row in rows}

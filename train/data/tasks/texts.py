@@ -1,6 +1,6 @@
-"""What a text asks for, as label text.
+"""Tasks with a text as the answer: CLINC150, Banking77, and jsonl files of completions.
 
-CLINC150 (Larson et al. 2019) and Banking77 (Casanueva et al. 2020).
+CLINC150 (Larson et al. 2019) and Banking77 (Casanueva et al. 2020) ask for the intent of a text.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from train.data.tasks.parsers import LabelParser, label_words, parse_text
-from train.data.tasks.rows import Row, read_json, read_rows
-from train.data.tasks.sources import Found, Source, split_files, split_of
-from train.data.tasks.task import Example, Task, assemble
+from train.data.tasks.rows import Row, SplitRows, read_json, read_rows
+from train.data.tasks.sources import Source, split_files, split_of
+from train.data.tasks.task import Example, Task, assemble, convert_rows
 from train.errors import DataError
-
-# MERGEDOC train/data/tasks/completions.py: 'Plain prompts with their completions, in jsonl files.'
 
 INTENT_SOURCES: Final = {
     "clinc150": Source("clinc150", "clinc/clinc_oos", "plus"),
@@ -31,28 +29,23 @@ _SUFFIX: Final = ".jsonl"
 
 
 def load_intents(name: str, data: str | None, seed: int) -> Task:
-    """Return one of the two tasks; CLINC150's out-of-scope class is no part of it.
+    """Return one of the two intent tasks; CLINC150 without its out-of-scope class.
 
     Raises:
         DataError: The data are missing or damaged, or two labels have the same words.
     """
     source = INTENT_SOURCES[name]
-    place = source.place(data)
-    found = _full_file(place) if isinstance(place, Path) else None
     kept = {
         split: [row for row in rows if _label(row) != _OUT_OF_SCOPE]
-        for split, rows in (found or source.rows(place)).items()
+        for split, rows in source.read(data, _full_file).items()
     }
-    answers = _answers(place, kept)
-    examples = {
-        split: [_intent_example(row, f"{split}-{i}") for i, row in enumerate(rows)]
-        for split, rows in kept.items()
-    }
+    answers = _answers(source.place(data), kept)
+    examples = convert_rows(kept, _intent_example)
     return assemble(name, examples, LabelParser(answers), seed=seed, answers=answers)
 
 
-def _full_file(place: Path) -> Found | None:
-    """Return the rows of CLINC150's original file, [text, intent] each by split."""
+def _full_file(place: Path) -> SplitRows | None:
+    """Return the rows of CLINC150's original file, which holds pairs [text, intent] by split."""
     path = place if place.name == _FULL else place / _FULL
     if not path.is_file():
         return None
@@ -75,22 +68,22 @@ def _label(row: Row) -> str:
     label = row.get(*_LABELS)
     if not isinstance(label, str):
         raise DataError(
-            f"expected the name of a class in {row.where}, got {label!r:.40}: take data with names"
+            f"expected the name of a class in {row.where}, got {label!r:.40}: use data with names"
         )
     return label
 
 
-def _answers(place: Path | str, found: Found) -> tuple[str, ...]:
+def _answers(place: Path | str, rows: SplitRows) -> tuple[str, ...]:
     folder = place.parent if isinstance(place, Path) and place.is_file() else place
     path = folder / _CATEGORIES if isinstance(folder, Path) else None
     if path is not None and path.is_file():
         names = _names(read_json(path), path)
     else:
-        names = sorted({_label(row) for rows in found.values() for row in rows})
+        names = sorted({_label(row) for part in rows.values() for row in part})
     words = tuple(label_words(name) for name in names)
     if len(set(words)) < len(words):
-        twice = sorted({word for word in words if words.count(word) > 1})
-        raise DataError(f"expected labels that differ in their words, got {twice[:3]} twice")
+        repeated = sorted({word for word in words if words.count(word) > 1})
+        raise DataError(f"expected labels that differ in their words, got {repeated[:3]} twice")
     return words
 
 
@@ -107,10 +100,10 @@ def _intent_example(row: Row, number: str) -> Example:
 
 
 def load_completions(path: Path, seed: int) -> Task:
-    """Return the task of a file, or of a folder with train, validation and test.
+    """Return the task of a jsonl file, or of a folder with train, validation and test.
 
-    An answer is right where it is the completion, white space apart. A file is split by the seed,
-    unless it is named after a split; a tenth of train stands in for each split that is missing.
+    An answer is right if it equals the completion, white space aside. A file is split at random,
+    unless it is named after a split; a tenth of train replaces each missing split.
 
     Raises:
         DataError: It is missing or damaged, or a prompt or completion is empty.
@@ -122,22 +115,16 @@ def load_completions(path: Path, seed: int) -> Task:
             f"expected a {_SUFFIX} file of prompts and completions, or a folder with "
             f"train{_SUFFIX}, got {odd[0] if odd else path}"
         )
-    examples = {
-        split: [
-            _completion_example(row, f"{split}-{i}")
-            for i, row in enumerate(row for p in paths for row in read_rows(p))
-        ]
-        for split, paths in files.items()
-    }
-    return assemble(str(path), examples, parse_text, seed=seed)
+    rows = {split: [r for p in paths for r in read_rows(p)] for split, paths in files.items()}
+    return assemble(str(path), convert_rows(rows, _completion_example), parse_text, seed=seed)
 
 
 def _completion_example(row: Row, number: str) -> Example:
-    row.text("prompt")  # it must not be empty, but line ends at its end are a part of it
+    row.text("prompt")  # refuses an empty prompt; line breaks at its end belong to it
     prompt = row.get("prompt").rstrip(" \t")
     completion = row.get("completion")
     gold = parse_text(row.text("completion"))
-    # The space belongs to the completion: tokenizers glue it to the word behind it.
+    # The space belongs to the completion: tokenizers attach it to the word after it.
     joint = "" if prompt.endswith("\n") or completion[0].isspace() else " "
     identifier = str(row.values.get("id") or number)
     return Example(identifier, prompt, joint + completion.rstrip(), gold or "")

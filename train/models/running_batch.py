@@ -1,4 +1,8 @@
-"""Greedy decoding of a batch a token at a time; sequences come and go between two steps."""
+"""Decodes a batch greedily, one token at a time; sequences join and leave between two steps.
+
+The cache keeps the keys of every layer whole, also of a layer that looks back over a window only
+(the attention mask knows the window): so all layers have the same columns as the attention mask.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,6 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-# MERGEDOC train/models/caches.py: "Keys and values of sequences that come and go: rows of a cache are chosen, joined and cropped.\n\nThe cache keeps every layer's keys whole, also of a layer that looks back over a window only (the\nattention mask knows of the window): so all layers have the same columns as the attention mask.\n"
 from train.models.decoding import Recorder, ends_of, left_padded
 
 _PLAIN = {DynamicLayer, DynamicSlidingWindowLayer}
@@ -26,11 +29,11 @@ class Step:
     """The next token of the rows of a batch.
 
     Attributes:
-        rows: Their names, int64 [k].
+        rows: Names of the rows, int64 [k].
         tokens: int64 [k].
         neg_entropy: Negative entropy of the distribution, float64 [k].
         logprob: Log-probability of the token, float64 [k].
-        ended: Whether it is the row's last, bool [k].
+        ended: Whether the token is the row's last, bool [k].
     """
 
     rows: npt.NDArray[np.int64]
@@ -40,11 +43,11 @@ class Step:
     ended: npt.NDArray[np.bool_]
 
     def of(self, chosen: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64]) -> Step:
-        """Return some rows of it, under other names.
+        """Return some of its rows under other names.
 
         Args:
-            chosen: Which, bool [k].
-            rows: What they are called, int64 [chosen].
+            chosen: Whether to take a row, bool [k].
+            rows: New names of the chosen rows, int64 [chosen].
         """
         return Step(
             rows,
@@ -56,20 +59,20 @@ class Step:
 
 
 class RunningBatch:
-    """Answers that are generated together, a token of each at a time.
+    """Answers that are generated together, one token of each per step.
 
-    The tokens are those of `train.models.decoding.decode`, whoever is beside them. What a model
-    with a cache of its own kind was given is read again at every step.
+    The tokens are those of `train.models.decoding.decode`, whatever else is in the batch. A model
+    with its own kind of cache reads all tokens again at every step.
 
     Args:
         model: A causal language model in eval mode; it is not changed.
         tokenizer: Its tokenizer.
         prompts: Tokens of n prompts, none empty.
-        rooms: The most tokens of each answer, at least 1.
-        rows: What each is called; their places where None.
+        rooms: Most tokens of each answer, at least 1.
+        rows: Names of the rows; None numbers them from 0.
 
     Attributes:
-        rows: The names of those that go on, int64 [n].
+        rows: Names of the rows that go on, int64 [n].
     """
 
     def __init__(
@@ -93,17 +96,17 @@ class RunningBatch:
 
     @property
     def columns(self) -> int:
-        """Tokens of the longest row, what it is filled with among them."""
+        """Tokens of the longest row, padding included."""
         return int(self._ids.shape[1])
 
     def read(self, most: int) -> bool:
-        """Read on in the prompts, and leave the last column to `step`.
+        """Read some more columns of the prompts; the last column is left to `step`.
 
         Args:
-            most: Columns to read.
+            most: Number of columns to read.
 
         Returns:
-            Whether there are more than so many left; then the first step would take long.
+            Whether more than that number are left, so that a step would take long.
         """
         if self._cache is None or self._unread <= most:
             return False
@@ -112,20 +115,20 @@ class RunningBatch:
         return self._unread > most
 
     def step(self) -> Step:
-        """Generate a token for each row; those that it ends leave."""
+        """Generate a token for each row; rows that it ends leave the batch."""
         width = self.columns
         logits = self._forward(self._ids, self._mask, self._cache, self._read, width)
         recorder = Recorder()
         recorder(self._ids, logits)
         tokens = logits.argmax(dim=-1)
         self._room = self._room - 1
-        told = tokens.cpu().numpy()
+        values = tokens.cpu().numpy()
         step = Step(
             rows=self.rows,
-            tokens=told,
+            tokens=values,
             neg_entropy=recorder.neg_entropy[0].cpu().numpy(),
             logprob=recorder.logprob[0].cpu().numpy(),
-            ended=np.isin(told, self._ends) | (self._room <= 0),
+            ended=np.isin(values, self._ends) | (self._room <= 0),
         )
         self._ids = torch.cat([self._ids, tokens[:, None]], dim=1)
         self._mask = pad(self._mask, (0, 1), value=1)
@@ -135,16 +138,16 @@ class RunningBatch:
         return step
 
     def keep(self, going: npt.NDArray[np.bool_]) -> None:
-        """Go on with some rows; the others' part of the cache is freed.
+        """Go on with some rows, and free the cache of the others.
 
         Args:
-            going: Which, bool [n].
+            going: Whether a row goes on, bool [n].
         """
         if going.all():
             return
         chosen = torch.from_numpy(going).to(self._ids.device)
         mask = self._mask[chosen]
-        # Columns in which nobody has a token any more: or the batch would grow for ever.
+        # Drop the columns in which no row has a token any more, or the batch would grow for ever.
         first = int(mask.any(dim=0).int().argmax()) if going.any() else 0
         if self._cache is not None:
             first = min(first, self._read)
@@ -155,14 +158,14 @@ class RunningBatch:
             self._read -= first
 
     def join(self, other: RunningBatch) -> None:
-        """Take in the rows of another batch of the same model.
+        """Take over the rows of another batch of the same model.
 
         Args:
-            other: It is not to be used any more. Both have made a step at least.
+            other: The other batch, not to be used again. Both have made at least one step.
         """
         width = max(self.columns, other.columns)
         self._ids, self._mask = (
-            torch.cat([_filled(own, width), _filled(added, width)])
+            torch.cat([_pad_columns(own, width), _pad_columns(added, width)])
             for own, added in ((self._ids, other._ids), (self._mask, other._mask))
         )
         self.rows = np.concatenate([self.rows, other.rows])
@@ -177,7 +180,7 @@ class RunningBatch:
 
 
 class _Forward:
-    """A model's forward pass, with as much of what it can be given as it takes."""
+    """A model's forward pass, with those of our arguments that its signature has."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -185,14 +188,14 @@ class _Forward:
 
     @torch.inference_mode()
     def __call__(self, ids: Tensor, mask: Tensor, cache: Any, begin: int, end: int) -> Tensor:
-        """Read columns of sequences, and return the scores behind the last, float32 [n, V].
+        """Read columns of sequences, and return the logits after the last, float32 [n, V].
 
         Args:
             ids: int64 [n, T].
             mask: int64 [n, T].
-            cache: Of the columns before `begin`, which it takes those read to; or None.
+            cache: Cache of the columns before `begin`, extended by those read; or None.
             begin: The first column.
-            end: The one behind the last.
+            end: The column after the last.
         """
         settings = {
             "position_ids": (mask[:, :end].cumsum(dim=1) - 1).clamp(min=0)[:, begin:],
@@ -206,33 +209,29 @@ class _Forward:
         return logits
 
 
-def _filled(columns: Tensor, width: int) -> Tensor:
-    """Return int64 [n, width], noughts in front."""
+def _pad_columns(columns: Tensor, width: int) -> Tensor:
+    """Return int64 [n, width], padded with zeros in front."""
     return pad(columns, (width - columns.shape[1], 0))
 
 
 def new_cache(model: Any) -> Any:
-    """Return an empty cache, or None for a model that keeps other states than keys and values.
-
-    Args:
-        model: A causal language model.
-    """
-    # No public way to ask: Mamba and its kin keep states of another kind.
+    """Return an empty cache, or None for a model with other states than keys and values."""
+    # There is no public way to ask: Mamba and related models keep states of another kind.
     if model._is_stateful or not model._supports_default_dynamic_cache():  # noqa: SLF001
         return None
     layers = DynamicCache(config=model.config).layers
     is_plain = {type(layer) for layer in layers} <= _PLAIN
-    # Some layers use the keys of others.
+    # In some models, layers use the keys of other layers.
     is_whole = len(layers) == model.config.get_text_config().num_hidden_layers
     return DynamicCache() if is_plain and is_whole else None
 
 
 def keep_rows(cache: Any, rows: Tensor, first: int) -> None:
-    """Leave out rows and columns.
+    """Drop rows and columns of a cache.
 
     Args:
-        cache: Of n rows and T columns.
-        rows: Which stay, bool [n].
+        cache: The cache, of n rows and T columns.
+        rows: Whether a row stays, bool [n].
         first: The first column that stays.
     """
     for layer in cache.layers:
@@ -241,17 +240,13 @@ def keep_rows(cache: Any, rows: Tensor, first: int) -> None:
 
 
 def join_rows(cache: Any, other: Any) -> None:
-    """Add the rows of another cache; the one with fewer columns is filled in front."""
+    """Add the rows of another cache; the one with fewer columns is padded in front."""
     columns = max(cache.get_seq_length(), other.get_seq_length())
     for layer, added in zip(cache.layers, other.layers, strict=True):
-        layer.keys = torch.cat(
-            [_filled_states(layer.keys, columns), _filled_states(added.keys, columns)]
-        )
-        layer.values = torch.cat(
-            [_filled_states(layer.values, columns), _filled_states(added.values, columns)]
-        )
+        layer.keys = _join_states(layer.keys, added.keys, columns)
+        layer.values = _join_states(layer.values, added.values, columns)
 
 
-def _filled_states(states: Tensor, columns: int) -> Tensor:
-    """Return states float [n, heads, columns, size], noughts in front."""
-    return pad(states, (0, 0, columns - states.shape[2], 0))
+def _join_states(one: Tensor, other: Tensor, columns: int) -> Tensor:
+    """Return the states of two batches, float [n, heads, columns, size], with zeros in front."""
+    return torch.cat([pad(s, (0, 0, columns - s.shape[2], 0)) for s in (one, other)])
