@@ -77,7 +77,7 @@ def text_models(texts, tmp_path_factory):
     """Return the folders of (M_S, M_L): text classifiers, the second fitted for longer."""
     from tools.texts import write_classifier
 
-    from train.classifier.fit import FitSettings
+    from train.classifier.settings import FitSettings
 
     folder = tmp_path_factory.mktemp("text-models")
     for name, epochs in (("small", 2), ("large", 8)):
@@ -105,7 +105,7 @@ def real_data():
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """Return (M_S, M_L): of one kind, M_L fitted on seven times as many digits."""
-    from train.classifier.fit import FitSettings
+    from train.classifier.settings import FitSettings
 
     folder = tmp_path_factory.mktemp("models")
     for name, data in (("small", "digits"), ("large", "digits-more")):

@@ -12,7 +12,7 @@ from tools.foreign_models import Logits, write_onnx, write_program
 from edge_runtime import Cascade, EdgeModel
 from export.commands.build import BuildSettings
 from train import data
-from train.classifier.convert import ConvertSettings
+from train.classifier.settings import ConvertSettings
 from train.models import open_checkpoint
 
 pytestmark = pytest.mark.slow

@@ -1,6 +1,6 @@
 """Teaches the small model to know when it is wrong: losses, models, data, and the commands.
 
-Names are imported on first use (PEP 562), so that `train.data` does not cost torch.
+Names are imported on first use (PEP 562), so that importing `train.data` does not load torch.
 """
 
 from __future__ import annotations

@@ -1,15 +1,17 @@
-"""`python -m train`."""
+"""The command line `python -m train`."""
 
 import sys
 
 from edge_runtime.cli import main
-from train.classifier.convert import ConvertSettings
-from train.classifier.deferral_head import DeferralHeadSettings
-from train.classifier.distill import DistillSettings
-from train.classifier.evaluate import EvaluateSettings
-from train.classifier.fit import FitSettings
-from train.classifier.harvest import HarvestSettings
-from train.classifier.tune import TuneSettings
+from train.classifier.settings import (
+    ConvertSettings,
+    DeferralHeadSettings,
+    DistillSettings,
+    EvaluateSettings,
+    FitSettings,
+    HarvestSettings,
+    TuneSettings,
+)
 from train.language.settings import (
     ConvertLanguageSettings,
     EvaluateLanguageSettings,
@@ -17,8 +19,7 @@ from train.language.settings import (
     NewLanguageSettings,
     TuneLanguageSettings,
 )
-from train.sweeps.recommend import RecommendSettings
-from train.sweeps.settings import SweepSettings
+from train.sweeps.settings import RecommendSettings, SweepSettings
 from train.tasks import TasksSettings
 
 COMMANDS = {

@@ -1,13 +1,13 @@
-"""What can go wrong in training.
+"""The errors of training.
 
 TrainError (GatekeeperError)
-├── CheckpointError (ValueError)   a checkpoint folder is missing, damaged or of another kind
-├── DeviceError (RuntimeError)     a device was asked for that is not there
-├── FullDiskError (OSError)        an epoch or a checkpoint could not be written
-├── DataError (ValueError)         a data set is missing, unreadable or has no usable labels
-├── OutputError (FileExistsError)  the output folder holds something already
-├── TeacherError (ConnectionError) a teacher gave no usable answer
-└── TrainingError (ArithmeticError) training left the numbers (NaN loss)
+├── CheckpointError (ValueError)
+├── DataError (ValueError)
+├── DeviceError (RuntimeError)
+├── FullDiskError (OSError)
+├── OutputError (FileExistsError)
+├── TeacherError (ConnectionError)
+└── TrainingError (ArithmeticError)
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from edge_runtime.errors import GatekeeperError
 
 
 class TrainError(GatekeeperError):
-    """Training or its inputs failed in a way the user can mend."""
+    """Training or its inputs failed in a way that the user can fix."""
 
 
 class CheckpointError(TrainError, ValueError):
-    """A checkpoint folder is missing, damaged, or of another kind than asked for."""
+    """A checkpoint folder is missing, damaged, or not of the expected kind."""
 
 
 class DataError(TrainError, ValueError):
@@ -28,15 +28,15 @@ class DataError(TrainError, ValueError):
 
 
 class DeviceError(TrainError, RuntimeError):
-    """A device was asked for that is not there."""
+    """The requested device is not available."""
 
 
 class FullDiskError(TrainError, OSError):
-    """An epoch or a checkpoint could not be written for want of space."""
+    """An epoch or a checkpoint could not be written because the disk is full."""
 
 
 class OutputError(TrainError, FileExistsError):
-    """The output folder holds something already."""
+    """The output folder is taken."""
 
 
 class TeacherError(TrainError, ConnectionError):
@@ -44,4 +44,4 @@ class TeacherError(TrainError, ConnectionError):
 
 
 class TrainingError(TrainError, ArithmeticError):
-    """The loss left the numbers; the message says where."""
+    """Training cannot continue: the loss is not finite, or the memory or the batch does not fit."""

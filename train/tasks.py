@@ -1,4 +1,4 @@
-"""The command `python -m train tasks`: the tasks of language models, and what they ask."""
+"""The command `python -m train tasks`: the tasks of language models and their prompts."""
 
 from __future__ import annotations
 
@@ -13,42 +13,41 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TasksSettings(Command):
-    """List the tasks of language models, or show one: its sizes, a prompt, and what answers it.
+class TasksSettings(Command, does="train.tasks:show_tasks"):
+    """List the tasks of language models, or show one: its sizes, a prompt and its answer.
 
     Example: python -m train tasks --show gsm8k
     """
 
     show: str | None = field("a task's name, or a jsonl file or folder of prompts", default=None)
     data: str | None = field("folder, file or Hugging Face name to read it from", default=None)
-    shots: int | None = field("answered questions before each of mmlu (default: 5)", default=None)
-    seed: int = field("seed of splits that are carved out of train", default=0)
+    shots: int | None = field(
+        "answered questions before each question of mmlu (default: 5)", default=None
+    )
+    seed: int = field("seed of splits that are carved out of train", default=0, least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.show is None and (self.data is not None or self.shots is not None):
             raise SettingError("expected --show with the task that --data and --shots belong to")
 
-    def run(self) -> None:
-        """Print the names, or one task."""
-        from train.data.tasks import load_task
 
-        if self.show is None:
-            _list()
-        else:
-            _show(load_task(self.show, data=self.data, shots=self.shots, seed=self.seed))
+def show_tasks(settings: TasksSettings) -> None:
+    """Print the names of the tasks, or one task."""
+    from train.data.tasks import SOURCES, load_task  # only here: every command imports this module
 
-
-def _list() -> None:
-    from train.data.tasks import SOURCES
-
+    if settings.show is not None:
+        _print_task(
+            load_task(settings.show, data=settings.data, shots=settings.shots, seed=settings.seed)
+        )
+        return
     for name, source in SOURCES.items():
         place = source.place(None)
         where = f"{place} (Hugging Face)" if isinstance(place, str) else str(place)
         print(f"{name:14} {where}")
 
 
-def _show(task: Task) -> None:
+def _print_task(task: Task) -> None:
     sizes = ", ".join(f"{len(examples):,} {split}" for split, examples in task.splits().items())
     closed = f"{len(task.answers)} answers" if task.answers else "open answers"
     left_out = f", {len(task.left_out)} left out" if task.left_out else ""

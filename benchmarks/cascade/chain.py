@@ -17,8 +17,8 @@ from edge_runtime import environment
 from export.commands.build import BuildSettings
 from train import data
 from train.classifier.checkpoints import accuracy, open_for
-from train.classifier.fit import FitSettings
-from train.classifier.tune import TuneSettings
+from train.classifier.settings import FitSettings, TuneSettings
+from train.classifier.stage1 import build_model
 from train.models import open_checkpoint
 
 UNTUNED, CONTROL, TUNED = "untuned", "control", "tuned"
@@ -69,7 +69,7 @@ def _check_model(model: str, dataset: str, limit: int | None) -> None:
     if _is_checkpoint(model):
         open_for(Path(model), splits.train, dataset)
     else:
-        FitSettings(model=model, data=dataset, out=Path()).untrained(splits)
+        build_model(FitSettings(model=model, data=dataset, out=Path()), splits)
 
 
 def _fit(model: str, dataset: str, out: Path, *, seed: int, limit: int | None) -> Path:

@@ -24,9 +24,8 @@ from edge_runtime.errors import SettingError
 from export.commands.build import BuildSettings
 from train import data
 from train.classifier.checkpoints import accuracy, open_for
-from train.classifier.fit import FitSettings
-from train.classifier.harvest import COUNTS, HarvestSettings
-from train.classifier.tune import TuneSettings
+from train.classifier.harvest import COUNTS
+from train.classifier.settings import FitSettings, HarvestSettings, TuneSettings
 from train.data import Splits
 from train.models import open_checkpoint
 

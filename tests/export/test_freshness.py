@@ -10,7 +10,7 @@ from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings
 from export.errors import CalibrationError
 from export.freshness import remarks, require_fresh
-from train.classifier.tune import TuneSettings
+from train.classifier.settings import TuneSettings
 from train.models import Training, training_of
 
 FITTED = {"training": Training("digits", ("train",), ("validation",)).as_record()}

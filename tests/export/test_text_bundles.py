@@ -23,7 +23,7 @@ from export.commands.verify import VerifySettings
 from export.errors import GraphError, LabelError, PreprocessingError, VerificationError
 from export.exporters import optimum_knows
 from export.session import run_bundle
-from train.classifier.deferral_head import DeferralHeadSettings
+from train.classifier.settings import DeferralHeadSettings
 from train.data import load
 from train.models import open_checkpoint, read_head
 

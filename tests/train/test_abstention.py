@@ -13,7 +13,7 @@ from torch import nn
 from edge_runtime.cli import main
 from edge_runtime.errors import SettingError
 from train.__main__ import COMMANDS
-from train.classifier.tune import TuneSettings
+from train.classifier.settings import TuneSettings
 from train.errors import CheckpointError
 from train.models import build
 from train.objectives import DeepGamblers, SelfAdaptive, Step
@@ -138,17 +138,17 @@ def test_a_head_that_reads_every_token_is_refused():
 
 def test_what_has_no_sense_is_refused():
     for payoff in (1.0, -2.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match="expected a payoff over 1"):
+        with pytest.raises(ValueError, match="expected a payoff above 1"):
             DeepGamblers(payoff)
     for momentum in (1.0, -0.1, math.nan):
         with pytest.raises(ValueError, match=r"momentum in \[0, 1\)"):
             SelfAdaptive(4, momentum)
     DeepGamblers(2.0).attach(Plain())
-    with pytest.raises(SettingError, match=r"--payoff over 1 and at most 2, .* got 2\.01: name"):
+    with pytest.raises(SettingError, match=r"--payoff above 1 and at most 2, .* got 2\.01"):
         DeepGamblers(2.01).attach(Plain())
     model = Plain()
     model.config.num_labels = 3
-    with pytest.raises(CheckpointError, match="it takes no second head"):
+    with pytest.raises(CheckpointError, match="it cannot take a second head"):
         DeepGamblers(2.0).attach(model)
     with pytest.raises(RuntimeError, match="a forward pass in train mode"):
         DeepGamblers(2.0).loss(Step(torch.zeros(2, 2), torch.tensor([0, 1]), {}, 2))
@@ -157,14 +157,14 @@ def test_what_has_no_sense_is_refused():
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"payoff": 1.0}, "--payoff over 1, got 1.0"),
-        ({"payoff": math.nan}, "--payoff over 1"),
-        ({"momentum": 1.0}, r"--momentum in \[0, 1\), got 1.0"),
-        ({"head": "auxiliary", "objective": "deep_gamblers"}, "--head shared beside"),
-        ({"head": "auxiliary", "objective": "self_adaptive"}, "--head shared beside"),
+        ({"head": "auxiliary", "objective": "deep_gamblers"}, "--head shared with"),
+        ({"head": "auxiliary", "objective": "self_adaptive"}, "--head shared with"),
+        ({"objective": "cascade_aware"}, "--large with --objective cascade_aware"),
+        ({"objective": "cross_entropy", "correctness": "eval"}, "--objective gatekeeper with"),
+        ({"augment": "shift", "stage2_data": "holdout"}, "--stage2-data augment with --augment"),
     ],
 )
-def test_settings_without_sense_are_refused(settings, says, tmp_path):
+def test_flags_that_contradict_one_another_are_refused(settings, says, tmp_path):
     with pytest.raises(SettingError, match=says):
         TuneSettings(checkpoint=tmp_path, out=tmp_path, **settings)
 

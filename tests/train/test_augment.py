@@ -8,8 +8,7 @@ import torch
 
 from train import data
 from train.classifier.batches import EncodedData
-from train.classifier.fit import FitSettings
-from train.classifier.tune import TuneSettings
+from train.classifier.settings import FitSettings, TuneSettings
 from train.data import LabelledData
 from train.errors import DataError
 from train.models import build, open_checkpoint

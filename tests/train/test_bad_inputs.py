@@ -11,9 +11,8 @@ from PIL import Image
 from tools.processes import contents
 
 from train import GatekeeperLoss, data, gatekeeper_loss, linear_gatekeeper_loss
-from train.classifier.evaluate import EvaluateSettings
-from train.classifier.fit import FitSettings
 from train.classifier.loop import train_checkpoint
+from train.classifier.settings import EvaluateSettings, FitSettings
 from train.errors import CheckpointError, DataError, TrainingError
 from train.models import build, open_checkpoint, save
 from train.objectives import CrossEntropy

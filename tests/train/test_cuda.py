@@ -7,8 +7,7 @@ import pytest
 from tools.devices import DEVICES, cuda
 
 from train import data
-from train.classifier.distill import DistillSettings
-from train.classifier.tune import TuneSettings
+from train.classifier.settings import DistillSettings, TuneSettings
 from train.models import build, open_checkpoint
 from train.models.checkpoint import Checkpoint
 from train.sweeps.settings import SweepSettings
@@ -76,10 +75,10 @@ def test_a_student_is_taught_and_tuned_where_it_was_asked_to(
 @pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_model_leaves_half_precision_after_training(device, small_checkpoint, tmp_path):
-    from train.classifier.stage2 import tune
+    from train.classifier.stage2 import tune_checkpoint
 
     start, splits = open_checkpoint(small_checkpoint), data.load("digits", limit=60)
     settings = {"out": tmp_path / "out", "epochs": 1, "precision": "bf16", "device": device}
-    tune(TuneSettings(checkpoint=small_checkpoint, **settings), start, splits)
+    tune_checkpoint(TuneSettings(checkpoint=small_checkpoint, **settings), start, splits)
     reopened = move_to(open_checkpoint(tmp_path / "out"), device).predict(splits.test.inputs)
     np.testing.assert_array_equal(start.predict(splits.test.inputs), reopened)

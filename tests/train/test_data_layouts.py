@@ -117,7 +117,7 @@ def test_a_batch_that_would_run_code_is_refused_and_runs_none(tmp_path):
         (lambda path: path.write_bytes(path.read_bytes()[:4000]), "damaged"),
         (lambda path: path.write_bytes(b"no pickle"), "damaged"),
         (lambda path: path.write_bytes(b""), "damaged"),
-        (lambda path: path.write_bytes(pickle.dumps([1, 2])), "no batch of CIFAR"),
+        (lambda path: path.write_bytes(pickle.dumps([1, 2])), "not a batch of CIFAR"),
         (lambda path: path.write_bytes(pickle.dumps({b"labels": [0]})), "expected data in"),
         (
             lambda path: path.write_bytes(
@@ -147,8 +147,8 @@ def test_idx_files_become_rgb(tmp_path, ending):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-5]), "fetch it again"),
-        (lambda path: path.write_bytes(path.read_bytes() + b"x"), "fetch it again"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-5]), "download it again"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x"), "download it again"),
         (lambda path: path.write_bytes(b"\0\0"), "expected an idx file"),
         (lambda path: idx_file(path, np.zeros((40, 28), np.uint8)), "rank 3"),
         (lambda path: path.unlink(), "expected train-images-idx3-ubyte"),

@@ -13,7 +13,7 @@ from edge_runtime import contract, metrics
 from train import data
 from train.__main__ import COMMANDS
 from train.classifier.checkpoints import LargeAnswers
-from train.classifier.deferral_head import DeferralHeadSettings
+from train.classifier.settings import DeferralHeadSettings
 from train.comparison.post_hoc import HeadInputs, fit_head, predict_out_of_fold
 from train.comparison.scores import load_scores, save_scores, score
 from train.errors import CheckpointError, DataError

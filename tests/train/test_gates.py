@@ -11,7 +11,7 @@ from train.comparison.scores import (
     GATES,
     MIRROR_BAND,
     Views,
-    fitted_temperature,
+    fit_temperature,
     load_scores,
     save_scores,
     score,
@@ -58,7 +58,7 @@ def test_the_temperature_has_the_least_cross_entropy(generator):
     p = np.exp(truth) / np.exp(truth).sum(axis=1, keepdims=True)
     labels = (p.cumsum(axis=1) < generator.random((4000, 1))).sum(axis=1)
     # Logits three times too large: dividing by three makes them honest again.
-    assert fitted_temperature(3 * truth, labels) == pytest.approx(3.0, rel=0.05)
+    assert fit_temperature(3 * truth, labels) == pytest.approx(3.0, rel=0.05)
 
 
 def test_scores_are_of_every_input_and_come_back_from_disk(small_checkpoint, tmp_path):

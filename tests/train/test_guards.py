@@ -6,8 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from train.classifier.fit import FitSettings
-from train.classifier.tune import TuneSettings
+from train.classifier.settings import FitSettings, TuneSettings
 from train.models import open_checkpoint
 from train.training.health import Health, balance, warnings_before
 
@@ -94,7 +93,10 @@ def test_a_collapsing_run_ends_with_its_last_good_weights(fitted, tmp_path, caps
     ("settings", "says"),
     [
         ({"stage2_data": "crossfit"}, "fold-2: validation accuracy"),
-        ({"stage2_data": "holdout", "learning_rate": 3e-4}, "held-out inputs instead of 90"),
+        (
+            {"stage2_data": "holdout", "learning_rate": 3e-4},
+            "held-out inputs, not on the 90 of train",
+        ),
         ({"correctness": "eval", "stage2_data": "same"}, "joint accuracy at 30%"),
         ({"head": "auxiliary"}, "stage 2 data: "),
         ({"objective": "label_smoothing"}, "a perfect M_L"),

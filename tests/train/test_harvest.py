@@ -19,7 +19,8 @@ from benchmarks.processes import running_server
 from edge_runtime import Cascade, Record, Recorder, Source
 from train import data
 from train.__main__ import COMMANDS
-from train.classifier.harvest import HarvestSettings, label_names
+from train.classifier.harvest import label_names
+from train.classifier.settings import HarvestSettings
 from train.errors import DataError
 from train.models import open_checkpoint
 
@@ -145,7 +146,7 @@ def test_mistakes_are_one_line_and_leave_nothing(pictures, tmp_path, capfd):
     line = ["harvest", "--out", tmp_path / "o", "--labels-from", "digits", "--records"]
     refused([*line, tmp_path / "none"], capfd, says="expected records.jsonl in")
     refused([*line, tmp_path / "empty"], capfd, says="expected records.jsonl in")
-    refused([*line, folder], capfd, says=["the 10 classes of digits", "also have ['cat']"])
+    refused([*line, folder], capfd, says=["the 10 classes of digits", "got also ['cat']"])
     words = "expected a record to keep, got none: 2 read, 0 kept, 0 duplicates, 2 under the minimum"
     refused([*line, low, "--min-confidence", "0.9"], capfd, says=words)
     line = ["harvest", "--records", low, "--labels-from"]
@@ -244,4 +245,4 @@ def test_from_recording_to_a_tuned_model_as_a_user_does_it(
     line = ["distill", "--teacher", large_checkpoint, "--extra", tmp_path / "h", "--epochs", "2"]
     out = train(*line, "--unlabelled", tmp_path / "r", "--out", tmp_path / "student")
     rows = len(data.load("digits").train) + len(clouds)
-    assert f"of {rows} labels, teaches {len(clouds) + repeated} inputs without one" in out
+    assert f"of {rows} labels, teaches {len(clouds) + repeated} inputs without a label" in out

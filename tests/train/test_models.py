@@ -10,6 +10,7 @@ from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
 from transformers.models.resnet.modeling_resnet import ResNetBottleNeckLayer
 
+from train.classifier.convert import convert
 from train.errors import CheckpointError
 from train.models import (
     MobileNetV3Small,
@@ -20,7 +21,6 @@ from train.models import (
     open_checkpoint,
     save,
 )
-from train.models.convert import convert
 from train.models.mobilenet_v3 import make_divisible
 from train.models.small_resnet import Bottleneck
 
@@ -39,7 +39,7 @@ TORCHVISION = {
     ("mobilenetv3-small", 224): [-89.06991, 93.07383, 31.72067, -112.4283, 38.64223],
     ("resnet-50", 32): [-309.4571, 1678.729, -2392.579, 2169.444, -1097.821],
 }
-# Theirs for ours, the other way round than `train.models.convert` does it.
+# Theirs for ours, the other way round than `train.classifier.convert` does it.
 THEIRS = (("stem.", "conv1."), ("norm.", "bn1."), ("classifier.", "fc."))
 
 

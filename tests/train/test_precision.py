@@ -10,9 +10,7 @@ from tools.devices import DEVICES, cuda
 from edge_runtime import EdgeModel
 from export.commands.build import BuildSettings
 from train import data, gatekeeper_loss, linear_gatekeeper_loss
-from train.classifier.evaluate import EvaluateSettings
-from train.classifier.fit import FitSettings
-from train.classifier.tune import TuneSettings
+from train.classifier.settings import EvaluateSettings, FitSettings, TuneSettings
 from train.models import open_checkpoint
 
 

@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file
 from tools.processes import ROOT
 
-from train.classifier.fit import FitSettings
-from train.classifier.tune import TuneSettings
+from train.classifier.settings import FitSettings, TuneSettings
 from train.errors import TrainingError
 
 pytestmark = pytest.mark.slow

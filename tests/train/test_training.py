@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 from train import data
-from train.classifier.fit import FitSettings
-from train.classifier.tune import TuneSettings
+from train.classifier.settings import FitSettings, TuneSettings
 from train.errors import CheckpointError, DataError, OutputError
 from train.models import build, open_checkpoint
 

@@ -1,9 +1,10 @@
-"""Feeds the training loop: a split, encoded as the model takes it, a whole batch at a time."""
+"""A split as the training loop reads it: encoded for the model, one whole batch at a time."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,23 +17,24 @@ from train.training.augment import Augment
 
 _IN_MEMORY_BYTES = 2 << 30
 _CHUNK = 256
+_PREDICTED_AT_ONCE = 512
 _MOST_WORKERS = 4
 
 
 class EncodedData(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """A split as the model takes it.
+    """A split, encoded for one model.
 
-    Pictures pass the processor once, not once an epoch, unless they would fill the memory. Texts
+    Pictures pass the processor once, not once per epoch, unless they would fill the memory. Texts
     are encoded batch by batch, each padded to its own longest.
 
     Args:
-        checkpoint: Knows how the model wants its inputs.
+        checkpoint: The model; it encodes the inputs.
         data: The split.
-        columns: What else is known of its rows, by name, each [n, ...].
-        augment: Applied to encoded pictures whenever they are asked for in a batch.
+        columns: Further facts about the rows, by name, each [n, ...].
+        augment: Applied to the encoded pictures of every batch.
 
     Attributes:
-        workers: Processes that should encode ahead of the step.
+        workers: Number of processes that should encode ahead of the step.
     """
 
     def __init__(
@@ -60,16 +62,10 @@ class EncodedData(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Return a batch; torch's loader prefers this to single items."""
         rows = torch.as_tensor(indices)
-        batch = self.inputs_at(indices)
+        batch = self._inputs_at(indices)
         if self._augment is not None:
             batch["pixel_values"] = self._augment(batch["pixel_values"], indices)
         return {**batch, **{name: values[rows] for name, values in self._columns.items()}}
-
-    def inputs_at(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Return the model's inputs of some rows, as they are."""
-        if self._pixels is not None:
-            return {"pixel_values": self._pixels[torch.as_tensor(indices)]}
-        return self._checkpoint.encode([self._data.inputs[i] for i in indices])
 
     def column(self, name: str) -> Tensor:
         """Return one of the columns [n, ...], to read or to overwrite in place."""
@@ -80,7 +76,31 @@ class EncodedData(torch.utils.data.Dataset[dict[str, Tensor]]):
         """The labels int64 [n]."""
         return self._data.labels
 
+    def predict(self, model: Any) -> npt.NDArray[np.int64]:
+        """Return the classes int64 [n] that a model predicts in eval mode, without augmentation.
+
+        Args:
+            model: The model, perhaps in training; its mode is restored.
+        """
+        was_training, device = model.training, next(model.parameters()).device
+        model.eval()
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(self), _PREDICTED_AT_ONCE):
+                stop = min(start + _PREDICTED_AT_ONCE, len(self))
+                batch = self._inputs_at(range(start, stop))
+                logits = model(**{k: v.to(device) for k, v in batch.items()}).logits
+                parts.append(logits.argmax(dim=-1).cpu().numpy())
+        model.train(was_training)
+        return np.concatenate(parts)
+
+    def _inputs_at(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        if self._pixels is not None:
+            return {"pixel_values": self._pixels[torch.as_tensor(indices)]}
+        return self._checkpoint.encode([self._data.inputs[i] for i in indices])
+
     def _encode_all(self) -> Tensor | None:
+        """Return the pictures of the split, or None where they would fill the memory."""
         size = len(self._data)
         first = self._checkpoint.pixel_values(self._data.inputs[:1])[0]
         if first.nbytes * size > _IN_MEMORY_BYTES:

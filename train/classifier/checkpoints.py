@@ -12,21 +12,24 @@ import numpy.typing as npt
 from train.data import LabelledData
 from train.errors import DataError
 from train.models import Checkpoint, open_checkpoint
+from train.training.schedule import Device, move_to
 
 _SHOWN = 5
 
 
-def open_for(path: Path, data: LabelledData, name: str) -> Checkpoint:
+def open_for(path: Path, data: LabelledData, name: str, *, device: Device = "cpu") -> Checkpoint:
     """Open a checkpoint whose labels are those of a data set, in the same order.
 
     Args:
         path: The checkpoint folder.
         data: A split of the data set.
         name: The data set's name in error messages.
+        device: Where the model will compute.
 
     Raises:
         CheckpointError: It is missing, damaged, or takes another kind of input.
         DataError: Its labels differ, or stand in another order.
+        DeviceError: CUDA was asked for and there is none.
     """
     checkpoint = open_checkpoint(path, kind=data.kind)
     if checkpoint.labels != data.label_names:
@@ -35,7 +38,7 @@ def open_for(path: Path, data: LabelledData, name: str) -> Checkpoint:
             f"({', '.join(checkpoint.labels[:_SHOWN])} ...), {name} has {len(data.label_names)} "
             f"({', '.join(data.label_names[:_SHOWN])} ...): use the data it was trained for"
         )
-    return checkpoint
+    return move_to(checkpoint, device)
 
 
 def right_of(checkpoint: Checkpoint, data: LabelledData) -> npt.NDArray[np.bool_]:

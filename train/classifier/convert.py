@@ -1,65 +1,138 @@
-"""The command `python -m train convert`: a weight file as a checkpoint."""
+"""Converts weight files from elsewhere to checkpoints: a state dict and an architecture's name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import pickle
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from edge_runtime.cli import Command, field
-from edge_runtime.errors import SettingError
+import torch
+from torch import Tensor
 
-_COLOURS = 3
+from train import data
+from train.classifier.settings import ConvertSettings
+from train.errors import CheckpointError
+from train.models import Checkpoint, Normalisation, build, save
+from train.training.output import explain_full_disk, refuse_existing, settings_record
+
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
+_PREFIX = "module."  # added by DataParallel
+_STAGE = re.compile(r"^layer(\d+)\.(\d+)\.")
+# From the names of torchvision's ResNets, and of most CIFAR repositories, to ours.
+_RENAMED = (
+    (re.compile(r"^conv1\."), "stem."),
+    (re.compile(r"^bn1\."), "norm."),
+    (re.compile(r"^(linear|fc)\."), "classifier."),
+    (re.compile(r"\.bn(\d)\."), r".norm\1."),
+    (re.compile(r"\.downsample\."), ".shortcut."),
+)
+_COUNTER = ".num_batches_tracked"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConvertSettings(Command):
-    """Turn a file of pretrained weights into a checkpoint folder.
+def convert_weights(settings: ConvertSettings) -> None:
+    """Convert a weight file as the settings say, and write the checkpoint."""
+    refuse_existing(settings.out, overwrite=settings.overwrite)
+    labels = data.load(settings.data).label_names if settings.data else settings.labels
+    checkpoint = convert(
+        settings.weights,
+        settings.model,
+        labels=labels,
+        image_size=(settings.image_size, settings.image_size),
+        normalisation=Normalisation(settings.image_mean, settings.image_std),
+    )
+    with explain_full_disk(settings.out.parent, " and rerun"):
+        save(checkpoint, settings.out, extra=settings_record("convert", settings))
+    print(f"{settings.out}: {settings.model} with {len(labels)} labels", flush=True)
 
-    Example: python -m train convert --weights resnet56.th --model resnet-56 --labels cat,dog
-    --image-mean 0.485,0.456,0.406 --image-std 0.229,0.224,0.225 --out runs/large
+
+def convert(
+    weights: Path,
+    model: str,
+    *,
+    labels: Sequence[str],
+    image_size: tuple[int, int],
+    normalisation: Normalisation,
+) -> Checkpoint:
+    """Return the architecture `model` with the weights of a file.
+
+    Args:
+        weights: A `.safetensors` file, or a torch file with a state dict; none of its code is run.
+        model: One of `train.models.NAMES`.
+        labels: Class names in the order of the logits.
+        image_size: (height, width) of the model's input in pixels.
+        normalisation: Mean and deviation that the weights were trained with.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or holds objects; or the weights belong to
+            another architecture or another number of labels.
     """
+    checkpoint = build(model, labels=labels, image_size=image_size, normalisation=normalisation)
+    depths = getattr(checkpoint.model.config, "depths", ())
+    renamed = {_our_name(name, depths): value for name, value in _read(weights).items()}
+    wanted = checkpoint.model.state_dict()
+    _require_match(renamed, wanted, f"{weights} as {model} with {len(labels)} labels")
+    checkpoint.model.load_state_dict(renamed, strict=False)
+    return checkpoint
 
-    weights: Path = field("state dict (.pt, .pth, .th, .safetensors); no code of it is run")
-    model: str = field("architecture of the weights")
-    labels: tuple[str, ...] = field("class names in the order of the logits", default=())
-    data: str | None = field("data set to take the class names from instead", default=None)
-    image_mean: tuple[float, ...] = field("mean a channel was normalised with")
-    image_std: tuple[float, ...] = field("deviation a channel was normalised with")
-    image_size: int = field("side in pixels", default=32)
-    out: Path = field("checkpoint folder to write")
-    overwrite: bool = field("replace the checkpoint folder", default=False)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if bool(self.labels) == bool(self.data):
-            raise SettingError("expected either --labels a,b,... or --data to take them from")
-        for name in ("image_mean", "image_std"):
-            if len(getattr(self, name)) != _COLOURS:
-                raise SettingError(
-                    f"expected three numbers for --{name.replace('_', '-')}, got "
-                    f"{list(getattr(self, name))}"
-                )
-        if min(self.image_std) <= 0:
-            raise SettingError(f"expected --image-std above 0, got {list(self.image_std)}")
-        if self.image_size < 1:
-            raise SettingError(f"expected --image-size of at least 1, got {self.image_size}")
+def _read(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"expected a file of weights, nothing is at {path}")
+    try:
+        content = _load(path)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"expected a state dict of plain tensors in {path}, it is damaged or holds objects, "
+            "which can run code when loaded: save only its state_dict()"
+        ) from None
+    except Exception as error:  # noqa: BLE001 - torch and safetensors raise many unrelated classes
+        reason = str(error).strip().split("\n")[0][:160] or "it ends too early"
+        raise CheckpointError(
+            f"expected a state dict of plain tensors in {path}, it does not open: {reason}"
+        ) from None
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f"expected a state dict in {path}, got a {type(content).__name__}")
+    return {k.removeprefix(_PREFIX): v for k, v in content.items() if isinstance(v, Tensor)}
 
-    def run(self) -> None:
-        """Convert, and write the checkpoint."""
-        from train import data
-        from train.models import Normalisation, save
-        from train.models.convert import convert
-        from train.training.output import explain_full_disk, refuse_existing, settings_record
 
-        refuse_existing(self.out, overwrite=self.overwrite)
-        labels = data.load(self.data).label_names if self.data else self.labels
-        checkpoint = convert(
-            self.weights,
-            self.model,
-            labels=labels,
-            image_size=(self.image_size, self.image_size),
-            normalisation=Normalisation(self.image_mean, self.image_std),
-        )
-        with explain_full_disk(self.out.parent, " and run again"):
-            save(checkpoint, self.out, extra=settings_record("convert", self))
-        print(f"{self.out}: {self.model} with {len(labels)} labels", flush=True)
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _our_name(name: str, depths: Sequence[int]) -> str:
+    stage = _STAGE.match(name)
+    if stage:
+        # Their blocks are numbered per stage, ours through the network.
+        first = [0, *itertools.accumulate(depths)]
+        index = int(stage[1]) - 1
+        if index < len(depths) and int(stage[2]) < depths[index]:
+            name = f"blocks.{first[index] + int(stage[2])}.{name[stage.end() :]}"
+    for pattern, ours in _RENAMED:
+        name = pattern.sub(ours, name)
+    return name
+
+
+def _require_match(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
+    missing = [k for k in wanted if k not in found and not k.endswith(_COUNTER)]
+    extra = [k for k in found if k not in wanted]
+    shapes = [
+        f"{k} is {list(found[k].shape)}, not {list(wanted[k].shape)}"
+        for k in wanted
+        if k in found and found[k].shape != wanted[k].shape
+    ]
+    for kind, names in (("missing", missing), ("unknown", extra), ("of another shape", shapes)):
+        if names:
+            raise CheckpointError(
+                f"expected {what}: {len(names)} weights are {kind}, e.g. {names[0]}; check --model "
+                "and the number of labels"
+            )

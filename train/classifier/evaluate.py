@@ -1,142 +1,95 @@
-"""The command `python -m train evaluate`: the metrics of a checkpoint."""
+"""Prints the metrics of a classifier's checkpoint, alone and with an M_L."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from edge_runtime.cli import Command, field
-from edge_runtime.contract import SecondView
-from edge_runtime.errors import SettingError
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime import metrics
+from train import data
+from train.classifier.checkpoints import open_for, right_of
+from train.classifier.settings import EvaluateSettings
+from train.data import LabelledData
+from train.errors import DataError
+from train.models import Checkpoint
 
 Figures = dict[str, Any]
+Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(Command):
-    """Print accuracy, s_o and AUROC of a checkpoint, and s_d and joint accuracy beside an M_L.
-
-    With --second-look a second column shows them with a second view of the inputs near the
-    threshold, and what that costs.
-
-    Example: python -m train evaluate --checkpoint runs/tuned --data digits --large runs/large
-    """
-
-    checkpoint: Path = field("checkpoint folder of M_S")
-    data: str = field("data set name, folder or file", default="digits")
-    split: Literal["train", "validation", "test", "all"] = field(
-        "split to use; all takes every labelled input of the data", default="test"
-    )
-    large: Path | None = field("checkpoint folder of M_L", default=None)
-    second_look: SecondView = field("second view, averaged with the first", default="none")
-    band: float = field(
-        "which inputs a second look is taken of: within so many ranks of the threshold's, as a "
-        "share of the split; 1 is every input",
-        default=0.1,
-    )
-    deferral: float = field("deferral ratio that the band lies around", default=0.3)
-    device: Literal["auto", "cpu", "cuda"] = field("auto takes CUDA where it is", default="auto")
-    limit: int | None = field("use at most so many pictures", default=None)
-    out: Path | None = field("where to write the JSON", default=None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.band >= 0:
-            raise SettingError(f"expected --band of at least 0, got {self.band}")
-        if not 0 <= self.deferral <= 1:
-            raise SettingError(f"expected --deferral in [0, 1], got {self.deferral}")
-
-    def run(self) -> None:
-        """Print the metrics, and write them as JSON where asked."""
-        split = self._load()
-        self._require_pictures(split)
-        small = self._open(self.checkpoint, split)
-        large = None if self.large is None else self._open(self.large, split)
-        logits = small.predict(split.inputs)
-        right = (logits.argmax(axis=-1) == split.labels).astype(float)
-        quality = None
-        if large is not None:
-            quality = (large.predict(split.inputs).argmax(axis=-1) == split.labels).astype(float)
-        columns = {"confidence": _first(logits)}
-        looked: Figures = {}
-        if self.second_look != "none":
-            columns["confidence_second_look"], looked = self._look(small, split, logits)
-        figures = {name: _figures(g, right, quality) for name, g in columns.items()}
-        _print(list(figures.values()), looked)
-        if self.out is not None:
-            rows = {**{n: g.tolist() for n, g in columns.items()}, "small_quality": right.tolist()}
-            record: Figures = {"figures": figures["confidence"], "ids": list(split.ids), **rows}
-            if looked:
-                record["second_look"] = {**looked, "figures": figures["confidence_second_look"]}
-            self.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-    def _load(self) -> Any:
-        from train import data
-
-        if self.split == "all":
-            return data.load_all(self.data)
-        return getattr(data.load(self.data, limit=self.limit), self.split)
-
-    def _require_pictures(self, split: Any) -> None:
-        from train.errors import DataError
-
-        if self.second_look != "none" and split.kind != "image":
-            raise DataError(
-                f"expected pictures for --second-look {self.second_look}, {self.data} holds "
-                f"{split.kind}s: leave it out"
-            )
-
-    def _open(self, path: Path, split: Any) -> Any:
-        from train.classifier.checkpoints import open_for
-        from train.training.schedule import move_to
-
-        return move_to(open_for(path, split, self.data), self.device)
-
-    def _look(self, checkpoint: Any, split: Any, logits: Any) -> tuple[Any, Figures]:
-        """Return the confidences after a second look, and what it was."""
-        from edge_runtime import metrics
-
-        first = _first(logits)
-        second = metrics.probability_of(
-            checkpoint.predict(split.inputs, view=self.second_look), logits.argmax(axis=-1)
-        )
-        low, high = metrics.band_limits(first, self.deferral, self.band)
-        share = float(metrics.in_band(first, low, high).mean())
-        described = {
-            "view": self.second_look,
-            "band": self.band,
-            "deferral": self.deferral,
-            "passes": 1.0 + share,
-        }
-        return metrics.second_look(first, second, low, high), described
-
-
-def _first(logits: Any) -> Any:
-    from edge_runtime import metrics
-
+def evaluate(settings: EvaluateSettings) -> None:
+    """Print the metrics, and write them as JSON if `out` is set."""
+    split = _load_split(settings)
+    small = open_for(settings.checkpoint, split, settings.data, device=settings.device)
+    logits = small.predict(split.inputs)
+    right = (logits.argmax(axis=-1) == split.labels).astype(float)
+    quality = None
+    if settings.large is not None:
+        large = open_for(settings.large, split, settings.data, device=settings.device)
+        quality = right_of(large, split).astype(float)
     # float64: in float32 the confidence saturates at 1 and makes ties.
-    return metrics.max_softmax(logits)
+    columns = {"confidence": metrics.max_softmax(logits)}
+    second_look: Figures = {}
+    if settings.second_look != "none":
+        columns["confidence_second_look"], second_look = _look_twice(settings, small, split, logits)
+    figures = {name: _figures(g, right, quality) for name, g in columns.items()}
+    _print(list(figures.values()), second_look)
+    if settings.out is not None:
+        rows = {**{n: g.tolist() for n, g in columns.items()}, "small_quality": right.tolist()}
+        record: Figures = {"figures": figures["confidence"], "ids": list(split.ids), **rows}
+        if second_look:
+            record["second_look"] = {**second_look, "figures": figures["confidence_second_look"]}
+        settings.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _figures(confidence: Any, right: Any, large: Any | None) -> Figures:
-    from edge_runtime import metrics
+def _load_split(settings: EvaluateSettings) -> LabelledData:
+    split: LabelledData
+    if settings.split == "all":
+        split = data.load_all(settings.data)
+    else:
+        split = getattr(data.load(settings.data, limit=settings.limit), settings.split)
+    if settings.second_look != "none" and split.kind != "image":
+        raise DataError(
+            f"expected pictures for --second-look {settings.second_look}, {settings.data} holds "
+            f"{split.kind}s: leave the flag out"
+        )
+    return split
 
-    figures = {
+
+def _look_twice(
+    settings: EvaluateSettings, checkpoint: Checkpoint, split: LabelledData, logits: Any
+) -> tuple[Floats, Figures]:
+    """Return (confidences after the second look, description of it)."""
+    first = metrics.max_softmax(logits)
+    second = metrics.probability_of(
+        checkpoint.predict(split.inputs, view=settings.second_look), logits.argmax(axis=-1)
+    )
+    low, high = metrics.band_limits(first, settings.deferral, settings.band)
+    share = float(metrics.in_band(first, low, high).mean())
+    description = {
+        "view": settings.second_look,
+        "band": settings.band,
+        "deferral": settings.deferral,
+        "passes": 1.0 + share,
+    }
+    return metrics.second_look(first, second, low, high), description
+
+
+def _figures(confidence: Floats, right: Floats, large: Floats | None) -> Figures:
+    alone = {
         "acc(M_S)": float(right.mean()),
         "s_o": metrics.distributional_overlap(confidence, right),
         "AUROC": metrics.auroc(confidence, right),
     }
-    return figures if large is None else figures | _joint_figures(confidence, right, large)
-
-
-def _joint_figures(confidence: Any, right: Any, large: Any) -> Figures:
-    from edge_runtime import metrics
-
+    if large is None:
+        return alone
     columns = (confidence, right, large)
     performance = metrics.deferral_performance(*columns)
     return {
+        **alone,
         "acc(M_L)": performance.p_l,
         "s_d": performance.s_d,
         "s_d_star": performance.s_d_star,
@@ -149,15 +102,16 @@ def _joint_figures(confidence: Any, right: Any, large: Any) -> Figures:
     }
 
 
-def _print(columns: list[Figures], looked: Figures) -> None:
-    """Print a line a figure, with and without the second look side by side."""
-    if looked:
-        print(f"{'':28} one view  second look ({looked['view']}, band {looked['band']:g})")
+def _print(columns: list[Figures], second_look: Figures) -> None:
+    """Print one line per figure, without and with the second look side by side."""
+    if second_look:
+        view, band = second_look["view"], second_look["band"]
+        print(f"{'':28} one view  second look ({view}, band {band:g})")
     for name in columns[0]:
         print(f"{name:28} {'  '.join(_text(figures[name]) for figures in columns)}".rstrip())
-    if looked:
-        passes = (1.0, looked["passes"])
-        print(f"{'forward passes an input':28} {'  '.join(map(_text, passes))}".rstrip())
+    if second_look:
+        passes = (1.0, second_look["passes"])
+        print(f"{'forward passes per input':28} {'  '.join(map(_text, passes))}".rstrip())
 
 
 def _text(value: float | str) -> str:

@@ -1,11 +1,10 @@
-"""The command `python -m train harvest`: what a device recorded, as a data set."""
+"""Turns recorders' folders into a table of pictures: each picture once, damaged records counted."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,14 +16,15 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from edge_runtime import contract
-from edge_runtime.cli import Command, field
-from edge_runtime.errors import InputError, SettingError
+from edge_runtime.bundle import read_bundle
+from edge_runtime.errors import InputError
 from edge_runtime.files import fresh_folder
 from edge_runtime.pictures import read_array
 from edge_runtime.recording.records import Record, read_records
+from train import data
+from train.classifier.settings import HarvestSettings
 from train.errors import DataError
-
-# MERGEDOC train/harvesting.py: "Reads recorders' folders as rows of a table of pictures: each picture once, damage counted."
+from train.training.output import explain_full_disk, refuse_existing, settings_record
 
 TABLE = "train-00000-of-00001.parquet"
 COUNTS = "harvest.json"
@@ -42,55 +42,22 @@ _PICTURE_RANK = 3
 _COLOURS = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class HarvestSettings(Command):
-    """Turn recorded inputs and the large model's answers into a data set, each picture once.
-
-    Its labels are M_L's answers, in the order of the classes of --labels-from; a column holds M_L's
-    confidence. Of a picture that was recorded several times the newest answer counts. What comes
-    out goes with `tune --extra`, `distill --extra` and `distill --unlabelled`.
-
-    Example: python -m train harvest --records recorded --labels-from runs/small --out runs/harvest
-    """
-
-    records: tuple[Path, ...] = field("folders that were recorded to, e.g. a,b")
-    labels_from: str = field("bundle, checkpoint or data set whose classes are meant")
-    out: Path = field("folder to write")
-    min_confidence: float | None = field(
-        "leave out answers that M_L was less sure of (default: keeps all)", default=None
-    )
-    overwrite: bool = field("replace the folder", default=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.records:
-            raise SettingError("expected at least one folder for --records, got none")
-        if self.min_confidence is not None and math.isnan(self.min_confidence):
-            raise SettingError("expected a number as --min-confidence, got nan")
-
-    def run(self) -> None:
-        """Read the records, and write the data set with its counts."""
-        from train.errors import DataError
-        from train.training.output import (
-            explain_full_disk,
-            refuse_existing,
-            settings_record,
-        )
-
-        refuse_existing(self.out, overwrite=self.overwrite)
-        names = label_names(self.labels_from)
-        harvest = Harvest.read(self.records, names, self.labels_from)
-        with explain_full_disk(self.out.parent, " and run again"), fresh_folder(self.out) as fresh:
-            counts = write_table(
-                harvest.rows(self.min_confidence), names, fresh / TABLE, len(harvest)
-            )
-            counts.update({"read": harvest.damaged, "damaged": harvest.damaged})
-            if not counts["kept"]:
-                raise DataError(f"expected a record to keep, got none: {_summary(counts)}")
-            record = {**settings_record("harvest", self), "counts": _ordered(counts)}
-            text = json.dumps(record, indent=2, default=str) + "\n"
-            (fresh / COUNTS).write_text(text, encoding="utf-8")
-        print(f"{self.out}: {_summary(counts)}", flush=True)
+def harvest(settings: HarvestSettings) -> None:
+    """Read the records, and write the data set with its counts."""
+    refuse_existing(settings.out, overwrite=settings.overwrite)
+    names = label_names(settings.labels_from)
+    records = Harvest.read(settings.records, names, settings.labels_from)
+    disk = explain_full_disk(settings.out.parent, " and rerun")
+    with disk, fresh_folder(settings.out) as fresh:
+        rows = records.rows(settings.min_confidence)
+        counts = write_table(rows, names, fresh / TABLE, len(records))
+        counts.update({"read": records.damaged, "damaged": records.damaged})
+        if not counts["kept"]:
+            raise DataError(f"expected a record to keep, got none: {_summary(counts)}")
+        record = {**settings_record("harvest", settings), "counts": _ordered(counts)}
+        text = json.dumps(record, indent=2, default=str) + "\n"
+        (fresh / COUNTS).write_text(text, encoding="utf-8")
+    print(f"{settings.out}: {_summary(counts)}", flush=True)
 
 
 def label_names(source: str) -> tuple[str, ...]:
@@ -101,15 +68,11 @@ def label_names(source: str) -> tuple[str, ...]:
         CheckpointError: The checkpoint is damaged.
         DataError: It is none of the three.
     """
-    from train import data
-
     folder = Path(source)
     if (folder / contract.BUNDLE_FILE).is_file():
-        from edge_runtime.bundle import read_bundle
-
         return read_bundle(folder).metadata.labels
     if (folder / "config.json").is_file():
-        from train.models import open_checkpoint
+        from train.models import open_checkpoint  # the other two do without torch
 
         return open_checkpoint(folder, kind=None).labels
     return data.load_train(source).label_names
@@ -125,13 +88,13 @@ def _summary(counts: Counter[str]) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one record.
+    """The outcome of one record.
 
     Attributes:
         fate: `kept`, `duplicates`, `under_minimum` or `damaged`.
         label: Class name.
-        confidence: M_L's; NaN where its engine gave none.
-        picture: Encoded, without loss; empty where the row was not kept.
+        confidence: M_L's; NaN if its engine gave none.
+        picture: Encoded without loss; empty if the row was not kept.
     """
 
     fate: str
@@ -146,7 +109,7 @@ class Harvest:
 
     Attributes:
         entries: (folder, record), the newest first.
-        damaged: Lines that were none.
+        damaged: Number of damaged lines.
     """
 
     entries: tuple[tuple[Path, Record], ...]
@@ -154,12 +117,12 @@ class Harvest:
 
     @classmethod
     def read(cls, folders: Iterable[Path], names: Sequence[str], source: str) -> Harvest:
-        """Read the lines of the folders; no picture is read yet.
+        """Read the lines of the folders; the pictures are read later.
 
         Args:
-            folders: What recorders wrote.
+            folders: Folders of recorders.
             names: The class names that may occur.
-            source: Where the names come from, for messages.
+            source: Origin of the names, for messages.
 
         Raises:
             InputError: A folder holds no records.
@@ -171,7 +134,7 @@ class Harvest:
         if unknown:
             raise DataError(
                 f"expected the {len(names)} classes of {source} ({', '.join(names[:5])} ...) in "
-                f"the records, they also have {unknown[:5]}: name what the device's model was "
+                f"the records, got also {unknown[:5]}: use the data that the device's model was "
                 "trained for as --labels-from"
             )
         entries.sort(key=lambda entry: entry[1].time, reverse=True)
@@ -181,11 +144,11 @@ class Harvest:
         return len(self.entries)
 
     def rows(self, min_confidence: float | None) -> Iterator[Row]:
-        """Read the pictures, and yield what becomes of each record.
+        """Read the pictures, and yield the outcome of each record.
 
         Args:
-            min_confidence: Records under it are left out, and those without a confidence; None
-                keeps them all.
+            min_confidence: Smallest confidence to keep a record; records without a confidence fall
+                below it. None keeps all.
         """
         seen: set[bytes] = set()
         for folder, record in self.entries:
@@ -198,20 +161,20 @@ class Harvest:
                 yield Row("damaged" if picture is None else "duplicates")
                 continue
             seen.add(digest)
-            yield Row("kept", record.label, record.confidence, _encoded(picture))
+            yield Row("kept", record.label, record.confidence, _encode(picture))
 
 
 def write_table(rows: Iterable[Row], names: Sequence[str], file: Path, total: int) -> Counter[str]:
-    """Write the kept rows as a parquet file that the `datasets` library knows as pictures.
+    """Write the kept rows as a parquet file that the `datasets` library reads as pictures.
 
     Args:
-        rows: What became of each record.
+        rows: The outcome of each record.
         names: Class names in the order of their numbers.
         file: The file.
-        total: How many rows there are, for the progress bar.
+        total: Number of rows, for the progress bar.
 
     Returns:
-        How many records met each fate, and `read`: all of them.
+        The number of records of each fate, and of all records as `read`.
     """
     import datasets
     import pyarrow as pa
@@ -243,7 +206,7 @@ def write_table(rows: Iterable[Row], names: Sequence[str], file: Path, total: in
 
 
 def _picture(file: Path) -> npt.NDArray[np.uint8] | None:
-    """Return a recorded picture, or None where it is gone, damaged, or no picture."""
+    """Return a recorded picture, or None if it is missing, damaged, or not a picture."""
     try:
         found = read_array(file)
     except InputError:
@@ -258,7 +221,7 @@ def _digest(picture: npt.NDArray[np.uint8]) -> bytes:
     return digest.digest()
 
 
-def _encoded(picture: npt.NDArray[np.uint8]) -> bytes:
+def _encode(picture: npt.NDArray[np.uint8]) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()

@@ -1,7 +1,8 @@
-"""The training loop of classifiers."""
+"""Trains a classifier with an objective, and writes the checkpoint."""
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,23 +16,24 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from train.classifier.batches import EncodedData
 from train.classifier.checkpoints import accuracy
-from train.classifier.guards import Collapse
 from train.data import LabelledData, Splits
 from train.models import Checkpoint, save
 from train.objectives import CrossEntropy, Objective, Step
-from train.training.output import explain_full_disk, refuse_existing
+from train.training.health import Health
+from train.training.output import (
+    explain_full_disk,
+    refuse_existing,
+    require_same_data,
+    work_folder,
+)
 from train.training.schedule import Schedule, move_to, training_arguments
 from train.training.trainer_run import (
     DataWait,
     StopOnNaN,
     keep_batch,
-    require_same_data,
     run,
     use_one_bar,
-    work_folder,
 )
-
-# MERGEDOC train/trainer.py: 'The Hugging Face Trainer with an objective that may know more of a row than its label.'
 
 Watcher = Callable[[EncodedData], TrainerCallback]
 
@@ -50,20 +52,20 @@ def train_checkpoint(
     watchers: Sequence[Watcher] = (),
     guarded: bool = False,
 ) -> str | None:
-    """Train and write the checkpoint folder `out`, with `training.json` beside the weights.
+    """Train and write the checkpoint folder `out`, with `training.json` next to the weights.
 
     Args:
-        checkpoint: What to start from.
-        splits: Trains on `train`, watches `validation`.
+        checkpoint: The model to start from.
+        splits: Trained on `train`, watched on `validation`.
         objective: The loss.
-        schedule: How long and how fast.
-        out: The folder to write; the work is kept beside it until it is done.
-        resume: Go on from the last epoch of an interrupted run.
+        schedule: Length and rate of the training.
+        out: The folder to write; until then the work is kept next to it.
+        resume: Continue an interrupted run after its last epoch.
         overwrite: Replace an existing folder.
-        record: What else `training.json` says.
-        columns: What the objective knows of each training row beside its label, each [n, ...].
-        watchers: Make further callbacks of the encoded training data.
-        guarded: End a run that collapses with the weights of its last good epoch.
+        record: Further entries of `training.json`.
+        columns: What the objective knows of each training row besides its label, each [n, ...].
+        watchers: Make further callbacks from the encoded training data.
+        guarded: End a run that collapses, with the weights of its last good epoch.
 
     Returns:
         Why the guard ended the run, or None.
@@ -71,7 +73,7 @@ def train_checkpoint(
     Raises:
         OutputError: The folder is not empty.
         TrainingError: The loss became NaN or infinite, or the device's memory is too small.
-        DeviceError: CUDA was asked for and is not there.
+        DeviceError: CUDA was asked for and there is none.
         FullDiskError: An epoch or the checkpoint could not be written.
         DataError: A run is resumed with other data.
     """
@@ -90,27 +92,26 @@ def train_checkpoint(
         for callback in (wait, *(watcher(train) for watcher in watchers), guard):
             if callback is not None:
                 trainer.add_callback(callback)
-        require_same_data(
-            work, splits.fingerprint()
-        )  # last, so that what is refused leaves no folder
+        # Last, so that a run that is refused leaves no folder.
+        require_same_data(work, splits.fingerprint())
         run(trainer, work, resume=resume)
     reason = None if guard is None else guard.conclude(checkpoint.model)
     objective.detach(checkpoint.model)
     checkpoint.model.eval()
     extra = {
         **record,
-        **_measured(trainer, checkpoint, splits, schedule),
+        **_measurements(trainer, checkpoint, splits, schedule),
         "data_wait_share": round(wait.share, 4),
         "stopped": reason,
         "wall_time_s": round(time.perf_counter() - start, 2),
     }
-    # With several processes one of them writes.
+    # Of several processes only one writes.
     if trainer.is_world_process_zero():
         _write(checkpoint, out, work, extra)
     return reason
 
 
-def _measured(
+def _measurements(
     trainer: ObjectiveTrainer, checkpoint: Checkpoint, splits: Splits, schedule: Schedule
 ) -> dict[str, Any]:
     return {
@@ -160,11 +161,11 @@ def _trainer(
 
 
 class ObjectiveTrainer(Trainer):
-    """Trains with an objective; the validation loss is plain cross-entropy whatever it is.
+    """A Trainer whose training loss is an objective; its validation loss is always cross-entropy.
 
     Args:
         objective: The loss.
-        **settings: Those of `transformers.Trainer`.
+        **settings: Arguments of `transformers.Trainer`.
     """
 
     def __init__(self, objective: Objective, **settings: Any) -> None:
@@ -173,12 +174,12 @@ class ObjectiveTrainer(Trainer):
         self._columns: dict[str, Tensor] = {}
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **settings: Any) -> Any:
-        """Keep the columns from the model, which knows nothing of them."""
+        """Keep the columns from the model, which does not know them."""
         self._columns = {n: inputs.pop(n) for n in self._objective.columns if n in inputs}
         return super().compute_loss(model, inputs, *args, **settings)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], *args: Any) -> Any:
-        # Rows without a label are items as well: transformers counts labels, and would divide by 0.
+        # Rows without a label are items too: transformers counts labels, and would divide by 0.
         counted = [
             {**b, "labels": torch.zeros_like(b["labels"])} if b["labels"].ndim == 1 else b
             for b in batch_samples
@@ -189,3 +190,43 @@ class ObjectiveTrainer(Trainer):
         items = len(labels) if num_items_in_batch is None else num_items_in_batch
         step = Step(outputs.logits, labels, self._columns, items)
         return (self._objective if self.model.training else CrossEntropy()).loss(step)
+
+
+class Collapse(TrainerCallback):
+    """Ends a run that collapses, with the weights of its last good epoch.
+
+    Args:
+        model: The model in training.
+        validation: Judges the model, once before training and after every epoch.
+
+    Attributes:
+        reason: Why the run was ended, or None.
+    """
+
+    def __init__(self, model: Any, validation: EncodedData) -> None:
+        self._validation = validation
+        self._start = self._health(model)
+        self._good = copy.deepcopy(model.state_dict())
+        self.reason: str | None = None
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+        """Judge the model, and end the run before a collapsed epoch is saved."""
+        illness = self._health(model).illness(self._start)
+        if illness is None:
+            self._good = copy.deepcopy(model.state_dict())
+            return
+        self.reason = f"stopped in epoch {state.epoch:.0f}: {illness}"
+        control.should_training_stop = True
+        control.should_save = False
+
+    def conclude(self, model: Any) -> str | None:
+        """Return why the run was ended; if it was, restore the last good epoch.
+
+        Without a good epoch the weights are those of the start.
+        """
+        if self.reason is not None:
+            model.load_state_dict(self._good)
+        return self.reason
+
+    def _health(self, model: Any) -> Health:
+        return Health.of(self._validation.predict(model), self._validation.labels)

@@ -1,4 +1,4 @@
-"""Stage 2: which data to tune on, who counts as right in them, and what came of it."""
+"""Stage 2: tunes a fitted classifier on chosen data, by a chosen judgement of right and wrong."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from edge_runtime import metrics
-from train.classifier.checkpoints import LargeAnswers, right_of
+from train import data
+from train.classifier.checkpoints import LargeAnswers, open_for, right_of
 from train.classifier.correctness import EvalModeRight, out_of_fold_right
 from train.classifier.loop import Watcher, train_checkpoint
-from train.classifier.tune import TuneSettings
+from train.classifier.settings import TuneSettings
 from train.data import LabelledData, Splits
 from train.data.labelled import split_stratified
 from train.models import Checkpoint
@@ -38,14 +39,22 @@ from train.training.health import Standing, report, warnings_before
 from train.training.output import refuse_existing, settings_record
 from train.training.schedule import Schedule, default_batch_size, move_to
 
-_SATURATED = 0.98
+_KNOWN_BY_HEART = 0.98
 _HELD_OUT = 0.5
 Flags = npt.NDArray[np.bool_]
 
 
 @dataclass
 class _Plan:
-    """What a tuning works with; `right` says what M_S gets right of its data before."""
+    """The inputs of one tuning.
+
+    Attributes:
+        splits: The data.
+        schedule: Length and rate of the training.
+        right: bool [n], which training inputs M_S gets right before tuning.
+        columns: What the objective knows of each training row, by name.
+        watchers: Makers of callbacks.
+    """
 
     splits: Splits
     schedule: Schedule
@@ -54,16 +63,31 @@ class _Plan:
     watchers: list[Watcher] = field(default_factory=list)
 
 
-def tune(
+def tune(settings: TuneSettings) -> None:
+    """Tune a checkpoint as the settings say, and write the result."""
+    splits = data.load(settings.data, limit=settings.limit)
+    start = open_for(settings.checkpoint, splits.train, settings.data)
+    splits = data.with_extra(splits, settings.extra, limit=settings.limit)
+    large = None
+    if settings.large is not None:
+        model = open_for(settings.large, splits.train, settings.data, device=settings.device)
+        parts = [splits.validation]
+        if settings.objective == "cascade_aware":
+            parts.append(splits.train)
+        large = LargeAnswers.of(model, *parts)
+    tune_checkpoint(settings, start, splits, large)
+
+
+def tune_checkpoint(
     settings: TuneSettings, start: Checkpoint, splits: Splits, large: LargeAnswers | None = None
 ) -> str | None:
-    """Tune a checkpoint and write it to `settings.out`; say what was found on the way.
+    """Tune an open checkpoint, write it to `settings.out`, and print what changed.
 
     Args:
-        settings: How.
+        settings: Flags of the command.
         start: M_S; its weights are changed.
         splits: Tuned on `train` (or what `stage2_data` makes of it), watched on `validation`.
-        large: What M_L gets right, where it is known.
+        large: The inputs that M_L gets right, where known.
 
     Returns:
         Why the guard ended the run, or None.
@@ -74,7 +98,8 @@ def tune(
     refuse_existing(settings.out, overwrite=settings.overwrite)
     move_to(start, settings.device)
     plan = _plan(settings, start, splits)
-    before = _standing(start, plan.splits.validation)
+    validation = plan.splits.validation
+    before = _standing(start, validation)
     if settings.objective == "gatekeeper":
         for line in warnings_before(settings.alpha, plan.right):
             print(f"warning: {line}", file=sys.stderr)
@@ -96,7 +121,6 @@ def tune(
         guarded=settings.guard,
     )
     shutil.rmtree(_folds(settings.out), ignore_errors=True)
-    validation = plan.splits.validation
     after = _standing(move_to(start, settings.device), validation)
     report(before, after, None if large is None else large.flags(validation).astype(float))
     return reason
@@ -118,12 +142,12 @@ def _plan(settings: TuneSettings, start: Checkpoint, splits: Splits) -> _Plan:
     plan = _Plan(splits, schedule, right_of(start, splits.train))
     kind = settings.stage2_data
     if kind == "auto":
-        kind = _fitting(settings, start, plan.right)
+        kind = _choose_data(settings, start, plan.right)
     if kind == "augment":
         augment = choose(settings.augment, splits.train, settings.seed)
         plan.schedule = dataclasses.replace(schedule, augment=augment)
     if kind == "holdout":
-        plan.splits = _held_out(splits, settings.seed)
+        plan.splits = _hold_out(splits, settings.seed)
         plan.right = right_of(start, plan.splits.train)
     if kind == "crossfit" and settings.objective == "gatekeeper":
         plan.right = out_of_fold_right(start, splits.train, schedule, _folds(settings.out))
@@ -134,22 +158,24 @@ def _plan(settings: TuneSettings, start: Checkpoint, splits: Splits) -> _Plan:
     return plan
 
 
-def _fitting(settings: TuneSettings, start: Checkpoint, right: Flags) -> Literal["same", "augment"]:
-    """Choose the stage 2 data: where M_S knows its pictures by heart, only others teach doubt."""
+def _choose_data(
+    settings: TuneSettings, start: Checkpoint, right: Flags
+) -> Literal["same", "augment"]:
+    """Choose augmented data where M_S knows its pictures by heart: they hold no doubt to learn."""
     if settings.augment != "auto":
         return "augment"
-    by_heart = right.mean() >= _SATURATED and start.kind == "image"
+    by_heart = right.mean() >= _KNOWN_BY_HEART and start.kind == "image"
     kind: Literal["same", "augment"] = "augment" if by_heart else "same"
     accuracy = f"M_S is right on {right.mean():.1%} of its training data"
     print(f"stage 2 data: {kind} ({accuracy})", flush=True)
     return kind
 
 
-def _held_out(splits: Splits, seed: int) -> Splits:
+def _hold_out(splits: Splits, seed: int) -> Splits:
     rows, rest = split_stratified(splits.validation.labels, _HELD_OUT, seed)
     print(
-        f"stage 2 on {len(rows)} held-out inputs instead of {len(splits.train)}; that costs "
-        f"validation {len(rows)} of its {len(splits.validation)}",
+        f"stage 2 trains on {len(rows)} held-out inputs, not on the {len(splits.train)} of train; "
+        f"{len(rest)} of {len(splits.validation)} remain for validation",
         flush=True,
     )
     return Splits(splits.validation.take(rows), splits.validation.take(rest), splits.test)
@@ -160,7 +186,7 @@ def _folds(out: Path) -> Path:
 
 
 def _objective(settings: TuneSettings, plan: _Plan) -> Objective:
-    made: dict[str, Any] = {
+    makers: dict[str, Any] = {
         "gatekeeper": lambda: Gatekeeper(settings.alpha, by_column=RIGHT in plan.columns),
         "cross_entropy": CrossEntropy,
         "label_smoothing": lambda: CrossEntropy(settings.smoothing),
@@ -168,11 +194,11 @@ def _objective(settings: TuneSettings, plan: _Plan) -> Objective:
         "deep_gamblers": lambda: DeepGamblers(settings.payoff),
         "self_adaptive": lambda: SelfAdaptive(len(plan.splits.train), settings.momentum),
     }
-    objective: Objective = made[settings.objective]()
+    objective: Objective = makers[settings.objective]()
     return Auxiliary(objective) if settings.head == "auxiliary" else objective
 
 
-def _standing(checkpoint: Checkpoint, data: LabelledData) -> Standing:
-    logits = checkpoint.predict(data.inputs)
-    right = (logits.argmax(axis=-1) == data.labels).astype(float)
+def _standing(checkpoint: Checkpoint, part: LabelledData) -> Standing:
+    logits = checkpoint.predict(part.inputs)
+    right = (logits.argmax(axis=-1) == part.labels).astype(float)
     return Standing(metrics.max_softmax(logits), right)

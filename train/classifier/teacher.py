@@ -1,4 +1,8 @@
-"""Who teaches: a checkpoint, whose logits are known, or a running server, which says less."""
+"""Answers of a teacher for distillation: from a checkpoint or a server, each row asked once.
+
+A checkpoint gives its logits; a running server gives a class and a confidence. The answers are
+kept in a file until the student is written, so that an interrupted run does not ask twice.
+"""
 
 from __future__ import annotations
 
@@ -24,27 +28,24 @@ from train.models import Checkpoint, open_checkpoint, weight_files
 from train.training.output import explain_full_disk
 from train.training.schedule import Device, move_to
 
-# MERGEDOC train/teacher_cache.py: 'Asks a teacher about every row once, and keeps what it said until the student is written.'
-
 if TYPE_CHECKING:
     from edge_runtime.cloud.model import CloudModel
 
 Logits = npt.NDArray[np.float32]
 _DEADLINE_S = 60.0
-_REQUEST_BYTES = 16 << 20  # of pictures; a server takes 64 MiB
+_REQUEST_BYTES = 16 << 20  # of pictures; a server accepts 64 MiB
 _REQUEST_PICTURES = 64
-
 _CHUNK = 256
 _SAVE_EVERY_S = 10.0
-_LOOKED_AT = 64  # inputs whose content goes into the key; all of them would cost another decoding
+_HASHED = 64  # inputs whose content goes into the key: hashing all would cost another decoding
 
 
 class Teacher(Protocol):
-    """A large model that answers for the small one to learn."""
+    """A large model whose answers the small one learns."""
 
     @property
     def key(self) -> str:
-        """Names the model; another one has another key."""
+        """Name of the model; no other model has the same."""
 
     def logits(self, inputs: Sequence[Any]) -> Logits:
         """Return float32 [n, C] in the student's order of classes; -inf is probability 0."""
@@ -52,11 +53,11 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True)
 class CheckpointTeacher:
-    """A checkpoint.
+    """A teacher that is a checkpoint.
 
     Attributes:
-        checkpoint: The model, on the device it works on.
-        order: int64 [C], its class number of each of the student's classes.
+        checkpoint: The model, on the device it computes on.
+        order: int64 [C], its number of each of the student's classes.
         key: Hash of its weights.
     """
 
@@ -71,17 +72,17 @@ class CheckpointTeacher:
 
 @dataclass(frozen=True)
 class ServerTeacher:
-    """A running server of the Open Inference Protocol; pictures alone, as they are.
+    """A teacher that is a running server of the Open Inference Protocol; for pictures only.
 
-    Its answers hold a class and a confidence and no logits, so the rest of the probability is
+    Its answers hold a class and a confidence but no logits, so the rest of the probability is
     spread evenly: the class gets `confidence`, each of the C - 1 others (1 - confidence) / (C - 1).
-    That is softened already by what is not known, so the temperature is 1 for it.
+    The lack of detail softens this already, so the temperature is 1.
 
     Attributes:
         cloud: The connection; its labels are the student's.
         classes: C.
-        key: Address and model name. A server may change its model behind them.
-        address: Where it listens.
+        key: Address and model name. A server may change its model without a new key.
+        address: HOST:PORT.
     """
 
     cloud: CloudModel
@@ -93,7 +94,7 @@ class ServerTeacher:
         """Return the logarithms of the soft labels, float32 [n, C].
 
         Raises:
-            TeacherError: It gives no usable answer, or confidences that are no probabilities.
+            TeacherError: There is no usable answer, or a confidence is not a probability.
         """
         logits = np.empty((len(inputs), self.classes), np.float32)
         pictures = [inputs[i] for i in range(len(inputs))]
@@ -103,7 +104,7 @@ class ServerTeacher:
             except CloudError as error:
                 raise TeacherError(
                     f"expected the teacher to answer at {self.address}, got none ({error}): start "
-                    "it and run again, what it answered so far is kept"
+                    "it and rerun; the answers so far are kept"
                 ) from None
             logits[rows] = soft_labels(found.prediction, found.confidence, self.classes)
         return logits
@@ -120,18 +121,18 @@ def soft_labels(
         classes: C, at least 2.
 
     Raises:
-        TeacherError: A confidence is no probability.
+        TeacherError: A confidence is not a probability.
     """
     sure = confidence.astype(np.float64)
     bad = ~((sure >= 0) & (sure <= 1))
     if bad.any():
         raise TeacherError(
             f"expected the teacher's confidence as a probability in [0, 1], got {sure[bad][0]}: "
-            "take its checkpoint as --teacher, or a server that gives probabilities"
+            "use its checkpoint as --teacher, or a server that gives probabilities"
         )
     p = np.repeat(((1.0 - sure) / (classes - 1))[:, None], classes, axis=1)
     p[np.arange(len(sure)), prediction] = sure
-    with np.errstate(divide="ignore"):  # log 0 is what -inf stands for
+    with np.errstate(divide="ignore"):  # log 0 = -inf is meant
         return np.log(p).astype(np.float32)
 
 
@@ -141,19 +142,19 @@ def open_server(address: str, model: str, data: LabelledData) -> Iterator[Server
 
     Args:
         address: HOST:PORT.
-        model: The model's name there.
-        data: What it will be asked about.
+        model: The model's name on the server.
+        data: The inputs it will answer.
 
     Raises:
-        TeacherError: The data holds no pictures.
+        TeacherError: The data hold no pictures.
         SettingError: The address is another machine's.
     """
-    from edge_runtime.cloud.model import CloudModel
+    from edge_runtime.cloud.model import CloudModel  # only a server's student needs grpc
 
     if data.kind != "image":
         raise TeacherError(
-            f"expected pictures for the teacher at {address}, the data holds {data.kind}s: take "
-            "its checkpoint as --teacher"
+            f"expected pictures for the teacher at {address}, the data hold {data.kind}s: use its "
+            "checkpoint as --teacher"
         )
     names = data.label_names
     with CloudModel.open(address, model, labels=names, deadline_s=_DEADLINE_S) as cloud:
@@ -167,12 +168,12 @@ def open_checkpoint_teacher(
 
     Args:
         folder: The checkpoint's folder.
-        data: What it will be asked about.
-        device: Where it works.
+        data: The inputs it will answer.
+        device: Where it computes.
 
     Raises:
         CheckpointError: The folder holds no checkpoint, or one of another kind of input.
-        DataError: It knows other classes; the same in another order are fine.
+        DataError: Its classes differ; the order may.
     """
     checkpoint = move_to(open_checkpoint(folder, kind=data.kind), device)
     numbers = {label: number for number, label in enumerate(checkpoint.labels)}
@@ -180,8 +181,8 @@ def open_checkpoint_teacher(
     if odd:
         raise DataError(
             f"expected a teacher of the {len(data.label_names)} classes of the data "
-            f"({', '.join(data.label_names[:5])} ...), {folder} has {len(checkpoint.labels)}, they "
-            f"differ in {odd[:5]}: take one that was trained for them"
+            f"({', '.join(data.label_names[:5])} ...), {folder} has {len(checkpoint.labels)} and "
+            f"differs in {odd[:5]}: use one that was trained for these classes"
         )
     order = np.array([numbers[label] for label in data.label_names], np.int64)
     digest = hashlib.sha256()
@@ -191,7 +192,7 @@ def open_checkpoint_teacher(
 
 
 def _requests(pictures: Sequence[npt.NDArray[np.uint8]]) -> Iterator[list[int]]:
-    """Group rows of one size into requests that a server takes."""
+    """Group rows of one size into requests that a server accepts."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, picture in enumerate(pictures):
         groups.setdefault(picture.shape, []).append(row)
@@ -202,19 +203,19 @@ def _requests(pictures: Sequence[npt.NDArray[np.uint8]]) -> Iterator[list[int]]:
 
 
 def cache_file(out: Path) -> Path:
-    """Return where the answers for the student `out` are kept: beside it, hidden."""
+    """Return the hidden file next to the student `out` in which the answers are kept."""
     return out.parent / f".{out.name}.teacher.npz"
 
 
-def teacher_logits(teacher: Teacher, data: LabelledData, cache: Path) -> npt.NDArray[np.float32]:
-    """Return the teacher's logits of every row, float32 [n, C], asking only for those not kept.
+def teacher_logits(teacher: Teacher, data: LabelledData, cache: Path) -> Logits:
+    """Return the teacher's logits of every row, float32 [n, C], and ask only for missing ones.
 
-    They are written to `cache` every few seconds and at the end, also where Ctrl-C or an error is
-    the end. A kill loses the last seconds. Answers of another teacher or of other data are not
-    taken. The caller removes the file when the student is written.
+    They are written to `cache` every few seconds and at the end, also when Ctrl-C or an error ends
+    the run; a kill loses the last seconds. Answers of another teacher or to other data are ignored.
+    The caller removes the file once the student is written.
 
     Args:
-        teacher: Who is asked.
+        teacher: The model to ask.
         data: The rows.
         cache: The file.
 
@@ -223,27 +224,27 @@ def teacher_logits(teacher: Teacher, data: LabelledData, cache: Path) -> npt.NDA
         FullDiskError: The file could not be written.
     """
     key = _key(teacher, data)
-    logits, done = _kept(cache, key, (len(data), len(data.label_names)))
+    logits, done = _read_cache(cache, key, (len(data), len(data.label_names)))
     if done == len(data):
         return logits
-    saved_s, begun = time.monotonic(), done
+    saved_s, first = time.monotonic(), done
     with tqdm(total=len(data), initial=done, unit="row", desc="teacher", disable=None) as bar:
         try:
             while done < len(data):
                 inputs = data.inputs[done : done + _CHUNK]
-                logits[done : done + len(inputs)] = _numbers(teacher.logits(inputs))
+                logits[done : done + len(inputs)] = _require_numbers(teacher.logits(inputs))
                 done += len(inputs)
                 bar.update(len(inputs))
                 if time.monotonic() - saved_s > _SAVE_EVERY_S and done < len(data):
-                    _keep(cache, key, logits, done)
+                    _write_cache(cache, key, logits, done)
                     saved_s = time.monotonic()
         finally:
-            if done > begun:
-                _keep(cache, key, logits, done)
+            if done > first:
+                _write_cache(cache, key, logits, done)
     return logits
 
 
-def _numbers(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _require_numbers(logits: Logits) -> Logits:
     if np.isnan(logits).any():
         raise TeacherError("expected numbers from the teacher, got NaN: its weights are broken")
     return logits
@@ -252,25 +253,24 @@ def _numbers(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def _key(teacher: Teacher, data: LabelledData) -> str:
     digest = hashlib.sha256(teacher.key.encode())
     digest.update("\0".join((*data.label_names, *data.ids)).encode())
-    for row in sorted({i * len(data) // _LOOKED_AT for i in range(_LOOKED_AT)}):
+    for row in sorted({i * len(data) // _HASHED for i in range(_HASHED)}):
         content = data.inputs[row]
         digest.update(content.encode() if isinstance(content, str) else content.tobytes())
     return digest.hexdigest()
 
 
-def _kept(cache: Path, key: str, shape: tuple[int, int]) -> tuple[npt.NDArray[np.float32], int]:
-    """Return (logits, how many rows of them are known)."""
+def _read_cache(cache: Path, key: str, shape: tuple[int, int]) -> tuple[Logits, int]:
+    """Return (logits, number of rows that are known)."""
     try:
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as found:
             if str(found["key"]) == key and found["logits"].shape == shape:
                 return found["logits"].astype(np.float32), int(found["done"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # not there, or not ours
+        pass  # missing, or of another run
     return np.empty(shape, np.float32), 0
 
 
-def _keep(cache: Path, key: str, logits: npt.NDArray[np.float32], done: int) -> None:
+def _write_cache(cache: Path, key: str, logits: Logits, done: int) -> None:
     values: dict[str, Any] = {"key": key, "logits": logits, "done": done}
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with explain_full_disk(cache.parent, " and run again"):
+    with explain_full_disk(cache.parent, " and rerun"):
         write_atomically(cache, lambda file: np.savez(file, **values))

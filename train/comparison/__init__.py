@@ -1,1 +1,1 @@
-"""Figures that compare two models on one split."""
+"""Figures of M_S and M_L on the same inputs, with intervals, and the files that hold them."""

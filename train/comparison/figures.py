@@ -1,8 +1,8 @@
-"""Compares candidates on the same inputs: figures with intervals, and differences with paired ones.
+"""Compares candidates on the same inputs: figures and differences, with bootstrap intervals.
 
-A bootstrap draw picks inputs and seeds with replacement, the same for every candidate. Drawing
-inputs means giving each a weight, so that a candidate is sorted by confidence once and not once a
-draw.
+A bootstrap draw picks inputs and seeds with replacement, the same for every candidate, so that the
+intervals of differences are paired. Drawn inputs are weights: a candidate is sorted by confidence
+once, not once per draw.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ AREA = "area under joint accuracy"
 
 
 def joint_name(ratio: float) -> str:
-    """Return what the joint accuracy at a deferral ratio is called."""
+    """Return the name of the joint accuracy at a deferral ratio."""
     return f"joint accuracy at {ratio:.0%}"
 
 
 FIGURES = (ACCURACY, "s_d", "s_o", "AUROC", *map(joint_name, RATIOS), AREA)
-DRAWN = tuple(name for name in FIGURES if name != "s_o")  # whose two densities take too long
+DRAWN = tuple(name for name in FIGURES if name != "s_o")  # its two densities take too long
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to be unsure, on one split.
+    """A model with a confidence, on one split, for several training seeds.
 
     Attributes:
-        uncertainty: float [k, n], a row a seed; the greater the less sure.
+        uncertainty: float [k, n], one row per seed; a greater value is less sure.
         right: bool [k, n].
-        passes: Forward passes of M_S an input.
+        passes: Forward passes of M_S per input.
         is_probability: Whether 1 - uncertainty lies in [0, 1], as s_o needs it.
-        is_logarithm: Whether exp(-uncertainty) does.
+        is_logarithm: Whether exp(-uncertainty) lies in [0, 1].
     """
 
     uncertainty: npt.NDArray[np.float32]
@@ -57,7 +57,7 @@ class Candidate:
         return -doubt if self.is_logarithm else 1.0 - doubt
 
     def overlap(self, seed: int) -> float:
-        """Return s_o of a seed; NaN where the confidence has no scale."""
+        """Return s_o of a seed; NaN for a confidence without a scale."""
         g = self.confidence(seed)
         if not self.is_probability and not self.is_logarithm:
             return float("nan")
@@ -67,11 +67,11 @@ class Candidate:
 
 
 def figures(candidate: Candidate, large: Floats | None) -> dict[str, float]:
-    """Return every figure, the mean over the seeds.
+    """Return every figure as the mean over the seeds.
 
     Args:
-        candidate: Whose.
-        large: 1 where M_L is right, [n]; without it only the figures of M_S alone.
+        candidate: The model and its confidence.
+        large: 1 where M_L is right, [n]; None gives only the figures of M_S alone.
     """
     rows = [_figures(candidate, seed, large) for seed in range(len(candidate.right))]
     return {
@@ -86,11 +86,9 @@ def _figures(candidate: Candidate, seed: int, large: Floats | None) -> dict[str,
         "s_o": candidate.overlap(seed),
         "AUROC": metrics.auroc(g, right),
     }
-    return alone if large is None else alone | _beside(g, right, large)
-
-
-def _beside(g: Floats, right: Floats, large: Floats) -> dict[str, float]:
-    return {
+    if large is None:
+        return alone
+    return alone | {
         "s_d": metrics.deferral_performance(g, right, large).s_d,
         **{joint_name(r): metrics.joint_accuracy_at(g, right, large, r) for r in RATIOS},
         AREA: metrics.joint_accuracy_area(g, right, large),
@@ -102,8 +100,8 @@ class Draws:
     """Bootstrap draws that every candidate shares.
 
     Attributes:
-        counts: How often each input was drawn, float64 [draws, n].
-        seeds: Which seeds were drawn, int64 [draws, k].
+        counts: Number of times that each input was drawn, float64 [draws, n].
+        seeds: The drawn seeds, int64 [draws, k].
     """
 
     counts: Floats
@@ -130,12 +128,12 @@ class Draws:
 
 
 def _sortable(u: Floats) -> Floats:
-    """Put a number above all others in the place of NaN: the most uncertain, and all tied."""
+    """Replace NaN by the greatest number: the most uncertain, and all tied."""
     return np.where(np.isnan(u), np.finfo(float).max, u)
 
 
 def _weighted(u: Floats, right: Floats, large: Floats, counts: Floats) -> dict[str, Floats]:
-    """Return the figures of one seed with weighted inputs: those of the metrics, draw by draw."""
+    """Return the figures of one seed, draw by draw, from weighted inputs."""
     drawn = metrics.drawn_figures(-u, right, large, counts, RATIOS)
     return {
         ACCURACY: drawn.p_s,
@@ -147,7 +145,7 @@ def _weighted(u: Floats, right: Floats, large: Floats, counts: Floats) -> dict[s
 
 
 def interval(values: Floats) -> tuple[float, float]:
-    """Return the percentile interval of a figure's draws; NaN where it was never defined."""
+    """Return the percentile interval of a figure's draws; NaN if it was never defined."""
     found = metrics.percentile_interval(values, level=LEVEL)
     return found.low, found.high
 
@@ -155,16 +153,16 @@ def interval(values: Floats) -> tuple[float, float]:
 def compare(
     candidates: Mapping[str, Candidate], large: Floats, control: str | Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """Return for each candidate its figures, and their difference to the control's.
+    """Return the figures of each candidate, and their difference from the control's.
 
     Args:
         candidates: By name, all with the same seeds and inputs.
         large: 1 where M_L is right, [n].
-        control: The name of the one that the others are compared with, or of each one's own.
+        control: Name of the control, or candidate -> name of its own control.
 
     Returns:
-        name -> {"passes", "figures": {figure: {"value", "low", "high"}}, "minus_control": the
-        same}; s_o has no interval.
+        name -> {"passes", "figures": {figure: {"value", "low", "high"}}, "minus_control": {...}};
+        s_o has no interval.
     """
     controls = dict.fromkeys(candidates, control) if isinstance(control, str) else control
     first = next(iter(candidates.values()))
@@ -175,7 +173,7 @@ def compare(
     for name, candidate in candidates.items():
         base = controls[name]
         gains = {f: values[name][f] - values[base][f] for f in FIGURES}
-        with np.errstate(invalid="ignore"):  # a draw in which M_L is as good as M_S has no s_d
+        with np.errstate(invalid="ignore"):  # in a draw with M_L as good as M_S, s_d is undefined
             drawn_gains = {f: drawn[name][f] - drawn[base][f] for f in DRAWN}
         result[name] = {
             "passes": candidate.passes,

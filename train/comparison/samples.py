@@ -1,4 +1,4 @@
-"""The per-sample file of a comparison, which all its figures follow from."""
+"""The per-sample file of a comparison, from which all figures follow, and their Markdown table."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from train.comparison.figures import FIGURES, Candidate
 from train.comparison.scores import SPLITS
 from train.errors import DataError
 
-# MERGEDOC train/tables.py: 'Tables of comparisons as people read them.'
-
 
 @dataclass(frozen=True)
 class Samples:
@@ -27,7 +25,7 @@ class Samples:
         large: By split: 1 where M_L is right, bool [n].
         candidates: By split, then by name.
         seeds: The training seeds, the rows of a candidate.
-        extra: What else the figures follow from, by name.
+        extra: Further arrays that the figures need, by name.
     """
 
     ids: Mapping[str, npt.NDArray[np.str_]]
@@ -38,7 +36,7 @@ class Samples:
 
 
 def save_samples(path: Path, samples: Samples) -> None:
-    """Write the per-sample file in one step."""
+    """Write the per-sample file."""
     names = list(samples.candidates["test"])
     arrays: dict[str, Any] = {"names": np.array(names), "seeds": np.array(samples.seeds)}
     for split in SPLITS:
@@ -56,7 +54,7 @@ def save_samples(path: Path, samples: Samples) -> None:
 
 
 def read_samples(path: Path) -> Samples:
-    """Read what `save_samples` wrote.
+    """Read a file that `save_samples` wrote.
 
     Raises:
         DataError: The file is missing or damaged.
@@ -90,7 +88,7 @@ def _read_candidates(file: Any, split: str, names: list[str]) -> dict[str, Candi
 
 
 def describe_machine(hardware: Mapping[str, Any]) -> str:
-    """Name it in words; results of older sweeps do not know of GPUs."""
+    """Return the machine's processors as text; results of older sweeps name no GPUs."""
     names = [f"{hardware['cores']} cores of {hardware['processor']}", *hardware.get("gpus", [])]
     return " and ".join(names)
 
@@ -100,12 +98,12 @@ def render_table(
     controls: Collection[str],
     columns: Mapping[str, Mapping[str, str]],
 ) -> str:
-    """Render a split's figures as a Markdown table; differences to the control stand in points.
+    """Return the figures of a split as a Markdown table; differences from the control in points.
 
     Args:
-        compared: What `compare` returned.
-        controls: The rows that others are compared with; they have no difference to show.
-        columns: What stands before the figures: heading -> row -> text.
+        compared: The result of `compare`.
+        controls: The rows that others are compared with; they show no difference.
+        columns: Columns before the figures: heading -> row -> text.
     """
     head = ["", *columns, *FIGURES]
     rows = [head, ["---"] * len(head)]

@@ -1,4 +1,9 @@
-"""What a checkpoint makes of a data set under every gate: the raw material of all comparisons."""
+"""Scores of a classifier's checkpoint under every gate: the raw material of comparisons.
+
+A gate turns logits into a confidence. All gates leave the prediction alone: it is the arg-max of
+the first view. They differ in the order in which inputs are deferred, and in the forward passes
+per input.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +17,6 @@ import numpy.typing as npt
 
 from edge_runtime import contract, metrics
 from edge_runtime.files import write_atomically
-
-# MERGEDOC train/gates.py: "Ways to turn a checkpoint's logits into a confidence, by name, each with its source.\n\nAll of them leave the prediction alone: it is the arg-max of the first view. What they differ in is\nthe order in which inputs are deferred, and the forward passes that one input costs.\n"
 from train.classifier.checkpoints import LargeAnswers
 from train.comparison.post_hoc import HeadInputs, fit_head, predict_out_of_fold
 from train.data import LabelledData, Splits
@@ -22,7 +25,7 @@ from train.models import Checkpoint
 from train.models.deferral_head import sigmoid
 
 MIRROR_BAND = "mirror_band"
-"""The mirror image is asked only where the first confidence lies near the threshold."""
+"""Gate that looks at the mirror image only if the first confidence is near the threshold."""
 BAND = 0.1
 SPLITS = ("validation", "test")
 _HEAD_SEED = 0
@@ -38,7 +41,7 @@ class Scores:
         right: By split: 1 where the prediction is right, bool [n].
         predicted: By split: the predicted class, int16 [n].
         uncertainty: By split, then by gate: float32 [n], 1 - confidence for probabilities.
-        passes: By gate: forward passes an input.
+        passes: By gate: forward passes per input.
         left_out: By gate: why it could not be scored.
     """
 
@@ -52,16 +55,16 @@ class Scores:
 def score(
     checkpoint: Checkpoint, splits: Splits, ratio: float, large: LargeAnswers | None = None
 ) -> Scores:
-    """Score a checkpoint on validation and test; settings of gates come from validation alone.
+    """Score a checkpoint on validation and test; settings of gates are fitted on validation only.
 
     Args:
         checkpoint: M_S.
         splits: Labelled data.
-        ratio: The deferral ratio that the band of the second look lies around.
-        large: What M_L gets right on both; with it the deferral head is a gate too.
+        ratio: The deferral ratio at the centre of the second look's band.
+        large: The inputs that M_L gets right; if known, the deferral head is a gate too.
     """
     logits = {s: _views(checkpoint, getattr(splits, s)) for s in SPLITS}
-    temperature = fitted_temperature(logits["validation"][0], splits.validation.labels)
+    temperature = fit_temperature(logits["validation"][0], splits.validation.labels)
     views = {s: Views(*logits[s], temperature) for s in SPLITS}
     gates = {n: g for n, g in GATES.items() if not (g.needs_second and checkpoint.kind == "text")}
     doubts = {s: {n: g.uncertainty(views[s]) for n, g in gates.items()} for s in SPLITS}
@@ -72,7 +75,7 @@ def score(
     if large is not None:
         try:
             _add_head(doubts, passes, checkpoint, splits, large)
-        except TrainError as error:  # a table without it is better than none
+        except TrainError as error:  # a table without the head is better than no table
             left_out[contract.DEFERRAL_HEAD] = str(error)
     predicted = {s: views[s].first.argmax(axis=-1).astype(np.int16) for s in SPLITS}
     return Scores(
@@ -109,7 +112,7 @@ def _add_head(
     splits: Splits,
     large: LargeAnswers,
 ) -> None:
-    """Score the deferral head: on validation, which it is fitted on, out of fold."""
+    """Score the deferral head; on validation, on which it is fitted, out of fold."""
     validation = HeadInputs.of(checkpoint, splits.validation)
     target = large.flags(splits.validation) & ~validation.right
     head = fit_head(validation, target, _HEAD_SEED)
@@ -122,7 +125,7 @@ def _add_head(
 
 
 def save_scores(path: Path, scores: Scores) -> None:
-    """Write scores in one step, so that a kill leaves none or whole ones."""
+    """Write scores to a file."""
     arrays: dict[str, Any] = {
         "gates": np.array(list(scores.passes)),
         "passes": np.array(list(scores.passes.values())),
@@ -137,7 +140,7 @@ def save_scores(path: Path, scores: Scores) -> None:
 
 
 def load_scores(path: Path) -> Scores:
-    """Read what `save_scores` wrote.
+    """Read a file that `save_scores` wrote.
 
     Raises:
         DataError: The file is missing or damaged.
@@ -151,11 +154,11 @@ def load_scores(path: Path) -> Scores:
                 predicted={s: file[f"predicted/{s}"] for s in SPLITS},
                 uncertainty=doubts,
                 passes=dict(zip(gates, file["passes"].tolist(), strict=True)),
-                # Scores of older sweeps do not say.
+                # Scores of older sweeps lack this key.
                 left_out=dict(file["left_out"].tolist()) if "left_out" in file else {},
             )
     except Exception as error:  # noqa: BLE001 - a damaged archive raises nearly anything
-        raise DataError(f"expected scores of a sweep in {path}: {error}: run it again") from None
+        raise DataError(f"expected scores of a sweep in {path}: {error}: rerun the sweep") from None
 
 
 @dataclass(frozen=True)
@@ -163,9 +166,9 @@ class Views:
     """Logits of every input, and of its second view.
 
     Attributes:
-        first: float [n, C], of the input as it came.
+        first: float [n, C], of the original input.
         second: float [n, C], of its mirror image; None for texts.
-        temperature: What the logits are divided by to be calibrated, fitted on validation.
+        temperature: Divisor that calibrates the logits, fitted on validation.
     """
 
     first: Floats
@@ -175,14 +178,14 @@ class Views:
 
 @dataclass(frozen=True)
 class Gate:
-    """A confidence.
+    """A confidence, by its uncertainty.
 
     Attributes:
-        uncertainty: Views -> float64 [n], the greater the less sure. Near certainty it keeps the
-            digits that a confidence next to 1 would lose.
-        passes: Forward passes of M_S an input.
-        source: Where it is described.
-        needs_second: Whether it looks twice.
+        uncertainty: Views -> float64 [n]; a greater value is less sure. Near certainty it keeps the
+            digits that a confidence close to 1 would lose.
+        passes: Forward passes of M_S per input.
+        source: The publication that describes it.
+        needs_second: Whether it needs the second view.
     """
 
     uncertainty: Callable[[Views], Floats]
@@ -191,17 +194,14 @@ class Gate:
     needs_second: bool = False
 
 
-def _doubt(logits: Floats) -> Floats:
-    """Return 1 - max softmax without cancellation: the mass of all classes but the first."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    top = logits.argmax(axis=-1)
-    total = shifted.sum(axis=-1)
-    shifted[np.arange(len(top)), top] = 0.0
-    return np.asarray(shifted.sum(axis=-1) / total)
+def _doubt(logits: Floats, classes: npt.NDArray[np.int64] | None = None) -> Floats:
+    """Return 1 - p without cancellation, as the mass of all other classes.
 
-
-def _doubt_of(logits: Floats, classes: npt.NDArray[np.int64]) -> Floats:
-    """Return 1 - p(class) of a given class in each row."""
+    Args:
+        logits: float [n, C].
+        classes: int64 [n], the class in each row; by default the most probable one.
+    """
+    classes = logits.argmax(axis=-1) if classes is None else classes
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     total = shifted.sum(axis=-1)
     shifted[np.arange(len(classes)), classes] = 0.0
@@ -216,8 +216,8 @@ def _margin(views: Views) -> Floats:
 
 
 def _mirror(views: Views) -> Floats:
-    assert views.second is not None  # noqa: S101 - narrows the type: asked for where it is
-    second = _doubt_of(views.second, views.first.argmax(axis=-1))
+    assert views.second is not None  # noqa: S101 - narrows the type: only called with it
+    second = _doubt(views.second, views.first.argmax(axis=-1))
     return np.asarray((_doubt(views.first) + second) / 2)
 
 
@@ -231,11 +231,11 @@ GATES: Mapping[str, Gate] = {
 }
 
 
-def fitted_temperature(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
+def fit_temperature(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
     """Return the temperature with the least cross-entropy (Guo et al. 2017, section 4.2).
 
     Args:
-        logits: float [n, C] of data that was not trained on.
+        logits: float [n, C] of data outside the training split.
         labels: int64 [n].
     """
     from scipy.optimize import minimize_scalar

@@ -1,11 +1,11 @@
-"""Labelled pictures by name, by folder or by file; free of torch.
+"""Labelled pictures and texts by name, by folder or by file; without torch.
 
-`export` and `cloud_stub` may import this package of `train`.
+`export` and `cloud_stub` import this package and `train.models`, and nothing else of `train`.
 """
 
 from train.data.additions import load_unlabelled, with_extra, with_unlabelled
 from train.data.labelled import NO_LABEL, Kind, LabelledData, Splits
-from train.data.loading import load, load_all, load_train
+from train.data.sets import load, load_all, load_train
 
 __all__ = [
     "NO_LABEL",

@@ -1,4 +1,4 @@
-"""What is added to the training split of a data set; validation and test stay what they are."""
+"""Additions to the training split of a data set; validation and test stay unchanged."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from train.data import loading
-from train.data.labelled import NO_LABEL, Kind, LabelledData, Splits, joined
-from train.data.layouts import image_folder, layout_of, tables
+from train.data import sets
+from train.data.labelled import NO_LABEL, Kind, LabelledData, Splits, join
+from train.data.layouts import IMAGE_FOLDER, TABLES, layout_of, tables
 from train.data.pictures import SUFFIXES, PictureFiles
 from train.errors import DataError
 
@@ -20,9 +20,9 @@ def with_extra(splits: Splits, name: str | None, *, limit: int | None = None) ->
     """Append the training split of another data set; labels are matched by name.
 
     Args:
-        splits: What it is added to.
-        name: The other data set, for example what `train harvest` wrote; None adds nothing.
-        limit: At most so many inputs of it.
+        splits: The data set.
+        name: The other data set, such as the output of `train harvest`; None adds nothing.
+        limit: Largest number of its inputs.
 
     Raises:
         DataError: It is missing or unreadable, has classes that the data lacks, or holds inputs of
@@ -30,20 +30,20 @@ def with_extra(splits: Splits, name: str | None, *, limit: int | None = None) ->
     """
     if name is None:
         return splits
-    extra = loading.load_train(name, limit=limit)
-    _check_kind(extra, splits, name)
-    unknown = loading.unknown_labels(extra, splits.label_names)
+    extra = sets.load_train(name, limit=limit)
+    _require_kind(extra, splits, name)
+    unknown = sets.unknown_labels(extra, splits.label_names)
     if unknown:
         raise DataError(
-            f"expected in {name} no other classes than the {len(splits.label_names)} of the data "
-            f"({', '.join(splits.label_names[:5])} ...), it also has {unknown[:5]}: take data of "
-            "the same classes"
+            f"expected in {name} only the {len(splits.label_names)} classes of the data "
+            f"({', '.join(splits.label_names[:5])} ...), got also {unknown[:5]}: use data of the "
+            "same classes"
         )
-    return _appended(splits, loading.renumbered(extra, splits.label_names), name)
+    return _append(splits, sets.renumber(extra, splits.label_names), name)
 
 
 def with_unlabelled(splits: Splits, name: str | None, *, limit: int | None = None) -> Splits:
-    """Append inputs without labels; see `load_unlabelled`.
+    """Append inputs without labels, as `load_unlabelled` reads them.
 
     Raises:
         DataError: They are missing, unreadable or of another kind.
@@ -51,24 +51,24 @@ def with_unlabelled(splits: Splits, name: str | None, *, limit: int | None = Non
     if name is None:
         return splits
     unlabelled = load_unlabelled(name, splits.label_names, limit=limit)
-    _check_kind(unlabelled, splits, name)
-    return _appended(splits, unlabelled, name)
+    _require_kind(unlabelled, splits, name)
+    return _append(splits, unlabelled, name)
 
 
 def load_unlabelled(
     name: str, label_names: tuple[str, ...], *, limit: int | None = None
 ) -> LabelledData:
-    """Load inputs without their labels, which are all `NO_LABEL`.
+    """Load inputs without their labels, which all become `NO_LABEL`.
 
     Args:
-        name: A folder of pictures, also in folders under it (of `train` alone where there is one),
-            a table of texts or pictures with or without labels, or a data set that `load` takes:
-            its training split.
+        name: A folder of pictures, also in its subfolders (only in `train` if there is one), a
+            table of texts or pictures with or without labels, or a data set for `load`: its
+            training split.
         label_names: The classes they could have.
-        limit: At most so many inputs.
+        limit: Largest number of inputs.
 
     Raises:
-        DataError: There is nothing, or nothing that can be read.
+        DataError: There are no inputs, or they cannot be read.
     """
     inputs, ids, kind = _unlabelled(name, limit)
     labels = np.full(len(inputs), NO_LABEL, np.int64)
@@ -79,12 +79,12 @@ def load_unlabelled(
 def _unlabelled(name: str, limit: int | None) -> tuple[Sequence[Any], tuple[str, ...], Kind]:
     path = Path(name)
     layout = layout_of(path) if path.is_dir() else None
-    if path.is_dir() and layout in {None, image_folder}:
+    if path.is_dir() and layout in {None, IMAGE_FOLDER}:
         return _pictures(path)
-    if path.is_file() or layout is tables:
+    if path.is_file() or layout is TABLES:
         inputs, kind = tables.read_inputs(path)
         return inputs, tuple(f"train-{i}" for i in range(len(inputs))), kind
-    data = loading.load_train(name, limit=limit)
+    data = sets.load_train(name, limit=limit)
     return data.inputs, data.ids, data.kind
 
 
@@ -94,20 +94,20 @@ def _pictures(folder: Path) -> tuple[Sequence[Any], tuple[str, ...], Kind]:
     if not files:
         raise DataError(
             f"expected pictures ({', '.join(sorted(SUFFIXES))}) in {root}, found none: name a "
-            "folder of them, or a data set"
+            "folder of pictures, or a data set"
         )
     return PictureFiles(files), tuple(str(p.relative_to(root)) for p in files), "image"
 
 
-def _check_kind(more: LabelledData, splits: Splits, name: str) -> None:
+def _require_kind(more: LabelledData, splits: Splits, name: str) -> None:
     if more.kind != splits.train.kind:
         raise DataError(
-            f"expected {splits.train.kind}s as in the data, {name} holds {more.kind}s: take others"
+            f"expected {splits.train.kind}s as in the data, got {more.kind}s in {name}: use others"
         )
 
 
-def _appended(splits: Splits, more: LabelledData, name: str) -> Splits:
-    # Row numbers are the ids of many sets: the name keeps them apart.
+def _append(splits: Splits, more: LabelledData, name: str) -> Splits:
+    # Many sets have row numbers as ids: the name keeps them apart.
     ids = tuple(f"{name}:{i}" for i in more.ids)
-    train = joined([splits.train, dataclasses.replace(more, ids=ids)])
+    train = join([splits.train, dataclasses.replace(more, ids=ids)])
     return dataclasses.replace(splits, train=train)

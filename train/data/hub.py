@@ -1,4 +1,4 @@
-"""Data sets by their Hugging Face name; of a large one only what is asked for is fetched."""
+"""Data sets by their Hugging Face name; with a limit, only a part is downloaded."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+from edge_runtime.files import one_line
 from train.data.labelled import LabelledData
 from train.data.layouts import tables
 from train.errors import DataError
 
 _BUFFER = 10_000
-_MARGIN = 2  # a fifth may be carved out of train, and the rest is picked class by class
+_MARGIN = 2  # a fifth may be carved out of train, and the rest is limited class by class
 
 
 def load(name: str, limit: int | None = None) -> dict[str, LabelledData]:
     """Return the splits of a data set by name.
 
     Args:
-        name: As `datasets.load_dataset` takes it.
-        limit: How many inputs a split will be used. They are streamed then, out of a shuffled
-            buffer, instead of downloading the whole.
+        name: Name for `datasets.load_dataset`.
+        limit: Number of inputs per split that will be used. With it, the inputs are streamed out of
+            a shuffled buffer; else the whole data set is downloaded.
 
     Raises:
         DataError: It does not open, or has no inputs or labels.
@@ -29,7 +30,7 @@ def load(name: str, limit: int | None = None) -> dict[str, LabelledData]:
     import datasets
 
     datasets.disable_progress_bars()
-    with _told(f"'digits', a folder, a table or a Hugging Face data set, {name!r}"):
+    with _explain_failure(f"'digits', a folder, a table or a Hugging Face data set, {name!r}"):
         found = datasets.load_dataset(name, streaming=limit is not None)
         if limit is not None:
             found = {split: _first(rows, limit) for split, rows in found.items()}
@@ -37,11 +38,11 @@ def load(name: str, limit: int | None = None) -> dict[str, LabelledData]:
 
 
 def open_tables(name: str, config: str | None = None) -> dict[str, Any]:
-    """Return split -> table of a data set by name, whatever its columns are.
+    """Return split -> table of a data set by name, with any columns.
 
     Args:
-        name: As `datasets.load_dataset` takes it.
-        config: Its configuration, where it has several.
+        name: Name for `datasets.load_dataset`.
+        config: Its configuration, if it has several.
 
     Raises:
         DataError: It does not open.
@@ -49,26 +50,25 @@ def open_tables(name: str, config: str | None = None) -> dict[str, Any]:
     import datasets
 
     datasets.disable_progress_bars()
-    with _told(f"a folder, a file or a Hugging Face data set, {name!r}"):
+    with _explain_failure(f"a folder, a file or a Hugging Face data set, {name!r}"):
         return dict(datasets.load_dataset(name, config))
 
 
 @contextlib.contextmanager
-def _told(expected: str) -> Iterator[None]:
-    """Raise what the `datasets` library raises as one line of ours."""
+def _explain_failure(expected: str) -> Iterator[None]:
+    """Raise the errors of the `datasets` library as `DataError`s of one line."""
     try:
         with _quiet_retries():
             yield
     except Exception as error:  # noqa: BLE001 - datasets raises many unrelated classes
-        reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"expected {expected} does not open: {reason}: check the name, the path and the "
-            "connection"
+            f"expected {expected} does not open: {one_line(error, 200)}: check the name, the path "
+            "and the connection"
         ) from None
 
 
 def _first(rows: Any, limit: int) -> Any:
-    """Return a table of some rows of a stream, with its pictures as they are stored."""
+    """Return a table of some rows of a stream; its pictures stay encoded."""
     import datasets
 
     for column, feature in (rows.features or {}).items():
@@ -80,7 +80,7 @@ def _first(rows: Any, limit: int) -> Any:
 
 @contextlib.contextmanager
 def _quiet_retries() -> Iterator[None]:
-    """Keep the hub's client from printing each of its retries: the error that follows says it."""
+    """Keep the hub's client from printing each of its retries: the error that follows is enough."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)

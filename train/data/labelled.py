@@ -16,7 +16,7 @@ Picture = npt.NDArray[np.uint8]
 Kind = Literal["image", "text"]
 _SAMPLED = 64
 NO_LABEL = -100
-"""Label of an input that has none; torch's losses leave it out by default."""
+"""Label of an input without a label; torch's losses ignore it by default."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class LabelledData:
     """One split.
 
     Attributes:
-        inputs: Pictures uint8 [height, width, 3], decoded when they are asked for, or texts.
-        labels: int64 [n], index into `label_names`; `NO_LABEL` where there is none.
+        inputs: Pictures uint8 [height, width, 3], decoded on access, or texts.
+        labels: int64 [n], index into `label_names`, or `NO_LABEL`.
         ids: A stable name of each input.
         label_names: Class names.
-        kind: What the inputs are.
+        kind: Kind of the inputs.
     """
 
     inputs: Sequence[Any]
@@ -67,7 +67,7 @@ class LabelledData:
         return self.take(_spread(len(self), limit))
 
     def take(self, rows: npt.NDArray[Any]) -> LabelledData:
-        """Return the named rows as a split of its own."""
+        """Return the given rows as a split of its own."""
         return LabelledData(
             Selection(self.inputs, rows),
             self.labels[rows],
@@ -78,7 +78,7 @@ class LabelledData:
 
 
 class Selection(Sequence[Any]):
-    """Some inputs of a sequence, pictures still decoded late."""
+    """Some inputs of a sequence; pictures are still decoded on access."""
 
     def __init__(self, inputs: Sequence[Any], rows: npt.NDArray[Any]) -> None:
         self._inputs = inputs
@@ -94,7 +94,7 @@ class Selection(Sequence[Any]):
 
 
 class Chain(Sequence[Any]):
-    """Sequences of inputs one after the other, pictures still decoded late."""
+    """Sequences of inputs, joined; pictures are still decoded on access."""
 
     def __init__(self, *parts: Sequence[Any]) -> None:
         self._parts = parts
@@ -113,8 +113,8 @@ class Chain(Sequence[Any]):
         return self._parts[part][row - int(self._ends[part]) + len(self._parts[part])]
 
 
-def joined(parts: Sequence[LabelledData]) -> LabelledData:
-    """Return splits of one kind and of the same labels as one."""
+def join(parts: Sequence[LabelledData]) -> LabelledData:
+    """Return splits of one kind and with the same labels as one split."""
     first = parts[0]
     return LabelledData(
         Chain(*(part.inputs for part in parts)),
@@ -139,7 +139,7 @@ class Splits:
         return self.train.label_names
 
     def fingerprint(self) -> str:
-        """Return a hash of class names, ids, labels and a sample of the inputs, all splits."""
+        """Return a hash of all splits: class names, ids, labels and a sample of the inputs."""
         digest = hashlib.sha256("\n".join(self.label_names).encode())
         for part in (self.train, self.validation, self.test):
             digest.update("\n".join(part.ids).encode())
@@ -170,7 +170,7 @@ def split_stratified(
     chosen = []
     for label in np.unique(labels):
         rows = draws.permutation(np.flatnonzero(labels == label))
-        # The rest keeps one of every class too, where there are two.
+        # The rest also keeps one of every class that has two.
         chosen.append(rows[: min(max(1, round(share * rows.size)), rows.size - 1)])
     picked = np.sort(np.concatenate(chosen))
     return picked, np.setdiff1d(np.arange(labels.size), picked)

@@ -1,4 +1,4 @@
-"""Pictures of a data set that are decoded when they are asked for."""
+"""Pictures of a data set that are decoded on access."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LatePictures(Sequence[Picture]):
 
     @abstractmethod
     def _source(self, index: int) -> tuple[Path | bytes, str]:
-        """Return where a picture is, or its bytes, and what to call it."""
+        """Return the file or the bytes of a picture, and its name for messages."""
 
 
 class PictureFiles(LatePictures):
@@ -56,7 +56,7 @@ class EncodedPictures(LatePictures):
 
     Args:
         column: Their bytes.
-        name: What error messages call the table.
+        name: Name of the table for messages.
     """
 
     def __init__(self, column: Any, name: str) -> None:

@@ -27,16 +27,14 @@ from train.language.trainer import (
 )
 from train.losses.gatekeeper import Normalize
 from train.models import LanguageModel, save_language_model
-from train.training.output import explain_full_disk, refuse_existing
-from train.training.schedule import Schedule, move_model, training_arguments
-from train.training.trainer_run import (
-    StopOnNaN,
-    keep_batch,
+from train.training.output import (
+    explain_full_disk,
+    refuse_existing,
     require_same_data,
-    run,
-    use_one_bar,
     work_folder,
 )
+from train.training.schedule import Schedule, move_model, training_arguments
+from train.training.trainer_run import StopOnNaN, keep_batch, run, use_one_bar
 
 _EVAL_BATCH = 16
 

@@ -1,1 +1,1 @@
-"""The losses as pure torch functions, without settings."""
+"""The Gatekeeper loss as pure torch functions, without settings."""

@@ -26,23 +26,23 @@ def gatekeeper_loss(
 ) -> Tensor:
     """Return alpha * CE over the right + (1 - alpha) * KL(p || uniform) over the wrong.
 
-    Prediction is the first arg-max of the current logits; no gradient passes through the indicator.
-    Computed in float32, or float64 where the logits are.
+    The prediction is the first arg-max of the current logits; no gradient passes through the
+    indicator. Computed in float32, or in float64 for float64 logits.
 
     Args:
         logits: float [N, C] (eq. 2, 3) or [N, T, V] (eq. 4, 5, summed over tokens); -inf marks an
             impossible class.
-        labels: int64 [N] or [N, T]; `ignore_index` leaves a position out.
-        alpha: Weight of the right in [0, 1]; small alpha makes the wrong more uncertain.
+        labels: int64 [N] or [N, T].
+        alpha: Weight of the right in [0, 1]; a small alpha makes the wrong more uncertain.
         mask: bool or 0/1, the shape of `labels`; False leaves a position out.
-        ignore_index: Label of positions that do not count.
+        ignore_index: Label of positions that are left out.
         normalize: `batch` divides by N (fully masked rows count), `token` by the valid positions.
-        denominator: Divides by this instead, e.g. the items of all accumulation steps.
-        correct: bool, the shape of `labels`: which positions count as right, where that is known
-            otherwise than from these logits (out-of-fold or eval-mode predictions).
+        denominator: Divisor that replaces both, such as the items of all accumulation steps.
+        correct: bool, the shape of `labels`: positions that count as right, if they are known from
+            other predictions than these logits (out-of-fold or eval-mode predictions).
 
     Returns:
-        A scalar; 0 where nothing is valid.
+        A scalar; 0 if nothing is valid.
 
     Raises:
         ValueError: `alpha` or a label is out of range, or the shapes do not match.
@@ -60,11 +60,7 @@ def gatekeeper_loss(
 
 
 def check_alpha(alpha: float) -> None:
-    """Refuse a weight of the right that is none.
-
-    Raises:
-        ValueError: It is not in [0, 1].
-    """
+    """Raise `ValueError` for an alpha outside [0, 1]."""
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"expected alpha in [0, 1], got {alpha}")
 
@@ -79,10 +75,10 @@ def _check(logits: Tensor, labels: Tensor, alpha: float) -> None:
 
 
 def right_flags(correct: Tensor, labels: Tensor) -> Tensor:
-    """Return bool, the shape of `labels`: which positions count as right.
+    """Return `correct` as bool.
 
     Raises:
-        ValueError: The shape is another.
+        ValueError: Its shape is not that of `labels`.
     """
     if correct.shape != labels.shape:
         raise ValueError(
@@ -92,28 +88,33 @@ def right_flags(correct: Tensor, labels: Tensor) -> Tensor:
 
 
 def valid_positions(labels: Tensor, mask: Tensor | None, ignore_index: int) -> Tensor:
-    """Return bool, the shape of `labels`: which positions count.
+    """Return whether each position counts: bool, the shape of `labels`.
 
     Raises:
-        ValueError: The mask's shape is another.
+        ValueError: The mask's shape is not that of `labels`.
     """
     valid = labels != ignore_index
     if mask is None:
         return valid
     if mask.shape != labels.shape:
         raise ValueError(f"expected a mask of shape {list(labels.shape)}, got {list(mask.shape)}")
-    # Attention masks come as integers, and an integer tensor would index rows, not choose them.
+    # Attention masks come as integers, and an integer tensor would index rows, not select them.
     return valid & mask.bool()
 
 
 def valid_targets(labels: Tensor, valid: Tensor | None, classes: int) -> Tensor:
-    """Return the labels [N] with 0 where they do not count; None says that all do.
+    """Return the labels [N], with 0 at positions that do not count.
+
+    Args:
+        labels: int64 [N].
+        valid: bool [N], the positions that count; None for all.
+        classes: Number of classes.
 
     Raises:
-        ValueError: One that counts is no class.
+        ValueError: A label that counts is not a class.
     """
     targets = labels if valid is None else labels.masked_fill(~valid, 0)
-    # On a GPU reading the range back would make every step wait; its gather checks it as well.
+    # On a GPU, reading the range back would make every step wait; its gather checks it anyway.
     if labels.device.type == "cpu" and targets.numel():
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= classes:
@@ -122,7 +123,7 @@ def valid_targets(labels: Tensor, valid: Tensor | None, classes: int) -> Tensor:
 
 
 class _RowsLoss(torch.autograd.Function):
-    """Sums the loss over blocks of rows and keeps the gradient, which the forward pass forms."""
+    """The loss summed over blocks of rows; the forward pass forms the gradient and keeps it."""
 
     @staticmethod
     def forward(
@@ -134,7 +135,7 @@ class _RowsLoss(torch.autograd.Function):
         right: Tensor | None,
         enabled: bool,
     ) -> Tensor:
-        # What needs a gradient is told also where none will be asked for.
+        # `needs_input_grad` is also True under `torch.no_grad`.
         wanted = enabled and ctx.needs_input_grad[0]
         gradient = torch.empty_like(logits) if wanted else None
         total = torch.zeros((), dtype=wide_type(logits.dtype), device=logits.device)
@@ -154,7 +155,7 @@ class _RowsLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         (gradient,) = ctx.saved_tensors
-        # The scale stays as it is: the 2^16 of loss scaling is infinite in float16.
+        # The scale keeps its type: the 2^16 of loss scaling is infinite in float16.
         return gradient * grads[0], None, None, None, None, None
 
 
@@ -163,7 +164,7 @@ class GatekeeperLoss(nn.Module):
 
     Args:
         alpha: Weight of the right, in [0, 1].
-        ignore_index: Label of positions that do not count.
+        ignore_index: Label of positions that are left out.
         normalize: `batch` or `token`.
     """
 
@@ -177,7 +178,7 @@ class GatekeeperLoss(nn.Module):
         self.normalize: Normalize = normalize
 
     def forward(self, logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the loss of logits [N, C] or [N, T, V]; see `gatekeeper_loss`."""
+        """Return `gatekeeper_loss` of logits [N, C] or [N, T, V]."""
         return gatekeeper_loss(
             logits,
             labels,

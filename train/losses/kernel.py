@@ -1,8 +1,8 @@
 """The Gatekeeper loss and its gradient for rows of logits on a GPU, in one kernel (Triton).
 
-A row is read once for its sums and once more for its gradient, which is written over it; as single
-operations of torch the same takes ten passes and three float32 tensors of the logits' size. Triton
-comes with torch's CUDA builds for Linux; where it is missing or does not start, `train.losses.rows`
+A row is read once for its sums and once more for its gradient, which is written over it. Single
+operations of torch would take ten passes and three float32 tensors of the logits' size. Triton
+comes with torch's CUDA builds for Linux; if it is missing or does not start, `train.losses.rows`
 does the work.
 """
 
@@ -22,7 +22,7 @@ if importlib.util.find_spec("triton") is not None:
     from triton import language as tl
 
     _HAS_TRITON = True
-else:  # the signatures below name `tl`, and `triton.jit` is applied where it is there
+else:  # the signatures below name `tl`; `triton.jit` is applied only if it exists
     _HAS_TRITON = False
 
 _BLOCK = 16384
@@ -31,13 +31,13 @@ _WIDTHS = {torch.float32, torch.bfloat16, torch.float16}
 
 
 def fits(logits: Tensor) -> bool:
-    """Tell whether the kernel can take these logits."""
+    """Return whether the kernel can compute these logits."""
     return logits.device.type == "cuda" and logits.dtype in _WIDTHS and _starts(logits.device)
 
 
 @cache
 def _starts(device: torch.device) -> bool:
-    """Try it once: Triton needs a C compiler, and a GPU that it knows."""
+    """Try the kernel once: Triton needs a C compiler, and a GPU that it knows."""
     if not _HAS_TRITON:
         return False
     logits, targets = torch.zeros(1, 2, device=device), torch.zeros(1, dtype=torch.long)
@@ -45,7 +45,7 @@ def _starts(device: torch.device) -> bool:
         losses_in_place(logits, targets.to(device), 0.5, None, None, with_gradient=True)
     except Exception as error:  # noqa: BLE001 - compilers and drivers fail in many ways
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        warnings.warn(f"the loss goes without its kernel, slower: {reason}", stacklevel=2)
+        warnings.warn(f"the loss runs without its kernel, more slowly: {reason}", stacklevel=2)
         return False
     return True
 
@@ -61,15 +61,15 @@ def losses_in_place(
 ) -> Tensor:
     """Return the loss of each row, float32 [M], and write the gradient over the logits.
 
-    See `train.losses.rows.row_losses` for the formulas. A row whose target is no class has a NaN.
+    `train.losses.rows.row_losses` has the formulas. A row whose target is not a class gives NaN.
 
     Args:
         logits: float32, bfloat16 or float16 [M, C], contiguous.
         targets: int64 [M].
         alpha: Weight of the right, in [0, 1].
-        right: bool [M], which rows count as right; None asks the logits.
-        softcap: Bounds the logits by tanh; None leaves them.
-        with_gradient: Otherwise the logits stay as they are.
+        right: bool [M], rows that count as right; None goes by the logits.
+        softcap: Bound of the logits, by tanh; None leaves them unchanged.
+        with_gradient: Write the gradient; else the logits keep their values.
     """
     rows, classes = logits.shape
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
@@ -114,7 +114,7 @@ def _row(  # noqa: PLR0915 - a kernel is one function
     target = tl.load(targets_ptr + row)
     columns = tl.arange(0, BLOCK)
 
-    # -inf becomes a number that no exponential survives, so that nothing is inf - inf.
+    # -inf becomes a number whose exponential is 0, so that there is no inf - inf.
     top = -1e30
     first = 0
     mass = 0.0  # sum of exp(z - top)
@@ -149,7 +149,7 @@ def _row(  # noqa: PLR0915 - a kernel is one function
     right = tl.load(right_ptr + row) != 0 if KNOWN else target == first
     kl = negative_entropy + log_classes
     loss = tl.where(right, -alpha * picked, (1.0 - alpha) * kl)
-    # What is not a number may hide in a maximum, but not in a sum.
+    # A NaN may hide in a maximum, but not in a sum.
     loss = tl.where(known & (total == total), loss, float("nan"))  # noqa: PLR0124
     tl.store(losses_ptr + row, loss)
 

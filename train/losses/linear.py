@@ -1,8 +1,8 @@
 """The Gatekeeper loss from hidden states and an output layer, without the logits of all tokens.
 
-The logits of a large vocabulary are the biggest tensor of a training step. Here they live one chunk
-of tokens at a time: the gradients are formed in the forward pass, while the chunk's logits are at
-hand, and written over them.
+The logits of a large vocabulary are the biggest tensor of a training step. Here only one chunk of
+tokens has them at a time: the forward pass forms the gradients from the chunk's logits and writes
+them over the logits.
 """
 
 from __future__ import annotations
@@ -41,38 +41,38 @@ def linear_gatekeeper_loss(
 ) -> Tensor:
     """Return `gatekeeper_loss(hidden @ weight.T + bias, labels, alpha)` without holding the logits.
 
-    Gatekeeper's eq. 4 and 5. Only positions that count are multiplied; a layer that is frozen costs
-    no gradient, and under `torch.no_grad` there is none at all. With `alpha=1` and `correct` all
-    True this is cross-entropy.
+    Gatekeeper's eq. 4 and 5. Only positions that count are multiplied; a frozen layer costs no
+    gradient, and under `torch.no_grad` there is none at all. With `alpha=1` and `correct` all True
+    this is cross-entropy.
 
-    What it costs: between forward and backward the gradients stand in place of the graph, so
-    checkpointing this call saves nothing (checkpoint what makes `hidden`). The first backward pass
-    gives them away; a second one, with `retain_graph`, computes them anew.
+    Between forward and backward, the gradients take the place of the graph, so checkpointing this
+    call saves nothing (checkpoint the computation of `hidden`). The first backward pass hands them
+    on; a second one, with `retain_graph`, computes them again.
 
-    Half-precision inputs are multiplied as they are, and reduced in float32. The gradient of the
+    Half-precision inputs are multiplied in their type and reduced in float32. The gradient of the
     layer is summed over chunks in float32, which takes twice the layer's own memory until the
-    backward pass; bfloat16 has it only where the logits of all tokens would take more than that.
-    Where `weight` is of another type than `hidden`, it is multiplied as a copy in hidden's; its
-    gradient is of its own. Under autocast `hidden` is taken in autocast's type.
+    backward pass; bfloat16 needs that sum only if the logits of all tokens would take more. If
+    `weight` and `hidden` differ in type, a copy of `weight` in hidden's type is multiplied, and its
+    gradient has its own type. Under autocast `hidden` is cast to autocast's type.
 
     Args:
         hidden: float [N, D] or [N, T, D].
         weight: float [V, D], the output layer; the embedding itself where the two are tied.
-        labels: int64 [N] or [N, T]; not shifted: position t of `labels` is what `hidden` at t says.
+        labels: int64 [N] or [N, T]; not shifted: `hidden` at t predicts position t of `labels`.
         alpha: Weight of the right, in [0, 1].
         bias: float [V]; -inf marks an impossible class.
         mask: bool or 0/1, the shape of `labels`; False leaves a position out.
-        ignore_index: Label of positions that do not count.
+        ignore_index: Label of positions that are left out.
         normalize: `batch` divides by N, `token` by the valid positions.
-        denominator: Divides by this instead, e.g. the items of all accumulation steps.
-        correct: bool, the shape of `labels`: which positions count as right, where that is known
-            otherwise than from these logits.
+        denominator: Divisor that replaces both, such as the items of all accumulation steps.
+        correct: bool, the shape of `labels`: positions that count as right, if they are known from
+            other predictions than these logits.
         softcap: Logits z become softcap * tanh(z / softcap) first, as in Gemma 2.
-        chunk_tokens: Positions whose logits are held at once; None takes as many as fit into
+        chunk_tokens: Positions whose logits are held at once; by default as many as fit into
             `train.losses.linear_chunks.CHUNK_BYTES`.
 
     Returns:
-        A scalar, float32 or float64; 0 where nothing is valid.
+        A scalar, float32 or float64; 0 if nothing is valid.
 
     Raises:
         ValueError: `alpha`, `softcap`, `chunk_tokens` or a label is out of range, or the shapes do
@@ -118,7 +118,7 @@ def _check(
 
 
 def _as_autocast(rows: Tensor) -> Tensor:
-    """Cast what a linear layer would cast; the layer's weight is cast where it is multiplied."""
+    """Cast the rows as a linear layer would; the weight is cast where it is multiplied."""
     kind = rows.device.type
     if not torch.is_autocast_enabled(kind) or rows.dtype == torch.float64:
         return rows
@@ -126,7 +126,7 @@ def _as_autocast(rows: Tensor) -> Tensor:
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Sums the loss over chunks of rows and keeps the gradients instead of the logits."""
+    """The loss summed over chunks of rows; it keeps the gradients instead of the logits."""
 
     @staticmethod
     def forward(
@@ -138,12 +138,12 @@ class _ChunkedLoss(torch.autograd.Function):
         chunk_tokens: int | None,
         enabled: bool,
     ) -> Tensor:
-        # What needs a gradient is told also where none will be asked for.
+        # `needs_input_grad` is also True under `torch.no_grad`.
         wanted = tuple(enabled and needed for needed in ctx.needs_input_grad[:3])
         ctx.call = (terms, wanted, chunk_tokens)
         total, gradients = chunked_loss(rows, weight, bias, *ctx.call)
         if any(wanted):
-            # Saved as tensors they would be shared, and could not be handed on without a copy.
+            # Saved as tensors they would be shared, and handing them on would need a copy.
             ctx.gradients = gradients
             ctx.save_for_backward(rows, weight, bias)
         return total
@@ -151,15 +151,15 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
-        given, ctx.gradients = ctx.gradients, None
-        if given is None:
-            # An earlier pass gave the buffers away, and their new owner may have changed them.
-            given = _again(ctx)
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            # An earlier pass handed the buffers on, and their new owner may have changed them.
+            gradients = _recompute(ctx)
         (scale,) = grads
-        return (*given.scaled(scale), None, None, None)
+        return (*gradients.scaled(scale), None, None, None)
 
 
-def _again(ctx: Any) -> Gradients:
+def _recompute(ctx: Any) -> Gradients:
     rows, weight, bias = ctx.saved_tensors
     with torch.autocast(rows.device.type, enabled=False):
         return chunked_loss(rows, weight, bias, *ctx.call)[1]

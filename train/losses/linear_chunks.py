@@ -1,4 +1,4 @@
-"""The loss and the gradients of an output layer, one chunk of rows after another."""
+"""The loss and the gradients of an output layer, computed chunk by chunk."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from train.losses import kernel
 from train.losses.rows import BLOCK_BYTES, row_losses, scratch_for, wide_type
 
 CHUNK_BYTES = {"cpu": 256 << 20, "cuda": 512 << 20}
-"""What the logits of a chunk may take, by device.
+"""Size limit of the logits of a chunk, by device.
 
-Each chunk reads and writes the whole gradient of the layer once more, and a product of few rows
-leaves the processor waiting for the weight: chunks are as large as the memory saved allows.
+Each chunk reads and writes the whole gradient of the layer once more, and in a product of few rows
+the processor waits for the weight: so chunks are as large as the memory saved allows.
 """
-_DEVICE_BLOCK_BYTES = 64 << 20  # a kernel on it takes far longer than its launch
+_DEVICE_BLOCK_BYTES = 64 << 20  # a kernel on such a block takes far longer than its launch
 _SLAB_BYTES = 16 << 20
 _AMPERE = (8, 0)
 
@@ -27,13 +27,13 @@ Wanted = tuple[bool, ...]
 
 @dataclass(frozen=True)
 class Terms:
-    """What the loss of M rows depends on beside their logits.
+    """Inputs of the loss of M rows besides their logits.
 
     Attributes:
         targets: int64 [M].
         alpha: Weight of the right, in [0, 1].
-        right: bool [M], which count as right; None asks the logits.
-        softcap: Bounds the logits by tanh; None leaves them.
+        right: bool [M], rows that count as right; None goes by the logits.
+        softcap: Bound of the logits, by tanh; None leaves them unchanged.
     """
 
     targets: Tensor
@@ -44,13 +44,13 @@ class Terms:
 
 class _Gradient(NamedTuple):
     total: Tensor
-    dtype: torch.dtype  # what it is handed on in; the sum may be wider
+    dtype: torch.dtype  # of the result; the sum may be wider
 
     def scaled(self, scale: Tensor) -> Tensor:
-        """Return it times a scalar, in its own memory where the type allows that."""
+        """Return the gradient times a scalar, in its own memory if the type allows."""
         total = self.total
         if total.device.type != "cpu":
-            # To compare the scale would make the host wait for the device.
+            # Comparing the scale would make the host wait for the device.
             if total.dtype == self.dtype:
                 return total.mul_(scale)
             return torch.mul(total, scale, out=torch.empty_like(total, dtype=self.dtype))
@@ -58,14 +58,14 @@ class _Gradient(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """The gradients of a sum of losses; None where none is wanted."""
+    """The gradients of a sum of losses; None for those that are not wanted."""
 
     rows: _Gradient | None
     weight: _Gradient | None
     bias: _Gradient | None
 
     def scaled(self, scale: Tensor) -> list[Tensor | None]:
-        """Return them times a scalar, as tensors; the sums themselves are used up by it."""
+        """Return the gradients times a scalar; their sums must not be used afterwards."""
         return [None if one is None else one.scaled(scale) for one in self]
 
 
@@ -83,8 +83,8 @@ def chunked_loss(
         rows: float [M, D].
         weight: float [V, D].
         bias: float [V].
-        terms: What else the losses depend on.
-        wanted: Which gradients to form.
+        terms: Further inputs of the losses.
+        wanted: The gradients to form.
         chunk_tokens: Rows whose logits are held at once.
     """
     layer = weight.to(rows.dtype)
@@ -103,14 +103,14 @@ def chunked_loss(
     return total, gradients
 
 
-def _chunk_rows(rows: Tensor, weight: Tensor, with_weight: bool, asked: int | None) -> int:
-    """Return how many rows make a chunk: as few chunks as the memory allows, alike in size."""
-    if asked is not None:
-        return asked
+def _chunk_rows(rows: Tensor, weight: Tensor, with_weight: bool, fixed: int | None) -> int:
+    """Return the rows per chunk: as few chunks as the memory allows, about equal in size."""
+    if fixed is not None:
+        return fixed
     row_bytes = len(weight) * rows.dtype.itemsize
     budget = CHUNK_BYTES.get(rows.device.type, CHUNK_BYTES["cuda"])
     if with_weight and _may_skip_sum(rows, weight):
-        # Several chunks need the float32 sum beside them: one may take what both would.
+        # Several chunks need the float32 sum as well: one may take the memory of both.
         budget += weight.numel() * torch.float32.itemsize
     most = max(1, budget // row_bytes)
     chunks = max(1, -(-len(rows) // most))
@@ -118,7 +118,7 @@ def _chunk_rows(rows: Tensor, weight: Tensor, with_weight: bool, asked: int | No
 
 
 def _may_skip_sum(rows: Tensor, weight: Tensor) -> bool:
-    # Not float16: before it is scaled the gradient could leave its range.
+    # Not float16: before it is scaled, the gradient could exceed its range.
     return rows.dtype == weight.dtype == torch.bfloat16
 
 
@@ -127,7 +127,7 @@ def _empty_gradients(
 ) -> Gradients:
     wide = wide_type(rows.dtype)
     kept = rows.dtype if one_chunk and _may_skip_sum(rows, weight) else wide
-    # The first chunk writes it whole; without one it must be zero.
+    # The first chunk overwrites it; without rows it must be zero.
     fill = torch.empty_like if len(rows) else torch.zeros_like
     with_rows, with_weight, with_bias = wanted
     contiguous = torch.contiguous_format
@@ -152,7 +152,7 @@ def _multiply(rows: Tensor, layer: Tensor, offset: Tensor | None, out: Tensor) -
 
 
 def _in_place(logits: Tensor, terms: Terms, chunk: slice, *, with_gradient: bool) -> Tensor:
-    """Return the losses [m] of a chunk, and write the gradient over its logits."""
+    """Return the losses [m] of a chunk; write the gradient over its logits."""
     targets = terms.targets[chunk]
     right = None if terms.right is None else terms.right[chunk]
     if kernel.fits(logits):
@@ -167,8 +167,8 @@ def _in_place(logits: Tensor, terms: Terms, chunk: slice, *, with_gradient: bool
         block = logits[rows]
         known = None if right is None else right[rows]
         gradient = block if with_gradient else None
-        given = block, targets[rows], None, terms.alpha, gradient, scratch, known, terms.softcap
-        losses.append(row_losses(*given))
+        inputs = block, targets[rows], None, terms.alpha, gradient, scratch, known, terms.softcap
+        losses.append(row_losses(*inputs))
     return torch.cat(losses)
 
 
@@ -176,14 +176,14 @@ def _block_rows(logits: Tensor) -> int:
     if logits.device.type != "cpu":
         budget, at_least = _DEVICE_BLOCK_BYTES, 1
     else:
-        # The threads share a block out by rows, and each has a cache of its own.
+        # The threads divide a block by rows, and each has a cache of its own.
         at_least = torch.get_num_threads()
         budget = BLOCK_BYTES * at_least
     return max(at_least, budget // (logits.shape[-1] * wide_type(logits.dtype).itemsize))
 
 
 def _add(gradients: Gradients, grad: Tensor, rows: Tensor, layer: Tensor, chunk: slice) -> None:
-    """Add what a chunk gives; `grad` is the gradient [m, V] of its logits."""
+    """Add a chunk's share; `grad` is the gradient [m, V] of its logits."""
     if gradients.rows is not None:
         torch.mm(grad, layer, out=gradients.rows.total[chunk])
     if gradients.weight is not None:
@@ -193,7 +193,7 @@ def _add(gradients: Gradients, grad: Tensor, rows: Tensor, layer: Tensor, chunk:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
-    """Make `total` [V, D] += left @ right without a second tensor of that size."""
+    """Add left @ right to `total` [V, D] without a second tensor of that size."""
     if total.dtype == left.dtype:
         total.addmm_(left, right, beta=0 if first else 1)
     elif not _sums_wide(total):
@@ -205,7 +205,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor, *, first: bool) -> 
 
 
 def _sums_wide(total: Tensor) -> bool:
-    """Can products of half precision be summed in float32 here? From torch 2.8, on CUDA alone."""
+    """Return whether half-precision products can be summed in float32: CUDA, from torch 2.8."""
     return (
         total.device.type == "cuda"
         and torch.version.hip is None
@@ -215,7 +215,7 @@ def _sums_wide(total: Tensor) -> bool:
 
 
 def _add_by_slabs(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add products of half precision to a float32 sum, some of the vocabulary at a time."""
+    """Add half-precision products to a float32 sum, a part of the vocabulary at a time."""
     step = max(1, _SLAB_BYTES // (total.shape[-1] * left.dtype.itemsize))
     for start in range(0, len(total), step):
         total[start : start + step].add_(left[start : start + step] @ right)

@@ -1,7 +1,7 @@
 """The Gatekeeper loss and its gradient for a block of rows, formed together in one pass.
 
-Backpropagating through the formula would hold several tensors of the logits' size and read each of
-them from memory. A block small enough for the processor's cache needs none of that.
+Backpropagation through the formula would hold several tensors of the logits' size and read each of
+them from memory. A block that fits into the processor's cache avoids both.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 BLOCK_BYTES = 1 << 20
-"""What a block of rows may take, so that it stays in the cache while it is worked on."""
+"""Size limit of a block of rows, so that it stays in the cache."""
 _LOWEST = -1e4  # exp of it is 0 in float64 already, and 0 * -1e4 is 0 where 0 * -inf is NaN
 
 
 def block_rows(classes: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Return how many rows of `classes` logits make a block; on a GPU everything is one block."""
+    """Return the number of rows of `classes` logits per block; on a GPU all rows are one block."""
     if device.type != "cpu":
-        # Launching many small kernels costs more there than the memory they would save.
+        # Launching many small kernels costs more there than the memory saved is worth.
         return 1 << 62
     return max(1, BLOCK_BYTES // (classes * wide_type(dtype).itemsize))
 
@@ -30,11 +30,11 @@ def wide_type(dtype: torch.dtype) -> torch.dtype:
 
 
 def scratch_for(logits: Tensor, rows: int, *, with_softcap: bool = False) -> Tensor:
-    """Return what `row_losses` works in, [2 or 3, rows, C]: made anew it would cost more to get.
+    """Return the scratch memory of `row_losses`, [2 or 3, rows, C]; reusing it saves allocations.
 
     Args:
         logits: float [M, C].
-        rows: How many of them a block takes at most.
+        rows: Largest number of rows per block.
         with_softcap: Whether the logits will be bounded.
     """
     wide = wide_type(logits.dtype)
@@ -53,21 +53,21 @@ def row_losses(
     right: Tensor | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Return each row's loss [M], and fill in its gradient.
+    """Return the loss of each row [M], and write its gradient.
 
-    A right row has alpha * CE with gradient alpha * (p - onehot); a wrong one
+    A right row has alpha * CE with gradient alpha * (p - onehot); a wrong one has
     (1 - alpha) * KL(p || U) = (1 - alpha) * (sum p log p + log C) with gradient
-    (1 - alpha) * p * (log p - sum p log p); an invalid one has neither, whatever it holds.
+    (1 - alpha) * p * (log p - sum p log p); an invalid row has neither, whatever its logits.
 
     Args:
         logits: float [M, C].
-        targets: int64 [M], in [0, C) also where the row is invalid.
-        valid: bool [M]; None says that all are.
+        targets: int64 [M], in [0, C) even for invalid rows.
+        valid: bool [M]; None if all rows are valid.
         alpha: Weight of the right, in [0, 1].
-        gradient: float [M, C] to write to, or None where no gradient is wanted; it may be `logits`.
-        scratch: As `scratch_for` makes it, for at least M rows.
-        right: bool [M], which rows count as right; None asks the logits.
-        softcap: Logits z become softcap * tanh(z / softcap) first; None leaves them.
+        gradient: float [M, C] to write to, or None for no gradient; it may be `logits`.
+        scratch: Memory from `scratch_for`, for at least M rows.
+        right: bool [M], rows that count as right; None goes by the logits.
+        softcap: Logits z become softcap * tanh(z / softcap) first; None leaves them unchanged.
     """
     p, log_p, *spare = scratch[:, : len(logits)]
     wide = _widened(logits, softcap, spare)
@@ -88,7 +88,7 @@ def row_losses(
         on_wrong = (1.0 - alpha) * (~right).to(p.dtype)
         p.mul_((on_right - on_wrong * negative_entropy)[:, None])
         p.scatter_add_(-1, targets[:, None], -on_right[:, None])
-        # Written in place where the types allow: a copy would be one pass more.
+        # Written in place if the types allow: a copy would be one more pass.
         direct = gradient if gradient.dtype == p.dtype and softcap is None else p
         torch.addcmul(p, p_log_p, on_wrong[:, None], out=direct)
         if softcap is not None:
@@ -110,10 +110,10 @@ def _widened(logits: Tensor, softcap: float | None, spare: list[Tensor]) -> Tens
 
 
 def _is_right(logits: Tensor, targets: Tensor, scratch: Tensor) -> Tensor:
-    """Return bool [M]: is the target the first arg-max?"""
+    """Return whether the target is the first arg-max, bool [M]."""
     if logits.device.type != "cpu":
         return logits.argmax(dim=-1) == targets
-    # On the CPU the arg-max costs more than all the rest, and is needed only where the top is tied.
+    # On the CPU the arg-max costs more than all the rest, and is needed only for a tied top.
     top = logits.amax(dim=-1)
     right = logits.gather(-1, targets[:, None])[:, 0] == top
     if right.any():

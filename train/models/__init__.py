@@ -1,4 +1,4 @@
-"""Architectures and checkpoints: what `export` and `cloud_stub` may import of `train`."""
+"""Architectures and checkpoints; with `train.data`, all that `export` and `cloud_stub` import."""
 
 from train.models.checkpoint import (
     VIEWS,

@@ -1,4 +1,4 @@
-"""Opens and saves checkpoints: Hugging Face folders of classifiers."""
+"""Opens and saves checkpoints (Hugging Face folders of classifiers), and their training record."""
 
 from __future__ import annotations
 
@@ -16,37 +16,39 @@ import transformers
 from torch import Tensor
 
 from edge_runtime import contract
-from edge_runtime.files import fresh_folder
+from edge_runtime.files import fresh_folder, one_line
 from train.data import Kind
 from train.errors import CheckpointError
-
-# MERGEDOC train/models/training.py: "What a checkpoint's `training.json` says of the data it was made with."
-# MERGEDOC train/models/views.py: 'Further views of a picture, by the name that the gate contract gives them.'
 from train.models.kinds import SAFE, Family, encode, family_of, open_processor
 
-BATCH = 256
-_TEXTS = 32  # in a batch: attention grows with the square of the longest
-_BLOCK_BYTES = 1 << 20
-
 FILE = "training.json"
-_HOLDOUT = "holdout"  # stage 2 on half of validation
+BATCH = 256
 VIEWS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     contract.MIRROR: lambda pixel_values: pixel_values.flip(-1)
 }
-"""Each takes pixel_values float [n, channels, height, width], as the gate in a graph does: the
-processor's crop need not be symmetric."""
+"""Further views of a picture, by their name in the gate contract.
+
+Each is a function of pixel_values float [n, channels, height, width], as in a gate's graph, because
+the processor's crop may not be symmetric.
+"""
+_TEXT_BATCH = 32  # attention grows with the square of the longest text
+_BLOCK_BYTES = 1 << 20
+_HOLDOUT = "holdout"  # stage 2 on half of validation
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A classifier with what belongs to it.
+    """A classifier with its processor and labels.
 
     Attributes:
-        model: In eval mode; takes what `encode` returns, returns `.logits`.
+        model: In eval mode; takes the result of `encode`, returns `.logits`.
         processor: The image processor or the tokenizer.
         labels: Class names in the order of the logits.
-        path: Its folder, or None where it was just built.
-        kind: What it classifies.
+        path: Its folder, or None for a model that was just built.
+        kind: Kind of its inputs.
     """
 
     model: Any
@@ -70,14 +72,13 @@ class Checkpoint:
 
         Args:
             inputs: Pictures uint8 [height, width, 3] or texts.
-            batch_size: Inputs that the model sees at once; fewer texts than pictures where it is
-                not given.
-            view: Show the model another view of each picture, by its name in `train.models.checkpoint`.
+            batch_size: Inputs per forward pass; the default is smaller for texts than for pictures.
+            view: Name in `VIEWS` of another view of each picture; None for the original.
         """
         if not len(inputs):
             return np.empty((0, len(self.labels)), np.float32)
         device = next(self.model.parameters()).device
-        batch_size = batch_size or (_TEXTS if self.kind == "text" else BATCH)
+        batch_size = batch_size or (_TEXT_BATCH if self.kind == "text" else BATCH)
         logits = []
         with torch.inference_mode():
             for start in range(0, len(inputs), batch_size):
@@ -90,50 +91,50 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path | str, *, kind: Kind | None = "image") -> Checkpoint:
-    """Open a checkpoint folder; no code and no pickle of it is run.
+    """Open a checkpoint folder without running its code or pickles.
 
     Args:
         path: The folder.
-        kind: What it has to classify; None takes either.
+        kind: Required kind of input; None accepts either.
 
     Raises:
-        CheckpointError: It is missing, damaged, has no safetensors weights, no processor, or is not
-            a classifier of that kind with all its weights.
+        CheckpointError: It is missing or damaged, has no safetensors weights or no processor, or is
+            not a classifier of that kind with all its weights.
     """
     folder = Path(path)
     check_files(folder)
     try:
         family = family_of(folder)
-        _check_kind(family, kind, folder)
+        _require_kind(family, kind, folder)
         model, report = family.auto_model.from_pretrained(
             folder,
-            dtype=torch.float32,  # transformers 5 would take the type that they are stored in
+            dtype=torch.float32,  # transformers 5 would keep the stored type
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `_check_weights` names them, in words of our own
+            ignore_mismatched_sizes=True,  # `_require_weights` names them
             **SAFE,
         )
         processor = open_processor(family, folder, model)
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 - safetensors, json and transformers raise alike
-        reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"expected a classifier's checkpoint at {folder}, it does not open: {reason}"
+            f"expected a classifier's checkpoint at {folder}, it does not open: "
+            f"{one_line(error, 200)}"
         ) from None
-    _check_weights(report, type(model).__name__, folder)
+    _require_weights(report, type(model).__name__, folder)
     labels = _labels(model.config, folder)
     return Checkpoint(model.eval(), processor, labels, folder, family.kind)
 
 
-def _check_kind(family: Family, kind: Kind | None, folder: Path) -> None:
+def _require_kind(family: Family, kind: Kind | None, folder: Path) -> None:
     if kind is not None and family.kind != kind:
         raise CheckpointError(
-            f"expected a classifier of {kind}s in {folder}, it is one of {family.kind}s"
+            f"expected a classifier of {kind}s in {folder}, it classifies {family.kind}s"
         )
 
 
-def _check_weights(report: dict[str, Any], model: str, folder: Path) -> None:
+def _require_weights(report: dict[str, Any], model: str, folder: Path) -> None:
     # transformers 4 reports names, transformers 5 names with shapes.
     names = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
     shapes = [f"{name} of another shape" for name in names]
@@ -166,21 +167,21 @@ def check_files(folder: Path) -> None:
         raise CheckpointError(f"expected a config.json in {folder}: {error}") from None
     if not weight_files(folder):
         raise CheckpointError(
-            f"expected safetensors weights in {folder}, found none: pickled weights can run code "
-            "and are not opened, save the model with safe_serialization=True"
+            f"expected safetensors weights in {folder}, got none: pickled weights can run code and "
+            "are not opened, save the model with safe_serialization=True"
         )
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files of a checkpoint's weights in order; a deferral head beside them is none."""
+    """Return the files of a checkpoint's weights in order, without its deferral head."""
     return sorted(folder.glob("model*.safetensors"))
 
 
 def weights_sha256(folder: Path) -> str:
-    """Return the hexadecimal sha256 of a checkpoint's weights, several files one after the other.
+    """Return the hexadecimal sha256 of a checkpoint's weights, all files joined.
 
     Raises:
-        OSError: They cannot be read.
+        OSError: A file cannot be read.
     """
     digest = hashlib.sha256()
     for file in weight_files(folder):
@@ -194,15 +195,15 @@ def save(checkpoint: Checkpoint, path: Path | str, *, extra: dict[str, Any] | No
     """Write a checkpoint folder in one step, so that a kill leaves the old one or the new one.
 
     Args:
-        checkpoint: What to write.
+        checkpoint: The checkpoint.
         path: The folder; an older one is replaced.
-        extra: Written beside it as `training.json`.
+        extra: Content of `training.json`.
     """
     write_folder(checkpoint.model, checkpoint.processor, Path(path), extra)
 
 
 def write_folder(model: Any, processor: Any, folder: Path, extra: dict[str, Any] | None) -> None:
-    """Write what `from_pretrained` opens, and `extra` as `training.json`, in one step."""
+    """Write a folder for `from_pretrained`, with `extra` as `training.json`, in one step."""
     with fresh_folder(folder) as fresh:
         model.save_pretrained(fresh, safe_serialization=True)
         processor.save_pretrained(fresh)
@@ -211,16 +212,12 @@ def write_folder(model: Any, processor: Any, folder: Path, extra: dict[str, Any]
             (fresh / FILE).write_text(text, encoding="utf-8")
 
 
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
-
-
 @dataclass(frozen=True)
 class Training:
-    """Which inputs had a part in making a model.
+    """The inputs that a model was made with.
 
     Attributes:
-        data: Data set name, folder or file; of a language model its task.
+        data: Data set name, folder or file; for a language model its task.
         fitted_on: Splits whose inputs changed the weights.
         chosen_on: Splits that decided when to stop.
     """
@@ -230,16 +227,16 @@ class Training:
     chosen_on: tuple[str, ...]
 
     def as_record(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
+        """Return the record for JSON."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
 
 def training_of(folder: Path) -> Training | None:
-    """Return what is known of a checkpoint's training; None where it is not this toolkit's."""
+    """Return the record of a checkpoint's training; None if this toolkit did not train it."""
     try:
         record = json.loads((folder / FILE).read_text(encoding="utf-8"))
         settings = record["settings"]
-        # Of a language model its task, beside which `data` may say where that lies.
+        # For a language model the task: its `data` may name the place of the task.
         data = settings["task"] if "task" in settings else settings["data"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

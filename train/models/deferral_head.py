@@ -1,4 +1,4 @@
-"""The deferral head as it is stored in a checkpoint's folder, and the confidence that it gives."""
+"""The deferral head: its confidence, its file in a checkpoint's folder, and its features."""
 
 from __future__ import annotations
 
@@ -20,14 +20,10 @@ from edge_runtime.files import write_atomically
 from train.errors import CheckpointError
 from train.models.checkpoint import BATCH, Checkpoint, weights_sha256
 
-# MERGEDOC train/models/features.py: 'The penultimate features of a classifier: what its last linear layer reads.'
-
 HEAD_FILE = "deferral_head.safetensors"
 _RECORD = "deferral_head"  # key of the file's own metadata
 _WEIGHTS = "weights_sha256"
-_AGAIN = "fit it again with `python -m train deferral-head --overwrite`"
-
-_RANK = 2
+_REMEDY = "fit it again with `python -m train deferral-head --overwrite`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +36,11 @@ class DeferralHead:
 
     Attributes:
         weight: float32 [D + 1]: of the D penultimate features, then of the max softmax.
-        bias: The logit where all of them are 0.
-        record: What it was fitted on; goes into JSON.
+        bias: The logit where all inputs are 0.
+        record: Origin of the head, as JSON.
 
     Raises:
-        CheckpointError: A weight is no finite number, or there are too few.
+        CheckpointError: A weight is not finite, or there are too few.
     """
 
     weight: npt.NDArray[np.float32]
@@ -55,28 +51,28 @@ class DeferralHead:
         if self.weight.ndim != 1 or self.weight.size < 2:  # noqa: PLR2004 - a feature, the softmax
             raise CheckpointError(
                 f"expected a deferral head of [features + 1] weights, got "
-                f"{list(self.weight.shape)}: {_AGAIN}"
+                f"{list(self.weight.shape)}: {_REMEDY}"
             )
         if not (np.isfinite(self.weight).all() and np.isfinite(self.bias)):
             raise CheckpointError(
-                f"expected finite weights of a deferral head, got others: {_AGAIN}"
+                f"expected finite weights of a deferral head, got NaN or infinity: {_REMEDY}"
             )
 
     def confidence(self, features: npt.ArrayLike, logits: npt.ArrayLike) -> Any:
-        """Return float64 [n] in [0, 1]; NaN where features or logits hold NaN.
+        """Return the confidence, float64 [n] in [0, 1]; NaN where features or logits hold NaN.
 
         Args:
             features: float [n, D].
             logits: float [n, C].
 
         Raises:
-            CheckpointError: D is another than that of the head.
+            CheckpointError: D is not that of the head.
         """
         inputs = head_inputs(features, logits)
         if inputs.shape[1] != self.weight.size:
             raise CheckpointError(
                 f"expected {self.weight.size - 1} features for the deferral head, the model has "
-                f"{inputs.shape[1] - 1}: {_AGAIN}"
+                f"{inputs.shape[1] - 1}: {_REMEDY}"
             )
         return sigmoid(-(inputs @ self.weight.astype(np.float64) + self.bias))
 
@@ -87,10 +83,10 @@ class DeferralHead:
 
 
 def head_inputs(features: npt.ArrayLike, logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Return what the head reads, float64 [n, D + 1].
+    """Return the inputs of the head, float64 [n, D + 1]: features and max softmax.
 
-    The logits themselves are linear in the features and would add nothing; their greatest softmax
-    probability is not, and no linear function of the features comes near it.
+    The logits themselves are linear in the features and would add nothing. The max softmax is not
+    linear, and no linear function of the features comes close to it.
     """
     surest = metrics.max_softmax(logits)[:, None]
     return np.concatenate([np.asarray(features, np.float64), surest], axis=1)
@@ -103,7 +99,7 @@ def sigmoid(logit: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def write_head(head: DeferralHead, folder: Path) -> None:
-    """Write a head beside the weights that it was fitted for, in one step."""
+    """Write a head into the checkpoint folder whose weights it was fitted for."""
     record = {**head.record, _WEIGHTS: weights_sha256(folder)}
     tensors = {"weight": head.weight, "bias": np.array([head.bias], np.float32)}
     metadata = {_RECORD: json.dumps(record)}
@@ -114,8 +110,7 @@ def read_head(checkpoint: Checkpoint) -> DeferralHead:
     """Read the head of a checkpoint.
 
     Raises:
-        CheckpointError: There is none, it is damaged, or the weights have changed since it was
-            fitted.
+        CheckpointError: It is missing or damaged, or the weights have changed since its fit.
     """
     folder = checkpoint.path
     if folder is None or not (folder / HEAD_FILE).is_file():
@@ -130,12 +125,12 @@ def read_head(checkpoint: Checkpoint) -> DeferralHead:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(
             f"expected a deferral head in {folder / HEAD_FILE}, it does not open ({error}): "
-            f"{_AGAIN}"
+            f"{_REMEDY}"
         ) from None
     if head.record.get(_WEIGHTS) != weights_sha256(folder):
         raise CheckpointError(
-            f"expected a deferral head of the weights in {folder}, they have changed since it was "
-            f"fitted: {_AGAIN}"
+            f"expected a deferral head for the weights in {folder}, they have changed since it "
+            f"was fitted: {_REMEDY}"
         )
     return head
 
@@ -153,13 +148,13 @@ def classification_head(model: Any) -> nn.Linear:
     """Return the linear layer that gives the logits.
 
     Raises:
-        CheckpointError: The model does not end in one.
+        CheckpointError: The model does not end in a linear layer of its classes.
     """
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
     if not linear or linear[-1].out_features != model.config.num_labels:
         raise CheckpointError(
             f"expected a model that ends in a linear layer of {model.config.num_labels} logits, "
-            f"{type(model).__name__} does not: it takes no second head"
+            f"{type(model).__name__} does not: it cannot take a second head"
         )
     return linear[-1]
 
@@ -186,11 +181,11 @@ def features_of(
     Args:
         checkpoint: A classifier that ends in a linear layer.
         inputs: Pictures uint8 [height, width, 3] or texts; n >= 1.
-        batch_size: Inputs that the model sees at once.
+        batch_size: Inputs per forward pass.
 
     Raises:
         CheckpointError: The model does not end in a linear layer, or that layer reads more than
-            one row of features an input.
+            one row of features per input.
     """
     device = next(checkpoint.model.parameters()).device
     parts = []
@@ -206,8 +201,8 @@ def features_of(
 
 
 def _require_rows(model: Any, features: Tensor) -> None:
-    if features.ndim != _RANK:
+    if features.ndim != 2:  # noqa: PLR2004 - [batch, features]
         raise CheckpointError(
             f"expected a last layer that reads [batch, features], that of {type(model).__name__} "
-            f"reads {list(features.shape)}: it takes no deferral head"
+            f"reads {list(features.shape)}: it cannot take a deferral head"
         )

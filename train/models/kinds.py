@@ -1,4 +1,4 @@
-"""What differs between classifiers of pictures and of texts: classes, processors, encoding."""
+"""The two kinds of classifiers, of pictures and of texts: their classes, processors, encoding."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from edge_runtime.files import one_line
 from train.data import Kind
 from train.errors import CheckpointError
 from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
@@ -34,8 +35,8 @@ for _config, _model in _OWN:
     AutoModelForImageClassification.register(_config, _model, exist_ok=True)
 
 SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-"""Arguments of every `from_pretrained`: no code of the folder is run, no network is asked."""
-_LONGEST_TEXT = 512  # tokens, where neither tokenizer nor model says
+"""Arguments of every `from_pretrained`: run no code of the folder, use no network."""
+_LONGEST_TEXT = 512  # tokens, if neither tokenizer nor model gives a limit
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,15 @@ class Family:
     Attributes:
         kind: The kind.
         auto_model: The transformers class that opens them.
-        words: What an error message calls one.
     """
 
     kind: Kind
     auto_model: Any
-    words: str
 
 
 FAMILIES = (
-    Family("image", AutoModelForImageClassification, "image classifier"),
-    Family("text", AutoModelForSequenceClassification, "text classifier"),
+    Family("image", AutoModelForImageClassification),
+    Family("text", AutoModelForSequenceClassification),
 )
 
 
@@ -69,17 +68,17 @@ def family_of(folder: Path) -> Family:
     """Return the family of a folder's `config.json`.
 
     Raises:
-        CheckpointError: Neither pictures nor texts can be classified with it.
+        CheckpointError: The model classifies neither pictures nor texts.
     """
     config = AutoConfig.from_pretrained(folder, **SAFE)
     if generates(config):
         raise CheckpointError(
             f"expected an image or text classifier in {folder}, it holds a language model "
-            f"({config.architectures[0]}): python -m train fit-lm, tune-lm and evaluate-lm "
-            "take it, and python -m export lm"
+            f"({config.architectures[0]}): use python -m train fit-lm, tune-lm and evaluate-lm, "
+            "and python -m export lm"
         )
     for family in FAMILIES:
-        if type(config) in family.auto_model._model_mapping:  # noqa: SLF001 - no public way to ask
+        if type(config) in family.auto_model._model_mapping:  # noqa: SLF001 - there is no public way
             return family
     raise CheckpointError(
         f"expected an image or text classifier in {folder}, its config.json is of a "
@@ -97,30 +96,30 @@ def open_processor(family: Family, folder: Path, model: Any) -> Any:
         return AutoImageProcessor.from_pretrained(folder, use_fast=False, **SAFE)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **SAFE)
-    except Exception as error:  # noqa: BLE001 - where a file is missing it is a TypeError, or others
+    except Exception as error:  # noqa: BLE001 - a missing file is a TypeError, or another
         raise CheckpointError(
             f"expected a tokenizer of the text classifier in {folder}, none opens "
-            f"({' '.join(str(error).split())[:160]}): save the tokenizer beside the model"
+            f"({one_line(error, 160)}): save the tokenizer with the model"
         ) from None
-    # transformers 5 makes an empty tokenizer where it finds no file of one.
+    # transformers 5 makes an empty tokenizer if it finds no file.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise CheckpointError(f"expected a tokenizer of the text classifier in {folder}, got none")
-    # Tokenizers without a length of their own say about 1e30.
+    # The limit of tokenizers without one is about 1e30.
     tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(model))
     return tokenizer
 
 
 def _positions(model: Any) -> int:
-    """Return how many tokens a text classifier can take."""
+    """Return the largest number of tokens of a text classifier."""
     positions = getattr(model.config, "max_position_embeddings", None) or _LONGEST_TEXT
     embeddings = getattr(model.base_model, "embeddings", None)
-    # RoBERTa and its kin number positions from behind that of the padding.
+    # RoBERTa and its relatives number positions from after that of the padding.
     padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
     return int(positions - (0 if padding is None else padding + 1))
 
 
 def encode(kind: Kind, processor: Any, inputs: Sequence[Any]) -> dict[str, Tensor]:
-    """Return what the model takes.
+    """Return the inputs of a model.
 
     Returns:
         `pixel_values` float32 [n, channels, height, width] for pictures uint8 [height, width, 3];

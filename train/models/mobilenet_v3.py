@@ -19,7 +19,7 @@ _STEM, _LAST, _HIDDEN = 16, 576, 1024
 _DROPOUT = 0.2
 _DIVISOR = 8
 _HALVINGS = 5
-_SMALL_SIDES = ((64, 2), (128, 1))  # pixels, halvings left out up to there
+_SMALL_SIDES = ((64, 2), (128, 1))  # largest side in pixels, halvings left out
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class MobileNetV3SmallConfig(PretrainedConfig):
     """Sizes of a MobileNetV3-Small.
 
     The network halves a picture five times: 224 pixels end as 7, but 32 would end as 1. Without the
-    first two halvings they end as 4.
+    first two halvings, 32 end as 4.
 
     Args:
         image_size: (height, width) in pixels.
         channels: Colour channels.
-        skipped_halvings: How many of the five stride-2 convolutions, from the first, keep the size;
-            by default 2 where the shorter side has up to 64 pixels, 1 up to 128, else 0 (the
-            paper's). It changes no weight's shape.
+        skipped_halvings: Number of the five stride-2 convolutions, from the first, that keep the
+            size; by default 2 for a shorter side of up to 64 pixels, 1 up to 128, else 0 (as in the
+            paper). It changes no weight's shape.
     """
 
     model_type = "gatekeeper-mobilenet-v3-small"
@@ -75,7 +75,7 @@ class MobileNetV3SmallConfig(PretrainedConfig):
         self.image_size = list(image_size)
         self.channels = channels
         if skipped_halvings is None:
-            skipped_halvings = _fitting_skips(min(image_size))
+            skipped_halvings = _default_skips(min(image_size))
         if not 0 <= skipped_halvings <= _HALVINGS:
             raise CheckpointError(
                 f"expected skipped_halvings from 0 to {_HALVINGS}, got {skipped_halvings}"
@@ -145,7 +145,7 @@ class InvertedBottleneck(nn.Module):
             layers.append(SqueezeExcite(expanded))
         layers.append(_convolution(expanded, row.outputs, 1))
         self.block = nn.Sequential(*layers)
-        # The table's stride decides, not the one taken: a skipped halving gains no shortcut.
+        # The table's stride decides, not the actual one: a skipped halving gains no shortcut.
         self.has_shortcut = row.stride == 1 and inputs == row.outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ class InvertedBottleneck(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Weighs each channel by a hard sigmoid of all channels' means (a quarter of them inside)."""
+    """Weighs each channel by a hard sigmoid of the means of all, with a quarter of them inside."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class SqueezeExcite(nn.Module):
 
 
 def make_divisible(channels: float, divisor: int = _DIVISOR) -> int:
-    """Return the nearest multiple of `divisor`, no smaller than it and than 90 % of `channels`."""
+    """Return the nearest multiple of `divisor`, at least `divisor` and 90 % of `channels`."""
     nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return nearest + divisor if nearest < 0.9 * channels else nearest
 
@@ -191,7 +191,7 @@ def _convolution(
     return nn.Sequential(*layers, *([] if act is None else [act()]))
 
 
-def _fitting_skips(side: int) -> int:
+def _default_skips(side: int) -> int:
     return next((skips for limit, skips in _SMALL_SIDES if side <= limit), 0)
 
 

@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers import AutoConfig, ViTImageProcessor
 
+from edge_runtime.files import one_line
 from train.errors import CheckpointError
 from train.models.checkpoint import Checkpoint
 from train.models.kinds import SAFE, Family, family_of, open_processor
@@ -40,7 +41,7 @@ NAMES = ("small-cnn", *_RESNETS, "mobilenetv3-small")
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What is taken off a channel in [0, 1] (mean), and what it is divided by (deviation)."""
+    """Mean and standard deviation of each channel in [0, 1]: x becomes (x - mean) / std."""
 
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -58,14 +59,14 @@ def build(
 
     Args:
         name: One of `NAMES`, or a folder with the `config.json` of a transformers classifier of
-            pictures or (with its tokenizer) texts; weights it has are kept, but for the head.
+            pictures or (with its tokenizer) texts; its weights are kept, except for the head.
         labels: Class names in the order of the logits.
-        image_size: (height, width) the model works at, in pixels.
-        normalisation: How the channels are normalised.
+        image_size: (height, width) of the model's input in pixels.
+        normalisation: Mean and deviation of the channels.
         seed: Seed of the weights.
 
     Raises:
-        CheckpointError: The name is neither, or the pictures are too small for the model.
+        CheckpointError: The name is neither, or the input is too small for the model.
     """
     names: dict[str, Any] = {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
     names["label2id"] = {label: i for i, label in enumerate(labels)}
@@ -85,10 +86,10 @@ def build(
 
 def _processor(image_size: tuple[int, int], normalisation: Normalisation) -> Any:
     height, width = image_size
-    # Where torchvision is installed, transformers 5 gives the plain name to a processor of it, and
-    # a checkpoint would be trained with another resizing than it is opened with.
-    made = getattr(transformers, "ViTImageProcessorPil", ViTImageProcessor)
-    return made(
+    # If torchvision is installed, transformers 5 gives the plain name to a processor that uses it,
+    # and a checkpoint would be trained with another resizing than it is opened with.
+    processor = getattr(transformers, "ViTImageProcessorPil", ViTImageProcessor)
+    return processor(
         size={"height": height, "width": width},
         image_mean=list(normalisation.mean),
         image_std=list(normalisation.std),
@@ -115,9 +116,9 @@ def _foreign(
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 - transformers raises many unrelated classes
-        reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"expected a classifier's config.json in {path}, it does not build: {reason}"
+            f"expected a classifier's config.json in {path}, it does not build: "
+            f"{one_line(error, 200)}"
         ) from None
     return Checkpoint(model.eval(), processor, tuple(names["id2label"].values()), None, family.kind)
 
@@ -132,7 +133,7 @@ def _model(family: Family, path: Path, names: dict[str, Any]) -> Any:
 
 
 def _own_size(config: Any, wanted: tuple[int, int]) -> tuple[int, int]:
-    """Return the (height, width) that a configuration prescribes, else the wanted one."""
+    """Return the (height, width) that a configuration prescribes, else the wanted size."""
     size = getattr(config, "image_size", None)
     if size is None:
         return wanted

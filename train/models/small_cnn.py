@@ -65,7 +65,7 @@ class SmallCNN(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Keep torch's own initialisation, which the layers did on creation."""
+        """Keep torch's own initialisation of the layers."""
 
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, **_: Any

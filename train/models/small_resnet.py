@@ -108,8 +108,8 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1x1 to `inner` channels, 3x3, 1x1 to four times as many, and a shortcut.
 
-    The 3x3 convolution takes the stride, as in torchvision and unlike the paper, whose first 1x1
-    throws three pixels of four away ("version 1.5", about half a point better on ImageNet).
+    The 3x3 convolution has the stride, as in torchvision ("version 1.5", about half a point better
+    on ImageNet) and unlike the paper, whose first 1x1 drops three pixels of four.
     """
 
     expansion = 4
@@ -136,18 +136,18 @@ BLOCKS: dict[str, type[BasicBlock | Bottleneck]] = {
     "basic": BasicBlock,
     "bottleneck": Bottleneck,
 }
-"""Blocks that `SmallResNetConfig.block` knows by name."""
+"""Blocks by their name in `SmallResNetConfig.block`."""
 
 
 def _shortcut(kind: str, inputs: int, outputs: int, stride: int) -> nn.Module:
     if stride == 1 and inputs == outputs:
         return nn.Identity()
-    taken = PadShortcut if kind == "pad" else ProjectionShortcut
-    return taken(inputs, outputs, stride)
+    shortcut = PadShortcut if kind == "pad" else ProjectionShortcut
+    return shortcut(inputs, outputs, stride)
 
 
 class PadShortcut(nn.Module):
-    """Option A: every stride-th pixel, new channels are zero; half of them on each side."""
+    """Option A: every stride-th pixel; new channels are zero, half of them on each side."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The losses that the commands offer, in the form the training loop wants them."""
+"""The losses that the commands offer, as the training loop calls them."""
 
 from train.objectives.abstention import DeepGamblers, SelfAdaptive
 from train.objectives.basic import (

@@ -1,4 +1,4 @@
-"""What objectives share that train a class for abstaining beside the model's own classes."""
+"""Rivals of Gatekeeper that train a class for abstaining: Deep Gamblers and self-adaptive."""
 
 from __future__ import annotations
 
@@ -14,27 +14,23 @@ from train.objectives.basic import Objective, Step
 from train.objectives.heads import SideHead
 
 ROW = "row"
-"""Column of the number of each training row, from 0."""
-
-# MERGEDOC train/objectives/deep_gamblers.py: 'Deep Gamblers: each row is a bet on its class, with a part of the stake held back.'
-# MERGEDOC train/objectives/self_adaptive.py: 'Self-adaptive training: what M_S does not come to believe of a label goes to abstaining.'
+"""Column int64 [n]: the number of each row among the training rows, from 0."""
 
 
 class Abstaining(Objective):
-    """An objective over p = softmax of the C logits and one more, the abstention logit.
+    """An objective over p, the softmax of the C logits and one more, the abstention logit.
 
-    The abstention logit is a linear unit on the features that the classification head reads, and
-    is dropped after training: the model keeps its C logits, and its gate is their max softmax.
-    Feng et al. 2023, "Towards Better Selective Classification", found that this selects better
-    than the abstention logit that was trained for it, and that what such objectives gain is a
-    better classifier.
+    The abstention logit is a linear unit on the features that the classification head reads. It is
+    dropped after training: the model keeps its C logits, and its gate is their max softmax. Feng et
+    al. 2023, "Towards Better Selective Classification", found that this selects better than the
+    abstention logit itself, and that such objectives gain by a better classifier.
     """
 
     def __init__(self) -> None:
         self._side = SideHead("abstention_unit")
 
     def attach(self, model: Any) -> None:
-        """Put the abstention unit beside the classification head.
+        """Put the abstention unit next to the classification head.
 
         Raises:
             CheckpointError: The model does not end in a linear layer of its classes.
@@ -43,14 +39,14 @@ class Abstaining(Objective):
         self._side.attach(model, head, self._new_unit(head))
 
     def detach(self, model: Any) -> None:
-        """Drop it."""
+        """Drop the abstention unit."""
         self._side.detach(model)
 
     def _new_unit(self, head: nn.Linear) -> nn.Linear:
         unit = nn.utils.skip_init(
             nn.Linear, head.in_features, 1, device=head.weight.device, dtype=head.weight.dtype
         )
-        # One unit has no symmetry to break, and zeros make runs alike whatever was drawn before.
+        # One unit has no symmetry to break, and zeros make a run independent of earlier draws.
         nn.init.zeros_(unit.weight)
         nn.init.zeros_(unit.bias)
         return unit
@@ -67,33 +63,33 @@ class Abstaining(Objective):
 class DeepGamblers(Abstaining):
     """The gambler's loss (Liu et al. 2019, "Deep Gamblers": abstaining by portfolio theory).
 
-    A row's loss is -log(o p_y + p_{C+1}), with the pay-off o and p over the C classes and the
-    abstention: whoever bets on the right class gets o times the stake, what is held back is kept.
-    A greater o abstains less. The paper begins with some epochs of cross-entropy, which stage 1
-    has done. Computed in float32; a row with the label -100 costs nothing.
+    The loss of a row is -log(o p_y + p_{C+1}), with the payoff o and p over the C classes and the
+    abstention: a bet on the right class returns o times the stake, and the reserve is kept. A
+    greater o abstains less. The paper begins with some epochs of cross-entropy, which are stage 1
+    here. Computed in float32; a row with the label -100 costs nothing.
 
     Args:
-        payoff: o, over 1 and at most C.
+        payoff: o, above 1 and at most C.
     """
 
     def __init__(self, payoff: float) -> None:
         super().__init__()
         if not 1.0 < payoff < math.inf:
-            raise ValueError(f"expected a payoff over 1, got {payoff}")
+            raise ValueError(f"expected a payoff above 1, got {payoff}")
         self.payoff = payoff
 
     def attach(self, model: Any) -> None:
-        """Put the abstention unit beside the classification head.
+        """Put the abstention unit next to the classification head.
 
         Raises:
-            SettingError: The pay-off is over the number of classes: a blind bet would gain.
+            SettingError: The payoff exceeds the number of classes: a blind bet would gain.
             CheckpointError: The model does not end in a linear layer of its classes.
         """
         classes = model.config.num_labels
         if self.payoff > classes:
             raise SettingError(
-                f"expected --payoff over 1 and at most {classes}, the number of classes, got "
-                f"{self.payoff:g}: name a lower one"
+                f"expected --payoff above 1 and at most {classes}, the number of classes, got "
+                f"{self.payoff:g}: lower it"
             )
         super().attach(model)
 
@@ -106,14 +102,13 @@ class DeepGamblers(Abstaining):
 class SelfAdaptive(Abstaining):
     """Self-adaptive training for selective classification (Huang, Zhang & Zhang 2020).
 
-    A row's loss is -(t_y log p_y + (1 - t_y) log p_{C+1}), with p over the C classes and the
-    abstention. Its soft target t begins as the one-hot label and, each time that the row comes,
-    first becomes m t + (1 - m) q, with q the softmax of the C logits without gradient. As the loss
-    asks for the label's entry alone, that is all that is kept: float32 [N], saved with every epoch
-    of the run, so that a resumed one goes on with it. Computed in float32; a row with the label
-    -100 costs nothing.
+    The loss of a row is -(t_y log p_y + (1 - t_y) log p_{C+1}), with p over the C classes and the
+    abstention. Its soft target t starts as the one-hot label; each time the row is seen, it first
+    becomes m t + (1 - m) q, with q the softmax of the C logits without gradient. The loss uses only
+    the label's entry, so only that is kept: float32 [N], saved with every epoch, so that a resumed
+    run continues with it. Computed in float32; a row with the label -100 costs nothing.
 
-    Needs the column `row`: int64 [n], the number of each row among the N training rows.
+    Needs the column `row`.
 
     Args:
         rows: N.
@@ -131,8 +126,8 @@ class SelfAdaptive(Abstaining):
         self._attached: Any = None
 
     def loss(self, step: Step) -> Tensor:
-        """Move the targets of the rows; return the loss summed over them, divided by the items."""
-        self._move_targets(step)
+        """Update the rows' targets; return the loss summed over the rows, divided by the items."""
+        self._update_targets(step)
         target = self._attached.of_label[step.columns[ROW]][step.labels >= 0]
         own, abstention = self._log_p(step)
         return -(target * own + (1.0 - target) * abstention).sum() / step.items
@@ -144,19 +139,19 @@ class SelfAdaptive(Abstaining):
         return self._attached
 
     @torch.no_grad()
-    def _move_targets(self, step: Step) -> None:
+    def _update_targets(self, step: Step) -> None:
         q = step.logits.float().softmax(dim=-1)
         own = q.gather(1, step.labels.clamp(min=0).unsqueeze(1)).squeeze(1)
-        rows, own = _of_all_processes(step.columns[ROW]), _of_all_processes(own)
+        rows, own = _gather(step.columns[ROW]), _gather(own)
         target = self._attached.of_label
         target[rows] = self.momentum * target[rows] + (1.0 - self.momentum) * own
 
 
-def _of_all_processes(values: Tensor) -> Tensor:
-    """Return [n] of every process, joined.
+def _gather(values: Tensor) -> Tensor:
+    """Return the values of all processes, joined.
 
-    Each process keeps the targets of all rows alike: torch overwrites the buffers of all processes
-    with those of the first before every forward pass.
+    Every process needs the targets of all rows: torch overwrites the buffers of all processes with
+    those of the first before every forward pass.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return values

@@ -1,4 +1,4 @@
-"""What the training loop wants of a loss."""
+"""The interface of an objective, and the objectives that need only the model's own logits."""
 
 from __future__ import annotations
 
@@ -12,17 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train.losses.gatekeeper import gatekeeper_loss
+from train.losses.gatekeeper import check_alpha, gatekeeper_loss
 
 RIGHT = "right"
+"""Column bool [n]: whether a row counts as right."""
 TEACHER = "teacher"
-"""Column of the teacher's logits."""
+"""Column float [n, C]: the teacher's logits."""
 LARGE_RIGHT = "large_right"
-
-# MERGEDOC train/objectives/cross_entropy.py: 'Plain cross-entropy: stage 1, and the control of every stage 2.'
-# MERGEDOC train/objectives/gatekeeper.py: 'The Gatekeeper objective (Rabanser et al. 2025, eq. 2).'
-# MERGEDOC train/objectives/distillation.py: 'Knowledge distillation (Hinton, Vinyals & Dean 2015, section 2).'
-# MERGEDOC train/objectives/cascade_aware.py: 'Cascade-aware training: nothing is asked of M_S where M_L will have to answer anyway.'
+"""Column bool [n]: whether M_L gets a row right."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +28,10 @@ class Step:
 
     Attributes:
         logits: float [n, C].
-        labels: int64 [n]; -100 where there is none.
-        columns: What else is known of the rows, by name, each [n, ...].
-        items: What a sum over rows is divided by. With gradient accumulation that is the items of
-            all steps of the update, so 1 x 8 and 4 x 2 give the same update.
+        labels: int64 [n]; -100 for a row without a label.
+        columns: Further facts about the rows, by name, each [n, ...].
+        items: Divisor of a sum over rows. With gradient accumulation it counts the items of all
+            steps of the update, so 1 x 8 and 4 x 2 give the same update.
     """
 
     logits: Tensor
@@ -44,10 +41,10 @@ class Step:
 
 
 class Objective(ABC):
-    """A loss of the training loop, with whatever is trained beside the model for it.
+    """A loss of the training loop, with the layers that are trained next to the model for it.
 
     Attributes:
-        columns: Names of the columns that `loss` needs of every row.
+        columns: Names of the columns that `loss` needs.
     """
 
     columns: tuple[str, ...] = ()
@@ -56,15 +53,17 @@ class Objective(ABC):
     def loss(self, step: Step) -> Tensor:
         """Return the scalar to minimise."""
 
-    def attach(self, model: Any) -> None:  # noqa: B027 - most objectives train nothing beside it
-        """Add to the model what is trained beside it; called once, before the optimizer is made."""
+    def attach(self, model: Any) -> None:  # noqa: B027 - most objectives add no layers
+        """Add the objective's layers to the model; called once, before the optimizer is made."""
 
-    def detach(self, model: Any) -> None:  # noqa: B027 - the same
-        """Take it off again: a checkpoint holds the model alone."""
+    def detach(self, model: Any) -> None:  # noqa: B027 - likewise
+        """Remove the objective's layers: a checkpoint holds only the model."""
 
 
 class CrossEntropy(Objective):
-    """Cross-entropy, with label smoothing where asked (Szegedy et al. 2016, section 7).
+    """Cross-entropy, with optional label smoothing (Szegedy et al. 2016, section 7).
+
+    Without smoothing it is the loss of stage 1, and the control of every stage 2.
 
     Args:
         smoothing: Share of a label that is spread over all classes, in [0, 1).
@@ -84,17 +83,16 @@ class CrossEntropy(Objective):
 
 
 class Gatekeeper(Objective):
-    """Sure where the model is right, uncertain where it is wrong.
+    """The Gatekeeper loss (Rabanser et al. 2025, eq. 2): sure where right, unsure where wrong.
 
     Args:
         alpha: Weight of the right, in [0, 1].
-        by_column: Take who is right from the column `right` bool [n], not from the batch's own
-            logits, which are of train mode and of pictures that the model may know by heart.
+        by_column: Read right and wrong from the column `right`, not from the batch's own logits,
+            which come from train mode and from pictures that the model may know by heart.
     """
 
     def __init__(self, alpha: float, *, by_column: bool = False) -> None:
-        if not 0.0 <= alpha <= 1.0:
-            raise ValueError(f"expected alpha in [0, 1], got {alpha}")
+        check_alpha(alpha)
         self.alpha = alpha
         self.columns = (RIGHT,) if by_column else ()
 
@@ -110,17 +108,20 @@ class Gatekeeper(Objective):
 
 
 class Distillation(Objective):
-    """The teacher's softened answer, and the label where there is one.
+    """Knowledge distillation (Hinton, Vinyals & Dean 2015, section 2), and labels if there are any.
 
-    A row's loss is weight * T^2 * KL(softmax(t / T) || softmax(z / T)) + (1 - weight) * CE(z, y),
-    with student logits z and teacher logits t; T^2 keeps the gradients of the two parts alike in
-    size. A row with the label -100 has the first part alone. Computed in float32.
+    The loss of a row is
 
-    Needs the column `teacher`: float [n, C], logits in the student's order of classes. -inf marks
-    a class that the teacher gives no probability, and costs nothing there (0 log 0 = 0).
+        weight * T^2 * KL(softmax(t / T) || softmax(z / T)) + (1 - weight) * CE(z, y)
+
+    with student logits z and teacher logits t; T^2 keeps the gradients of both parts similar in
+    size. A row with the label -100 has only the first part. Computed in float32.
+
+    Needs the column `teacher`, in the student's order of classes. -inf marks a class to which the
+    teacher gives no probability; its term is 0 (0 log 0 = 0).
 
     Args:
-        temperature: T, over 0.
+        temperature: T, above 0.
         weight: Share of the teacher's part, in [0, 1].
     """
 
@@ -128,7 +129,7 @@ class Distillation(Objective):
 
     def __init__(self, temperature: float = 4.0, weight: float = 0.9) -> None:
         if not 0.0 < temperature < math.inf:
-            raise ValueError(f"expected a temperature over 0, got {temperature}")
+            raise ValueError(f"expected a temperature above 0, got {temperature}")
         if not 0.0 <= weight <= 1.0:
             raise ValueError(f"expected weight in [0, 1], got {weight}")
         self.temperature = temperature
@@ -142,7 +143,7 @@ class Distillation(Objective):
         log_p = (student / self.temperature).log_softmax(dim=-1)
         divergence = F.kl_div(log_p, target, reduction="sum")
         taught = self.weight * self.temperature**2 * divergence
-        # -100 is the index that cross-entropy leaves out.
+        # Cross-entropy ignores -100.
         labelled = F.cross_entropy(student, step.labels, reduction="sum")
         return (taught + (1.0 - self.weight) * labelled) / step.items
 
@@ -150,8 +151,8 @@ class Distillation(Objective):
 class CascadeAware(Objective):
     """Cross-entropy on the rows that M_S or M_L gets right (Wang et al. 2024, section 3).
 
-    A row that neither can answer only takes capacity from the others; one that M_L alone can
-    answer still teaches M_S. Needs the column `large_right` bool [n].
+    A row that neither can answer only takes capacity from the others; a row that only M_L can
+    answer still teaches M_S. Needs the column `large_right`.
     """
 
     columns = (LARGE_RIGHT,)

@@ -1,4 +1,4 @@
-"""A second head on the trunk takes the objective, while the model's own keeps cross-entropy."""
+"""Layers next to the classification head: they train the trunk, and are dropped afterwards."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from train.errors import CheckpointError
 from train.models.deferral_head import classification_head
 from train.objectives.basic import CrossEntropy, Objective, Step
 
-# MERGEDOC train/objectives/side_head.py: 'A layer beside the classification head: what it teaches stays in the trunk, itself it goes.'
-
 
 class Auxiliary(Objective):
     """Cross-entropy on the model's head plus another objective on a second head of its trunk.
 
-    The second head starts as a copy of the first and is dropped after training: what it teaches
-    stays in the trunk, and the model costs no more than before.
+    The second head starts as a copy of the first and is dropped after training: its effect on the
+    trunk remains, and the model costs no more than before.
 
     Args:
         inner: The objective of the second head.
-        weight: What its loss is multiplied by.
+        weight: Factor of its loss.
     """
 
     def __init__(self, inner: Objective, weight: float = 1.0) -> None:
@@ -34,12 +32,12 @@ class Auxiliary(Objective):
         self._side = SideHead("auxiliary_head")
 
     def attach(self, model: Any) -> None:
-        """Put the second head beside the first one, on the same features."""
+        """Put the second head next to the first, on the same features."""
         head = classification_head(model)
         self._side.attach(model, head, copy.deepcopy(head))
 
     def detach(self, model: Any) -> None:
-        """Drop it."""
+        """Drop the second head."""
         self._side.detach(model)
 
     def loss(self, step: Step) -> Tensor:
@@ -49,10 +47,10 @@ class Auxiliary(Objective):
 
 
 class SideHead:
-    """A layer on the features that the classification head reads, in train mode alone.
+    """A layer on the features that the classification head reads, active only in train mode.
 
     Args:
-        name: The name under which the model holds the layer.
+        name: Attribute of the model that holds the layer.
     """
 
     def __init__(self, name: str) -> None:
@@ -61,7 +59,7 @@ class SideHead:
         self._hook: Any = None
 
     def attach(self, model: Any, head: nn.Linear, layer: nn.Module) -> None:
-        """Put `layer` beside `head`; it is trained, moved and saved with the model."""
+        """Put `layer` next to `head`; it is trained, moved and saved with the model."""
         model.add_module(self._name, layer)
 
         def read(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -78,7 +76,7 @@ class SideHead:
 
     @property
     def output(self) -> Tensor:
-        """What the layer gave in the last forward pass in train mode, [n, ...].
+        """Output of the layer in the last forward pass in train mode, [n, ...].
 
         Raises:
             RuntimeError: There was none.
@@ -89,10 +87,10 @@ class SideHead:
 
 
 def _one_row_each(features: Tensor, model: str) -> Tensor:
-    """Refuse features of every token: which of them the logits are taken from is not known here."""
+    """Refuse features of every token: which token the logits come from is not known here."""
     if features.ndim != 2:  # noqa: PLR2004 - [n, D]
         raise CheckpointError(
             f"expected a classification head that reads features [n, D], that of {model} reads "
-            f"{list(features.shape)}: it takes no second head"
+            f"{list(features.shape)}: it cannot take a second head"
         )
     return features

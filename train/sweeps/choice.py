@@ -1,4 +1,4 @@
-"""Chooses the setting to take on validation, by what the user will get."""
+"""Chooses the best setting of a sweep on validation, and puts the comparison into sentences."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def recommend(
     control: str = CONTROL,
     bases: Sequence[str] = (CONTROL, UNTUNED),
 ) -> str:
-    """Return the candidate with the best figure on validation.
+    """Return the name of the candidate with the best figure on validation.
 
     Args:
-        validation: What `compare` returned for validation.
+        validation: The result of `compare` for validation.
         select: The figure to choose by.
-        largest_drop: How much accuracy a candidate may lose to the best of `bases`.
-        most_passes: Forward passes an input that the user is ready to pay.
+        largest_drop: Largest loss of accuracy against the best of `bases`.
+        most_passes: Largest number of forward passes per input.
         control: The candidate that is always admitted.
         bases: The candidates whose accuracy is to be kept.
 
     Returns:
-        Its name; the control where no other candidate is admitted. Never the average of two
-        controls: a bundle holds one model.
+        The control if no other candidate is admitted; never the average of two controls, because a
+        bundle holds one model.
     """
     base = max(validation[n]["figures"][ACCURACY]["value"] for n in bases)
     admitted = {
@@ -45,7 +45,7 @@ def recommend(
             and row["passes"] <= most_passes
             and name != AVERAGE
         )
-        # The control is every other candidate's yardstick: it loses a draw with none.
+        # The control is every other candidate's yardstick: it wins a tie.
         or name == control
     }
     known = {name: value for name, value in admitted.items() if not math.isnan(value)}
@@ -55,39 +55,40 @@ def recommend(
 def sentences(
     compared: Mapping[str, Any], chosen: str, *, select: str, large_accuracy: float
 ) -> list[str]:
-    """Say in words what was chosen on validation, and what it brings on the test set.
+    """Return sentences on what was chosen on validation and what it brings on the test set.
 
     Args:
-        compared: What `compare` returned for validation and test.
+        compared: The result of `compare` for validation and test.
         chosen: The candidate.
         select: The figure it was chosen by.
         large_accuracy: acc(M_L) on test.
     """
+    test = compared["test"]
     lines = [f"Chosen on validation by {select}: {chosen}."]
-    small = compared["test"][CONTROL]["figures"][ACCURACY]["value"]
+    small = test[CONTROL]["figures"][ACCURACY]["value"]
     if large_accuracy <= small:
         lines.append(
             f"M_L is right on {large_accuracy:.1%} of the test set, the control on {small:.1%}: "
-            "it is no better as a whole, and s_d is not defined. Take a better M_L."
+            "M_L is not better overall, so s_d is not defined. Use a better M_L."
         )
     if chosen != CONTROL:
-        row = compared["test"][chosen]
+        row = test[chosen]
         shown = dict.fromkeys((select, AREA, *_SHOWN))
         lines += [describe_difference(figure, row["minus_control"][figure]) for figure in shown]
         if row["passes"] > 1:
-            lines.append(f"It costs {row['passes']:.2f} forward passes of M_S an input.")
-    if AVERAGE in compared["test"]:
-        figure = compared["test"][AVERAGE]["minus_control"][select]
+            lines.append(f"It costs {row['passes']:.2f} forward passes of M_S per input.")
+    if AVERAGE in test:
+        figure = test[AVERAGE]["minus_control"][select]
         lines.append(
-            f"{AVERAGE}, two controls of neighbouring seeds, is a rival alone and never chosen, as "
-            f"a bundle holds one model. {describe_difference(select, figure)}"
+            f"{AVERAGE} combines two controls of neighbouring seeds. It is only a rival and never "
+            f"chosen, because a bundle holds one model. {describe_difference(select, figure)}"
         )
-    best = max(compared["test"], key=lambda name: _value(compared["test"][name]["figures"]["s_d"]))
-    behind = compared["test"][best]["minus_control"][select]
-    defined = not math.isnan(compared["test"][CONTROL]["figures"]["s_d"]["value"])
+    best = max(test, key=lambda name: _value(test[name]["figures"]["s_d"]))
+    behind = test[best]["minus_control"][select]
+    defined = not math.isnan(test[CONTROL]["figures"]["s_d"]["value"])
     if defined and behind["high"] < 0:
         lines.append(
-            f"The best s_d is that of {best}, with less {select} than the control "
+            f"The best s_d belongs to {best}, whose {select} is lower than the control's "
             f"({behind['value'] * 100:+.2f} points): s_d alone would have chosen wrongly."
         )
     return lines
@@ -99,11 +100,11 @@ def _value(figure: Mapping[str, float]) -> float:
 
 
 def describe_difference(name: str, figure: Mapping[str, float]) -> str:
-    """Say how a figure on the test set differs from the control's.
+    """Return a sentence on the difference between a figure on the test set and the control's.
 
     Args:
-        name: Of the figure.
-        figure: Its difference, of `compare`.
+        name: The figure.
+        figure: Its difference, from `compare`.
     """
     if math.isnan(figure["value"]):
         return f"On the test set its {name} or the control's is not defined."

@@ -1,17 +1,20 @@
-"""Runs a sweep: what is left of it, in several processes, and then the comparison."""
+"""Runs a sweep: the trainings that are not done yet, in several processes, then the comparison."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
 from train.classifier.checkpoints import LargeAnswers, open_for
@@ -22,46 +25,42 @@ from train.sweeps.jobs import score_average
 from train.sweeps.methods import AVERAGE, chains, trainings
 from train.sweeps.results import write_results
 from train.sweeps.settings import SweepSettings
-from train.training.schedule import move_to
 
 SWEEP_FILE = "sweep.json"
-_FREE = ("jobs", "out", "device")  # may differ when a sweep goes on
+_FREE = ("jobs", "out", "device")  # may differ when a sweep continues
 
 
 def run_sweep(settings: SweepSettings) -> None:
-    """Do what is left of a sweep; see `SweepSettings`.
+    """Train what is not trained yet, and write the table, the figures and the samples.
 
     Raises:
-        OutputError: The folder is of another sweep, or the data have changed since.
+        OutputError: The folder belongs to another sweep, or the data have changed since.
         DataError: The data are unusable, or M_L has other labels.
     """
     start = time.perf_counter()
     splits = jobs.load_splits(settings.data, settings.limit)
     _claim(settings, splits)
-    _ask_large(settings, splits)
+    _collect_large(settings, splits)
     rows = trainings(settings.methods, settings.alphas)
     with _workers(settings.jobs) as submit:
-        _all("fit", [submit(jobs.fit_seed, settings, seed) for seed in settings.seeds])
-        # Seed by seed, so that an interrupted sweep has whole seeds to show.
+        _finish("fit", [submit(jobs.fit_seed, settings, seed) for seed in settings.seeds])
+        # Seed by seed, so that an interrupted sweep has complete seeds.
         pairs = [(seed, row) for seed in settings.seeds for row in chains(rows)]
-        _all("tune", [submit(jobs.train_chain, settings, *pair) for pair in pairs])
+        _finish("tune", [submit(jobs.train_chain, settings, *pair) for pair in pairs])
         if any(row.name == AVERAGE for row in rows):
-            _all("average", [submit(score_average, settings, seed) for seed in settings.seeds])
+            _finish("average", [submit(score_average, settings, seed) for seed in settings.seeds])
     write_results(settings, splits, round(time.perf_counter() - start, 1))
 
 
 def _claim(settings: SweepSettings, splits: Splits) -> None:
-    """Take the folder, or see that it is of this very sweep."""
-    mine: dict[str, Any] = {
-        "settings": _plain(settings),
-        "data_sha256": splits.fingerprint(),
-    }
+    """Claim an empty folder, or check that it belongs to this sweep."""
+    mine: dict[str, Any] = {"settings": _record(settings), "data_sha256": splits.fingerprint()}
     path = settings.out / SWEEP_FILE
     if not path.is_file():
         if settings.out.exists() and any(settings.out.iterdir()):
             raise OutputError(
-                f"expected an empty folder or a sweep at {settings.out}, other things are there: "
-                "name another"
+                f"expected an empty folder or a sweep at {settings.out}, got other files: choose "
+                "another --out"
             )
         settings.out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
@@ -69,63 +68,67 @@ def _claim(settings: SweepSettings, splits: Splits) -> None:
     theirs = json.loads(path.read_text(encoding="utf-8"))
     if theirs["data_sha256"] != mine["data_sha256"]:
         raise OutputError(
-            f"expected the data that {settings.out} was begun with, {settings.data} has changed "
-            "since: name another --out"
+            f"expected the data with which {settings.out} was started, {settings.data} has changed "
+            "since: choose another --out"
         )
     other = [k for k, v in mine["settings"].items() if theirs["settings"].get(k) != v]
     if other:
         raise OutputError(
-            f"expected the settings that {settings.out} was begun with, "
-            f"{', '.join(other)} differ: name another --out"
+            f"expected the settings with which {settings.out} was started, got others for "
+            f"{', '.join(other)}: choose another --out"
         )
 
 
-def _plain(settings: SweepSettings) -> dict[str, Any]:
+def _record(settings: SweepSettings) -> dict[str, Any]:
+    """Return the settings that must not change, as JSON reads them back."""
     values = dataclasses.asdict(settings)
-    kept = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if k not in _FREE}
-    plain: dict[str, Any] = json.loads(json.dumps(kept))
-    return plain
+    fixed = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if k not in _FREE}
+    record: dict[str, Any] = json.loads(json.dumps(fixed))
+    return record
 
 
-def _ask_large(settings: SweepSettings, splits: Splits) -> None:
+def _collect_large(settings: SweepSettings, splits: Splits) -> None:
     path = settings.out / jobs.LARGE_FILE
     if path.is_file():
         return
-    large = move_to(open_for(settings.large, splits.train, settings.data), settings.device)
-    asked = [splits.validation, splits.test]
+    large = open_for(settings.large, splits.train, settings.data, device=settings.device)
+    parts = [splits.validation, splits.test]
     if any(word.startswith("cascade_aware") for word in settings.methods):
-        asked.append(splits.train)
-    print("asking M_L", flush=True)
-    jobs.save_large(path, LargeAnswers.of(large, *asked))
+        parts.append(splits.train)
+    print("collecting the answers of M_L", flush=True)
+    jobs.save_large(path, LargeAnswers.of(large, *parts))
 
 
-class _workers:  # noqa: N801 - used like a function
-    """Gives `submit`: in this process for one job, in a pool of processes for more."""
+@contextlib.contextmanager
+def _workers(count: int) -> Iterator[Callable[..., Any]]:
+    """Yield `submit`: it defers a job to `_finish` for one process, starts it for several."""
+    if count == 1:
+        yield partial
+        return
+    pool = ProcessPoolExecutor(
+        count,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(_threads_each(count),),
+    )
+    try:
+        yield pool.submit
+    except BaseException:
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    pool.shutdown(wait=True)
 
-    def __init__(self, count: int) -> None:
-        self._pool = None
-        if count > 1:
-            self._pool = ProcessPoolExecutor(
-                count,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=jobs.set_up_worker,
-                initargs=(jobs.threads_each(count),),
-            )
 
-    def __enter__(self) -> Callable[..., Any]:
-        return partial if self._pool is None else self._pool.submit
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+def _threads_each(count: int) -> int:
+    """Return the number of threads for each of several processes, which share the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // count)
 
 
-def _all(name: str, work: Iterable[Any]) -> None:
-    """Wait for all of the work, or do it; the first failure ends it."""
-    items = list(work)
-    bar = tqdm(total=len(items), desc=name, unit="model", disable=None)
-    waiting = as_completed(items) if items and isinstance(items[0], Future) else items
-    for item in waiting:
-        _ = item.result() if isinstance(item, Future) else item()
-        bar.update()
-    bar.close()
+def _finish(name: str, work: Sequence[Any]) -> None:
+    """Wait for all of the work, or do it here; the first failure ends it."""
+    waiting = as_completed(work) if work and isinstance(work[0], Future) else work
+    with tqdm(total=len(work), desc=name, unit="model", disable=None) as bar:
+        for item in waiting:
+            _ = item.result() if isinstance(item, Future) else item()
+            bar.update()

@@ -1,9 +1,11 @@
-"""The pieces of a sweep that one process does: fit a seed, tune and score one training of it."""
+"""The jobs of a sweep: fit M_S of one seed, tune and score one training, score an average.
+
+Each is done in one process, and skipped if its result exists.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,15 +13,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from edge_runtime.files import write_atomically
 from train import data
 from train.classifier.checkpoints import LargeAnswers
-from train.classifier.distill import DistillSettings
-from train.classifier.fit import FitSettings
-from train.classifier.stage2 import tune
-from train.classifier.tune import TuneSettings
+from train.classifier.settings import DistillSettings, FitSettings, TuneSettings
+from train.classifier.stage1 import distill, fit
+from train.classifier.stage2 import tune_checkpoint
 from train.comparison.scores import SPLITS, Scores, save_scores, score
 from train.data import LabelledData, Splits
 from train.models import Checkpoint, open_checkpoint
@@ -27,26 +27,18 @@ from train.sweeps.methods import AVERAGE, CONTROL, FITTED, UNTUNED, Training
 from train.sweeps.settings import SweepSettings
 from train.training.schedule import move_to
 
-# MERGEDOC train/sweeps/average.py: 'Two models of equal cost to a second look: the average of the controls of neighbouring seeds.'
-
-_IN_MEMORY_BYTES = 2 << 30
 LARGE_FILE = "large.npz"
-
-Floats = npt.NDArray[np.float64]
+_IN_MEMORY_BYTES = 2 << 30
 _GATE = "max_softmax"
-
-
-def set_up_worker(threads: int) -> None:
-    """Share the cores between the processes, and leave the terminal to the first one."""
-    torch.set_num_threads(threads)
+Floats = npt.NDArray[np.float64]
 
 
 def fit_seed(settings: SweepSettings, seed: int) -> None:
-    """Fit M_S of one seed, or distil it from the teacher, unless it is there."""
+    """Fit M_S of one seed, or distil it from the teacher."""
     out = seed_folder(settings, seed) / FITTED
     if _is_done(out):
         return
-    given: dict[str, Any] = {
+    shared: dict[str, Any] = {
         "model": settings.model,
         "data": settings.data,
         "out": out,
@@ -60,22 +52,22 @@ def fit_seed(settings: SweepSettings, seed: int) -> None:
         "limit": settings.limit,
         "resume": True,
     }
-    taught = settings.teacher is not None
-    fit = (
-        DistillSettings(teacher=str(settings.teacher), **given) if taught else FitSettings(**given)
-    )
-    with _quietly(out):
-        fit.fit(load_splits(settings.data, settings.limit))
+    with _log_to_file(out):
+        splits = load_splits(settings.data, settings.limit)
+        if settings.teacher is None:
+            fit(FitSettings(**shared), splits)
+        else:
+            distill(DistillSettings(teacher=str(settings.teacher), **shared), splits)
 
 
 def train_chain(settings: SweepSettings, seed: int, chain: list[Training]) -> None:
-    """Tune and score trainings of a seed, one after the other."""
+    """Tune and score several trainings of a seed in order."""
     for training in chain:
         train_and_score(settings, seed, training)
 
 
 def train_and_score(settings: SweepSettings, seed: int, training: Training) -> None:
-    """Tune one training of a seed and score it on validation and test, unless that is done."""
+    """Tune one training of a seed and score it on validation and test."""
     scored = scores_file(settings, seed, training.name)
     if scored.is_file():
         return
@@ -83,7 +75,7 @@ def train_and_score(settings: SweepSettings, seed: int, training: Training) -> N
     splits = load_splits(settings.data, settings.limit)
     out = folder / (FITTED if training.name == UNTUNED else training.name)
     if training.flags is not None and not _is_done(out):
-        with _quietly(out):
+        with _log_to_file(out):
             _tune(settings, seed, training, training.flags, out, splits)
     checkpoint = move_to(open_checkpoint(out, kind=splits.train.kind), settings.device)
     large = load_large(settings.out / LARGE_FILE) if training.name in {UNTUNED, CONTROL} else None
@@ -116,27 +108,27 @@ def _tune(
             **flags,
         }
     )
-    tune(tuning, start, splits, load_large(settings.out / LARGE_FILE))
+    tune_checkpoint(tuning, start, splits, load_large(settings.out / LARGE_FILE))
 
 
 def seed_folder(settings: SweepSettings, seed: int) -> Path:
-    """Return where the checkpoints and scores of a seed are."""
+    """Return the folder of a seed's checkpoints and scores."""
     return settings.out / f"seed-{seed}"
 
 
 def scores_file(settings: SweepSettings, seed: int, name: str) -> Path:
-    """Return where the scores of one training are."""
+    """Return the file of one training's scores."""
     return seed_folder(settings, seed) / f"{name}.scores.npz"
 
 
 @lru_cache(maxsize=1)
 def load_splits(name: str, limit: int | None) -> Splits:
-    """Load a data set once a process, its pictures decoded where they fit into the memory."""
+    """Load a data set once per process; its pictures are decoded if they fit into the memory."""
     splits = data.load(name, limit=limit)
-    return Splits(*(_decoded(part) for part in (splits.train, splits.validation, splits.test)))
+    return Splits(*(_decode(part) for part in (splits.train, splits.validation, splits.test)))
 
 
-def _decoded(part: LabelledData) -> LabelledData:
+def _decode(part: LabelledData) -> LabelledData:
     if part.kind == "text" or part.inputs[0].nbytes * len(part) > _IN_MEMORY_BYTES:
         return part
     pictures = [part.inputs[i] for i in range(len(part))]
@@ -144,7 +136,7 @@ def _decoded(part: LabelledData) -> LabelledData:
 
 
 def save_large(path: Path, answers: LargeAnswers) -> None:
-    """Write what M_L gets right, in one step."""
+    """Write which inputs M_L gets right."""
     ids = np.array(list(answers.right))
     right = np.fromiter(answers.right.values(), np.bool_, len(answers.right))
     write_atomically(path, lambda file: np.savez_compressed(file, ids=ids, right=right))
@@ -152,7 +144,7 @@ def save_large(path: Path, answers: LargeAnswers) -> None:
 
 @lru_cache(maxsize=1)
 def load_large(path: Path) -> LargeAnswers:
-    """Read what `save_large` wrote."""
+    """Read the file that `save_large` wrote."""
     with np.load(path, allow_pickle=False) as file:
         return LargeAnswers(dict(zip(file["ids"].tolist(), file["right"].tolist(), strict=True)))
 
@@ -162,8 +154,8 @@ def _is_done(out: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _quietly(out: Path) -> Any:
-    """Send what a training says to a file beside it: several talk at once, the driver sums up."""
+def _log_to_file(out: Path) -> Any:
+    """Send a training's output to a file next to it: several trainings print at the same time."""
     out.parent.mkdir(parents=True, exist_ok=True)
     log = out.parent / f"{out.name}.log"
     with (
@@ -174,17 +166,11 @@ def _quietly(out: Path) -> Any:
         yield
 
 
-def threads_each(jobs: int) -> int:
-    """Return how many threads one of several processes takes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // jobs)
-
-
 def score_average(settings: SweepSettings, seed: int) -> None:
-    """Score the average of two trained controls, unless that is done; it trains nothing.
+    """Score the average of two trained controls: as a second look does, it costs two passes.
 
-    They are those of the seed and of the one after it in `--seeds`, which is the first after the
-    last. With two seeds both rows are therefore of the same pair, and alike.
+    The controls are those of the seed and of the next one in `--seeds`; after the last comes the
+    first. With two seeds both rows are therefore of the same pair, and equal.
     """
     scored = scores_file(settings, seed, AVERAGE)
     if scored.is_file():
@@ -204,8 +190,8 @@ def average_scores(models: Sequence[Checkpoint], splits: Splits) -> Scores:
         splits: Labelled data.
 
     Returns:
-        The prediction is the arg-max of the mean of the members' softmax, the confidence its
-        maximum, at K forward passes an input.
+        Scores in which the prediction is the arg-max of the mean of the members' softmax and the
+        confidence its maximum, at K forward passes per input.
     """
     means = {split: _mean_softmax(models, getattr(splits, split)) for split in SPLITS}
     predicted = {split: p.argmax(axis=-1).astype(np.int16) for split, p in means.items()}

@@ -1,8 +1,9 @@
-"""The results of a sweep: per-sample file, figures, table; all but the first follow from it."""
+"""The results of a sweep: the per-sample file, and the figures and tables derived from it."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,20 @@ import numpy as np
 
 from edge_runtime import contract, environment
 from edge_runtime.files import write_atomically
-from train.comparison.figures import Candidate, compare, joint_name
-from train.comparison.samples import Samples, describe_machine, render_table, save_samples
+from train.comparison.figures import FIGURES, Candidate, compare, joint_name
+from train.comparison.samples import (
+    Samples,
+    describe_machine,
+    read_samples,
+    render_table,
+    save_samples,
+)
 from train.comparison.scores import SPLITS, Scores, load_scores
 from train.data import Splits
 from train.sweeps import jobs
 from train.sweeps.choice import recommend, sentences
 from train.sweeps.methods import CONTROL, UNTUNED, trainings
-from train.sweeps.settings import SweepSettings
+from train.sweeps.settings import RecommendSettings, SweepSettings
 
 RESULTS_FILE = "sweep-results.json"
 SAMPLES_FILE = "sweep-samples.npz"
@@ -31,7 +38,7 @@ _PLAIN = "max_softmax"
 
 
 def write_results(settings: SweepSettings, splits: Splits, wall_time_s: float) -> None:
-    """Gather the scores of all trainings, and write what follows from them."""
+    """Gather the scores of all trainings, and write them with everything derived from them."""
     samples = _gather(settings, splits)
     save_samples(settings.out / SAMPLES_FILE, samples)
     content = {
@@ -58,7 +65,7 @@ def write_results(settings: SweepSettings, splits: Splits, wall_time_s: float) -
 
 
 def derive_results(samples: Samples, deferral: float) -> dict[str, Any]:
-    """Return everything of the results that follows from the per-sample file."""
+    """Return the part of the results that is computed from the per-sample file."""
     compared = compare_both(samples)
     chosen = recommend(compared["validation"], select=joint_name(deferral))
     content = {
@@ -71,7 +78,7 @@ def derive_results(samples: Samples, deferral: float) -> dict[str, Any]:
 
 
 def findings(content: Mapping[str, Any]) -> list[str]:
-    """Return the sentences that follow from the figures of a sweep's results."""
+    """Return the sentences on a sweep's results."""
     return sentences(
         {split: content[split] for split in SPLITS},
         content["recommended"],
@@ -86,6 +93,26 @@ def compare_both(samples: Samples) -> dict[str, Any]:
         split: compare(samples.candidates[split], samples.large[split].astype(float), CONTROL)
         for split in SPLITS
     }
+
+
+def print_recommendation(settings: RecommendSettings) -> None:
+    """Choose the best setting of a sweep, and print its figures next to the control's."""
+    samples = read_samples(settings.sweep / SAMPLES_FILE)
+    compared = compare_both(samples)
+    chosen = recommend(
+        compared["validation"],
+        select=settings.figure,
+        largest_drop=settings.max_accuracy_drop,
+        most_passes=settings.max_passes,
+    )
+    columns = [compared["test"][name]["figures"] for name in (chosen, CONTROL)]
+    print(f"{'on the test set':28} {chosen:>28}      {CONTROL}")
+    for name in FIGURES:
+        values = [figures[name]["value"] for figures in columns]
+        cells = ["    -  " if math.isnan(value) else f"{value:.4f}" for value in values]
+        print(f"{name:28} {cells[0]:>28} {cells[1]:>12}")
+    large = float(samples.large["test"].mean())
+    print("\n".join(sentences(compared, chosen, select=settings.figure, large_accuracy=large)))
 
 
 def _gather(settings: SweepSettings, splits: Splits) -> Samples:
@@ -108,9 +135,10 @@ def _gather(settings: SweepSettings, splits: Splits) -> Samples:
 
 
 def _gates(training: str, runs: list[Scores]) -> list[str]:
-    """Return the gates that every seed has.
+    """Return the gates to show for a training, of those that every seed has.
 
-    Those that only reorder one view are rivals of Gatekeeper: they go with what is untuned.
+    Gates that only reorder one view are rivals of Gatekeeper: the untuned model and the control
+    show them.
     """
     shared = [gate for gate in runs[0].passes if all(gate in run.passes for run in runs)]
     if training in {UNTUNED, CONTROL}:
@@ -128,8 +156,8 @@ def _candidate(runs: list[Scores], gate: str, split: str) -> Candidate:
 
 
 def _stopped(settings: SweepSettings) -> dict[str, str]:
-    """Return which runs the guard ended, and why."""
-    found = {}
+    """Return run -> why the guard ended it."""
+    stopped = {}
     for seed in settings.seeds:
         for training in trainings(settings.methods, settings.alphas):
             if training.flags is None:
@@ -137,19 +165,19 @@ def _stopped(settings: SweepSettings) -> dict[str, str]:
             file = jobs.seed_folder(settings, seed) / training.name / "training.json"
             reason = json.loads(file.read_text(encoding="utf-8")).get("stopped")
             if reason:
-                found[f"{training.name}, seed {seed}"] = reason
-    return found
+                stopped[f"{training.name}, seed {seed}"] = reason
+    return stopped
 
 
 def _left_out(settings: SweepSettings) -> dict[str, str]:
-    """Return which gates could not be scored, and why."""
-    found = {}
+    """Return gate -> why it could not be scored."""
+    left_out = {}
     for seed in settings.seeds:
         for name in (UNTUNED, CONTROL):
             scores = load_scores(jobs.scores_file(settings, seed, name))
             for gate, reason in scores.left_out.items():
-                found[f"{name} + {gate}, seed {seed}"] = reason
-    return found
+                left_out[f"{name} + {gate}, seed {seed}"] = reason
+    return left_out
 
 
 def _table(compared: Mapping[str, Any]) -> str:
@@ -158,28 +186,28 @@ def _table(compared: Mapping[str, Any]) -> str:
 
 
 def report(content: Mapping[str, Any]) -> str:
-    """Render the page that people read."""
+    """Return the results as a Markdown page."""
     sizes = content["sizes"]
     lines = [
         f"# Sweep on {Path(content['data']).name}",
         "",
-        f"{content['model']}, {sizes['train']} inputs to train, {sizes['validation']} to choose, "
-        f"{sizes['test']} to report; seeds {content['seeds']}; {content['epochs']} epochs of stage "
-        f"2 each, stage 2 data {content['stage2_data']}; acc(M_L) "
+        f"{content['model']}, {sizes['train']} inputs to train on, {sizes['validation']} to choose "
+        f"on, {sizes['test']} to report; seeds {content['seeds']}; {content['epochs']} "
+        f"epochs of stage 2 each, stage 2 data {content['stage2_data']}; acc(M_L) "
         f"{content['acc(M_L)']['test']:.3f}; {describe_machine(content['hardware'])}, "
         f"{content['wall_time_s']} s, revision {content['git_revision']}.",
         "",
         f"    {content['command']}",
         "",
-        "In brackets the difference to the control in points; a star where its paired 95 % "
-        "bootstrap interval over inputs and seeds does not hold 0. Passes are forward passes of "
-        "M_S an input.",
+        "Brackets show the difference, in points, to the control. A star marks a difference whose "
+        "paired 95 % bootstrap interval over inputs and seeds excludes 0. Passes are forward passes "
+        "of M_S per input.",
         "",
         _table(content["test"]),
         "",
         *(f"- {line}" for line in content["findings"]),
         *(f"- The guard ended {run}: {why}." for run, why in content["stopped"].items()),
-        # Results of older sweeps do not say.
+        # Results of older sweeps lack this key.
         *(f"- Left out: {gate}: {why}." for gate, why in content.get("left_out", {}).items()),
     ]
     return "\n".join(lines) + "\n"

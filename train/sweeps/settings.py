@@ -1,85 +1,118 @@
-"""The command `python -m train sweep`."""
+"""Settings of the commands `python -m train sweep` and `python -m train recommend`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
+from train.classifier.settings import Augmentation, Data, Stage2Data
+from train.comparison.figures import AREA, RATIOS, joint_name
 from train.sweeps.methods import AVERAGE, trainings
+
+_SELECTABLE = {
+    **{f"joint_accuracy@{ratio:g}": joint_name(ratio) for ratio in RATIOS},
+    "area": AREA,
+    "auroc": "AUROC",
+    "s_d": "s_d",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepSettings(Command):
-    """Train many settings over several seeds and compare them with the control, on one table.
+class SweepSettings(Data, does="train.sweeps.driver:run_sweep"):
+    """Train many settings over several seeds and compare them with the control, in one table.
 
-    The untuned model and the control (the same steps of plain cross-entropy) always take part. A
-    sweep that was interrupted goes on where it stopped when the same line is given again.
+    The untuned model and the control (the same steps of plain cross-entropy) always take part. An
+    interrupted sweep continues when the same line is run again.
 
     Example: python -m train sweep --data digits --large runs/large --seeds 0,1,2 --out runs/sweep
     """
 
-    data: str = field("data set name, folder or file", default="digits")
     model: str = field("M_S: architecture, or a folder with a config.json", default="small-cnn")
     large: Path = field("checkpoint folder of M_L")
     out: Path = field("folder of the sweep")
     teacher: Path | None = field(
-        "checkpoint folder that stage 1 is distilled from; see train distill", default=None
+        "checkpoint folder from which stage 1 is distilled, as in `train distill`", default=None
     )
     methods: tuple[str, ...] = field(
-        "ways of training, each with :ALPHA for a single alpha",
+        "methods of stage 2; :ALPHA trains one at a single alpha",
         default=("gatekeeper", "auxiliary:0.5", "label_smoothing", "cascade_aware"),
     )
     alphas: tuple[float, ...] = field(
-        "weights of the right samples in Gatekeeper", default=(0.1, 0.3, 0.5, 0.7, 0.9)
+        "Gatekeeper's weights of the right inputs, each trained",
+        default=(0.1, 0.3, 0.5, 0.7, 0.9),
+        within=(0, 1),
     )
-    seeds: tuple[int, ...] = field("training seeds", default=(0, 1, 2))
-    deferral: float = field("deferral ratio that the user will run at", default=0.3)
-    stage2_data: Literal["auto", "same", "augment", "holdout", "crossfit"] = field(
-        "what all of them are tuned on; see train tune", default="auto"
+    seeds: tuple[int, ...] = field(
+        "training seeds; more of them narrow the intervals", default=(0, 1, 2)
     )
-    fit_epochs: int = field("at most so many epochs of stage 1", default=60)
-    patience: int = field("epochs of stage 1 without improvement before it stops", default=8)
-    epochs: int = field("epochs of stage 2, all of them run", default=15)
+    deferral: float = field(
+        "deferral ratio in use later, by which the setting is chosen",
+        default=0.3,
+        above=0,
+        below=1,
+    )
+    stage2_data: Stage2Data = field("data of stage 2, as in `train tune`", default="auto")
+    fit_epochs: int = field("largest number of epochs of stage 1", default=60, least=1)
+    patience: int = field(
+        "epochs without a lower validation loss after which stage 1 stops", default=8, least=1
+    )
+    epochs: int = field("number of epochs of stage 2 (no early stopping)", default=15, least=1)
     batch_size: int | None = field(
-        "inputs a step (default: 32, or 128 from 10,000 inputs on)", default=None
+        "inputs per step (default: 32, or 128 from 10,000 inputs on)", default=None, least=1
     )
-    learning_rate: float = field("peak learning rate of stage 1; stage 2 has half", default=3e-3)
-    augment: Literal["auto", "none", "shift", "mirror", "shift+mirror"] = field(
-        "augmentation of stage 1; see train fit", default="auto"
+    learning_rate: float = field(
+        "peak learning rate of stage 1; stage 2 has half of it", default=3e-3, above=0
     )
-    device: Literal["auto", "cpu", "cuda"] = field("auto takes CUDA where it is", default="auto")
-    jobs: int = field("processes that train side by side", default=1)
-    limit: int | None = field("use at most so many inputs a split", default=None)
+    augment: Augmentation = field("augmentation of stage 1, as in `train fit`", default="auto")
+    jobs: int = field("number of processes that train at the same time", default=1, least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise SettingError(f"expected different --seeds, got {list(self.seeds)}")
-        if not 0.0 < self.deferral < 1.0:
-            raise SettingError(f"expected --deferral in (0, 1), got {self.deferral}")
-        for alpha in self.alphas:
-            if not 0.0 <= alpha <= 1.0:
-                raise SettingError(f"expected --alphas in [0, 1], got {alpha}")
-        for name in ("fit_epochs", "patience", "epochs", "jobs", "batch_size", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                flag = name.replace("_", "-")
-                raise SettingError(f"expected --{flag} of at least 1, got {value}")
-        if not self.learning_rate > 0:
-            raise SettingError(f"expected --learning-rate above 0, got {self.learning_rate}")
         names = [training.name for training in trainings(self.methods, self.alphas)]
         if len(set(names)) != len(names):
             raise SettingError(f"expected each of --methods once, got {', '.join(names)}")
         if AVERAGE in names and len(self.seeds) < 2:  # noqa: PLR2004 - it is of two models
             raise SettingError(
-                f"expected at least two --seeds beside --methods {AVERAGE}, got {list(self.seeds)}"
+                f"expected at least two --seeds for --methods {AVERAGE}, got {list(self.seeds)}"
             )
 
-    def run(self) -> None:
-        """Train what is not trained yet, and write the table, the figures and the samples."""
-        from train.sweeps.driver import run_sweep
 
-        run_sweep(self)
+@dataclass(frozen=True, kw_only=True)
+class RecommendSettings(Command, does="train.sweeps.results:print_recommendation"):
+    """Name the best setting of a sweep, chosen on validation, with its test figures.
+
+    Example: python -m train recommend --sweep runs/sweep --select joint_accuracy@0.1
+    """
+
+    sweep: Path = field("folder of a sweep")
+    select: str = field(
+        "figure to choose by: joint_accuracy@R, area, auroc or s_d; the last two can choose a "
+        "model that answers worse",
+        default="joint_accuracy@0.3",
+    )
+    max_accuracy_drop: float = field(
+        "largest loss of accuracy of M_S against the better of control and untuned",
+        default=0.01,
+        within=(0, 1),
+    )
+    max_passes: float = field(
+        "largest number of forward passes of M_S per input; 1 excludes second looks",
+        default=2.0,
+        least=1,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.select not in _SELECTABLE:
+            raise SettingError(
+                f"expected --select among {', '.join(_SELECTABLE)}, got {self.select!r}"
+            )
+
+    @property
+    def figure(self) -> str:
+        """The figure of the table that `select` names."""
+        return _SELECTABLE[self.select]

@@ -1,8 +1,8 @@
 """Random shifts and mirror images of encoded training pictures.
 
-What a batch gets follows from the seed and from which pictures it holds in which order. No state is
-kept, so that a resumed run, with any number of workers, sees what an unbroken run sees. Every epoch
-has its own order, so a picture is augmented anew each epoch.
+The augmentation of a batch follows from the seed, its pictures and their order. No state is kept,
+so a resumed run, with any number of workers, sees the same pictures as an unbroken one. Every epoch
+has its own order, so a picture is augmented differently in each epoch.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from train.data import LabelledData
 from train.errors import DataError
 
 KINDS = ("none", "shift", "mirror", "shift+mirror")
-_REACH = 8  # a shift goes up to this part of the side
-_LOOKED_AT = 64  # pictures at most, evenly spaced
+_REACH = 8  # the largest shift is this part of the side
+_SAMPLED = 64  # most pictures to look at, evenly spaced
 
 
 @dataclass(frozen=True)
 class Augment:
     """Shifts and mirrors the pictures of a batch, each at random.
 
-    A shift is uniform over whole pixels up to 1/8 of the side, both ways and along both sides; the
-    pixels of the edge are repeated. A mirror image swaps left and right, with probability 1/2.
+    A shift is uniform over whole pixels, up to 1/8 of the side in each direction; the edge's pixels
+    are repeated. A mirror image swaps left and right, with probability 1/2.
 
     Attributes:
         shift: Whether pictures are shifted.
@@ -44,7 +44,7 @@ class Augment:
 
     @property
     def kind(self) -> str:
-        """Its name in `KINDS`."""
+        """The augmentation's name in `KINDS`."""
         return "+".join(name for name in ("shift", "mirror") if getattr(self, name)) or "none"
 
     def __call__(self, pixels: Tensor, rows: Sequence[int]) -> Tensor:
@@ -79,7 +79,7 @@ class Augment:
     def _positions(
         self, draws: np.random.Generator, count: int, side: int
     ) -> npt.NDArray[np.int64]:
-        """Return which position of the picture each new position takes, int64 [count, side]."""
+        """Return the position in the picture that each new position shows, int64 [count, side]."""
         positions = np.arange(side)[None, :]
         if not self.shift:
             return np.repeat(positions, count, axis=0)
@@ -88,7 +88,7 @@ class Augment:
 
 
 def choose(kind: str, data: LabelledData, seed: int) -> Augment | None:
-    """Return the augmentation that a setting means for a data set; `auto` says what it took.
+    """Return the augmentation that a setting means for a data set; `auto` prints its choice.
 
     Args:
         kind: `auto`, or one of `KINDS`.
@@ -96,10 +96,10 @@ def choose(kind: str, data: LabelledData, seed: int) -> Augment | None:
         seed: Seed of the augmentation.
 
     Raises:
-        DataError: Texts are to be shifted or mirrored.
+        DataError: Texts cannot be shifted or mirrored.
     """
     if kind == "auto":
-        kind, reason = _fitting(data)
+        kind, reason = _choose_by_colour(data)
         print(f"augmentation: {kind} ({reason})", flush=True)
     elif data.kind == "text" and kind != "none":
         raise DataError(f"expected --augment none or auto for texts, got {kind}")
@@ -108,12 +108,12 @@ def choose(kind: str, data: LabelledData, seed: int) -> Augment | None:
     return Augment("shift" in kind, "mirror" in kind, seed)
 
 
-def _fitting(data: LabelledData) -> tuple[str, str]:
+def _choose_by_colour(data: LabelledData) -> tuple[str, str]:
     if data.kind == "text":
         return "none", "texts"
-    step = math.ceil(len(data) / _LOOKED_AT)
+    step = math.ceil(len(data) / _SAMPLED)
     if all(_is_grey(data.inputs[i]) for i in range(0, len(data), step)):
-        return "shift", "grey pictures may be of characters, which have no mirror image"
+        return "shift", "grey pictures may show characters, which have no mirror image"
     return "shift+mirror", "colour pictures"
 
 

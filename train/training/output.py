@@ -1,4 +1,4 @@
-"""What every command that writes a checkpoint says of its output folder and its settings."""
+"""The output folder of a training command, and the folder of its unfinished work."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.files import require_free
-from train.errors import FullDiskError, OutputError, TrainingError
+from train.errors import DataError, FullDiskError, OutputError, TrainingError
 
-_FULL_BYTES = 1 << 20  # less than that free, and a failed write failed for want of space
+_FULL_BYTES = 1 << 20  # with less free space than this, a full disk is the cause of a failed write
+_DATA_FILE = "data.sha256"
 
 
 def refuse_existing(out: Path, *, overwrite: bool) -> None:
-    """Raise `OutputError` where `out` is a file, or a folder that may not be replaced."""
+    """Raise `OutputError` if `out` is a file, or a folder that may not be replaced."""
     require_free(out, overwrite=overwrite, error=OutputError)
 
 
 def settings_record(command: str, settings: Any) -> dict[str, Any]:
-    """Return what `training.json` says of the settings."""
+    """Return the command and its settings as `training.json` holds them."""
     values = dataclasses.asdict(settings)
     return {
         "command": command,
@@ -30,16 +31,49 @@ def settings_record(command: str, settings: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def explain_full_disk(folder: Path, and_then: str = " and go on with --resume") -> Iterator[None]:
-    """Raise `FullDiskError` for a failed write in `folder` where no space is left."""
+def explain_full_disk(
+    folder: Path, and_then: str = " and continue with --resume"
+) -> Iterator[None]:
+    """Raise `FullDiskError` for a failed write in `folder` if no space is left.
+
+    Args:
+        folder: The folder that is written to.
+        and_then: The step after making room, for the message.
+    """
     try:
         yield
     except TrainingError:
         raise
     except Exception as error:
-        # torch and safetensors raise classes of their own that do not say so.
+        # torch and safetensors raise classes of their own that do not name the cause.
         if not folder.exists() or shutil.disk_usage(folder).free >= _FULL_BYTES:
             raise
         raise FullDiskError(
             f"no space is left in {folder}: make room{and_then} ({error!s:.80})"
         ) from None
+
+
+def work_folder(out: Path) -> Path:
+    """Return the folder of a run's work until `out` is written."""
+    return out.parent / f".{out.name}.training"
+
+
+def require_same_data(work: Path, fingerprint: str) -> None:
+    """Refuse to resume a run with data other than those it was started with.
+
+    Args:
+        work: Folder of the run.
+        fingerprint: A hash of the data.
+
+    Raises:
+        DataError: The data have changed since.
+    """
+    file = work / _DATA_FILE
+    if not file.is_file():
+        work.mkdir(parents=True, exist_ok=True)
+        file.write_text(fingerprint, encoding="utf-8")
+    elif file.read_text(encoding="utf-8") != fingerprint:
+        raise DataError(
+            f"expected the data with which the run in {work} was started, they have changed since: "
+            "leave --resume out to start again"
+        )

@@ -1,4 +1,4 @@
-"""How long and how fast to train, and what that means to the Hugging Face Trainer."""
+"""The schedule of a training, its device, and the Hugging Face Trainer's arguments for them."""
 
 from __future__ import annotations
 
@@ -10,38 +10,36 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
-# MERGEDOC train/devices.py: 'Where to work: the CPU, or CUDA where it is.'
 from train.errors import DeviceError, TrainingError
 from train.models import Checkpoint
 from train.training.augment import Augment
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Device = Literal["auto", "cpu", "cuda"]
 _LARGE_SET = 10_000
 _CHECKS = 4
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long and how fast to train.
+    """Length, rate and device of a training.
 
     Attributes:
         epochs: Passes over the training split.
-        steps: Updates in all, instead of epochs.
-        batch_size: Inputs a step, of all processes together.
+        steps: Number of updates, instead of epochs.
+        batch_size: Inputs per step, of all processes together.
         accumulation: Steps whose gradients are summed before an update.
         learning_rate: Peak rate.
         weight_decay: Decoupled weight decay of AdamW.
         scheduler: Shape of the rate over time, a transformers name.
-        patience: Stop after so many epochs without a lower validation loss, and take the best
-            weights; None trains all epochs and takes the last.
+        patience: Epochs without a lower validation loss after which training stops and the best
+            weights are used; None trains all epochs and uses the last weights.
         precision: `auto` is bf16 on CUDA, else fp32.
-        device: `auto` takes CUDA where it is.
-        compile: Compile the model with `torch.compile` first; pays where a step takes long.
-        checkpointing: Compute activations again in the backward pass instead of keeping them.
+        device: `auto` uses CUDA if there is a device.
+        compile: Compile the model with `torch.compile`; pays off if a step takes long.
+        checkpointing: Compute activations again in the backward pass to save memory.
         seed: Seed of the order of the inputs.
-        augment: How training pictures are varied; None leaves them.
+        augment: Augmentation of training pictures, or None.
     """
 
     epochs: int = 1
@@ -61,24 +59,24 @@ class Schedule:
 
     @property
     def check_steps(self) -> int | None:
-        """After how many updates a run of steps is looked at and saved; None: once an epoch."""
+        """Updates between two checks of a run of steps; None checks once per epoch."""
         return None if self.steps is None else max(1, self.steps // _CHECKS)
 
     @property
     def used_precision(self) -> str:
-        """What `auto` stands for, else the precision that was asked for."""
+        """The precision, with `auto` resolved."""
         if self.precision != "auto":
             return self.precision
         return "bf16" if uses_cuda(self.device) else "fp32"
 
 
 def default_batch_size(inputs: int) -> int:
-    """Return how many inputs a step takes where nobody said: small sets need the more steps."""
+    """Return the default number of inputs per step: small sets need more steps."""
     return 128 if inputs >= _LARGE_SET else 32
 
 
 def _share_of_batch(batch_size: int) -> int:
-    """Return what one of the processes that `torchrun` or `accelerate launch` made takes of it."""
+    """Return the share of one process, where `torchrun` or `accelerate launch` started several."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if batch_size % processes:
         raise TrainingError(
@@ -98,15 +96,15 @@ def training_arguments(
     """Return the arguments of a resumable, repeatable run.
 
     Args:
-        schedule: How long and how fast.
-        work: Where the Trainer keeps what it needs to go on.
-        eval_batch_size: Inputs that are looked at at once on validation.
+        schedule: Length, rate and device.
+        work: Folder in which the Trainer saves its state.
+        eval_batch_size: Inputs per step on validation.
         workers: Processes that encode inputs ahead of the step.
-        **further: Arguments of `TrainingArguments` of one kind of model.
+        **further: Further arguments of `TrainingArguments`.
 
     Raises:
         TrainingError: The processes cannot share a batch.
-        DeviceError: CUDA was asked for and is not there.
+        DeviceError: CUDA was asked for and there is none.
     """
     on_cuda = uses_cuda(schedule.device)
     precision = schedule.used_precision
@@ -115,7 +113,7 @@ def training_arguments(
         every = dict.fromkeys(every, "steps")
         every |= dict.fromkeys(("save_steps", "logging_steps"), schedule.check_steps)
     # transformers 4 leaves the precision of the last run in the process's environment, and would
-    # take it for this one's.
+    # use it for this run.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if precision == "fp32" else precision
     best = schedule.patience is not None
     return TrainingArguments(
@@ -151,39 +149,39 @@ def training_arguments(
 
 
 def uses_cuda(device: Device) -> bool:
-    """Return whether to work on CUDA; `auto` takes it where it is.
+    """Return whether to compute on CUDA; `auto` uses it if there is a device.
 
     Raises:
-        DeviceError: It was asked for and is not there.
+        DeviceError: CUDA was asked for and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
             "expected a CUDA device, torch finds none: check the driver and that torch is a CUDA "
-            "build, or take --device cpu"
+            "build, or use --device cpu"
         )
     return device != "cpu" and torch.cuda.is_available()
 
 
 def move_to(checkpoint: Checkpoint, device: Device) -> Checkpoint:
-    """Move a checkpoint's model to where to work, and return the checkpoint.
+    """Move a checkpoint's model to a device, and return the checkpoint.
 
     Raises:
-        DeviceError: CUDA was asked for and is not there.
+        DeviceError: CUDA was asked for and there is none.
     """
     move_model(checkpoint.model, device)
     return checkpoint
 
 
 def move_model(model: Any, device: Device) -> None:
-    """Move a model to where to work.
+    """Move a model to a device.
 
     Raises:
-        DeviceError: CUDA was asked for and is not there.
+        DeviceError: CUDA was asked for and there is none.
     """
-    where = "cpu"
+    place = "cpu"
     if uses_cuda(device):
         # Convolutions in TF32, torch's default, round to 10 bits. That moves confidences by 1e-3,
-        # and the model that ships would then defer other inputs than the one that was scored.
+        # and the shipped model would defer other inputs than the scored one.
         torch.backends.cudnn.allow_tf32 = False
-        where = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun's number of this process
-    model.to(where)
+        place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun's number of this process
+    model.to(place)

@@ -1,4 +1,4 @@
-"""Runs a Hugging Face Trainer so that a killed run goes on where it was."""
+"""Runs a Hugging Face Trainer so that a killed run can resume, with callbacks that watch it."""
 
 from __future__ import annotations
 
@@ -13,57 +13,28 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-# MERGEDOC train/callbacks.py: 'What watches the training loop: progress, numbers that are none, and waiting for data.'
-from train.errors import DataError, TrainingError
-
-_DATA_FILE = "data.sha256"
-
-
-def work_folder(out: Path) -> Path:
-    """Return where a run keeps its work until `out` is written."""
-    return out.parent / f".{out.name}.training"
+from train.errors import TrainingError
 
 
 def keep_batch(batch: Any) -> Any:
-    """Return a batch that the data set has put together already: a collator that does nothing."""
+    """Return a batch unchanged: the collator for data sets that give whole batches."""
     return batch
 
 
 def use_one_bar(trainer: Trainer) -> None:
-    """Replace the Trainer's progress callbacks, which print every log as a dictionary."""
+    """Show one progress bar instead of the Trainer's own output, which prints dictionaries."""
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress)
-
-
-def require_same_data(work: Path, fingerprint: str) -> None:
-    """Refuse to go on with other data than the interrupted run had.
-
-    Args:
-        work: Folder of the run.
-        fingerprint: A hash of the data.
-
-    Raises:
-        DataError: They have changed since.
-    """
-    file = work / _DATA_FILE
-    if not file.is_file():
-        work.mkdir(parents=True, exist_ok=True)
-        file.write_text(fingerprint, encoding="utf-8")
-    elif file.read_text(encoding="utf-8") != fingerprint:
-        raise DataError(
-            f"expected the data that the run in {work} was begun with, they have changed since: "
-            "leave --resume out to begin anew"
-        )
 
 
 def run(trainer: Trainer, work: Path, *, resume: bool) -> None:
     """Train to the end.
 
     Args:
-        trainer: Set up.
+        trainer: The trainer, ready to run.
         work: Its output folder.
-        resume: Go on from what was saved last, where something was.
+        resume: Continue from the last saved state, if there is one.
 
     Raises:
         TrainingError: The device's memory is too small.
@@ -71,7 +42,7 @@ def run(trainer: Trainer, work: Path, *, resume: bool) -> None:
     last = _last_saved(work) if resume else None
     try:
         with warnings.catch_warnings():
-            # Where time stamps are coarse the Trainer sorts its epochs by number, and says so.
+            # With coarse time stamps the Trainer sorts its epochs by number, and warns about it.
             warnings.filterwarnings("ignore", message="mtime may not be reliable")
             trainer.train(resume_from_checkpoint=last)
     except torch.OutOfMemoryError:
@@ -79,22 +50,22 @@ def run(trainer: Trainer, work: Path, *, resume: bool) -> None:
             f"a step does not fit into the memory of {trainer.args.device}: lower --batch-size"
         ) from None
     finally:
-        leave_autocast(trainer.model)
+        restore_forward(trainer.model)
 
 
-def leave_autocast(model: Any) -> None:
-    """Give a model its own forward pass back: accelerate leaves it in half precision for good."""
+def restore_forward(model: Any) -> None:
+    """Restore a model's own forward pass: accelerate leaves it in half precision."""
     if vars(model).pop("_original_forward", None) is not None:
         vars(model).pop("forward", None)
 
 
 def _last_saved(work: Path) -> str | None:
-    """Return the newest saved state that is whole: a kill may have hit the writing of one."""
+    """Return the newest complete saved state: a kill may have left an incomplete one."""
     folders = sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
-    return next((str(folder) for folder in reversed(folders) if _is_whole(folder)), None)
+    return next((str(folder) for folder in reversed(folders) if _is_complete(folder)), None)
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     # The Trainer writes this file last.
     try:
         json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
@@ -104,7 +75,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 class Progress(TrainerCallback):
-    """One bar over the updates, with the latest losses; silent where nobody watches."""
+    """One bar over the updates with the latest losses; silent without a terminal."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -128,7 +99,7 @@ class Progress(TrainerCallback):
 
 
 class StopOnNaN(TrainerCallback):
-    """Stops before a broken model replaces the last good one."""
+    """Stops a run whose loss is NaN or infinite, before the model replaces the last good one."""
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
@@ -142,7 +113,7 @@ class StopOnNaN(TrainerCallback):
 
 
 class DataWait(TrainerCallback):
-    """Measures which share of the time the steps waited for their data."""
+    """Measures the share of the time that the steps waited for their data."""
 
     def __init__(self) -> None:
         self._waited_s = 0.0
@@ -151,7 +122,7 @@ class DataWait(TrainerCallback):
 
     @property
     def share(self) -> float:
-        """Seconds waited over all seconds of the steps, in [0, 1]."""
+        """Waiting time over the whole time of the steps, in [0, 1]."""
         total = self._waited_s + self._worked_s
         return self._waited_s / total if total else 0.0
 

@@ -1,39 +1,50 @@
-"""The folder layouts that data sets are published in; each module reads one.
-
-A module has `matches(folder)`, which looks at names only, and `read(folder)`, which returns the
-splits it finds as split name -> `LabelledData`.
-"""
+"""The layouts in which data sets are published on disk."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from train.data.labelled import LabelledData
-from train.data.layouts import food101, idx, image_folder, python_batches, tables, tiny_imagenet
+from train.data.layouts import binary, folders, tables
 from train.errors import DataError
 
-Found = dict[str, LabelledData]
+_SHOWN = 4
 
 
-# The particular ones first: a folder of pictures is the most general.
+class Layout(NamedTuple):
+    """A layout of a folder.
+
+    Attributes:
+        matches: Whether a folder has the layout, by the names in it.
+        read: The splits of such a folder, by name.
+    """
+
+    matches: Callable[[Path], bool]
+    read: Callable[[Path], dict[str, LabelledData]]
+
+
+TABLES: Final = Layout(tables.matches, tables.read)
+IMAGE_FOLDER: Final = Layout(folders.matches_image_folder, folders.read_image_folder)
 LAYOUTS: Final = (
-    python_batches,
-    idx,
-    tiny_imagenet,
-    food101,
-    tables,
-    image_folder,
+    Layout(binary.matches_cifar, binary.read_cifar),
+    Layout(binary.matches_idx, binary.read_idx),
+    Layout(folders.matches_tiny_imagenet, folders.read_tiny_imagenet),
+    Layout(folders.matches_food101, folders.read_food101),
+    TABLES,
+    IMAGE_FOLDER,
 )
+"""The special ones first: a folder of pictures is the most general."""
 
 
-def layout_of(folder: Path) -> Any:
-    """Return the module that reads a folder, or None."""
+def layout_of(folder: Path) -> Layout | None:
+    """Return the layout of a folder, or None."""
     return next((layout for layout in LAYOUTS if layout.matches(folder)), None)
 
 
-def read_folder(folder: Path) -> Found:
-    """Return the splits of a folder in whichever layout it has.
+def read_folder(folder: Path) -> dict[str, LabelledData]:
+    """Return the splits of a folder, whichever layout it has.
 
     Raises:
         DataError: It has none of them, or its files are damaged.
@@ -41,12 +52,9 @@ def read_folder(folder: Path) -> Found:
     layout = layout_of(folder)
     if layout is not None:
         return layout.read(folder)
+    names = sorted(p.name for p in folder.iterdir())
+    found = ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
     raise DataError(
         f"expected parquet, csv or jsonl files, folders of pictures, idx files or CIFAR batches in "
-        f"{folder}, found {_glimpse(folder)}"
+        f"{folder}, found {found or 'nothing'}"
     )
-
-
-def _glimpse(folder: Path) -> str:
-    names = sorted(p.name for p in folder.iterdir())
-    return ", ".join(names[:4]) + (" ..." if len(names) > 4 else "") if names else "nothing"  # noqa: PLR2004

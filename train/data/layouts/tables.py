@@ -1,6 +1,6 @@
 """Tables of pictures or texts: parquet, csv and jsonl files, and Hugging Face data sets.
 
-They stay on disk, memory-mapped; a picture is decoded when it is asked for.
+They stay on disk, memory-mapped; pictures are decoded on access.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.files import one_line
 from train.data.labelled import Kind, LabelledData
 from train.data.pictures import EncodedPictures
 from train.errors import DataError
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
-_SPLITS = ("train", "validation", "valid", "val", "dev", "test")
+SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 _IMAGES = ("image", "img")
 _TEXTS = ("text", "sentence", "utterance", "query")
 _LABELS = ("label", "labels", "fine_label", "intent", "category", "coarse_label")
 
 
 def matches(folder: Path) -> bool:
-    """Return whether there are tables named after splits."""
+    """Return whether a folder holds tables that are named after splits."""
     return bool(_files(folder))
 
 
@@ -43,7 +44,7 @@ def read_file(path: Path) -> dict[str, LabelledData]:
     """Read one file as `train`.
 
     Raises:
-        DataError: It is of another kind, damaged, or has no inputs or labels.
+        DataError: It is not a table, is damaged, or has no inputs or labels.
     """
     if path.suffix not in BUILDERS:
         raise DataError(f"expected a file {', '.join(BUILDERS)}, got {path}")
@@ -51,10 +52,10 @@ def read_file(path: Path) -> dict[str, LabelledData]:
 
 
 def read_inputs(path: Path) -> tuple[Sequence[Any], Kind]:
-    """Return the inputs of a file, or of a folder's `train*` (all of it where there is none).
+    """Return the inputs of a file, or of a folder's `train*` (of all its tables without one).
 
     Raises:
-        DataError: It is of another kind, damaged, or has no inputs.
+        DataError: It is not a table, is damaged, or has no inputs.
     """
     found = _files(path) if path.is_dir() else {"train": [path]}
     groups = [found["train"]] if "train" in found else list(found.values())
@@ -67,7 +68,7 @@ def read_inputs(path: Path) -> tuple[Sequence[Any], Kind]:
 
 def _files(folder: Path) -> dict[str, list[Path]]:
     tables = sorted(p for p in folder.iterdir() if p.suffix in BUILDERS and p.is_file())
-    found = {s: [p for p in tables if p.name.startswith((f"{s}.", f"{s}-"))] for s in _SPLITS}
+    found = {s: [p for p in tables if p.name.startswith((f"{s}.", f"{s}-"))] for s in SPLITS}
     return {split: files for split, files in found.items() if files}
 
 
@@ -83,14 +84,14 @@ def _open(files: Sequence[Path]) -> Any:
         return datasets.load_dataset(BUILDERS[suffix], data_files={"train": names})["train"]
     except Exception as error:  # noqa: BLE001 - datasets raises many unrelated classes
         reason = _broken_line(files) if suffix == ".jsonl" else None
-        reason = reason or " ".join(str(error.__cause__ or error).split())[:160]
+        reason = reason or one_line(error.__cause__ or error, 160)
         raise DataError(
-            f"expected a {suffix[1:]} table in {files[0]}, it is none: {reason}"
+            f"expected a {suffix[1:]} table in {files[0]}, it does not open: {reason}"
         ) from None
 
 
 def _csv(files: Sequence[Path]) -> Any:
-    # The csv reader of datasets takes the words "null", "None" and "NA" for missing values.
+    # The csv reader of datasets reads the words "null", "None" and "NA" as missing values.
     import pyarrow as pa
     from pyarrow import csv
 
@@ -119,7 +120,7 @@ def from_table(table: Any, split: str) -> LabelledData:
     if label is None or not any(c in columns for c in (*_IMAGES, *_TEXTS)):
         raise DataError(
             f"expected a column {'|'.join((*_IMAGES, *_TEXTS))} and a column {'|'.join(_LABELS)} "
-            f"in {split}, got {columns}: name them so, on the first line of a csv file"
+            f"in {split}, got {columns}: rename them, on the first line of a csv file"
         )
     labels, names = _labels(table, label, split)
     ids = tuple(f"{split}-{i}" for i in range(len(labels)))
@@ -135,8 +136,8 @@ def _inputs(table: Any, split: str) -> tuple[Sequence[Any], Kind]:
     text = next((c for c in _TEXTS if c in columns), None)
     if text is None:
         raise DataError(
-            f"expected a column {'|'.join((*_IMAGES, *_TEXTS))} in {split}, got {columns}: name it "
-            "so, on the first line of a csv file"
+            f"expected a column {'|'.join((*_IMAGES, *_TEXTS))} in {split}, got {columns}: rename "
+            "it, on the first line of a csv file"
         )
     return _texts(table, text, split), "text"
 

@@ -1,4 +1,4 @@
-"""Finds a data set by name: built in, on disk, or a Hugging Face name."""
+"""Loads a data set by its name: built in, a path on disk, or a Hugging Face name."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from train.data import hub
-from train.data.labelled import NO_LABEL, LabelledData, Splits, joined, split_stratified
+from train.data.labelled import NO_LABEL, LabelledData, Splits, join, split_stratified
 from train.data.layouts import read_folder, tables
 from train.errors import DataError
 
-# MERGEDOC train/data/digits.py: "The built-in data set: scikit-learn's handwritten digits (1,797 real pictures of 8x8 pixels)."
-
 DIGITS = "digits"
 DIGITS_MORE = "digits-more"
-_CARVED_SHARE = 0.1
-_VALIDATION_NAMES = ("validation", "valid", "val", "dev")
-
 TRAIN_SHARE = 0.05
 MORE_SHARE = 0.35
 VALIDATION_SHARE = 0.2
-_SPLIT_SEED = 0  # one split for every training seed, so that runs are compared on the same test
+_SPLIT_SEED = 0  # the same for every training seed, so that runs are compared on one test set
 _BRIGHTEST = 16
+_CARVED_SHARE = 0.1
+_VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 
 
 def load(name: str, *, seed: int = 0, limit: int | None = None) -> Splits:
@@ -33,17 +30,17 @@ def load(name: str, *, seed: int = 0, limit: int | None = None) -> Splits:
     Args:
         name: `digits` or `digits-more` (built in), a folder in one of `train.data.layouts`, a
             table (parquet, csv, jsonl), or the name of a Hugging Face data set.
-        seed: Seed of splits that have to be carved out: a tenth of `train` where `validation` is
-            missing, a tenth where `test` is.
-        limit: At most so many inputs a split.
+        seed: Seed of splits that are carved out of `train`: a tenth for a missing `validation`, a
+            tenth for a missing `test`.
+        limit: Largest number of inputs per split.
 
     Raises:
         DataError: It is missing or unreadable, or has no usable labels.
     """
     if name in {DIGITS, DIGITS_MORE}:
         return load_built_in(more=name == DIGITS_MORE).limited(limit)
-    splits = _carve(_found(name, limit), seed, name)
-    _check_classes(splits, name)
+    splits = _carve(_read_labelled(name, limit), seed, name)
+    _require_classes(splits, name)
     return splits.limited(limit)
 
 
@@ -55,25 +52,25 @@ def load_all(name: str) -> LabelledData:
     """
     if name in {DIGITS, DIGITS_MORE}:
         splits = load(DIGITS_MORE)
-        return joined([splits.train, splits.validation, splits.test])
-    found = _found(name)
+        return join([splits.train, splits.validation, splits.test])
+    found = _read_labelled(name)
     names = next(iter(found.values())).label_names
-    return joined([_relabelled(part, names, split) for split, part in found.items()])
+    return join([_relabel(part, names, split) for split, part in found.items()])
 
 
 def load_train(name: str, *, limit: int | None = None) -> LabelledData:
-    """Load the training split of a data set whole: nothing is carved out of it.
+    """Load the whole training split of a data set: nothing is carved out of it.
 
     Raises:
         DataError: It is missing or unreadable, or has no training split with usable labels.
     """
     if name in {DIGITS, DIGITS_MORE}:
         return load(name, limit=limit).train
-    train = _train_of(_found(name, limit), name)
+    train = _train_of(_read_labelled(name, limit), name)
     return train if limit is None else train.limited(limit)
 
 
-def _found(name: str, limit: int | None = None) -> dict[str, LabelledData]:
+def _read_labelled(name: str, limit: int | None = None) -> dict[str, LabelledData]:
     found = _read(name, limit)
     for split, part in found.items():
         if (part.labels == NO_LABEL).any():
@@ -87,7 +84,7 @@ def _read(name: str, limit: int | None) -> dict[str, LabelledData]:
         return tables.read_file(path)
     if path.is_dir():
         return read_folder(path)
-    # Hub names are NAME or OWNER/NAME: anything else is a path, and asking the hub takes long.
+    # Hub names are NAME or OWNER/NAME. Anything else is a path, and asking the hub takes long.
     is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if is_path or path.suffix in tables.BUILDERS:
         raise DataError(f"expected a data set at {name}, nothing is there: check the path")
@@ -96,7 +93,7 @@ def _read(name: str, limit: int | None) -> dict[str, LabelledData]:
 
 def _carve(found: dict[str, LabelledData], seed: int, name: str) -> Splits:
     train = _train_of(found, name)
-    parts = {s: _relabelled(part, train.label_names, s) for s, part in found.items()}
+    parts = {s: _relabel(part, train.label_names, s) for s, part in found.items()}
     test = parts.get("test")
     validation = next((parts[n] for n in _VALIDATION_NAMES if n in parts), None)
     if test is None:
@@ -122,31 +119,31 @@ def _split_off(train: LabelledData, seed: int, name: str) -> tuple[LabelledData,
     return train.take(rows), train.take(rest)
 
 
-def _relabelled(part: LabelledData, names: tuple[str, ...], split: str) -> LabelledData:
-    """Number the labels of a split as train does: splits are matched by name, never by number."""
+def _relabel(part: LabelledData, names: tuple[str, ...], split: str) -> LabelledData:
+    """Renumber the labels of a split as in train: classes are matched by name, never by number."""
     if part.label_names == names:
         return part
     unknown = unknown_labels(part, names)
     if unknown:
-        raise DataError(f"expected the classes of train in {split}, it also has {unknown[:5]}")
-    return renumbered(part, names)
+        raise DataError(f"expected the classes of train in {split}, got also {unknown[:5]}")
+    return renumber(part, names)
 
 
 def unknown_labels(part: LabelledData, names: tuple[str, ...]) -> list[str]:
-    """Return the classes that inputs of a split have and `names` lacks, sorted."""
+    """Return the classes of a split's inputs that are not in `names`, sorted."""
     return sorted({part.label_names[i] for i in np.unique(part.labels)} - set(names))
 
 
-def renumbered(part: LabelledData, names: tuple[str, ...]) -> LabelledData:
-    """Return a split with its labels as indices into `names`, which holds all that are used."""
+def renumber(part: LabelledData, names: tuple[str, ...]) -> LabelledData:
+    """Return a split with its labels as indices into `names`, which holds all classes in use."""
     numbers = {name: i for i, name in enumerate(names)}
     table = np.array([numbers.get(name, -1) for name in part.label_names], np.int64)
     return dataclasses.replace(part, labels=table[part.labels], label_names=names)
 
 
-def _check_classes(splits: Splits, name: str) -> None:
+def _require_classes(splits: Splits, name: str) -> None:
     taught = set(np.unique(splits.train.labels).tolist())
-    if len(taught) < 2:  # noqa: PLR2004 - a single class leaves nothing to tell apart
+    if len(taught) < 2:  # noqa: PLR2004 - one class needs no classifier
         raise DataError(f"expected at least 2 classes in {name}, got {len(taught)}")
     if len(splits.train) < len(splits.label_names):
         raise DataError(
@@ -156,14 +153,14 @@ def _check_classes(splits: Splits, name: str) -> None:
         )
     _note_absent(splits.label_names, taught, "train", name)
     for split, part in (("validation", splits.validation), ("test", splits.test)):
-        asked = set(np.unique(part.labels).tolist())
-        if asked - taught:
-            untaught = [splits.label_names[i] for i in sorted(asked - taught)]
+        present = set(np.unique(part.labels).tolist())
+        if present - taught:
+            untaught = [splits.label_names[i] for i in sorted(present - taught)]
             raise DataError(
-                f"expected inputs of every class in train of {name}, {split} has the classes "
-                f"{untaught[:5]} and train none of them"
+                f"expected inputs of every class in train of {name}, got none of {untaught[:5]}, "
+                f"which {split} has"
             )
-        _note_absent(splits.label_names, asked, split, name)
+        _note_absent(splits.label_names, present, split, name)
 
 
 def _note_absent(names: tuple[str, ...], present: set[int], split: str, data: str) -> None:
@@ -179,11 +176,11 @@ def _note_absent(names: tuple[str, ...], present: set[int], split: str, data: st
 def load_built_in(*, more: bool = False) -> Splits:
     """Return the digits as RGB pictures.
 
-    The set is easy: with the usual 80 % to train on, a SmallCNN makes about one error in a hundred,
-    too few to measure deferral with. So `digits` trains on 5 % (91 pictures), validates and
-    calibrates on 20 % and tests on the rest. On so few pictures no model is better than the
-    SmallCNN; an M_L worth asking trains on `digits-more`: the same and more, 35 % of the set, with
-    the same validation and test pictures.
+    These are scikit-learn's handwritten digits, 1,797 real pictures of 8 x 8 pixels. The set is
+    easy: with the usual 80 % for training, a SmallCNN makes about one error in a hundred, too few
+    to measure deferral. So `digits` trains on 5 % (91 pictures), validates and calibrates on 20 % and
+    tests on the rest. With so little data no model is better than the SmallCNN, so M_L trains on
+    `digits-more`: 35 % of the set, including those 5 %, with the same validation and test pictures.
 
     Args:
         more: Return the larger training split.

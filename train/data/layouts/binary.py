@@ -1,0 +1,156 @@
+"""Binary files of pictures as published: CIFAR-10 and CIFAR-100, MNIST and Fashion-MNIST.
+
+CIFAR comes as pickled batches, which are read without running their code; MNIST as idx files,
+gzipped or not (LeCun et al., 1998).
+"""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from train.data.labelled import LabelledData
+from train.errors import DataError
+
+_SIDE = 32
+_CHANNELS = 3
+_CIFAR_10 = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+_CIFAR_100 = {"train": ["train"], "test": ["test"]}
+# The only classes in such files, besides plain Python values.
+_ADMITTED = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
+_IDX_SPLITS = {"train": "train", "test": "t10k"}
+_UNSIGNED_BYTE = 8
+
+
+def matches_cifar(folder: Path) -> bool:
+    """Return whether a folder holds batches of CIFAR-10, or the three files of CIFAR-100."""
+    hundred = all((folder / name).is_file() for name in ("train", "test", "meta"))
+    return hundred or any(folder.glob("data_batch_*"))
+
+
+def read_cifar(folder: Path) -> dict[str, LabelledData]:
+    """Read train and test; the labels of CIFAR-100 are its hundred fine classes."""
+    hundred = (folder / "meta").is_file()
+    key, meta = ("fine_label", "meta") if hundred else ("label", "batches.meta")
+    entries = _entry(_unpickle(folder / meta), f"{key}_names", folder / meta)
+    names = tuple(name.decode() if isinstance(name, bytes) else name for name in entries)
+    found = {}
+    for split, files in (_CIFAR_100 if hundred else _CIFAR_10).items():
+        parts = [_batch(folder / n, f"{key}s") for n in files if (folder / n).is_file()]
+        if parts:
+            images = np.concatenate([pixels for pixels, _ in parts])
+            labels = np.concatenate([numbers for _, numbers in parts])
+            found[split] = LabelledData(list(images), labels, _ids(split, len(labels)), names)
+    return found
+
+
+def _batch(path: Path, key: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    content = _unpickle(path)
+    pixels = np.asarray(_entry(content, "data", path))
+    labels = np.asarray(_entry(content, key, path))
+    if pixels.shape != (len(labels), _CHANNELS * _SIDE * _SIDE) or pixels.dtype != np.uint8:
+        raise DataError(
+            f"expected uint8 [{len(labels)}, {_CHANNELS * _SIDE * _SIDE}] as data in {path}, got "
+            f"{pixels.dtype} {list(pixels.shape)}"
+        )
+    images = pixels.reshape(-1, _CHANNELS, _SIDE, _SIDE).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), labels.astype(np.int64)
+
+
+def _entry(content: Any, key: str, path: Path) -> Any:
+    # Written by Python 2: the keys are bytes.
+    for name in (key.encode(), key):
+        if isinstance(content, dict) and name in content:
+            return content[name]
+    raise DataError(f"expected {key} in {path}: it is not a batch of CIFAR")
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            return _PlainUnpickler(file, encoding="bytes").load()
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a damaged pickle raises nearly anything
+        raise DataError(f"expected a batch of CIFAR at {path}, it is damaged: {error}") from None
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds numpy arrays and plain values, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ADMITTED:
+            raise DataError(
+                f"expected plain arrays in a batch, it asks for {module}.{name}: refused"
+            )
+        return super().find_class(module, name)
+
+
+def matches_idx(folder: Path) -> bool:
+    """Return whether a folder holds pictures as idx files."""
+    return any(folder.glob("*-images-idx3-ubyte*")) or any(folder.glob("*-images.idx3-ubyte*"))
+
+
+def read_idx(folder: Path) -> dict[str, LabelledData]:
+    """Read train and test; grey pictures become RGB with three equal channels."""
+    found = {}
+    for split, prefix in _IDX_SPLITS.items():
+        images = _idx_file(folder, prefix, "images", 3)
+        labels = _idx_file(folder, prefix, "labels", 1)
+        if images is not None and labels is not None:
+            found[split] = _idx_split(split, images, labels)
+    if "train" not in found:
+        raise DataError(f"expected train-images-idx3-ubyte and train-labels-idx1-ubyte in {folder}")
+    return found
+
+
+def _idx_file(folder: Path, prefix: str, what: str, rank: int) -> Path | None:
+    names = (f"{prefix}-{what}{joint}idx{rank}-ubyte{z}" for joint in "-." for z in ("", ".gz"))
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _idx_split(split: str, images_file: Path, labels_file: Path) -> LabelledData:
+    images, labels = _idx_array(images_file, 3), _idx_array(labels_file, 1)
+    if len(images) != len(labels):
+        raise DataError(f"expected as many labels as pictures in {images_file}, got {len(labels)}")
+    coloured = np.broadcast_to(images[..., None], (*images.shape, 3))
+    names = tuple(str(i) for i in range(int(labels.max(initial=0)) + 1))
+    return LabelledData(list(coloured), labels.astype(np.int64), _ids(split, len(labels)), names)
+
+
+def _idx_array(path: Path, rank: int) -> npt.NDArray[np.uint8]:
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"expected an idx file at {path}, it is unreadable: {error}") from None
+    header = 4 + 4 * rank
+    if len(content) < header or content[:4] != bytes([0, 0, _UNSIGNED_BYTE, rank]):
+        raise DataError(
+            f"expected an idx file of unsigned bytes of rank {rank} at {path}, got another file"
+        )
+    shape = struct.unpack(f">{rank}I", content[4:header])
+    values = int(np.prod(shape, dtype=object))
+    if len(content) - header != values:
+        raise DataError(
+            f"expected {values} bytes after the header of {path}, got {len(content) - header}: "
+            "download it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _ids(split: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{split}-{i}" for i in range(count))

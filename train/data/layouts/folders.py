@@ -1,0 +1,124 @@
+"""Folders of picture files: one folder per class, and TinyImageNet and Food-101 as published.
+
+The test pictures of TinyImageNet have no labels: its validation split becomes `validation`, and a
+test split is carved out of `train`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from train.data.labelled import LabelledData
+from train.data.layouts.tables import SPLITS
+from train.data.pictures import SUFFIXES, PictureFiles
+from train.errors import DataError
+
+
+def matches_image_folder(folder: Path) -> bool:
+    """Return whether a folder holds folders."""
+    return any(p.is_dir() for p in folder.iterdir())
+
+
+def read_image_folder(folder: Path) -> dict[str, LabelledData]:
+    """Read `<split>/<class>/*`, or `<class>/*` as `train`; classes are numbered by name.
+
+    Raises:
+        DataError: A class or the folder has no pictures.
+    """
+    splits = [name for name in SPLITS if (folder / name).is_dir()]
+    if "train" not in splits:
+        return {"train": _class_folders(folder, "train")}
+    return {name: _class_folders(folder / name, name) for name in splits}
+
+
+def _class_folders(folder: Path, split: str) -> LabelledData:
+    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+    pairs = [(path, name) for name in classes for path in _pictures(folder / name)]
+    if not pairs:
+        raise DataError(f"expected one folder of pictures per class in {folder}, found none")
+    ids = [f"{split}/{path.relative_to(folder)}" for path, _ in pairs]
+    return _labelled(pairs, classes, ids, folder)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise DataError(f"expected pictures of the class {folder.name} in {folder}, found none")
+    return found
+
+
+def matches_tiny_imagenet(folder: Path) -> bool:
+    """Return whether a folder holds the list of TinyImageNet's classes."""
+    return (folder / "wnids.txt").is_file()
+
+
+def read_tiny_imagenet(folder: Path) -> dict[str, LabelledData]:
+    """Read train and validation; classes are WordNet ids, in the order of `wnids.txt`."""
+    names = (folder / "wnids.txt").read_text(encoding="utf-8").split()
+    train = [
+        (path, name)
+        for name in names
+        for path in sorted((folder / "train" / name / "images").glob("*"))
+        if path.suffix.lower() in SUFFIXES
+    ]
+    pairs = {"train": train}
+    annotations = folder / "val" / "val_annotations.txt"
+    if annotations.is_file():
+        pairs["validation"] = _annotated(annotations)
+    return {
+        split: _labelled(part, names, [path.name for path, _ in part], folder / "wnids.txt")
+        for split, part in pairs.items()
+    }
+
+
+def _annotated(annotations: Path) -> list[tuple[Path, str]]:
+    pairs = []
+    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):
+        fields = line.split("\t")
+        if len(fields) < 2:  # noqa: PLR2004 - a picture and its class, then a box
+            raise DataError(f"expected a picture and its class in line {number} of {annotations}")
+        pairs.append((annotations.parent / "images" / fields[0], fields[1]))
+    return pairs
+
+
+def matches_food101(folder: Path) -> bool:
+    """Return whether a folder holds the list of Food-101's training pictures."""
+    return (folder / "meta" / "train.txt").is_file()
+
+
+def read_food101(folder: Path) -> dict[str, LabelledData]:
+    """Read train and test from `images/<class>/*.jpg` and the lists of both splits."""
+    classes = folder / "meta" / "classes.txt"
+    if not classes.is_file():
+        raise DataError(f"expected the classes in {classes}, it is missing")
+    names = classes.read_text(encoding="utf-8").split()
+    found = {}
+    for split in ("train", "test"):
+        file = folder / "meta" / f"{split}.txt"
+        if file.is_file():
+            entries = file.read_text(encoding="utf-8").split()
+            pairs = [(folder / "images" / f"{e}.jpg", e.split("/")[0]) for e in entries]
+            found[split] = _labelled(pairs, names, entries, classes)
+    return found
+
+
+def _labelled(
+    pairs: Sequence[tuple[Path, str]], names: Sequence[str], ids: Sequence[str], source: Path
+) -> LabelledData:
+    """Return pictures with the names of their classes as a split.
+
+    Args:
+        pairs: (picture, class) of each input.
+        names: The class names, in order.
+        ids: A stable name of each input.
+        source: Origin of the class names, for messages.
+    """
+    unknown = sorted({name for _, name in pairs} - set(names))
+    if unknown:
+        raise DataError(f"expected only the classes of {source}, got {unknown[:3]}")
+    numbers = {name: i for i, name in enumerate(names)}
+    labels = np.array([numbers[name] for _, name in pairs], np.int64)
+    return LabelledData(PictureFiles([p for p, _ in pairs]), labels, tuple(ids), tuple(names))
