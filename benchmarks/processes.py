@@ -15,7 +15,7 @@ from queue import Empty, Queue
 from types import TracebackType
 from typing import Final, Self
 
-from benchmarks.errors import ServerStartError
+from benchmarks.errors import BenchmarkError, ServerStartError
 
 # MERGEDOC benchmarks/resident.py: 'What a process holds of memory and took of processor time, as the system counts it.'
 
@@ -219,3 +219,21 @@ def processor_s(process: int) -> float | None:
     user, system = stat.rpartition(")")[2].split()[11:13]
     own = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
     return own + sum(processor_s(int(child)) or 0.0 for child in children.split())
+
+
+def output_lines(module: str, *words: object) -> list[str]:
+    """Run `python -m MODULE WORDS...` to its end; return the lines that it prints.
+
+    Raises:
+        BenchmarkError: It failed.
+    """
+    command = [sys.executable, "-m", module, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchmarkError(f"python -m {module} failed: {last_line(done.stderr)}")
+    return done.stdout.splitlines()
+
+
+def last_line(text: str) -> str:
+    """Return the last line of what a process printed."""
+    return (text.strip().splitlines() or ["no message"])[-1].strip()

@@ -1,60 +1,58 @@
-"""Measures the time to a verdict: what the edge answers, what it defers, what the cloud says."""
+"""Times our decoder alone: to its decision or the cloud's text, and with quantized weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from math import isnan
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Final
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
+from benchmarks.commands.language import GenerationSettings
 from benchmarks.figures import Figure
-from benchmarks.language.speed.command import GenerationSettings
-from benchmarks.language.speed.latency import WORDS, Plan, Timed, time_each_kind
-from benchmarks.language.speed.models import Made, quantized
+from benchmarks.language.speed.latency import TITLES, CallTimes, Plan, time_each_kind
+from benchmarks.language.speed.models import ModelForms, quantize
 from benchmarks.processes import running_server
 from edge_runtime.language import Decoder
 
-# MERGEDOC benchmarks/generation/quantized_figures.py: 'Measures what quantization does to the time of a token, and to the size of a bundle.'
-
+ANSWER_TOKENS: Final = 64
+KINDS: Final = ("fp16", "int8-dynamic", "int4")
 _PROMPTS: Final = 10
 _PROMPT_TOKENS: Final = 16
-ANSWER_TOKENS: Final = 64
 _DEADLINE_S: Final = 60.0
-
-KINDS: Final = ("fp16", "int8-dynamic", "int4")
 _FLOAT: Final = "float32"
 _QUANTIZED_PROMPTS: Final = 8
 _QUANTIZED_PROMPT_TOKENS: Final = 8
 
 
-def verdict_figures(made: Made, settings: GenerationSettings) -> list[Figure]:
+def measure_verdict(forms: ModelForms, settings: GenerationSettings) -> list[Figure]:
     """Return the times of each kind of call; M_L is the same model, served by `cloud_stub`."""
-    prompts = [
-        made.request(_PROMPT_TOKENS, 1, settings.seed + number).text for number in range(_PROMPTS)
-    ]
-    line = ["cloud_stub", "--checkpoint", str(made.checkpoint), "--port", "0", "--threads", "1"]
-    with running_server([*line, "--max-new-tokens", str(ANSWER_TOKENS)]) as address:
+    prompts = _prompts(forms, _PROMPTS, _PROMPT_TOKENS, settings)
+    words = ["cloud_stub", "--checkpoint", str(forms.checkpoint), "--port", "0", "--threads", "1"]
+    with running_server([*words, "--max-new-tokens", str(ANSWER_TOKENS)]) as address:
         plan = Plan(
-            bundle=made.bundle,
+            bundle=forms.bundle,
             prompts=prompts,
             calls=settings.rounds,
             threads=1,
             cloud=address,
             deadline_s=_DEADLINE_S,
         )
-        _, timed = time_each_kind(plan)
-    return [_figure(WORDS[kind], calls, made.size) for kind, calls in timed.items()]
+        _, times = time_each_kind(plan)
+    return [_figure(TITLES[kind], calls, forms.size) for kind, calls in times.items()]
 
 
-def _figure(words: str, calls: list[Timed], size: str) -> Figure:
+def _prompts(forms: ModelForms, count: int, length: int, settings: GenerationSettings) -> list[str]:
+    return [forms.request(length, 1, settings.seed + i).text for i in range(count)]
+
+
+def _figure(title: str, calls: list[CallTimes], size: str) -> Figure:
     tokens = fmean(call.tokens for call in calls)
-    counted = "" if isnan(tokens) else f"{tokens:.1f} tokens, "
+    counted = "" if math.isnan(tokens) else f"{tokens:.1f} tokens, "
     return Figure.of(
-        f"time to verdict or text: {words}",
+        f"time to decision or text: {title}",
         [call.total_s * 1e3 for call in calls],
         None,
         "ms",
@@ -62,35 +60,31 @@ def _figure(words: str, calls: list[Timed], size: str) -> Figure:
     )
 
 
-def quantized_figures(
-    made: Made, folder: Path, settings: GenerationSettings, kinds: Sequence[str] = KINDS
+def measure_quantized(
+    forms: ModelForms, folder: Path, settings: GenerationSettings, kinds: Sequence[str] = KINDS
 ) -> list[Figure]:
-    """Return the time of a token of each quantized bundle over that of the float one.
+    """Return the ratio of each quantized bundle's time per token to the float bundle's.
 
-    Their tokens may be others: what is compared is the time of each further token of an answer.
+    Their tokens may differ: the time of each further token of an answer is compared.
 
     Args:
-        made: The model.
-        folder: Exists; gets the quantized bundles.
+        forms: The model.
+        folder: An existing folder for the quantized bundles.
         settings: Rounds, tokens and seed.
-        kinds: Of quantization.
+        kinds: Quantizations.
     """
-    prompts = [
-        made.request(_QUANTIZED_PROMPT_TOKENS, 1, settings.seed + number).text
-        for number in range(_QUANTIZED_PROMPTS)
-    ]
-    bundles = {_FLOAT: made.bundle} | {
-        kind: quantized(made, kind, folder, prompts) for kind in kinds
-    }
+    prompts = _prompts(forms, _QUANTIZED_PROMPTS, _QUANTIZED_PROMPT_TOKENS, settings)
+    bundles = {kind: quantize(forms, kind, folder, prompts) for kind in kinds}
+    bundles[_FLOAT] = forms.bundle
     decoders = {name: Decoder.open(path, threads=1) for name, path in bundles.items()}
     turns: dict[str, list[float]] = {name: [] for name in decoders}
     for i in tqdm(range(settings.rounds + 1), desc="rounds", leave=False, disable=None):
         for name, decoder in decoders.items():
-            took_ms = _token_ms(decoder, prompts[i % _QUANTIZED_PROMPTS], settings.tokens)
-            if i:  # the first round warms up
-                turns[name].append(took_ms)
-    sizes = {name: _size(path) for name, path in bundles.items()}
-    return [_quantized_figure(kind, turns, sizes, made.size) for kind in kinds]
+            token_ms = _token_ms(decoder, prompts[i % _QUANTIZED_PROMPTS], settings.tokens)
+            if i:  # the first round is the warm-up
+                turns[name].append(token_ms)
+    sizes = {name: _size_mb(path) for name, path in bundles.items()}
+    return [_quantized_figure(kind, turns, sizes, forms.size) for kind in kinds]
 
 
 def _token_ms(decoder: Decoder, prompt: str, tokens: int) -> float:
@@ -98,7 +92,7 @@ def _token_ms(decoder: Decoder, prompt: str, tokens: int) -> float:
     return answer.timings.per_token_s * 1e3
 
 
-def _size(bundle: Path) -> float:
+def _size_mb(bundle: Path) -> float:
     return sum(file.stat().st_size for file in bundle.glob("model.onnx*")) / 1e6
 
 
@@ -106,9 +100,8 @@ def _quantized_figure(
     kind: str, turns: dict[str, list[float]], sizes: dict[str, float], model: str
 ) -> Figure:
     ratios = [ours / whole for ours, whole in zip(turns[kind], turns[_FLOAT], strict=True)]
-    ours, whole = (sorted(turns[name])[len(ratios) // 2] for name in (kind, _FLOAT))
     detail = (
-        f"{ours:.3g} and {whole:.3g} ms; {sizes[kind]:.1f} and {sizes[_FLOAT]:.1f} MB; each "
-        f"further token of an answer, {model}, 1 thread"
+        f"{median(turns[kind]):.3g} and {median(turns[_FLOAT]):.3g} ms; {sizes[kind]:.1f} and "
+        f"{sizes[_FLOAT]:.1f} MB; each further token of an answer, {model}, 1 thread"
     )
     return Figure.of(f"time per token, {kind} / float32", ratios, None, "x", detail)

@@ -1,4 +1,4 @@
-"""Runs one that generates as a process of its own, so that nobody shares threads and caches."""
+"""Runs an engine as a process of its own, so that engines share no threads and no caches."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from typing import Any, Final, Self
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.language.speed.answer_loop import Request
-
-# MERGEDOC benchmarks/peers/__init__.py: 'Servers of others that the cloud side is measured beside.'
+from benchmarks.processes import last_line
 
 _ROOT: Final = str(Path(__file__).parents[3])
 _LONGEST_S: Final = 180.0
@@ -27,13 +26,13 @@ _ENVIRONMENT: Final = {
 
 
 @dataclass(frozen=True)
-class Timed:
-    """What a process generated, and how long that took it.
+class TimedOutput:
+    """A generated answer, and the time that it took.
 
     Attributes:
         tokens: The new tokens.
-        confidence: Their mean negative entropy in nats, None without a gate.
-        took_ns: Inside of the process, in nanoseconds.
+        confidence: Their mean negative entropy in nats; None without a gate.
+        took_ns: Time within the process, in nanoseconds.
     """
 
     tokens: tuple[int, ...]
@@ -41,24 +40,24 @@ class Timed:
     took_ns: int
 
 
-class Generating:
-    """A process that generates on one thread; a context manager that starts and ends it.
+class EngineProcess:
+    """A process that generates on one thread; as a context manager, it runs for a block.
 
     Args:
-        python: The interpreter of its environment.
-        module: A module that serves by `answering.serve`.
-        arguments: Its words.
-        log: Gets what it says on standard error.
+        python: Interpreter of the engine's environment.
+        module: Module that calls `answer_loop.serve`.
+        arguments: Arguments of the module.
+        log: File for its standard error.
 
     Attributes:
-        version: Distribution and version of what generates, once it was started.
+        version: Distribution and version of the engine, once it has started.
     """
 
     version = ""
 
-    def __init__(self, python: Path | str, module: str, *arguments: Path, log: Path) -> None:
-        self._name = module.rpartition(".")[2]
-        self._line: Sequence[str] = [str(python), "-m", module, *map(str, arguments)]
+    def __init__(self, python: Path | str, module: str, *arguments: str, log: Path) -> None:
+        self._name = " ".join((module.rpartition(".")[2], *arguments[:1]))
+        self._command: Sequence[str] = [str(python), "-m", module, *arguments]
         self._log = log
         self._process: subprocess.Popen[str] | None = None
 
@@ -67,7 +66,7 @@ class Generating:
         path = os.pathsep.join(filter(None, paths))
         with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
-                self._line,
+                self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -75,7 +74,7 @@ class Generating:
                 env=os.environ | _ENVIRONMENT | {"PYTHONPATH": path},
             )
         try:
-            self.version = self._hear()["version"]
+            self.version = self._read()["version"]
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -96,11 +95,11 @@ class Generating:
             if stream is not None:
                 stream.close()
 
-    def __call__(self, request: Request) -> Timed:
-        """Let it generate.
+    def __call__(self, request: Request) -> TimedOutput:
+        """Generate once.
 
         Raises:
-            BenchmarkError: It ended, or did not answer in time.
+            BenchmarkError: The process ended, or did not answer in time.
         """
         process = self._running
         assert process.stdin is not None  # noqa: S101 - narrows the type
@@ -108,9 +107,9 @@ class Generating:
             process.stdin.write(json.dumps(request._asdict()) + "\n")
             process.stdin.flush()
         except BrokenPipeError:
-            pass  # it ended: its last words say why
-        said = self._hear()
-        return Timed(tuple(said["tokens"]), said["confidence"], said["took_ns"])
+            pass  # it ended: its log says why
+        answer = self._read()
+        return TimedOutput(tuple(answer["tokens"]), answer["confidence"], answer["took_ns"])
 
     @property
     def _running(self) -> subprocess.Popen[str]:
@@ -118,19 +117,19 @@ class Generating:
             raise BenchmarkError(f"expected {self._name} to run, it was not started")
         return self._process
 
-    def _hear(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, Any]:
         process = self._running
         assert process.stdout is not None  # noqa: S101 - narrows the type
-        ends = threading.Timer(_LONGEST_S, process.kill)
-        ends.start()
+        limit = threading.Timer(_LONGEST_S, process.kill)
+        limit.start()
         try:
             line = process.stdout.readline()
         finally:
-            ends.cancel()
+            limit.cancel()
         if line:
-            heard: dict[str, Any] = json.loads(line)
-            return heard
+            answer: dict[str, Any] = json.loads(line)
+            return answer
         process.wait()
-        words = self._log.read_text(encoding="utf-8", errors="replace").strip()
-        last = (words or f"no answer within {_LONGEST_S:g} s").splitlines()[-1]
-        raise BenchmarkError(f"expected an answer of {self._name}, it ended: {last}")
+        log = self._log.read_text(encoding="utf-8", errors="replace")
+        reason = last_line(log) if log.strip() else f"no answer within {_LONGEST_S:g} s"
+        raise BenchmarkError(f"expected an answer from {self._name}, it ended: {reason}")
