@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from scipy.stats import linregress
 
+from benchmarks.commands.figures import RuntimeSettings
 from benchmarks.figures import Figure, slope, write_figures
 from benchmarks.processes import peak_resident_bytes, resident_bytes
 from benchmarks.runtime import client as client_figures
 from benchmarks.runtime import footprint, memory
 from benchmarks.runtime.calls import call_figures
-from benchmarks.runtime.command import RuntimeSettings
 from benchmarks.runtime.footprint import OURS, installed_bytes
 from benchmarks.untrained import random_picture
 from edge_runtime.errors import GatekeeperError

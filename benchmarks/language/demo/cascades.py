@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.cascade.demo import DemoSettings
 from benchmarks.cascade.trial import DEADLINE_S, TIMED_CALLS, as_shipped
+from benchmarks.commands.cascade import DemoSettings
 from benchmarks.errors import CheckError
 
 # MERGEDOC benchmarks/language/asked.py: 'The per-sample file of cascades that were really asked: bundle, runtime and server.'

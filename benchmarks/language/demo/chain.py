@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.cascade import pictures
 from benchmarks.cascade import report as results
-from benchmarks.cascade.demo import DemoSettings
 from benchmarks.cascade.report import table
+from benchmarks.commands.cascade import DemoSettings
 from benchmarks.language.demo import report, running
 from benchmarks.language.demo.cascades import FILE as ASKED_FILE
 from benchmarks.language.demo.cascades import save_asked

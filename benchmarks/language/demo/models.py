@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cascade.demo import DemoSettings
+from benchmarks.commands.cascade import DemoSettings
 from train.data.tasks import Task
 from train.language.fit import FitLanguageSettings
 from train.language.new import NewLanguageSettings

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cascade import report
-from benchmarks.cascade.demo import DemoSettings
 from benchmarks.cascade.report import findings
 from benchmarks.cascade.samples import Samples
+from benchmarks.commands.cascade import DemoSettings
 from benchmarks.errors import CheckError
 from benchmarks.language.demo import running, table
 from benchmarks.language.demo.table import KIND, TUNED, is_language, tokens_per_s, variants

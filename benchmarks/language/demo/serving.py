@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cascade.demo import DemoSettings
+from benchmarks.commands.cascade import DemoSettings
 from benchmarks.language.demo.cascades import Asked, Shipped, ask, export
 
 # MERGEDOC benchmarks/language/hearing.py: 'Asks the checkpoints of the demo in PyTorch, and keeps what they say.'

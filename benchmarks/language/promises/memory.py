@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from benchmarks.commands.language import WARM_UP
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import Figure
 from benchmarks.language.promises.soak import LONG
 from benchmarks.processes import NOT_COUNTED, resident_bytes
 
 GENERATIONS: Final = 1_000
-_WARM_UP: Final = 100
 """Generations by which every way of generating has seen every prompt."""
 _SETTLED: Final = 2  # long batches after which ONNX Runtime keeps all that one needs
 _WORDS: Final = 100
@@ -53,13 +53,13 @@ def memory_figures(
     if resident_bytes() is None:
         return [Figure("memory of generations", None, _GROWTH_MB, "MB", NOT_COUNTED)]
     kept = _looks(bundle, seed, generations, words, arena=True)
-    returned = _looks(bundle, seed, _WARM_UP, words, arena=False)
+    returned = _looks(bundle, seed, WARM_UP, words, arena=False)
     return [_growth(kept), _long(kept), _closed(kept), _held(kept, "kept"), _held(returned, "off")]
 
 
 def _growth(looks: list[Look]) -> Figure:
     ordinary = _of(looks, "ordinary")
-    first = next(look for look in ordinary if look.done == _WARM_UP)
+    first = next(look for look in ordinary if look.done == WARM_UP)
     last = ordinary[-1]
     return Figure.of(
         f"memory, generations {first.done} to {last.done:,}",

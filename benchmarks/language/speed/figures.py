@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from benchmarks.commands.language import GENERATION_GROUPS, GenerationGroup, GenerationSettings
 from benchmarks.figures import Figure, in_folder, measure_groups
 from benchmarks.language.speed import models
-from benchmarks.language.speed.command import GENERATION_GROUPS, GenerationGroup, GenerationSettings
 from benchmarks.language.speed.comparison import (
     GENAI,
     GENAI_GATED,

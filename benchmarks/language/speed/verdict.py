@@ -11,8 +11,8 @@ from typing import Final
 
 from tqdm import tqdm
 
+from benchmarks.commands.language import GenerationSettings
 from benchmarks.figures import Figure
-from benchmarks.language.speed.command import GenerationSettings
 from benchmarks.language.speed.latency import WORDS, Plan, Timed, time_each_kind
 from benchmarks.language.speed.models import Made, quantized
 from benchmarks.processes import running_server
