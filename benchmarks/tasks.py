@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from math import sqrt
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from benchmarks.commands.language import TasksSettings
 from benchmarks.figures import Figure, measure_groups
-from edge_runtime.cli import Command, field
 from train.data.tasks import TASKS, Task, load_task
 
 _DEVIATIONS: Final = 3.3  # either side, one run in a thousand of a sound scorer is farther off
 
 # MERGEDOC benchmarks/tasks_figures.py: 'Measures the figures of `tasks`: counts, right answers that are read, and what a scorer gives.'
-
-
-@dataclass(frozen=True, kw_only=True)
-class TasksSettings(Command):
-    """Read every task whole, and score its own right answers, in order and shuffled.
-
-    The data are those under the environment variable GATEKEEPER_DATA.
-
-    Example: python -m benchmarks tasks --out tasks.json
-    """
-
-    seed: int = field("seed of carved splits and of the shuffle", default=0)
-    out: Path | None = field("write the result here as JSON", default=None)
-
-    def run(self) -> None:
-        """Print a line a figure: measured, limit, met or missed."""
-        measure(self)
 
 
 class Sizes(NamedTuple):

@@ -8,16 +8,15 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 
+from benchmarks.commands.figures import QuantizationSettings, goal_flags
 from benchmarks.timing import paired_medians_us
 from edge_runtime import environment
 from edge_runtime.bundle import read_bundle
-from edge_runtime.cli import Command, field
 from edge_runtime.edge_model import EdgeModel
-from edge_runtime.errors import SettingError
 from export.commands.build import BuildSettings
 from export.commands.retune import RetuneSettings
 from export.data import kind_of, load_split
@@ -31,88 +30,7 @@ from train.models import open_checkpoint
 # MERGEDOC benchmarks/quantization_tables.py: 'Renders what `benchmarks quantization` measured as Markdown tables.'
 # MERGEDOC benchmarks/goal_figures.py: 'Calibrates a bundle for one goal after the other, and looks on fresh data what became of it.'
 
-KINDS = ("none", "fp16", "int8", "int8-dynamic", "int4")
-GOALS = ("target-deferral", "target-accuracy", "max-risk", "max-harm")
-SOURCES = ("checkpoint", "program", "onnx")
-
 _CALLS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizationSettings(Command):
-    """Export a model in every precision, and compare size, time, accuracy and decisions.
-
-    Every bundle is calibrated as it ships, for each goal in turn; accuracy, deferral ratio, flips
-    and what became of a guarantee are of the test split. What a precision or a goal cannot do is
-    said with the reason.
-
-    Example: python -m benchmarks quantization --checkpoint runs/small --data digits
-    """
-
-    checkpoint: Path = field("checkpoint folder")
-    program: Path | None = field("the same model as a torch.export program as well", default=None)
-    onnx: Path | None = field("the same model as somebody's ONNX file as well", default=None)
-    data: str = field("data set to calibrate and test on", default="digits")
-    split: Literal["validation", "test"] = field(
-        "split to choose the thresholds on; the figures are of test", default="validation"
-    )
-    kinds: tuple[str, ...] = field("precisions", default=KINDS)
-    goals: tuple[str, ...] = field(
-        f"goals to calibrate for, NAME=VALUE of {', '.join(GOALS)}; flips are told at the first",
-        default=("target-deferral=0.3",),
-    )
-    large: Path | None = field("checkpoint folder of M_L, for max-harm", default=None)
-    rounds: int = field("alternating rounds of the timing", default=20)
-    threads: int | None = field("threads of one run (default: all cores)", default=None)
-    out: Path | None = field("write the result here as JSON", default=None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        unknown = [kind for kind in self.kinds if kind not in KINDS]
-        if unknown or "none" not in self.kinds:
-            raise SettingError(
-                f"expected --kinds among {', '.join(KINDS)}, none (the float graph) with them, got "
-                f"{', '.join(self.kinds)}"
-            )
-        if not self.goals:
-            raise SettingError("expected at least one goal in --goals, got none")
-        for goal in self.goals:
-            as_settings(goal, self.large)
-        if self.rounds < 1:
-            raise SettingError(f"expected --rounds of at least 1, got {self.rounds}")
-
-    @property
-    def sources(self) -> dict[str, Path]:
-        """The files and folders that hold the model, by the flag of `export` that takes them."""
-        named = {name: getattr(self, name) for name in SOURCES}
-        return {name: path for name, path in named.items() if path is not None}
-
-    def run(self) -> None:
-        """Print the tables, and write them where asked."""
-        measure(self)
-
-
-def as_settings(goal: str, large: Path | None) -> dict[str, Any]:
-    """Return `export`'s settings for a goal like `max-risk=0.05`.
-
-    Raises:
-        SettingError: It is none, or M_L is missing for it.
-    """
-    name, _, text = goal.partition("=")
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if name not in GOALS or not 0.0 <= value <= 1.0:
-        raise SettingError(
-            f"expected --goals like target-deferral=0.3, of {', '.join(GOALS)} with a value in "
-            f"[0, 1], got {goal}"
-        )
-    if name != "max-harm":
-        return {name.replace("-", "_"): value}
-    if large is None:
-        raise SettingError("expected --large CHECKPOINT with the goal max-harm")
-    return {"max_harm": value, "large": large}
 
 
 @dataclass(frozen=True)
@@ -158,7 +76,7 @@ def _export(
         for kind in settings.kinds:
             name = f"{source} {kind}"
             line: dict[str, Any] = {source: path, **foreign}
-            line |= as_settings(settings.goals[0], settings.large)
+            line |= goal_flags(settings.goals[0], settings.large)
             try:
                 BuildSettings(
                     out=scratch / name,
@@ -323,7 +241,7 @@ def outcomes(
                 bundle=copy,
                 calibrate=settings.data,
                 split=settings.split,
-                **as_settings(goal, settings.large),
+                **goal_flags(goal, settings.large),
             ).run()
             found[goal] = _outcome(copy, test, large)
         except CalibrationError as error:

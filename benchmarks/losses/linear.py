@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from benchmarks.commands.figures import LinearLossSettings
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import Figure, write_figures
 from benchmarks.losses.linear_case import (
@@ -27,9 +26,7 @@ from benchmarks.losses.linear_case import (
 )
 from benchmarks.processes import NOT_COUNTED
 from benchmarks.timing import time_each
-from edge_runtime.cli import Command, field
 from edge_runtime.environment import hardware
-from edge_runtime.errors import SettingError
 
 _PEAK_LIMIT: Final = 0.1
 _TIME_LIMIT: Final = 1.15
@@ -45,38 +42,6 @@ _WORDS: Final[dict[Name, str]] = {
 }
 
 # MERGEDOC benchmarks/linear_loss_figures.py: 'Measures the figures of `linear-loss`, each beside a loss that holds the logits.'
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearLossSettings(Command):
-    """Print memory and time of the linear Gatekeeper loss beside losses on dense logits.
-
-    On CUDA in bfloat16 and float32, and beside Liger's fused linear cross-entropy where
-    liger-kernel is installed.
-
-    Example: python -m benchmarks linear-loss --out linear-loss.json
-    """
-
-    vocabulary: int = field("rows of the output layer", default=256_000)
-    hidden: int = field("width of the hidden states", default=1024)
-    tokens: int = field("positions in the loss", default=2048)
-    rounds: int = field("alternating rounds of timing, and processes for memory", default=5)
-    device: Literal["cpu", "cuda"] = field("where to measure", default="cpu")
-    seed: int = field("seed of the inputs", default=0)
-    out: Path | None = field("write the result here as JSON", default=None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("vocabulary", "hidden", "tokens", "rounds"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"expected --{name} of at least 1, got {getattr(self, name)}")
-        # Minutes later would be a bad moment to find out.
-        if self.out is not None and not self.out.absolute().parent.is_dir():
-            raise SettingError(f"expected a folder that is there for --out, got {self.out}")
-
-    def run(self) -> None:
-        """Print a line a figure: measured, limit, met or missed."""
-        measure(self)
 
 
 def measure(settings: LinearLossSettings) -> None:

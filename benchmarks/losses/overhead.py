@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.commands.figures import OverheadSettings
 from benchmarks.figures import Figure, write_figures
 from benchmarks.timing import paired_medians_us
 from benchmarks.untrained import SIDE, random_picture, small_cnn_bundle
 from edge_runtime import contract
-from edge_runtime.cli import Command, field
 from edge_runtime.environment import hardware
 from export.classifier.gate import append_gate
 from export.classifier.preprocessing import fuse_preprocessing
@@ -49,22 +48,6 @@ _LOSSES: dict[str, _Loss] = {
 # MERGEDOC benchmarks/overhead_figures.py: 'Measures the figures of `overhead`, each beside its bare peer in alternating rounds.'
 # MERGEDOC benchmarks/gate_figures.py: 'Measures the gate over the logits of a large vocabulary beside the usual form of it.'
 # MERGEDOC benchmarks/loss_figures.py: 'Measures what the Gatekeeper loss costs beside plain cross-entropy.'
-
-
-@dataclass(frozen=True, kw_only=True)
-class OverheadSettings(Command):
-    """Print what the gate in the graph and the loss in training cost beside their bare peers.
-
-    Example: python -m benchmarks overhead --out overhead.json
-    """
-
-    rounds: int = field("alternating rounds of each comparison", default=60)
-    seed: int = field("seed of the SmallCNN's weights and the picture", default=0)
-    out: Path | None = field("write the result here as JSON", default=None)
-
-    def run(self) -> None:
-        """Print a line a figure: measured, limit, met or missed."""
-        measure(self)
 
 
 def measure(settings: OverheadSettings) -> None:

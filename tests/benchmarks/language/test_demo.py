@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from tools.things import new_language_model, write_task
 
-from benchmarks.cascade.check import CheckSettings
-from benchmarks.cascade.demo import DemoSettings
+from benchmarks.commands.cascade import CheckSettings, DemoSettings
 from benchmarks.errors import CheckError
 from benchmarks.language.demo.cascades import read_asked, save_asked
 from benchmarks.language.demo.table import variants

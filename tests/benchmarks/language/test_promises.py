@@ -9,11 +9,11 @@ import torch
 from tools.language_models import PROMPTS, by_hand, tiny
 
 from benchmarks import figures as verdicts
+from benchmarks.commands.language import DecodingSettings
 from benchmarks.figures import STATISTICS
 from benchmarks.language.promises import certainty, memory, prompts
 from benchmarks.language.promises import tokens as token_figures
 from benchmarks.language.promises.certainty import Tally
-from benchmarks.language.promises.command import DecodingSettings
 from benchmarks.language.promises.corpora import Corpus, story_openings
 from benchmarks.language.promises.random_models import RandomModels, write_random_model
 from benchmarks.language.promises.reference import Exact, Split, greedy_answers, splits

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.commands.figures import LatencySettings
+from benchmarks.commands.language import GenerationSettings
 from benchmarks.errors import BenchmarkError
 from benchmarks.language.speed import genai
 from benchmarks.language.speed.answer_loop import Request
-from benchmarks.language.speed.command import GenerationSettings
 from benchmarks.language.speed.comparison import (
     GENAI,
     GENAI_GATED,
@@ -26,7 +27,6 @@ from benchmarks.language.speed.figures import prefill_figures, token_figures
 from benchmarks.language.speed.models import Made, make, numbered_words
 from benchmarks.language.speed.peer_process import Generating
 from benchmarks.language.speed.verdict import quantized_figures
-from benchmarks.latency import LatencySettings
 from benchmarks.processes import running_server
 from edge_runtime.errors import SettingError
 from edge_runtime.language import Decoder

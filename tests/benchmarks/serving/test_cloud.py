@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from benchmarks.cascade.check import _committed
+from benchmarks.commands.figures import CloudSettings
 from benchmarks.errors import BenchmarkError, CheckError
 from benchmarks.figures import Figure, check, table, write_figures
 from benchmarks.processes import Server, processor_s, resident_bytes, running_server
 from benchmarks.serving import connections, drain, front, graphs, load, overload, peer
-from benchmarks.serving.command import CloudSettings
 from benchmarks.serving.load import check_answer, stub
 from benchmarks.serving.mlserver import EXECUTABLE
 
