@@ -10,8 +10,8 @@ from tools.things import new_language_model, write_task
 
 from benchmarks.commands.cascade import CheckSettings, DemoSettings
 from benchmarks.errors import CheckError
-from benchmarks.language.demo.cascades import read_asked, save_asked
 from benchmarks.language.demo.table import variants
+from benchmarks.language.demo.transcripts import read_transcripts, save_transcripts
 from edge_runtime import metrics
 from edge_runtime.errors import SettingError
 from train.comparison.samples import read_samples
@@ -82,7 +82,7 @@ def test_the_demos_rows_are_the_answers_of_the_models(demo):
 
 
 def test_the_running_cascades_say_what_their_models_say(demo):
-    asked = read_asked(demo / "cascade-samples.npz")
+    asked = read_transcripts(demo / "cascade-samples.npz")
     large = load_answers(demo / "answers" / "large-test.npz").right
     rows = variants(read_samples(demo / "lm-samples.npz"), 0.3)[0]
     for (name, one), row in zip(asked.items(), ("control", "tuned"), strict=False):
@@ -96,7 +96,7 @@ def test_the_running_cascades_say_what_their_models_say(demo):
 
 
 def test_ending_a_generation_early_saves_tokens_and_changes_no_decision(demo):
-    for one in read_asked(demo / "cascade-samples.npz").values():
+    for one in read_transcripts(demo / "cascade-samples.npz").values():
         np.testing.assert_array_equal(one.deferred, one.whole_deferred)
         assert (one.tokens <= one.whole_tokens).all()
         np.testing.assert_array_equal(one.tokens[~one.deferred], one.whole_tokens[~one.deferred])
@@ -147,10 +147,10 @@ def test_check_finds_a_touched_sample_and_a_touched_page_of_the_cascades(demo, t
     with pytest.raises(CheckError, match="running cascades"):
         CheckSettings(folders=(copy,)).run()
     (copy / "report.md").write_text(report)
-    asked = read_asked(copy / "cascade-samples.npz")
+    asked = read_transcripts(copy / "cascade-samples.npz")
     name, one = next(iter(asked.items()))
     touched = dataclasses.replace(one, right=~one.right)
-    save_asked(copy / "cascade-samples.npz", {**asked, name: touched})
+    save_transcripts(copy / "cascade-samples.npz", {**asked, name: touched})
     with pytest.raises(CheckError, match="joint accuracy"):
         CheckSettings(folders=(copy,)).run()
 
