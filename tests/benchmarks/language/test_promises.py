@@ -119,7 +119,7 @@ def test_a_graph_of_another_model_misses_its_figures(models, tmp_path):
     tokens, confidence = measure_tokens(other, 20)
     assert (tokens.is_met, confidence.is_met) == (False, False)
     assert tokens.value >= 19
-    assert f"in 0 of the {int(tokens.value)} the two greatest logits tie" in tokens.detail
+    assert f"in 0 of the {int(tokens.value)} the two largest logits tie" in tokens.detail
 
 
 @pytest.mark.slow

@@ -57,11 +57,20 @@ def engines(made, tmp_path_factory):
         yield running
 
 
-@pytest.fixture
-def shared_engines(engines, monkeypatch):
+@pytest.fixture(scope="module")
+def shared_engines(engines):
     """Let the measurements use the running engines: optimum takes seconds to start."""
     share = contextlib.nullcontext(engines)
-    monkeypatch.setattr(speed_figures, "running_engines", lambda *_: share)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(speed_figures, "running_engines", lambda *_: share)
+        yield
+
+
+@pytest.fixture(scope="module")
+def token_figures(made, shared_engines):
+    """The figures of the group tokens, by name."""
+    figures = measure_tokens(made, Path(), GenerationSettings(rounds=2, tokens=10))
+    return {figure.name: figure for figure in figures}
 
 
 @pytest.fixture(scope="module")
@@ -92,28 +101,31 @@ def test_our_process_generates_what_the_decoder_does(made, engines):
     assert len(set(output.tokens)) > 3
 
 
-@pytest.mark.usefixtures("shared_engines")
-def test_a_peer_generates_the_same_tokens(made, tmp_path):
-    settings = GenerationSettings(rounds=2, tokens=10)
-    figures = {f.name: f for f in measure_tokens(made, tmp_path, settings)}
-    assert len(figures) == 6
-    limits = {name: figure.limit for name, figure in figures.items() if figure.limit is not None}
+@pytest.mark.parametrize(
+    ("peer", "gated", "distribution"),
+    [
+        (OPTIMUM, OPTIMUM_GATED, "optimum-onnx"),
+        (GENAI, GENAI_GATED, "onnxruntime-genai"),
+    ],
+    ids=["optimum", "genai"],
+)
+def test_a_peer_generates_the_same_tokens(peer, gated, distribution, made, token_figures):
+    each, first = f"time per token, ours / {peer}", f"time to first token, ours / {peer}"
+    figures = [token_figures[name] for name in (each, first, f"time per token, ours / {gated}")]
+    if {OPTIMUM: made.optimum, GENAI: made.genai}[peer] is None:
+        assert {figure.detail for figure in figures} == {install_hint(peer)}
+        pytest.skip(install_hint(peer))
+    for figure in figures:
+        assert figure.value > 0
+        assert len(figure.samples) == 2
+        assert f"{distribution} " in figure.detail
+    assert "mean of 10 tokens, hidden 32, 1 layers, vocabulary 300, 1 thread" in figures[0].detail
+
+
+def test_one_figure_of_tokens_has_a_limit(token_figures):
+    limits = {name: f.limit for name, f in token_figures.items() if f.limit is not None}
     assert limits == {f"time per token, ours / {OPTIMUM}": 0.6}
-    size = "mean of 10 tokens, hidden 32, 1 layers, vocabulary 300, 1 thread"
-    for peer, gated, distribution, form in (
-        (OPTIMUM, OPTIMUM_GATED, "optimum-onnx", made.optimum),
-        (GENAI, GENAI_GATED, "onnxruntime-genai", made.genai),
-    ):
-        each, first = f"time per token, ours / {peer}", f"time to first token, ours / {peer}"
-        found = [figures[each], figures[first], figures[f"time per token, ours / {gated}"]]
-        if form is None:
-            assert {figure.detail for figure in found} == {install_hint(peer)}
-            continue
-        for figure in found:
-            assert figure.value > 0
-            assert len(figure.samples) == 2
-            assert f"{distribution} " in figure.detail
-        assert size in found[0].detail
+    assert len(token_figures) == 6
 
 
 def test_a_quantized_bundle_is_compared_with_the_float_one(made, tmp_path):
@@ -214,13 +226,13 @@ def prompts(made, tmp_path_factory):
 
 def test_the_latency_of_a_language_model_is_listed_by_kind_of_call(made, prompts, tmp_path, capsys):
     out = tmp_path / "l.json"
-    served = ["cloud_stub", "--checkpoint", str(made.checkpoint), "--port", "0"]
+    served = ["cloud_stub", "--checkpoint", str(made.checkpoint), "--port", "0", "--threads", "1"]
     with running_server(served) as address:
         LatencySettings(
-            bundle=made.bundle, cloud=address, prompts=prompts, calls=6, deadline_s=60, out=out
+            bundle=made.bundle, cloud=address, prompts=prompts, calls=3, deadline_s=60, out=out
         ).run()
     result = json.loads(out.read_text())
-    assert (result["prompts"], result["calls"]) == (3, 6)
+    assert (result["prompts"], result["calls"]) == (3, 3)
     kinds = [result[kind] for kind in ("edge", "deferred_whole", "deferred")]
     for kind in kinds:
         assert 0 < kind["first_token"]["p50_ms"] <= kind["verdict"]["p50_ms"]
@@ -258,5 +270,5 @@ def test_prompts_that_cannot_be_answered_are_refused(text, says, made, tmp_path)
 
 
 def test_prompts_are_for_language_models(bundle, tmp_path):
-    with pytest.raises(SettingError, match="a language model's bundle with --prompts"):
+    with pytest.raises(SettingError, match="--prompts needs a language model's bundle"):
         LatencySettings(bundle=bundle, prompts=tmp_path / "p.txt").run()
