@@ -22,7 +22,7 @@ REPORT = "report.md"
 _SATURATED = 0.98
 _SMALL_GAP = 0.08
 _CALLS = (
-    "M_L's latency is that of a deferred call, which runs M_S first. M_L ran in a server on this",
+    "M_L's latency is that of a deferred call, which runs M_S first. M_L ran in a server on the same",
     "machine: add the round trip of your network.",
 )
 _LATENCIES = ("p50_ms", "p90_ms", "p99_ms")
