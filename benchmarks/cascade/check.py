@@ -1,46 +1,91 @@
-"""Checks result folders against their samples, and renders them anew."""
+"""Checks result folders against their samples, and writes their pages anew."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks import figures
-from benchmarks.cascade import report as results
+from benchmarks.cascade import report as cascade
 from benchmarks.cascade import sweeps
 from benchmarks.commands.cascade import CheckSettings, ReportSettings
+from benchmarks.documents import Document
 from benchmarks.errors import CheckError
 from benchmarks.language.demo import report as language
+from edge_runtime.errors import GatekeeperError
 
 COMMITTED = Path(__file__).parents[1] / "results"
 
 
+class Kind(NamedTuple):
+    """A kind of result folder.
+
+    Attributes:
+        documents: Returns the documents of a folder.
+        draw: Draws the pictures of a folder anew; returns their files.
+    """
+
+    documents: Callable[[Path], Iterable[Document]]
+    draw: Callable[[Path], list[Path]]
+
+
+_SWEEP = Kind(sweeps.documents, sweeps.draw)
+_LANGUAGE = Kind(language.documents, language.draw)
+_CASCADE = Kind(cascade.documents, cascade.draw)
+
+
 def check(settings: CheckSettings) -> None:
-    """Recompute every figure, and fail on the first that its samples do not give.
+    """Recompute every figure; fail on the first that the samples do not give.
 
     Raises:
         CheckError: A figure or sentence differs, or there is no result folder.
     """
-    folders = settings.folders or _committed()
+    folders = settings.folders or committed()
     if not folders:
         raise CheckError(f"expected a result folder, found none under {COMMITTED}: name one")
-    kinds = ((sweeps.is_sweep, sweeps.check), (language.is_language, language.check))
     for folder in folders:
         if folder.suffix == ".json":
-            print(f"{folder}: {figures.check(folder)} figures, all verdicts as they follow")
+            print(f"{folder}: {figures.check(folder)} figures, all verdicts correct")
             continue
-        recompute = next((c for is_its, c in kinds if is_its(folder)), results.check)
-        print(f"{folder}: {recompute(folder)} figures recomputed, all as printed")
-
-
-def _committed() -> tuple[Path, ...]:
-    folders = sorted({path.parent for path in COMMITTED.glob("*/*samples*")})
-    return (*folders, *filter(figures.holds_figures, sorted(COMMITTED.glob("*.json"))))
+        compared = sum(document.check() for document in _documents(folder))
+        print(f"{folder}: {compared} figures recomputed, all as printed")
 
 
 def report(settings: ReportSettings) -> None:
-    """Draw the pictures of sweeps and name their files; print the tables of files of figures."""
+    """Write the sentences, pages and pictures of result folders anew, every figure kept.
+
+    For a file of figures, print its table.
+
+    Raises:
+        CheckError: A figure is not what the samples give.
+    """
     for folder in settings.folders:
         if folder.suffix == ".json":
             print(figures.table(folder))
             continue
-        print(*sweeps.draw(folder), sep="\n")
+        documents = list(_documents(folder))
+        for document in documents:
+            document.renew()
+        print(*(document.page for document in documents), *_kind(folder).draw(folder), sep="\n")
+
+
+def committed() -> tuple[Path, ...]:
+    """Return the result folders of the repository, then its files of figures."""
+    folders = sorted({path.parent for path in COMMITTED.glob("*/*samples*")})
+    return (*folders, *filter(figures.holds_figures, sorted(COMMITTED.glob("*.json"))))
+
+
+def _kind(folder: Path) -> Kind:
+    if sweeps.is_sweep(folder):
+        return _SWEEP
+    return _LANGUAGE if language.is_language(folder) else _CASCADE
+
+
+def _documents(folder: Path) -> Iterable[Document]:
+    try:
+        yield from _kind(folder).documents(folder)
+    except CheckError:
+        raise
+    except (GatekeeperError, KeyError) as error:
+        raise CheckError(f"{folder}: {error!r}") from None

@@ -15,7 +15,7 @@ from benchmarks.language.demo.models import checkpoint, read_answers
 from benchmarks.language.demo.table import best_tuned
 from benchmarks.language.demo.transcripts import Transcript
 from benchmarks.processes import running_server
-from benchmarks.steps import step
+from benchmarks.steps import Stages
 from edge_runtime import Answer, Cascade, contract, metrics
 from edge_runtime.bundle import read_bundle
 from edge_runtime.language import Decoder, Generation
@@ -90,6 +90,7 @@ def run_cascades(
     models: Sequence[SmallModel],
     large: Path,
     folders: Mapping[int, Path],
+    stages: Stages,
 ) -> CascadeRuns:
     """Export and calibrate the small models, serve the large one, and send the test prompts.
 
@@ -99,16 +100,17 @@ def run_cascades(
         models: The small models that ship.
         large: Folder of M_L's checkpoint.
         folders: Folder of each seed's models and answers.
+        stages: Progress of the demo.
     """
     bundles: dict[SmallModel, dict[Path, Path]] = {model: {} for model in models}
     for seed, folder in folders.items():
-        with step(f"seed {seed}: export and calibrate"):
+        with stages.stage(f"seed {seed}: export and calibrate"):
             for model in models:
                 bundles[model][folder] = _export(settings, model, folder)
     flags = ["--max-new-tokens", str(task.max_new_tokens), "--port", "0"]
     texts = read_answers(settings.out, "large")
     with (
-        step("the test set over gRPC"),
+        stages.stage("send the test set through the cascades"),
         running_server(["cloud_stub", "--checkpoint", str(large), *flags]) as address,
     ):
         runs = {

@@ -8,13 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cascade import pictures
-from benchmarks.cascade import report as results
-from benchmarks.cascade.report import table
 from benchmarks.commands.cascade import DemoSettings
 from benchmarks.language.demo import report
-from benchmarks.language.demo import transcripts as transcript_file
-from benchmarks.language.demo.cascades import CascadeRuns, choose_small_models, run_cascades
+from benchmarks.language.demo.cascades import choose_small_models, run_cascades
 from benchmarks.language.demo.models import (
     LARGE,
     MODELS,
@@ -25,8 +21,7 @@ from benchmarks.language.demo.models import (
     interview,
     tune_models,
 )
-from benchmarks.language.demo.table import variants
-from benchmarks.steps import empty_folder, step
+from benchmarks.steps import Stages, empty_folder
 from edge_runtime import environment
 from train.comparison.samples import Samples
 from train.data.tasks import Task, load_task
@@ -45,30 +40,30 @@ def run_language_chain(settings: DemoSettings) -> None:
     for folder in filter(None, (settings.small, settings.large)):
         open_language_model(folder)  # a mistake in a name must show before minutes of training
     empty_folder(settings.out, overwrite=settings.overwrite)
-    large, samples, left_out = _train(settings, task)
-    with step("figures of all rivals"):
-        compared = _compare(settings, task, samples, left_out, time.perf_counter() - start)
-    models = choose_small_models(samples, compared["chosen"], settings.target_deferral)
-    folders = {seed: _folder(settings, seed) for seed in settings.seeds}
-    runs = run_cascades(settings, task, models, large, folders)
-    with step("figures and pictures"):
-        cascades = report.describe_cascades(samples, runs, models, settings.target_deferral)
-        content = {
-            **environment.describe("benchmarks"),
-            **report.describe(settings, task, samples),
-            "cascades": cascades,
-            "wall_time_s": round(time.perf_counter() - start, 1),
-        }
-        _report(settings, samples, content, runs)
-    print(f"\n{table(content)}\n\n{report.cascade_table(cascades)}\n")
-    findings = report.cascade_findings(cascades["figures"])
-    print("\n".join([*content["findings"], *findings, *compared["findings"]]))
-    print(f"\n{settings.out}: report.md, lm.md, results.json ({content['wall_time_s']} s)")
+    with Stages(3 * len(settings.seeds) + 4) as stages:
+        large, samples, left_out = _train(settings, task, stages)
+        with stages.stage("compare all rivals"):
+            compared = _compare(settings, task, samples, left_out, time.perf_counter() - start)
+        models = choose_small_models(samples, compared["chosen"], settings.target_deferral)
+        folders = {seed: _folder(settings, seed) for seed in settings.seeds}
+        runs = run_cascades(settings, task, models, large, folders, stages)
+        with stages.stage("compute figures and draw pictures"):
+            cascades = report.describe_cascades(samples, runs, models, settings.target_deferral)
+            content = {
+                **environment.describe("benchmarks"),
+                **report.describe(settings, task, samples),
+                "cascades": cascades,
+                "wall_time_s": round(time.perf_counter() - start, 1),
+            }
+            report.write(settings.out, content, samples, runs.transcripts)
+    print(report.summary(settings.out, content, compared["findings"]))
 
 
-def _train(settings: DemoSettings, task: Task) -> tuple[Path, Samples, dict[str, str]]:
+def _train(
+    settings: DemoSettings, task: Task, stages: Stages
+) -> tuple[Path, Samples, dict[str, str]]:
     """Train all models; return M_L, the samples, and the rivals that failed with the reason."""
-    with step("large model: fit and answer"):
+    with stages.stage("train M_L, and its answers"):
         large = (
             fit_model(settings, task, LARGE, settings.out / "large", settings.seeds[0])
             if settings.large is None
@@ -79,7 +74,7 @@ def _train(settings: DemoSettings, task: Task) -> tuple[Path, Samples, dict[str,
     rivals = all_rivals(MODELS)
     heard: dict[Asking, list[Heard]] = {rival.asking: [] for rival in rivals}
     for seed in settings.seeds:
-        _run_seed(settings, task, seed, heard, right)
+        _run_seed(settings, task, seed, heard, right, stages)
     from_scratch = settings.small is None
     return large, *gather(rivals, heard, settings.seeds, from_scratch=from_scratch)
 
@@ -90,15 +85,16 @@ def _run_seed(
     seed: int,
     heard: Mapping[Asking, list[Heard]],
     large: Mapping[str, Any],
+    stages: Stages,
 ) -> None:
     """Train one seed's models, and append their answers to `heard`."""
     folder = _folder(settings, seed)
-    with step(f"seed {seed}: small model: fit, control and tune"):
+    with stages.stage(f"seed {seed}: train M_S, then tune it"):
         if settings.small is None:
             fit_model(settings, task, SMALL, folder / "small", seed)
         small = checkpoint(settings, UNTUNED, folder)
         tune_models(settings, task, small, folder, seed)
-    with step(f"seed {seed}: answers of every model"):
+    with stages.stage(f"seed {seed}: answers of every model"):
         for asking, runs in heard.items():
             model = checkpoint(settings, asking.model, folder)
             runs.append(interview(model, task, asking, large, folder))
@@ -120,20 +116,6 @@ def _compare(
         left_out=left_out,
     )
     return write_results(settings.out, samples, meta, module="benchmarks")
-
-
-def _report(
-    settings: DemoSettings, samples: Samples, content: dict[str, Any], runs: CascadeRuns
-) -> None:
-    """Write the demo's own page, pictures and figures."""
-    transcript_file.save_transcripts(settings.out / transcript_file.FILE, runs.transcripts)
-    rows, _ = variants(samples, settings.target_deferral)
-    drawn = pictures.draw(rows, settings.out, confidence="1 + mean negative entropy / log V")
-    calls = {name: report.times_ms(one) for name, one in runs.transcripts.items()}
-    drawn.append(pictures.draw_times(calls, settings.out))
-    further = report.cascade_page(content["cascades"])
-    results.write_report(settings.out, content, drawn, further=further)
-    results.write_json(settings.out / results.RESULTS, content)
 
 
 def _folder(settings: DemoSettings, seed: int) -> Path:

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.cascade import report
+from benchmarks.cascade import pictures, report
+from benchmarks.cascade.outcome import Outcome
+from benchmarks.cascade.summary import figures as table_figures
 from benchmarks.cascade.summary import mean_figure
 from benchmarks.commands.cascade import DemoSettings
+from benchmarks.documents import FINDINGS, Document, read_json, write_json
 from benchmarks.errors import CheckError
 from benchmarks.language.demo import transcripts as transcript_file
 from benchmarks.language.demo.cascades import CascadeRuns, SmallModel, choose_small_models
-from benchmarks.language.demo.table import KIND, TUNED, check_comparison, test_rows, variants
-from benchmarks.language.demo.transcripts import Transcript, read_transcripts
+from benchmarks.language.demo.table import KIND, TUNED, test_rows, variants
+from benchmarks.language.demo.transcripts import (
+    Transcript,
+    read_transcripts,
+    save_transcripts,
+)
+from benchmarks.tables import markdown
 from benchmarks.timing import percentiles_ms
-from edge_runtime.errors import GatekeeperError
+from train.comparison.figures import joint_name
 from train.comparison.samples import Samples, read_samples
 from train.data.tasks import Task
+from train.language import results
 from train.language.gathering import spoken
-from train.language.results import RESULTS_FILE, SAMPLES_FILE
+from train.language.results import RESULTS_FILE, SAMPLES_FILE, TABLE_FILE
 from train.language.rivals import CONTROL, UNTUNED
 
 _CALLS = {
@@ -61,7 +71,7 @@ def describe(settings: DemoSettings, task: Task, samples: Samples) -> dict[str, 
 def _table_figures(samples: Samples, deferral: float) -> dict[str, Any]:
     """Return the figures of the demo's table that follow from the per-sample file."""
     rows, tuned = variants(samples, deferral)
-    content = report.figures(rows)
+    content = table_figures(rows)
     for name, model in {UNTUNED: UNTUNED, CONTROL: CONTROL, TUNED: tuned}.items():
         rate = spoken(samples, "test", model)["tokens/s"]
         content["variants"][name]["tokens_per_s"] = rate
@@ -149,7 +159,7 @@ def cascade_page(content: Mapping[str, Any]) -> list[str]:
 def cascade_table(content: Mapping[str, Any]) -> str:
     """Render the running cascades as a Markdown table, one column each."""
     columns = content["figures"]
-    rows = [["", *columns], ["---"] * (len(columns) + 1)]
+    rows = [["", *columns]]
     first = next(iter(columns.values()))
     shown = [name for name in first if name != "times"]
     rows += [[name, *(_cell(name, c[name]) for c in columns.values())] for name in shown]
@@ -157,9 +167,9 @@ def cascade_table(content: Mapping[str, Any]) -> str:
         times = (column["times"][name] for column in columns.values())
         rows.append([name, *(" / ".join(f"{t[p]:.2f}" for p in _PERCENTILES) for t in times)])
     files = [content["files"][name] for name in columns]
-    rows.append(["bytes sent a prompt", *(f"{file['sent_bytes']:.0f}" for file in files)])
+    rows.append(["bytes sent per prompt", *(f"{file['sent_bytes']:.0f}" for file in files)])
     rows.append(["graph, KB", *(f"{file['graph_bytes'] / 1e3:.0f}" for file in files)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(rows)
 
 
 def _cell(name: str, value: Any) -> str:
@@ -189,46 +199,141 @@ def _sentence(name: str, figures: Mapping[str, Any]) -> str:
     )
 
 
-def check(folder: Path) -> int:
-    """Recompute every printed figure, the demo's table included; return their number.
+def documents(folder: Path) -> Iterator[Document]:
+    """Yield the comparison of all rivals and the demo's results with what follows from the samples.
 
     Raises:
-        CheckError: A file is missing, or a figure differs.
+        GatekeeperError: A file is missing or damaged, or validation chooses other models.
     """
-    compared = check_comparison(folder)
-    if not (folder / report.RESULTS).is_file():
-        return compared
-    content = report.read_results(folder)
-    try:
-        samples = read_samples(folder / SAMPLES_FILE)
-        chosen = report.read_results(folder, RESULTS_FILE)["chosen"]
-        fresh = _table_figures(samples, content["target_deferral"])
-        tuned = variants(samples, content["target_deferral"])[1]
-    except (GatekeeperError, KeyError) as error:
-        raise CheckError(f"{folder}: {error}") from None
-    if tuned != content["tuned"]:
-        raise CheckError(f"{folder}: validation chooses {tuned}, the file says {content['tuned']}")
-    compared += report.check_content(folder, content, fresh)
-    return compared + _check_cascades(folder, samples, content, chosen)
+    samples = read_samples(folder / SAMPLES_FILE)
+    compared = read_json(folder / RESULTS_FILE)
+    deferral = compared["deferral"]
+    follows = results.follows(samples, deferral)
+    yield Document(
+        file=folder / RESULTS_FILE,
+        content=compared,
+        expected={**follows, FINDINGS: results.findings(compared, joint_name(deferral))},
+        page=folder / TABLE_FILE,
+        render=results.report,
+        indent=1,
+    )
+    if (folder / report.RESULTS).is_file():
+        content = read_json(folder / report.RESULTS)
+        yield Document(
+            file=folder / report.RESULTS,
+            content=content,
+            expected=_expected(folder, samples, content, compared["chosen"]),
+            page=folder / report.REPORT,
+            render=partial(page, folder),
+        )
 
 
-def _check_cascades(
+def _expected(
     folder: Path, samples: Samples, content: Mapping[str, Any], chosen: Mapping[str, str]
-) -> int:
-    if "cascades" not in content:  # older results were measured in PyTorch alone
-        return 0
+) -> dict[str, Any]:
     deferral = content["target_deferral"]
+    expected = {
+        "tuned": variants(samples, deferral)[1],
+        **_table_figures(samples, deferral),
+        FINDINGS: report.findings(content),
+    }
+    if "cascades" not in content:  # older results were measured in PyTorch alone
+        return expected
     transcripts = read_transcripts(folder / transcript_file.FILE)
     models = choose_small_models(samples, chosen, deferral)
-    printed = content["cascades"]["figures"]
     names = [model.name for model in models]
-    if not names == list(transcripts) == list(printed):
+    if not names == list(transcripts) == list(content["cascades"]["figures"]):
         raise CheckError(
             f"{folder}: validation chooses {names}, {transcript_file.FILE} has {list(transcripts)}"
         )
-    fresh = _cascade_figures(samples, transcripts, models, deferral)
-    compared = report.compare(fresh, printed, where=f"{folder}: cascades")
-    page = folder / report.REPORT
-    if "\n".join(cascade_page(content["cascades"])) not in page.read_text(encoding="utf-8"):
-        raise CheckError(f"{page} does not show the running cascades: run it again")
-    return compared
+    figures = _cascade_figures(samples, transcripts, models, deferral)
+    return {**expected, "cascades": {"figures": figures}}
+
+
+def draw(folder: Path) -> list[Path]:
+    """Draw the pictures of a folder anew from its samples; return their files."""
+    if not (folder / report.RESULTS).is_file():
+        return []
+    samples = read_samples(folder / SAMPLES_FILE)
+    deferral = read_json(folder / report.RESULTS)["target_deferral"]
+    file = folder / transcript_file.FILE
+    return _draw(folder, samples, deferral, read_transcripts(file) if file.is_file() else {})
+
+
+def write(
+    folder: Path,
+    content: Mapping[str, Any],
+    samples: Samples,
+    transcripts: Mapping[str, Transcript],
+) -> None:
+    """Write the demo's own samples, pictures, page and figures."""
+    save_transcripts(folder / transcript_file.FILE, transcripts)
+    _draw(folder, samples, content["target_deferral"], transcripts)
+    (folder / report.REPORT).write_text(page(folder, content), encoding="utf-8")
+    write_json(folder / report.RESULTS, content)
+
+
+def _draw(
+    folder: Path, samples: Samples, deferral: float, transcripts: Mapping[str, Transcript]
+) -> list[Path]:
+    rows, _ = variants(samples, deferral)
+    drawn = pictures.draw(rows, folder, confidence="1 + mean negative entropy / log V")
+    if transcripts:
+        calls = {name: times_ms(transcript) for name, transcript in transcripts.items()}
+        drawn.append(pictures.draw_times(calls, folder))
+    return drawn
+
+
+def summary(folder: Path, content: Mapping[str, Any], compared: Sequence[str]) -> str:
+    """Return the text that the demo prints at its end.
+
+    Args:
+        folder: The result folder.
+        content: Content of `results.json`.
+        compared: Findings of the comparison of all rivals.
+    """
+    cascades = content["cascades"]
+    further = [
+        "The cascades, sent through bundle, runtime and server:",
+        "",
+        cascade_table(cascades),
+        "",
+        *(f"- {line}" for line in cascade_findings(cascades["figures"])),
+        "",
+        f"All rivals, with their table in {TABLE_FILE}:",
+        "",
+        *(f"- {line}" for line in compared),
+    ]
+    return report.summary(folder, content, outcome=outcome(content), further=further)
+
+
+def page(folder: Path, content: Mapping[str, Any]) -> str:
+    """Render the demo's page."""
+    further = cascade_page(content["cascades"]) if "cascades" in content else []
+    return report.page(folder, content, outcome=outcome(content), further=further)
+
+
+def outcome(content: Mapping[str, Any]) -> Outcome | None:
+    """Return the outcome of the last running cascade whose M_S is in the demo's table.
+
+    That is validation's choice, unless it is a model that only the comparison has.
+    """
+    if "cascades" not in content:
+        return None
+    columns = {content["tuned"] if n == TUNED else n: c for n, c in content["variants"].items()}
+    for name, figures in reversed(content["cascades"]["figures"].items()):
+        model = name.partition(" + ")[0]
+        if model in columns:
+            alone = columns[model]["figures"]
+            times = figures["times"]
+            return Outcome(
+                small=alone["acc(M_S)"]["value"],
+                large=alone["acc(M_L)"]["value"],
+                joint=figures["joint accuracy"]["value"],
+                edge_share=1 - figures["deferral ratio"]["value"],
+                edge_ms=times["edge: answer"]["p50_ms"],
+                cloud_ms=times["deferred: text of M_L"]["p50_ms"],
+                sent_bytes=content["cascades"]["files"][name]["sent_bytes"],
+                training=name,
+            )
+    return None

@@ -1,4 +1,4 @@
-"""The demo's table for language models, and the check of the comparison that it is taken from.
+"""The rows of the demo's table for language models.
 
 The table has the untuned model, the control and the tuned model with the paper's confidence. Its
 rows come from the per-sample file of the comparison of all rivals.
@@ -6,36 +6,20 @@ rows come from the per-sample file of the comparison of all rivals.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.cascade.report import require_following
 from benchmarks.cascade.samples import Samples
-from benchmarks.errors import CheckError
 from edge_runtime import contract
-from edge_runtime.errors import GatekeeperError
 from export.calibration.sample import threshold_for_deferral_ratio
 from train.comparison.figures import Candidate, compare, joint_name
 from train.comparison.samples import Samples as AllSamples
-from train.comparison.samples import read_samples
 from train.language.gathering import row_name
-from train.language.results import (
-    RESULTS_FILE,
-    SAMPLES_FILE,
-    TABLE_FILE,
-    findings,
-    follows,
-    report,
-)
 from train.language.rivals import CONTROL, UNTUNED
 
 TUNED = "tuned"
 KIND = contract.NEG_ENTROPY
-
-_WORDS = ("findings", "seeds", "controls", "not_meaningful", "chosen")
 
 
 def best_tuned(samples: AllSamples, deferral: float) -> str:
@@ -92,21 +76,3 @@ def test_rows(samples: AllSamples, model: str, kind: str, deferral: float) -> Sa
 def _confidence(candidate: Candidate) -> Any:
     """Return the confidences [n, k], the negative entropy as 1 + g / log V."""
     return np.stack([candidate.confidence(k) for k in range(len(candidate.right))], axis=1)
-
-
-def check_comparison(folder: Path) -> int:
-    """Recompute every figure of the comparison of all rivals; return their number.
-
-    Raises:
-        CheckError: A file is missing, or a figure differs.
-    """
-    try:
-        content: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-        fresh = follows(read_samples(folder / SAMPLES_FILE), content["deferral"])
-        # Sentences round: they are compared with the printed figures, these with the samples.
-        fresh["findings"] = findings(content, joint_name(content["deferral"]))
-    except (OSError, ValueError, KeyError, GatekeeperError) as error:
-        raise CheckError(f"{folder}: {error}") from None
-    return require_following(
-        folder, fresh, content, words=_WORDS, page=(TABLE_FILE, report(content))
-    )
