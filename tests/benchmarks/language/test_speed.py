@@ -27,9 +27,8 @@ from benchmarks.language.speed.comparison import (
     running_engines,
 )
 from benchmarks.language.speed.engine_process import EngineProcess
-from benchmarks.language.speed.figures import measure_prefill, measure_tokens
+from benchmarks.language.speed.figures import measure_prefill, measure_quantized, measure_tokens
 from benchmarks.language.speed.models import ModelForms, make_model, numbered_tokenizer
-from benchmarks.language.speed.verdict import measure_quantized
 from benchmarks.processes import running_server
 from edge_runtime.errors import SettingError
 from edge_runtime.language import Decoder
