@@ -1,8 +1,7 @@
-"""Times calls of a bundle; needs the runtime's dependencies alone."""
+"""Times the calls of a bundle; needs only the runtime's dependencies."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.commands.figures import LatencySettings
+from benchmarks.documents import write_json
 from benchmarks.errors import BenchmarkError
 from benchmarks.language.speed.latency import Plan, lines, time_generations
 from benchmarks.timing import percentiles_ms, time_each
@@ -18,7 +18,7 @@ from edge_runtime.bundle import role_of
 from edge_runtime.environment import describe
 from edge_runtime.errors import SettingError
 
-_SIZE = 32  # for a free height or width
+_SIZE = 32  # where the graph leaves height or width free
 _TEXT = "what do I have to do when my card does not come by post?"
 _WARM_UP = 20
 _CALLS = 1000
@@ -26,7 +26,7 @@ _GENERATIONS = 100
 
 
 def measure(settings: LatencySettings) -> None:
-    """Print the percentiles, and write them where asked."""
+    """Print the percentiles of the times, and write them to a file if one is named."""
     is_decoder = role_of(settings.bundle) == contract.ROLE_DECODER
     calls = settings.calls or (_GENERATIONS if is_decoder else _CALLS)
     result: dict[str, Any] = {**describe("benchmarks"), "calls": calls}
@@ -34,7 +34,7 @@ def measure(settings: LatencySettings) -> None:
     print(f"{hardware['cores']} cores of {hardware['processor']}, {calls} calls each")
     result |= _generations(settings, calls) if is_decoder else _classifications(settings, calls)
     if settings.out is not None:
-        settings.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(settings.out, result)
 
 
 def _generations(settings: LatencySettings, calls: int) -> dict[str, Any]:
@@ -92,12 +92,12 @@ def _time(
 def _read(file: Path) -> list[str]:
     prompts = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not prompts:
-        raise BenchmarkError(f"expected prompts in {file}, one a line, got none")
+        raise BenchmarkError(f"expected prompts in {file}, one per line, got none")
     return prompts
 
 
 def random_input(described: contract.InputDescription, seed: int) -> npt.NDArray[Any] | str:
-    """Return one input of the described type and size; a free height or width is 32."""
+    """Return one random input of the described type and size; a free height or width is 32."""
     if described.name == contract.TEXT:
         return _TEXT
     shape = [size if isinstance(size, int) else _SIZE for size in described.shape[1:]]

@@ -1,4 +1,4 @@
-"""Runs a server as a real process for the length of a measurement."""
+"""Runs real processes for a measurement, and reads what the system counts of them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from typing import Final, Self
 
 from benchmarks.errors import BenchmarkError, ServerStartError
 
-# MERGEDOC benchmarks/resident.py: 'What a process holds of memory and took of processor time, as the system counts it.'
-
 _KEPT: Final = 20
-"""Lines of standard error that are kept: a talkative server must not fill our memory."""
-_ADDRESS = re.compile(r"((?:127\.0\.0\.1|localhost|\[::1\]):\d+)")
+"""Lines of standard error that are kept: a server that prints a lot must not fill our memory."""
+_ADDRESS: Final = re.compile(r"((?:127\.0\.0\.1|localhost|\[::1\]):\d+)")
 
 _KIB: Final = 1024
 NOT_COUNTED: Final = "this system has no /proc/PID/statm"
@@ -36,20 +34,19 @@ def running_server(arguments: Sequence[str], *, ready_timeout_s: float = 120.0) 
         ready_timeout_s: Longest wait for the ready line, in seconds.
 
     Raises:
-        ServerStartError: The process ended, or said nothing in time.
+        ServerStartError: The process ended, or printed no address in time.
     """
     with Server(arguments, ready_timeout_s=ready_timeout_s) as server:
         yield server.address
 
 
 class Server:
-    """A server as a real process, which can be lost and come back at its address.
+    """A server as a real process, which can be killed and started again at its address.
 
-    Usable as a context manager, which starts it and at the end stops it.
+    Usable as a context manager, which starts and at the end stops it.
 
     Args:
-        arguments: Module and flags, as for `running_server`; started again, the module is also
-            given `--port`.
+        arguments: Module and flags, as for `running_server`; at a second start `--port` is added.
         ready_timeout_s: Longest wait for the ready line, in seconds.
     """
 
@@ -58,14 +55,14 @@ class Server:
         self._arguments = tuple(arguments)
         self._ready_timeout_s = ready_timeout_s
         self._process: subprocess.Popen[str] | None = None
-        self._complaints: list[str] = []
+        self._errors: list[str] = []
         self._reader: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start it and wait until it is ready.
+        """Start the process and wait until it is ready.
 
         Raises:
-            ServerStartError: The process ended, or said nothing in time.
+            ServerStartError: The process ended, or printed no address in time.
         """
         again = ["--port", self.address.rpartition(":")[2]] if self.address else []
         self._process = subprocess.Popen(
@@ -75,33 +72,33 @@ class Server:
             stderr=subprocess.PIPE,
             text=True,
         )
-        # Drained all the while, or a talkative server would block on a full pipe.
-        self._complaints = []
+        # Read all the while, or a server that prints a lot would block on a full pipe.
+        self._errors = []
         self._reader = threading.Thread(
-            target=_drain, args=(self._process, self._complaints), daemon=True
+            target=_drain, args=(self._process, self._errors), daemon=True
         )
         self._reader.start()
         self.address = self._await_address(self._process)
 
     @property
     def pid(self) -> int | None:
-        """The process, None where it does not run."""
+        """Id of the process; None while there is none."""
         return None if self._process is None else self._process.pid
 
     def stop(self) -> str:
-        """End it in order, or by force where it takes too long; return its last complaints."""
+        """Terminate the process, by force if it takes too long; return its last errors."""
         if self._process is None:
             return ""
-        self.send(signal.SIGCONT)  # one that is halted hears nothing
+        self.send(signal.SIGCONT)  # a halted process receives nothing else
         self.send(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=30)
-            self._hear_out()
+            self._finish_reading()
         self.kill()
-        return "".join(self._complaints)
+        return "".join(self._errors)
 
     def kill(self) -> None:
-        """End it as `kill -9` does."""
+        """End the process as `kill -9` does."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -112,7 +109,7 @@ class Server:
                 stream.close()
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal, where it runs."""
+        """Send a signal to the process, if there is one."""
         if self._process is not None:
             self._process.send_signal(number)
 
@@ -132,14 +129,14 @@ class Server:
     ) -> None:
         self.stop()
 
-    def _hear_out(self) -> None:
-        """Wait until all that an ended process said is read."""
+    def _finish_reading(self) -> None:
+        """Wait until all output of an ended process is read."""
         if self._reader is not None:
             self._reader.join(timeout=10)
 
     @property
-    def _last_words(self) -> str:
-        return self._complaints[-1].strip() if self._complaints else ""
+    def _last_error(self) -> str:
+        return self._errors[-1].strip() if self._errors else ""
 
     def _await_address(self, process: subprocess.Popen[str]) -> str:
         name = self._arguments[0]
@@ -154,33 +151,33 @@ class Server:
         match = _ADDRESS.search(line)
         if match is None:
             process.wait(timeout=10)
-            self._hear_out()
-            last = self._last_words or line.strip() or "no message"
+            self._finish_reading()
+            last = self._last_error or line.strip() or "no message"
             raise ServerStartError(f"{name} did not start: {last}")
         return match.group(1)
 
 
 def _read_lines(process: subprocess.Popen[str], lines: Queue[str]) -> None:
     assert process.stdout is not None  # noqa: S101 - narrows the type
-    with contextlib.suppress(ValueError):  # closed under us at the end of the measurement
+    with contextlib.suppress(ValueError):  # closed by `kill` in the meantime
         for line in process.stdout:
             lines.put(line)
     lines.put("")
 
 
-def _drain(process: subprocess.Popen[str], complaints: list[str]) -> None:
+def _drain(process: subprocess.Popen[str], errors: list[str]) -> None:
     assert process.stderr is not None  # noqa: S101 - narrows the type
     with contextlib.suppress(ValueError):
         for line in process.stderr:
-            complaints.append(line)
-            del complaints[:-_KEPT]
+            errors.append(line)
+            del errors[:-_KEPT]
 
 
 def resident_bytes(process: int | None = None) -> int | None:
-    """Return the resident set of a process, or None where the system does not tell.
+    """Return the resident set of a process; None where the system does not report it.
 
     Args:
-        process: Its id; this process when None.
+        process: Id of the process; this one when None.
     """
     statm = Path("/proc") / ("self" if process is None else str(process)) / "statm"
     try:
@@ -191,9 +188,9 @@ def resident_bytes(process: int | None = None) -> int | None:
 
 
 def peak_resident_bytes() -> int | None:
-    """Return the most that this process was resident with, or None where the system does not tell.
+    """Return the peak of this process's resident set; None where the system does not report it.
 
-    Not `getrusage`, which counts what the parent held when it started this process.
+    `getrusage` would also count the memory that the parent held when it started this process.
     """
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
@@ -204,10 +201,10 @@ def peak_resident_bytes() -> int | None:
 
 
 def processor_s(process: int) -> float | None:
-    """Return the processor time of a process and those it started, None where it is not told.
+    """Return the processor time of a process and its running children; None if it is unknown.
 
     Args:
-        process: Its id; a child that has ended is not counted.
+        process: Id of the process.
     """
     folder = Path("/proc") / str(process)
     try:

@@ -1,11 +1,9 @@
-"""The command `python -m benchmarks quantization`: what each way of storing the weights costs."""
+"""Exports a model in several precisions, and compares each with the float graph."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +11,8 @@ from typing import Any, cast
 import numpy as np
 
 from benchmarks.commands.figures import QuantizationSettings, goal_flags
+from benchmarks.documents import write_json
+from benchmarks.tables import markdown
 from benchmarks.timing import paired_medians_us
 from edge_runtime import environment
 from edge_runtime.bundle import read_bundle
@@ -26,16 +26,12 @@ from export.session import Answers, run_bundle
 from train.data import LabelledData
 from train.models import open_checkpoint
 
-# MERGEDOC benchmarks/quantization_figures.py: 'Exports a model in several precisions and holds each to the float graph.'
-# MERGEDOC benchmarks/quantization_tables.py: 'Renders what `benchmarks quantization` measured as Markdown tables.'
-# MERGEDOC benchmarks/goal_figures.py: 'Calibrates a bundle for one goal after the other, and looks on fresh data what became of it.'
-
 _CALLS = 10
 
 
 @dataclass(frozen=True)
 class _Export:
-    """A bundle, and what it says of the test split; `exact` is the float one of its source."""
+    """A bundle, its answers on the test split, and the name of its source's float bundle."""
 
     bundle: Path
     model: EdgeModel
@@ -44,7 +40,7 @@ class _Export:
 
 
 def measure(settings: QuantizationSettings) -> None:
-    """Export, measure, print and write; see `QuantizationSettings`."""
+    """Print the tables of precisions and goals, and write them to a file if one is named."""
     with tempfile.TemporaryDirectory() as scratch:
         bundles, left_out = _export(settings, Path(scratch))
         rows = _rows(settings, bundles, Path(scratch))
@@ -63,13 +59,13 @@ def measure(settings: QuantizationSettings) -> None:
             "rows": rows,
             "left_out": left_out,
         }
-        settings.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(settings.out, content)
 
 
 def _export(
     settings: QuantizationSettings, scratch: Path
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Return the bundles, and why others could not be made, by source and precision."""
+    """Return the bundles, and the reasons for missing ones, by source and precision."""
     bundles, left_out = {}, {}
     for source, path in settings.sources.items():
         foreign = {} if source == "checkpoint" else {"processor": settings.checkpoint}
@@ -137,7 +133,7 @@ def _row(exports: dict[str, _Export], name: str, test: LabelledData) -> dict[str
         "confidence_difference_mean": float(np.abs(confidence - exact.answers[1]).mean()),
         "deferral_ratio": float(defer.mean()),
         "test_size": len(test),
-        # What the export printed for as many fresh inputs as it chose the threshold on.
+        # The interval that the export printed for as many fresh inputs as it had for calibration.
         "interval": record["interval"],
         "interval_level": record["interval_level"],
     }
@@ -150,8 +146,8 @@ def _times_us(
     return paired_medians_us(calls, rounds=settings.rounds, calls_a_round=_CALLS)
 
 
-def _call(model: EdgeModel, given: Any) -> Any:
-    rows = model.intake.one(given)
+def _call(model: EdgeModel, picture: Any) -> Any:
+    rows = model.intake.one(picture)
     return lambda: model(rows)
 
 
@@ -160,7 +156,7 @@ def _bytes(bundle: Path) -> int:
 
 
 def precisions(rows: dict[str, Any]) -> str:
-    """Return sizes, times, accuracies and flips."""
+    """Render sizes, times, accuracies and flips as a Markdown table."""
     head = (
         "source, precision",
         "MB",
@@ -173,7 +169,7 @@ def precisions(rows: dict[str, Any]) -> str:
         "deferred",
         "interval printed",
     )
-    return _table(head, [_precision(name, row) for name, row in rows.items()])
+    return markdown([head, *(_precision(name, row) for name, row in rows.items())])
 
 
 def _precision(name: str, row: dict[str, Any]) -> tuple[str, ...]:
@@ -193,37 +189,32 @@ def _precision(name: str, row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def goals(rows: dict[str, Any]) -> str:
-    """Return, goal by goal, what became of it on the test split."""
+    """Render the results of each goal on the test split as a Markdown table."""
     wanted = list(next(iter(rows.values()))["goals"])
     lines = [
         (name, *(_outcome_cell(row["goals"][g], g) for g in wanted)) for name, row in rows.items()
     ]
-    return _table(("source, precision", *wanted), lines)
+    return markdown([("source, precision", *wanted), *lines])
 
 
-def _outcome_cell(found: dict[str, Any], goal: str) -> str:
-    if "refused" in found:
+def _outcome_cell(outcome: dict[str, Any], goal: str) -> str:
+    if "refused" in outcome:
         return "refused"
-    error = found["wrong"] / found["answered"] if found["answered"] else 0.0
-    text = f"answers {1 - found['deferral_ratio']:.1%}, {error:.2%} of them wrong"
-    return f"{text}, harm {found['harm']:.2%}" if goal.startswith("max-harm") else text
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    whole = [head, ["---"] * len(head), *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in whole)
+    error = outcome["wrong"] / outcome["answered"] if outcome["answered"] else 0.0
+    text = f"answers {1 - outcome['deferral_ratio']:.1%}, {error:.2%} of them wrong"
+    return f"{text}, harm {outcome['harm']:.2%}" if goal.startswith("max-harm") else text
 
 
 def outcomes(
     settings: QuantizationSettings, bundle: Path, test: LabelledData, scratch: Path
 ) -> dict[str, Any]:
-    """Return, by goal, what a bundle does on the test split.
+    """Return the results of a bundle on the test split, by goal.
 
     Args:
-        settings: The goals, and what to choose the thresholds on.
-        bundle: Calibrated for the first goal.
+        settings: The goals, and the split to choose the thresholds on.
+        bundle: Bundle that is calibrated for the first goal.
         test: Inputs that no threshold was chosen on.
-        scratch: Where a copy for the other goals may stand.
+        scratch: Folder for a copy that is calibrated for the other goals.
 
     Returns:
         `deferral_ratio`, `answered` (inputs), `wrong` (of these), and with M_L `harm` (its accuracy

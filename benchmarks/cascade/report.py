@@ -22,8 +22,8 @@ REPORT = "report.md"
 _SATURATED = 0.98
 _SMALL_GAP = 0.08
 _CALLS = (
-    "M_L's latency is that of a deferred call, which runs M_S first. M_L ran in a server on the same",
-    "machine: add the round trip of your network.",
+    "M_L's latency is that of a deferred call, which runs M_S first. M_L ran on the same machine:",
+    "add the round trip of your network.",
 )
 _LATENCIES = ("p50_ms", "p90_ms", "p99_ms")
 _MEANINGS = {
@@ -153,9 +153,8 @@ def summary(
             "",
             table(results),
             "",
-            "In brackets: 95 % bootstrap intervals. Joint accuracy is that of the cascade at a share "
-            "of deferred inputs;",
-            "docs/results.md explains every row.",
+            "In brackets: 95 % bootstrap intervals. Joint accuracy is the accuracy of the cascade with",
+            "a share of the inputs deferred; docs/results.md explains every row.",
             "",
             *(f"- {line}" for line in conclusions(results)),
             "",

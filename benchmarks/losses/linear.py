@@ -1,4 +1,4 @@
-"""The command `python -m benchmarks linear-loss`: what the loss from hidden states costs."""
+"""Measures memory and time of the linear Gatekeeper loss, relative to losses that hold logits."""
 
 from __future__ import annotations
 
@@ -41,17 +41,15 @@ _WORDS: Final[dict[Name, str]] = {
     "Liger, one chunk": "Liger's in one chunk",
 }
 
-# MERGEDOC benchmarks/linear_loss_figures.py: 'Measures the figures of `linear-loss`, each beside a loss that holds the logits.'
-
 
 def measure(settings: LinearLossSettings) -> None:
-    """Print every figure, and write them where asked.
+    """Print every figure, and write them to a file if one is named.
 
     Raises:
-        BenchmarkError: The device is not there.
+        BenchmarkError: There is no such device.
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise BenchmarkError("expected a CUDA device, torch finds none: take --device cpu")
+        raise BenchmarkError("expected a CUDA device, torch finds none: use --device cpu")
     machine = hardware()
     place = ", ".join(machine["gpus"]) if settings.device == "cuda" else machine["processor"]
     print(f"{place}; medians, alternating rounds")
@@ -129,7 +127,7 @@ def _time_on_cpu(case: Case, rounds: int) -> Iterator[Figure]:
     inputs, found = case.inputs(), losses(case)
     times: dict[Name, list[float]] = {name: [] for name in found}
     for loss in found.values():
-        step(loss, *case.small())  # a whole call takes too long to be a warm-up
+        step(loss, *case.small())  # as a warm-up, for which a whole call takes too long
     for _ in range(rounds):
         for name, loss in found.items():
             times[name] += [ns / 1e3 for ns in time_each(partial(step, loss, *inputs), 1)]
@@ -138,11 +136,11 @@ def _time_on_cpu(case: Case, rounds: int) -> Iterator[Figure]:
 
 
 def _difference(case: Case) -> Figure:
-    """Compare value and gradients with those of autograd, as a share of the largest."""
+    """Compare value and gradients with autograd's, relative to the greatest value."""
     inputs = case.inputs()
     found = losses(case)
     ours, wanted = (_outcome(found[name], inputs) for name in ("ours", "dense"))
-    # One after another: three arrays of the weight's size are enough.
+    # One pair at a time, so that memory holds only three arrays of the weight's size.
     share = max(
         float((one - other).abs().max() / other.abs().max())
         for one, other in zip(ours, wanted, strict=True)
