@@ -2,19 +2,22 @@
 
 import sys
 
-from benchmarks.calibration.guarantee import GuaranteeSettings
-from benchmarks.calibration.quantization import QuantizationSettings
-from benchmarks.cascade.check import CheckSettings, ReportSettings
-from benchmarks.cascade.demo import DemoSettings
-from benchmarks.cascade.harvest import HarvestBenchmarkSettings
-from benchmarks.language.promises.command import DecodingSettings
-from benchmarks.language.speed.command import GenerationSettings
-from benchmarks.latency import LatencySettings
-from benchmarks.losses.linear import LinearLossSettings
-from benchmarks.losses.overhead import OverheadSettings
-from benchmarks.runtime.command import RuntimeSettings
-from benchmarks.serving.command import CloudSettings
-from benchmarks.tasks import TasksSettings
+from benchmarks.commands.cascade import (
+    CheckSettings,
+    DemoSettings,
+    HarvestBenchmarkSettings,
+    ReportSettings,
+)
+from benchmarks.commands.figures import (
+    CloudSettings,
+    GuaranteeSettings,
+    LatencySettings,
+    LinearLossSettings,
+    OverheadSettings,
+    QuantizationSettings,
+    RuntimeSettings,
+)
+from benchmarks.commands.language import DecodingSettings, GenerationSettings, TasksSettings
 from edge_runtime.cli import main
 
 COMMANDS = {

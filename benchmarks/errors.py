@@ -1,8 +1,8 @@
-"""What can go wrong in a measurement.
+"""The errors of a measurement.
 
 BenchmarkError (GatekeeperError)
-├── ServerStartError (ConnectionError)   a server process did not come up
-└── CheckError (ValueError)              a printed figure is not what the per-sample file gives
+├── ServerStartError (ConnectionError)   a server process did not start
+└── CheckError (ValueError)              a printed figure does not follow from the samples
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class BenchmarkError(GatekeeperError):
 
 
 class ServerStartError(BenchmarkError, ConnectionError):
-    """A server process ended or stayed silent instead of becoming ready."""
+    """A server process ended, or printed no address in time."""
 
 
 class CheckError(BenchmarkError, ValueError):

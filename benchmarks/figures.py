@@ -1,9 +1,8 @@
-"""One measured cost beside its limit."""
+"""Measured figures with their limits: printed, written, and checked against their samples."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,14 +14,10 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.cascade.report import compare
+from benchmarks.documents import compare, read_json, write_json
 from benchmarks.errors import CheckError
 from benchmarks.steps import step
 from edge_runtime.environment import describe, hardware
-
-# MERGEDOC benchmarks/groups.py: 'Measures figures a group at a time, and says after each what came out.'
-# MERGEDOC benchmarks/verdicts.py: 'Checks a file of figures: values follow from their samples, verdicts from values and limits.'
-# MERGEDOC benchmarks/trend.py: 'Whether a series rises.'
 
 _LEAST: Final = 5e-4
 Statistic = Literal["median", "sum", "slope", "greatest", "share"]
@@ -35,14 +30,14 @@ class Figure:
     """One measured cost and its limit.
 
     Attributes:
-        name: What was measured, beside what.
+        name: The measured quantity, and the peer that it is relative to.
         value: The measurement; None where it could not be made, and the detail says why.
-        limit: What it may be at most; None where it is only told.
-        unit: Of value and limit.
-        detail: The peer's figure, and under which conditions both were measured.
-        at_least: The limit is the least that it may be.
-        samples: What the value is made of, a round or a point each; empty where it is not kept.
-        statistic: What makes the value of the samples.
+        limit: Largest value allowed; None for a figure without a limit.
+        unit: Unit of value and limit.
+        detail: The peer's figure, and the conditions of both measurements.
+        at_least: Whether the limit is the smallest value allowed.
+        samples: One number or point per round, from which the value follows; may be empty.
+        statistic: Name of the statistic that gives the value from the samples.
     """
 
     name: str
@@ -66,20 +61,20 @@ class Figure:
         at_least: bool = False,
         statistic: Statistic = "median",
     ) -> Self:
-        """Make a figure whose value follows from samples, which are kept beside it."""
+        """Make a figure whose value follows from samples, which it keeps."""
         value = STATISTICS[statistic](samples)
         return cls(name, value, limit, unit, detail, at_least, tuple(samples), statistic)
 
     @property
     def is_met(self) -> bool | None:
-        """Whether it keeps its limit; None where nothing was measured, or there is no limit."""
+        """Whether the limit is kept; None without a measurement or a limit."""
         if self.value is None or self.limit is None:
             return None
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def line(self) -> str:
-        """Return how it is printed."""
-        value = f"{'-':>8}" if self.value is None else _in_digits(self.value)
+        """Return the figure as one line of text."""
+        value = f"{'-':>8}" if self.value is None else _digits(self.value)
         side = "at least" if self.at_least else "limit"
         limit = "no limit" if self.limit is None else f"{side} {self.limit:g}"
         measured = f"{value} {self.unit:3} {limit}"
@@ -88,10 +83,10 @@ class Figure:
     def _verdict(self) -> str:
         if self.value is None:
             return "not measured"
-        return {True: "met", False: "MISSED", None: "told"}[self.is_met]
+        return {True: "met", False: "MISSED", None: "measured"}[self.is_met]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain values, with the verdict; what never came to pass has no value."""
+        """Return plain values with the verdict; an infinite value becomes None."""
         value = self.value if self.value is not None and isfinite(self.value) else None
         content = {**asdict(self), "value": value, "met": self.is_met}
         if not self.samples:
@@ -99,26 +94,36 @@ class Figure:
         return content
 
 
-def _in_digits(value: float) -> str:
-    """Return three decimals, and where they would all be noughts, the digits that there are."""
+def _digits(value: float) -> str:
+    """Return three decimals, or two significant digits where all three would be zeros."""
     return f"{value:8.3f}" if value == 0 or not abs(value) < _LEAST else f"{value:8.1e}"
 
 
-def _slope(points: Sequence[Sequence[float]]) -> float:
-    import numpy as np
+def slope(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the slope of the line of least squares, and its standard error.
 
+    Args:
+        x: Abscissas [n], n >= 3, not all equal.
+        y: Ordinates [n].
+    """
+    dx, dy = x - x.mean(), y - y.mean()
+    square = float(dx @ dx)
+    per_x = float(dx @ dy) / square
+    rest = dy - per_x * dx
+    return per_x, float(np.sqrt(rest @ rest / (len(rest) - 2) / square))
+
+
+def _slope(points: Sequence[Sequence[float]]) -> float:
     x, y = np.array(points, float).T
     return slope(x, y)[0]
 
 
 def _greatest(samples: Sequence[float]) -> float:
-    import numpy as np
-
     return float(np.max(samples))  # a NaN among them is the greatest
 
 
 def _share(pairs: Sequence[Sequence[float]]) -> float:
-    """Return the share of parts in wholes, each pair one of both; 0 where there is nothing."""
+    """Return the share of parts in wholes, given pairs of both; 0 for an empty whole."""
     whole = sum(whole for _, whole in pairs)
     return sum(part for part, _ in pairs) / whole if whole else 0.0
 
@@ -132,19 +137,11 @@ STATISTICS: Final[dict[Statistic, Callable[[Sequence[Any]], float]]] = {
 }
 
 
-def write_figures(out: Path, figures: Iterable[Figure]) -> None:
-    """Write figures as JSON, with what another person needs to repeat them."""
-    from benchmarks.cascade.report import write_json
-
-    listed = [figure.as_dict() for figure in figures]
-    write_json(out, {**describe("benchmarks"), "figures": listed})
-
-
 def measure_groups(measures: Mapping[str, Callable[[], list[Figure]]], out: Path | None) -> None:
-    """Print every figure, and write all of them where asked.
+    """Measure figures one group at a time, print each, and write all to a file if one is named.
 
     Args:
-        measures: What measures a group, by its name.
+        measures: The measurement of each group, by the group's name.
         out: File for the result, or None.
     """
     machine = hardware()
@@ -164,25 +161,28 @@ def measure_groups(measures: Mapping[str, Callable[[], list[Figure]]], out: Path
 def in_folder(
     measure: Callable[[Path, _Settings], list[Figure]], settings: _Settings
 ) -> list[Figure]:
-    """Let one measure in a folder that is gone afterwards."""
+    """Return the figures of a measurement that runs in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         return measure(Path(folder), settings)
 
 
-_FIELDS: Final = {field.name for field in dataclasses.fields(Figure)}
+def write_figures(out: Path, figures: Iterable[Figure]) -> None:
+    """Write figures as JSON, with all that is needed to repeat them."""
+    listed = [figure.as_dict() for figure in figures]
+    write_json(out, {**describe("benchmarks"), "figures": listed})
 
 
 def holds_figures(path: Path) -> bool:
-    """Tell whether a file is one that `write_figures` wrote."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    """Return whether `write_figures` wrote a JSON file."""
+    content: Any = read_json(path)
     return isinstance(content, dict) and isinstance(content.get("figures"), list)
 
 
 def check(path: Path) -> int:
-    """Recompute the figures of a file; return how many there are.
+    """Recompute the figures of a file from their samples; return their number.
 
     Raises:
-        CheckError: The file holds none, or one is not what follows.
+        CheckError: The file holds no figures, or a value or verdict differs.
     """
     stored = _read(path)
     for one in stored:
@@ -191,10 +191,10 @@ def check(path: Path) -> int:
 
 
 def table(path: Path) -> str:
-    """Return the figures of a file as a table for a page.
+    """Return the figures of a file as a Markdown table.
 
     Raises:
-        CheckError: The file holds none.
+        CheckError: The file holds no figures.
     """
     rows = ["| figure | measured | limit | | |", "|---|---|---|---|---|"]
     for figure, is_met in _read(path):
@@ -211,11 +211,13 @@ class _Stored(NamedTuple):
     is_met: bool | None
 
 
+_FIELDS: Final = {field.name for field in dataclasses.fields(Figure)}
+
+
 def _read(path: Path) -> list[_Stored]:
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["figures"]
-        return [_Stored(_figure(one), one["met"]) for one in stored]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return [_Stored(_figure(one), one["met"]) for one in read_json(path)["figures"]]
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckError(f"expected a file of figures at {path}: {error!r}") from None
 
 
@@ -226,21 +228,7 @@ def _figure(stored: dict[str, Any]) -> Figure:
 def _check(where: str, figure: Figure, *, is_met: bool | None) -> None:
     if figure.samples:
         compare(STATISTICS[figure.statistic](figure.samples), figure.value, f"{where}: value")
-    # One that never came to pass is infinite when measured, and has no value in the file.
-    follows = False if figure.value is None and is_met is False else figure.is_met
-    if is_met is not follows:
-        raise CheckError(f"{where}: the limit gives met = {follows}, the file says {is_met}")
-
-
-def slope(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return the slope of the line of least squares, and its standard error.
-
-    Args:
-        x: [n], n >= 3, not all alike.
-        y: [n].
-    """
-    dx, dy = x - x.mean(), y - y.mean()
-    square = float(dx @ dx)
-    per_x = float(dx @ dy) / square
-    rest = dy - per_x * dx
-    return per_x, float(np.sqrt(rest @ rest / (len(rest) - 2) / square))
+    # An infinite value misses its limit when it is measured, and is None in the file.
+    expected = False if figure.value is None and is_met is False else figure.is_met
+    if is_met is not expected:
+        raise CheckError(f"{where}: the limit gives met = {expected}, the file says {is_met}")

@@ -1,4 +1,4 @@
-"""Runs a server as a real process for the length of a measurement."""
+"""Runs real processes for a measurement, and reads what the system counts of them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import signal
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
-from benchmarks.errors import ServerStartError
-
-# MERGEDOC benchmarks/resident.py: 'What a process holds of memory and took of processor time, as the system counts it.'
+from benchmarks.errors import BenchmarkError, ServerStartError
 
 _KEPT: Final = 20
-"""Lines of standard error that are kept: a talkative server must not fill our memory."""
-_ADDRESS = re.compile(r"((?:127\.0\.0\.1|localhost|\[::1\]):\d+)")
+"""Lines of standard error that are kept: a server that prints a lot must not fill our memory."""
+_ADDRESS: Final = re.compile(r"((?:127\.0\.0\.1|localhost|\[::1\]):\d+)")
 
 _KIB: Final = 1024
 NOT_COUNTED: Final = "this system has no /proc/PID/statm"
@@ -36,72 +35,48 @@ def running_server(arguments: Sequence[str], *, ready_timeout_s: float = 120.0) 
         ready_timeout_s: Longest wait for the ready line, in seconds.
 
     Raises:
-        ServerStartError: The process ended, or said nothing in time.
+        ServerStartError: The process ended, or printed no address in time.
     """
     with Server(arguments, ready_timeout_s=ready_timeout_s) as server:
         yield server.address
 
 
-class Server:
-    """A server as a real process, which can be lost and come back at its address.
+class ChildProcess(ABC):
+    """A process that runs for the length of a block, as a context manager."""
 
-    Usable as a context manager, which starts it and at the end stops it.
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[Any] | None = None
 
-    Args:
-        arguments: Module and flags, as for `running_server`; started again, the module is also
-            given `--port`.
-        ready_timeout_s: Longest wait for the ready line, in seconds.
-    """
-
-    def __init__(self, arguments: Sequence[str], *, ready_timeout_s: float = 120.0) -> None:
-        self.address = ""
-        self._arguments = tuple(arguments)
-        self._ready_timeout_s = ready_timeout_s
-        self._process: subprocess.Popen[str] | None = None
-        self._complaints: list[str] = []
-        self._reader: threading.Thread | None = None
-
+    @abstractmethod
     def start(self) -> None:
-        """Start it and wait until it is ready.
-
-        Raises:
-            ServerStartError: The process ended, or said nothing in time.
-        """
-        again = ["--port", self.address.rpartition(":")[2]] if self.address else []
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.leash", *self._arguments, *again],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        # Drained all the while, or a talkative server would block on a full pipe.
-        self._complaints = []
-        self._reader = threading.Thread(
-            target=_drain, args=(self._process, self._complaints), daemon=True
-        )
-        self._reader.start()
-        self.address = self._await_address(self._process)
+        """Start the process and wait until it is ready."""
 
     @property
     def pid(self) -> int | None:
-        """The process, None where it does not run."""
+        """Id of the process; None while there is none."""
         return None if self._process is None else self._process.pid
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if there is one."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     def stop(self) -> str:
-        """End it in order, or by force where it takes too long; return its last complaints."""
-        if self._process is None:
-            return ""
-        self.send(signal.SIGCONT)  # one that is halted hears nothing
+        """Terminate the process, by force if it takes too long; return its last errors."""
+        self.send(signal.SIGCONT)  # a halted process receives nothing else
         self.send(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=30)
-            self._hear_out()
+            self._wait()
         self.kill()
-        return "".join(self._complaints)
+        return ""
+
+    def _wait(self) -> None:
+        """Wait until the process has ended."""
+        if self._process is not None:
+            self._process.wait(timeout=30)
 
     def kill(self) -> None:
-        """End it as `kill -9` does."""
+        """End the process as `kill -9` does."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -110,11 +85,6 @@ class Server:
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
-
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal, where it runs."""
-        if self._process is not None:
-            self._process.send_signal(number)
 
     def __enter__(self) -> Self:
         try:
@@ -132,14 +102,60 @@ class Server:
     ) -> None:
         self.stop()
 
-    def _hear_out(self) -> None:
-        """Wait until all that an ended process said is read."""
-        if self._reader is not None:
+
+class Server(ChildProcess):
+    """A server as a real process, which can be killed and started again at its address.
+
+    Args:
+        arguments: Module and flags, as for `running_server`; at a second start `--port` is added.
+        ready_timeout_s: Longest wait for the ready line, in seconds.
+    """
+
+    def __init__(self, arguments: Sequence[str], *, ready_timeout_s: float = 120.0) -> None:
+        super().__init__()
+        self.address = ""
+        self._arguments = tuple(arguments)
+        self._ready_timeout_s = ready_timeout_s
+        self._errors: list[str] = []
+        self._reader: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the process and wait until it is ready.
+
+        Raises:
+            ServerStartError: The process ended, or printed no address in time.
+        """
+        again = ["--port", self.address.rpartition(":")[2]] if self.address else []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.leash", *self._arguments, *again],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        # Read all the while, or a server that prints a lot would block on a full pipe.
+        self._errors = []
+        self._reader = threading.Thread(
+            target=_drain, args=(self._process, self._errors), daemon=True
+        )
+        self._reader.start()
+        self.address = self._await_address(self._process)
+
+    def stop(self) -> str:
+        """Terminate the process, by force if it takes too long; return its last errors."""
+        if self._process is None:
+            return ""
+        super().stop()
+        return "".join(self._errors)
+
+    def _wait(self) -> None:
+        super()._wait()
+        if self._reader is not None:  # all of its output is read
             self._reader.join(timeout=10)
 
     @property
-    def _last_words(self) -> str:
-        return self._complaints[-1].strip() if self._complaints else ""
+    def _last_error(self) -> str:
+        return self._errors[-1].strip() if self._errors else ""
 
     def _await_address(self, process: subprocess.Popen[str]) -> str:
         name = self._arguments[0]
@@ -153,34 +169,33 @@ class Server:
             ) from None
         match = _ADDRESS.search(line)
         if match is None:
-            process.wait(timeout=10)
-            self._hear_out()
-            last = self._last_words or line.strip() or "no message"
+            self._wait()
+            last = self._last_error or line.strip() or "no message"
             raise ServerStartError(f"{name} did not start: {last}")
         return match.group(1)
 
 
 def _read_lines(process: subprocess.Popen[str], lines: Queue[str]) -> None:
     assert process.stdout is not None  # noqa: S101 - narrows the type
-    with contextlib.suppress(ValueError):  # closed under us at the end of the measurement
+    with contextlib.suppress(ValueError):  # closed by `kill` in the meantime
         for line in process.stdout:
             lines.put(line)
     lines.put("")
 
 
-def _drain(process: subprocess.Popen[str], complaints: list[str]) -> None:
+def _drain(process: subprocess.Popen[str], errors: list[str]) -> None:
     assert process.stderr is not None  # noqa: S101 - narrows the type
     with contextlib.suppress(ValueError):
         for line in process.stderr:
-            complaints.append(line)
-            del complaints[:-_KEPT]
+            errors.append(line)
+            del errors[:-_KEPT]
 
 
 def resident_bytes(process: int | None = None) -> int | None:
-    """Return the resident set of a process, or None where the system does not tell.
+    """Return the resident set of a process; None where the system does not report it.
 
     Args:
-        process: Its id; this process when None.
+        process: Id of the process; this one when None.
     """
     statm = Path("/proc") / ("self" if process is None else str(process)) / "statm"
     try:
@@ -191,9 +206,9 @@ def resident_bytes(process: int | None = None) -> int | None:
 
 
 def peak_resident_bytes() -> int | None:
-    """Return the most that this process was resident with, or None where the system does not tell.
+    """Return the peak of this process's resident set; None where the system does not report it.
 
-    Not `getrusage`, which counts what the parent held when it started this process.
+    `getrusage` would also count the memory that the parent held when it started this process.
     """
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
@@ -204,10 +219,10 @@ def peak_resident_bytes() -> int | None:
 
 
 def processor_s(process: int) -> float | None:
-    """Return the processor time of a process and those it started, None where it is not told.
+    """Return the processor time of a process and its running children; None if it is unknown.
 
     Args:
-        process: Its id; a child that has ended is not counted.
+        process: Id of the process.
     """
     folder = Path("/proc") / str(process)
     try:
@@ -219,3 +234,21 @@ def processor_s(process: int) -> float | None:
     user, system = stat.rpartition(")")[2].split()[11:13]
     own = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
     return own + sum(processor_s(int(child)) or 0.0 for child in children.split())
+
+
+def output_lines(module: str, *words: object) -> list[str]:
+    """Run `python -m MODULE WORDS...` to its end; return the lines that it prints.
+
+    Raises:
+        BenchmarkError: It failed.
+    """
+    command = [sys.executable, "-m", module, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchmarkError(f"python -m {module} failed: {last_line(done.stderr)}")
+    return done.stdout.splitlines()
+
+
+def last_line(text: str) -> str:
+    """Return the last line of what a process printed."""
+    return (text.strip().splitlines() or ["no message"])[-1].strip()

@@ -1,44 +1,23 @@
-"""The command `python -m benchmarks tasks`: are the tasks read and scored as published?"""
+"""Checks that tasks are read and scored as published: counts, right answers, and a shuffle."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from math import sqrt
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from benchmarks.commands.language import TasksSettings
 from benchmarks.figures import Figure, measure_groups
-from edge_runtime.cli import Command, field
 from train.data.tasks import TASKS, Task, load_task
 
-_DEVIATIONS: Final = 3.3  # either side, one run in a thousand of a sound scorer is farther off
-
-# MERGEDOC benchmarks/tasks_figures.py: 'Measures the figures of `tasks`: counts, right answers that are read, and what a scorer gives.'
-
-
-@dataclass(frozen=True, kw_only=True)
-class TasksSettings(Command):
-    """Read every task whole, and score its own right answers, in order and shuffled.
-
-    The data are those under the environment variable GATEKEEPER_DATA.
-
-    Example: python -m benchmarks tasks --out tasks.json
-    """
-
-    seed: int = field("seed of carved splits and of the shuffle", default=0)
-    out: Path | None = field("write the result here as JSON", default=None)
-
-    def run(self) -> None:
-        """Print a line a figure: measured, limit, met or missed."""
-        measure(self)
+_DEVIATIONS: Final = 3.3  # on either side; a sound scorer exceeds it in one of a thousand runs
 
 
 class Sizes(NamedTuple):
-    """Published numbers of examples; what is carved out of train counts as train."""
+    """Published numbers of examples; validation examples taken from train count as train."""
 
     train: int
     validation: int
@@ -57,13 +36,13 @@ PUBLISHED: Final[dict[str, Sizes]] = {
 
 
 class Chance(NamedTuple):
-    """How a scorer does on right completions that are shuffled among the examples.
+    """The score of right completions that were shuffled among the examples.
 
     Attributes:
-        right: Examples whose shuffled completion is right.
-        expected: How many a random order makes right: a right answer that `k` of `n` examples have
-            is dealt to each of them with a chance of `k / n`.
-        deviation: The standard deviation of as many independent draws.
+        right: Number of examples whose shuffled completion is right.
+        expected: Number expected of a random order: an answer that is right for `k` of `n`
+            examples reaches each of them with a probability of `k / n`.
+        deviation: Standard deviation of as many independent draws.
     """
 
     right: int
@@ -72,16 +51,16 @@ class Chance(NamedTuple):
 
     @property
     def deviations(self) -> float:
-        """How far off it is, in standard deviations."""
+        """Distance from the expected number, in standard deviations."""
         return abs(self.right - self.expected) / self.deviation
 
 
 def measure(settings: TasksSettings) -> None:
-    """Print every figure, and write them where asked."""
-    measure_groups({name: partial(_measured, name, settings.seed) for name in TASKS}, settings.out)
+    """Print the figures of every task, and write them to a file if one is named."""
+    measure_groups({name: partial(_figures, name, settings.seed) for name in TASKS}, settings.out)
 
 
-def _measured(name: str, seed: int) -> list[Figure]:
+def _figures(name: str, seed: int) -> list[Figure]:
     return task_figures(load_task(name, seed=seed), seed)
 
 
@@ -138,7 +117,7 @@ def _shuffled(task: Task, seed: int) -> Figure:
 
 
 def shuffled_score(task: Task, seed: int) -> Chance:
-    """Score the right completions of the test split, dealt out at random."""
+    """Score the right completions of the test split after a random shuffle."""
     order = np.random.default_rng(seed).permutation(len(task.test))
     right = sum(
         task.is_right(task.test[other].completion, example)

@@ -1,4 +1,4 @@
-"""Times calls against each other, so that a drifting machine moves both sides alike."""
+"""Times calls in alternating rounds, so that a drifting machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 Call = Callable[[], Any]
+# Pause before a turn: ONNX Runtime's threads spin for a while after their own, and hold the cores.
 _PAUSE_S = 0.03
-"""Before a turn: ONNX Runtime's threads spin for a while after their own, and hold the cores."""
 
 
 def paired_medians_us(
@@ -19,9 +19,9 @@ def paired_medians_us(
     """Return each call's median time in microseconds, measured in alternating rounds.
 
     Args:
-        calls: What to time, by name.
-        rounds: How often all calls take their turn.
-        calls_a_round: Single timings of one call in a turn.
+        calls: The calls by name.
+        rounds: Number of rounds, in each of which every call takes a turn.
+        calls_a_round: Timings of one call in a turn.
     """
     samples = _alternate(calls, rounds, calls_a_round)
     return {name: float(np.median(times)) / 1e3 for name, times in samples.items()}
@@ -30,7 +30,10 @@ def paired_medians_us(
 def medians_a_round_us(
     calls: Mapping[str, Call], *, rounds: int = 60, calls_a_round: int = 50
 ) -> dict[str, list[float]]:
-    """Return the same a round: what two calls took side by side can be compared in pairs."""
+    """Return each call's median per round in microseconds, so that calls compare in pairs.
+
+    See `paired_medians_us` for the arguments.
+    """
     samples = _alternate(calls, rounds, calls_a_round)
     return {
         name: [float(np.median(turn)) / 1e3 for turn in times] for name, times in samples.items()
@@ -61,7 +64,7 @@ def time_each(call: Call, count: int) -> list[int]:
 
 
 def percentiles_ms(times_s: Any) -> dict[str, float]:
-    """Return p50, p90 and p99 in milliseconds of the times that are not NaN; NaN for none."""
+    """Return p50, p90 and p99 in milliseconds of the times that are not NaN; NaN without any."""
     values = np.asarray(times_s, dtype=float) * 1e3
     values = values[~np.isnan(values)]
     if not values.size:

@@ -1,9 +1,9 @@
-"""Bundles of untrained models: what is timed or held in memory does not depend on weights."""
+"""Bundles of untrained models: neither time nor memory depends on the weights."""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,25 @@ from edge_runtime import contract
 
 CLASSES = 10
 SIDE = 32
-"""Height and width of the pictures that the usual SmallCNN takes; the graph resizes others."""
+"""Height and width of SmallCNN's pictures; the graph resizes others."""
 
 
 def small_cnn_bundle(folder: Path, seed: int, side: int = SIDE) -> Path:
-    """Write a checkpoint of a SmallCNN into a folder, and return the bundle made of it.
+    """Write a SmallCNN's checkpoint and its bundle; return the bundle.
 
     Args:
-        folder: Gets `small`, the checkpoint, and `bundle`.
-        seed: Of its weights.
-        side: Height and width of the pictures that the model works on.
+        folder: Folder for `small`, the checkpoint, and `bundle`.
+        seed: Seed of the weights.
+        side: Height and width of the model's pictures.
     """
+    # Here, because processes whose memory is measured import this module for its pictures.
     from export.commands.build import BuildSettings
     from train.models import build, save
 
     names = [str(i) for i in range(CLASSES)]
     save(build("small-cnn", labels=names, image_size=(side, side), seed=seed), folder / "small")
-    # What it says about its threshold would stand between the figures.
-    with Path(os.devnull).open("w", encoding="utf-8") as quiet, contextlib.redirect_stdout(quiet):
+    # Or the export would print its threshold among the figures.
+    with contextlib.redirect_stdout(io.StringIO()):
         BuildSettings(checkpoint=folder / "small", out=folder / "bundle", threshold=0.5).run()
     return folder / "bundle"
 

@@ -1,1 +1,1 @@
-"""Whether certificates hold, and whether quantization keeps them."""
+"""Measures of calibration: certificates, and quantization."""

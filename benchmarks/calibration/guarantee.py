@@ -1,10 +1,8 @@
-"""The command `python -m benchmarks guarantee`: does the certificate keep its promise?"""
+"""Counts how often certified thresholds break their guarantee, on populations of known risk."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +12,10 @@ from tqdm.auto import tqdm
 
 from benchmarks.cascade import report
 from benchmarks.cascade.samples import read_samples
+from benchmarks.commands.figures import GuaranteeSettings
+from benchmarks.documents import write_json
 from benchmarks.errors import CheckError
 from edge_runtime import environment
-from edge_runtime.cli import Command, field
-from edge_runtime.errors import SettingError
 from export.calibration import MaxRisk, Sample
 from export.errors import CalibrationError
 
@@ -26,51 +24,14 @@ _CLASSES = 10
 _RIGHT = 0.8
 _LEVEL = 1e-3
 
-# MERGEDOC benchmarks/guarantee_figures.py: 'Draws calibration data from known populations and holds certified thresholds to them.'
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuaranteeSettings(Command):
-    """Choose thresholds on many calibration draws, and count how often the risk is over the bound.
-
-    The populations are known exactly, so the true risk of a threshold is too. Fails when the
-    violations are more than delta allows (one-sided binomial test at 0.001).
-
-    Example: python -m benchmarks guarantee --out guarantee.json
-    """
-
-    draws: int = field("calibration draws from each population", default=2000)
-    size: int = field("inputs a draw", default=5000)
-    max_risk: float = field("the bound e", default=0.05)
-    delta: float = field("how often it may fail, d", default=0.05)
-    seed: int = field("seed of populations and draws", default=0)
-    samples: Path = field(
-        "result folder whose inputs are the third population",
-        default=Path(__file__).parents[1] / "results" / "cifar10-jpeg",
-    )
-    out: Path | None = field("write the result here as JSON", default=None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("max_risk", "delta"):
-            if not 0.0 < getattr(self, name) < 1.0:
-                flag = name.replace("_", "-")
-                raise SettingError(f"expected --{flag} in (0, 1), got {getattr(self, name)}")
-        if self.draws < 1 or self.size < 1:
-            raise SettingError("expected --draws and --size of at least 1")
-
-    def run(self) -> None:
-        """Print a line a population, and write the result."""
-        measure(self)
-
 
 @dataclass(frozen=True)
 class Population:
-    """All the inputs there are.
+    """All inputs that can be drawn.
 
     Attributes:
-        confidence: float32 [N], from the greatest down.
-        right: bool [N].
+        confidence: Confidences in descending order, float32 [N].
+        right: Whether M_S is right, bool [N].
     """
 
     confidence: npt.NDArray[np.float32]
@@ -78,7 +39,7 @@ class Population:
 
     @classmethod
     def of(cls, confidence: Any, right: Any) -> Population:
-        """Sort it."""
+        """Sort the inputs by confidence."""
         order = np.argsort(-confidence, kind="stable")
         return cls(confidence[order].astype(np.float32), right[order])
 
@@ -92,19 +53,19 @@ class Population:
         return np.cumsum(~self.right) / np.arange(1, len(self.right) + 1)
 
     def answered(self, threshold: np.float32) -> int:
-        """Return how many inputs lie at or above a threshold."""
+        """Return the number of inputs at or above a threshold."""
         return int(np.searchsorted(-self.confidence, -threshold, side="right"))
 
 
 def beta_separated(draws: np.random.Generator) -> Population:
-    """Four of five right; confidences of right and wrong from two beta distributions."""
+    """Draw confidences of right and wrong answers from two beta distributions; 80 % are right."""
     right = draws.random(_POPULATION) < _RIGHT
     confidence = np.where(right, draws.beta(6, 1.5, _POPULATION), draws.beta(2.5, 2.5, _POPULATION))
     return Population.of(confidence, right)
 
 
 def miscalibrated_logits(draws: np.random.Generator) -> Population:
-    """Max softmax of normal logits, three times too large: overconfident."""
+    """Draw the max softmax of normal logits scaled by three, which is overconfident."""
     logits = draws.normal(size=(_POPULATION, _CLASSES))
     logits[:, 0] += 2.2
     scaled = 3 * (logits - logits.max(axis=1, keepdims=True))
@@ -112,14 +73,14 @@ def miscalibrated_logits(draws: np.random.Generator) -> Population:
 
 
 def measure(settings: GuaranteeSettings) -> None:
-    """Measure, print and write; see `GuaranteeSettings`.
+    """Print the violations on each population, and write them to a file if one is named.
 
     Raises:
-        CheckError: A guarantee is broken more often than it may be.
+        CheckError: A guarantee is broken more often than it promises.
     """
     draws = np.random.default_rng(settings.seed)
-    found = read_samples(settings.samples / report.SAMPLES)
-    control = found["control" if "control" in found else next(iter(found))]
+    variants = read_samples(settings.samples / report.SAMPLES)
+    control = variants["control" if "control" in variants else next(iter(variants))]
     populations = {
         "beta-separated": beta_separated(draws),
         "miscalibrated logits": miscalibrated_logits(draws),
@@ -130,17 +91,18 @@ def measure(settings: GuaranteeSettings) -> None:
     figures = {name: _figures(p, draws, settings, name) for name, p in populations.items()}
     for name, row in figures.items():
         print(
-            f"{name}: {row['violations']} of {row['draws']} draws over {settings.max_risk:.1%} "
-            f"(at most {settings.delta:.0%} promised, p = {row['p_value']:.2g}); answers "
-            f"{row['coverage']:.1%}, an oracle {row['coverage_oracle']:.1%}, the least strict test "
-            f"{row['coverage_uncorrected']:.1%}; {row['refused']} refused"
+            f"{name}: {row['violations']} of {row['draws']} draws exceed a risk of "
+            f"{settings.max_risk:.1%} (at most {settings.delta:.0%} promised, p = "
+            f"{row['p_value']:.2g}); the device answers {row['coverage']:.1%}, with an oracle "
+            f"{row['coverage_oracle']:.1%}, with the least strict test "
+            f"{row['coverage_uncorrected']:.1%}; {row['refused']} draws refused"
         )
     if settings.out is not None:
         content = {**environment.describe("benchmarks"), "figures": figures}
-        settings.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(settings.out, content)
     broken = [name for name, row in figures.items() if row["p_value"] < _LEVEL]
     if broken:
-        raise CheckError(f"expected the guarantee to hold, it does not for {', '.join(broken)}")
+        raise CheckError(f"the guarantee does not hold for {', '.join(broken)}")
 
 
 def _figures(
@@ -182,7 +144,7 @@ def _figures(
 def _uncorrected(population: Population, sample: Sample, goal: MaxRisk) -> float:
     """Return the coverage of the lowest threshold that passes one test at delta.
 
-    Choosing it among all would need a correction: what it keeps is the most that tests can.
+    Choosing among all thresholds would need a correction, so no valid test can keep more.
     """
     thresholds = sample.thresholds()
     wrong = sample.answered(thresholds, ~sample.right)

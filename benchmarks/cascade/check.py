@@ -1,83 +1,91 @@
-"""The command `python -m benchmarks check`."""
+"""Checks result folders against their samples, and writes their pages anew."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
+from benchmarks import figures
+from benchmarks.cascade import report as cascade
+from benchmarks.cascade import sweeps
+from benchmarks.commands.cascade import CheckSettings, ReportSettings
+from benchmarks.documents import Document
 from benchmarks.errors import CheckError
-from edge_runtime.cli import Command, field
-from edge_runtime.errors import SettingError
-
-# MERGEDOC benchmarks/report.py: 'The command `python -m benchmarks report`.'
+from benchmarks.language.demo import report as language
+from edge_runtime.errors import GatekeeperError
 
 COMMITTED = Path(__file__).parents[1] / "results"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckSettings(Command):
-    """Recompute every printed figure of result folders from their per-sample files.
+class Kind(NamedTuple):
+    """A kind of result folder.
 
-    And those of a file of figures from the samples in it, with every verdict.
-
-    Example: python -m benchmarks check runs/demo
+    Attributes:
+        documents: Returns the documents of a folder.
+        draw: Draws the pictures of a folder anew; returns their files.
     """
 
-    folders: tuple[Path, ...] = field(
-        "result folders, or files of figures as JSON (default: those of the repository)",
-        default=(),
-        positional=True,
-    )
-
-    def run(self) -> None:
-        """Fail on the first figure that is not what its samples give."""
-        from benchmarks import figures
-        from benchmarks.cascade import report as results
-        from benchmarks.cascade import sweeps
-        from benchmarks.language.demo import report
-
-        folders = self.folders or _committed()
-        if not folders:
-            raise CheckError(f"expected a result folder, found none under {COMMITTED}: name one")
-        kinds = ((sweeps.is_sweep, sweeps.check), (report.is_language, report.check))
-        for folder in folders:
-            if folder.suffix == ".json":
-                print(f"{folder}: {figures.check(folder)} figures, all verdicts as they follow")
-                continue
-            check = next((c for is_its, c in kinds if is_its(folder)), results.check)
-            print(f"{folder}: {check(folder)} figures recomputed, all as printed")
+    documents: Callable[[Path], Iterable[Document]]
+    draw: Callable[[Path], list[Path]]
 
 
-def _committed() -> tuple[Path, ...]:
-    from benchmarks.figures import holds_figures
+_SWEEP = Kind(sweeps.documents, sweeps.draw)
+_LANGUAGE = Kind(language.documents, language.draw)
+_CASCADE = Kind(cascade.documents, cascade.draw)
 
+
+def check(settings: CheckSettings) -> None:
+    """Recompute every figure; fail on the first that the samples do not give.
+
+    Raises:
+        CheckError: A figure or sentence differs, or there is no result folder.
+    """
+    folders = settings.folders or committed()
+    if not folders:
+        raise CheckError(f"expected a result folder, found none under {COMMITTED}: name one")
+    for folder in folders:
+        if folder.suffix == ".json":
+            print(f"{folder}: {figures.check(folder)} figures, all verdicts correct")
+            continue
+        compared = sum(document.check() for document in _documents(folder))
+        print(f"{folder}: {compared} figures recomputed, all as printed")
+
+
+def report(settings: ReportSettings) -> None:
+    """Write the sentences, pages and pictures of result folders anew, every figure kept.
+
+    For a file of figures, print its table.
+
+    Raises:
+        CheckError: A figure is not what the samples give.
+    """
+    for folder in settings.folders:
+        if folder.suffix == ".json":
+            print(figures.table(folder))
+            continue
+        documents = list(_documents(folder))
+        for document in documents:
+            document.renew()
+        print(*(document.page for document in documents), *_kind(folder).draw(folder), sep="\n")
+
+
+def committed() -> tuple[Path, ...]:
+    """Return the result folders of the repository, then its files of figures."""
     folders = sorted({path.parent for path in COMMITTED.glob("*/*samples*")})
-    return (*folders, *filter(holds_figures, sorted(COMMITTED.glob("*.json"))))
+    return (*folders, *filter(figures.holds_figures, sorted(COMMITTED.glob("*.json"))))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReportSettings(Command):
-    """Draw the pictures of a sweep into its folder; of a file of figures, print the table.
+def _kind(folder: Path) -> Kind:
+    if sweeps.is_sweep(folder):
+        return _SWEEP
+    return _LANGUAGE if language.is_language(folder) else _CASCADE
 
-    Example: python -m benchmarks report runs/sweep
-    """
 
-    folders: tuple[Path, ...] = field(
-        "folders of sweeps, or files of figures as JSON", default=(), positional=True
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.folders:
-            raise SettingError("expected at least one folder of a sweep, got none")
-
-    def run(self) -> None:
-        """Draw, and name the files, or print."""
-        from benchmarks import figures
-        from benchmarks.cascade import sweeps
-
-        for folder in self.folders:
-            if folder.suffix == ".json":
-                print(figures.table(folder))
-                continue
-            print("\n".join(str(path) for path in sweeps.draw(folder)))
+def _documents(folder: Path) -> Iterable[Document]:
+    try:
+        yield from _kind(folder).documents(folder)
+    except CheckError:
+        raise
+    except (GatekeeperError, KeyError) as error:
+        raise CheckError(f"{folder}: {error!r}") from None

@@ -1,106 +1,140 @@
-"""The command `python -m benchmarks demo`: the whole chain, from training to the table."""
+"""Runs `demo`: every link of the chain is one of the product's own commands or a real process."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
 from pathlib import Path
+from typing import Literal
 
-from edge_runtime.cli import Command, field
-from edge_runtime.errors import SettingError
+from benchmarks.cascade import report
+from benchmarks.cascade.trial import Trial, export_bundle
+from benchmarks.commands.cascade import DemoSettings
+from benchmarks.language.demo.chain import run_language_chain
+from benchmarks.processes import running_server
+from benchmarks.steps import Stages, empty_folder
+from edge_runtime import environment
+from train import data
+from train.classifier.fit import FitSettings
+from train.classifier.loop import accuracy
+from train.classifier.opening import open_for
+from train.classifier.tune import TuneSettings
+from train.models import open_checkpoint
 
-_ALPHA, _STEPS = 0.5, 600
+UNTUNED, CONTROL, TUNED = "untuned", "control", "tuned"
+_OBJECTIVES: dict[str, Literal["cross_entropy", "gatekeeper"]] = {
+    CONTROL: "cross_entropy",
+    TUNED: "gatekeeper",
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class DemoSettings(Command):
-    """Train, tune, export, serve and run a cascade, and print what the user gets.
+def run_demo(settings: DemoSettings) -> None:
+    """Run the demo of classifiers, or of language models where a task is given."""
+    if settings.task is None:
+        _run_chain(settings)
+    else:
+        run_language_chain(settings)
 
-    With --task it is a cascade of language models, and every rival and confidence beside it.
 
-    Example: python -m benchmarks demo --dataset digits --seeds 0,1,2 --out runs/demo
-    """
+def _run_chain(settings: DemoSettings) -> None:
+    start = time.perf_counter()
+    # A mistake in the second name must not cost the hours of the first model.
+    _check_model(settings.small_model, settings.dataset, settings.limit)
+    _check_model(settings.large_model, settings.large_data, settings.limit)
+    empty_folder(settings.out, overwrite=settings.overwrite)
+    with Stages(2 * len(settings.seeds) + 3) as stages:
+        with stages.stage("train M_L"):
+            large = _fit(
+                settings, settings.large_model, settings.large_data, "large", settings.seeds[0]
+            )
+        bundles: dict[str, dict[int, Path]] = {UNTUNED: {}, CONTROL: {}, TUNED: {}}
+        for seed in settings.seeds:
+            with stages.stage(f"seed {seed}: train M_S, then tune it"):
+                checkpoints = _train_small(settings, seed)
+            with stages.stage(f"seed {seed}: export and calibrate"):
+                for variant, checkpoint in checkpoints.items():
+                    bundles[variant][seed] = export_bundle(
+                        checkpoint,
+                        _folder(settings, seed) / f"bundle-{variant}",
+                        data=settings.dataset,
+                        target_deferral=settings.target_deferral,
+                    )
+        with (
+            stages.stage("send the test set through the cascades"),
+            running_server(["cloud_stub", "--checkpoint", str(large), "--port", "0"]) as address,
+        ):
+            test = data.load(settings.dataset, limit=settings.limit).test
+            trial = Trial(test, address, bundles[UNTUNED][settings.seeds[0]])
+            samples, sent_bytes = trial.measure_all(bundles)
+        with stages.stage("compute figures and draw pictures"):
+            content = {
+                **environment.describe("benchmarks"),
+                "data": settings.dataset,
+                "large_data": settings.large_data,
+                "small": settings.small_model,
+                "large": settings.large_model,
+                "alpha": settings.alpha,
+                "target_deferral": settings.target_deferral,
+                "seeds": list(settings.seeds),
+                "training_accuracy": _training_accuracy(settings),
+                "test_size": len(test),
+                "wall_time_s": round(time.perf_counter() - start, 1),
+            }
+            content = report.write(settings.out, content, samples, sent_bytes)
+    print(report.summary(settings.out, content))
 
-    task: str | None = field(
-        "task of language models instead of a data set, e.g. clinc150 (`train tasks` lists them)",
-        default=None,
+
+def _folder(settings: DemoSettings, seed: int) -> Path:
+    """Return the folder of a seed's models: that of the first seed is the result folder."""
+    return settings.out if seed == settings.seeds[0] else settings.out / f"seed-{seed}"
+
+
+def _is_checkpoint(model: str) -> bool:
+    return (Path(model) / "model.safetensors").is_file()
+
+
+def _check_model(model: str, dataset: str, limit: int | None) -> None:
+    splits = data.load(dataset, limit=limit)
+    if _is_checkpoint(model):
+        open_for(Path(model), splits.train, dataset)
+    else:
+        FitSettings(model=model, data=dataset, out=Path()).untrained(splits)
+
+
+def _fit(settings: DemoSettings, model: str, dataset: str, name: str, seed: int) -> Path:
+    """Return the checkpoint folder that was named, or fit the architecture."""
+    if _is_checkpoint(model):
+        return Path(model)
+    out = _folder(settings, seed) / name
+    # The paper's recipe: pictures as they are, in both stages.
+    FitSettings(
+        model=model, data=dataset, out=out, seed=seed, limit=settings.limit, augment="none"
+    ).run()
+    return out
+
+
+def _train_small(settings: DemoSettings, seed: int) -> dict[str, Path]:
+    """Return the checkpoint of each variant of M_S."""
+    small = _fit(settings, settings.small_model, settings.dataset, "small", seed)
+    paths = {UNTUNED: small}
+    for variant, objective in _OBJECTIVES.items():
+        paths[variant] = _folder(settings, seed) / variant
+        TuneSettings(
+            checkpoint=small,
+            data=settings.dataset,
+            out=paths[variant],
+            objective=objective,
+            alpha=settings.alpha,
+            stage2_data="same",
+            seed=seed,
+            limit=settings.limit,
+        ).run()
+    return paths
+
+
+def _training_accuracy(settings: DemoSettings) -> float:
+    """Return the accuracy of the first untuned M_S on the data that it is tuned on."""
+    small = Path(settings.small_model)
+    folder = small if _is_checkpoint(settings.small_model) else settings.out / "small"
+    return accuracy(
+        open_checkpoint(folder), data.load(settings.dataset, limit=settings.limit).train
     )
-    task_data: str | None = field(
-        "folder, file or Hugging Face name of the task's data (default: its own)", default=None
-    )
-    dataset: str = field("data set name, folder or file", default="digits")
-    small: str | None = field(
-        "M_S: an architecture, or a checkpoint folder (default: small-cnn; of a task a Gemma with "
-        "37,000 weights made from scratch)",
-        default=None,
-    )
-    large: str | None = field(
-        "M_L: an architecture, or a checkpoint folder (default: resnet-20; of a task a Gemma with "
-        "470,000 weights made from scratch)",
-        default=None,
-    )
-    large_dataset: str | None = field(
-        "what M_L is fitted on (default: digits-more for digits, else the data set)", default=None
-    )
-    alpha: float = field(
-        "weight of the right samples in the Gatekeeper loss; of a task 0.3, 0.5 and 0.6 are tried",
-        default=_ALPHA,
-    )
-    steps: int = field(
-        "of a task: updates of the control and of Gatekeeper",
-        default=_STEPS,  # of 200, 600 and 1,200 the best on validation of CLINC150
-    )
-    target_deferral: float = field("deferral ratio to calibrate for", default=0.3)
-    seeds: tuple[int, ...] = field("training seeds", default=(0, 1, 2))
-    limit: int | None = field("use at most so many inputs a split", default=None)
-    out: Path = field("result folder", default=Path("runs/demo"))
-    overwrite: bool = field("replace the result folder", default=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.alpha <= 1:
-            raise SettingError(f"expected --alpha in [0, 1], got {self.alpha}")
-        if not 0 < self.target_deferral < 1:
-            raise SettingError(f"expected --target-deferral in (0, 1), got {self.target_deferral}")
-        self._check_task()
-        if self.steps < 1:
-            raise SettingError(f"expected --steps of at least 1, got {self.steps}")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise SettingError(f"expected different --seeds, got {list(self.seeds)}")
-
-    def _check_task(self) -> None:
-        """Refuse what only the other kind of cascade reads."""
-        of_task = {"task_data": None, "steps": _STEPS}
-        of_data = {"dataset": "digits", "large_dataset": None, "alpha": _ALPHA}
-        without = of_task if self.task is None else of_data
-        given = [name for name, usual in without.items() if getattr(self, name) != usual]
-        if given:
-            flag = given[0].replace("_", "-")
-            beside = "with" if self.task is None else "without"
-            raise SettingError(f"expected --{flag} only {beside} --task, nothing would read it")
-
-    @property
-    def small_model(self) -> str:
-        """M_S of a classifiers' cascade."""
-        return self.small or "small-cnn"
-
-    @property
-    def large_model(self) -> str:
-        """M_L of a classifiers' cascade."""
-        return self.large or "resnet-20"
-
-    @property
-    def large_data(self) -> str:
-        """The data set that M_L is fitted on."""
-        return self.large_dataset or ("digits-more" if self.dataset == "digits" else self.dataset)
-
-    def run(self) -> None:
-        """Run the chain and write the result folder."""
-        if self.task is not None:
-            from benchmarks.language.demo.chain import run_language_chain
-
-            run_language_chain(self)
-            return
-        # Torch and transformers take seconds to import; `latency` on a device must not need them.
-        from benchmarks.cascade.chain import run_chain
-
-        run_chain(self)

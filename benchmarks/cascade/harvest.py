@@ -1,175 +1,121 @@
-"""The command `python -m benchmarks harvest`: what M_S gains from what it deferred."""
+"""Runs `harvest`: fit, run and record, harvest, tune, run again."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from benchmarks.cascade import pictures, report
-from benchmarks.cascade.report import findings, table
-from benchmarks.cascade.samples import Samples, write_samples
-from benchmarks.cascade.trial import Trial
+from benchmarks.cascade import report
+from benchmarks.cascade.trial import DEADLINE_S, Trial, export_bundle
+from benchmarks.commands.cascade import HarvestBenchmarkSettings
 from benchmarks.errors import BenchmarkError
 from benchmarks.processes import running_server
-from benchmarks.steps import empty_folder, step
+from benchmarks.steps import Stages, empty_folder
 from edge_runtime import Cascade, Recorder, Source, environment
-from edge_runtime.cli import Command, field
-from edge_runtime.errors import SettingError
-from export.commands.build import BuildSettings
 from train import data
-from train.classifier.checkpoints import accuracy, open_for
-from train.classifier.harvest import COUNTS
-from train.classifier.settings import FitSettings, HarvestSettings, TuneSettings
-from train.data import Splits
+from train.classifier.fit import FitSettings
+from train.classifier.harvest import COUNTS, HarvestSettings
+from train.classifier.loop import accuracy
+from train.classifier.opening import open_for
+from train.classifier.tune import TuneSettings
 from train.models import open_checkpoint
 
 UNTUNED, CONTROL, RANDOM, TUNED = "untuned", "control", "random", "tuned"
-VARIANTS = (UNTUNED, CONTROL, RANDOM, TUNED)
-_DEADLINE_S = 30.0
 _NO_BOUND = 1 << 50
-
-# MERGEDOC benchmarks/harvest_round.py: 'Drives the round of `harvest`: fit, run and record, harvest, tune, run again.'
-
-
-@dataclass(frozen=True, kw_only=True)
-class HarvestBenchmarkSettings(Command):
-    """Record what M_S defers of a stream, harvest it, tune with it, and print what the user gets.
-
-    Beside `tuned` stand M_S as it was (`untuned`), as many steps without the harvest (`control`),
-    and with as many pictures of the stream picked at random (`random`). All labels of the stream
-    are M_L's. A stream that M_L was trained on flatters it.
-
-    Example: python -m benchmarks harvest --large runs/large --out runs/harvest-digits
-    """
-
-    dataset: str = field("data set of M_S: name, folder or file", default="digits")
-    stream: str = field("data set whose training pictures the device sees", default="digits-more")
-    small: str = field("architecture of M_S", default="small-cnn")
-    large: Path = field("checkpoint folder of M_L")
-    objective: Literal["cross_entropy", "gatekeeper"] = field(
-        "what is tuned with", default="gatekeeper"
-    )
-    epochs: int = field("epochs of tuning with the harvest", default=15)
-    target_deferral: float = field("deferral ratio to calibrate for", default=0.3)
-    seeds: tuple[int, ...] = field("training seeds", default=(0, 1, 2))
-    out: Path = field("result folder", default=Path("runs/harvest"))
-    overwrite: bool = field("replace the result folder", default=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epochs < 1:
-            raise SettingError(f"expected --epochs of at least 1, got {self.epochs}")
-        if not 0 < self.target_deferral < 1:
-            raise SettingError(f"expected --target-deferral in (0, 1), got {self.target_deferral}")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise SettingError(f"expected different --seeds, got {list(self.seeds)}")
-
-    def run(self) -> None:
-        """Run the round and write the result folder."""
-        run_round(self)
 
 
 def run_round(settings: HarvestBenchmarkSettings) -> None:
-    """Fit, record, harvest, tune and report; see `HarvestBenchmarkSettings`."""
+    """Fit, record, harvest, tune and report."""
     start = time.perf_counter()
     splits = data.load(settings.dataset)
     open_for(settings.large, splits.train, settings.dataset)
     stream = data.load_train(settings.stream).inputs
     empty_folder(settings.out, overwrite=settings.overwrite)
-    arguments = ["cloud_stub", "--checkpoint", str(settings.large), "--port", "0"]
+    bundles: dict[str, dict[int, Path]] = {UNTUNED: {}, CONTROL: {}, RANDOM: {}, TUNED: {}}
     counts: dict[str, Any] = {}
-    with running_server(arguments) as address:
-        bundles = {}
-        for seed in settings.seeds:
-            bundles[seed] = _bundles(settings, seed, stream, address)
-            counts[str(seed)] = _counts(settings.out / f"seed-{seed}")
-        with step("the test set over gRPC"):
-            trial = Trial(splits.test, address, bundles[settings.seeds[0]][UNTUNED])
-            measured = {
-                v: [trial.measure(bundles[s][v], s) for s in settings.seeds] for v in VARIANTS
+    server = ["cloud_stub", "--checkpoint", str(settings.large), "--port", "0"]
+    with Stages(3 * len(settings.seeds) + 2) as stages:
+        with running_server(server) as address:
+            for seed in settings.seeds:
+                folder = settings.out / f"seed-{seed}"
+                with stages.stage(f"seed {seed}: train M_S"):
+                    bundles[UNTUNED][seed] = _fit(settings, folder, seed)
+                with stages.stage(f"seed {seed}: run and record the stream, harvest"):
+                    harvests = _harvest(folder, bundles[UNTUNED][seed], stream, address, seed)
+                with stages.stage(f"seed {seed}: tune {CONTROL}, {RANDOM} and {TUNED}"):
+                    for variant, bundle in _tune(settings, folder, harvests, seed).items():
+                        bundles[variant][seed] = bundle
+                counts[str(seed)] = _counts(folder)
+            with stages.stage("send the test set through the cascades"):
+                trial = Trial(splits.test, address, bundles[UNTUNED][settings.seeds[0]])
+                samples, sent_bytes = trial.measure_all(bundles)
+        with stages.stage("compute figures and draw pictures"):
+            first = settings.out / f"seed-{settings.seeds[0]}" / "small"
+            content = {
+                **environment.describe("benchmarks"),
+                "data": settings.dataset,
+                "stream": settings.stream,
+                "small": settings.small,
+                "large": str(settings.large),
+                "objective": settings.objective,
+                "epochs": settings.epochs,
+                "target_deferral": settings.target_deferral,
+                "seeds": list(settings.seeds),
+                "training_accuracy": accuracy(open_checkpoint(first), splits.train),
+                "test_size": len(splits.test),
+                "recorded": counts,
+                "wall_time_s": round(time.perf_counter() - start, 1),
             }
-    variants = {v: Samples.joined([rows for rows, _ in measured[v]]) for v in VARIANTS}
-    content = _content(settings, variants, splits)
-    content["recorded"] = counts
-    for variant in VARIANTS:
-        sent = [sent for _, sent in measured[variant]]
-        content["variants"][variant]["bytes_sent"] = sum(sent) / len(sent)
-    content["findings"] = findings(content)
-    content["wall_time_s"] = round(time.perf_counter() - start, 1)
-    write_samples(settings.out / report.SAMPLES, variants)
-    report.write_report(settings.out, content, pictures.draw(variants, settings.out))
-    report.write_json(settings.out / report.RESULTS, content)
-    print(f"\n{table(content)}\n")
-    print("\n".join(content["findings"]))
-    print(f"\n{settings.out}: report.md, results.json, samples.csv.gz ({content['wall_time_s']} s)")
+            content = report.write(settings.out, content, samples, sent_bytes)
+    print(report.summary(settings.out, content))
 
 
-def _bundles(
-    settings: HarvestBenchmarkSettings, seed: int, stream: Sequence[Any], address: str
-) -> dict[str, Path]:
-    folder = settings.out / f"seed-{seed}"
+def _fit(settings: HarvestBenchmarkSettings, folder: Path, seed: int) -> Path:
+    """Fit M_S; return its bundle."""
     small = folder / "small"
-    with step(f"seed {seed}: fit"):
-        FitSettings(model=settings.small, data=settings.dataset, out=small, seed=seed).run()
-        bundles = {UNTUNED: _export(settings, small, folder / f"bundle-{UNTUNED}")}
-    with step(f"seed {seed}: run, record, harvest"):
-        harvests = _harvests(folder, bundles[UNTUNED], stream, address, seed)
-    size = len(data.load(settings.dataset).train)
-    share = _counts(folder)["kept"] / size
-    plans: dict[str, tuple[Path | None, int]] = {
-        CONTROL: (None, round(settings.epochs * (1 + share))),
-        RANDOM: (harvests[RANDOM], settings.epochs),
-        TUNED: (harvests[TUNED], settings.epochs),
-    }
-    with step(f"seed {seed}: control, random, tuned"):
-        for variant, (extra, epochs) in plans.items():
-            TuneSettings(
-                checkpoint=small,
-                data=settings.dataset,
-                extra=None if extra is None else str(extra),
-                objective=settings.objective,
-                # Like with like: the same data for all, and no run that ends before the others.
-                stage2_data="same",
-                guard=False,
-                epochs=epochs,
-                seed=seed,
-                out=folder / variant,
-            ).run()
-            bundles[variant] = _export(settings, folder / variant, folder / f"bundle-{variant}")
-    return bundles
+    FitSettings(model=settings.small, data=settings.dataset, out=small, seed=seed).run()
+    return _export(settings, folder, small, UNTUNED)
 
 
-def _harvests(
+def _export(
+    settings: HarvestBenchmarkSettings, folder: Path, checkpoint: Path, variant: str
+) -> Path:
+    return export_bundle(
+        checkpoint,
+        folder / f"bundle-{variant}",
+        data=settings.dataset,
+        target_deferral=settings.target_deferral,
+    )
+
+
+def _harvest(
     folder: Path, bundle: Path, stream: Sequence[Any], address: str, seed: int
 ) -> dict[str, Path]:
     """Return the harvests of what M_S defers, and of as many pictures picked at random."""
-    deferred = _record(folder / "recorded", bundle, stream, address, threshold=None)
+    records = {TUNED: folder / "recorded", RANDOM: folder / "recorded-random"}
+    deferred = _record(records[TUNED], bundle, stream, address, threshold=None)
     picked = np.random.default_rng(seed).permutation(len(stream))[:deferred]
     chosen = [stream[int(row)] for row in picked]
-    # Above every confidence: all of them are asked about.
-    _record(folder / "recorded-random", bundle, chosen, address, threshold=float("inf"))
-    found = {TUNED: folder / "harvest", RANDOM: folder / "harvest-random"}
-    for out, records in (
-        (found[TUNED], folder / "recorded"),
-        (found[RANDOM], folder / "recorded-random"),
-    ):
-        HarvestSettings(records=(records,), labels_from=str(bundle), out=out).run()
-    return found
+    # Above every confidence, so that all of them are sent to M_L.
+    _record(records[RANDOM], bundle, chosen, address, threshold=float("inf"))
+    harvests = {TUNED: folder / "harvest", RANDOM: folder / "harvest-random"}
+    for variant, out in harvests.items():
+        HarvestSettings(records=(records[variant],), labels_from=str(bundle), out=out).run()
+    return harvests
 
 
 def _record(
     folder: Path, bundle: Path, stream: Sequence[Any], address: str, *, threshold: float | None
 ) -> int:
-    """Run the pictures as a device would, recording; return how many were recorded."""
+    """Run the pictures as a device would, recording; return the number of recorded ones."""
     recorder = Recorder(folder, max_bytes=_NO_BOUND)
     with Cascade.open(
-        bundle, cloud=address, threshold=threshold, deadline_s=_DEADLINE_S, record=recorder
+        bundle, cloud=address, threshold=threshold, deadline_s=DEADLINE_S, record=recorder
     ) as cascade:
         answers = [cascade(stream[row]) for row in range(len(stream))]
     failed = [answer for answer in answers if answer.source is Source.EDGE_FALLBACK]
@@ -179,36 +125,34 @@ def _record(
     return recorder.recorded
 
 
-def _export(settings: HarvestBenchmarkSettings, checkpoint: Path, out: Path) -> Path:
-    BuildSettings(
-        checkpoint=checkpoint,
-        out=out,
-        calibrate=settings.dataset,
-        target_deferral=settings.target_deferral,
-    ).run()
-    return out
+def _tune(
+    settings: HarvestBenchmarkSettings, folder: Path, harvests: dict[str, Path], seed: int
+) -> dict[str, Path]:
+    """Return the bundles of the control and of M_S tuned with each harvest."""
+    share = _counts(folder)["kept"] / len(data.load(settings.dataset).train)
+    plans: dict[str, tuple[Path | None, int]] = {
+        CONTROL: (None, round(settings.epochs * (1 + share))),
+        RANDOM: (harvests[RANDOM], settings.epochs),
+        TUNED: (harvests[TUNED], settings.epochs),
+    }
+    bundles = {}
+    for variant, (extra, epochs) in plans.items():
+        TuneSettings(
+            checkpoint=folder / "small",
+            data=settings.dataset,
+            extra=None if extra is None else str(extra),
+            objective=settings.objective,
+            # Like with like: the same data for all, and no run that stops before the others.
+            stage2_data="same",
+            guard=False,
+            epochs=epochs,
+            seed=seed,
+            out=folder / variant,
+        ).run()
+        bundles[variant] = _export(settings, folder, folder / variant, variant)
+    return bundles
 
 
 def _counts(folder: Path) -> dict[str, int]:
     counts: dict[str, int] = json.loads((folder / "harvest" / COUNTS).read_text("utf-8"))["counts"]
     return counts
-
-
-def _content(
-    settings: HarvestBenchmarkSettings, variants: dict[str, Samples], splits: Splits
-) -> dict[str, Any]:
-    first = settings.out / f"seed-{settings.seeds[0]}" / "small"
-    return {
-        **environment.describe("benchmarks"),
-        "data": settings.dataset,
-        "stream": settings.stream,
-        "small": settings.small,
-        "large": str(settings.large),
-        "objective": settings.objective,
-        "epochs": settings.epochs,
-        "target_deferral": settings.target_deferral,
-        "seeds": list(settings.seeds),
-        "training_accuracy": accuracy(open_checkpoint(first), splits.train),
-        "test_size": len(variants[TUNED].ids),
-        **report.figures(variants),
-    }

@@ -16,35 +16,47 @@ from edge_runtime import metrics
 
 mpl.use("Agg")  # files only: no display is needed
 
-COLORS = {"untuned": "#7f7f7f", "control": "#1f77b4", "tuned": "#d62728"}
+NAMES = ("deferral", "densities", "roc", "latency")
+"""The pictures in the order of the page."""
+_COLORS = {"untuned": "#7f7f7f", "control": "#1f77b4", "tuned": "#d62728"}
 _LINES = ("green", "orange", "blue", "red")
 _BINS = 40
 
 
 def draw(
-    variants: dict[str, Samples], folder: Path, *, confidence: str = "max softmax"
+    variants: Mapping[str, Samples], folder: Path, *, confidence: str = "max softmax"
 ) -> list[Path]:
-    """Write deferral.png, densities.png, roc.png and latency.png; the first seed is drawn.
+    """Write the pictures of the first seed; return their files.
 
     Args:
-        variants: The rows by name.
-        folder: Where to.
-        confidence: What the confidence is called. Where no call was timed, no times are drawn.
+        variants: Samples by variant. If no call was timed, no times are drawn.
+        folder: Folder to write to.
+        confidence: Name of the confidence.
     """
-    pictures: dict[str, Callable[[dict[str, Samples]], Any]] = {
-        "deferral.png": _deferral,
-        "densities.png": partial(_densities, kind=confidence),
-        "roc.png": _roc,
+    painters: dict[str, Callable[[Mapping[str, Samples]], Any]] = {
+        "deferral": _deferral,
+        "densities": partial(_densities, kind=confidence),
+        "roc": _roc,
     }
+    written = [_save(paint(variants), folder, name) for name, paint in painters.items()]
     if any(np.isfinite(samples.total_ms).any() for samples in variants.values()):
-        pictures["latency.png"] = _latency
-    written = []
-    for name, paint in pictures.items():
-        written.append(_saved(paint(variants), folder / name))
+        calls = {name: _calls(samples) for name, samples in variants.items()}
+        written.append(draw_times(calls, folder))
     return written
 
 
-def _saved(figure: Any, path: Path) -> Path:
+def draw_times(calls: Mapping[str, Mapping[str, Any]], folder: Path) -> Path:
+    """Write latency.png: a panel per cascade, a line per kind of call.
+
+    Args:
+        calls: Times in milliseconds by cascade and kind of call; NaN is left out.
+        folder: Folder to write to.
+    """
+    return _save(_times(calls), folder, "latency")
+
+
+def _save(figure: Any, folder: Path, name: str) -> Path:
+    path = folder / f"{name}.png"
     figure.savefig(path, dpi=130, bbox_inches="tight")
     plt.close(figure)
     return path
@@ -74,22 +86,22 @@ def _panels(variants: Collection[str], title: str) -> tuple[Any, Any]:
     return figure, axes[0]
 
 
-def _deferral(variants: dict[str, Samples]) -> Any:
-    figure, axes = _panels(variants, "Joint accuracy over the share that is deferred")
+def _deferral(variants: Mapping[str, Samples]) -> Any:
+    figure, axes = _panels(variants, "Joint accuracy over the share of deferred inputs")
     for axis, (name, samples) in zip(axes, variants.items(), strict=True):
         performance = metrics.deferral_performance(*_columns(samples))
         ends = (performance.p_s, performance.p_l)
         axis.plot([0, 1], ends, ":", color="black", label="random")
         axis.plot(*performance.ideal, "--", color="green", label="ideal")
-        axis.plot(*performance.curve, color=COLORS.get(name), label="real")
+        axis.plot(*performance.curve, color=_COLORS.get(name), label="real")
         axis.set_xlabel(f"deferral ratio   (s_d = {performance.s_d:.3f})")
     axes[0].set_ylabel("joint accuracy")
     axes[0].legend(loc="lower right")
     return figure
 
 
-def _densities(variants: dict[str, Samples], *, kind: str) -> Any:
-    figure, axes = _panels(variants, "Confidence where M_S is right and where it is wrong")
+def _densities(variants: Mapping[str, Samples], *, kind: str) -> Any:
+    figure, axes = _panels(variants, "Confidence of right and of wrong answers of M_S")
     for axis, samples in zip(axes, variants.values(), strict=True):
         confidence, right, _ = _columns(samples)
         bins = np.linspace(np.nanmin(confidence), 1.0, _BINS)
@@ -108,7 +120,7 @@ def _densities(variants: dict[str, Samples], *, kind: str) -> Any:
     return figure
 
 
-def _roc(variants: dict[str, Samples]) -> Any:
+def _roc(variants: Mapping[str, Samples]) -> Any:
     figure, axis = plt.subplots(figsize=(4.6, 4.4))
     for name, samples in variants.items():
         confidence, right, _ = _columns(samples)
@@ -118,33 +130,20 @@ def _roc(variants: dict[str, Samples]) -> Any:
         axis.plot(
             np.r_[0, misses / max(misses[-1], 1)],
             np.r_[0, hits / max(hits[-1], 1)],
-            color=COLORS.get(name),
+            color=_COLORS.get(name),
             label=label,
         )
     axis.plot([0, 1], [0, 1], ":", color="black")
-    axis.set(xlabel="share of the wrong kept", ylabel="share of the right kept")
-    axis.set_title("Does confidence tell right from wrong?")
+    axis.set(xlabel="share of wrong answers kept", ylabel="share of right answers kept")
+    axis.set_title("Does confidence separate right from wrong?")
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right")
     return figure
 
 
-def _latency(variants: dict[str, Samples]) -> Any:
-    calls = {}
-    for name, samples in variants.items():
-        times, deferred = samples.total_ms.ravel(), samples.deferred.ravel() > 0
-        calls[name] = {"edge": times[~deferred], "deferred": times[deferred]}
-    return _times(calls)
-
-
-def draw_times(calls: Mapping[str, Mapping[str, Any]], folder: Path) -> Path:
-    """Write latency.png: a panel a cascade, a line a kind of call.
-
-    Args:
-        calls: By cascade and kind: times in milliseconds; NaN is left out.
-        folder: Where to.
-    """
-    return _saved(_times(calls), folder / "latency.png")
+def _calls(samples: Samples) -> dict[str, Any]:
+    times, deferred = samples.total_ms.ravel(), samples.deferred.ravel() > 0
+    return {"edge": times[~deferred], "deferred": times[deferred]}
 
 
 def _times(calls: Mapping[str, Mapping[str, Any]]) -> Any:
@@ -157,7 +156,7 @@ def _times(calls: Mapping[str, Mapping[str, Any]]) -> Any:
                 axis.plot(values, share, color=color, label=f"{label} ({values.size})")
         axis.set_xscale("log")
         axis.set_xlabel("milliseconds")
-        # Below: within the panel it would hide curves.
+        # Under the panel; inside it would hide curves.
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=2, fontsize="small")
     axes[0].set_ylabel("share of calls")
     return figure

@@ -1,227 +1,262 @@
-"""A result folder: `results.json`, `samples.csv.gz`, `report.md` and the pictures."""
+"""The result folder of a cascade: `results.json`, `samples.csv.gz`, `report.md` and pictures."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.cascade.samples import Samples, read_samples
-from benchmarks.cascade.summary import differences, summarise
-from benchmarks.errors import CheckError
-from benchmarks.timing import percentiles_ms
-from edge_runtime.files import write_atomically
-
-# MERGEDOC benchmarks/wording.py: 'Prints results: the table, and in words what it means.'
-# MERGEDOC benchmarks/comparisons.py: 'Holds the results of a comparison to its per-sample file.'
+from benchmarks.cascade import pictures
+from benchmarks.cascade.outcome import Outcome, percent
+from benchmarks.cascade.samples import Samples, read_samples, write_samples
+from benchmarks.cascade.summary import TUNED, figures
+from benchmarks.documents import FINDINGS, Document, read_json, write_json
+from benchmarks.tables import markdown
+from train.comparison.figures import ACCURACY, AREA
 
 RESULTS = "results.json"
 SAMPLES = "samples.csv.gz"
 REPORT = "report.md"
-_TOLERANCE = 1e-9
-
-Figures = dict[str, dict[str, float]]
 _SATURATED = 0.98
 _SMALL_GAP = 0.08
+_CALLS = (
+    "M_L's latency is that of a deferred call, which runs M_S first. M_L ran on the same machine:",
+    "add the round trip of your network.",
+)
 _LATENCIES = ("p50_ms", "p90_ms", "p99_ms")
+_MEANINGS = {
+    "untuned": "M_S before tuning",
+    "control": "M_S after as many further steps with plain cross-entropy",
+    "random": "M_S tuned with as many recorded pictures, picked at random",
+    TUNED: "M_S tuned with the Gatekeeper loss",
+}
+_HARVEST = {
+    "control": "M_S after as many further steps without the harvest",
+    TUNED: "M_S tuned with the harvest of its deferred pictures",
+}
 
 
-def figures(variants: dict[str, Samples]) -> dict[str, Any]:
-    """Compute every figure that is printed from the per-sample rows."""
-    return {
-        "variants": {
-            name: {"figures": summarise(samples), **_times(samples)}
-            for name, samples in variants.items()
-        },
-        "tuned_minus": {
-            base: differences(variants["tuned"], variants[base])
-            for base in variants
-            if base != "tuned"
-        },
-    }
-
-
-def _times(samples: Samples) -> dict[str, dict[str, dict[str, float]]]:
-    if np.isnan(samples.total_ms).all():
-        return {}  # no call was timed
-    return {"latency": _latency(samples)}
-
-
-def _latency(samples: Samples) -> dict[str, dict[str, float]]:
-    deferred = samples.deferred > 0
-    return {
-        "edge": percentiles_ms(samples.total_ms[~deferred] / 1e3),
-        "deferred": percentiles_ms(samples.total_ms[deferred] / 1e3),
-    }
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON in one step, so that a kill leaves the old file or the new one."""
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_report(
+def write(
     folder: Path,
-    results: dict[str, Any],
-    pictures: Sequence[Path],
-    *,
-    further: Sequence[str] = (),
-) -> None:
-    """Write the page that people read.
+    results: Mapping[str, Any],
+    variants: Mapping[str, Samples],
+    sent_bytes: Mapping[str, float],
+) -> dict[str, Any]:
+    """Write the whole folder; return the content of `results.json`.
 
     Args:
-        folder: Where to.
-        results: The content of `results.json`.
-        pictures: What was drawn.
-        further: Lines that stand between findings and pictures.
+        folder: The result folder.
+        results: What was run, and where.
+        variants: The samples by variant.
+        sent_bytes: Bytes sent to M_L by variant, averaged over all inputs.
+    """
+    content = {**results, **figures(variants)}
+    for variant, number in sent_bytes.items():
+        content["variants"][variant]["bytes_sent"] = number
+    content[FINDINGS] = findings(content)
+    write_samples(folder / SAMPLES, variants)
+    pictures.draw(variants, folder)
+    (folder / REPORT).write_text(page(folder, content), encoding="utf-8")
+    write_json(folder / RESULTS, content)
+    return content
+
+
+def documents(folder: Path) -> Iterator[Document]:
+    """Yield the results of a folder with what follows from its samples.
+
+    Raises:
+        CheckError: A file is missing or damaged.
+    """
+    content = read_json(folder / RESULTS)
+    yield Document(
+        file=folder / RESULTS,
+        content=content,
+        expected={**figures(read_samples(folder / SAMPLES)), FINDINGS: findings(content)},
+        page=folder / REPORT,
+        render=partial(page, folder),
+    )
+
+
+def draw(folder: Path) -> list[Path]:
+    """Draw the pictures of a folder anew from its samples."""
+    return pictures.draw(read_samples(folder / SAMPLES), folder)
+
+
+def page(
+    folder: Path,
+    results: Mapping[str, Any],
+    *,
+    outcome: Outcome | None = None,
+    further: Sequence[str] = (),
+) -> str:
+    """Render the page that people read.
+
+    Args:
+        folder: The result folder, whose pictures are shown.
+        results: Content of `results.json`.
+        outcome: Outcome to lead with; that of the tuned variant by default.
+        further: Lines between the findings and the pictures.
     """
     hardware = results["hardware"]
     lines = [
         f"# Cascade on {results['data']}",
         "",
+        *lead(results, outcome),
+        "",
         f"{results['test_size']} test inputs, seeds {results['seeds']}, "
         f"{hardware['cores']} cores of {hardware['processor']}, "
-        f"revision {results['git_revision']}. Mean over seeds with 95 % bootstrap intervals.",
+        f"revision {results['git_revision']}. Mean over seeds.",
         "",
         f"    {results['command']}",
         "",
+        "## Comparison of the trainings",
+        "",
+        *legend(results),
+        "",
+        "In brackets: 95 % bootstrap intervals.",
+        "",
         table(results),
         "",
-        *(f"- {line}" for line in results["findings"]),
+        *(f"- {line}" for line in results[FINDINGS]),
         "",
         *([*further, ""] if further else []),
-        *(f"![{picture.stem}]({picture.name})\n" for picture in pictures),
+        *(f"![{name}]({name}.png)\n" for name in pictures.NAMES if _is_drawn(folder, name)),
     ]
-    (folder / REPORT).write_text("\n".join(lines), encoding="utf-8")
+    return "\n".join(lines)
 
 
-def check(folder: Path) -> int:
-    """Recompute every printed figure of a result folder; return how many were compared.
-
-    Raises:
-        CheckError: A file is missing, or a figure differs.
-    """
-    return check_content(folder, read_results(folder), figures(read_samples(folder / SAMPLES)))
+def _is_drawn(folder: Path, name: str) -> bool:
+    return (folder / f"{name}.png").is_file()
 
 
-def read_results(folder: Path, name: str = RESULTS) -> dict[str, Any]:
-    """Read a JSON file of a result folder, `results.json` or another.
-
-    Raises:
-        CheckError: It is missing or damaged.
-    """
-    try:
-        content: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckError(f"expected {name} in {folder}: {error}") from None
-    return content
-
-
-def check_content(folder: Path, results: dict[str, Any], recomputed: dict[str, Any]) -> int:
-    """Compare what was written with what follows from the samples; return how many figures.
-
-    Raises:
-        CheckError: A figure, a sentence or the page differs.
-    """
-    compared = compare(recomputed, results, where=str(folder))
-    if findings(results) != results.get("findings"):
-        raise CheckError(f"{folder}: the findings do not follow from the figures: run it again")
-    report = folder / REPORT
-    if not report.is_file() or table(results) not in report.read_text(encoding="utf-8"):
-        raise CheckError(f"{report} does not show the table of {RESULTS}: run it again")
-    return compared
-
-
-def compare(fresh: Any, stored: Any, where: str) -> int:
-    """Return how many numbers of `fresh` stand in `stored` to rounding.
-
-    Raises:
-        CheckError: One differs or is missing.
-    """
-    if isinstance(fresh, dict):
-        if not isinstance(stored, dict):
-            raise CheckError(f"{where}: expected an object, got {stored!r}")
-        return sum(compare(fresh[key], stored.get(key), f"{where}: {key}") for key in fresh)
-    both_nan = isinstance(stored, float) and math.isnan(stored) and math.isnan(fresh)
-    if both_nan or (isinstance(stored, (int, float)) and abs(fresh - stored) <= _TOLERANCE):
-        return 1
-    raise CheckError(f"{where}: the samples give {fresh!r}, the file says {stored!r}")
+def summary(
+    folder: Path,
+    results: Mapping[str, Any],
+    *,
+    outcome: Outcome | None = None,
+    further: Sequence[str] = (),
+) -> str:
+    """Return the text that a command prints at its end; for the arguments see `page`."""
+    return "\n".join(
+        [
+            "",
+            *lead(results, outcome),
+            "",
+            f"{results['test_size']} test inputs of {results['data']}, mean over "
+            f"{len(results['seeds'])} training seeds.",
+            "",
+            "What did the tuning change? Compare the columns:",
+            "",
+            *legend(results),
+            "",
+            table(results),
+            "",
+            "In brackets: 95 % bootstrap intervals. Joint accuracy is the accuracy of the cascade with",
+            "a share of the inputs deferred; docs/results.md explains every row.",
+            "",
+            *(f"- {line}" for line in conclusions(results)),
+            "",
+            *([*further, ""] if further else []),
+            f"{folder}: models, bundles, pictures, and {REPORT} with every comparison "
+            f"({results['wall_time_s']:.0f} s)",
+        ]
+    )
 
 
-def table(results: dict[str, Any]) -> str:
-    """Render the results as a Markdown table, one column a variant."""
-    variants = results["variants"]
-    head = ["", *variants]
-    rows = [head, ["---"] * len(head)]
-    names = next(iter(variants.values()))["figures"]
-    rows += [[name, *(_cell(v["figures"][name]) for v in variants.values())] for name in names]
-    rows += _of_calls(variants) if "latency" in next(iter(variants.values())) else []
-    rows += _of_tokens(variants) if "tokens_per_s" in next(iter(variants.values())) else []
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def lead(results: Mapping[str, Any], outcome: Outcome | None = None) -> list[str]:
+    """Return the lines that say what the user gets; none where no call was timed."""
+    if outcome is None:
+        if "latency" not in results["variants"][TUNED]:
+            return []
+        outcome = Outcome.of(results["variants"][TUNED])
+    models = (
+        f"M_S is the small model on the device ({results['small']}, {outcome.training}), M_L the "
+        f"large model in the cloud ({results['large']})."
+    )
+    return [outcome.sentence(), "", outcome.table(), "", models, *_CALLS]
 
 
-def _of_calls(variants: dict[str, Any]) -> list[list[str]]:
-    rows = []
-    for source in ("edge", "deferred"):
-        cells = [_latency_cell(v["latency"][source]) for v in variants.values()]
-        rows.append([f"{source} latency p50 / p90 / p99, ms", *cells])
-    rows.append(["bytes sent an input", *(f"{v['bytes_sent']:.0f}" for v in variants.values())])
-    return rows
+def legend(results: Mapping[str, Any]) -> list[str]:
+    """Return the meaning of each variant on a line."""
+    meanings = _MEANINGS | (_HARVEST if "stream" in results else {})
+    return [f"- {name}: {meanings[name]}" for name in results["variants"]]
 
 
-def _of_tokens(variants: dict[str, Any]) -> list[list[str]]:
-    return [["tokens/s of M_S", *(f"{v['tokens_per_s']:.0f}" for v in variants.values())]]
+def table(results: Mapping[str, Any]) -> str:
+    """Render the comparison of the trainings as a Markdown table, one column per variant."""
+    columns = results["variants"]
+    first = next(iter(columns.values()))
+    rows = [["", *columns]]
+    rows += [[n, *(_cell(c["figures"][n]) for c in columns.values())] for n in first["figures"]]
+    if "latency" in first:
+        for source in ("edge", "deferred"):
+            cells = [_latency_cell(column["latency"][source]) for column in columns.values()]
+            rows.append([f"{source} latency p50 / p90 / p99, ms", *cells])
+        sent = [f"{column['bytes_sent']:.0f}" for column in columns.values()]
+        rows.append(["bytes sent per input", *sent])
+    if "tokens_per_s" in first:
+        rows.append(["tokens/s of M_S", *(f"{c['tokens_per_s']:.0f}" for c in columns.values())])
+    return markdown(rows)
 
 
-def _cell(figure: dict[str, float]) -> str:
+def _cell(figure: Mapping[str, float]) -> str:
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
-def _latency_cell(times: dict[str, float]) -> str:
+def _latency_cell(times: Mapping[str, float]) -> str:
     return " / ".join(f"{times[name]:.2f}" for name in _LATENCIES)
 
 
-def findings(results: dict[str, Any]) -> list[str]:
-    """Say in words what was found, win or not."""
-    lines = _gap(next(iter(results["variants"].values()))["figures"])
-    lines += [
-        _sentence(name, base, figure)
-        for base, figures in results["tuned_minus"].items()
-        for name, figure in figures.items()
+def findings(results: Mapping[str, Any]) -> list[str]:
+    """Return the conclusions, then every difference with its interval, one sentence each."""
+    return [
+        *conclusions(results),
+        *(
+            _difference(name, base, figure)
+            for base, differences in results["tuned_minus"].items()
+            for name, figure in differences.items()
+        ),
     ]
+
+
+def conclusions(results: Mapping[str, Any]) -> list[str]:
+    """Return what the figures mean for the user, good or bad."""
+    control = results["tuned_minus"]["control"]
+    area, s_d = control[AREA], control["s_d"]
+    if s_d["low"] > 0 and area["high"] < 0:
+        lines = ["s_d rose, but the user lost joint accuracy: do not ship this tuning."]
+    elif area["low"] > 0:
+        lines = ["Compared with the control, tuning raises the user's joint accuracy."]
+    elif area["high"] < 0:
+        lines = ["Compared with the control, tuning lowers the joint accuracy: ship the control."]
+    else:
+        lines = ["Compared with the control, tuning makes no difference beyond the noise."]
+    lines += _gap(next(iter(results["variants"].values()))["figures"])
     if results.get("training_accuracy", 0.0) > _SATURATED:
         lines.append(
-            f"Before tuning M_S was right on {results['training_accuracy']:.1%} of its training "
-            "pictures: the loss finds next to no wrong samples to teach from."
+            f"Before tuning, M_S was right on {percent(results['training_accuracy'], 1)} of its "
+            "training pictures, so the loss had next to no wrong samples to teach from."
         )
-    control = results["tuned_minus"]["control"]
-    area, s_d = control["area under joint accuracy"], control["s_d"]
-    if s_d["low"] > 0 and area["high"] < 0:
-        lines.append("s_d rose while the user lost joint accuracy: do not ship this tuning.")
-    elif area["low"] > 0:
-        lines.append("Against the control, the user gains joint accuracy.")
-    elif area["high"] < 0:
-        lines.append("Against the control, the user loses joint accuracy: ship the control.")
-    else:
-        lines.append("Against the control, the user's joint accuracy is the same within the noise.")
     return lines
 
 
-def _gap(figures: Figures) -> list[str]:
-    small, large = figures["acc(M_S)"]["value"], figures["acc(M_L)"]["value"]
-    gap = f"M_L is right on {large:.1%} of the test, M_S before tuning on {small:.1%}"
+def _gap(values: Mapping[str, Mapping[str, float]]) -> list[str]:
+    small, large = values[ACCURACY]["value"], values["acc(M_L)"]["value"]
+    gap = (
+        f"M_L is right on {percent(large, 1)} of the test inputs, M_S before tuning on "
+        f"{percent(small, 1)}"
+    )
     if large <= small:
         return [f"{gap}: deferring can only lose, and s_d is not defined. Take a better M_L."]
     if large - small < _SMALL_GAP:
-        return [f"{gap}: less than {_SMALL_GAP:.0%} apart, there is little to gain by deferring."]
+        points = f"less than {100 * _SMALL_GAP:.0f} points apart"
+        return [f"{gap}: {points}, so the trainings can differ only a little."]
     return []
 
 
-def _sentence(name: str, base: str, figure: dict[str, float]) -> str:
+def _difference(name: str, base: str, figure: Mapping[str, float]) -> str:
     if math.isnan(figure["value"]):
         return f"{name}: not defined for tuned or {base}."
     if figure["low"] > 0:
@@ -234,34 +269,3 @@ def _sentence(name: str, base: str, figure: dict[str, float]) -> str:
         f"{name}: tuned is {verdict} {base} "
         f"({figure['value']:+.4f}, 95 % interval {figure['low']:+.4f} to {figure['high']:+.4f})."
     )
-
-
-def require_following(
-    folder: Path,
-    fresh: Mapping[str, Any],
-    content: Mapping[str, Any],
-    *,
-    words: Sequence[str],
-    page: tuple[str, str],
-) -> int:
-    """Return how many figures were compared.
-
-    Args:
-        folder: The result folder.
-        fresh: What follows from the samples.
-        content: What was printed.
-        words: What of it is compared as it is; the rest are numbers, compared to rounding.
-        page: The name of the page that people read, and what it is to show.
-
-    Raises:
-        CheckError: Something differs, or the page is missing.
-    """
-    for name in words:
-        if fresh[name] != content.get(name):
-            raise CheckError(f"{folder}: {name} does not follow from the samples: run it again")
-    numbers = {name: value for name, value in fresh.items() if name not in words}
-    compared = compare(numbers, content, where=str(folder))
-    path, text = folder / page[0], page[1]
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        raise CheckError(f"{path} does not show what the results say: run it again")
-    return compared

@@ -1,10 +1,11 @@
-"""The per-sample file of a result folder: one row an input, variant and seed."""
+"""The per-sample file of a result folder: one row per input, variant and seed."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,13 +36,13 @@ class Samples:
 
     Attributes:
         ids: Input ids [n].
-        seeds: The training seeds [k].
-        confidence: g(x) of M_S, float64 [n, k].
+        seeds: Training seeds [k].
+        confidence: Confidence g(x) of M_S, float64 [n, k].
         small_quality: 1 where M_S is right, [n, k].
         large_quality: 1 where M_L is right, [n, k].
-        deferred: 1 where the gate asked for M_L at the calibrated threshold, [n, k].
+        deferred: 1 where the gate deferred at the calibrated threshold, [n, k].
         answer_quality: 1 where the cascade's answer was right, [n, k].
-        source: Who answered, text [n, k].
+        source: Source of the answer, text [n, k].
         total_ms: Time of the call, [n, k]; NaN where the input went in a batch.
     """
 
@@ -57,7 +58,7 @@ class Samples:
 
     @classmethod
     def joined(cls, parts: list[Samples]) -> Samples:
-        """Put the columns of several seeds beside each other."""
+        """Put the columns of several seeds side by side."""
         arrays = {
             name: np.concatenate([getattr(part, name) for part in parts], axis=1)
             for name in _COLUMNS[3:]
@@ -65,7 +66,7 @@ class Samples:
         return cls(parts[0].ids, tuple(s for part in parts for s in part.seeds), **arrays)
 
 
-def write_samples(path: Path, variants: dict[str, Samples]) -> None:
+def write_samples(path: Path, variants: Mapping[str, Samples]) -> None:
     """Write all variants to one gzipped CSV file; floats round-trip exactly."""
     # Without a time stamp the same rows give the same file.
     with gzip.GzipFile(path, "w", mtime=0) as zipped:
@@ -84,7 +85,7 @@ def _cell(value: object) -> str:
 
 
 def read_samples(path: Path) -> dict[str, Samples]:
-    """Read what `write_samples` wrote.
+    """Read the file that `write_samples` wrote.
 
     Raises:
         CheckError: The file is missing or malformed.

@@ -1,95 +1,100 @@
-"""Turns per-sample files into the figures of the table, with bootstrap intervals.
+"""Figures of a result folder's tables, computed from its per-sample file, with intervals.
 
-Every figure is the mean over seeds. An interval resamples the inputs (all seeds and variants of an
-input together), so the interval of a difference is paired.
+Every figure is the mean over seeds. An interval resamples the inputs, with all seeds and variants
+of an input together, so that the interval of a difference is paired.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from benchmarks.cascade.samples import Floats, Samples
+from benchmarks.timing import percentiles_ms
 from edge_runtime import metrics
+from train.comparison.figures import ACCURACY, AREA, LEVEL, RATIOS, joint_name
 
 Statistic = Callable[[Floats, Floats, Floats], float]
 
-RATIOS = (0.1, 0.3, 0.5)
 RESAMPLES = 300
-SLOW_RESAMPLES = 30  # s_o needs two kernel density estimates a resample
-LEVEL = 0.95
-
-
-def joint_name(ratio: float) -> str:
-    """Return what the joint accuracy at a deferral ratio is called."""
-    return f"joint accuracy at {ratio:.0%}"
-
-
+SLOW_RESAMPLES = 30  # s_o needs two kernel density estimates per resample
+TUNED = "tuned"
+"""The variant that the others are compared with."""
 STATISTICS: dict[str, Statistic] = {
-    "acc(M_S)": lambda g, s, large: float(s.mean()),
+    ACCURACY: lambda g, s, large: float(s.mean()),
     "acc(M_L)": lambda g, s, large: float(large.mean()),
     "s_d": lambda g, s, large: metrics.deferral_performance(g, s, large).s_d,
     "s_d_star": lambda g, s, large: metrics.deferral_performance(g, s, large).s_d_star,
     "s_o": lambda g, s, large: metrics.distributional_overlap(g, s),
     "AUROC": lambda g, s, large: metrics.auroc(g, s),
     **{joint_name(ratio): partial(metrics.joint_accuracy_at, ratio=ratio) for ratio in RATIOS},
-    "area under joint accuracy": metrics.joint_accuracy_area,
+    AREA: metrics.joint_accuracy_area,
 }
-HEADLINE = (
-    "s_d",
-    "joint accuracy at 10%",
-    "joint accuracy at 30%",
-    "area under joint accuracy",
-    "acc(M_S)",
-)
+HEADLINE = ("s_d", joint_name(0.1), joint_name(0.3), AREA, ACCURACY)
 
 
-def summarise(samples: Samples, *, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Return name -> {value, low, high} for one variant.
+def figures(variants: Mapping[str, Samples]) -> dict[str, Any]:
+    """Return every figure that is printed, as `results.json` holds it.
 
     Args:
-        samples: The variant's rows.
-        seed: Seed of the resampling, so that `check` gets the same interval.
+        variants: Samples of the same inputs by variant; one is `TUNED`.
     """
-    counts = _counts(samples, seed)
-    drawn = _drawn(samples, counts)
-    figures = {}
-    for name in STATISTICS:
-        interval = _slow_interval(name, samples, seed) if name not in drawn else None
-        figures[name] = _figure(_value(name, samples), interval or _interval(drawn[name]))
-    for name, columns in (
-        ("deferral ratio", samples.deferred),
-        ("joint accuracy at threshold", samples.answer_quality),
-    ):
-        figures[name] = _mean(columns, counts)
-    return figures
-
-
-def mean_figure(columns: Floats, *, seed: int = 0) -> dict[str, float]:
-    """Return {value, low, high} of a mean over inputs and seeds, [n, k]."""
-    counts = metrics.bootstrap_counts(len(columns), resamples=RESAMPLES, seed=seed)
-    return _mean(columns, counts)
-
-
-def _mean(columns: Floats, counts: Floats) -> dict[str, float]:
-    means = counts @ columns.mean(axis=1) / len(columns)
-    return _figure(float(columns.mean()), _interval(means))
-
-
-def differences(ours: Samples, other: Samples, *, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Return the headline figures of `ours` minus `other`, with paired intervals."""
-    counts = _counts(ours, seed)
-    drawn, base = _drawn(ours, counts), _drawn(other, counts)
+    counts = _counts(len(variants[TUNED].ids))
+    drawn = {name: _drawn(samples, counts) for name, samples in variants.items()}
+    others = [name for name in variants if name != TUNED]
     return {
-        name: _figure(_value(name, ours) - _value(name, other), _interval(drawn[name] - base[name]))
-        for name in HEADLINE
+        "variants": {
+            name: {"figures": _figures(samples, drawn[name], counts), **_latency(samples)}
+            for name, samples in variants.items()
+        },
+        "tuned_minus": {
+            base: {
+                name: _figure(
+                    _value(name, variants[TUNED]) - _value(name, variants[base]),
+                    drawn[TUNED][name] - drawn[base][name],
+                )
+                for name in HEADLINE
+            }
+            for base in others
+        },
     }
 
 
-def _counts(samples: Samples, seed: int) -> Floats:
-    return metrics.bootstrap_counts(len(samples.ids), resamples=RESAMPLES, seed=seed)
+def mean_figure(columns: Floats) -> dict[str, float]:
+    """Return {value, low, high} of a mean over inputs and seeds, [n, k]."""
+    return _mean(columns, _counts(len(columns)))
+
+
+def _figures(
+    samples: Samples, drawn: Mapping[str, Floats], counts: Floats
+) -> dict[str, dict[str, float]]:
+    found = {}
+    for name in STATISTICS:
+        value = _value(name, samples)
+        found[name] = _figure(value, drawn[name]) if name in drawn else _slow(name, value, samples)
+    found["deferral ratio"] = _mean(samples.deferred, counts)
+    found["joint accuracy at threshold"] = _mean(samples.answer_quality, counts)
+    return found
+
+
+def _latency(samples: Samples) -> dict[str, dict[str, dict[str, float]]]:
+    if np.isnan(samples.total_ms).all():
+        return {}  # no call was timed
+    deferred = samples.deferred > 0
+    calls = {"edge": samples.total_ms[~deferred], "deferred": samples.total_ms[deferred]}
+    return {"latency": {name: percentiles_ms(ms / 1e3) for name, ms in calls.items()}}
+
+
+def _counts(inputs: int) -> Floats:
+    # One seed for all, so that `check` draws the same again.
+    return metrics.bootstrap_counts(inputs, resamples=RESAMPLES, seed=0)
+
+
+def _mean(columns: Floats, counts: Floats) -> dict[str, float]:
+    return _figure(float(columns.mean()), counts @ columns.mean(axis=1) / len(columns))
 
 
 def _value(name: str, samples: Samples) -> float:
@@ -118,29 +123,27 @@ def _drawn_of(g: Floats, small: Floats, large: Floats, counts: Floats) -> dict[s
     drawn = metrics.drawn_figures(g, small, large, counts, RATIOS)
     best = metrics.drawn_figures(small - large, small, large, counts)
     return {
-        "acc(M_S)": drawn.p_s,
+        ACCURACY: drawn.p_s,
         "acc(M_L)": drawn.p_l,
         "s_d": drawn.s_d,
         "s_d_star": drawn.s_d_star(best),
         "AUROC": drawn.auroc,
         **{joint_name(ratio): drawn.joint[:, i] for i, ratio in enumerate(RATIOS)},
-        "area under joint accuracy": drawn.area,
+        AREA: drawn.area,
     }
 
 
-def _slow_interval(name: str, samples: Samples, seed: int) -> metrics.Interval:
-    return metrics.bootstrap_interval(
+def _slow(name: str, value: float, samples: Samples) -> dict[str, float]:
+    interval = metrics.bootstrap_interval(
         _over_seeds(STATISTICS[name]),
         *_arrays(samples),
         resamples=SLOW_RESAMPLES,
         level=LEVEL,
-        seed=seed,
+        seed=0,
     )
+    return {"value": value, "low": interval.low, "high": interval.high}
 
 
-def _interval(drawn: Floats) -> metrics.Interval:
-    return metrics.percentile_interval(drawn, level=LEVEL)
-
-
-def _figure(value: float, interval: metrics.Interval) -> dict[str, float]:
+def _figure(value: float, drawn: Floats) -> dict[str, float]:
+    interval = metrics.percentile_interval(drawn, level=LEVEL)
     return {"value": value, "low": interval.low, "high": interval.high}

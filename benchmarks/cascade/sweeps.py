@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from benchmarks.cascade.report import require_following
-from benchmarks.errors import CheckError
-from edge_runtime.errors import GatekeeperError
+from benchmarks.documents import FINDINGS, Document, read_json
 from train.comparison.figures import ACCURACY, joint_name
 from train.comparison.samples import read_samples
+from train.sweeps import results
 from train.sweeps.methods import CONTROL, UNTUNED
-from train.sweeps.results import (
-    RESULTS_FILE,
-    SAMPLES_FILE,
-    TABLE_FILE,
-    derive_results,
-    findings,
-    report,
-)
+from train.sweeps.results import RESULTS_FILE, SAMPLES_FILE, TABLE_FILE
 
 mpl.use("Agg")  # files only: no display is needed
 
@@ -39,41 +31,27 @@ def is_sweep(folder: Path) -> bool:
     return (folder / RESULTS_FILE).is_file()
 
 
-def read_results(folder: Path) -> dict[str, Any]:
-    """Read the results of a sweep.
+def documents(folder: Path) -> Iterator[Document]:
+    """Yield the results of a sweep with what follows from its samples.
 
     Raises:
-        CheckError: They are missing or damaged.
+        GatekeeperError: A file is missing or damaged.
     """
-    try:
-        content: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckError(f"expected {RESULTS_FILE} in {folder}: {error}") from None
-    return content
-
-
-def check(folder: Path) -> int:
-    """Recompute every printed figure of a sweep; return how many were compared.
-
-    Raises:
-        CheckError: A file is missing, or a figure differs.
-    """
-    content = read_results(folder)
-    try:
-        fresh = derive_results(read_samples(folder / SAMPLES_FILE), content["deferral"])
-        # A sentence rounds: it is held to the printed figures, and these to the samples.
-        fresh["findings"] = findings(content)
-    except (GatekeeperError, KeyError) as error:
-        raise CheckError(f"{folder}: {error}") from None
-    words = ("recommended", "findings", "seeds")
-    return require_following(
-        folder, fresh, content, words=words, page=(TABLE_FILE, report(content))
+    content = read_json(folder / RESULTS_FILE)
+    follows = results.follows(read_samples(folder / SAMPLES_FILE), content["deferral"])
+    yield Document(
+        file=folder / RESULTS_FILE,
+        content=content,
+        expected={**follows, FINDINGS: results.findings(content)},
+        page=folder / TABLE_FILE,
+        render=results.report,
+        indent=1,
     )
 
 
 def draw(folder: Path) -> list[Path]:
     """Write the Pareto picture, and the figures over alpha where several were trained."""
-    content = read_results(folder)
+    content = read_json(folder / RESULTS_FILE)
     written = [_save(_pareto(content), folder / PARETO_FILE)]
     if len(_over_alpha(content)) > 1:
         written.append(_save(_alphas(content), folder / ALPHAS_FILE))

@@ -1,33 +1,34 @@
-"""Sends a test set through a cascade, the way a device would."""
+"""Sends a test set through cascades, the way a device would."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# MERGEDOC benchmarks/calls.py: 'Asks a cascade for all answers to a test set, the way a device would.'
 from benchmarks.cascade.samples import Floats, Samples
 from benchmarks.errors import BenchmarkError
 from edge_runtime import Answer, Cascade, Source
+from export.commands.build import BuildSettings
 from train.data import LabelledData
 
 TIMED_CALLS = 1000
-"""Inputs that are asked one by one: more of them narrow no percentile that is printed."""
+"""Inputs that are sent one by one: more of them narrow no percentile that is printed."""
 DEADLINE_S = 30.0
-"""Longest wait for M_L: quality is measured, and a slow one must not count as a wrong one."""
+"""Longest wait for M_L: quality is measured, and a slow answer must not count as a wrong one."""
 _BATCH = 128
 
 
 class Trial:
-    """One test set against one running large model.
+    """One test set and one running large model.
 
     Args:
         test: Labelled pictures.
-        address: `host:port` of the large model.
-        probe: Any bundle for this model; through it M_L is asked about every input, once.
+        address: `HOST:PORT` of the large model.
+        probe: Any bundle for this model; through it every input is sent to M_L, once.
     """
 
     def __init__(self, test: LabelledData, address: str, probe: Path) -> None:
@@ -43,15 +44,26 @@ class Trial:
         with self._open(self._probe, threshold=float("inf")) as everything:
             return self._quality(in_batches(everything, self._inputs, expected=Source.CLOUD))
 
-    def measure(self, bundle: Path, seed: int) -> tuple[Samples, float]:
-        """Return the per-sample rows, and the bytes sent to the cloud an input.
+    def measure_all(
+        self, bundles: Mapping[str, Mapping[int, Path]]
+    ) -> tuple[dict[str, Samples], dict[str, float]]:
+        """Return the samples by variant, and the bytes sent to the cloud per input.
+
+        Args:
+            bundles: Bundles by variant, then by training seed.
+        """
+        samples, sent_bytes = {}, {}
+        for variant, seeds in bundles.items():
+            runs = [self._measure(bundle, seed) for seed, bundle in seeds.items()]
+            samples[variant] = Samples.joined([part for part, _ in runs])
+            sent_bytes[variant] = sum(sent for _, sent in runs) / len(runs)
+        return samples, sent_bytes
+
+    def _measure(self, bundle: Path, seed: int) -> tuple[Samples, float]:
+        """Return one seed's samples, and the bytes sent to the cloud per input.
 
         The inputs go through the cascade as it ships, at its calibrated threshold: the first ones
         one by one, which times them, the rest in batches.
-
-        Args:
-            bundle: The small model.
-            seed: Its training seed, for the per-sample file.
         """
         with self._open(bundle, threshold=float("-inf")) as nothing:
             small = in_batches(nothing, self._inputs, expected=Source.EDGE)
@@ -80,43 +92,50 @@ class Trial:
         )
 
 
+def export_bundle(checkpoint: Path, out: Path, *, data: str, target_deferral: float) -> Path:
+    """Export a checkpoint, calibrated for a deferral ratio; return the bundle."""
+    BuildSettings(
+        checkpoint=checkpoint, out=out, calibrate=data, target_deferral=target_deferral
+    ).run()
+    return out
+
+
 def as_shipped(cascade: Cascade, inputs: Any) -> list[Answer]:
-    """Return an answer an input: the first ones one by one, which times them, the rest in batches.
+    """Return an answer per input: the first ones one by one, which times them, the rest in batches.
 
     Args:
-        cascade: Whom to ask.
+        cascade: The cascade.
         inputs: Pictures or texts, a slice of which is a batch.
 
     Raises:
-        BenchmarkError: M_L did not answer something that was deferred.
+        BenchmarkError: M_L did not answer a deferred input.
     """
     single = [cascade(one) for one in inputs[:TIMED_CALLS]]
-    return answered(single) + [_untimed(a) for a in in_batches(cascade, inputs[TIMED_CALLS:])]
+    return _require(single) + [_untimed(a) for a in in_batches(cascade, inputs[TIMED_CALLS:])]
 
 
 def in_batches(cascade: Cascade, inputs: Any, *, expected: Source | None = None) -> list[Answer]:
-    """Return an answer an input, asked for in batches.
+    """Return an answer per input, computed in batches.
 
     Args:
-        cascade: Whom to ask.
+        cascade: The cascade.
         inputs: Pictures or texts, a slice of which is a batch.
-        expected: Who has to have answered; whoever was asked when None.
+        expected: Source that every answer must have; either side when None.
 
     Raises:
-        BenchmarkError: Somebody else answered.
+        BenchmarkError: M_L did not answer a deferred input, or an answer has another source.
     """
     answers: list[Answer] = []
     for first in range(0, len(inputs), _BATCH):
         answers += cascade.batch(inputs[first : first + _BATCH])
-    return answered(answers, expected=expected)
+    return _require(answers, expected=expected)
 
 
-def answered(answers: list[Answer], *, expected: Source | None = None) -> list[Answer]:
-    """Return answers that are whole; see `in_batches`."""
+def _require(answers: list[Answer], *, expected: Source | None = None) -> list[Answer]:
     wrong = [a for a in answers if a.source is Source.EDGE_FALLBACK]
     wrong += [a for a in answers if expected not in {None, a.source}]
     if wrong:
-        raise BenchmarkError(f"the large model did not answer all of the test: {wrong[0].error}")
+        raise BenchmarkError(f"the large model did not answer the whole test: {wrong[0].error}")
     return answers
 
 

@@ -1,1 +1,1 @@
-"""Measures cascades of language models: the demo of a task."""
+"""Measurements of text generation: a demo, guarantees, and speed."""

@@ -1,17 +1,16 @@
-"""The command `python -m benchmarks linear-loss`: what the loss from hidden states costs."""
+"""Measures memory and time of the linear Gatekeeper loss, relative to losses that hold logits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from benchmarks.commands.figures import LinearLossSettings
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import Figure, write_figures
 from benchmarks.losses.linear_case import (
@@ -27,9 +26,7 @@ from benchmarks.losses.linear_case import (
 )
 from benchmarks.processes import NOT_COUNTED
 from benchmarks.timing import time_each
-from edge_runtime.cli import Command, field
 from edge_runtime.environment import hardware
-from edge_runtime.errors import SettingError
 
 _PEAK_LIMIT: Final = 0.1
 _TIME_LIMIT: Final = 1.15
@@ -44,49 +41,15 @@ _WORDS: Final[dict[Name, str]] = {
     "Liger, one chunk": "Liger's in one chunk",
 }
 
-# MERGEDOC benchmarks/linear_loss_figures.py: 'Measures the figures of `linear-loss`, each beside a loss that holds the logits.'
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearLossSettings(Command):
-    """Print memory and time of the linear Gatekeeper loss beside losses on dense logits.
-
-    On CUDA in bfloat16 and float32, and beside Liger's fused linear cross-entropy where
-    liger-kernel is installed.
-
-    Example: python -m benchmarks linear-loss --out linear-loss.json
-    """
-
-    vocabulary: int = field("rows of the output layer", default=256_000)
-    hidden: int = field("width of the hidden states", default=1024)
-    tokens: int = field("positions in the loss", default=2048)
-    rounds: int = field("alternating rounds of timing, and processes for memory", default=5)
-    device: Literal["cpu", "cuda"] = field("where to measure", default="cpu")
-    seed: int = field("seed of the inputs", default=0)
-    out: Path | None = field("write the result here as JSON", default=None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("vocabulary", "hidden", "tokens", "rounds"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"expected --{name} of at least 1, got {getattr(self, name)}")
-        # Minutes later would be a bad moment to find out.
-        if self.out is not None and not self.out.absolute().parent.is_dir():
-            raise SettingError(f"expected a folder that is there for --out, got {self.out}")
-
-    def run(self) -> None:
-        """Print a line a figure: measured, limit, met or missed."""
-        measure(self)
-
 
 def measure(settings: LinearLossSettings) -> None:
-    """Print every figure, and write them where asked.
+    """Print every figure, and write them to a file if one is named.
 
     Raises:
-        BenchmarkError: The device is not there.
+        BenchmarkError: There is no such device.
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise BenchmarkError("expected a CUDA device, torch finds none: take --device cpu")
+        raise BenchmarkError("expected a CUDA device, torch finds none: use --device cpu")
     machine = hardware()
     place = ", ".join(machine["gpus"]) if settings.device == "cuda" else machine["processor"]
     print(f"{place}; medians, alternating rounds")
@@ -164,7 +127,7 @@ def _time_on_cpu(case: Case, rounds: int) -> Iterator[Figure]:
     inputs, found = case.inputs(), losses(case)
     times: dict[Name, list[float]] = {name: [] for name in found}
     for loss in found.values():
-        step(loss, *case.small())  # a whole call takes too long to be a warm-up
+        step(loss, *case.small())  # as a warm-up, for which a whole call takes too long
     for _ in range(rounds):
         for name, loss in found.items():
             times[name] += [ns / 1e3 for ns in time_each(partial(step, loss, *inputs), 1)]
@@ -173,11 +136,11 @@ def _time_on_cpu(case: Case, rounds: int) -> Iterator[Figure]:
 
 
 def _difference(case: Case) -> Figure:
-    """Compare value and gradients with those of autograd, as a share of the largest."""
+    """Compare value and gradients with autograd's, relative to the greatest value."""
     inputs = case.inputs()
     found = losses(case)
     ours, wanted = (_outcome(found[name], inputs) for name in ("ours", "dense"))
-    # One after another: three arrays of the weight's size are enough.
+    # One pair at a time, so that memory holds only three arrays of the weight's size.
     share = max(
         float((one - other).abs().max() / other.abs().max())
         for one, other in zip(ours, wanted, strict=True)

@@ -1,11 +1,15 @@
-"""Inputs of a language model's size, and the losses that are measured on them."""
+"""Inputs of a language model's size, the losses measured on them, and their peak memory.
+
+The peak is that of a loss with its gradients, beyond inputs and gradients. On the CPU a process of
+its own measures it, `python -m benchmarks.losses.linear_case`: in a shared one, memory that an
+earlier call left with the allocator would hide the peak.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -16,11 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.errors import BenchmarkError
-from benchmarks.processes import peak_resident_bytes, resident_bytes
+from benchmarks.processes import output_lines, peak_resident_bytes, resident_bytes
 from train import linear_gatekeeper_loss
-
-# MERGEDOC benchmarks/linear_loss_peak.py: 'The peak memory of a loss and its gradients, above the inputs and the gradients themselves.\n\nOn the CPU a process of its own (`python -m benchmarks.losses.linear_case`, one JSON line) measures\nits resident set: what an earlier call left with the allocator would count for nothing.\n'
 
 Name = Literal["ours", "dense", "cross-entropy", "Liger", "Liger, one chunk"]
 ALPHA: Final = 0.5
@@ -36,15 +37,15 @@ _RESET_PEAK: Final = "5"
 
 @dataclass(frozen=True)
 class Case:
-    """What the losses are measured on.
+    """Size and place of the inputs.
 
     Attributes:
         device: `cpu` or `cuda`.
-        dtype: Of hidden states and weight, a name of torch's.
+        dtype: Name of the torch type of hidden states and weight.
         vocabulary: Rows of the weight.
         hidden: Columns of the weight.
         tokens: Rows of the hidden states.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
 
     device: str
@@ -67,12 +68,12 @@ class Case:
         return hidden.requires_grad_(), weight.requires_grad_(), labels
 
     def small(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return inputs for a first call, with which threads, libraries and kernels come."""
+        """Return small inputs for a first call, which loads threads, libraries and kernels."""
         return replace(self, vocabulary=_SMALL_VOCABULARY, tokens=_SMALL_TOKENS).inputs()
 
 
 def losses(case: Case) -> dict[Name, Loss]:
-    """Return the losses that there are on the device, by name."""
+    """Return the losses that the device can run, by name."""
     found: dict[Name, Loss] = {"ours": _ours, "dense": _dense, "cross-entropy": _cross_entropy}
     if case.device == "cuda" and importlib.util.find_spec("liger_kernel") is not None:
         found["Liger"] = _liger(chunk=1)
@@ -87,7 +88,7 @@ def _ours(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
 
 def _dense(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """The same loss as the formula says it, for autograd to differentiate."""
+    """Compute the loss by its formula, differentiated by autograd."""
     logits = F.linear(hidden, weight)
     log_p = F.log_softmax(logits.to(torch.float32), dim=-1)
     right = logits.argmax(dim=-1) == labels
@@ -110,7 +111,7 @@ def _liger(chunk: int) -> Loss:
 
 
 def step(loss: Loss, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """Compute the loss and both gradients, as in a training step; return the loss."""
+    """Compute the loss and both gradients, as a training step does; return the loss."""
     hidden.grad = weight.grad = None
     value = loss(hidden, weight, labels)
     value.backward()
@@ -118,22 +119,16 @@ def step(loss: Loss, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
 
 def peak_bytes(name: Name, case: Case) -> int:
-    """Return the peak of a fresh process, in bytes.
+    """Return the peak of a fresh process in bytes.
 
     Raises:
-        BenchmarkError: The process ended, for want of memory for example.
+        BenchmarkError: The process failed, for lack of memory for example.
     """
-    line = [sys.executable, "-m", "benchmarks.losses.linear_case"]
-    words = [name, json.dumps(asdict(case))]
-    done = subprocess.run([*line, *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise BenchmarkError(f"the process that measures the memory of {name} ended: {reason}")
-    return int(done.stdout)
+    return int(output_lines("benchmarks.losses.linear_case", name, json.dumps(asdict(case)))[0])
 
 
 def is_counted() -> bool:
-    """Tell whether this system resets and tells a process's highest resident set."""
+    """Return whether this system resets and reports the peak of a process's resident set."""
     return _RESET.exists() and resident_bytes() is not None
 
 
@@ -152,8 +147,8 @@ def _gradient_bytes(inputs: tuple[Tensor, ...]) -> int:
 
 
 def device_peak_bytes(loss: Loss, inputs: tuple[Tensor, Tensor, Tensor]) -> int:
-    """Return the same of tensors on a CUDA device, as torch's allocator counts them."""
-    step(loss, *inputs)  # kernels are compiled and workspaces made
+    """Return the peak of tensors on a CUDA device, in bytes, by the count of torch's allocator."""
+    step(loss, *inputs)  # compiles kernels and allocates workspaces
     inputs[0].grad = inputs[1].grad = None
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()

@@ -1,25 +1,25 @@
-"""The command `python -m benchmarks overhead`: what gate and loss cost."""
+"""Measures the cost of the gate in the graph and of the Gatekeeper loss in training."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.commands.figures import OverheadSettings
 from benchmarks.figures import Figure, write_figures
 from benchmarks.timing import paired_medians_us
 from benchmarks.untrained import SIDE, random_picture, small_cnn_bundle
 from edge_runtime import contract
-from edge_runtime.cli import Command, field
 from edge_runtime.environment import hardware
 from export.classifier.gate import append_gate
 from export.classifier.preprocessing import fuse_preprocessing
@@ -29,8 +29,8 @@ from train.models import build, open_checkpoint
 
 _GATE_LOGITS = 256_000
 _OPSET = 18
+# Relative to the same log-sum-exp with its maximum from TopK, as exporters often write it.
 _GATE_LIMIT = 300 / 357
-"""Of the same log-sum-exp with its maximum from TopK, as exporters like to write it."""
 _ROUNDS = 20
 _LOSS_LIMIT = 1.03
 _ALPHA = 0.5
@@ -46,29 +46,9 @@ _LOSSES: dict[str, _Loss] = {
     "ours": lambda logits, labels: gatekeeper_loss(logits, labels, _ALPHA),
 }
 
-# MERGEDOC benchmarks/overhead_figures.py: 'Measures the figures of `overhead`, each beside its bare peer in alternating rounds.'
-# MERGEDOC benchmarks/gate_figures.py: 'Measures the gate over the logits of a large vocabulary beside the usual form of it.'
-# MERGEDOC benchmarks/loss_figures.py: 'Measures what the Gatekeeper loss costs beside plain cross-entropy.'
-
-
-@dataclass(frozen=True, kw_only=True)
-class OverheadSettings(Command):
-    """Print what the gate in the graph and the loss in training cost beside their bare peers.
-
-    Example: python -m benchmarks overhead --out overhead.json
-    """
-
-    rounds: int = field("alternating rounds of each comparison", default=60)
-    seed: int = field("seed of the SmallCNN's weights and the picture", default=0)
-    out: Path | None = field("write the result here as JSON", default=None)
-
-    def run(self) -> None:
-        """Print a line a figure: measured, limit, met or missed."""
-        measure(self)
-
 
 def measure(settings: OverheadSettings) -> None:
-    """Print every figure, and write them where asked."""
+    """Print every figure, and write them to a file if one is named."""
     with tempfile.TemporaryDirectory() as folder:
         figures = [
             _gate(Path(folder), settings),
@@ -85,16 +65,9 @@ def measure(settings: OverheadSettings) -> None:
 
 
 def _gate(folder: Path, settings: OverheadSettings) -> Figure:
-    import onnxruntime as ort
-
     bundle = small_cnn_bundle(folder, settings.seed)
-    bare = _bare_graph(folder)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    providers = ["CPUExecutionProvider"]
-    plain = ort.InferenceSession(str(bare), options, providers=providers)
-    gated = ort.InferenceSession(str(bundle / "model.onnx"), options, providers=providers)
+    plain = _open(str(_bare_graph(folder)))
+    gated = _open(str(bundle / "model.onnx"))
     feeds = {contract.IMAGE: random_picture(SIDE, settings.seed)[None]}
     times = paired_medians_us(
         {"plain": lambda: plain.run(None, feeds), "gated": lambda: gated.run(None, feeds)},
@@ -119,7 +92,7 @@ def _bare_graph(folder: Path) -> Path:
 
 
 def entropy_of_large_vocabulary(seed: int) -> Figure:
-    """Time the mean negative entropy of one row of logits, 1 thread."""
+    """Time the mean negative entropy of one row of logits on one thread."""
     logits = np.random.default_rng(seed).normal(size=(1, _GATE_LOGITS)).astype(np.float32) * 3
     ours = _identity()
     append_gate(ours, kind=contract.NEG_ENTROPY, threshold=0.0)
@@ -138,12 +111,12 @@ def entropy_of_large_vocabulary(seed: int) -> Figure:
 
 
 def _identity() -> onnx.ModelProto:
-    """Return a model that gives its input as logits: what is timed is the gate alone."""
+    """Return a model whose logits are its input, so that only the gate is timed."""
     shape: list[str | int] = ["batch", _GATE_LOGITS]
     graph = helper.make_graph(
-        [helper.make_node("Identity", ["given"], ["logits"])],
+        [helper.make_node("Identity", ["input"], ["logits"])],
         "logits",
-        [helper.make_tensor_value_info("given", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
@@ -162,21 +135,21 @@ def _with_top_k(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _call(model: onnx.ModelProto, logits: Any) -> Callable[[], Any]:
-    import onnxruntime as ort
+    session = _open(model.SerializeToString())
+    outputs = [contract.CONFIDENCE, contract.DEFER]
+    return lambda: session.run(outputs, {"input": logits})
 
+
+def _open(model: str | bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    outputs = [contract.CONFIDENCE, contract.DEFER]
-    return lambda: session.run(outputs, {"given": logits})
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def training_step(seed: int, rounds: int) -> Figure:
     """Time whole steps of a SmallCNN: forward, loss, backward, update."""
-    # Step by step in turn: of two blocks of steps a busy neighbour may hit one.
+    # Single steps in turn: another process may slow one of two blocks of steps.
     times = paired_medians_us(
         {name: _step(loss, seed) for name, loss in _LOSSES.items()},
         rounds=_STEPS * rounds,

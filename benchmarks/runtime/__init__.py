@@ -1,1 +1,1 @@
-"""Figures of `edge_runtime`."""
+"""Measures what the edge runtime costs beyond its libraries: `python -m benchmarks runtime`."""

@@ -1,9 +1,8 @@
-"""Measures calls that the edge answers, beside ONNX Runtime alone."""
+"""Measures calls that the edge answers against ONNX Runtime alone."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -19,26 +18,26 @@ from edge_runtime import Cascade, contract
 from edge_runtime.edge_model import EdgeModel
 
 _LARGER_SIDE: Final = 224
-"""A SmallCNN of this size takes about 2 ms."""
+"""A SmallCNN for pictures of this size takes about 2 ms."""
 _THREADS: Final = 8
-_CALLS_A_TURN: Final = 15  # of one thread
+_CALLS_A_TURN: Final = 15  # per thread
 
 
-def call_figures(bundle: Path, seed: int, rounds: int) -> list[Figure]:
-    """Time one call, and eight threads that call at once.
+def measure_calls(bundle: Path, seed: int, rounds: int) -> list[Figure]:
+    """Time one call at a time, and eight threads that call at once.
 
     Args:
-        bundle: Of a SmallCNN.
-        seed: Of the pictures and the larger model.
+        bundle: Bundle of a SmallCNN.
+        seed: Seed of the pictures and of the larger model's weights.
         rounds: Alternating rounds of each comparison.
     """
     with tempfile.TemporaryDirectory() as folder:
         larger = small_cnn_bundle(Path(folder), seed, _LARGER_SIDE)
-        return [_edge_call(bundle, seed, rounds), _threads(larger, seed, rounds)]
+        return [_single_call(bundle, seed, rounds), _throughput(larger, seed, rounds)]
 
 
 def bare_run(cascade: Cascade, picture: Any) -> Call:
-    """Return a call of the same session with the same feeds: the graph alone."""
+    """Return a call of the cascade's session with the cascade's feeds: the graph alone."""
     assert isinstance(cascade.edge, EdgeModel)  # noqa: S101 - narrows the type
     run = cascade.edge.session.run
     feeds = {
@@ -48,13 +47,13 @@ def bare_run(cascade: Cascade, picture: Any) -> Call:
     return lambda: run(contract.GATE_OUTPUTS, feeds)
 
 
-def _edge_call(bundle: Path, seed: int, rounds: int) -> Figure:
+def _single_call(bundle: Path, seed: int, rounds: int) -> Figure:
     picture = random_picture(SIDE, seed)
     with Cascade.open(bundle, threshold=float("-inf"), threads=1) as cascade:
         bare = bare_run(cascade, picture)
         times = paired_medians_us({"bare": bare, "ours": lambda: cascade(picture)}, rounds=rounds)
     return Figure(
-        "edge-answered call over session.run",
+        "edge-answered call minus session.run",
         times["ours"] - times["bare"],
         15.0,
         "us",
@@ -62,7 +61,7 @@ def _edge_call(bundle: Path, seed: int, rounds: int) -> Figure:
     )
 
 
-def _threads(bundle: Path, seed: int, rounds: int) -> Figure:
+def _throughput(bundle: Path, seed: int, rounds: int) -> Figure:
     picture = random_picture(_LARGER_SIDE, seed)
     with (
         Cascade.open(bundle, threshold=float("-inf"), threads=1) as cascade,
@@ -73,7 +72,7 @@ def _threads(bundle: Path, seed: int, rounds: int) -> Figure:
         alone_ms = np.median(time_each(bare, _CALLS_A_TURN)) / 1e6
     ours, theirs = np.median(rates, axis=0)
     return Figure(
-        f"throughput of {_THREADS} threads / of session.run",
+        f"throughput of {_THREADS} threads / session.run",
         float(np.median(rates[:, 0] / rates[:, 1])),
         0.95,
         "x",
@@ -83,7 +82,7 @@ def _threads(bundle: Path, seed: int, rounds: int) -> Figure:
 
 
 def _paired_rates(pool: ThreadPoolExecutor, bare: Call, ours: Call, rounds: int) -> Any:
-    """Return calls a second, float64 [rounds, 2]: ours and the bare ones, first each in turn."""
+    """Return calls per second, float64 [rounds, 2]: ours and bare; they take turns to go first."""
     for call in (ours, bare):
         _rate(pool, call)  # warm-up
     rates = np.empty((rounds, 2))
@@ -94,8 +93,8 @@ def _paired_rates(pool: ThreadPoolExecutor, bare: Call, ours: Call, rounds: int)
     return rates
 
 
-def _rate(pool: ThreadPoolExecutor, call: Callable[[], Any]) -> float:
-    """Return the calls a second of all threads together, from their start to the last one's end."""
+def _rate(pool: ThreadPoolExecutor, call: Call) -> float:
+    """Return the calls per second of all threads, from their common start to the last one's end."""
     gate = Barrier(_THREADS + 1)
 
     def work() -> None:

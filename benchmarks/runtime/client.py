@@ -1,4 +1,4 @@
-"""Measures deferred calls and the client alone on a server that answers at once."""
+"""Measures deferred calls, and the client alone, on a server that answers at once."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from edge_runtime.edge_model import EdgeModel
 from edge_runtime.wire import messages as pb
 
 _SIDES: Final = (32, 224, 448)
-"""Pictures of 3, 150 and 600 KB."""
+"""Pictures of 3, 151 and 602 KB."""
 _DEADLINE_S: Final = 5.0
 _CALLS_A_ROUND: Final = 25
 _OVERHEAD_MS: Final = 0.15
 _NO_TRITON: Final = "tritonclient is not installed: pip install 'tritonclient[grpc]'"
 
 
-def client_figures(bundle: Path, seed: int, rounds: int) -> list[Figure]:
+def measure_client(bundle: Path, seed: int, rounds: int) -> list[Figure]:
     """Time whole deferred calls and the client alone, with small and large pictures.
 
     Args:
-        bundle: Of a SmallCNN.
-        seed: Of the pictures.
+        bundle: Bundle of a SmallCNN.
+        seed: Seed of the pictures.
         rounds: Alternating rounds of each comparison.
     """
     with running_server(["benchmarks.runtime.echo_server"]) as address:
@@ -44,6 +44,7 @@ def client_figures(bundle: Path, seed: int, rounds: int) -> list[Figure]:
 
 
 def _deferred_call(bundle: Path, address: str, picture: Any, rounds: int) -> Figure:
+    name = f"deferred call of {_size(picture)} minus run + bare gRPC call"
     with (
         Cascade.open(
             bundle, cloud=address, threshold=float("inf"), threads=1, deadline_s=_DEADLINE_S
@@ -52,38 +53,34 @@ def _deferred_call(bundle: Path, address: str, picture: Any, rounds: int) -> Fig
     ):
         run = bare_run(cascade, picture)
         call = channel.unary_unary(pb.METHODS["ModelInfer"], None, None)
-        payload = _bytes_sent(cascade, picture)
+        payload = _request_bytes(cascade, picture)
 
         def bare() -> Any:
             run()
             return call(payload, timeout=_DEADLINE_S)
 
-        times = _times({"bare": bare, "ours": lambda: cascade(picture)}, rounds)
-        answered = cascade.stats.snapshot().sources
-    if set(answered) != {Source.CLOUD}:
-        others = {name: latency.count for name, latency in answered.items()}
-        return Figure(_deferred_name(picture), None, _OVERHEAD_MS, "ms", f"answered by {others}")
+        times = _times_us({"bare": bare, "ours": lambda: cascade(picture)}, rounds)
+        sources = cascade.stats.snapshot().sources
+    if set(sources) != {Source.CLOUD}:
+        counts = {name: latency.count for name, latency in sources.items()}
+        return Figure(name, None, _OVERHEAD_MS, "ms", f"expected answers from M_L, got {counts}")
     return Figure(
-        _deferred_name(picture),
+        name,
         (times["ours"] - times["bare"]) / 1e3,
         _OVERHEAD_MS,
         "ms",
-        f"{times['ours']:.0f} and {times['bare']:.0f} us, the same {len(payload)} bytes",
+        f"{times['ours']:.0f} and {times['bare']:.0f} us, both send the same {len(payload)} bytes",
     )
 
 
-def _deferred_name(picture: Any) -> str:
-    return f"deferred {_size(picture)} over run + bare gRPC call"
-
-
-def _bytes_sent(cascade: Cascade, picture: Any) -> bytes:
-    """Return the request that the cascade sends of a picture, parameters included."""
+def _request_bytes(cascade: Cascade, picture: Any) -> bytes:
+    """Return the request that the cascade sends for a picture, parameters included."""
     cloud = cascade.cloud
     assert isinstance(cloud, CloudModel)  # noqa: S101 - narrows the type
-    assert isinstance(cascade.edge, EdgeModel)  # noqa: S101 - the same
+    assert isinstance(cascade.edge, EdgeModel)  # noqa: S101 - narrows the type
     rows = picture[None]
     confidences = cascade.edge(rows).confidence
-    return cloud._request("00000000-0", rows, confidences, cascade.edge.threshold)  # noqa: SLF001 - the very bytes, and nobody else needs them
+    return cloud._request("00000000-0", rows, confidences, cascade.edge.threshold)  # noqa: SLF001 - the very bytes; nothing else needs them
 
 
 def _client(address: str, picture: Any, rounds: int) -> Figure:
@@ -95,7 +92,7 @@ def _client(address: str, picture: Any, rounds: int) -> Figure:
     ):
         if peer is None:
             return Figure(name, None, 1.0, "x", _NO_TRITON)
-        times = _times({"peer": peer, "ours": lambda: cloud.infer(rows)}, rounds)
+        times = _times_us({"peer": peer, "ours": lambda: cloud.infer(rows)}, rounds)
     return Figure(
         name,
         times["ours"] / times["peer"],
@@ -107,7 +104,7 @@ def _client(address: str, picture: Any, rounds: int) -> Figure:
 
 @contextlib.contextmanager
 def _tritonclient(address: str, rows: Any) -> Iterator[Call | None]:
-    """Yield a call of the same request through tritonclient; None where it is not installed."""
+    """Yield a call of the same request through tritonclient, or None if it is not installed."""
     try:
         from tritonclient import grpc as triton
     except ImportError:
@@ -116,11 +113,11 @@ def _tritonclient(address: str, rows: Any) -> Iterator[Call | None]:
     names = (contract.PREDICTION, contract.LABEL, contract.CONFIDENCE)
 
     def call() -> list[Any]:
-        given = triton.InferInput(contract.IMAGE, list(rows.shape), "UINT8")
-        given.set_data_from_numpy(rows)
-        wanted = [triton.InferRequestedOutput(name) for name in names]
+        image = triton.InferInput(contract.IMAGE, list(rows.shape), "UINT8")
+        image.set_data_from_numpy(rows)
+        outputs = [triton.InferRequestedOutput(name) for name in names]
         answer = client.infer(
-            contract.DEFAULT_MODEL, [given], outputs=wanted, client_timeout=_DEADLINE_S
+            contract.DEFAULT_MODEL, [image], outputs=outputs, client_timeout=_DEADLINE_S
         )
         return [answer.as_numpy(name) for name in names]
 
@@ -128,7 +125,7 @@ def _tritonclient(address: str, rows: Any) -> Iterator[Call | None]:
         yield call
 
 
-def _times(calls: dict[str, Call], rounds: int) -> dict[str, float]:
+def _times_us(calls: dict[str, Call], rounds: int) -> dict[str, float]:
     return paired_medians_us(calls, rounds=rounds, calls_a_round=_CALLS_A_ROUND)
 
 

@@ -1,4 +1,4 @@
-"""Holds the drift alarm to its stated rate of false alarms and to the shifts it should find."""
+"""Measures the drift alarm's rate of false alarms, and the shifts that it misses."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ _DEFAULT = DriftSettings(expected_ratio=_RATIO)
 _QUIET = DriftSettings(expected_ratio=_RATIO, alpha=0.01, horizon_calls=100_000, within_calls=3_000)
 _SAMPLES = 2_000
 _LATE = 50_000  # calls
-_QUIET_MONTHS = 5  # times as many: the ten alarms of 1 % in 1,000 months are within chance of 17
-_MISSES = 5.0  # of 100
+_QUIET_FACTOR = 5  # times the months: 1 % of 1,000 is 10 alarms, which chance can turn into 17
+_MISSED_PERCENT = 5.0
 
 
 @dataclass(frozen=True)
 class _Shift:
-    """A change of the ratio that the alarm should find."""
+    """A change of the deferral ratio that the alarm should find."""
 
     to: float
     after_calls: int
     settings: DriftSettings = _DEFAULT
 
 
-def drift_figures(seed: int, months: int = 1_000, shifts: int = 1_000) -> list[Figure]:
-    """Simulate months without a change and changes of five points on the alarm that ships.
+def measure_drift(seed: int, months: int = 1_000, shifts: int = 1_000) -> list[Figure]:
+    """Simulate the alarm over months without a change, and over changes of five points.
 
-    Where the calibration's ratio is not exact, the calibration data are drawn anew for every month
-    and every shift. The alarm sees calls in the groups that it looks at, which is the same as one
-    by one.
+    If the calibration's ratio is not exact, the calibration data are drawn anew for every month
+    and every shift. The alarm gets calls in the groups that it evaluates, which has the same result
+    as one at a time.
 
     Args:
-        seed: Of the draws.
-        months: Months without a change; five times as many where a false alarm is rare.
-        shifts: Changes, for each case.
+        seed: Seed of the draws.
+        months: Months without a change; five times as many if false alarms are rare.
+        shifts: Changes of each kind.
 
     Returns:
-        False alarms and missed shifts in percent, each beside its limit.
+        False alarms and missed shifts in percent, with their limits.
     """
     draws = np.random.default_rng(seed)
     sampled = replace(_DEFAULT, samples=_SAMPLES)
     return [
         _false_alarms(draws, _DEFAULT, months),
         _false_alarms(draws, sampled, months),
-        _false_alarms(draws, _QUIET, _QUIET_MONTHS * months),
+        _false_alarms(draws, _QUIET, _QUIET_FACTOR * months),
         *(
             _missed(draws, shift, shifts)
             for shift in (
@@ -65,7 +65,7 @@ def drift_figures(seed: int, months: int = 1_000, shifts: int = 1_000) -> list[F
 
 def _false_alarms(draws: np.random.Generator, settings: DriftSettings, months: int) -> Figure:
     alarms = sum(
-        not _runs_on(_alarm(draws, settings), draws, _RATIO, settings.horizon_calls)
+        not _stays_quiet(_alarm(draws, settings), draws, _RATIO, settings.horizon_calls)
         for _ in range(months)
     )
     return Figure(
@@ -83,20 +83,21 @@ def _missed(draws: np.random.Generator, shift: _Shift, shifts: int) -> Figure:
     return Figure(
         f"{_RATIO:.2f} -> {shift.to:.2f} missed, {_calibrated(shift.settings)}",
         100.0 * missed / shifts,
-        _MISSES,
+        _MISSED_PERCENT,
         "%",
-        f"{shifts - missed} of {shifts} found within {within} calls, after {shift.after_calls}",
+        f"{shifts - missed} of {shifts} found within {within} calls, shift after "
+        f"{shift.after_calls}",
     )
 
 
 def _is_missed(draws: np.random.Generator, shift: _Shift) -> bool:
     alarm = _alarm(draws, shift.settings)
-    # The change may come anywhere between two looks, except at the very start.
+    # The change may come anywhere between two evaluations, except at the very start.
     bucket = shift.settings.bucket_calls
     before = shift.after_calls + (int(draws.integers(bucket)) if shift.after_calls else 0)
-    while not _runs_on(alarm, draws, _RATIO, before):
-        alarm = _alarm(draws, shift.settings)  # a false alarm finds no change
-    return _runs_on(alarm, draws, shift.to, shift.settings.within_calls)
+    while not _stays_quiet(alarm, draws, _RATIO, before):
+        alarm = _alarm(draws, shift.settings)  # a false alarm is no discovery: start again
+    return _stays_quiet(alarm, draws, shift.to, shift.settings.within_calls)
 
 
 def _alarm(draws: np.random.Generator, settings: DriftSettings) -> DriftAlarm:
@@ -106,8 +107,8 @@ def _alarm(draws: np.random.Generator, settings: DriftSettings) -> DriftAlarm:
     return DriftAlarm(settings)
 
 
-def _runs_on(alarm: DriftAlarm, draws: np.random.Generator, ratio: float, calls: int) -> bool:
-    """Let so many calls come; return whether there still is no alarm."""
+def _stays_quiet(alarm: DriftAlarm, draws: np.random.Generator, ratio: float, calls: int) -> bool:
+    """Feed the alarm this many calls; return whether it stays quiet."""
     bucket = alarm.settings.bucket_calls
     first = min(-alarm.state.calls % bucket, calls)
     groups = [first, *[bucket] * ((calls - first) // bucket), (calls - first) % bucket]
@@ -116,5 +117,5 @@ def _runs_on(alarm: DriftAlarm, draws: np.random.Generator, ratio: float, calls:
 
 
 def _calibrated(settings: DriftSettings) -> str:
-    known = "exact" if settings.samples is None else f"n = {settings.samples}"
-    return f"{known}, {settings.alpha:.0%} a month"
+    size = "exact" if settings.samples is None else f"n = {settings.samples}"
+    return f"{size}, {settings.alpha:.0%} a month"

@@ -1,7 +1,7 @@
-"""A gRPC server that answers every call at once with the same bytes.
+"""A gRPC server that answers every request at once with class 0.
 
-It is the yardstick of `overhead`: what a client costs beyond the transport shows best against a
-server that costs nothing. Run as `python -m benchmarks.runtime.echo_server [--port PORT]`.
+A client's own cost shows best against a server that costs next to nothing. Run as
+`python -m benchmarks.runtime.echo_server [--port PORT]`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edge_runtime.wire.tensors import encode_array, encode_bytes
 
 
 class _Echo(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generic at run time
-    """Answers ModelInfer with rows of class 0, repeating the request's id, and is ready."""
+    """Answers ModelInfer with rows of class 0 and the request's id; reports that it is ready."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         answers = {
@@ -35,9 +35,9 @@ class _Echo(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generic at
 
     @staticmethod
     def _answer(request: bytes, context: grpc.ServicerContext) -> bytes:
-        asked = pb.ModelInferRequest.FromString(request)
-        answer = pb.ModelInferResponse(model_name=asked.model_name, id=asked.id)
-        rows = asked.inputs[0].shape[0]
+        call = pb.ModelInferRequest.FromString(request)
+        answer = pb.ModelInferResponse(model_name=call.model_name, id=call.id)
+        rows = call.inputs[0].shape[0]
         tensors = {
             contract.PREDICTION: ("INT64", bytes(encode_array(np.zeros(rows, np.int64)))),
             contract.LABEL: ("BYTES", encode_bytes([b"0"] * rows)),
@@ -50,7 +50,7 @@ class _Echo(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generic at
 
 
 def serve(port: int) -> None:
-    """Serve on a loopback port, 0 for a free one, until terminated."""
+    """Serve on a loopback port until terminated; port 0 takes a free one."""
     server = grpc.server(futures.ThreadPoolExecutor(1), options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((_Echo(),))
     port = server.add_insecure_port(f"127.0.0.1:{port}")

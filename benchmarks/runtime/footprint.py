@@ -1,4 +1,4 @@
-"""Measures what the runtime takes of a device: disk, memory, and time to start."""
+"""Measures what the runtime costs a device: disk space, memory, and time to start."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from typing import Final, NamedTuple
 import edge_runtime
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import Figure
-
-# MERGEDOC benchmarks/installed.py: 'The size of an installation, from what pip recorded: needs no network and no second one.'
-from benchmarks.processes import NOT_COUNTED, resident_bytes
+from benchmarks.processes import NOT_COUNTED, last_line, resident_bytes
 
 _SIZE_MB: Final = 210.0
 _MEMORY_MB: Final = 75.0
 _START_S: Final = 0.6
 _IMPORT: Final = 1.2
 _BARE: Final = ("numpy", "onnxruntime", "grpcio")
-# Each says a word after its first answer and then waits, so that its memory is seen from outside.
+# Each prints a line after its first answer and then waits, so that its memory can be read.
 _END: Final = "print('answered', flush=True)\ninput()\n"
 _OUR_EDGE: Final = f"""
 import sys, numpy
@@ -48,23 +46,23 @@ _BARE_IMPORT: Final = f"import numpy, onnxruntime, grpc\n{_END}"
 
 OURS: Final = "gatekeeper-edge"
 _PACKAGES: Final = ("edge_runtime", "train", "export", "cloud_stub", "benchmarks")
-_LEFT_OUT: Final = {"results", "__pycache__"}
+_NOT_SHIPPED: Final = {"results", "__pycache__"}
 _HEADER_BYTES: Final = 16
-"""Of a compiled file, before its code."""
+"""Size of a compiled file's header, before its code."""
 
 
-class _Started(NamedTuple):
-    """A process that answered once."""
+class _Start(NamedTuple):
+    """A process that answered once: the time until then, and its resident memory."""
 
     start_s: float
     resident_mb: float | None
 
 
-def footprint_figures(bundle: Path, starts: int) -> list[Figure]:
+def measure_footprint(bundle: Path, starts: int) -> list[Figure]:
     """Measure the installed size, and fresh processes until their first answer.
 
     Args:
-        bundle: Of a SmallCNN of pictures of 32 x 32.
+        bundle: Bundle of a SmallCNN for pictures of 32 x 32.
         starts: Processes of each kind.
     """
     codes = (_OUR_EDGE, _BARE_EDGE, _OUR_CLOUD, _BARE_CLOUD, _OUR_IMPORT, _BARE_IMPORT)
@@ -72,12 +70,12 @@ def footprint_figures(bundle: Path, starts: int) -> list[Figure]:
     edge, bare_edge, cloud, bare_cloud, ours, bare = (medians[code] for code in codes)
     return [
         _installed_size(),
-        _memory("memory, SmallCNN answered once", edge, bare_edge, "onnxruntime"),
-        _memory("memory, the same with a cloud named", cloud, bare_cloud, "onnxruntime + grpc"),
+        _memory("memory after one SmallCNN answer", edge, bare_edge, "onnxruntime"),
+        _memory("memory after one answer, cloud set", cloud, bare_cloud, "onnxruntime + grpc"),
         _start("start to first answer", edge, bare_edge, "onnxruntime"),
-        _start("start to first answer with a cloud named", cloud, bare_cloud, "onnxruntime + grpc"),
+        _start("start to first answer, cloud set", cloud, bare_cloud, "onnxruntime + grpc"),
         Figure(
-            "import of Cascade / of numpy, onnxruntime, grpc",
+            "import of Cascade / numpy, onnxruntime, grpc",
             ours.start_s / bare.start_s,
             _IMPORT,
             "x",
@@ -98,38 +96,38 @@ def _installed_size() -> Figure:
         sum(ours.values()) / 1e6,
         _SIZE_MB,
         "MB",
-        f"{len(ours)} distributions, {own_mb:.1f} MB our own, compiled files included; bare "
+        f"{len(ours)} distributions, {own_mb:.1f} MB ours, compiled files included; bare "
         f"{' + '.join(_BARE)} {sum(bare.values()) / 1e6:.1f} MB",
     )
 
 
-def _memory(name: str, ours: _Started, bare: _Started, peer: str) -> Figure:
+def _memory(name: str, ours: _Start, bare: _Start, peer: str) -> Figure:
     if ours.resident_mb is None or bare.resident_mb is None:
         return Figure(name, None, _MEMORY_MB, "MB", NOT_COUNTED)
     detail = f"resident; bare {peer} {bare.resident_mb:.1f} MB with the same graph"
     return Figure(name, ours.resident_mb, _MEMORY_MB, "MB", detail)
 
 
-def _start(name: str, ours: _Started, bare: _Started, peer: str) -> Figure:
+def _start(name: str, ours: _Start, bare: _Start, peer: str) -> Figure:
     detail = f"fresh process; bare {peer} {bare.start_s:.3f} s with the same graph"
     return Figure(name, ours.start_s, _START_S, "s", detail)
 
 
-def _medians(codes: tuple[str, ...], bundle: Path, starts: int) -> dict[str, _Started]:
-    """Start every program in turn; the first turn fills the system's caches and is dropped."""
-    turns = [{code: _first_answer(code, bundle) for code in codes} for _ in range(starts + 1)][1:]
+def _medians(codes: tuple[str, ...], bundle: Path, starts: int) -> dict[str, _Start]:
+    """Start the programs in turn; the first turn fills the system's caches and does not count."""
+    turns = [{code: _start_once(code, bundle) for code in codes} for _ in range(starts + 1)][1:]
     return {code: _median([turn[code] for turn in turns]) for code in codes}
 
 
-def _median(started: list[_Started]) -> _Started:
-    resident = [one.resident_mb for one in started if one.resident_mb is not None]
-    return _Started(
-        statistics.median(one.start_s for one in started),
+def _median(starts: list[_Start]) -> _Start:
+    resident = [start.resident_mb for start in starts if start.resident_mb is not None]
+    return _Start(
+        statistics.median(start.start_s for start in starts),
         statistics.median(resident) if resident else None,
     )
 
 
-def _first_answer(code: str, bundle: Path) -> _Started:
+def _start_once(code: str, bundle: Path) -> _Start:
     start = perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(bundle)],
@@ -140,68 +138,69 @@ def _first_answer(code: str, bundle: Path) -> _Started:
     )
     with process:
         assert process.stdout is not None  # noqa: S101 - narrows the type
-        said = process.stdout.readline()
+        line = process.stdout.readline()
         start_s = perf_counter() - start
         resident = resident_bytes(process.pid)
-        _, complaint = process.communicate("\n")
-    if not said:
-        reason = (complaint.strip().splitlines() or ["no message"])[-1]
-        raise BenchmarkError(f"a process ended before its first answer: {reason}")
-    return _Started(start_s, None if resident is None else resident / 1e6)
+        _, errors = process.communicate("\n")
+    if not line:
+        raise BenchmarkError(f"a process ended before its first answer: {last_line(errors)}")
+    return _Start(start_s, None if resident is None else resident / 1e6)
 
 
-def installed_bytes(wanted: Iterable[str]) -> dict[str, int]:
+def installed_bytes(requirements: Iterable[str]) -> dict[str, int]:
     """Return the bytes of all distributions that an installation of some requirements holds.
 
-    Files that pip compiled count, as they are in its records. Of this project, which may be
-    installed as a link to its source, the files of the wheel count and what they compile to.
+    The sizes come from pip's records and include the files that pip compiled; nothing is
+    downloaded. This project may be installed as a link to its source: it counts with the files of
+    its wheel and what they compile to.
 
     Args:
-        wanted: Requirements as pip takes them, e.g. `gatekeeper-edge[cpu]`.
+        requirements: Requirements in pip's form, e.g. `gatekeeper-edge[cpu]`.
 
     Returns:
-        Bytes by the distribution's name.
+        Bytes by name of the distribution.
 
     Raises:
         PackageNotFoundError: One of them is not installed here.
     """
     from packaging.requirements import Requirement  # onnxruntime and pip bring it
 
-    waiting = [Requirement(one) for one in wanted]
+    waiting = [Requirement(one) for one in requirements]
     seen: set[tuple[str, frozenset[str]]] = set()
     sizes: dict[str, int] = {}
     while waiting:
-        one = waiting.pop()
-        extras = frozenset(one.extras)
-        name = one.name.lower().replace("_", "-")
+        requirement = waiting.pop()
+        extras = frozenset(requirement.extras)
+        name = requirement.name.lower().replace("_", "-")
         if (name, extras) in seen:
             continue
         seen.add((name, extras))
-        found = importlib.metadata.distribution(name)
-        sizes[name] = _own_bytes(found) if name == OURS else _recorded_bytes(found)
-        for needed in map(Requirement, found.requires or []):
+        distribution = importlib.metadata.distribution(name)
+        own = name == OURS
+        sizes[name] = _own_bytes(distribution) if own else _recorded_bytes(distribution)
+        for needed in map(Requirement, distribution.requires or []):
             marker = needed.marker
             if marker is None or any(marker.evaluate({"extra": e}) for e in ("", *extras)):
                 waiting.append(needed)
     return sizes
 
 
-def _recorded_bytes(found: importlib.metadata.Distribution) -> int:
-    files = (Path(str(entry.locate())) for entry in found.files or [])
+def _recorded_bytes(distribution: importlib.metadata.Distribution) -> int:
+    files = (Path(str(entry.locate())) for entry in distribution.files or [])
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
-def _own_bytes(found: importlib.metadata.Distribution) -> int:
+def _own_bytes(distribution: importlib.metadata.Distribution) -> int:
     root = Path(edge_runtime.__file__).parent.parent
     shipped = [
         path
         for package in _PACKAGES
         for path in sorted((root / package).rglob("*"))
-        if path.is_file() and not _LEFT_OUT & set(path.relative_to(root).parts)
+        if path.is_file() and not _NOT_SHIPPED & set(path.relative_to(root).parts)
     ]
     metadata = (
         Path(str(entry.locate()))
-        for entry in found.files or []
+        for entry in distribution.files or []
         if entry.parts[0].endswith(".dist-info")
     )
     return sum(path.stat().st_size for path in (*shipped, *metadata) if path.is_file()) + sum(

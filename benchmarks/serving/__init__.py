@@ -1,1 +1,1 @@
-"""What `python -m benchmarks cloud` measures: servers of a large model under load."""
+"""Measures the server of M_L under load: `python -m benchmarks cloud`."""

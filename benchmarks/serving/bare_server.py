@@ -1,7 +1,7 @@
-"""A bare grpc.aio server that answers every call at once with the same bytes.
+"""A bare `grpc.aio` server that answers every call at once with the same bytes.
 
-Nothing is read of a request and nothing is built for the answer: what a server costs beyond the
-transport shows best beside one that costs nothing. Run as
+It reads nothing of a request and builds nothing for the answer: a server's own cost shows best
+against one that costs next to nothing. Run as
 `python -m benchmarks.serving.bare_server [--port PORT]`.
 """
 
@@ -37,7 +37,7 @@ class _Bare(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generic at
 
 
 async def serve(port: int) -> None:
-    """Serve on a loopback port, 0 for a free one, until terminated."""
+    """Serve on a loopback port until terminated; port 0 takes a free one."""
     server = grpc.aio.server(options=_OPTIONS)
     server.add_generic_rpc_handlers((_Bare(),))
     port = server.add_insecure_port(f"127.0.0.1:{port}")

@@ -1,8 +1,8 @@
-"""Measures whether calls are lost when one of two servers is ended in order under load.
+"""Measures whether calls are lost when one of two servers is stopped in order under load.
 
-Callers name both addresses, half of them in the other order, so that both servers have work. Every
-caller must get the right answer of M_L to every call, and what the servers say that they answered
-must be what callers got.
+Callers know both addresses, half of them in the other order, so that both servers have work. Every
+call must get M_L's right answer, and the answers that the servers report when they stop must add up
+to those that the callers got.
 """
 
 from __future__ import annotations
@@ -29,18 +29,24 @@ from edge_runtime.cloud.connect import Failover
 from edge_runtime.edge_model import EdgeModel
 
 _CALLERS: Final = 4
-"""Threads in either order of the addresses."""
+"""Threads for each order of the addresses."""
 _PICTURES: Final = 16
 _DEADLINE_S: Final = 10.0
 _LOAD_S: Final = 1.0
-"""How long both servers work before one of them is ended."""
+"""Time that both servers work before one of them is stopped."""
 _LONGEST_S: Final = 60.0
 _ANSWERED: Final = re.compile(r"(\d+) answered")
 
 
 @dataclass
 class _Calls:
-    """What callers saw: right answers of M_L, of how many classes, and why others were none."""
+    """The calls so far.
+
+    Attributes:
+        classes: Number of different right answers.
+        right: Number of right answers from M_L.
+        lost: Reason or wrong answer of each other call.
+    """
 
     classes: int = 0
     right: int = 0
@@ -55,51 +61,52 @@ class _Calls:
                 self.lost.append(answer.error or f"{answer.prediction} for {right}")
 
 
-def drain_figures(bundle: Path, seed: int, drains: int, *, load_s: float = _LOAD_S) -> list[Figure]:
-    """Return how many calls were lost, and how many answers did not arrive.
+def measure_drains(
+    bundle: Path, seed: int, drains: int, *, load_s: float = _LOAD_S
+) -> list[Figure]:
+    """Count the calls that are lost, and the answers that do not arrive.
 
     Args:
-        bundle: Of a model that both servers serve and callers have as M_S: answers can be compared.
-        seed: Of the pictures.
-        drains: How often a server is ended, one after the other in turn.
-        load_s: How long both work before, in seconds.
+        bundle: Bundle that both servers serve and that callers use as M_S, to compare answers.
+        seed: Seed of the pictures.
+        drains: Number of times that a server is stopped, the two in turn.
+        load_s: Time that both work before each stop, in seconds.
     """
     words = ["cloud_stub", "--bundle", str(bundle), "--threads", "1"]
     lost: list[int] = []
     with Server([*words, "--port", "0"]) as one, Server([*words, "--port", "0"]) as other:
         with _callers(bundle, [one.address, other.address], seed) as (calls, cascades):
-            told = [
+            logs = [
                 _drain((one, other)[i % 2], calls, cascades, lost, load_s)
                 for i in tqdm(range(drains), desc="drains", leave=False, disable=None)
             ]
-        told += [one.stop(), other.stop()]
-    answered = sum(_answered(said) for said in told)
-    return _figures(calls, lost, answered)
+        logs += [one.stop(), other.stop()]
+    return _figures(calls, lost, sum(map(_answered, logs)))
 
 
 def _drain(
     server: Server, calls: _Calls, cascades: Sequence[Cascade], lost: list[int], load_s: float
 ) -> str:
-    """End a server under load and start it again; return what it said at its end."""
+    """Stop a server under load and start it again; return the end of its log."""
     before = len(calls.lost)
     sleep(load_s)
-    told = server.stop()
+    log = server.stop()
     server.start()
     _await_both(cascades)
     lost.append(len(calls.lost) - before)
-    return told
+    return log
 
 
 def _await_both(cascades: Sequence[Cascade]) -> None:
-    """Wait until no caller is kept off a server any more.
+    """Wait until every caller reaches both servers.
 
     Raises:
-        BenchmarkError: One still is after a minute.
+        BenchmarkError: One does not within a minute.
     """
     until = monotonic() + _LONGEST_S
     while any(model.breaker.is_open for cascade in cascades for model in _models(cascade)):
         if monotonic() > until:
-            raise BenchmarkError(f"a server was not found again within {_LONGEST_S:g} s")
+            raise BenchmarkError(f"a caller did not find a server again within {_LONGEST_S:g} s")
         sleep(0.05)
 
 
@@ -112,8 +119,8 @@ def _models(cascade: Cascade) -> Sequence[Any]:
 def _callers(
     bundle: Path, addresses: list[str], seed: int
 ) -> Iterator[tuple[_Calls, list[Cascade]]]:
-    """Call without a pause until the end of the block; yield what came of it, and the cascades."""
-    calls, ending = _Calls(), threading.Event()
+    """Call without a pause until the end of the block; yield the calls and the cascades."""
+    calls, stop = _Calls(), threading.Event()
     pictures = _pictures(seed)
     with contextlib.ExitStack() as opened:
         cascades = [
@@ -130,12 +137,11 @@ def _callers(
         ]
         small = EdgeModel.open(bundle, threads=1)
         right = [int(small(picture[None]).prediction[0]) for picture in pictures]
-
         calls.classes = len(set(right))
 
         def caller(cascade: Cascade) -> None:
             for i in range(2**62):
-                if ending.is_set():
+                if stop.is_set():
                     return
                 calls.add(cascade(pictures[i % _PICTURES]), right[i % _PICTURES])
 
@@ -144,38 +150,38 @@ def _callers(
             try:
                 yield calls, cascades
             finally:
-                ending.set()
-            for caller_ in running:
-                caller_.result()
+                stop.set()
+            for thread in running:
+                thread.result()
 
 
 def _pictures(seed: int) -> list[Any]:
-    """Return pictures in different tints: an untrained model gives plain noise one class."""
+    """Return pictures in different tints: for an untrained model all plain noise is one class."""
     tints = np.random.default_rng(seed).uniform(size=(_PICTURES, 3))
     return [
         (random_picture(SIDE, seed + i) * tint).astype(np.uint8) for i, tint in enumerate(tints)
     ]
 
 
-def _answered(said: str) -> int:
-    found = _ANSWERED.findall(said)
-    if not found:
-        raise BenchmarkError(f"expected a server that says what it answered, got {said!r:.200}")
-    return int(found[-1])
+def _answered(log: str) -> int:
+    counts = _ANSWERED.findall(log)
+    if not counts:
+        raise BenchmarkError(f"expected the server's count of answers, got {log!r:.200}")
+    return int(counts[-1])
 
 
 def _figures(calls: _Calls, lost: list[int], answered: int) -> list[Figure]:
-    asked = calls.right + len(calls.lost)
+    total = calls.right + len(calls.lost)
     reasons = "; ".join(sorted(set(calls.lost))[:3])
     return [
         Figure.of(
             f"{len(lost)} drains under load: calls lost",
-            # What was lost after the last drain was noted counts as well.
+            # Calls that were lost after the last drain count as well.
             [*lost, len(calls.lost) - sum(lost)],
             0,
             "",
-            f"{asked} calls of {2 * _CALLERS} callers with two addresses"
-            + (f"; {reasons}" if reasons else f", every answer right, of {calls.classes} classes"),
+            f"{total} calls of {2 * _CALLERS} callers with two addresses"
+            + (f"; {reasons}" if reasons else f", every answer right, {calls.classes} classes"),
             statistic="sum",
         ),
         Figure(
@@ -183,6 +189,6 @@ def _figures(calls: _Calls, lost: list[int], answered: int) -> list[Figure]:
             answered - calls.right,
             0,
             "",
-            f"the servers say {answered} answered, callers got {calls.right}",
+            f"servers report {answered} answered calls, callers got {calls.right}",
         ),
     ]

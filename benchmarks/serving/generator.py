@@ -1,14 +1,14 @@
-"""Makes calls of one prepared request, and tells how each of them went.
+"""The load generator: sends one prepared request again and again, and reports the outcome.
 
-A process of its own: its interpreter is busy with nothing but calls, so that neither the server nor
-the one who measures waits for it. grpc.aio over a few connections takes the least processor time a
-call of what Python has, and the same of every server that is asked. Reads a plan as JSON from
-standard input (see `benchmarks.serving.load`); prints a line with the number of calls now and then,
-and as its last line what came of them as JSON.
+It is a process of its own, whose interpreter does nothing but calls, so that neither the server nor
+the measurement waits for it. In Python, `grpc.aio` over a few connections costs the least processor
+time per call, and it costs the same for every server. The generator reads a plan as JSON from
+standard input (see `benchmarks.serving.load`). It prints the number of finished calls now and then,
+and the outcome as JSON in its last line.
 
-Closed loop: each client calls again as soon as it is answered. Open loop: calls come at random
-times that were drawn before, whether or not others still wait, and their time counts from then:
-one who calls late because the machine is busy must not hide it.
+Closed loop: each client calls again as soon as it has its answer. Open loop: calls are due at
+random times drawn beforehand, whether or not earlier ones still wait. Their time counts from the
+due time, so that a busy machine, which sends late, cannot hide it.
 """
 
 from __future__ import annotations
@@ -32,19 +32,18 @@ from edge_runtime.wire import messages as pb
 _OK: Final = "OK"
 # Otherwise gRPC lets all channels to one address share one connection.
 _OPTIONS: Final = (("grpc.use_local_subchannel_pool", 1),)
-_PROGRESS: Final = 200
-"""Lines of progress at most."""
+_PROGRESS_LINES: Final = 200  # at most
 
 
 @dataclass
 class _Tally:
-    """What came of the calls: by status, when each was due and how long it took, in microseconds.
+    """The calls so far, in microseconds from the start.
 
     Attributes:
-        keeps_times: Without, calls are only counted: a million need no memory.
+        keeps_times: Whether calls are timed; if not, a million of them need no memory.
         counts: Calls by status.
-        times_us: [due, took] of each call by status, from the start on.
-        late_us: How long after it was due each call was made, open loop only.
+        times_us: Pairs of due time and duration by status.
+        late_us: Delay of each call after its due time; open loop only.
     """
 
     keeps_times: bool
@@ -52,10 +51,10 @@ class _Tally:
     times_us: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     late_us: list[int] = field(default_factory=list)
 
-    def add(self, status: str, due_s: float, took_s: float) -> None:
+    def add(self, status: str, due_s: float, duration_s: float) -> None:
         self.counts[status] += 1
         if self.keeps_times:
-            self.times_us[status].append((round(due_s * 1e6), round(took_s * 1e6)))
+            self.times_us[status].append((round(due_s * 1e6), round(duration_s * 1e6)))
 
     @property
     def total(self) -> int:
@@ -63,18 +62,18 @@ class _Tally:
 
 
 async def generate(plan: Plan) -> dict[str, Any]:
-    """Make the calls of a plan, and return what came of them."""
+    """Make the calls of a plan; return their outcome."""
     request = base64.b64decode(plan.request)
     channels = [
         grpc.aio.insecure_channel(plan.address, options=_OPTIONS) for _ in range(plan.connections)
     ]
     calls = [channel.unary_unary(pb.METHODS["ModelInfer"], None, None) for channel in channels]
-    for call in calls:  # connects; one after the other, or a short queue would refuse them
+    for call in calls:  # connects, one after the other: a short queue would refuse them at once
         await call(request, timeout=30, wait_for_ready=True)
     tally = _Tally(keeps_times=plan.calls is None)
     cpu, start = process_time(), perf_counter()
-    how = _open_loop if plan.rate is not None else _closed_loop
-    await how(plan, request, calls, tally, start)
+    loop = _open_loop if plan.rate is not None else _closed_loop
+    await loop(plan, request, calls, tally, start)
     wall_s, cpu_s = perf_counter() - start, process_time() - cpu
     for channel in channels:
         await channel.close(None)
@@ -90,10 +89,10 @@ async def generate(plan: Plan) -> dict[str, Any]:
 async def _closed_loop(
     plan: Plan, request: bytes, calls: list[Any], tally: _Tally, start: float
 ) -> None:
-    goes_on = _counted(plan.calls, tally) if plan.calls else _timed(start + plan.seconds)
+    continues = _counted(plan.calls, tally) if plan.calls else _timed(start + plan.seconds)
 
     async def client(call: Any) -> None:
-        while goes_on():
+        while continues():
             begin = perf_counter()
             status = await _status(call, request, plan.deadline_s)
             tally.add(status, begin - start, perf_counter() - begin)
@@ -106,19 +105,19 @@ def _timed(end: float) -> Callable[[], bool]:
 
 
 def _counted(calls: int, tally: _Tally) -> Callable[[], bool]:
-    """Return whether another call is to be made; it says now and then how many there were."""
-    begun, every = 0, max(1, calls // _PROGRESS)
+    """Return a function that allows this many calls, and prints the progress now and then."""
+    started, every = 0, max(1, calls // _PROGRESS_LINES)
 
-    def goes_on() -> bool:
-        nonlocal begun
-        if begun >= calls:
+    def continues() -> bool:
+        nonlocal started
+        if started >= calls:
             return False
-        begun += 1
-        if begun % every == 0:
+        started += 1
+        if started % every == 0:
             print(tally.total, flush=True)
         return True
 
-    return goes_on
+    return continues
 
 
 async def _open_loop(
@@ -134,11 +133,11 @@ async def _open_loop(
         status = await _status(call, request, plan.deadline_s)
         tally.add(status, due_s, perf_counter() - start - due_s)
 
-    made = []
+    tasks = []
     for number, due_s in enumerate(due_times[due_times < plan.seconds].tolist()):
         await asyncio.sleep(max(0.0, start + due_s - perf_counter()))
-        made.append(asyncio.create_task(one(calls[number % len(calls)], due_s)))
-    await asyncio.gather(*made)
+        tasks.append(asyncio.create_task(one(calls[number % len(calls)], due_s)))
+    await asyncio.gather(*tasks)
 
 
 async def _status(call: Any, request: bytes, deadline_s: float) -> str:
@@ -150,7 +149,7 @@ async def _status(call: Any, request: bytes, deadline_s: float) -> str:
 
 
 def main() -> None:
-    """Read a plan, make its calls, print what came of them."""
+    """Read a plan, make its calls, and print the outcome."""
     try:
         outcome = asyncio.run(generate(Plan(**json.load(sys.stdin))))
     except grpc.aio.AioRpcError as error:  # its own text takes several lines

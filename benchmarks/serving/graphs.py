@@ -1,4 +1,4 @@
-"""ONNX graphs to be served: what they cost is known, what they answer is not the point."""
+"""ONNX graphs for servers under load: their cost is known, their answers do not matter."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.serving.load import check_answer, serialise
 from benchmarks.timing import time_each
-
-# MERGEDOC benchmarks/peers/mlp.py: 'A small graph that costs a server little, so that what is timed is the server.'
 
 INPUT: Final = "input"
 OUTPUT: Final = "output"
+MLP_OUTPUT: Final = "logits"
+FEATURES: Final = 64
+CLASSES: Final = 10
+_HIDDEN: Final = 128
 _WIDTH: Final = 256
 _OPSET: Final = 18
 _IR_VERSION: Final = 10
@@ -24,28 +27,51 @@ _PROBES: Final = 15
 _TRIES: Final = 5
 _TOLERANCE: Final = 0.05
 
-FEATURES: Final = 64
-HIDDEN: Final = 128
-CLASSES: Final = 10
-MLP_INPUT: Final = "input"
-MLP_OUTPUT: Final = "logits"
 
-
-def instant(path: Path) -> Path:
+def write_instant(path: Path) -> Path:
     """Write a graph that cuts one element out of UINT8 [batch, height, width, 3]."""
     bounds = {"first": [0, 0, 0], "last": [1, 1, 1], "axes": [1, 2, 3]}
     weights = [
         numpy_helper.from_array(np.array(values, np.int64), name) for name, values in bounds.items()
     ]
     nodes = [helper.make_node("Slice", [INPUT, *bounds], [OUTPUT])]
-    return _write(path, nodes, weights, (TensorProto.UINT8, ["height", "width", 3]), [1, 1, 1])
+    kind = TensorProto.UINT8
+    return _write(path, nodes, weights, kind, ["height", "width", 3], (OUTPUT, [1, 1, 1]))
 
 
-def slow(path: Path, seconds: float, seed: int) -> Path:
-    """Write a graph of FP32 [batch, 256] that takes so long here for one row on one thread."""
+def write_mlp(path: Path, *, seed: int = 0) -> Path:
+    """Write a two-layer perceptron: FP32 [batch, 64] -> 128 -> logits [batch, 10].
+
+    It costs a server so little that what is timed is the server.
+    """
+    draws = np.random.default_rng(seed)
+    sizes = {
+        "w1": (FEATURES, _HIDDEN),
+        "b1": (_HIDDEN,),
+        "w2": (_HIDDEN, CLASSES),
+        "b2": (CLASSES,),
+    }
+    weights = [_constant(name, draws.normal(0, 0.1, shape)) for name, shape in sizes.items()]
+    nodes = [
+        helper.make_node("Gemm", [INPUT, "w1", "b1"], ["sums"]),
+        helper.make_node("Relu", ["sums"], ["hidden"]),
+        helper.make_node("Gemm", ["hidden", "w2", "b2"], [MLP_OUTPUT]),
+    ]
+    output = (MLP_OUTPUT, [CLASSES])
+    return _write(path, nodes, weights, TensorProto.FLOAT, [FEATURES], output)
+
+
+def write_slow(path: Path, seconds: float, seed: int) -> Path:
+    """Write a graph of FP32 [batch, 256] whose run takes this long here, for one row on one thread.
+
+    Args:
+        path: The file to write.
+        seconds: Time of a run.
+        seed: Seed of its weights.
+    """
     turns = _PROBE_TURNS
-    for _ in range(_TRIES):  # a machine that was busy with something else is asked again
-        took_s = run_s(_write_turns(path, turns, seed))
+    for _ in range(_TRIES):  # a machine that was busy with something else gets another try
+        took_s = run_time_s(_write_turns(path, turns, seed))
         if abs(took_s / seconds - 1) < _TOLERANCE:
             break
         turns = max(1, round(turns * seconds / took_s))
@@ -54,24 +80,42 @@ def slow(path: Path, seconds: float, seed: int) -> Path:
     return path
 
 
-def run_s(path: Path) -> float:
-    """Return the median time of a run of `slow` for one row on one thread, in seconds."""
-    run = _session_run(path, np.zeros((1, _WIDTH), np.float32))
+def slow_row(seed: int) -> Any:
+    """Return an input of the slow graph, float32 [1, 256]."""
+    return np.random.default_rng(seed).normal(size=(1, _WIDTH)).astype(np.float32)
+
+
+def run_time_s(path: Path) -> float:
+    """Return the median time of a run of the slow graph, in seconds."""
+    run = _open_run(path, np.zeros((1, _WIDTH), np.float32))
     run()
     return float(np.median(time_each(run, _PROBES))) / 1e9
 
 
-def answer(path: Path, rows: Any) -> Any:
-    """Return what a graph answers, for comparison with a server's answer."""
-    return _session_run(path, rows)()[0]
+def run_graph(path: Path, rows: Any) -> Any:
+    """Return a graph's first output, for comparison with a server's answer."""
+    return _open_run(path, rows)()[0]
 
 
-def slow_row(seed: int) -> Any:
-    """Return an input of `slow`, float32 [1, 256]."""
-    return np.random.default_rng(seed).normal(size=(1, _WIDTH)).astype(np.float32)
+def graph_request(graph: Path, rows: Any, *addresses: str) -> bytes:
+    """Return a request of a graph with one input, serialised.
+
+    Args:
+        graph: The graph; its file has the model's name.
+        rows: Its input.
+        addresses: Servers of the graph that are checked to give its answer.
+
+    Raises:
+        BenchmarkError: A server's answer differs from the graph's.
+    """
+    request = serialise(graph.stem, INPUT, rows)
+    expected = run_graph(graph, rows)
+    for address in addresses:
+        check_answer(address, request, expected)
+    return request
 
 
-def _session_run(path: Path, rows: Any) -> Callable[[], Any]:
+def _open_run(path: Path, rows: Any) -> Callable[[], Any]:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -81,33 +125,33 @@ def _session_run(path: Path, rows: Any) -> Callable[[], Any]:
 
 
 def _write_turns(path: Path, turns: int, seed: int) -> Path:
-    """Write a loop: a constant number of turns of h = tanh(h W), which neither grows nor ends."""
+    """Write a loop: a constant number of turns of h = tanh(h W), whose values stay in range."""
     weight = np.random.default_rng(seed).normal(size=(_WIDTH, _WIDTH)) / np.sqrt(_WIDTH) * 2
     free: list[str | int | None] = ["batch", _WIDTH]
     body = helper.make_graph(
         [
             helper.make_node("MatMul", ["h", "w"], ["m"]),
             helper.make_node("Tanh", ["m"], ["next"]),
-            helper.make_node("Identity", ["go_on"], ["go_on_still"]),
+            helper.make_node("Identity", ["continue"], ["continue_next"]),
         ],
         "turn",
         [
             helper.make_tensor_value_info("turn", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("continue", TensorProto.BOOL, []),
             helper.make_tensor_value_info("h", TensorProto.FLOAT, free),
         ],
         [
-            helper.make_tensor_value_info("go_on_still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("continue_next", TensorProto.BOOL, []),
             helper.make_tensor_value_info("next", TensorProto.FLOAT, free),
         ],
     )
     weights = [
         _constant("w", weight),
         numpy_helper.from_array(np.array(turns, np.int64), "turns"),
-        numpy_helper.from_array(np.array(True), "go_on_first"),
+        numpy_helper.from_array(np.array(True), "continue_first"),
     ]
-    nodes = [helper.make_node("Loop", ["turns", "go_on_first", INPUT], [OUTPUT], body=body)]
-    return _write(path, nodes, weights, (TensorProto.FLOAT, [_WIDTH]), [_WIDTH])
+    nodes = [helper.make_node("Loop", ["turns", "continue_first", INPUT], [OUTPUT], body=body)]
+    return _write(path, nodes, weights, TensorProto.FLOAT, [_WIDTH], (OUTPUT, [_WIDTH]))
 
 
 def _constant(name: str, values: Any) -> onnx.TensorProto:
@@ -118,16 +162,25 @@ def _write(
     path: Path,
     nodes: Sequence[onnx.NodeProto],
     weights: Sequence[onnx.TensorProto],
-    taken: tuple[int, list[Any]],
-    given: list[Any],
+    kind: int,
+    shape: list[Any],
+    output: tuple[str, list[int]],
 ) -> Path:
-    """Write a graph of one input and one output of the same type with a free batch axis."""
-    kind, shape = taken
+    """Write a graph of one input and one output of the same type with a free batch axis.
+
+    Args:
+        path: The file to write.
+        nodes: Nodes of the graph.
+        weights: Its initializers.
+        kind: ONNX's number of the type.
+        shape: Shape of an input row.
+        output: Name of the output, and the shape of a row.
+    """
     graph = helper.make_graph(
         nodes,
         path.stem,
         [helper.make_tensor_value_info(INPUT, kind, ["batch", *shape])],
-        [helper.make_tensor_value_info(OUTPUT, kind, ["batch", *given])],
+        [helper.make_tensor_value_info(output[0], kind, ["batch", *output[1]])],
         initializer=weights,
     )
     model = helper.make_model(
@@ -136,33 +189,3 @@ def _write(
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
     return path
-
-
-def write_mlp(file: Path, *, seed: int = 0) -> None:
-    """Write a two-layer perceptron as ONNX: FP32 [n, 64] -> 128 -> logits [n, 10], n free."""
-    import onnx
-    from onnx import helper, numpy_helper
-
-    generator = np.random.default_rng(seed)
-    sizes = {"w1": (FEATURES, HIDDEN), "b1": (HIDDEN,), "w2": (HIDDEN, CLASSES), "b2": (CLASSES,)}
-    weights = [
-        numpy_helper.from_array(generator.normal(0, 0.1, shape).astype(np.float32), name)
-        for name, shape in sizes.items()
-    ]
-    nodes = [
-        helper.make_node("Gemm", [MLP_INPUT, "w1", "b1"], ["sums"]),
-        helper.make_node("Relu", ["sums"], ["hidden"]),
-        helper.make_node("Gemm", ["hidden", "w2", "b2"], [MLP_OUTPUT]),
-    ]
-    floats = onnx.TensorProto.FLOAT
-    graph = helper.make_graph(
-        nodes,
-        "mlp",
-        [helper.make_tensor_value_info(MLP_INPUT, floats, ["n", FEATURES])],
-        [helper.make_tensor_value_info(MLP_OUTPUT, floats, ["n", CLASSES])],
-        weights,
-    )
-    opset = [helper.make_opsetid("", 17)]
-    model = helper.make_model(graph, opset_imports=opset, ir_version=9)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, file)

@@ -1,4 +1,4 @@
-"""Puts load on a server from a process of its own, and returns what came of it."""
+"""Puts load on a server from a separate process, and checks once that its answers are right."""
 
 from __future__ import annotations
 
@@ -16,34 +16,30 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.processes import Server
+from benchmarks.processes import Server, last_line
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire.tensors import append_raw, datatype_of, decode_tensors, encode_array
 
-# MERGEDOC benchmarks/serving/stub.py: 'Starts cloud_stub with a graph, and asks it once whether it answers what the graph does.'
-
 CONNECTIONS: Final = 4
-"""Fewer would make one connection's flow control the limit, more cost the generator time."""
-
+"""With fewer, one connection's flow control is the limit; more cost the generator time."""
 _DEADLINE_S: Final = 30.0
-_TOLERANCE: Final = 1e-4
-"""Libraries sum in different orders."""
+_TOLERANCE: Final = 1e-4  # libraries sum in different orders
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What load is put on a server.
+    """The load to put on a server.
 
     Attributes:
         address: `HOST:PORT` of the server.
-        request: The request, serialised and in base64.
-        clients: Of the closed loop.
-        connections: Over which the clients' calls go in turn.
-        seconds: How long calls begin.
-        calls: Instead, how many calls of a closed loop; then they are counted and not timed.
-        rate: Calls a second of an open loop; None for a closed one.
-        deadline_s: Of each call.
-        seed: Of the open loop's times.
+        request: The serialised request in base64.
+        clients: Clients of the closed loop.
+        connections: Connections over which the calls go in turn.
+        seconds: Time during which calls begin.
+        calls: Number of calls of a closed loop, in place of `seconds`; these are not timed.
+        rate: Calls per second of an open loop; None for a closed one.
+        deadline_s: Deadline of each call.
+        seed: Seed of the open loop's times.
     """
 
     address: str
@@ -59,14 +55,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a plan.
+    """The outcome of a plan.
 
     Attributes:
-        wall_s: From the first call's begin to the last one's end.
+        wall_s: Time from the first call's begin to the last one's end.
         cpu_s: The generator's own processor time.
         counts: Calls by status.
-        times_s: float64 [calls, 2] by status: when a call was due, and how long it took.
-        late_s: float64 [calls]: how long after it was due each call was made, open loop only.
+        times_s: float64 [calls, 2] by status: due time and duration of each call.
+        late_s: float64 [calls]: delay of each call after its due time; open loop only.
     """
 
     wall_s: float
@@ -77,47 +73,47 @@ class Outcome:
 
     @property
     def answered(self) -> int:
-        """How many calls were answered."""
+        """Number of answered calls."""
         return self.counts.get("OK", 0)
 
     @property
     def rate(self) -> float:
-        """Answered calls a second."""
+        """Answered calls per second."""
         return self.answered / self.wall_s
 
-    def took_s(self, status: str = "OK", since_s: float = 0.0) -> npt.NDArray[np.float64]:
-        """Return how long each call of a status took that was due no earlier, in seconds."""
+    def durations_s(self, status: str = "OK", since_s: float = 0.0) -> npt.NDArray[np.float64]:
+        """Return the durations of a status's calls that were due at `since_s` or later."""
         times = self.times_s.get(status, np.empty((0, 2)))
         return times[times[:, 0] >= since_s, 1]
 
     def goodput(self, since_s: float, until_s: float) -> float:
-        """Return the answers a second that came in a window of time."""
+        """Return the answers per second within a window of time."""
         times = self.times_s.get("OK", np.empty((0, 2)))
         ends = times.sum(axis=1)
         return float(((ends >= since_s) & (ends < until_s)).sum()) / (until_s - since_s)
 
 
-def prepared(model: str, name: str, rows: npt.NDArray[Any]) -> bytes:
-    """Return a serialised request of one input in raw form."""
+def serialise(model: str, name: str, rows: npt.NDArray[Any]) -> bytes:
+    """Return a serialised request with one input, in raw form."""
     request = pb.ModelInferRequest(model_name=model)
     request.inputs.add(name=name, datatype=datatype_of(rows), shape=rows.shape)
     return append_raw(request, [encode_array(rows)])
 
 
-def in_base64(request: bytes) -> str:
+def to_base64(request: bytes) -> str:
     """Return a request as a plan holds it."""
     return base64.b64encode(request).decode("ascii")
 
 
-def put(plan: Plan, progress: Callable[[int], object] = bool) -> Outcome:
+def run_load(plan: Plan, progress: Callable[[int], object] = bool) -> Outcome:
     """Put a plan's load on its server.
 
     Args:
         plan: The load.
-        progress: Called now and then with the number of calls that are over; nothing by default.
+        progress: Called now and then with the number of finished calls; by default nothing is.
 
     Raises:
-        BenchmarkError: The process of the load ended without a result.
+        BenchmarkError: The generator ended without a result.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.serving.generator"],
@@ -128,25 +124,28 @@ def put(plan: Plan, progress: Callable[[int], object] = bool) -> Outcome:
     )
     with process:
         try:
-            _hand_over(process, plan)
-            last = _last_line(process, progress)
-            complaint = process.stderr.read() if process.stderr else ""
+            assert process.stdin is not None  # noqa: S101 - narrows the type
+            json.dump(asdict(plan), process.stdin)
+            process.stdin.close()
+            line = _last_progress(process, progress)
+            errors = process.stderr.read() if process.stderr else ""
         except BaseException:
             process.kill()
             raise
-    if process.returncode or not last.startswith("{"):
-        reason = (complaint.strip().splitlines() or ["no message"])[-1]
+    if process.returncode or not line.startswith("{"):
+        reason = last_line(errors)
         raise BenchmarkError(f"the load on {plan.address} ended without a result: {reason}")
-    return _outcome(json.loads(last))
+    result = json.loads(line)
+    return Outcome(
+        wall_s=result["wall_s"],
+        cpu_s=result["cpu_s"],
+        counts=result["counts"],
+        times_s={status: np.array(times) / 1e6 for status, times in result["times_us"].items()},
+        late_s=np.array(result["late_us"], float) / 1e6,
+    )
 
 
-def _hand_over(process: subprocess.Popen[str], plan: Plan) -> None:
-    assert process.stdin is not None  # noqa: S101 - narrows the type
-    json.dump(asdict(plan), process.stdin)
-    process.stdin.close()
-
-
-def _last_line(process: subprocess.Popen[str], progress: Callable[[int], object]) -> str:
+def _last_progress(process: subprocess.Popen[str], progress: Callable[[int], object]) -> str:
     assert process.stdout is not None  # noqa: S101 - narrows the type
     line = ""
     for line in process.stdout:
@@ -155,35 +154,25 @@ def _last_line(process: subprocess.Popen[str], progress: Callable[[int], object]
     return line
 
 
-def _outcome(told: dict[str, Any]) -> Outcome:
-    return Outcome(
-        wall_s=told["wall_s"],
-        cpu_s=told["cpu_s"],
-        counts=told["counts"],
-        times_s={status: np.array(times) / 1e6 for status, times in told["times_us"].items()},
-        late_s=np.array(told["late_us"], float) / 1e6,
-    )
-
-
-def stub(graph: Path, *flags: str) -> Server:
-    """Return a server of a graph on one thread, not started yet, the model named as the file."""
+def stub_server(graph: Path, *flags: str) -> Server:
+    """Return a server of a graph on one thread, not started yet; the model has the file's name."""
     words = ["--onnx", str(graph), "--model", graph.stem, "--threads", "1"]
     port = [] if "--port" in flags else ["--port", "0"]
     return Server(["cloud_stub", *words, *port, *flags])
 
 
 def check_answer(address: str, request: bytes, expected: Any) -> None:
-    """Ask once.
+    """Send a request once, and compare the first output of the answer.
 
     Raises:
-        BenchmarkError: The first output is not what was expected.
+        BenchmarkError: It is not what was expected.
     """
     with grpc.insecure_channel(address) as channel:
         call = channel.unary_unary(pb.METHODS["ModelInfer"], None, None)
         answer = pb.ModelInferResponse.FromString(
             call(request, timeout=_DEADLINE_S, wait_for_ready=True)
         )
-    given = decode_tensors(answer.outputs[:1], answer.raw_output_contents[:1])
-    (values,) = given.values()
+    outputs = decode_tensors(answer.outputs[:1], answer.raw_output_contents[:1])
+    (values,) = outputs.values()
     if values.shape != expected.shape or not np.allclose(values, expected, atol=_TOLERANCE):
-        raise BenchmarkError(f"{address} does not answer what the graph does: got {values!r:.80}")
+        raise BenchmarkError(f"expected the graph's answer from {address}, got {values!r:.80}")

@@ -1,32 +1,30 @@
-"""MLServer as a peer: writes what it serves, and runs it as a real process on loopback.
+"""MLServer as a peer: writes its model repositories, and runs it as a real process on loopback.
 
 write_repository(folder, onnx_file, threads=1)
 with MLServer(folder) as server:
-    ...  # gRPC at server.address
+...  # gRPC at server.address
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import grpc
 
 from benchmarks.errors import ServerStartError
+from benchmarks.processes import ChildProcess
 from edge_runtime.wire import messages as pb
 
 EXECUTABLE: Final = Path(__file__).parents[2] / ".venv-mlserver" / "bin" / "mlserver"
-"""MLServer has an environment of its own: `make .venv-mlserver/.installed`."""
+"""MLServer's own environment, made by `make .venv-mlserver/.installed`."""
 _RUNTIME: Final = Path(__file__).with_name("mlserver_runtime.py")
 _LOG: Final = "mlserver.log"
 _SETTINGS: Final = "settings.json"
@@ -42,16 +40,16 @@ def write_repository(
     max_batch_time_s: float = 0.0,
     workers: int = 0,
 ) -> None:
-    """Write a new folder from which MLServer serves one ONNX file.
+    """Write a new folder from which MLServer serves one ONNX file under the graph's own names.
 
     Args:
-        folder: Does not exist yet.
-        onnx_file: Served as it is, inputs and outputs by the graph's names.
-        model: Its name on the server.
-        threads: Of onnxruntime.
-        max_batch_size: Requests that MLServer merges into one at most; 0 switches that off.
-        max_batch_time_s: How long MLServer waits for them.
-        workers: Processes beside the server's own that run the model; 0 runs it in that one.
+        folder: A folder that does not exist yet.
+        onnx_file: The file to serve.
+        model: The model's name on the server.
+        threads: Threads of ONNX Runtime.
+        max_batch_size: Most requests that MLServer merges into one; 0 switches batching off.
+        max_batch_time_s: Longest wait for these requests, in seconds.
+        workers: Separate processes that run the model; 0 runs it in the server's own.
     """
     place = folder / model
     place.mkdir(parents=True)
@@ -68,15 +66,15 @@ def write_repository(
 
 
 def write_model(place: Path, implementation: str, **settings: Any) -> None:
-    """Write one model's settings into its folder, which has its name.
+    """Write one model's settings into its folder, whose name is the model's.
 
     Args:
-        place: Holds the runtime's module and the model's file.
+        place: Folder with the runtime's module and the model's file.
         implementation: `MODULE.CLASS` of the runtime.
         settings: Other fields of MLServer's `ModelSettings`.
     """
-    chosen = {"name": place.name, "implementation": implementation, **settings}
-    _write(place / "model-settings.json", chosen)
+    content = {"name": place.name, "implementation": implementation, **settings}
+    _write(place / "model-settings.json", content)
 
 
 def write_settings(folder: Path, *, workers: int = 0, **settings: Any) -> None:
@@ -84,46 +82,39 @@ def write_settings(folder: Path, *, workers: int = 0, **settings: Any) -> None:
 
     Args:
         folder: The repository.
-        workers: As for `write_repository`.
-        settings: Other fields of MLServer's `Settings`, or other values of these.
+        workers: Separate processes that run the models; 0 runs them in the server's own.
+        settings: Other fields of MLServer's `Settings`, or other values for these.
     """
-    chosen = {
+    content = {
         "host": "127.0.0.1",
         "grpc_port": _free_port(),
-        "http_port": 0,  # it cannot be switched off: any free port of loopback
+        "http_port": 0,  # HTTP cannot be switched off: any free port of loopback
         "metrics_endpoint": None,
         "parallel_workers": workers,
         "debug": False,
         **settings,
     }
-    _write(folder / _SETTINGS, chosen)
+    _write(folder / _SETTINGS, content)
 
 
-class MLServer:
+class MLServer(ChildProcess):
     """`mlserver start FOLDER` as a process that can be killed and started again at its address.
 
-    Usable as a context manager, which starts it and at the end stops it.
-
     Args:
-        folder: What `write_repository` wrote; its log is written there too.
-        ready_timeout_s: Longest wait until all its models are ready, in seconds.
+        folder: Folder that `write_repository` wrote; the log goes there too.
+        ready_timeout_s: Longest wait until all of its models are ready, in seconds.
     """
 
     def __init__(self, folder: Path, *, ready_timeout_s: float = 120.0) -> None:
+        super().__init__()
         settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
         self.address = f"{settings['host']}:{settings['grpc_port']}"
         self.models = sorted(file.parent.name for file in folder.rglob("model-settings.json"))
         self._folder = folder
         self._ready_timeout_s = ready_timeout_s
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """The process, None where it does not run."""
-        return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start it and wait until every model is ready.
+        """Start the server and wait until every model is ready.
 
         Raises:
             ServerStartError: It is not installed, it ended, or a model was not ready in time.
@@ -132,7 +123,7 @@ class MLServer:
             raise ServerStartError(
                 f"expected MLServer at {EXECUTABLE}, got none: make .venv-mlserver/.installed"
             )
-        # What the caller's shell sets for another MLServer must not decide here.
+        # The caller's shell may hold settings for another MLServer.
         env = {key: value for key, value in os.environ.items() if not key.startswith("MLSERVER_")}
         with (self._folder / _LOG).open("ab") as log:
             self._process = subprocess.Popen(
@@ -143,44 +134,7 @@ class MLServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        try:
-            self._await_models()
-        except BaseException:
-            self.kill()
-            raise
-
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal, where it runs."""
-        if self._process is not None:
-            self._process.send_signal(number)
-
-    def stop(self) -> None:
-        """End it in order, or by force where it takes too long."""
-        self.send(signal.SIGCONT)  # one that is halted hears nothing
-        if self._process is not None:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=30)
-        self.kill()
-
-    def kill(self) -> None:
-        """End it as `kill -9` does."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
+        self._await_models()
 
     def _await_models(self) -> None:
         until = time.monotonic() + self._ready_timeout_s
@@ -204,17 +158,17 @@ class MLServer:
 
 
 def _are_ready(address: str, models: Iterable[str]) -> bool:
-    # A new channel each time: one that was refused waits longer and longer.
+    # A new channel each time: after a refusal, a channel waits longer and longer.
     with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
-        ask = channel.unary_unary(pb.METHODS["ModelReady"], None, None)
+        call = channel.unary_unary(pb.METHODS["ModelReady"], None, None)
         try:
             return all(
                 pb.ModelReadyResponse.FromString(
-                    ask(pb.ModelReadyRequest(name=model).SerializeToString(), timeout=5)
+                    call(pb.ModelReadyRequest(name=model).SerializeToString(), timeout=5)
                 ).ready
                 for model in models
             )
-        except grpc.RpcError:  # not there yet; MLServer also says so of a model that it loads
+        except grpc.RpcError:  # not up yet, or MLServer is still loading the model
             return False
 
 

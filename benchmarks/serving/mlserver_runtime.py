@@ -1,6 +1,7 @@
-"""A custom runtime for MLServer that serves an ONNX file; MLServer imports it from the repository.
+"""A custom runtime for MLServer that serves an ONNX file.
 
-Nothing here imports this project: the file is copied beside the model, see `mlserver`.
+MLServer imports it from the model repository, where `mlserver` copies it: nothing of this project
+can be imported here.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from mlserver.utils import get_model_uri
 
 
 class OnnxRuntime(MLModel):
-    """Feeds a graph's inputs by their names and answers with all its outputs."""
+    """Feeds a graph's inputs by name, and answers with all of its outputs."""
 
     async def load(self) -> bool:
-        """Open the file that `parameters.uri` names, with `parameters.extra.threads` threads."""
+        """Open the file at `parameters.uri` with `parameters.extra.threads` threads."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.settings.parameters.extra["threads"]
         options.inter_op_num_threads = 1

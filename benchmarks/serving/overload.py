@@ -1,7 +1,7 @@
-"""Measures what a server of a slow model answers while more is asked of it than it can.
+"""Measures the answers of an overloaded server of a slow model.
 
-Calls come at random times of an open loop, whether or not others still wait: callers that wait
-for their answer before they call again would slow down with the server, and hide its overload.
+Calls come at the random times of an open loop, whether or not earlier ones still wait: callers that
+wait for an answer before the next call would slow down with the server and hide its overload.
 """
 
 from __future__ import annotations
@@ -17,61 +17,59 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from benchmarks.figures import Figure
-from benchmarks.serving.graphs import INPUT, answer, run_s, slow, slow_row
-from benchmarks.serving.load import Outcome, Plan, check_answer, in_base64, prepared, put, stub
+from benchmarks.serving.graphs import graph_request, run_time_s, slow_row, write_slow
+from benchmarks.serving.load import Outcome, Plan, run_load, stub_server, to_base64
 
 _MODEL_S: Final = 0.02
 _MAX_QUEUE: Final = 8
 _DEADLINE_S: Final = 2.0
-"""Ten times what the longest queue takes: nobody is late who was let in."""
+"""Ten times as long as a full queue takes: no admitted call reaches it."""
 _LOADS: Final = (0.7, 1.0, 1.5, 2.0, 3.0)
-"""Offered calls over capacity; the goodput's peak is sought among them."""
+"""Offered calls / capacity; the goodput has its peak at one of them."""
 _FULL: Final = 1.0
 _OVER: Final = 3.0
 _MOST_A_SECOND: Final = 300.0
-_WARM_S: Final = 1.0
+_WARM_UP_S: Final = 1.0
 _CAPACITY_CLIENTS: Final = 2
-"""One call waits while another is in the model, which so never rests."""
+"""One call waits while the model works on another, so that it never rests."""
 _PERCENT: Final = 99
 _CONNECTIONS: Final = 64
-"""As of so many devices: the server gives connections turns, and refuses a new call at once unless
-one connection has far more waiting than another, which then has a call of its own given up."""
+"""One per device, as in practice. Connections take turns at the server, which refuses a new call at
+once, unless another connection has far more calls waiting: then one of those is given up."""
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """What came of one load: the outcome, and answers a second once it was under way."""
+    """One turn at one load: its outcome, and the answers per second after the warm-up."""
 
     outcome: Outcome
     goodput: float
 
     def p99_ms(self, status: str) -> float:
-        """Return p99 of the calls of a status that were due once it was under way."""
-        took = self.outcome.took_s(status, _WARM_S)
-        return float(np.percentile(took, _PERCENT)) * 1e3 if took.size else float("inf")
+        """Return p99 of the status's calls that were due after the warm-up."""
+        times = self.outcome.durations_s(status, _WARM_UP_S)
+        return float(np.percentile(times, _PERCENT)) * 1e3 if times.size else float("inf")
 
 
-def overload_figures(
+def measure_overload(
     folder: Path, seed: int, rounds: int, *, turn_s: float = 9.0, model_s: float = _MODEL_S
 ) -> list[Figure]:
-    """Return goodput at three times the capacity, and p99 of who is let in and who is refused.
+    """Return the goodput at three times the capacity, and p99 of admitted and of refused calls.
 
     Args:
-        folder: Gets the graph, which is made to take its time on this machine.
-        seed: Of the graph, and of when calls come.
-        rounds: How often all loads take their turn.
+        folder: Folder for the graph, which is scaled to this machine.
+        seed: Seed of the graph and of the calls' times.
+        rounds: Number of turns of each load.
         turn_s: Length of a turn, in seconds.
-        model_s: What the model takes, in seconds.
+        model_s: Time of the model's run, in seconds.
     """
-    graph = slow(folder / "slow.onnx", model_s, seed)
-    row = slow_row(seed)
-    request = prepared(graph.stem, INPUT, row)
-    with stub(graph, "--max-batch", "1", "--max-queue", str(_MAX_QUEUE)) as server:
-        check_answer(server.address, request, answer(graph, row))
-        plan = partial(Plan, address=server.address, request=in_base64(request))
-        capacity = put(plan(clients=_CAPACITY_CLIENTS, seconds=turn_s / 2)).rate
+    graph = write_slow(folder / "slow.onnx", model_s, seed)
+    with stub_server(graph, "--max-batch", "1", "--max-queue", str(_MAX_QUEUE)) as server:
+        request = graph_request(graph, slow_row(seed), server.address)
+        plan = partial(Plan, address=server.address, request=to_base64(request))
+        capacity = run_load(plan(clients=_CAPACITY_CLIENTS, seconds=turn_s / 2)).rate
         turns = _turns(plan, capacity, seed, rounds, turn_s)
-    return _figures(turns, capacity, run_s(graph))
+    return _figures(turns, capacity, run_time_s(graph))
 
 
 def _turns(
@@ -82,7 +80,7 @@ def _turns(
         turns.append({})
         for load in _LOADS:
             rate = min(load * capacity, _MOST_A_SECOND)
-            outcome = put(
+            outcome = run_load(
                 plan(
                     rate=rate,
                     seconds=turn_s,
@@ -91,7 +89,7 @@ def _turns(
                     connections=_CONNECTIONS,
                 )
             )
-            turns[-1][load] = _Turn(outcome, outcome.goodput(_WARM_S, turn_s))
+            turns[-1][load] = _Turn(outcome, outcome.goodput(_WARM_UP_S, turn_s))
     return turns
 
 
@@ -102,7 +100,7 @@ def _figures(turns: list[dict[float, _Turn]], capacity: float, model_s: float) -
     name = f"{_OVER:g} x capacity offered: "
     return [
         Figure.of(
-            f"{name}goodput over its peak",
+            f"{name}goodput / its peak",
             [turn[_OVER].goodput / max(t.goodput for t in turn.values()) for turn in turns],
             0.9,
             "x",
@@ -112,14 +110,14 @@ def _figures(turns: list[dict[float, _Turn]], capacity: float, model_s: float) -
             at_least=True,
         ),
         Figure.of(
-            f"{name}p99 of the admitted over that at capacity",
+            f"{name}p99 of admitted calls / at capacity",
             [a / b for a, b in zip(admitted, at_capacity, strict=True)],
             2.0,
             "x",
-            f"{median(admitted):.0f} and {median(at_capacity):.0f} ms, from when a call was due",
+            f"{median(admitted):.0f} and {median(at_capacity):.0f} ms, from a call's due time",
         ),
         Figure.of(
-            f"{name}p99 of the refused",
+            f"{name}p99 of refused calls",
             refused,
             20.0,
             "ms",
@@ -129,8 +127,8 @@ def _figures(turns: list[dict[float, _Turn]], capacity: float, model_s: float) -
 
 
 def _goodputs(turns: list[dict[float, _Turn]]) -> str:
-    told = (f"{median(t[load].goodput for t in turns):.1f} at {load:g} x" for load in _LOADS)
-    return f"{', '.join(told)} answers/s"
+    medians = (f"{median(t[load].goodput for t in turns):.1f} at {load:g} x" for load in _LOADS)
+    return f"{', '.join(medians)} answers/s"
 
 
 def _statuses(turns: list[_Turn]) -> str:
@@ -143,4 +141,4 @@ def _statuses(turns: list[_Turn]) -> str:
 
 def _late(turns: list[_Turn]) -> str:
     late = np.percentile(np.concatenate([turn.outcome.late_s for turn in turns]), _PERCENT) * 1e3
-    return f"calls were made up to {late:.1f} ms (p99) after they were due"
+    return f"calls were sent up to {late:.1f} ms (p99) after they were due"

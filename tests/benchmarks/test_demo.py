@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks.cascade import report
-from benchmarks.cascade.check import CheckSettings, _committed
-from benchmarks.cascade.demo import DemoSettings
+from benchmarks.cascade.check import _committed
 from benchmarks.cascade.samples import read_samples
+from benchmarks.commands.cascade import CheckSettings, DemoSettings
+from benchmarks.commands.figures import LatencySettings
 from benchmarks.errors import CheckError, ServerStartError
-from benchmarks.latency import LatencySettings
 from benchmarks.processes import running_server
 
 

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.calibration.guarantee import GuaranteeSettings, Population
+from benchmarks.calibration.guarantee import Population
+from benchmarks.commands.figures import GuaranteeSettings
 from benchmarks.errors import CheckError
 from export.calibration.certificates import RiskCertificate
 

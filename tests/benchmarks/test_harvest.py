@@ -9,8 +9,8 @@ from tools import processes
 
 from benchmarks.__main__ import COMMANDS
 from benchmarks.cascade import report
-from benchmarks.cascade.harvest import HarvestBenchmarkSettings
 from benchmarks.cascade.samples import read_samples
+from benchmarks.commands.cascade import HarvestBenchmarkSettings
 from edge_runtime import read_records
 from train import data
 from train.models import build, save

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import figures as verdicts
-from benchmarks.losses.linear import LinearLossSettings
+from benchmarks.commands.figures import LinearLossSettings
 from benchmarks.losses.linear_case import is_counted
 from edge_runtime.errors import GatekeeperError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tools.foreign_models import Logits, write_onnx, write_program
 
-from benchmarks.calibration.quantization import QuantizationSettings
+from benchmarks.commands.figures import QuantizationSettings
 from edge_runtime.errors import SettingError
 from edge_runtime.metrics import max_softmax
 from train.data import load

@@ -10,7 +10,7 @@ import torch
 from tools import processes
 
 import benchmarks
-from benchmarks.cascade.check import CheckSettings, ReportSettings
+from benchmarks.commands.cascade import CheckSettings, ReportSettings
 from benchmarks.errors import CheckError
 from edge_runtime.cli import main
 from edge_runtime.errors import SettingError

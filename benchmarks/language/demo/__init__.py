@@ -1,1 +1,1 @@
-"""The demo of a cascade of language models."""
+"""The demo of a cascade of language models: `python -m benchmarks demo --task`."""

@@ -1,40 +1,40 @@
-"""Which pairs of the comparison are shipped, and what their cascades say to the test prompts."""
+"""Runs the demo's cascades: chooses and exports M_S, serves M_L, and sends the test prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from benchmarks.cascade.demo import DemoSettings
 from benchmarks.cascade.trial import DEADLINE_S, TIMED_CALLS, as_shipped
-from benchmarks.errors import CheckError
-
-# MERGEDOC benchmarks/language/asked.py: 'The per-sample file of cascades that were really asked: bundle, runtime and server.'
-from benchmarks.language.demo.models import checkpoint
+from benchmarks.commands.cascade import DemoSettings
+from benchmarks.language.demo.models import checkpoint, read_answers
+from benchmarks.language.demo.table import best_tuned
+from benchmarks.language.demo.transcripts import Transcript
+from benchmarks.processes import running_server
+from benchmarks.steps import Stages
 from edge_runtime import Answer, Cascade, contract, metrics
-from edge_runtime.files import write_atomically
+from edge_runtime.bundle import read_bundle
 from edge_runtime.language import Decoder, Generation
+from edge_runtime.texts import tokenizer_file
 from export.commands.language import LanguageSettings
+from train.comparison.samples import Samples
 from train.data.tasks import Task
 from train.language.answers import Answers
 from train.language.results import row_name
 from train.language.rivals import CONTROL
 
-FILE = "cascade-samples.npz"
-
 
 @dataclass(frozen=True, kw_only=True)
-class Shipped:
-    """What a bundle is made of.
+class SmallModel:
+    """A small model as it ships: a checkpoint and the kind of its confidence.
 
     Attributes:
         model: The checkpoint's name.
-        kind: Of the confidence.
+        kind: Kind of the confidence.
     """
 
     model: str
@@ -42,160 +42,169 @@ class Shipped:
 
     @property
     def name(self) -> str:
-        """What it is called in tables; its row in the comparison is the checkpoint in PyTorch."""
+        """Its name in tables, that of the checkpoint's row in the comparison."""
         return row_name(self.model, self.kind)
 
     @property
     def folder(self) -> str:
-        """What its bundle is called."""
+        """Name of its bundle's folder."""
         return f"bundle-{self.model}-{self.kind}"
 
 
-def shipped(tuned: str, chosen: Mapping[str, str]) -> tuple[Shipped, ...]:
-    """Return the control, the tuned model, and what validation chooses among everything.
+@dataclass(frozen=True)
+class CascadeRuns:
+    """The results of running cascades.
 
-    The last not where no graph holds its confidence: a rule that was learned.
+    Attributes:
+        transcripts: Transcript by name; its rows are seeds.
+        files: By name, the bytes sent per prompt and the size of the graph.
+    """
+
+    transcripts: Mapping[str, Transcript]
+    files: Mapping[str, Mapping[str, float]]
+
+
+def choose_small_models(
+    samples: Samples, chosen: Mapping[str, str], deferral: float
+) -> tuple[SmallModel, ...]:
+    """Return the control, the best tuned model, and validation's choice among everything.
+
+    The last is left out if no graph holds its confidence, which is then a learned rule.
 
     Args:
-        tuned: Which tuned model is best on validation by the paper's confidence.
-        chosen: Of the comparison.
+        samples: Answers of all checkpoints in PyTorch.
+        chosen: Validation's choices in the comparison.
+        deferral: The deferral ratio.
     """
-    found = [Shipped(model=m, kind=contract.NEG_ENTROPY) for m in (CONTROL, tuned)]
+    tuned = best_tuned(samples, deferral)
+    models = [SmallModel(model=m, kind=contract.NEG_ENTROPY) for m in (CONTROL, tuned)]
     model, _, kind = chosen["best"].partition(" + ")
     if kind in metrics.SEQUENCE_KINDS:
-        found.append(Shipped(model=model, kind=kind))
-    return tuple(dict.fromkeys(found))
+        models.append(SmallModel(model=model, kind=kind))
+    return tuple(dict.fromkeys(models))
 
 
-def export(settings: DemoSettings, one: Shipped, folder: Path) -> Path:
-    """Write the bundle of a checkpoint in a seed's folder; return its place."""
+def run_cascades(
+    settings: DemoSettings,
+    task: Task,
+    models: Sequence[SmallModel],
+    large: Path,
+    folders: Mapping[int, Path],
+    stages: Stages,
+) -> CascadeRuns:
+    """Export and calibrate the small models, serve the large one, and send the test prompts.
+
+    Args:
+        settings: Settings of the demo.
+        task: The task.
+        models: The small models that ship.
+        large: Folder of M_L's checkpoint.
+        folders: Folder of each seed's models and answers.
+        stages: Progress of the demo.
+    """
+    bundles: dict[SmallModel, dict[Path, Path]] = {model: {} for model in models}
+    for seed, folder in folders.items():
+        with stages.stage(f"seed {seed}: export and calibrate"):
+            for model in models:
+                bundles[model][folder] = _export(settings, model, folder)
+    flags = ["--max-new-tokens", str(task.max_new_tokens), "--port", "0"]
+    texts = read_answers(settings.out, "large")
+    with (
+        stages.stage("send the test set through the cascades"),
+        running_server(["cloud_stub", "--checkpoint", str(large), *flags]) as address,
+    ):
+        runs = {
+            model: [
+                _transcribe(bundle, task, address, read_answers(folder, model.model), texts)
+                for folder, bundle in places.items()
+            ]
+            for model, places in bundles.items()
+        }
+    return CascadeRuns(
+        {model.name: Transcript.joined([part for part, _ in run]) for model, run in runs.items()},
+        {
+            model.name: {
+                "sent_bytes": float(np.mean([sent for _, sent in run])),
+                "graph_bytes": _graph_bytes(next(iter(bundles[model].values()))),
+            }
+            for model, run in runs.items()
+        },
+    )
+
+
+def _export(settings: DemoSettings, model: SmallModel, folder: Path) -> Path:
+    """Write a small model's bundle into a seed's folder; return its place."""
     assert settings.task is not None  # noqa: S101 - narrows the type: the demo of a task
-    confidence: Any = one.kind
+    confidence: Any = model.kind
     LanguageSettings(
-        checkpoint=checkpoint(settings, one.model, folder),
+        checkpoint=checkpoint(settings, model.model, folder),
         calibrate=settings.task,
         data=settings.task_data,
         limit=settings.limit,
         target_deferral=settings.target_deferral,
         confidence=confidence,
-        out=folder / one.folder,
+        out=folder / model.folder,
     ).run()
-    return folder / one.folder
+    return folder / model.folder
 
 
-def ask(
+def _graph_bytes(place: Path) -> int:
+    """Return the size of the graph with its weights, without the tokenizer."""
+    bundle = read_bundle(place, contract.ROLE_DECODER)
+    files = {bundle.graph, *bundle.others} - {tokenizer_file(bundle)}
+    return sum(file.stat().st_size for file in files)
+
+
+def _transcribe(
     bundle: Path, task: Task, address: str, small: Answers, large: Answers
-) -> tuple[Asked, float]:
-    """Ask a cascade for the test set; return what it says, and the bytes sent a prompt.
+) -> tuple[Transcript, float]:
+    """Send the test prompts through a cascade; return the transcript and the bytes per prompt.
 
     Args:
-        bundle: M_S.
-        task: Whose test set is asked.
-        address: `host:port` of M_L.
-        small: What M_S says to the test set in PyTorch.
-        large: The same of M_L.
+        bundle: Bundle of M_S.
+        task: The task.
+        address: `HOST:PORT` of M_L.
+        small: Test answers of M_S in PyTorch.
+        large: Test answers of M_L in PyTorch.
 
     Raises:
-        BenchmarkError: M_L did not answer something that was deferred.
+        BenchmarkError: M_L did not answer a deferred prompt.
     """
     prompts = [example.prompt for example in task.test]
     with Decoder.open(bundle) as decoder:
         whole = decoder.generate(prompts, stop_when_certain=False)
-        ended = decoder.generate(prompts)
-        first = [decoder.generate([prompt])[0] for prompt in prompts[:TIMED_CALLS]]
+        stopped = decoder.generate(prompts)
+        timed = [decoder.generate([prompt])[0] for prompt in prompts[:TIMED_CALLS]]
     with Cascade.open(bundle, cloud=address, deadline_s=DEADLINE_S) as cascade:
         answers = as_shipped(cascade, prompts)
         sent = cascade.request_bytes / len(prompts)
     deferred = np.array([answer.deferred for answer in answers])
-    said = np.where(deferred, large.texts, small.texts)
+    expected = np.where(deferred, large.texts, small.texts).tolist()
     rows: dict[str, Any] = {
         "confidence": np.array([one.confidence for one in whole], np.float32),
         "deferred": deferred,
         "whole_deferred": [one.defer for one in whole],
         "right": [task.is_right(a.text, e) for a, e in zip(answers, task.test, strict=True)],
         "same_small": [one.text == text for one, text in zip(whole, small.texts, strict=True)],
-        "same": [one.text == text for one, text in zip(answers, said.tolist(), strict=True)],
-        "tokens": np.array([one.token_count for one in ended], np.int32),
+        "same": [one.text == text for one, text in zip(answers, expected, strict=True)],
+        "tokens": np.array([one.token_count for one in stopped], np.int32),
         "whole_tokens": np.array([one.token_count for one in whole], np.int32),
-        **_times_ms(answers, first),
+        **_times_ms(answers, timed),
     }
-    return Asked(**{name: np.asarray(values)[None] for name, values in rows.items()}), sent
+    return Transcript(**{name: np.asarray(row)[None] for name, row in rows.items()}), sent
 
 
-def _times_ms(answers: list[Answer], first: list[Generation]) -> dict[str, Any]:
-    # What went in a batch took no time of its own.
+def _times_ms(answers: list[Answer], timed: list[Generation]) -> dict[str, Any]:
+    # Prompts that went in a batch have no time of their own.
     text_s = np.array([answer.timings.total_s for answer in answers])
     verdict_s = np.array(
         [answer.timings.preprocess_s + answer.timings.edge_s for answer in answers]
     )
     first_s = np.full(len(answers), np.nan)
-    first_s[: len(first)] = [one.timings.first_token_s for one in first]
+    first_s[: len(timed)] = [one.timings.first_token_s for one in timed]
     times = {
         "first_token_ms": first_s,
         "verdict_ms": np.where(np.isnan(text_s), np.nan, verdict_s),
         "text_ms": text_s,
     }
     return {name: (values * 1e3).round(4).astype(np.float32) for name, values in times.items()}
-
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """What a cascade said to n test prompts; arrays are [k, n], a row a training seed.
-
-    Attributes:
-        confidence: The bundle's own, of the whole answer, float32.
-        deferred: Whether the graph's gate asked for M_L, bool.
-        whole_deferred: The decision where M_S generates its whole answer in any case, bool.
-        right: Whether the text that the user got is right, judged by the task, bool.
-        same_small: Whether M_S says what it says in PyTorch, bool.
-        same: Whether the text that the user got is what its model says in PyTorch, bool.
-        tokens: How many M_S generated: a deferral that is certain ends it, int32.
-        whole_tokens: How many without that, int32.
-        first_token_ms: M_S alone, from the call to its first token; NaN where it was not timed.
-        verdict_ms: From the call to the decision, likewise.
-        text_ms: From the call to the text, M_L's where it was deferred, likewise.
-    """
-
-    confidence: npt.NDArray[np.float32]
-    deferred: npt.NDArray[np.bool_]
-    whole_deferred: npt.NDArray[np.bool_]
-    right: npt.NDArray[np.bool_]
-    same_small: npt.NDArray[np.bool_]
-    same: npt.NDArray[np.bool_]
-    tokens: npt.NDArray[np.int32]
-    whole_tokens: npt.NDArray[np.int32]
-    first_token_ms: npt.NDArray[np.float32]
-    verdict_ms: npt.NDArray[np.float32]
-    text_ms: npt.NDArray[np.float32]
-
-    @classmethod
-    def joined(cls, parts: Sequence[Asked]) -> Asked:
-        """Put the rows of several seeds under each other."""
-        return cls(**{n: np.concatenate([getattr(p, n) for p in parts]) for n in _ARRAYS})
-
-
-_ARRAYS = tuple(field.name for field in fields(Asked))
-
-
-def save_asked(path: Path, asked: Mapping[str, Asked]) -> None:
-    """Write what every cascade said, in one step."""
-    arrays: dict[str, Any] = {"names": np.array(list(asked))}
-    for i, one in enumerate(asked.values()):
-        arrays |= {f"{i}/{name}": getattr(one, name) for name in _ARRAYS}
-    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
-
-
-def read_asked(path: Path) -> dict[str, Asked]:
-    """Read what `save_asked` wrote.
-
-    Raises:
-        CheckError: The file is missing or damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {
-                str(name): Asked(**{array: file[f"{i}/{array}"] for array in _ARRAYS})
-                for i, name in enumerate(file["names"])
-            }
-    except Exception as error:  # noqa: BLE001 - a damaged archive raises nearly anything
-        raise CheckError(f"expected the samples of running cascades in {path}: {error}") from None

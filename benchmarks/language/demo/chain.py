@@ -1,4 +1,4 @@
-"""Drives `demo --task`: fits, tunes, asks every model, runs the cascades, and reports."""
+"""Runs `demo --task`: trains and tunes the models, runs the cascades, and reports."""
 
 from __future__ import annotations
 
@@ -8,67 +8,73 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cascade import pictures
-from benchmarks.cascade import report as results
-from benchmarks.cascade.demo import DemoSettings
-from benchmarks.cascade.report import table
-from benchmarks.language.demo import report, running
-from benchmarks.language.demo.cascades import FILE as ASKED_FILE
-from benchmarks.language.demo.cascades import save_asked
-from benchmarks.language.demo.models import LARGE, MODELS, SMALL, checkpoint, fitted, tuned
-from benchmarks.language.demo.serving import Ran, answers, run_cascades
-from benchmarks.language.demo.serving import heard as heard_of
-from benchmarks.steps import empty_folder, step
+from benchmarks.commands.cascade import DemoSettings
+from benchmarks.language.demo import report
+from benchmarks.language.demo.cascades import choose_small_models, run_cascades
+from benchmarks.language.demo.models import (
+    LARGE,
+    MODELS,
+    SMALL,
+    answer_splits,
+    checkpoint,
+    fit_model,
+    interview,
+    tune_models,
+)
+from benchmarks.steps import Stages, empty_folder
 from edge_runtime import environment
 from train.comparison.samples import Samples
 from train.data.tasks import Task, load_task
-from train.language.results import Meta, gather, write_results
-from train.language.rivals import Query, Responses, all_rivals
+from train.language.gathering import gather
+from train.language.results import Meta, write_results
+from train.language.rivals import UNTUNED, Asking, Heard, all_rivals
 from train.models import open_language_model
 from train.models.checkpoint import FILE as TRAINING_FILE
 
 
 def run_language_chain(settings: DemoSettings) -> None:
-    """Fit, tune, answer and report; see `DemoSettings`."""
+    """Train, tune, compare and run cascades of language models, and write the result folder."""
     start = time.perf_counter()
     assert settings.task is not None  # noqa: S101 - narrows the type: the demo of a task
     task = load_task(settings.task, data=settings.task_data, limit=settings.limit)
-    for named in filter(None, (settings.small, settings.large)):
-        open_language_model(named)  # a slip in the second name must not cost the first's minutes
+    for folder in filter(None, (settings.small, settings.large)):
+        open_language_model(folder)  # a mistake in a name must show before minutes of training
     empty_folder(settings.out, overwrite=settings.overwrite)
-    large, samples, left_out = _taught(settings, task)
-    with step("figures of all rivals"):
-        compared = _compare(settings, task, samples, left_out, time.perf_counter() - start)
-    which = running.pairs(samples, compared["chosen"], settings.target_deferral)
-    folders = {seed: _folder(settings, seed) for seed in settings.seeds}
-    ran = run_cascades(settings, task, which, large, folders)
-    with step("figures and pictures"):
-        cascades = running.described(samples, ran, which, settings.target_deferral)
-        content = {
-            **environment.describe("benchmarks"),
-            **report.described(settings, task, samples),
-            "cascades": cascades,
-            "wall_time_s": round(time.perf_counter() - start, 1),
-        }
-        _report(settings, samples, content, ran)
-    print(f"\n{table(content)}\n\n{running.table(cascades)}\n")
-    found = [*content["findings"], *running.findings(cascades["figures"]), *compared["findings"]]
-    print("\n".join(found))
-    print(f"\n{settings.out}: report.md, lm.md, results.json ({content['wall_time_s']} s)")
+    with Stages(3 * len(settings.seeds) + 4) as stages:
+        large, samples, left_out = _train(settings, task, stages)
+        with stages.stage("compare all rivals"):
+            compared = _compare(settings, task, samples, left_out, time.perf_counter() - start)
+        models = choose_small_models(samples, compared["chosen"], settings.target_deferral)
+        folders = {seed: _folder(settings, seed) for seed in settings.seeds}
+        runs = run_cascades(settings, task, models, large, folders, stages)
+        with stages.stage("compute figures and draw pictures"):
+            cascades = report.describe_cascades(samples, runs, models, settings.target_deferral)
+            content = {
+                **environment.describe("benchmarks"),
+                **report.describe(settings, task, samples),
+                "cascades": cascades,
+                "wall_time_s": round(time.perf_counter() - start, 1),
+            }
+            report.write(settings.out, content, samples, runs.transcripts)
+    print(report.summary(settings.out, content, compared["findings"]))
 
 
-def _taught(settings: DemoSettings, task: Task) -> tuple[Path, Samples, dict[str, str]]:
-    """Return M_L, and what all models say; with the rivals that could not be fitted, and why."""
-    with step("large model: fit and ask"):
-        large = fitted(
-            settings, task, settings.large, LARGE, settings.out / "large", settings.seeds[0]
+def _train(
+    settings: DemoSettings, task: Task, stages: Stages
+) -> tuple[Path, Samples, dict[str, str]]:
+    """Train all models; return M_L, the samples, and the rivals that failed with the reason."""
+    with stages.stage("train M_L, and its answers"):
+        large = (
+            fit_model(settings, task, LARGE, settings.out / "large", settings.seeds[0])
+            if settings.large is None
+            else Path(settings.large)
         )
-        said = answers(large, task, settings.out, Query("large"))
-        right = {split: found.right for split, found in said.items()}
+        answers = answer_splits(large, task, settings.out, Asking("large"))
+        right = {split: one.right for split, one in answers.items()}
     rivals = all_rivals(MODELS)
     heard: dict[Query, list[Responses]] = {rival.query: [] for rival in rivals}
     for seed in settings.seeds:
-        _run_seed(settings, task, seed, heard, right)
+        _run_seed(settings, task, seed, heard, right, stages)
     from_scratch = settings.small is None
     return large, *gather(rivals, heard, settings.seeds, from_scratch=from_scratch)
 
@@ -79,16 +85,19 @@ def _run_seed(
     seed: int,
     heard: Mapping[Query, list[Responses]],
     large: Mapping[str, Any],
+    stages: Stages,
 ) -> None:
-    """Train one seed's models, and append what each says to `heard`."""
+    """Train one seed's models, and append their answers to `heard`."""
     folder = _folder(settings, seed)
-    with step(f"seed {seed}: small model: fit, control and tune"):
-        small = fitted(settings, task, settings.small, SMALL, folder / "small", seed)
-        tuned(settings, task, small, folder, seed)
-    with step(f"seed {seed}: ask every model"):
-        for query, runs in heard.items():
-            model = checkpoint(settings, query.model, folder)
-            runs.append(heard_of(model, task, query, large, folder))
+    with stages.stage(f"seed {seed}: train M_S, then tune it"):
+        if settings.small is None:
+            fit_model(settings, task, SMALL, folder / "small", seed)
+        small = checkpoint(settings, UNTUNED, folder)
+        tune_models(settings, task, small, folder, seed)
+    with stages.stage(f"seed {seed}: answers of every model"):
+        for asking, runs in heard.items():
+            model = checkpoint(settings, asking.model, folder)
+            runs.append(interview(model, task, asking, large, folder))
 
 
 def _compare(
@@ -103,22 +112,10 @@ def _compare(
         task=task.name,
         deferral=settings.target_deferral,
         wall_time_s=round(wall_time_s, 1),
-        settings=_described(settings, task),
+        settings=_describe_settings(settings, task),
         left_out=left_out,
     )
     return write_results(settings.out, samples, meta, module="benchmarks")
-
-
-def _report(settings: DemoSettings, samples: Samples, content: dict[str, Any], ran: Ran) -> None:
-    """Write the demo's own page, pictures and figures."""
-    save_asked(settings.out / ASKED_FILE, ran.asked)
-    rows = report.rows(samples, settings.target_deferral)
-    drawn = pictures.draw(rows, settings.out, confidence="1 + mean negative entropy / log V")
-    calls = {name: running.times_ms(asked) for name, asked in ran.asked.items()}
-    drawn.append(pictures.draw_times(calls, settings.out))
-    further = running.page(content["cascades"])
-    results.write_report(settings.out, content, drawn, further=further)
-    results.write_json(settings.out / results.RESULTS, content)
 
 
 def _folder(settings: DemoSettings, seed: int) -> Path:
@@ -126,23 +123,23 @@ def _folder(settings: DemoSettings, seed: int) -> Path:
     return settings.out if is_first else settings.out / f"seed-{seed}"
 
 
-def _described(settings: DemoSettings, task: Task) -> dict[str, Any]:
+def _describe_settings(settings: DemoSettings, task: Task) -> dict[str, Any]:
     return {
         "train examples": len(task.train),
         "steps of control and Gatekeeper": settings.steps,
         "M_S": settings.small or f"Gemma made from scratch, {SMALL.shape}, {SMALL.epochs} epochs",
         "M_L": settings.large or f"Gemma made from scratch, {LARGE.shape}, {LARGE.epochs} epochs",
-        **_ended(settings),
+        **_early_stops(settings),
     }
 
 
-def _ended(settings: DemoSettings) -> dict[str, str]:
-    """Return which trainings the guard ended, and why."""
-    found = {}
+def _early_stops(settings: DemoSettings) -> dict[str, str]:
+    """Return the trainings that the guard stopped, with its reason."""
+    stops = {}
     for seed in settings.seeds:
         for model in MODELS[1:]:
             file = _folder(settings, seed) / model / TRAINING_FILE
             reason = json.loads(file.read_text(encoding="utf-8"))["stopped"]
             if reason:
-                found[f"{model}, seed {seed}"] = reason
-    return found
+                stops[f"{model}, seed {seed}"] = reason
+    return stops

@@ -1,47 +1,29 @@
-"""The demo's table for language models: untuned, control and tuned, by the paper's confidence.
+"""The rows of the demo's table for language models.
 
-Its rows come from the per-sample file of the comparison of all rivals.
+The table has the untuned model, the control and the tuned model with the paper's confidence. Its
+rows come from the per-sample file of the comparison of all rivals.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.cascade.report import require_following
 from benchmarks.cascade.samples import Samples
-from benchmarks.errors import CheckError
 from edge_runtime import contract
-from edge_runtime.errors import GatekeeperError
 from export.calibration.sample import threshold_for_deferral_ratio
 from train.comparison.figures import Candidate, compare, joint_name
 from train.comparison.samples import Samples as AllSamples
-from train.comparison.samples import read_samples
-from train.language.results import (
-    RESULTS_FILE,
-    SAMPLES_FILE,
-    TABLE_FILE,
-    answer_figures,
-    derive_results,
-    findings,
-    report,
-    row_name,
-)
+from train.language.gathering import row_name
 from train.language.rivals import CONTROL, UNTUNED
-
-# MERGEDOC benchmarks/language/comparison.py: 'Recomputes the figures of a comparison of language models from its per-sample file.'
 
 TUNED = "tuned"
 KIND = contract.NEG_ENTROPY
 
-_WORDS = ("findings", "seeds", "controls", "not_meaningful", "chosen")
-
 
 def best_tuned(samples: AllSamples, deferral: float) -> str:
-    """Return which tuned model is best on validation, by the joint accuracy at a deferral ratio."""
+    """Return the tuned model with the best joint accuracy on validation at a deferral ratio."""
     names = [row.partition(" + ")[0] for row in samples.candidates["validation"]]
     tuned = dict.fromkeys(name for name in names if name.startswith("gatekeeper-"))
     rows = {name: samples.candidates["validation"][row_name(name, KIND)] for name in tuned}
@@ -52,25 +34,20 @@ def best_tuned(samples: AllSamples, deferral: float) -> str:
 
 
 def variants(samples: AllSamples, deferral: float) -> tuple[dict[str, Samples], str]:
-    """Return the rows of untuned, control and tuned on the test set, and who the last is."""
-    chosen = best_tuned(samples, deferral)
-    named = {UNTUNED: UNTUNED, CONTROL: CONTROL, TUNED: chosen}
-    return {name: rows_of(samples, model, KIND, deferral) for name, model in named.items()}, chosen
+    """Return the test rows of untuned, control and tuned, and the name of the tuned model."""
+    best = best_tuned(samples, deferral)
+    models = {UNTUNED: UNTUNED, CONTROL: CONTROL, TUNED: best}
+    return {name: test_rows(samples, model, KIND, deferral) for name, model in models.items()}, best
 
 
-def tokens_per_s(samples: AllSamples, model: str) -> float:
-    """Return the generated tokens a second on the test set, the mean over the seeds."""
-    return answer_figures(samples, "test", model)["tokens/s"]
-
-
-def rows_of(samples: AllSamples, model: str, kind: str, deferral: float) -> Samples:
-    """Return what a pair gives the user on the test set, with a threshold from validation.
+def test_rows(samples: AllSamples, model: str, kind: str, deferral: float) -> Samples:
+    """Return the test rows of a cascade in PyTorch, with a threshold chosen on validation.
 
     Args:
-        samples: Of all rivals.
-        model: Whose answers.
-        kind: The confidence.
-        deferral: The deferral ratio that the threshold is chosen for.
+        samples: Samples of all rivals.
+        model: Name of M_S's checkpoint.
+        kind: Kind of its confidence.
+        deferral: Deferral ratio that the threshold is chosen for.
     """
     name = row_name(model, kind)
     test, validation = (samples.candidates[split][name] for split in ("test", "validation"))
@@ -81,7 +58,7 @@ def rows_of(samples: AllSamples, model: str, kind: str, deferral: float) -> Samp
         threshold_for_deferral_ratio(column.astype(np.float32), deferral)
         for column in _confidence(validation).T
     ]
-    # Not confident is not the same as deferred: NaN has to defer.
+    # Negated, because a comparison with NaN is false, and NaN has to defer.
     deferred = ~(confidence.astype(np.float32) >= np.array(thresholds))
     return Samples(
         ids=tuple(samples.ids["test"].tolist()),
@@ -97,28 +74,5 @@ def rows_of(samples: AllSamples, model: str, kind: str, deferral: float) -> Samp
 
 
 def _confidence(candidate: Candidate) -> Any:
-    """Return the confidences [n, k]; of the negative entropy as 1 + g / log V."""
+    """Return the confidences [n, k], the negative entropy as 1 + g / log V."""
     return np.stack([candidate.confidence(k) for k in range(len(candidate.right))], axis=1)
-
-
-def is_language(folder: Path) -> bool:
-    """Return whether a result folder is one of language models."""
-    return (folder / RESULTS_FILE).is_file()
-
-
-def check(folder: Path) -> int:
-    """Recompute every printed figure; return how many were compared.
-
-    Raises:
-        CheckError: A file is missing, or a figure differs.
-    """
-    try:
-        content: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-        fresh = derive_results(read_samples(folder / SAMPLES_FILE), content["deferral"])
-        # A sentence rounds: it is held to the printed figures, and these to the samples.
-        fresh["findings"] = findings(content, joint_name(content["deferral"]))
-    except (OSError, ValueError, KeyError, GatekeeperError) as error:
-        raise CheckError(f"{folder}: {error}") from None
-    return require_following(
-        folder, fresh, content, words=_WORDS, page=(TABLE_FILE, report(content))
-    )

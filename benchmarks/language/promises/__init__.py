@@ -1,1 +1,1 @@
-"""Exactness of generation on the device."""
+"""Checks the guarantees of generation on the device: `python -m benchmarks decoding`."""

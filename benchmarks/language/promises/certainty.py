@@ -1,4 +1,4 @@
-"""Counts decisions that change where a generation ends once its deferral is certain."""
+"""Counts the decisions that change when a generation stops as soon as its deferral is certain."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ import numpy as np
 
 from benchmarks.figures import Figure
 from benchmarks.language.promises.prompts import random_prompts
-from benchmarks.language.promises.random_models import MOST_TOKENS, RandomModels
+from benchmarks.language.promises.random_models import TOKEN_LIMIT, RandomModels
 from edge_runtime.language import Decoder, Generation
 
-_PROMPTS: Final = 50  # of a call: they share threshold, limit and size of batches
+_PROMPTS: Final = 50  # per call: they share threshold, token limit and batch size
 _MOST_ROWS: Final = 16
 _LEAST_EARLY: Final = 0.1
-"""Share of the generations that must end early, for their decisions to say something."""
+"""Least share of generations that must stop early for the comparison to mean anything."""
 Pair = tuple[Generation, Generation]
-"""A generation to its end, and the same with the stop."""
+"""A generation to its end, and the same one with the early stop."""
 
 
 @dataclass
 class Tally:
-    """What pairs of generations have in common, and what not.
+    """Counts of pairs of generations, run to their end and with the early stop.
 
     Attributes:
-        pairs: How many.
-        changed: Of them, those with another decision.
-        other: Those where the stop changed more than the length: other tokens, or another
-            confidence though both ran to their ends.
-        early: Those that the stop ended.
-        deferred: Those that defer.
-        spared: Tokens that deferred generations were spared.
-        had: Tokens that they have without the stop.
-        told: Tokens of all generations without the stop.
+        pairs: Number of pairs.
+        changed: Pairs with different decisions.
+        other: Pairs that differ in more than length: in their tokens, or in their confidence
+            though both ran to their ends.
+        early: Generations that the stop ended.
+        deferred: Generations that defer.
+        saved: Tokens that the stop saved in deferred generations.
+        deferred_tokens: Tokens of the deferred generations without the stop.
+        tokens: Tokens of all generations without the stop.
     """
 
     pairs: int = 0
@@ -44,39 +44,38 @@ class Tally:
     other: int = 0
     early: int = 0
     deferred: int = 0
-    spared: int = 0
-    had: int = 0
-    told: int = 0
+    saved: int = 0
+    deferred_tokens: int = 0
+    tokens: int = 0
 
-    def add(self, whole: Generation, ended: Generation) -> None:
+    def add(self, whole: Generation, stopped: Generation) -> None:
         """Count one pair."""
-        is_early = ended.ended == "certain"
         self.pairs += 1
-        self.changed += whole.defer != ended.defer
-        self.other += not _is_same(whole, ended)
-        self.early += is_early
-        self.told += whole.token_count
+        self.changed += whole.defer != stopped.defer
+        self.other += not _agree(whole, stopped)
+        self.early += stopped.ended == "certain"
+        self.tokens += whole.token_count
         if whole.defer:
             self.deferred += 1
-            self.had += whole.token_count
-            self.spared += whole.token_count - ended.token_count
+            self.deferred_tokens += whole.token_count
+            self.saved += whole.token_count - stopped.token_count
 
 
-def _is_same(whole: Generation, ended: Generation) -> bool:
-    if ended.ended == "certain":
-        return ended.tokens == whole.tokens[: ended.token_count]
-    return (whole.tokens, whole.confidence) == (ended.tokens, ended.confidence)
+def _agree(whole: Generation, stopped: Generation) -> bool:
+    if stopped.ended == "certain":
+        return stopped.tokens == whole.tokens[: stopped.token_count]
+    return (whole.tokens, whole.confidence) == (stopped.tokens, stopped.confidence)
 
 
-def certainty_figures(models: RandomModels, generations: int) -> list[Figure]:
-    """Return how many decisions the stop changes, and what shows that it was at work.
+def measure_certainty(models: RandomModels, generations: int) -> list[Figure]:
+    """Count the decisions that the early stop changes, and the generations that it ends.
 
-    Thresholds, limits, sizes of batches and prompts are drawn anew for every 50 generations of
+    Thresholds, token limits, batch sizes and prompts are drawn anew for every 50 generations of
     each graph.
 
     Args:
         models: The models and their bundles.
-        generations: How many at least.
+        generations: Least number of generations.
     """
     bundles = models.bundles()
     draws = np.random.default_rng(models.seed)
@@ -84,8 +83,8 @@ def certainty_figures(models: RandomModels, generations: int) -> list[Figure]:
     tallies = []
     for bundle in bundles.values():
         tally = Tally()
-        for whole, ended in _pairs(bundle, each, draws):
-            tally.add(whole, ended)
+        for whole, stopped in _pairs(bundle, each, draws):
+            tally.add(whole, stopped)
         tallies.append(tally)
     return _figures(
         tallies, f"{len(models.architectures)} architectures, {len(models.kinds)} confidences"
@@ -94,28 +93,29 @@ def certainty_figures(models: RandomModels, generations: int) -> list[Figure]:
 
 def _pairs(bundle: Path, count: int, draws: np.random.Generator) -> Iterator[Pair]:
     with Decoder.open(bundle, threads=1) as decoder:
-        for at in range(0, count, _PROMPTS):
-            prompts = random_prompts(min(_PROMPTS, count - at), int(draws.integers(1 << 31)))
-            how: dict[str, Any] = {
-                "max_new_tokens": int(draws.integers(1, MOST_TOKENS, endpoint=True)),
+        for start in range(0, count, _PROMPTS):
+            prompts = random_prompts(min(_PROMPTS, count - start), int(draws.integers(1 << 31)))
+            settings: dict[str, Any] = {
+                "max_new_tokens": int(draws.integers(1, TOKEN_LIMIT, endpoint=True)),
                 "batch_size": int(draws.integers(1, _MOST_ROWS, endpoint=True)),
             }
-            tried = decoder.generate(prompts, stop_when_certain=False, **how)
-            how["threshold"] = _threshold(np.array([one.confidence for one in tried]), draws)
-            whole = decoder.generate(prompts, stop_when_certain=False, **how)
-            yield from zip(whole, decoder.generate(prompts, **how), strict=True)
+            probe = decoder.generate(prompts, stop_when_certain=False, **settings)
+            confidences = np.array([answer.confidence for answer in probe])
+            settings["threshold"] = _draw_threshold(confidences, draws)
+            whole = decoder.generate(prompts, stop_when_certain=False, **settings)
+            yield from zip(whole, decoder.generate(prompts, **settings), strict=True)
 
 
-def _threshold(confidences: Any, draws: np.random.Generator) -> float:
-    """Return one next to a confidence, where rounding decides, or anywhere between them."""
+def _draw_threshold(confidences: Any, draws: np.random.Generator) -> float:
+    """Return a threshold next to a confidence, where rounding decides, or anywhere in between."""
     if draws.random() < 0.5:  # noqa: PLR2004 - a coin
         return float(draws.uniform(confidences.min(), confidences.max()))
     value = np.float32(draws.choice(confidences))
-    towards = draws.choice([-np.inf, float(value), np.inf])
-    return float(np.nextafter(value, np.float32(towards)))
+    direction = draws.choice([-np.inf, float(value), np.inf])
+    return float(np.nextafter(value, np.float32(direction)))
 
 
-def _figures(tallies: list[Tally], of: str) -> list[Figure]:
+def _figures(tallies: list[Tally], scope: str) -> list[Figure]:
     pairs = sum(tally.pairs for tally in tallies)
     deferred = sum(tally.deferred for tally in tallies)
     return [
@@ -124,16 +124,16 @@ def _figures(tallies: list[Tally], of: str) -> list[Figure]:
             [tally.changed for tally in tallies],
             0,
             "",
-            f"of {pairs:,} generations of {len(tallies)} exported graphs ({of}), each to its end "
-            f"and with the stop, at random thresholds; {deferred:,} defer",
+            f"of {pairs:,} generations of {len(tallies)} exported graphs ({scope}), each run "
+            f"to its end and with the stop, at random thresholds; {deferred:,} defer",
             statistic="sum",
         ),
         Figure.of(
-            "certain deferral: other tokens or confidences",
+            "certain deferral: different tokens or confidences",
             [tally.other for tally in tallies],
             0,
             "",
-            "but for the tokens that a stopped generation lacks at its end",
+            "apart from the tokens that a stopped generation lacks at its end",
             statistic="sum",
         ),
         Figure.of(
@@ -141,8 +141,8 @@ def _figures(tallies: list[Tally], of: str) -> list[Figure]:
             [(tally.early, tally.pairs) for tally in tallies],
             _LEAST_EARLY,
             "",
-            f"{sum(tally.early for tally in tallies):,} of {pairs:,}; were there few, nothing "
-            "would be shown",
+            f"{sum(tally.early for tally in tallies):,} of {pairs:,}; a small share would "
+            "prove nothing",
             at_least=True,
             statistic="share",
         ),

@@ -1,4 +1,4 @@
-"""Trained models with prompts of their kind: two published tasks, and stories."""
+"""Trained models with prompts that suit them: two published tasks, and stories."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from train.language.settings import (
 from train.models import open_language_model
 
 RATIO: Final = 0.3
-"""The deferral ratio that bundles of tasks are calibrated for."""
+"""Deferral ratio that the bundles of tasks are calibrated for."""
 STORIES: Final = "stories260k"
 _CONTEXT: Final = 256
-_TAUGHT: Final[dict[str, tuple[dict[str, Any], int]]] = {
+_MODELS: Final[dict[str, tuple[dict[str, Any], int]]] = {
     "clinc150": (SMALL.shape, 64),
-    # With the demo's own shape it gives one answer to everything, a number of one token.
+    # The demo's own shape gives the same answer to everything, a number of one token.
     "svamp": (
         SMALL.shape | {"width": 32, "layers": 2, "heads": 2, "inner": 128, "vocabulary": 500},
         32,
     ),
 }
-"""Shape and size of batches."""
-TASKS: Final = tuple(_TAUGHT)
+"""Shape and batch size by task."""
+TASKS: Final = tuple(_MODELS)
 _STORY_TOKENS: Final = 64
 _WHEN: Final = (
     "Once upon a time, there was",
@@ -59,14 +59,14 @@ _WHAT: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """A model's bundles, and prompts of two kinds.
+    """A model's bundles, and prompts that suit it.
 
     Attributes:
-        name: What it was taught.
-        bundles: By confidence.
-        calibration: Prompts that thresholds are chosen on.
-        test: Prompts that are counted.
-        model: What is asked, in words.
+        name: The data set that the model was trained on.
+        bundles: Bundles by confidence.
+        calibration: Prompts for the choice of thresholds.
+        test: Prompts for the counts.
+        model: Description of the model.
     """
 
     name: str
@@ -76,36 +76,36 @@ class Corpus:
     model: str
 
 
-def task_corpus(name: str, folder: Path, seed: int, most: int) -> Corpus:
-    """Teach a small Gemma a task, and export it calibrated on the task's validation.
+def task_corpus(name: str, folder: Path, seed: int, limit: int) -> Corpus:
+    """Train a small Gemma on a task, and export it, calibrated on the task's validation data.
 
     Args:
         name: One of `TASKS`.
-        folder: Where checkpoints and bundles go.
-        seed: Of weights and order.
-        most: The most prompts of each kind.
+        folder: Folder for checkpoints and bundles.
+        seed: Seed of the weights and of the order of the data.
+        limit: Most test prompts.
 
     Raises:
-        DataError: The data are not at hand.
+        DataError: The data are not on this machine.
     """
-    if not (data_folder() / SOURCES[name].folder).is_dir():  # nothing is fetched
+    if not (data_folder() / SOURCES[name].folder).is_dir():  # nothing is downloaded
         raise DataError(f"no data of {name} under {data_folder()}")
     task = load_task(name, seed=seed)
-    small = _taught(name, folder, seed)
+    small = _train(name, folder, seed)
     bundles = _bundles(folder, small, calibrate=name, target_deferral=RATIO, seed=seed)
     return Corpus(
         name=name,
         bundles=bundles,
         calibration=[example.prompt for example in task.validation],
-        test=[example.prompt for example in task.test][:most],
-        model=f"a Gemma of {open_language_model(small).weights:,} weights taught for "
+        test=[example.prompt for example in task.test][:limit],
+        model=f"a Gemma of {open_language_model(small).weights:,} weights trained for "
         f"{SMALL.epochs} epochs",
     )
 
 
-def _taught(name: str, folder: Path, seed: int) -> Path:
+def _train(name: str, folder: Path, seed: int) -> Path:
     new, small = folder / "new", folder / "small"
-    shape, batch = _TAUGHT[name]
+    shape, batch = _MODELS[name]
     NewLanguageSettings(
         architecture="gemma", context=_CONTEXT, task=name, seed=seed, out=new, **shape
     ).run()
@@ -121,27 +121,15 @@ def _taught(name: str, folder: Path, seed: int) -> Path:
     return small
 
 
-def stories_folder() -> Path:
-    """Return where the published weights and tokenizer of `stories260K` are.
-
-    Raises:
-        DataError: They are not at hand.
-    """
-    folder = data_folder() / "weights" / STORIES
-    if not folder.is_dir():
-        raise DataError(f"no weights of {STORIES} under {data_folder()}")
-    return folder
-
-
-def stories_corpus(folder: Path, most: int) -> Corpus:
+def stories_corpus(folder: Path, limit: int) -> Corpus:
     """Convert and export `stories260K`; its prompts are beginnings of stories.
 
     Args:
-        folder: Where checkpoint and bundles go.
-        most: The most prompts of each kind.
+        folder: Folder for the checkpoint and bundles.
+        limit: Most prompts for calibration and for the test.
 
     Raises:
-        DataError: Weights or tokenizer are not at hand.
+        DataError: Weights or tokenizer are not on this machine.
     """
     openings = story_openings()
     half = len(openings) // 2
@@ -150,19 +138,21 @@ def stories_corpus(folder: Path, most: int) -> Corpus:
         bundles=_bundles(
             folder, stories_checkpoint(folder), threshold=0.0, max_new_tokens=_STORY_TOKENS
         ),
-        calibration=openings[:half][:most],
-        test=openings[half:][:most],
+        calibration=openings[:half][:limit],
+        test=openings[half:][:limit],
         model=f"the published weights, answers of at most {_STORY_TOKENS} tokens",
     )
 
 
 def stories_checkpoint(folder: Path) -> Path:
-    """Convert `stories260K` and return its folder.
+    """Convert the published weights of `stories260K`; return the checkpoint's folder.
 
     Raises:
-        DataError: Weights or tokenizer are not at hand.
+        DataError: Weights or tokenizer are not on this machine.
     """
-    weights, out = stories_folder(), folder / "stories"
+    weights, out = data_folder() / "weights" / STORIES, folder / "stories"
+    if not weights.is_dir():
+        raise DataError(f"no weights of {STORIES} under {data_folder()}")
     if not out.exists():
         ConvertLanguageSettings(
             weights=weights / "stories260K.bin", tokenizer=weights / "tok512.bin", out=out
@@ -172,15 +162,15 @@ def stories_checkpoint(folder: Path) -> Path:
 
 def story_openings(seed: int = 0) -> list[str]:
     """Return 600 different beginnings of stories in random order."""
-    every = [" ".join(words) for words in product(_WHEN, _WHO, _WHAT)]
-    return [every[at] for at in np.random.default_rng(seed).permutation(len(every))]
+    openings = [" ".join(words) for words in product(_WHEN, _WHO, _WHAT)]
+    return [openings[i] for i in np.random.default_rng(seed).permutation(len(openings))]
 
 
-def _bundles(folder: Path, checkpoint: Path, **how: Any) -> dict[str, Path]:
+def _bundles(folder: Path, checkpoint: Path, **settings: Any) -> dict[str, Path]:
     places = {kind: folder / kind for kind in SEQUENCE_KINDS}
     export_all(
         [
-            LanguageSettings(checkpoint=checkpoint, confidence=kind, out=place, **how)  # type: ignore[arg-type]  # one of them
+            LanguageSettings(checkpoint=checkpoint, confidence=kind, out=place, **settings)  # type: ignore[arg-type]  # a text that is one of the literals
             for kind, place in places.items()
         ]
     )

@@ -1,4 +1,4 @@
-"""Random prompts, and how much the answers to them differ; free of torch."""
+"""Random prompts, and a measure of the answers' variety; free of torch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def random_prompts(count: int, seed: int) -> list[str]:
     """Return texts of 1 to 40 words, in no order of length.
 
     Args:
-        count: How many.
-        seed: Which.
+        count: Number of texts.
+        seed: Seed of the draws.
     """
     draws = np.random.default_rng(seed)
     return [
@@ -31,16 +31,16 @@ def random_prompts(count: int, seed: int) -> list[str]:
     ]
 
 
-def variety(answers: list[tuple[int, ...]]) -> str:
-    """Return in words how much answers differ: a model that repeats itself proves little.
+def describe_variety(answers: list[tuple[int, ...]]) -> str:
+    """Describe how much answers differ: a model that repeats itself proves little.
 
     Args:
-        answers: Tokens of each.
+        answers: Tokens of each answer.
     """
     tokens = {token for answer in answers for token in answer}
     shares = [len(set(answer)) / len(answer) for answer in answers if answer]
     share = math.fsum(shares) / len(shares) if shares else math.nan
     return (
-        f"{len(set(answers)):,} different answers of {len(tokens)} different tokens, of an "
-        f"answer's own tokens {share:.0%} are different"
+        f"{len(set(answers)):,} different answers of {len(tokens)} different tokens; within an "
+        f"answer {share:.0%} of the tokens are different"
     )

@@ -1,4 +1,4 @@
-"""What a language model says, without anything of ours: transformers' `generate`, and float64."""
+"""Independent references for generated answers: transformers' `generate`, and float64."""
 
 from __future__ import annotations
 
@@ -18,47 +18,46 @@ Tokens = tuple[int, ...]
 _ROWS = 50
 
 
-def greedy_answers(model: LanguageModel, prompts: Sequence[str], most: int) -> list[Tokens]:
-    """Return the tokens of transformers' own `generate`, an end among them.
+def answer_greedily(model: LanguageModel, prompts: Sequence[str], limit: int) -> list[Tokens]:
+    """Return the tokens of transformers' own `generate`, the end-of-sequence token included.
 
-    Prompts are answered in the order in which they come, short beside long, filled on the left.
+    The batches keep the order of the prompts, short next to long, and are padded on the left.
 
     Args:
         model: The model in float32.
         prompts: The texts.
-        most: The most tokens of an answer.
+        limit: Most tokens of an answer.
     """
     tokenizer, answers = model.tokenizer, []
-    how = GenerationConfig(
+    config = GenerationConfig(
         do_sample=False,
-        max_new_tokens=most,
+        max_new_tokens=limit,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    for at in range(0, len(prompts), _ROWS):
-        given = tokenizer(
-            list(prompts[at : at + _ROWS]), padding=True, padding_side="left", return_tensors="pt"
-        )
+    for start in range(0, len(prompts), _ROWS):
+        batch = list(prompts[start : start + _ROWS])
+        inputs = tokenizer(batch, padding=True, padding_side="left", return_tensors="pt")
         with torch.inference_mode():
-            said = model.model.generate(
-                input_ids=given["input_ids"],
-                attention_mask=given["attention_mask"],
-                generation_config=how,
+            outputs = model.model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                generation_config=config,
             )
-        new = said[:, given["input_ids"].shape[1] :].tolist()
-        answers += [_up_to(row, tokenizer.eos_token_id) for row in new]
+        new = outputs[:, inputs["input_ids"].shape[1] :].tolist()
+        answers += [_cut(row, tokenizer.eos_token_id) for row in new]
     return answers
 
 
-def _up_to(row: list[int], end: int) -> Tokens:
+def _cut(row: list[int], end: int) -> Tokens:
     return tuple(row[: row.index(end) + 1] if end in row else row)
 
 
-class Exact:
-    """A model in float64, which reads a prompt and its whole answer at once, with no cache.
+class ExactModel:
+    """A model in float64 that reads a prompt and its whole answer at once, without a cache.
 
-    transformers keeps a few parts of it float32 whatever is asked: norms, the angles of positions,
-    and the softmax of attention where it computes that itself.
+    transformers keeps a few parts in float32 in any case: norms, the angles of positions, and the
+    softmax of attention where it computes that itself.
 
     Args:
         model: The model; its weights become float64.
@@ -70,7 +69,7 @@ class Exact:
         self._read: dict[tuple[str, Tokens], npt.NDArray[np.float64]] = {}
 
     def confidences(self, prompt: str, answer: Tokens, kinds: Sequence[str]) -> dict[str, float]:
-        """Return the confidences of an answer, all arithmetic behind the logits numpy's."""
+        """Return an answer's confidences of these kinds, computed by numpy from the logits."""
         log_p = self._log_probabilities(prompt, answer)
         entropies = (np.exp(log_p) * log_p).sum(axis=-1)
         chosen = log_p[np.arange(len(answer)), list(answer)]
@@ -87,13 +86,13 @@ class Exact:
         }
 
     def gap(self, prompt: str, common: Tokens) -> float:
-        """Return how far the two likeliest tokens behind `common` are apart, in logits."""
+        """Return the difference between the logits of the two likeliest tokens after `common`."""
         log_p = self._log_probabilities(prompt, (*common, 0))[-1]
         second, first = np.sort(log_p)[-2:]
         return float(first - second)
 
     def _log_probabilities(self, prompt: str, answer: Tokens) -> npt.NDArray[np.float64]:
-        """Return log-probabilities at each token of an answer, float64 [T, V]."""
+        """Return the log-probabilities at each token of an answer, float64 [T, V]."""
         key = prompt, answer[:-1]
         if key not in self._read:
             ids = self._encode(prompt)["input_ids"]
@@ -104,23 +103,25 @@ class Exact:
 
 
 class Split(NamedTuple):
-    """Where two answers to one prompt part.
+    """The place where two answers to one prompt part.
 
     Attributes:
         prompt: The prompt.
-        common: The tokens before.
+        common: The tokens before that place.
     """
 
     prompt: str
     common: Tokens
 
 
-def splits(prompts: Sequence[str], ours: Sequence[Tokens], theirs: Sequence[Tokens]) -> list[Split]:
-    """Return where answers differ, in one place each."""
-    found = []
+def find_splits(
+    prompts: Sequence[str], ours: Sequence[Tokens], theirs: Sequence[Tokens]
+) -> list[Split]:
+    """Return the first difference of each pair of answers that differ."""
+    splits = []
     for prompt, one, other in zip(prompts, ours, theirs, strict=True):
         if one != other:
             pairs = list(zip(one, other, strict=False))
             at = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
-            found.append(Split(prompt, one[:at]))
-    return found
+            splits.append(Split(prompt, one[:at]))
+    return splits

@@ -1,4 +1,4 @@
-"""Compares what the exported `stories260K` tells with its published sample."""
+"""Compares the story that the exported `stories260K` generates with its published sample."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import Final
 
-# MERGEDOC benchmarks/decoding/published_story.py: 'What the published `stories260K` tells.'
 from benchmarks.figures import Figure
 from benchmarks.language.promises.corpora import STORIES, stories_checkpoint
 from edge_runtime import contract
@@ -15,9 +14,9 @@ from export.commands.language import LanguageSettings
 from train.errors import DataError
 
 OPENING: Final = "Once"
-"""A prompt needs a token of its own; the sample had none."""
+"""The sample had no prompt, but ours needs a token."""
 
-# doc/stories260K.md of github.com/karpathy/llama2.c, at temperature 0: the begin and 256 tokens.
+# doc/stories260K.md of github.com/karpathy/llama2.c, at temperature 0: <s> and 256 tokens.
 PUBLISHED: Final = (
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. "
     "One day, she saw a big, red ball. She wanted to play with it, but it was too high.\n"
@@ -29,16 +28,16 @@ PUBLISHED: Final = (
     "Her mom said, \"Don't worry, Lily. We can help you."
 )
 TOKENS: Final = 256
-"""Of the sample, its begin not counted."""
+"""Tokens of the sample, without the <s> that begins it."""
 
 
-def story_figures(folder: Path) -> list[Figure]:
-    """Return how many characters of the sample are told otherwise.
+def measure_story(folder: Path) -> list[Figure]:
+    """Count the characters that differ from the published sample.
 
     Args:
-        folder: Where checkpoint and bundle go.
+        folder: Folder for checkpoint and bundle.
     """
-    name = f"{STORIES}: characters other than the published sample's"
+    name = f"{STORIES}: characters that differ from the published sample"
     try:
         checkpoint = stories_checkpoint(folder)
     except DataError as error:
@@ -48,16 +47,16 @@ def story_figures(folder: Path) -> list[Figure]:
         LanguageSettings(checkpoint=checkpoint, threshold=0.0, out=bundle).run()
     with Decoder.open(bundle, threads=1) as decoder:
         (answer,) = decoder.generate([OPENING], TOKENS - 1, stop_when_certain=False)
-    told = f"{OPENING} {answer.text.strip()}"
-    pairs = zip_longest(told, PUBLISHED)
+    story = f"{OPENING} {answer.text.strip()}"
+    pairs = zip_longest(story, PUBLISHED)
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     return [
         Figure(
             name,
-            float(max(len(told), len(PUBLISHED)) - same),
+            float(max(len(story), len(PUBLISHED)) - same),
             0,
             "",
-            f"of {len(PUBLISHED)}; greedy, {OPENING!r} and {answer.token_count} tokens more, on "
+            f"of {len(PUBLISHED)}; greedy, {OPENING!r} and {answer.token_count} more tokens, on "
             "the device",
         )
     ]

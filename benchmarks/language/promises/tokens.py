@@ -1,4 +1,4 @@
-"""Measures whether exported graphs say what transformers says, and are as sure as numpy finds."""
+"""Compares exported graphs with transformers' tokens, and with confidences in float64."""
 
 from __future__ import annotations
 
@@ -9,124 +9,135 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.figures import Figure
-from benchmarks.language.promises.prompts import random_prompts, variety
-from benchmarks.language.promises.random_models import MOST_TOKENS, RandomModels
-from benchmarks.language.promises.reference import Exact, Split, Tokens, greedy_answers, splits
+from benchmarks.language.promises.prompts import describe_variety, random_prompts
+from benchmarks.language.promises.random_models import TOKEN_LIMIT, RandomModels
+from benchmarks.language.promises.reference import (
+    ExactModel,
+    Split,
+    Tokens,
+    answer_greedily,
+    find_splits,
+)
 from edge_runtime.language import Decoder, Generation
 from train.models import open_language_model
 from train.models.untrained import Architecture
 
 _TOLERANCE: Final = 1e-4
 _ROUNDING: Final = 2e-5
-"""By so much float32 leaves the difference of two logits of these models uncertain: a rounding is
-about 1e-6 where they are greatest, and two layers gather some."""
+"""Uncertainty in float32 of the difference of two logits of these models: a rounding is about 1e-6
+at the largest logits, and two layers accumulate some."""
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """One architecture, and what was said to its prompts.
+class _Comparison:
+    """The answers of one architecture's graphs and of its references.
 
     Attributes:
-        architecture: Its name.
-        prompts: What was asked.
-        said: Confidence -> the answers of its graph.
-        wanted: The answers of transformers.
-        window: Positions that some of its layers see; None where all see everything.
+        architecture: Name of the architecture.
+        prompts: The prompts.
+        ours: Answers of its graph, by confidence.
+        reference: Answers of transformers.
+        window: Positions that some of its layers see; None if all layers see everything.
         exact: The model in float64.
     """
 
     architecture: Architecture
     prompts: Sequence[str]
-    said: dict[str, list[Generation]]
-    wanted: Sequence[Tokens]
+    ours: dict[str, list[Generation]]
+    reference: Sequence[Tokens]
     window: int | None
-    exact: Exact
+    exact: ExactModel
 
 
-def token_figures(models: RandomModels, count: int) -> list[Figure]:
+def measure_tokens(models: RandomModels, count: int) -> list[Figure]:
     """Return two figures of each architecture: its tokens and its confidences.
 
     Args:
         models: The models and their bundles.
-        count: How many prompts each is asked.
+        count: Number of prompts for each graph.
     """
     prompts = random_prompts(count, models.seed + 1)
     figures: list[Figure] = []
     for architecture in models.architectures:
-        asked = _asked(models, architecture, prompts)
-        figures += [_tokens(asked), _confidences(asked)]
+        comparison = _compare(models, architecture, prompts)
+        figures += [_token_figure(comparison), _confidence_figure(comparison)]
     return figures
 
 
-def _asked(models: RandomModels, architecture: Architecture, prompts: Sequence[str]) -> _Asked:
+def _compare(
+    models: RandomModels, architecture: Architecture, prompts: Sequence[str]
+) -> _Comparison:
     bundles = models.bundles()
     model = open_language_model(models.checkpoint(architecture))
-    return _Asked(
+    return _Comparison(
         architecture,
         prompts,
-        {kind: _answers(bundles[architecture, kind], prompts) for kind in models.kinds},
-        greedy_answers(model, prompts, MOST_TOKENS),
+        {kind: _generate(bundles[architecture, kind], prompts) for kind in models.kinds},
+        answer_greedily(model, prompts, TOKEN_LIMIT),
         getattr(model.model.config, "sliding_window", None),
-        Exact(model),
+        ExactModel(model),
     )
 
 
-def _answers(bundle: Path, prompts: Sequence[str]) -> list[Generation]:
+def _generate(bundle: Path, prompts: Sequence[str]) -> list[Generation]:
     with Decoder.open(bundle, threads=1) as decoder:
         return decoder.generate(prompts, stop_when_certain=False)
 
 
-def _tokens(asked: _Asked) -> Figure:
-    parted = {
-        kind: splits(asked.prompts, [answer.tokens for answer in answers], asked.wanted)
-        for kind, answers in asked.said.items()
+def _token_figure(comparison: _Comparison) -> Figure:
+    splits = {
+        kind: find_splits(
+            comparison.prompts, [answer.tokens for answer in answers], comparison.reference
+        )
+        for kind, answers in comparison.ours.items()
     }
-    ended = sum(len(answer) < MOST_TOKENS for answer in asked.wanted)
-    window = f", layers with a window of {asked.window}" if asked.window else ""
+    ended = sum(len(answer) < TOKEN_LIMIT for answer in comparison.reference)
+    window = f", layers with a window of {comparison.window}" if comparison.window else ""
     return Figure.of(
-        f"{asked.architecture}: answers other than transformers' generate",
-        [len(found) for found in parted.values()],
+        f"{comparison.architecture}: answers that differ from transformers' generate",
+        [len(found) for found in splits.values()],
         0,
         "",
-        f"{len(asked.prompts)} prompts of each of {len(asked.said)} graphs{window}; "
-        f"{variety(list(asked.wanted))}; {ended} ended before {MOST_TOKENS} tokens"
-        f"{_ties(parted, asked.exact)}",
+        f"{len(comparison.prompts)} prompts for each of {len(comparison.ours)} graphs{window}; "
+        f"{describe_variety(list(comparison.reference))}; {ended} ended before {TOKEN_LIMIT} "
+        f"tokens{_describe_ties(splits, comparison.exact)}",
         statistic="sum",
     )
 
 
-def _ties(parted: dict[str, list[Split]], exact: Exact) -> str:
-    """Say whether rounding explains where answers part."""
-    gaps = [exact.gap(*split) for found in parted.values() for split in found]
+def _describe_ties(splits: dict[str, list[Split]], exact: ExactModel) -> str:
+    """Describe whether rounding explains the differences; empty if there are none."""
+    gaps = [exact.gap(*split) for found in splits.values() for split in found]
     if not gaps:
         return ""
     near = sum(gap <= _ROUNDING for gap in gaps)
     return (
-        f"; in {near} of the {len(gaps)} the two greatest logits tie within float32 rounding "
-        f"(in float64 the widest are {max(gaps):.2g} apart)"
+        f"; in {near} of the {len(gaps)} the two largest logits tie within float32 rounding "
+        f"(the largest gap in float64 is {max(gaps):.2g})"
     )
 
 
-def _confidences(asked: _Asked) -> Figure:
+def _confidence_figure(comparison: _Comparison) -> Figure:
     errors = {
         kind: max(
-            _error(asked.exact, kind, *one) for one in zip(asked.prompts, answers, strict=True)
+            _error(comparison.exact, kind, *pair)
+            for pair in zip(comparison.prompts, answers, strict=True)
         )
-        for kind, answers in asked.said.items()
+        for kind, answers in comparison.ours.items()
     }
-    each = ", ".join(f"{kind} {error:.1e}" for kind, error in errors.items())
+    listed = ", ".join(f"{kind} {error:.1e}" for kind, error in errors.items())
     return Figure.of(
-        f"{asked.architecture}: greatest error of a confidence",
+        f"{comparison.architecture}: largest error of a confidence",
         list(errors.values()),
         _TOLERANCE,
         "",
-        f"against numpy in float64 behind the model in float64, {len(asked.prompts)} answers "
-        f"each: {each}",
+        f"against numpy in float64 on the output of the model in float64, "
+        f"{len(comparison.prompts)} answers each: {listed}",
         statistic="greatest",
     )
 
 
-def _error(exact: Exact, kind: str, prompt: str, answer: Generation) -> float:
-    wanted = exact.confidences(prompt, answer.tokens, (kind,))[kind]
-    error = abs(answer.confidence - wanted)
+def _error(exact: ExactModel, kind: str, prompt: str, answer: Generation) -> float:
+    expected = exact.confidences(prompt, answer.tokens, (kind,))[kind]
+    error = abs(answer.confidence - expected)
     return math.inf if math.isnan(error) else error

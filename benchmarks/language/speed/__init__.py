@@ -1,1 +1,1 @@
-"""Tokens a second, compared with other engines."""
+"""Compares the speed of generation with other engines: `python -m benchmarks generation`."""

@@ -1,7 +1,7 @@
-"""The loop of a process that generates tokens when asked, and says how long that took.
+"""The loop of an engine's process: it generates on request and reports the time that took.
 
-Requests and answers are lines of JSON on standard input and output. This module needs Python's own
-library alone: a peer's environment holds the peer and not this project.
+Requests and answers are lines of JSON on standard input and output. This module imports Python's
+own library alone: the environment of another engine has that engine and not this project.
 """
 
 from __future__ import annotations
@@ -16,62 +16,62 @@ from typing import IO, NamedTuple
 
 
 class Request(NamedTuple):
-    """What is to be generated.
+    """One generation to do.
 
     Attributes:
-        way: Which of the process's ways is to do it.
+        mode: The process's mode that is to do it.
         text: The prompt.
-        tokens: The same as tokens.
-        new_tokens: How many tokens to generate; an end-of-sequence token ends it earlier.
+        tokens: The prompt's tokens.
+        new_tokens: Number of tokens to generate; an end-of-sequence token ends it earlier.
     """
 
-    way: str
+    mode: str
     text: str
     tokens: tuple[int, ...]
     new_tokens: int
 
 
-class Said(NamedTuple):
-    """What was generated.
+class Output(NamedTuple):
+    """A generated answer.
 
     Attributes:
         tokens: The new tokens.
-        confidence: Their mean negative entropy in nats, None where the way has no gate.
+        confidence: Their mean negative entropy in nats; None if the mode has no gate.
     """
 
     tokens: list[int]
     confidence: float | None = None
 
 
-Way = Callable[[Request], Said]
+Mode = Callable[[Request], Output]
 
 
-def serve(opened: Callable[[], Mapping[str, Way]], distribution: str) -> None:
+def serve(open_engine: Callable[[], Mapping[str, Mode]], distribution: str) -> None:
     """Answer requests until standard input ends.
 
     Args:
-        opened: Loads the model; returns the ways to generate with it, by name.
-        distribution: Whose version is told, e.g. `onnxruntime-genai`.
+        open_engine: Function that loads the model and returns the engine's modes by name.
+        distribution: Distribution whose version is reported, e.g. `onnxruntime-genai`.
     """
-    out = _own_output()
-    ways = opened()
-    _say(out, {"version": f"{distribution} {version(distribution)}"})
+    out = _take_output()
+    modes = open_engine()
+    _write(out, {"version": f"{distribution} {version(distribution)}"})
     for line in sys.stdin:
         request = Request(**json.loads(line))
-        way = ways[request.way]
-        begun = perf_counter_ns()
-        said = way(request)
-        took_ns = perf_counter_ns() - begun
-        _say(out, {**said._asdict(), "took_ns": took_ns})
+        mode = modes[request.mode]
+        start = perf_counter_ns()
+        output = mode(request)
+        took_ns = perf_counter_ns() - start
+        _write(out, {**output._asdict(), "took_ns": took_ns})
 
 
-def _own_output() -> IO[str]:
-    """Return standard output, and let libraries that print do so on standard error."""
+def _take_output() -> IO[str]:
+    """Return standard output, and send what libraries print there to standard error."""
     kept = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return kept
 
 
-def _say(out: IO[str], content: object) -> None:
+def _write(out: IO[str], content: object) -> None:
     out.write(json.dumps(content) + "\n")
     out.flush()

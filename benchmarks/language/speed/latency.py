@@ -1,4 +1,4 @@
-"""Times a language model's bundle on this device; needs the runtime's dependencies alone."""
+"""Times a language model's bundle on this device; needs only the runtime's dependencies."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ EDGE: Final = "edge"
 WHOLE: Final = "deferred_whole"
 CERTAIN: Final = "deferred"
 ANSWERED: Final = "deferred_cloud"
-WORDS: Final = {
-    EDGE: "answered by the edge",
-    WHOLE: "deferred, generated whole",
-    CERTAIN: "deferred, ended once certain",
+TITLES: Final = {
+    EDGE: "answered on the edge",
+    WHOLE: "deferred, generated in full",
+    CERTAIN: "deferred, stopped once certain",
     ANSWERED: "deferred, the cloud's text",
 }
+"""Description by kind of call."""
 
 
-class Timed(NamedTuple):
-    """What a call took; NaN where it is not told.
+class CallTimes(NamedTuple):
+    """The times of one call; NaN if unknown.
 
     Attributes:
-        total_s: Until the verdict, or the cloud's text.
-        first_token_s: Until the edge's first token.
-        per_token_s: Mean of each further one.
-        tokens: How many the edge generated.
+        total_s: Time to the decision, or to the cloud's text.
+        first_token_s: Time to the edge's first token.
+        per_token_s: Mean time of each further token.
+        tokens: Number of tokens that the edge generated.
     """
 
     total_s: float
@@ -47,21 +48,21 @@ class Timed(NamedTuple):
     tokens: float = math.nan
 
 
-_Call = Callable[[str], Timed]
+_Call = Callable[[str], CallTimes]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is timed.
+    """The calls to time.
 
     Attributes:
         bundle: Folder of a decoder's bundle.
-        prompts: Taken in turn.
-        calls: Calls of each kind.
+        prompts: Prompts, used in turn.
+        calls: Number of calls of each kind.
         threads: Threads of one run; None takes all cores.
-        cloud: Address of the large model, None to stay on the device.
-        model: Its name there.
-        deadline_s: Longest wait for it, in seconds.
+        cloud: Address of the large model; None to stay on the device.
+        model: The large model's name there.
+        deadline_s: Longest wait for the large model, in seconds.
     """
 
     bundle: Path
@@ -74,93 +75,93 @@ class Plan:
 
 
 def time_generations(plan: Plan) -> dict[str, Any]:
-    """Return percentiles of what `time_each_kind` times."""
-    threshold, timed = time_each_kind(plan)
-    told = {name: _told(rows) for name, rows in timed.items()}
-    return {"prompts": len(plan.prompts), "threshold": threshold, **told}
+    """Return the percentiles of each kind's times."""
+    threshold, times = time_each_kind(plan)
+    summaries = {name: _summarise(calls) for name, calls in times.items()}
+    return {"prompts": len(plan.prompts), "threshold": threshold, **summaries}
 
 
-def time_each_kind(plan: Plan) -> tuple[float, dict[str, list[Timed]]]:
-    """Time the first token, each further one, and the verdict; all kinds of calls take turns.
+def time_each_kind(plan: Plan) -> tuple[float, dict[str, list[CallTimes]]]:
+    """Time the first token, each further one, and the decision; all kinds of calls take turns.
 
-    What the edge answers is timed with a threshold that answers everything. Deferred prompts are
-    timed with the least threshold, from the bundle's on, that defers all of them: generated whole,
-    ended once their deferral is certain, and with a cloud until its text is there.
+    Edge answers are timed with a threshold that answers everything. Deferred prompts are timed with
+    the lowest threshold, starting from the bundle's own, that defers all of them: generated in
+    full, stopped once their deferral is certain, and, with a cloud, until its text arrives.
 
     Returns:
-        That threshold, and what was timed by kind.
+        The threshold for deferred prompts, and the times by kind of call.
 
     Raises:
         BenchmarkError: The bundle cannot answer a prompt, or the cloud does not.
     """
     with ExitStack() as opened:
         decoder = opened.enter_context(Decoder.open(plan.bundle, threads=plan.threads))
-        threshold = _deferring(decoder, plan.prompts)
+        threshold = _lowest_threshold(decoder, plan.prompts)
         calls = {
-            EDGE: _generates(decoder, -math.inf, stops=True, defers=False),
-            WHOLE: _generates(decoder, threshold, stops=False),
-            CERTAIN: _generates(decoder, threshold, stops=True),
+            EDGE: _edge_call(decoder, -math.inf, stops=True, defers=False),
+            WHOLE: _edge_call(decoder, threshold, stops=False),
+            CERTAIN: _edge_call(decoder, threshold, stops=True),
         }
         if plan.cloud is not None:
-            calls[ANSWERED] = _asks(opened.enter_context(_cascade(plan, threshold)))
+            calls[ANSWERED] = _cloud_call(opened.enter_context(_cascade(plan, threshold)))
         return threshold, _alternate(calls, plan.prompts, plan.calls)
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
-    """Return what `time_generations` found as lines of a table."""
+    """Return the result of `time_generations` as lines of a table."""
     return [
         "p50 / p90 / p99 in ms",
-        *(f"{words:30}{_line(result[side])}" for side, words in WORDS.items() if side in result),
+        *(f"{title:31}{_line(result[kind])}" for kind, title in TITLES.items() if kind in result),
     ]
 
 
-def _line(told: Mapping[str, Any]) -> str:
+def _line(summary: Mapping[str, Any]) -> str:
     times = (
-        f"{name.replace('_', ' ')} " + " / ".join(f"{ms:.3f}" for ms in found.values())
-        for name, found in told.items()
-        if isinstance(found, Mapping)
+        f"{name.replace('_', ' ')} " + " / ".join(f"{ms:.3f}" for ms in percentiles.values())
+        for name, percentiles in summary.items()
+        if isinstance(percentiles, Mapping)
     )
-    tokens = [f"{told['tokens']:.1f} tokens"] if "tokens" in told else []
+    tokens = [f"{summary['tokens']:.1f} tokens"] if "tokens" in summary else []
     return "   ".join([*times, *tokens])
 
 
-def _deferring(decoder: Decoder, prompts: Sequence[str]) -> float:
-    """Return the least threshold, from the decoder's own on, that defers every prompt."""
+def _lowest_threshold(decoder: Decoder, prompts: Sequence[str]) -> float:
+    """Return the lowest threshold, starting from the decoder's own, that defers every prompt."""
     answers = [decoder.generate([prompt], stop_when_certain=False)[0] for prompt in prompts]
     refused = [answer.reason for answer in answers if answer.reason is not None]
     if refused:
         raise BenchmarkError(
-            f"expected prompts that the bundle can answer, one is not: {refused[0]}"
+            f"expected prompts that the bundle can answer, one is refused: {refused[0]}"
         )
     surest = np.float32(max(answer.confidence for answer in answers))
     return max(decoder.threshold, float(np.nextafter(surest, np.float32(math.inf))))
 
 
-def _generates(decoder: Decoder, threshold: float, *, stops: bool, defers: bool = True) -> _Call:
-    def call(prompt: str) -> Timed:
-        begun = perf_counter()
+def _edge_call(decoder: Decoder, threshold: float, *, stops: bool, defers: bool = True) -> _Call:
+    def call(prompt: str) -> CallTimes:
+        start = perf_counter()
         (answer,) = decoder.generate([prompt], threshold=threshold, stop_when_certain=stops)
-        total_s = perf_counter() - begun
+        total_s = perf_counter() - start
         if answer.defer != defers:
             raise BenchmarkError(
                 f"expected defer={defers} at the threshold {threshold}, got {answer.defer} with "
-                f"the confidence {answer.confidence}: the bundle does not decide alike each time"
+                f"the confidence {answer.confidence}: the bundle's decisions are not repeatable"
             )
         timings, count = answer.timings, answer.token_count
         further = timings.per_token_s if count > 1 else math.nan
-        return Timed(total_s, timings.first_token_s, further, count)
+        return CallTimes(total_s, timings.first_token_s, further, count)
 
     return call
 
 
-def _asks(cascade: Cascade) -> _Call:
-    def call(prompt: str) -> Timed:
-        begun = perf_counter()
+def _cloud_call(cascade: Cascade) -> _Call:
+    def call(prompt: str) -> CallTimes:
+        start = perf_counter()
         answer = cascade(prompt)
-        total_s = perf_counter() - begun
+        total_s = perf_counter() - start
         if answer.source is not Source.CLOUD:
-            raise BenchmarkError(f"the cloud does not answer: {answer.error}")
-        return Timed(total_s)
+            raise BenchmarkError(f"expected an answer from the cloud, got {answer.error}")
+        return CallTimes(total_s)
 
     return call
 
@@ -178,18 +179,18 @@ def _cascade(plan: Plan, threshold: float) -> Cascade:
 
 def _alternate(
     calls: Mapping[str, _Call], prompts: Sequence[str], count: int
-) -> dict[str, list[Timed]]:
-    timed: dict[str, list[Timed]] = {name: [] for name in calls}
+) -> dict[str, list[CallTimes]]:
+    times: dict[str, list[CallTimes]] = {name: [] for name in calls}
     for i in range(-_WARM_UP, count):
         for name, call in calls.items():
-            found = call(prompts[i % len(prompts)])
+            one = call(prompts[i % len(prompts)])
             if i >= 0:
-                timed[name].append(found)
-    return timed
+                times[name].append(one)
+    return times
 
 
-def _told(calls: Sequence[Timed]) -> dict[str, Any]:
-    """Return the percentiles of what was timed, and how many tokens an answer had."""
+def _summarise(calls: Sequence[CallTimes]) -> dict[str, Any]:
+    """Return the percentiles of the times, and the mean number of tokens."""
     if math.isnan(calls[0].tokens):
         return {"answer": percentiles_ms([call.total_s for call in calls])}
     return {

@@ -1,17 +1,22 @@
-"""Makes a language model for timing: random weights, a vocabulary of any size, every export of it.
+"""Makes a language model with random weights and any vocabulary, in the form of each engine.
 
-What is timed does not depend on what a model learned. Its words are numbered, so that a prompt has
-as many tokens as it has words, and one more for the beginning.
+The times do not depend on what a model has learned. Its words are numbered, so that a prompt has as
+many tokens as words, and one more for the beginning.
+
+onnxruntime-genai has an environment of its own. Its builder, a script in that environment, reads
+checkpoints with transformers 5 and therefore runs in another one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
 import random
-from collections.abc import Collection, Iterator, Sequence
+import subprocess
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,31 +25,37 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from benchmarks.language.speed import genai
+from benchmarks.errors import BenchmarkError
 from benchmarks.language.speed.answer_loop import Request
+from benchmarks.language.speed.engines import GENAI, OPTIMUM
+from benchmarks.processes import last_line
+from export.commands.language import LanguageSettings
 from export.exporters import OPSET, quiet
 from train.models.language import save_language_model
 from train.models.untrained import Shape, untrained_language_model
 
-OPTIMUM: Final = "optimum"
-GENAI: Final = "genai"
 SHAPE: Final = Shape(width=256, layers=2, heads=8, kv_heads=8, inner=688, context=512)
 _SPECIAL: Final = ("<pad>", "<bos>", "<eos>")
-_GAIN: Final = 1.6  # of a layer: how much wider than its inputs its outputs spread
-_VERIFIED_TOKENS: Final = 8  # by the export, of each of its prompts; here any number is asked for
+_GAIN: Final = 1.6  # spread of a layer's outputs relative to its inputs
+_VERIFIED_TOKENS: Final = 8  # per prompt of the export's check; any number can be generated here
+_ROOT: Final = Path(__file__).parents[3]
+GENAI_PYTHON: Final = _ROOT / ".venv-genai" / "bin" / "python"
+GENAI_MISSING: Final = "onnxruntime-genai is not installed: make .venv-genai/.installed"
+_BUILDER_PYTHON: Final = _ROOT / ".venv-transformers5" / "bin" / "python"
+_BUILDER: Final = "lib/python*/site-packages/onnxruntime_genai/models/builder.py"
 
 
 @dataclass(frozen=True)
-class Made:
-    """A model in the forms of those that generate with it.
+class ModelForms:
+    """A model in the forms that the engines read.
 
     Attributes:
-        shape: Its size.
-        vocabulary: How many words it has, the three special ones counted.
-        checkpoint: Its folder.
-        bundle: Ours.
-        optimum: Folder of optimum's export, None without optimum.
-        genai: Folder of onnxruntime-genai's builder, None without onnxruntime-genai.
+        shape: Its shape.
+        vocabulary: Number of its words, the three special ones included.
+        checkpoint: Folder of the checkpoint.
+        bundle: Folder of our bundle.
+        optimum: Folder of optimum's export; None without optimum.
+        genai: Folder that onnxruntime-genai's builder wrote; None without onnxruntime-genai.
     """
 
     shape: Shape
@@ -56,17 +67,17 @@ class Made:
 
     @property
     def size(self) -> str:
-        """Its size in words."""
+        """Text with its width, depth and vocabulary."""
         shape = self.shape
         return f"hidden {shape.width}, {shape.layers} layers, vocabulary {self.vocabulary}"
 
     def request(self, length: int, new_tokens: int, seed: int) -> Request:
-        """Return a request with a random prompt; its way is left open.
+        """Return a request with a random prompt and no mode.
 
         Args:
             length: Tokens of the prompt, the first of them `<bos>`.
-            new_tokens: How many to generate.
-            seed: Of the prompt.
+            new_tokens: Number of tokens to generate.
+            seed: Seed of the prompt.
         """
         draws = random.Random(seed)
         words = draws.choices(range(len(_SPECIAL), self.vocabulary), k=length - 1)
@@ -74,7 +85,7 @@ class Made:
         return Request("", text, (_SPECIAL.index("<bos>"), *words), new_tokens)
 
 
-def make(
+def make_model(
     folder: Path,
     vocabulary: int,
     seed: int,
@@ -82,37 +93,37 @@ def make(
     shape: Shape = SHAPE,
     answer_tokens: int = _VERIFIED_TOKENS,
     peers: Collection[str] = (OPTIMUM, GENAI),
-) -> Made:
-    """Write a model, our bundle of it, and the peers' exports as far as they are installed.
+) -> ModelForms:
+    """Write a model, our bundle of it, and the exports of the peers that are installed.
 
     Args:
-        folder: Exists; gets everything.
-        vocabulary: How many words.
-        seed: Of the weights.
-        shape: Of the model.
-        answer_tokens: Most tokens of an answer where a caller names no limit.
-        peers: Whose exports are wanted.
+        folder: An existing folder for all of them.
+        vocabulary: Number of words.
+        seed: Seed of the weights.
+        shape: Shape of the model.
+        answer_tokens: Token limit of the bundle, if a caller sets none.
+        peers: Engines whose exports are wanted.
 
     Raises:
         BenchmarkError: A peer's export failed.
     """
-    model = untrained_language_model("llama", shape, numbered_words(vocabulary), seed=seed)
+    model = untrained_language_model("llama", shape, numbered_tokenizer(vocabulary), seed=seed)
     _spread(model.model, seed)
     checkpoint, bundle = folder / "model", folder / "bundle"
     save_language_model(model, checkpoint)
-    _export(checkpoint, bundle, answer_tokens)
-    optimum = _optimum(checkpoint, folder / OPTIMUM) if OPTIMUM in peers else None
-    built = folder / GENAI if GENAI in peers and genai.is_installed() else None
-    if built is not None:
-        genai.build(checkpoint, built)
-    return Made(shape, vocabulary, checkpoint, bundle, optimum, built)
+    _export(checkpoint, bundle, answer_tokens, threshold=-math.inf)
+    optimum = _export_optimum(checkpoint, folder / OPTIMUM) if OPTIMUM in peers else None
+    genai = folder / GENAI if GENAI in peers and is_genai_installed() else None
+    if genai is not None:
+        build_genai(checkpoint, genai)
+    return ModelForms(shape, vocabulary, checkpoint, bundle, optimum, genai)
 
 
-def numbered_words(vocabulary: int) -> PreTrainedTokenizerFast:
-    """Return a tokenizer whose words are `w3`, `w4`, ...: their tokens' numbers.
+def numbered_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    """Return a tokenizer that knows numbered words and puts `<bos>` before a text.
 
     Args:
-        vocabulary: How many tokens, three special ones among them.
+        vocabulary: Number of tokens, three special ones included.
     """
     words = [*_SPECIAL, *map(_word, range(len(_SPECIAL), vocabulary))]
     numbers = {word: number for number, word in enumerate(words)}
@@ -130,10 +141,10 @@ def _word(number: int) -> str:
 
 
 def _spread(model: Any, seed: int) -> None:
-    """Draw weights so wide that the layers decide on the next token.
+    """Draw weights with such a spread that the layers decide on the next token.
 
-    As they are usually drawn, a tied output layer says the last token again and again, and that all
-    say the same would prove little.
+    With the usual weights, a tied output layer repeats the last token, and equal answers from all
+    engines would prove little.
     """
     draws = torch.Generator().manual_seed(seed)
     spread = _GAIN / math.sqrt(model.config.hidden_size)
@@ -143,15 +154,15 @@ def _spread(model: Any, seed: int) -> None:
                 values.normal_(0.0, spread, generator=draws)
 
 
-def quantized(made: Made, kind: str, folder: Path, prompts: Sequence[str]) -> Path:
+def quantize(forms: ModelForms, kind: str, folder: Path, prompts: Sequence[str]) -> Path:
     """Export a model quantized; return the bundle.
 
     Args:
-        made: The model.
-        kind: `fp16`, `int8-dynamic` or `int4`.
-        folder: Exists; gets the bundle, and the task that chooses its threshold.
-        prompts: Of that task. Its completions say nothing: how well random weights answer does not
-            matter here, and neither do the decisions that differ.
+        forms: The model.
+        kind: Quantization, `fp16`, `int8-dynamic` or `int4`.
+        folder: An existing folder for the bundle and for the task that chooses its threshold.
+        prompts: Prompts of that task. Its completions are meaningless: neither the accuracy of
+            random weights nor a changed decision matters here.
     """
     task = folder / f"task-{kind}"
     task.mkdir()
@@ -160,22 +171,19 @@ def quantized(made: Made, kind: str, folder: Path, prompts: Sequence[str]) -> Pa
         (task / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     bundle = folder / kind
     goal = {"calibrate": str(task), "target_deferral": 0.5, "max_flips": 1.0}
-    _export(made.checkpoint, bundle, _VERIFIED_TOKENS, quantize=kind, **goal)
+    _export(forms.checkpoint, bundle, _VERIFIED_TOKENS, quantize=kind, **goal)
     return bundle
 
 
 def _export(checkpoint: Path, bundle: Path, answer_tokens: int, **settings: Any) -> None:
-    from export.commands.language import LanguageSettings
-
-    chosen = settings or {"threshold": -math.inf}
-    with _in_silence():
+    with contextlib.redirect_stdout(io.StringIO()):  # its output would stand between the figures
         LanguageSettings(
-            checkpoint=checkpoint, max_new_tokens=answer_tokens, out=bundle, **chosen
+            checkpoint=checkpoint, max_new_tokens=answer_tokens, out=bundle, **settings
         ).run()
 
 
-def _optimum(checkpoint: Path, folder: Path) -> Path | None:
-    """Export as optimum does for `ORTModelForCausalLM`; nothing where it is not installed."""
+def _export_optimum(checkpoint: Path, folder: Path) -> Path | None:
+    """Export as optimum does for `ORTModelForCausalLM`; None if it is not installed."""
     try:
         from optimum.exporters.onnx import main_export
     except ImportError:
@@ -186,13 +194,40 @@ def _optimum(checkpoint: Path, folder: Path) -> Path | None:
             output=folder,
             task="text-generation-with-past",
             opset=OPSET,
-            do_validation=False,  # what it generates is held to ours
+            do_validation=False,  # its tokens are compared with ours
         )
     return folder
 
 
-@contextlib.contextmanager
-def _in_silence() -> Iterator[None]:
-    """Keep what a step says from standing between the figures."""
-    with Path(os.devnull).open("w", encoding="utf-8") as quiet, contextlib.redirect_stdout(quiet):
-        yield
+def is_genai_installed() -> bool:
+    """Return whether the environments of onnxruntime-genai and of its builder exist."""
+    return GENAI_PYTHON.exists() and _BUILDER_PYTHON.exists()
+
+
+def build_genai(checkpoint: Path, folder: Path) -> None:
+    """Write a model of onnxruntime-genai in float32 for the CPU.
+
+    Args:
+        checkpoint: Folder of a language model that the builder knows.
+        folder: Folder to write.
+
+    Raises:
+        BenchmarkError: The builder is missing, or failed.
+    """
+    environment = GENAI_PYTHON.parents[1]
+    builder = next(environment.glob(_BUILDER), None)
+    if builder is None:
+        raise BenchmarkError(f"expected {_BUILDER} in {environment}, got none: {GENAI_MISSING}")
+    line = [_BUILDER_PYTHON, builder, "-i", checkpoint, "-o", folder, "-p", "fp32", "-e", "cpu"]
+    # Without this option the output layer works on every position of the prompt.
+    options = ["-c", folder / "cache", "--extra_options", "prune_lm_head=true"]
+    done = subprocess.run(
+        list(map(str, [*line, *options])),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    if done.returncode:
+        reason = last_line(done.stderr)
+        raise BenchmarkError(f"expected a graph from onnxruntime-genai's builder: {reason}")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from benchmarks.runtime.drift import drift_figures
+from benchmarks.runtime.drift import measure_drift
 from edge_runtime import contract
 from edge_runtime.errors import BundleError, SettingError
 from edge_runtime.policies import drift_statistics

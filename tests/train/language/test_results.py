@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tools.colours import answers
 
-from benchmarks.cascade.check import CheckSettings
+from benchmarks.commands.cascade import CheckSettings
 from benchmarks.errors import CheckError
 from train.comparison.figures import figures
 from train.comparison.samples import read_samples

@@ -1,4 +1,4 @@
-"""The demo of a task runs language models, and every figure follows from its per-sample file."""
+"""`demo --task` runs language models, and every figure follows from its per-sample file."""
 
 import dataclasses
 import json
@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from tools.things import new_language_model, write_task
 
-from benchmarks.cascade.check import CheckSettings
-from benchmarks.cascade.demo import DemoSettings
+from benchmarks.commands.cascade import CheckSettings, DemoSettings
 from benchmarks.errors import CheckError
-from benchmarks.language.demo.cascades import read_asked, save_asked
 from benchmarks.language.demo.table import variants
+from benchmarks.language.demo.transcripts import read_transcripts, save_transcripts
 from edge_runtime import metrics
 from edge_runtime.errors import SettingError
 from train.comparison.samples import read_samples
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """Return the result folder of a half taught M_S beside a taught M_L."""
+    """Return the result folder of a half trained M_S and a trained M_L."""
     root = tmp_path_factory.mktemp("language-demo")
     task = str(write_task(root / "things"))
     for name, epochs in (("small", 8), ("large", 20)):
@@ -82,11 +81,11 @@ def test_the_demos_rows_are_the_answers_of_the_models(demo):
             assert surest < rows[name].confidence[~deferred, 0].min()
 
 
-def test_the_running_cascades_say_what_their_models_say(demo):
-    asked = read_asked(demo / "cascade-samples.npz")
+def test_the_running_cascades_answer_as_their_models_do(demo):
+    transcripts = read_transcripts(demo / "cascade-samples.npz")
     large = load_answers(demo / "answers" / "large-test.npz").right
     rows = variants(read_samples(demo / "lm-samples.npz"), 0.3)[0]
-    for (name, one), row in zip(asked.items(), ("control", "tuned"), strict=False):
+    for (name, one), row in zip(transcripts.items(), ("control", "tuned"), strict=False):
         small = load_answers(demo / "answers" / f"{name.partition(' + ')[0]}-test.npz").right
         # Float32 in two libraries: an answer on the edge may fall the other way.
         assert one.same.mean() > 0.9
@@ -96,8 +95,8 @@ def test_the_running_cascades_say_what_their_models_say(demo):
         np.testing.assert_array_equal(one.right[0][one.same[0]], expected[one.same[0]])
 
 
-def test_ending_a_generation_early_saves_tokens_and_changes_no_decision(demo):
-    for one in read_asked(demo / "cascade-samples.npz").values():
+def test_stopping_a_generation_early_saves_tokens_and_changes_no_decision(demo):
+    for one in read_transcripts(demo / "cascade-samples.npz").values():
         np.testing.assert_array_equal(one.deferred, one.whole_deferred)
         assert (one.tokens <= one.whole_tokens).all()
         np.testing.assert_array_equal(one.tokens[~one.deferred], one.whole_tokens[~one.deferred])
@@ -148,15 +147,15 @@ def test_check_finds_a_touched_sample_and_a_touched_page_of_the_cascades(demo, t
     with pytest.raises(CheckError, match="running cascades"):
         CheckSettings(folders=(copy,)).run()
     (copy / "report.md").write_text(report)
-    asked = read_asked(copy / "cascade-samples.npz")
-    name, one = next(iter(asked.items()))
+    transcripts = read_transcripts(copy / "cascade-samples.npz")
+    name, one = next(iter(transcripts.items()))
     touched = dataclasses.replace(one, right=~one.right)
-    save_asked(copy / "cascade-samples.npz", {**asked, name: touched})
+    save_transcripts(copy / "cascade-samples.npz", {**transcripts, name: touched})
     with pytest.raises(CheckError, match="joint accuracy"):
         CheckSettings(folders=(copy,)).run()
 
 
-def test_a_folder_that_is_no_language_model_is_refused_before_anything_is_trained(demo, tmp_path):
+def test_a_folder_without_a_language_model_is_refused_before_the_training(demo, tmp_path):
     task = str(demo.parent / "things")
     settings = DemoSettings(task=task, small=str(tmp_path), out=tmp_path / "out")
     with pytest.raises(CheckpointError, match=r"expected a config\.json"):
@@ -165,14 +164,14 @@ def test_a_folder_that_is_no_language_model_is_refused_before_anything_is_traine
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "says"),
     [
-        ({"task": "t", "alpha": 0.3}, "expected --alpha only without --task"),
-        ({"task": "t", "dataset": "cifar10"}, "expected --dataset only without --task"),
-        ({"steps": 20}, "expected --steps only with --task"),
-        ({"task_data": "d"}, "expected --task-data only with --task"),
+        ({"task": "t", "alpha": 0.3}, "--alpha works only without --task"),
+        ({"task": "t", "dataset": "cifar10"}, "--dataset works only without --task"),
+        ({"steps": 20}, "--steps works only with --task"),
+        ({"task_data": "d"}, "--task-data works only with --task"),
     ],
 )
-def test_a_flag_that_nothing_would_read_is_refused(settings, told):
-    with pytest.raises(SettingError, match=told):
+def test_a_flag_that_nothing_would_read_is_refused(settings, says):
+    with pytest.raises(SettingError, match=says):
         DemoSettings(**settings)
