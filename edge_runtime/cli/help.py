@@ -48,7 +48,7 @@ def _summary(command: type[Command]) -> str:
 def _notes(item: dataclasses.Field[Any]) -> str:
     if item.default is dataclasses.MISSING:
         return "" if item.metadata.get("positional") else " (required)"
-    if item.default is None or item.default == ():
+    if item.default is None or item.default in ((), ""):
         return ""
     value = item.default
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
