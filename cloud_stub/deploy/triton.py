@@ -1,7 +1,12 @@
-"""Triton's description of a model, `config.pbtxt`.
+"""One model of a Triton model repository.
 
-The message is a part of Triton's `model_config.proto`, with its names and field numbers, in a pool
-of its own: the classes of tritonclient would clash there, and a server need not install a client.
+    MODEL/config.pbtxt    its inputs and outputs
+    MODEL/labels.txt      class names, one per line, if they are known
+    MODEL/1/model.onnx    the graph, with the weight files that it names next to it
+
+The message of `config.pbtxt` is a part of Triton's `model_config.proto`, with its names and field
+numbers, in a descriptor pool of its own: the classes of tritonclient would clash there, and a
+server need not install a client.
 """
 
 from __future__ import annotations
@@ -15,9 +20,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 
 from cloud_stub.deploy.model import GRAPH_FILE, DeployedModel, TensorDescription, is_scores
 
-# MERGEDOC cloud_stub/deploy/repository.py: 'Writes one model of a Triton model repository.\n\nMODEL/config.pbtxt    what it takes and gives\nMODEL/labels.txt      class names, one a line, where they are known\nMODEL/1/model.onnx    the graph; files of weights that it names lie beside it\n'
-
+CONFIG_FILE: Final = "config.pbtxt"
 LABELS_FILE: Final = "labels.txt"
+VERSION: Final = "1"
 _PACKAGE: Final = "inference"
 _DATA_TYPES: Final = {
     "BOOL": 1,
@@ -34,8 +39,8 @@ _DATA_TYPES: Final = {
     "FP64": 12,
     "STRING": 13,
 }
-# Message -> field -> (number, type, whether it is repeated). A type that is no scalar is a message
-# or the enumeration.
+# Message -> field -> (number, type, whether it is repeated). A type that is not a scalar is a
+# message or the enumeration.
 _MESSAGES: Final[dict[str, dict[str, tuple[int, str, bool]]]] = {
     "ModelTensorReshape": {"shape": (1, "int64", True)},
     "ModelInput": {
@@ -67,29 +72,26 @@ _SCALARS: Final = {
     "int64": _Field.TYPE_INT64,
 }
 
-CONFIG_FILE: Final = "config.pbtxt"
-VERSION: Final = "1"
-
 
 def describe(model: DeployedModel, name: str, max_batch: int) -> str:
     """Return the text of `config.pbtxt`.
 
     Args:
-        model: What is served.
-        name: Its name, which its folder has too.
-        max_batch: Most rows of one run, where the graph leaves their number free.
+        model: The model.
+        name: Its name, also that of its folder.
+        max_batch: Most rows of one run, if the graph leaves their number free.
     """
     config = _CONFIG(name=name, backend="onnxruntime")
     if model.has_rows:
         config.max_batch_size = max_batch
-        config.dynamic_batching.SetInParent()  # its defaults: no delay, batches of what waits
-    for given in model.graph.inputs:
-        _fill(config.input.add(), given, model.has_rows)
+        config.dynamic_batching.SetInParent()  # its defaults: no delay, all waiting calls
+    for tensor in model.graph.inputs:
+        _fill(config.input.add(), tensor, model.has_rows)
     for output in model.outputs:
         described = config.output.add()
         _fill(described, output, model.has_rows)
         if model.has_rows and len(output.shape) == 1:
-            # Beside the rows there is no axis left, and Triton knows no empty shape but here.
+            # Besides the rows no axis is left, and Triton allows an empty shape only here.
             described.reshape.SetInParent()
         if model.labels and is_scores(output):
             described.label_filename = LABELS_FILE
@@ -98,7 +100,7 @@ def describe(model: DeployedModel, name: str, max_batch: int) -> str:
 
 def _fill(described: Any, tensor: TensorDescription, has_rows: bool) -> None:
     described.name = tensor.name
-    # What the protocol calls BYTES is a string to the configuration.
+    # The protocol's BYTES is called a string in the configuration.
     described.data_type = _DATA_TYPES[tensor.datatype.replace("BYTES", "STRING")]
     axes = tensor.shape[1:] if has_rows else tensor.shape
     described.dims.extend([-1 if size is None else size for size in axes] or [1])
@@ -118,8 +120,8 @@ def _build() -> Any:
             _add_field(message, field, number, kind, is_repeated)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    found = pool.FindMessageTypeByName(f"{_PACKAGE}.ModelConfig")
-    return message_factory.GetMessageClass(found)
+    config = pool.FindMessageTypeByName(f"{_PACKAGE}.ModelConfig")
+    return message_factory.GetMessageClass(config)
 
 
 def _add_field(
@@ -138,11 +140,11 @@ _CONFIG: Final = _build()
 
 
 def write_model(folder: Path, model: DeployedModel, name: str, max_batch: int) -> None:
-    """Write a model's folder, which must be there and empty.
+    """Write a model into a folder.
 
     Args:
-        folder: The folder.
-        model: What is served.
+        folder: An empty folder.
+        model: The model.
         name: Its name on the wire.
         max_batch: Most rows of one run.
     """
@@ -160,13 +162,13 @@ def write_model(folder: Path, model: DeployedModel, name: str, max_batch: int) -
 
 
 def scratch_place(folder: Path) -> Path:
-    """Return where to write at first: beside the repository, not in it, if that can be renamed.
+    """Return a place to write first: next to the repository, if a folder can be moved from there.
 
-    An engine takes every folder in its repository for a model, and one that a kill left behind
-    would keep it from starting.
+    An engine takes every folder in its repository for a model, so one that a kill left behind in
+    there would keep it from starting.
     """
     repository = folder.absolute().parent
     repository.mkdir(parents=True, exist_ok=True)
-    beside = repository.parent
-    is_same = beside.stat().st_dev == repository.stat().st_dev
-    return beside if is_same and os.access(beside, os.W_OK | os.X_OK) else repository
+    parent = repository.parent
+    is_same = parent.stat().st_dev == repository.stat().st_dev
+    return parent if is_same and os.access(parent, os.W_OK | os.X_OK) else repository

@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus: made of the statistics when it is asked for, at no cost to calls."""
+"""`/metrics` for Prometheus, computed from the statistics on request, at no cost to calls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 class Queued(Protocol):
-    """What a model works with, as the metrics see it.
+    """A model's queue and workers, as the metrics see them.
 
     Attributes:
         waiting: Calls that wait for a worker.
@@ -51,13 +51,13 @@ class Queued(Protocol):
 
 
 class Measured(Protocol):
-    """A served model as the metrics see it, from another thread than it works in.
+    """A served model as the metrics see it, from another thread than its own.
 
     Attributes:
-        name: On the wire.
-        statistics: What its calls came to.
-        batcher: What it works with.
-        is_usable: Whether it takes calls.
+        name: Its name on the wire.
+        statistics: Figures of its calls.
+        batcher: Its queue and workers.
+        is_usable: Whether it accepts calls.
     """
 
     @property
@@ -71,13 +71,14 @@ class Measured(Protocol):
 
 
 class ModelCollector(Collector):
-    """The metrics of every model, made of its statistics at each scrape.
+    """The metrics of every model, computed from its statistics at each scrape.
 
     Args:
-        models: What is served.
-        build: What is running, e.g. `{"version": "0.1.0"}`.
-        numbers: Further figures of the server: name and help to what tells its present value. A
-            name that ends in `_total` is a counter, any other a gauge; None leaves it out.
+        models: The served models.
+        build: Description of this installation, e.g. `{"version": "0.1.0"}`.
+        numbers: Further figures of the server: (name, help) -> function that returns the present
+            value, or None to leave it out. A name that ends in `_total` is a counter, any other a
+            gauge.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class ModelCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics as they are now; called by prometheus_client."""
-        yield InfoMetricFamily(f"{PREFIX}build", "What is running.", self._build)
+        yield InfoMetricFamily(f"{PREFIX}build", "Version of the server.", self._build)
         for family in (_calls, _times, _states, _received):
             yield from family(self._models)
         for (name, help_text), number in self._numbers.items():
@@ -103,15 +104,15 @@ class ModelCollector(Collector):
 
 
 class MetricsServer:
-    """Serves a registry over HTTP from threads of its own, in plaintext and to whoever asks.
+    """Serves metrics over HTTP from threads of its own, in plaintext and without authentication.
 
     Args:
         host: Address to listen on.
         port: TCP port; 0 takes a free one.
-        collector: What to serve, beside the process's own memory, time and open files.
+        collector: Metrics to serve, besides the process's memory, time and open files.
 
     Attributes:
-        address: Where it listens, HOST:PORT.
+        address: HOST:PORT that it listens on.
 
     Raises:
         ListenError: The address cannot be listened on.
@@ -131,8 +132,8 @@ class MetricsServer:
         self.address = join_address(host, self._server.server_address[1])
         if not is_loopback(host):
             _LOG.warning(
-                "metrics on %s can be read from other machines, in plaintext: they tell names of "
-                "models and amounts of calls",
+                "metrics on %s can be read from other machines, in plaintext: they contain the "
+                "names of models and the number of calls",
                 self.address,
             )
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
@@ -145,13 +146,13 @@ class MetricsServer:
 
 class _Server(http.server.ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Note a client that went away, instead of a traceback on standard error."""
-        _LOG.debug("metrics were not taken", extra={"peer": str(client_address)}, exc_info=True)
+        """Log that a client left, instead of printing a traceback on standard error."""
+        _LOG.debug("client of the metrics left", extra={"peer": str(client_address)}, exc_info=True)
 
 
 def _open(host: str, port: int, handler: type[http.server.BaseHTTPRequestHandler]) -> _Server:
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    # A client that says nothing must not keep a thread for ever.
+    # A client that sends nothing must not keep a thread for ever.
     patient = type("Handler", (handler,), {"timeout": _SILENT_CLIENT_S})
     server_class = type("Server", (_Server,), {"address_family": family})
     server: _Server = server_class(address[:2], patient)
@@ -169,8 +170,8 @@ def _calls(models: _Models) -> Iterable[Metric]:
     yield calls
     for metric, help_text, number in (
         ("rows", "Inputs answered.", lambda s: s.rows),
-        ("ignored_parameters", "Parameters of requests that mean nothing here.", _ignored),
-        ("unanswered_seconds", "Time of the calls that were not answered.", lambda s: s.failed_s),
+        ("ignored_parameters", "Request parameters without a meaning here.", _ignored),
+        ("unanswered_seconds", "Time of calls that were not answered.", lambda s: s.failed_s),
         ("input_seconds", "Time spent on reading and decoding inputs.", lambda s: s.input_s),
         ("output_seconds", "Time spent on writing answers.", lambda s: s.output_s),
     ):
@@ -189,11 +190,15 @@ def _times(models: _Models) -> Iterable[Metric]:
         ),
         (
             "queue_wait_seconds",
-            "What answered calls waited for the model.",
+            "Time that answered calls waited for the model.",
             lambda s: s.queue_wait,
         ),
-        ("compute_seconds", "What the model worked, one a batch.", lambda s: s.compute),
-        ("batch_rows", "Inputs of a batch.", lambda s: s.batch_rows),
+        (
+            "compute_seconds",
+            "Time that the model worked, one value per batch.",
+            lambda s: s.compute,
+        ),
+        ("batch_rows", "Inputs per batch.", lambda s: s.batch_rows),
     ):
         family = HistogramMetricFamily(f"{PREFIX}{metric}", help_text, labels=["model"])
         for model in models:
@@ -203,13 +208,17 @@ def _times(models: _Models) -> Iterable[Metric]:
 
 def _states(models: _Models) -> Iterable[Metric]:
     for metric, help_text, number in (
-        ("waiting_calls", "Calls that wait for a worker now.", lambda m: m.batcher.waiting),
-        ("in_flight_calls", "Calls that workers have now.", lambda m: m.batcher.in_flight),
-        ("hanging_workers", "Workers that were given up.", lambda m: m.batcher.hanging),
-        ("ready", "Whether the model takes calls: 1 or 0.", lambda m: float(m.is_usable)),
+        ("waiting_calls", "Calls that wait for a worker.", lambda m: m.batcher.waiting),
+        ("in_flight_calls", "Calls that workers have.", lambda m: m.batcher.in_flight),
+        (
+            "hanging_workers",
+            "Workers that were given up and have not come back.",
+            lambda m: m.batcher.hanging,
+        ),
+        ("ready", "1 while the model accepts calls, otherwise 0.", lambda m: float(m.is_usable)),
         (
             "last_answer_timestamp_seconds",
-            "When a call was last answered, 0 for never.",
+            "Time of the last answer; 0 if there was none.",
             lambda m: m.statistics.last_unix_s,
         ),
     ):
@@ -220,22 +229,26 @@ def _states(models: _Models) -> Iterable[Metric]:
 
 
 def _received(models: _Models) -> Iterable[Metric]:
-    """What the edges say of the inputs they forward.
+    """Yield the figures that edges report with the inputs they forward.
 
-    These have buckets alone: with negative values a sum says nothing, and Prometheus wants none.
+    These have buckets only: with negative values a sum means nothing, and Prometheus allows none.
     """
     labels = ["model", "contract_version"]
     confidence = HistogramMetricFamily(
-        f"{PREFIX}received_confidence", "The small model's confidence, one an input.", labels=labels
+        f"{PREFIX}received_confidence",
+        "The small model's confidence, one value per input.",
+        labels=labels,
     )
     threshold = HistogramMetricFamily(
-        f"{PREFIX}received_threshold", "The threshold it stood under, one a call.", labels=labels
+        f"{PREFIX}received_threshold",
+        "The threshold that it did not reach, one value per call.",
+        labels=labels,
     )
     invalid = _counter(
-        "received_invalid", "Confidences and thresholds that are no numbers.", "contract_version"
+        "received_invalid", "Confidences and thresholds that are not numbers.", "contract_version"
     )
     for model in models:
-        # A copy: the event loop may meet another version meanwhile.
+        # A copy: the event loop may add a version meanwhile.
         for version, received in model.statistics.received.copy().items():
             _add(confidence, [model.name, version], received.confidence)
             _add(threshold, [model.name, version], received.threshold)

@@ -1,9 +1,9 @@
-"""Decodes pictures as they came from a file, off the event loop, client by client in turns."""
+"""Decodes picture files outside the event loop, the clients taking turns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +14,17 @@ from cloud_stub.scheduling.queue import Job
 from edge_runtime import pictures
 from edge_runtime.errors import DependencyError, InputError, PictureSizeError
 
-MAX_REQUEST_PIXELS = pictures.MAX_PIXELS
-"""Limit of a request's decoded pictures together."""
+MAX_REQUEST_PIXELS: Final = pictures.MAX_PIXELS
+"""Limit of all decoded pictures of a request together."""
 
-Pictures = list[npt.NDArray[np.uint8]]
+Pictures: TypeAlias = list[npt.NDArray[np.uint8]]
 
 
 class PictureDecoder:
-    """Decodes one request at a time: two at once would not be faster beside a model that works.
+    """Decodes one request at a time: two at once would be no faster while a model is working.
 
     Args:
-        max_queue: Requests that may wait.
+        max_queue: Most requests that may wait.
     """
 
     def __init__(self, max_queue: int) -> None:
@@ -35,24 +35,24 @@ class PictureDecoder:
         """Return pictures uint8 [h, w, 3] RGB.
 
         Raises:
-            BadRequestError: One cannot be decoded.
+            BadRequestError: A picture cannot be decoded.
             OverloadError: Together they exceed `MAX_REQUEST_PIXELS`, or too many requests wait.
         """
-        given: Any = encoded
-        job = Job({"image": given}, len(encoded), key=None, client=client, deadline=deadline)
-        found: Pictures = await self._batcher.run(job)
-        return found
+        column: Any = encoded
+        job = Job({"image": column}, len(encoded), key=None, client=client, deadline=deadline)
+        decoded: Pictures = await self._batcher.run(job)
+        return decoded
 
     def close(self) -> None:
-        """Let the worker go."""
+        """Release the worker."""
         self._batcher.close()
 
 
 def decode_pictures(encoded: Iterable[bytes]) -> Pictures:
-    """Decode pictures; the limit is held to their headers, before anything is decoded.
+    """Decode pictures; their headers are checked against the limit before anything is decoded.
 
     Raises:
-        BadRequestError: One cannot be decoded.
+        BadRequestError: A picture cannot be decoded.
         OverloadError: Together they exceed `MAX_REQUEST_PIXELS`.
         DependencyError: Pillow is not installed.
     """
