@@ -55,7 +55,7 @@ class Bounds:
         return self.below if self.most is None else self.most
 
 
-def _number(limit: float) -> str:
+def _number(limit: float | None) -> str:
     return str(limit) if isinstance(limit, int) else f"{limit:g}"  # no exponent: 2147483647
 
 
