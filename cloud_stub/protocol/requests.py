@@ -66,8 +66,8 @@ def count_unknown_parameters(request: pb.ModelInferRequest, signature: Signature
     count = 0
     for name in request.parameters:
         count += name not in KNOWN_PARAMETERS and name not in own
-    for tensor in (*request.inputs, *request.outputs):
-        count += len(tensor.parameters)
+    count += sum(len(tensor.parameters) for tensor in request.inputs)
+    count += sum(len(output.parameters) for output in request.outputs)
     return count
 
 
