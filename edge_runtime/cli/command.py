@@ -41,10 +41,10 @@ class Bounds:
         if None not in (low := self._low, high := self._high):
             left = "[" if self.least is not None else "("
             right = "]" if self.most is not None else ")"
-            return f"in {left}{_number(low)}, {_number(high)}{right}"
+            return f"in {left}{low:.10g}, {high:.10g}{right}"
         words = {"at least": self.least, "above": self.above, "at most": self.most}
         words["below"] = self.below
-        return " ".join(f"{word} {_number(n)}" for word, n in words.items() if n is not None)
+        return " ".join(f"{word} {n:.10g}" for word, n in words.items() if n is not None)
 
     @property
     def _low(self) -> float | None:
@@ -53,10 +53,6 @@ class Bounds:
     @property
     def _high(self) -> float | None:
         return self.below if self.most is None else self.most
-
-
-def _number(limit: float | None) -> str:
-    return str(limit) if isinstance(limit, int) else f"{limit:g}"  # no exponent: 2147483647
 
 
 def field(
