@@ -162,14 +162,8 @@ class ModelSettings(Command):
         Raises:
             SettingError: Such a flag was given.
         """
-        for item in dataclasses.fields(ModelSettings):
-            if item.name not in {"max_new_tokens", "confidence"}:
-                continue
-            if getattr(self, item.name) != item.default:
-                raise SettingError(
-                    f"{flag_name(item)} needs a model that generates text, got {source}: leave it "
-                    "out"
-                )
+        reason = f"needs a model that generates text, got {source}: leave it out"
+        self._refuse_any(("max_new_tokens", "confidence"), reason)
 
     def upstream_url(self) -> SplitResult:
         """Return the parts of --upstream.

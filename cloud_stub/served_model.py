@@ -87,15 +87,6 @@ class Models:
         return model
 
 
-def open_model(settings: ModelSettings) -> ServedModel:
-    """Open a model to be served.
-
-    Raises:
-        GatekeeperError: It cannot be opened.
-    """
-    return ServedModel(settings.model, open_backend(settings), settings.limits())
-
-
 def open_backend(settings: ModelSettings) -> Backend:
     """Open the backend of a model; libraries that others need are not imported.
 

@@ -26,7 +26,7 @@ from cloud_stub.protocol.inference import Inference
 from cloud_stub.protocol.pictures import PictureDecoder
 from cloud_stub.scheduling import workers
 from cloud_stub.scheduling.statistics import Outcome
-from cloud_stub.served_model import Models, open_model
+from cloud_stub.served_model import Models, ServedModel, open_backend
 from cloud_stub.settings import ServeSettings
 from edge_runtime.wire.address import join_address
 
@@ -180,7 +180,10 @@ class _Server:
     ) -> None:
         self._settings, self._certificates, self._guard = settings, certificates, guard
         self._log = log
-        self._models = Models(map(open_model, settings.each_model()))
+        self._models = Models(
+            ServedModel(each.model, open_backend(each), each.limits())
+            for each in settings.each_model()
+        )
         self._decoder = PictureDecoder(max(model.limits.max_queue for model in self._models))
         self._memory = workers.MemoryBudget(settings.max_memory_mib * workers.MIB)
         self._inference = Inference(self._models, self._decoder, self._memory, logs.log_call)
@@ -266,12 +269,8 @@ class _Server:
             ("stray_calls_total", "Inference calls that name no model here or cannot be read."): (
                 lambda: self._inference.strays
             ),
-            ("held_bytes", "Memory that the calls in the server hold now."): (
-                lambda: self._memory.held
-            ),
-            ("dropped_log_lines_total", "Log lines dropped because the log's queue was full."): (
-                lambda: self._log.dropped
-            ),
+            ("held_bytes", "Memory that calls hold now."): lambda: self._memory.held,
+            ("dropped_log_lines_total", "Lines dropped by a full log."): lambda: self._log.dropped,
             ("unauthenticated_calls_total", "Calls refused for lack of an accepted token."): (
                 lambda: None if guard is None else guard.refused
             ),

@@ -46,8 +46,7 @@ class ServeSettings(ModelSettings, does="cloud_stub.server:serve"):
         "PEM file of the private key of --certificate, not encrypted", default=None
     )
     client_ca: Path | None = field(
-        "PEM file of the authorities that must have signed every client's certificate",
-        default=None,
+        "PEM file of the authorities that must have signed every client's certificate", default=None
     )
     token_file: Path | None = field(
         "file of bearer tokens, one per line; every call must carry one of them", default=None

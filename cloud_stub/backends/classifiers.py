@@ -18,7 +18,6 @@ from edge_runtime.errors import BundleError
 from edge_runtime.inputs import open_intake
 from edge_runtime.metrics import max_softmax
 
-_WORKERS: Final = 4
 _REPLY_S: Final = 0.02
 """Part of the callers' time that is reserved for sending the answer back."""
 
@@ -116,8 +115,7 @@ class CascadeBackend(_BundleClassifier):
         GatekeeperError: Bundle, address or protection do not fit.
     """
 
-    # The calls wait for the network more than they compute.
-    workers = _WORKERS
+    workers = 4  # the calls wait for the network more than they compute
 
     def __init__(
         self, path: Path, threads: int, *, cloud: str, deadline_s: float, **options: Any

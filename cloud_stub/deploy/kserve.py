@@ -38,17 +38,8 @@ def _manifest(settings: DeploySettings) -> dict[str, Any]:
     predictor: dict[str, Any] = {}
     if settings.replicas is not None:
         predictor |= {"minReplicas": settings.replicas, "maxReplicas": settings.replicas}
-    return {
-        "apiVersion": "serving.kserve.io/v1beta1",
-        "kind": "InferenceService",
-        "metadata": metadata,
-        "spec": {"predictor": {**predictor, "model": _model(settings)}},
-    }
-
-
-def _model(settings: DeploySettings) -> dict[str, Any]:
     size = {"cpu": settings.cpu or "1", "memory": settings.memory or "2Gi"}
-    return {
+    predictor["model"] = {
         "modelFormat": {"name": "onnx"},
         "runtime": RUNTIME,
         "protocolVersion": "v2",
@@ -56,4 +47,10 @@ def _model(settings: DeploySettings) -> dict[str, Any]:
         "ports": [{"name": _GRPC_PORT_NAME, "containerPort": GRPC_PORT, "protocol": "TCP"}],
         # A dictionary each, or YAML would write the second as a reference to the first.
         "resources": {"requests": {**size}, "limits": {**size}},
+    }
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": metadata,
+        "spec": {"predictor": predictor},
     }

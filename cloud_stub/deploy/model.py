@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -108,7 +107,7 @@ def read_bundle_model(folder: Path) -> DeployedModel:
         GatekeeperError: The bundle is damaged, or its graph cannot be opened.
     """
     bundle = read_bundle(folder)
-    graph = read_graph(bundle.graph)
+    graph = _read_graph(bundle.graph)
     by_name = {output.name: output for output in graph.outputs}
     if contract.PREDICTION not in by_name:
         raise DeployError(
@@ -135,7 +134,7 @@ def read_onnx_model(
     Raises:
         DeployError: No output, or more than one, can be the answer; or the labels do not fit it.
     """
-    graph = read_graph(file)
+    graph = _read_graph(file)
     chosen = _choose(graph, labels) if answer is None else _named(graph, labels, answer)
     confidence = [o for o in graph.outputs if o.name == contract.CONFIDENCE and len(o.shape) == 1]
     return _checked(graph, labels, chosen, (chosen, *(o for o in confidence if o != chosen)))
@@ -211,13 +210,7 @@ def _checked(
     return DeployedModel(graph=graph, labels=labels, answer=answer, outputs=outputs)
 
 
-def read_graph(path: Path) -> Graph:
-    """Open an ONNX file and describe it.
-
-    Raises:
-        DeployError: It is missing or not an ONNX graph, or its weight files are not next to it.
-        DependencyError: ONNX Runtime is not installed.
-    """
+def _read_graph(path: Path) -> Graph:
     if not path.is_file():
         raise DeployError(f"expected an ONNX file at {path}, found none: correct the path")
     try:
@@ -236,8 +229,8 @@ def read_graph(path: Path) -> Graph:
     return Graph(
         path=path,
         external=external,
-        inputs=_describe(session.get_inputs()),
-        outputs=_describe(session.get_outputs()),
+        inputs=tuple(map(_description, session.get_inputs())),
+        outputs=tuple(map(_description, session.get_outputs())),
     )
 
 
@@ -259,18 +252,12 @@ def _check_external(path: Path, name: str) -> None:
         )
 
 
-def _describe(arguments: Iterable[Any]) -> tuple[TensorDescription, ...]:
-    return tuple(
-        _description(argument.name, argument.type, argument.shape) for argument in arguments
-    )
-
-
-def _description(name: str, kind: str, axes: list[int | str | None] | None) -> TensorDescription:
-    axes = axes or []  # a sequence or map has none
+def _description(argument: Any) -> TensorDescription:
+    axes = argument.shape or []  # a sequence or map has none
     first = axes[0] if axes else None
     return TensorDescription(
-        name=name,
-        datatype=DATATYPES.get(kind, kind),
+        name=argument.name,
+        datatype=DATATYPES.get(argument.type, argument.type),
         shape=tuple(size if isinstance(size, int) else None for size in axes),
         rows=first if isinstance(first, str) and not first.startswith(_NAMELESS) else None,
     )

@@ -1,76 +1,25 @@
 """One model of a Triton model repository.
 
-    MODEL/config.pbtxt    its inputs and outputs
-    MODEL/labels.txt      class names, one per line, if they are known
-    MODEL/1/model.onnx    the graph, with the weight files that it names next to it
-
-The message of `config.pbtxt` is a part of Triton's `model_config.proto`, with its names and field
-numbers, in a descriptor pool of its own: the classes of tritonclient would clash there, and a
-server need not install a client.
+MODEL/config.pbtxt    its inputs and outputs: Triton's `ModelConfig` in protobuf's text format
+MODEL/labels.txt      class names, one per line, if they are known
+MODEL/1/model.onnx    the graph, with the weight files that it names next to it
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf.text_encoding import CEscape
 
 from cloud_stub.deploy.model import GRAPH_FILE, DeployedModel, TensorDescription, is_scores
 
 CONFIG_FILE: Final = "config.pbtxt"
 LABELS_FILE: Final = "labels.txt"
 VERSION: Final = "1"
-_PACKAGE: Final = "inference"
-_DATA_TYPES: Final = {
-    "BOOL": 1,
-    "UINT8": 2,
-    "UINT16": 3,
-    "UINT32": 4,
-    "UINT64": 5,
-    "INT8": 6,
-    "INT16": 7,
-    "INT32": 8,
-    "INT64": 9,
-    "FP16": 10,
-    "FP32": 11,
-    "FP64": 12,
-    "STRING": 13,
-}
-# Message -> field -> (number, type, whether it is repeated). A type that is not a scalar is a
-# message or the enumeration.
-_MESSAGES: Final[dict[str, dict[str, tuple[int, str, bool]]]] = {
-    "ModelTensorReshape": {"shape": (1, "int64", True)},
-    "ModelInput": {
-        "name": (1, "string", False),
-        "data_type": (2, "DataType", False),
-        "dims": (4, "int64", True),
-    },
-    "ModelOutput": {
-        "name": (1, "string", False),
-        "data_type": (2, "DataType", False),
-        "dims": (3, "int64", True),
-        "reshape": (5, "ModelTensorReshape", False),
-        "label_filename": (4, "string", False),
-    },
-    "ModelDynamicBatching": {},
-    "ModelConfig": {
-        "name": (1, "string", False),
-        "backend": (17, "string", False),
-        "max_batch_size": (4, "int32", False),
-        "input": (5, "ModelInput", True),
-        "output": (6, "ModelOutput", True),
-        "dynamic_batching": (11, "ModelDynamicBatching", False),
-    },
-}
-_Field = descriptor_pb2.FieldDescriptorProto
-_SCALARS: Final = {
-    "string": _Field.TYPE_STRING,
-    "int32": _Field.TYPE_INT32,
-    "int64": _Field.TYPE_INT64,
-}
 
 
 def describe(model: DeployedModel, name: str, max_batch: int) -> str:
@@ -81,62 +30,34 @@ def describe(model: DeployedModel, name: str, max_batch: int) -> str:
         name: Its name, also that of its folder.
         max_batch: Most rows of one run, if the graph leaves their number free.
     """
-    config = _CONFIG(name=name, backend="onnxruntime")
+    lines = [f"name: {_quoted(name)}", 'backend: "onnxruntime"']
     if model.has_rows:
-        config.max_batch_size = max_batch
-        config.dynamic_batching.SetInParent()  # its defaults: no delay, all waiting calls
+        lines.append(f"max_batch_size: {max_batch}")
+        lines.append("dynamic_batching {}")  # its defaults: no delay, all waiting calls
     for tensor in model.graph.inputs:
-        _fill(config.input.add(), tensor, model.has_rows)
+        lines += ["input {", *_tensor_lines(tensor, model.has_rows), "}"]
     for output in model.outputs:
-        described = config.output.add()
-        _fill(described, output, model.has_rows)
+        lines += ["output {", *_tensor_lines(output, model.has_rows)]
         if model.has_rows and len(output.shape) == 1:
             # Besides the rows no axis is left, and Triton allows an empty shape only here.
-            described.reshape.SetInParent()
+            lines.append("  reshape {}")
         if model.labels and is_scores(output):
-            described.label_filename = LABELS_FILE
-    return text_format.MessageToString(config, as_utf8=True)
+            lines.append(f'  label_filename: "{LABELS_FILE}"')
+        lines.append("}")
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _fill(described: Any, tensor: TensorDescription, has_rows: bool) -> None:
-    described.name = tensor.name
+def _tensor_lines(tensor: TensorDescription, has_rows: bool) -> Iterator[str]:
+    yield f"  name: {_quoted(tensor.name)}"
     # The protocol's BYTES is called a string in the configuration.
-    described.data_type = _DATA_TYPES[tensor.datatype.replace("BYTES", "STRING")]
+    yield f"  data_type: TYPE_{tensor.datatype.replace('BYTES', 'STRING')}"
     axes = tensor.shape[1:] if has_rows else tensor.shape
-    described.dims.extend([-1 if size is None else size for size in axes] or [1])
+    for size in axes or [1]:
+        yield f"  dims: {-1 if size is None else size}"
 
 
-def _build() -> Any:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="model_config.proto", package=_PACKAGE, syntax="proto3"
-    )
-    types = file.enum_type.add(name="DataType")
-    types.value.add(name="TYPE_INVALID", number=0)
-    for name, number in _DATA_TYPES.items():
-        types.value.add(name=f"TYPE_{name}", number=number)
-    for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for field, (number, kind, is_repeated) in fields.items():
-            _add_field(message, field, number, kind, is_repeated)
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    config = pool.FindMessageTypeByName(f"{_PACKAGE}.ModelConfig")
-    return message_factory.GetMessageClass(config)
-
-
-def _add_field(
-    message: descriptor_pb2.DescriptorProto, name: str, number: int, kind: str, is_repeated: bool
-) -> None:
-    label = _Field.LABEL_REPEATED if is_repeated else _Field.LABEL_OPTIONAL
-    field = message.field.add(name=name, number=number, label=label)
-    if kind in _SCALARS:
-        field.type = _SCALARS[kind]
-    else:
-        field.type = _Field.TYPE_MESSAGE if kind in _MESSAGES else _Field.TYPE_ENUM
-        field.type_name = f".{_PACKAGE}.{kind}"
-
-
-_CONFIG: Final = _build()
+def _quoted(text: str) -> str:
+    return f'"{CEscape(text.encode(), as_utf8=True)}"'
 
 
 def write_model(folder: Path, model: DeployedModel, name: str, max_batch: int) -> None:

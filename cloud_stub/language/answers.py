@@ -65,7 +65,4 @@ class Answers:
 
     def outputs(self) -> Outputs:
         """Return a copy as outputs."""
-        return {
-            contract.TEXT: self._texts.copy(),
-            contract.CONFIDENCE: self._confidence.copy(),
-        }
+        return {contract.TEXT: self._texts.copy(), contract.CONFIDENCE: self._confidence.copy()}

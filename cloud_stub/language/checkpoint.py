@@ -124,13 +124,8 @@ class _TokenAnswers:
 
     def put(self, step: Step) -> None:
         """Add the next tokens of some rows."""
-        for row, token, neg_entropy, logprob in zip(
-            step.rows.tolist(),
-            step.tokens.tolist(),
-            step.neg_entropy.tolist(),
-            step.logprob.tolist(),
-            strict=True,
-        ):
+        columns = (step.rows, step.tokens, step.neg_entropy, step.logprob)
+        for row, token, neg_entropy, logprob in zip(*(c.tolist() for c in columns), strict=True):
             sequence = self._sequences.setdefault(row, _Sequence())
             sequence.tokens.append(token)
             sequence.neg_entropy.append(neg_entropy)

@@ -36,7 +36,6 @@ from edge_runtime import contract, metrics
 from edge_runtime.cloud.security import Security, Token
 from edge_runtime.errors import SettingError
 
-_WORKERS: Final = 32
 _LOGARITHMS: Final = (contract.MEAN_LOGPROB, contract.SUM_LOGPROB)
 _CHECK_EVERY_S: Final = 0.05
 _MOST_LINE_BYTES: Final = 1 << 20
@@ -70,8 +69,7 @@ class UpstreamBackend:
         SettingError: A file of certificates, or the key, cannot be used.
     """
 
-    # The calls wait for the network and compute nothing.
-    workers = _WORKERS
+    workers = 32  # the calls wait for the network and compute nothing
     labels: tuple[str, ...] = ()
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -83,10 +81,7 @@ class UpstreamBackend:
             context.set_alpn_protocols(["http/1.1"])
         self._kind, self._model = settings.confidence_kind, settings.upstream_model
         self._completions = _Completions(
-            url,
-            context=context,
-            token=security.token(),
-            silence_s=settings.upstream_timeout,
+            url, context=context, token=security.token(), silence_s=settings.upstream_timeout
         )
         self.signature = generation_signature(
             "gatekeeper_upstream", settings.max_new_tokens, is_batched=False
@@ -231,7 +226,12 @@ class _Completions:
             CallError: The server is down, slow, refuses, or sends something else than JSON events.
         """
         deadline = monotonic() + timeout_s
-        connection = self._connection(max(min(self._silence_s, timeout_s), _CHECK_EVERY_S))
+        silence_s = max(min(self._silence_s, timeout_s), _CHECK_EVERY_S)
+        connection = HTTPConnection(self._host, self._port, timeout=silence_s)
+        if self._context is not None:
+            connection = HTTPSConnection(
+                self._host, self._port, timeout=silence_s, context=self._context
+            )
         is_over: Callable[[], bool] = lambda: monotonic() >= deadline or not is_wanted()  # noqa: E731
         try:
             with contextlib.closing(connection):
@@ -245,12 +245,7 @@ class _Completions:
         except (OSError, HTTPException) as error:
             if monotonic() >= deadline:
                 raise ExpiredError("the upstream did not answer in time") from None
-            _fail(error, self._silence_s)
-
-    def _connection(self, timeout_s: float) -> HTTPConnection:
-        if self._context is None:
-            return HTTPConnection(self._host, self._port, timeout=timeout_s)
-        return HTTPSConnection(self._host, self._port, timeout=timeout_s, context=self._context)
+            raise _call_error(error, self._silence_s) from None
 
     def _request(self, connection: HTTPConnection, body: Mapping[str, Any]) -> HTTPResponse:
         headers = {"content-type": "application/json", "accept": "text/event-stream"}
@@ -322,14 +317,12 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _fail(error: Exception, silence_s: float) -> NoReturn:
+def _call_error(error: Exception, silence_s: float) -> CallError:
     if isinstance(error, TimeoutError):
-        raise ExpiredError(f"the upstream sent nothing for {silence_s:g} s") from None
+        return ExpiredError(f"the upstream sent nothing for {silence_s:g} s")
     if isinstance(error, HTTPException) and not isinstance(error, _LOST):
-        raise ModelFailureError(
-            f"the upstream failed: expected HTTP, got {type(error).__name__}"
-        ) from None
-    raise UnavailableError(f"the upstream cannot be reached: {error}") from None
+        return ModelFailureError(f"the upstream failed: expected HTTP, got {type(error).__name__}")
+    return UnavailableError(f"the upstream cannot be reached: {error}")
 
 
 def _message(body: bytes) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, text_format
 
+from cloud_stub.served_model import ServedModel
 from edge_runtime.errors import DependencyError
 from edge_runtime.wire import messages as pb
 
@@ -22,8 +23,7 @@ try:
 except ImportError:
     raise DependencyError("grpcio-reflection", "serving", "cloud") from None
 
-DESCRIPTOR = health_pb2.DESCRIPTOR
-SERVICE = DESCRIPTOR.services_by_name["Health"].full_name
+SERVICE: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _LOG: Final = logging.getLogger(__name__)
 _CHECK_EVERY_S: Final = 1.0
 _Response = health_pb2.HealthCheckResponse
@@ -31,20 +31,6 @@ _Response = health_pb2.HealthCheckResponse
 V1ALPHA: Final = str(reflection.SERVICE_NAME)
 V1: Final = V1ALPHA.replace("v1alpha", "v1")
 SERVICES: Final = (pb.SERVICE, SERVICE, V1ALPHA, V1)
-
-
-class Usable(Protocol):
-    """A model that may become unusable.
-
-    Attributes:
-        name: Its name on the wire.
-        is_usable: Whether it accepts calls.
-    """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def is_usable(self) -> bool: ...  # noqa: D102
 
 
 class Health(health_pb2_grpc.HealthServicer):
@@ -60,7 +46,7 @@ class Health(health_pb2_grpc.HealthServicer):
         models: The server's models.
     """
 
-    def __init__(self, models: Iterable[Usable]) -> None:
+    def __init__(self, models: Iterable[ServedModel]) -> None:
         self._models = {model.name: model for model in models}
         self._is_draining = False
         self._changed = asyncio.Event()
@@ -159,7 +145,7 @@ def _pool() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
     for file in (
         pb.ModelInferRequest.DESCRIPTOR.file,
-        DESCRIPTOR,
+        health_pb2.DESCRIPTOR,
         reflection_pb2.DESCRIPTOR,
     ):
         pool.AddSerializedFile(file.serialized_pb)

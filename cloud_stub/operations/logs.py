@@ -16,8 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Final, Literal, TextIO, TypeAlias
+from typing import Any, Final, Literal, TextIO
 
 from cloud_stub.protocol.inference import CallRecord
 from cloud_stub.scheduling.statistics import Outcome
@@ -33,9 +32,6 @@ _QUEUE_LINES: Final = 1000
 _CLOSE_S: Final = 2.0
 _NO_EXTRAS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _CALLS: Final = logging.getLogger("cloud_stub.calls")
-_ExcInfo: TypeAlias = (
-    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
-)
 
 
 def configure(style: Format, level: Level, stream: TextIO | None = None) -> Writer:
@@ -173,7 +169,7 @@ class TextFormatter(logging.Formatter):
         event = record.getMessage().encode("unicode_escape").decode("ascii")
         extras = (f" {name}={_text(value)}" for name, value in _extras(record).items())
         line = f"{time_text}.{record.msecs:03.0f}Z {record.levelname} {event}{''.join(extras)}"
-        return line if not record.exc_info else f"{line}\n{location(record.exc_info)}"
+        return line if not record.exc_info else f"{line}\n{location(record.exc_info[1])}"
 
 
 def _json_formatter() -> logging.Formatter:
@@ -183,8 +179,8 @@ def _json_formatter() -> logging.Formatter:
         raise DependencyError("python-json-logger", "a log in JSON", "cloud") from None
 
     class Formatter(JsonFormatter):
-        def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 - logging's name
-            return location(ei)
+        def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+            return location(ei[1])
 
     return Formatter(
         ["levelname", "name", "message"],
@@ -199,13 +195,12 @@ def _json_formatter() -> logging.Formatter:
     )
 
 
-def location(exc_info: _ExcInfo) -> str:
+def location(error: BaseException | None) -> str:
     """Return an exception's type and location, without its message, which may repeat an input.
 
     Its cause comes first, as in Python's own tracebacks.
     """
     parts: list[str] = []
-    error = exc_info[1]
     while error is not None:
         parts[:0] = [*traceback.format_tb(error.__traceback__), f"{type(error).__name__}\n"]
         error = error.__cause__

@@ -8,10 +8,11 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from cloud_stub.errors import ListenError
 from cloud_stub.scheduling.statistics import Histogram, Statistics
+from cloud_stub.served_model import ServedModel
 from edge_runtime.errors import DependencyError
 from edge_runtime.wire.address import is_loopback, join_address
 
@@ -31,43 +32,55 @@ except ImportError:
 PREFIX: Final = "gatekeeper_cloud_"
 _SILENT_CLIENT_S: Final = 5.0
 _LOG: Final = logging.getLogger(__name__)
+_Models: TypeAlias = Sequence[ServedModel]
 
-
-class Queued(Protocol):
-    """A model's queue and workers, as the metrics see them.
-
-    Attributes:
-        waiting: Calls that wait for a worker.
-        in_flight: Calls that workers have.
-        hanging: Workers that were given up and have not come back.
-    """
-
-    @property
-    def waiting(self) -> int: ...  # noqa: D102
-    @property
-    def in_flight(self) -> int: ...  # noqa: D102
-    @property
-    def hanging(self) -> int: ...  # noqa: D102
-
-
-class Measured(Protocol):
-    """A served model as the metrics see it, from another thread than its own.
-
-    Attributes:
-        name: Its name on the wire.
-        statistics: Figures of its calls.
-        batcher: Its queue and workers.
-        is_usable: Whether it accepts calls.
-    """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def statistics(self) -> Statistics: ...  # noqa: D102
-    @property
-    def batcher(self) -> Queued: ...  # noqa: D102
-    @property
-    def is_usable(self) -> bool: ...  # noqa: D102
+_FIGURES: Final[tuple[tuple[str, str, Callable[[ServedModel], float]], ...]] = (
+    ("rows_total", "Inputs answered.", lambda m: m.statistics.rows),
+    (
+        "ignored_parameters_total",
+        "Request parameters without a meaning here.",
+        lambda m: m.statistics.ignored_parameters,
+    ),
+    (
+        "unanswered_seconds_total",
+        "Time of calls that were not answered.",
+        lambda m: m.statistics.failed_s,
+    ),
+    (
+        "input_seconds_total",
+        "Time spent on reading and decoding inputs.",
+        lambda m: m.statistics.input_s,
+    ),
+    ("output_seconds_total", "Time spent on writing answers.", lambda m: m.statistics.output_s),
+    ("waiting_calls", "Calls that wait for a worker.", lambda m: m.batcher.waiting),
+    ("in_flight_calls", "Calls that workers have.", lambda m: m.batcher.in_flight),
+    (
+        "hanging_workers",
+        "Workers that were given up and have not come back.",
+        lambda m: m.batcher.hanging,
+    ),
+    ("ready", "1 while the model accepts calls, otherwise 0.", lambda m: float(m.is_usable)),
+    (
+        "last_answer_timestamp_seconds",
+        "Time of the last answer; 0 if there was none.",
+        lambda m: m.statistics.last_unix_s,
+    ),
+)
+"""Name, help and value of each figure; a name that ends in `_total` is a counter."""
+_HISTOGRAMS: Final[tuple[tuple[str, str, Callable[[Statistics], Histogram]], ...]] = (
+    (
+        "call_duration_seconds",
+        "From a request's last byte to its answer's first, of answered calls.",
+        lambda s: s.latency,
+    ),
+    (
+        "queue_wait_seconds",
+        "Time that answered calls waited for the model.",
+        lambda s: s.queue_wait,
+    ),
+    ("compute_seconds", "Time that the model worked, one value per batch.", lambda s: s.compute),
+    ("batch_rows", "Inputs per batch.", lambda s: s.batch_rows),
+)
 
 
 class ModelCollector(Collector):
@@ -83,7 +96,7 @@ class ModelCollector(Collector):
 
     def __init__(
         self,
-        models: Iterable[Measured],
+        models: Iterable[ServedModel],
         build: Mapping[str, str],
         numbers: Mapping[tuple[str, str], Callable[[], float | None]] | None = None,
     ) -> None:
@@ -94,13 +107,12 @@ class ModelCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return the metrics as they are now; called by prometheus_client."""
         yield InfoMetricFamily(f"{PREFIX}build", "Version of the server.", self._build)
-        for family in (_calls, _times, _states, _received):
+        for family in (_calls, _figures, _histograms, _received):
             yield from family(self._models)
         for (name, help_text), number in self._numbers.items():
             value = number()
             if value is not None:
-                kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-                yield kind(f"{PREFIX}{name}", help_text, value)
+                yield _kind(name)(f"{PREFIX}{name}", help_text, value)
 
 
 class MetricsServer:
@@ -159,72 +171,27 @@ def _open(host: str, port: int, handler: type[http.server.BaseHTTPRequestHandler
     return server
 
 
-_Models: TypeAlias = Sequence[Measured]
-
-
 def _calls(models: _Models) -> Iterable[Metric]:
-    calls = _counter("calls", "Inference calls by how they ended.", "outcome")
+    family = _family("calls_total", "Inference calls by how they ended.", "outcome")
     for model in models:
         for outcome, count in model.statistics.outcomes.items():
-            calls.add_metric([model.name, str(outcome)], count)
-    yield calls
-    for metric, help_text, number in (
-        ("rows", "Inputs answered.", lambda s: s.rows),
-        ("ignored_parameters", "Request parameters without a meaning here.", _ignored),
-        ("unanswered_seconds", "Time of calls that were not answered.", lambda s: s.failed_s),
-        ("input_seconds", "Time spent on reading and decoding inputs.", lambda s: s.input_s),
-        ("output_seconds", "Time spent on writing answers.", lambda s: s.output_s),
-    ):
-        family = _counter(metric, help_text)
+            family.add_metric([model.name, str(outcome)], count)
+    yield family
+
+
+def _figures(models: _Models) -> Iterable[Metric]:
+    for name, help_text, figure in _FIGURES:
+        family = _family(name, help_text)
         for model in models:
-            family.add_metric([model.name], number(model.statistics))
+            family.add_metric([model.name], figure(model))
         yield family
 
 
-def _times(models: _Models) -> Iterable[Metric]:
-    for metric, help_text, histogram in (
-        (
-            "call_duration_seconds",
-            "From a request's last byte to its answer's first, of answered calls.",
-            lambda s: s.latency,
-        ),
-        (
-            "queue_wait_seconds",
-            "Time that answered calls waited for the model.",
-            lambda s: s.queue_wait,
-        ),
-        (
-            "compute_seconds",
-            "Time that the model worked, one value per batch.",
-            lambda s: s.compute,
-        ),
-        ("batch_rows", "Inputs per batch.", lambda s: s.batch_rows),
-    ):
-        family = HistogramMetricFamily(f"{PREFIX}{metric}", help_text, labels=["model"])
+def _histograms(models: _Models) -> Iterable[Metric]:
+    for name, help_text, histogram in _HISTOGRAMS:
+        family = HistogramMetricFamily(f"{PREFIX}{name}", help_text, labels=["model"])
         for model in models:
             _add(family, [model.name], histogram(model.statistics))
-        yield family
-
-
-def _states(models: _Models) -> Iterable[Metric]:
-    for metric, help_text, number in (
-        ("waiting_calls", "Calls that wait for a worker.", lambda m: m.batcher.waiting),
-        ("in_flight_calls", "Calls that workers have.", lambda m: m.batcher.in_flight),
-        (
-            "hanging_workers",
-            "Workers that were given up and have not come back.",
-            lambda m: m.batcher.hanging,
-        ),
-        ("ready", "1 while the model accepts calls, otherwise 0.", lambda m: float(m.is_usable)),
-        (
-            "last_answer_timestamp_seconds",
-            "Time of the last answer; 0 if there was none.",
-            lambda m: m.statistics.last_unix_s,
-        ),
-    ):
-        family = GaugeMetricFamily(f"{PREFIX}{metric}", help_text, labels=["model"])
-        for model in models:
-            family.add_metric([model.name], number(model))
         yield family
 
 
@@ -233,20 +200,17 @@ def _received(models: _Models) -> Iterable[Metric]:
 
     These have buckets only: with negative values a sum means nothing, and Prometheus allows none.
     """
-    labels = ["model", "contract_version"]
-    confidence = HistogramMetricFamily(
-        f"{PREFIX}received_confidence",
-        "The small model's confidence, one value per input.",
-        labels=labels,
+    confidence, threshold = (
+        HistogramMetricFamily(
+            f"{PREFIX}received_{name}", help_text, labels=["model", "contract_version"]
+        )
+        for name, help_text in (
+            ("confidence", "The small model's confidence, one value per input."),
+            ("threshold", "The threshold that it did not reach, one value per call."),
+        )
     )
-    threshold = HistogramMetricFamily(
-        f"{PREFIX}received_threshold",
-        "The threshold that it did not reach, one value per call.",
-        labels=labels,
-    )
-    invalid = _counter(
-        "received_invalid", "Confidences and thresholds that are not numbers.", "contract_version"
-    )
+    invalid_help = "Confidences and thresholds that are not numbers."
+    invalid = _family("received_invalid_total", invalid_help, "contract_version")
     for model in models:
         # A copy: the event loop may add a version meanwhile.
         for version, received in model.statistics.received.copy().items():
@@ -256,12 +220,12 @@ def _received(models: _Models) -> Iterable[Metric]:
     yield from (confidence, threshold, invalid)
 
 
-def _ignored(statistics: Statistics) -> float:
-    return statistics.ignored_parameters
+def _family(name: str, help_text: str, *labels: str) -> CounterMetricFamily | GaugeMetricFamily:
+    return _kind(name)(f"{PREFIX}{name}", help_text, labels=["model", *labels])
 
 
-def _counter(name: str, help_text: str, *labels: str) -> CounterMetricFamily:
-    return CounterMetricFamily(f"{PREFIX}{name}", help_text, labels=["model", *labels])
+def _kind(name: str) -> type[CounterMetricFamily | GaugeMetricFamily]:
+    return CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
 
 
 def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -240,31 +240,21 @@ class Inference:
         )
 
 
+@dataclass(slots=True, eq=False)
 class _Call:
     """The state of a call while it runs."""
 
-    __slots__ = (
-        "began",
-        "caller",
-        "compute_s",
-        "held_bytes",
-        "input_s",
-        "is_large",
-        "job",
-        "model",
-        "output_s",
-        "request",
-        "rows",
-    )
-
-    def __init__(self, request: pb.ModelInferRequest, model: ServedModel, caller: Caller) -> None:
-        self.request, self.model, self.caller = request, model, caller
-        self.began = monotonic()
-        self.rows = 0
-        self.held_bytes = 0
-        self.is_large = False
-        self.job: Job | None = None
-        self.input_s = self.compute_s = self.output_s = 0.0
+    request: pb.ModelInferRequest
+    model: ServedModel
+    caller: Caller
+    began: float = field(default_factory=monotonic)
+    rows: int = 0
+    held_bytes: int = 0
+    is_large: bool = False
+    job: Job | None = None
+    input_s: float = 0.0
+    compute_s: float = 0.0
+    output_s: float = 0.0
 
     @property
     def queue_s(self) -> float:

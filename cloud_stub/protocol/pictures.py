@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from cloud_stub.errors import BadRequestError, CallError, OverloadError
+from cloud_stub.errors import BadRequestError, OverloadError
 from cloud_stub.scheduling.batcher import Batcher, Limits
 from cloud_stub.scheduling.queue import Job
 from edge_runtime import pictures
@@ -48,32 +48,20 @@ class PictureDecoder:
         self._batcher.close()
 
 
-def decode_pictures(encoded: Iterable[bytes]) -> Pictures:
-    """Decode pictures; their headers are checked against the limit before anything is decoded.
-
-    Raises:
-        BadRequestError: A picture cannot be decoded.
-        OverloadError: Together they exceed `MAX_REQUEST_PIXELS`.
-        DependencyError: Pillow is not installed.
-    """
-    budget = MAX_REQUEST_PIXELS
-    images = []
-    for row, picture in enumerate(encoded):
-        try:
-            image = pictures.decode_picture(picture, f"picture {row}", max_pixels=budget)
-        except PictureSizeError as error:
-            raise OverloadError(str(error)) from None
-        except InputError as error:
-            raise BadRequestError(str(error)) from None
-        budget -= image.shape[0] * image.shape[1]
-        images.append(image)
-    return images
-
-
 def _decode(jobs: list[Job]) -> list[Pictures | Exception]:
     (job,) = jobs
     encoded: Any = job.inputs["image"]
+    budget = MAX_REQUEST_PIXELS  # checked with each header, before its picture is decoded
+    images = []
     try:
-        return [decode_pictures(encoded)]
-    except (CallError, DependencyError) as error:
+        for row, picture in enumerate(encoded):
+            image = pictures.decode_picture(picture, f"picture {row}", max_pixels=budget)
+            budget -= image.shape[0] * image.shape[1]
+            images.append(image)
+    except PictureSizeError as error:
+        return [OverloadError(str(error))]
+    except InputError as error:
+        return [BadRequestError(str(error))]
+    except DependencyError as error:
         return [error]
+    return [images]

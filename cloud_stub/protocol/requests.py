@@ -62,10 +62,8 @@ def requested_outputs(
 
 def count_unknown_parameters(request: pb.ModelInferRequest, signature: Signature) -> int:
     """Return the number of parameters without a meaning here; they are ignored."""
-    own = [parameter.name for parameter in signature.parameters]
-    count = 0
-    for name in request.parameters:
-        count += name not in KNOWN_PARAMETERS and name not in own
+    known = KNOWN_PARAMETERS.union(parameter.name for parameter in signature.parameters)
+    count = sum(name not in known for name in request.parameters)
     count += sum(len(tensor.parameters) for tensor in request.inputs)
     count += sum(len(output.parameters) for output in request.outputs)
     return count
@@ -138,12 +136,7 @@ def batch_key(inputs: Mapping[str, Column], signature: Signature) -> Hashable | 
     )
 
 
-def decode_texts(encoded: Iterable[bytes]) -> list[str]:
-    """Decode texts.
-
-    Raises:
-        BadRequestError: A text is not UTF-8.
-    """
+def _decode_texts(encoded: Iterable[bytes]) -> list[str]:
     texts = []
     for row, content in enumerate(encoded):
         try:
@@ -191,7 +184,7 @@ def _read_original(request: pb.ModelInferRequest, signature: Signature) -> Input
         )
     values = tensors.decode_tensors(request.inputs, request.raw_input_contents)[spec.name]
     if takes == contract.TEXT:
-        return Inputs({spec.name: decode_texts(values)}, len(values))
+        return Inputs({spec.name: _decode_texts(values)}, len(values))
     if not is_bytes:
         check_size(values[:1], spec)
     return Inputs({spec.name: values}, len(values), is_encoded=is_bytes)

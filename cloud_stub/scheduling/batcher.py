@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeAlias
@@ -66,15 +66,13 @@ class Limits:
             )
 
 
+@dataclass(slots=True, eq=False)
 class _Run:
     """Jobs that a worker has."""
 
-    __slots__ = ("is_given_up", "jobs", "started")
-
-    def __init__(self, jobs: list[Job]) -> None:
-        self.jobs = jobs
-        self.is_given_up = False
-        self.started = monotonic()
+    jobs: list[Job]
+    started: float = field(default_factory=monotonic)
+    is_given_up: bool = False
 
     @property
     def alive_s(self) -> float:
@@ -96,6 +94,7 @@ class Batcher:
 
     Attributes:
         in_flight: Number of calls that workers have.
+        hanging: Number of workers that were given up and have not come back.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class Batcher:
         record: Callable[[int, float], None] | None = None,
         is_continuous: bool = False,
     ) -> None:
-        self.in_flight = 0
+        self.in_flight = self.hanging = 0
         self._work = work
         self._record = record
         self._workers = workers
@@ -119,10 +118,8 @@ class Batcher:
         self._pool = Workers(workers + SPARE_WORKERS, name)
         self._running: set[_Run] = set()
         self._watchdog: asyncio.Handle | None = None
-        self._hanging = 0
-        self._is_closed = False
         self._waker: asyncio.Handle | None = None
-        self._is_starting = False
+        self._is_closed = self._is_starting = False
         self._mean_s = 0.0
 
     @property
@@ -133,12 +130,7 @@ class Batcher:
     @property
     def is_stuck(self) -> bool:
         """True once more workers hang than can be replaced: no call is accepted any more."""
-        return self._hanging > SPARE_WORKERS
-
-    @property
-    def hanging(self) -> int:
-        """Number of workers that were given up and have not come back."""
-        return self._hanging
+        return self.hanging > SPARE_WORKERS
 
     async def run(self, job: Job) -> Any:
         """Wait until a worker has worked on a job, and return the result.
@@ -273,7 +265,7 @@ class Batcher:
 
     def _finish(self, run: _Run, results: Sequence[Any], took_s: float) -> None:
         if run.is_given_up:
-            self._hanging -= 1
+            self.hanging -= 1
         else:
             self._release(run)
             self._mean_s += _SMOOTHING * (took_s - self._mean_s)
@@ -309,7 +301,7 @@ class Batcher:
 
     def _abandon(self, run: _Run, kind: type[CallError], reason: str) -> None:
         run.is_given_up = True
-        self._hanging += 1
+        self.hanging += 1
         self._release(run)
         for job in run.jobs:
             job.finish(kind(reason))

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from math import inf
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -32,58 +33,38 @@ class Result(NamedTuple):
     compute_s: float
 
 
+@dataclass(slots=True, eq=False)
 class Job:
     """An inference call that waits for a worker or is worked on.
 
-    Args:
+    Attributes:
         inputs: Columns by name.
         rows: Number of rows.
         key: Key of jobs that can be worked on together; None for a job that runs alone.
         client: The job's client; clients take turns.
         deadline: Time at which the caller gives up, on the clock of `time.monotonic`.
         on_part: Function that gets every part of an answer that grows, in the worker's thread.
-
-    Attributes:
-        queue_s: Seconds that it waited, once a worker has it.
         has_parts: Whether `on_part` was called.
-        alive_s: Time of its batch's last sign of life, on the clock of `time.monotonic`.
+        arrived: Time of its arrival, on the same clock.
+        queue_s: Seconds that it waited, once a worker has it.
+        alive_s: Time of its batch's last sign of life, on the same clock.
+        future: The result, or the exception it ended in.
     """
 
-    __slots__ = (
-        "alive_s",
-        "arrived",
-        "client",
-        "deadline",
-        "future",
-        "has_parts",
-        "inputs",
-        "key",
-        "on_part",
-        "queue_s",
-        "rows",
+    inputs: Mapping[str, Column]
+    rows: int
+    _: KW_ONLY
+    key: Hashable
+    client: str
+    deadline: float = inf
+    on_part: Callable[[Outputs], None] | None = None
+    has_parts: bool = False
+    arrived: float = field(default_factory=monotonic)
+    queue_s: float = 0.0
+    alive_s: float = 0.0
+    future: asyncio.Future[Any] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
     )
-
-    def __init__(
-        self,
-        inputs: Mapping[str, Column],
-        rows: int,
-        *,
-        key: Hashable,
-        client: str,
-        deadline: float = inf,
-        on_part: Callable[[Outputs], None] | None = None,
-    ) -> None:
-        self.inputs = inputs
-        self.rows = rows
-        self.key = key
-        self.client = client
-        self.deadline = deadline
-        self.on_part = on_part
-        self.has_parts = False
-        self.alive_s = 0.0
-        self.arrived = monotonic()
-        self.queue_s = 0.0
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def answer(self, result: Result | Exception) -> None:
         """Answer the job from a worker's thread, before its batch has ended."""
@@ -110,22 +91,20 @@ class FairQueue:
 
     Args:
         limit: Most jobs that may wait.
+
+    Attributes:
+        rows: Number of rows that are waiting.
     """
 
     def __init__(self, limit: int) -> None:
+        self.rows = 0
         self._limit = limit
         self._count = 0
-        self._rows = 0
         # The client whose turn is next comes first.
         self._clients: OrderedDict[str, deque[Job]] = OrderedDict()
 
     def __len__(self) -> int:
         return self._count
-
-    @property
-    def rows(self) -> int:
-        """Number of rows that are waiting."""
-        return self._rows
 
     @property
     def next_rows(self) -> int:
@@ -152,7 +131,7 @@ class FairQueue:
             self._uncount(dropped)
         self._clients.setdefault(job.client, deque()).append(job)
         self._count += 1
-        self._rows += job.rows
+        self.rows += job.rows
         return dropped
 
     def take(self, most_rows: int) -> list[Job]:
@@ -203,6 +182,6 @@ class FairQueue:
 
     def _uncount(self, job: Job) -> None:
         self._count -= 1
-        self._rows -= job.rows
+        self.rows -= job.rows
         if not self._clients[job.client]:
             del self._clients[job.client]

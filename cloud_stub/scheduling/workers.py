@@ -48,8 +48,7 @@ class Workers:
         with self._lock:
             self._pending += 1
             if self._pending > len(self._threads) and len(self._threads) < self._most:
-                name = f"{self._name}-{len(self._threads)}"
-                self._start(name)
+                self._start(f"{self._name}-{len(self._threads)}")
         self._queue.put((work, report))
 
     def _start(self, name: str) -> None:
@@ -100,16 +99,14 @@ class MemoryBudget:
 
     Args:
         limit: Bytes that all calls together may hold.
+
+    Attributes:
+        held: Bytes that the calls hold now.
     """
 
     def __init__(self, limit: int) -> None:
+        self.held = 0
         self._limit = limit
-        self._held = 0
-
-    @property
-    def held(self) -> int:
-        """Bytes that the calls hold now."""
-        return self._held
 
     def take(self, size: int) -> int:
         """Count bytes until they are given back with `release`; return their number.
@@ -122,15 +119,15 @@ class MemoryBudget:
                 f"expected a call of at most {self._limit // MIB} MiB, got {size / MIB:.1f}: send "
                 "less at once"
             )
-        if self._held + size > self._limit:
+        if self.held + size > self._limit:
             raise OverloadError(
-                f"the calls in the server hold {self._held // MIB} MiB, and {size / MIB:.1f} more "
+                f"the calls in the server hold {self.held // MIB} MiB, and {size / MIB:.1f} more "
                 f"would exceed its limit of {self._limit // MIB}: try again later",
                 pushback_s=_PUSHBACK_S,
             )
-        self._held += size
+        self.held += size
         return size
 
     def release(self, size: int) -> None:
         """Give bytes back."""
-        self._held -= size
+        self.held -= size

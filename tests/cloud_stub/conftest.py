@@ -8,6 +8,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -256,8 +257,51 @@ def run_command():
     return run_server
 
 
+@dataclass
+class QuietClients:
+    """Connections without calls, opened long before a test looks at them.
+
+    Attributes:
+        states: (Seconds since the opening, state) of a channel that pings.
+        closed_s: Seconds until the server closed a socket that sends nothing.
+    """
+
+    start: float = field(default_factory=time.monotonic)
+    states: list[tuple[float, grpc.ChannelConnectivity]] = field(default_factory=list)
+    closed_s: float | None = None
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self.start
+
+    def watch(self, silent: socket.socket) -> None:
+        """Read from a socket to its end."""
+        while silent.recv(1 << 12):  # the server's own settings
+            pass
+        self.closed_s = self.age_s
+
+
+@pytest.fixture(scope="session")
+def quiet_clients(server) -> Iterator[QuietClients]:
+    options = [
+        ("grpc.keepalive_time_ms", 5_100),  # gRPC pings no sooner; the server allows one every 5 s
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    clients = QuietClients()
+    host, port = server.address.split(":")
+    silent = socket.create_connection((host, int(port)))
+    threading.Thread(target=clients.watch, args=(silent,), daemon=True).start()
+    with silent, grpc.insecure_channel(server.address, options) as pinging:
+        grpc.channel_ready_future(pinging).result(10)
+        pinging.subscribe(lambda state: clients.states.append((clients.age_s, state)))
+        yield clients
+        silent.shutdown(socket.SHUT_RDWR)
+
+
 @pytest.fixture
-def channel(server) -> Iterator[grpc.Channel]:
+def channel(server, quiet_clients) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(server.address) as opened:
         yield opened
 

@@ -31,26 +31,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 LABELS = ("bright", "dark", "middling")  # in another order than the server's
 DARK_CONFIDENCE = 0.785597  # e^3 / (e^3 + e^1.5 + 1)
-PING_MS = 5_100  # gRPC sends none sooner after another; the server allows one every 5 s
 PINGS_S = 16.0
-"""Time for three pings: gRPC's own limit closes a connection at the third one."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pinging_client(server):
-    """Return a connection without calls that pings, its start, and the states it gets into."""
-    options = [
-        ("grpc.keepalive_time_ms", PING_MS),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.use_local_subchannel_pool", 1),
-    ]
-    states = []
-    with grpc.insecure_channel(server.address, options) as channel:
-        channel.subscribe(states.append, try_to_connect=True)
-        grpc.channel_ready_future(channel).result(10)
-        states.clear()
-        yield time.monotonic(), states
+"""Time of three pings: by default gRPC closes a connection at the third one."""
 
 
 def image(*levels, side=4):
@@ -272,9 +254,17 @@ def test_a_web_server_at_the_address_is_refused_on_one_line():
     assert "\n" not in str(caught.value)
 
 
-def test_pings_every_five_seconds_do_not_end_a_connection(pinging_client):
-    """Last in this file: the pings are sent during the other tests."""
-    start, states = pinging_client
-    time.sleep(max(0.0, start + PINGS_S - time.monotonic()))
-    assert grpc.ChannelConnectivity.TRANSIENT_FAILURE not in states
-    assert grpc.ChannelConnectivity.IDLE not in states
+# The time of the following tests passes during those before them.
+
+
+def test_pings_every_five_seconds_do_not_end_a_connection(quiet_clients):
+    time.sleep(max(0.0, PINGS_S - quiet_clients.age_s))
+    # Later on, pings that arrive a little too early may add up.
+    states = {state for age_s, state in quiet_clients.states if age_s < PINGS_S}
+    assert states == {grpc.ChannelConnectivity.READY}
+
+
+def test_a_silent_connection_is_closed(quiet_clients):
+    """After 20 s; gRPC's own limit is two minutes."""
+    assert wait_for(lambda: quiet_clients.closed_s, within_s=60)
+    assert quiet_clients.closed_s < 60

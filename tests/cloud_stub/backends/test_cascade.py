@@ -15,8 +15,8 @@ from edge_runtime.answer import Source
 pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 CLEAR, UNSURE = 255, 140
-"""Grey levels. The first one's confidence e^3 / (e^3 + e^1.5 + 1) = 0.79 is above the threshold,
-the second one's e^1.65 / (e^1.35 + e^1.5 + e^1.65) = 0.38 below it. The bundle calls both bright."""
+"""Grey levels that the bundle calls bright. The first one's confidence is above the threshold,
+e^3 / (e^3 + e^1.5 + 1) = 0.79; the second one's below: e^1.65 / (e^1.35 + e^1.5 + e^1.65) = 0.38"""
 OWN, ONWARD = "bright", "dark"
 
 

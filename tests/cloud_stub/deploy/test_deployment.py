@@ -83,21 +83,6 @@ def write_scores(path, *, element=TensorProto.FLOAT, shape=("n", 3), names=("sco
     )
 
 
-def test_our_part_of_tritons_configuration_has_tritons_numbers_and_types():
-    ours = triton._CONFIG.DESCRIPTOR.file
-    for name, message in ours.message_types_by_name.items():
-        known = theirs.DESCRIPTOR.message_types_by_name[name].fields_by_name
-        for field in message.fields:
-            other = known[field.name]
-            assert (field.number, field.type, field.is_repeated) == (
-                other.number,
-                other.type,
-                other.is_repeated,
-            )
-    types = ours.enum_types_by_name["DataType"].values_by_name
-    assert {n: v.number for n, v in types.items()} == {n: theirs.DataType.Value(n) for n in types}
-
-
 def test_a_bundle_becomes_a_model_of_a_triton_repository(bundle, tmp_path, capsys):
     assert (
         deploy("--target", "triton", "--bundle", bundle, "--out", tmp_path, "--max-batch", 8) == 0
@@ -163,6 +148,13 @@ def test_an_input_of_every_type_is_described(tmp_path, element):
     config = read_config(tmp_path / "o" / "large")
     assert tensors(config.input)["given"] == (f"TYPE_{element}", [2], None)
     assert list(tensors(config.output)) == ["scores"]
+
+
+def test_names_of_any_characters_are_described(tmp_path):
+    name = 'scores "天气"\\\n\x01'
+    write_scores(tmp_path / "m.onnx", names=(name,))
+    assert deploy("--target", "triton", "--onnx", tmp_path / "m.onnx", "--out", tmp_path / "o") == 0
+    assert list(tensors(read_config(tmp_path / "o" / "large").output)) == [name]
 
 
 def test_a_graph_with_a_fixed_first_axis_is_not_batched(tmp_path, capsys):

@@ -58,14 +58,6 @@ def tls_server(bundle, issued, start):
     assert running.stop() == 0
 
 
-@pytest.fixture(scope="module", autouse=True)
-def silent_connection(tls_server):
-    """A connection without a handshake, opened before the first test."""
-    host, port = tls_server.address.split(":")
-    with socket.create_connection((host, int(port)), 60) as connection:
-        yield connection
-
-
 @pytest.fixture
 def tokens(tmp_path):
     file = tmp_path / "tokens"
@@ -266,8 +258,3 @@ def test_the_message_of_a_caller_without_a_token_is_not_received(token_channel):
     with pytest.raises(grpc.RpcError) as caught:
         call(bytes(2 << 20), timeout=10, metadata=[("authorization", f"Bearer {FIRST}")])
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-def test_a_silent_connection_is_closed(silent_connection):
-    """Last in this file: the 20 s pass during the other tests; gRPC's own limit is two minutes."""
-    assert silent_connection.recv(1) == b""
