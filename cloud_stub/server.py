@@ -17,6 +17,7 @@ from typing import Final
 import grpc
 
 from cloud_stub.errors import ListenError
+from cloud_stub.models import Models, ServedModel, open_backend
 from cloud_stub.operations import logs
 from cloud_stub.operations.health import Health, add_reflection
 from cloud_stub.operations.security import ServerCertificates
@@ -26,7 +27,6 @@ from cloud_stub.protocol.inference import Inference
 from cloud_stub.protocol.pictures import PictureDecoder
 from cloud_stub.scheduling import workers
 from cloud_stub.scheduling.statistics import Outcome
-from cloud_stub.served_model import Models, ServedModel, open_backend
 from cloud_stub.settings import ServeSettings
 from edge_runtime.wire.address import join_address
 

@@ -140,11 +140,11 @@ def read_models(path: Path) -> list[ModelSettings]:
     if tables.keys() != {"model"} or not is_list or not content:
         raise SettingError(
             f"expected [[model]] tables and nothing else in {path}, got "
-            f"{', '.join(map(_shown, tables))[:_SHOWN] or 'none'}"
+            f"{', '.join(map(_show, tables))[:_SHOWN] or 'none'}"
         )
     models = [_read_model(table, f"{path}, model {n}", path) for n, table in enumerate(content, 1)]
     names = [settings.model for settings in models]
-    if doubles := ", ".join(sorted({_shown(name) for name in names if names.count(name) > 1})):
+    if doubles := ", ".join(sorted({_show(name) for name in names if names.count(name) > 1})):
         raise SettingError(f"expected models with different names in {path}, got {doubles} twice")
     return models
 
@@ -154,21 +154,19 @@ def _read_model(table: Mapping[str, Any], where: str, path: Path) -> ModelSettin
     unknown = sorted(table.keys() - fields.keys())
     if unknown:
         raise SettingError(
-            f"expected keys of {', '.join(fields)} in {where}, got {_shown(unknown[0])}"
+            f"expected keys of {', '.join(fields)} in {where}, got {_show(unknown[0])}"
         )
     values: dict[str, Any] = {}
     for name, value in table.items():
         if fields[name].default is None:  # the paths
             if not isinstance(value, str) or not value or "\0" in value:
-                raise SettingError(f"expected {name} in {where} as a path, got {_shown(value)}")
+                raise SettingError(f"expected {name} in {where} as a path, got {_show(value)}")
             values[name] = path.parent / value
             continue
         kind = type(fields[name].default)
         is_number = kind is float and type(value) is int
         if type(value) is not kind and not is_number:
-            raise SettingError(
-                f"expected {name} in {where} as {kind.__name__}, got {_shown(value)}"
-            )
+            raise SettingError(f"expected {name} in {where} as {kind.__name__}, got {_show(value)}")
         values[name] = value
     try:
         return ModelSettings(**values)
@@ -176,6 +174,6 @@ def _read_model(table: Mapping[str, Any], where: str, path: Path) -> ModelSettin
         raise SettingError(f"{where}: {error}") from None
 
 
-def _shown(value: object) -> str:
+def _show(value: object) -> str:
     """Return a value of the file for an error message: on one line, cut short."""
     return repr(value)[:_SHOWN]

@@ -15,7 +15,7 @@ from cloud_stub.deploy import kserve, triton
 from cloud_stub.deploy.model import (
     DeployedModel,
     TensorDescription,
-    checked_labels,
+    check_labels,
     is_scores,
     read_bundle_model,
     read_onnx_model,
@@ -72,7 +72,7 @@ def _read_labels(file: Path) -> tuple[str, ...]:
         raise DeployError(f"expected UTF-8 in {file}, got {error.reason}: convert it") from None
     if not labels:
         raise DeployError(f"expected one label per line in {file}, got none: write them there")
-    return checked_labels(labels)
+    return check_labels(labels)
 
 
 def _max_batch(settings: DeploySettings, model: DeployedModel) -> int:

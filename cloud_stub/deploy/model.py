@@ -117,8 +117,8 @@ def read_bundle_model(folder: Path) -> DeployedModel:
     # The device has no use for the large model's own decision to defer.
     names = (contract.PREDICTION, contract.CONFIDENCE, *_SCORES)
     outputs = tuple(by_name[name] for name in names if name in by_name)
-    labels = checked_labels(bundle.metadata.labels)
-    return _checked(graph, labels, by_name[contract.PREDICTION], outputs)
+    labels = check_labels(bundle.metadata.labels)
+    return _check(graph, labels, by_name[contract.PREDICTION], outputs)
 
 
 def read_onnx_model(
@@ -135,12 +135,12 @@ def read_onnx_model(
         DeployError: No output, or more than one, can be the answer; or the labels do not fit it.
     """
     graph = _read_graph(file)
-    chosen = _choose(graph, labels) if answer is None else _named(graph, labels, answer)
+    chosen = _choose(graph, labels) if answer is None else _find(graph, labels, answer)
     confidence = [o for o in graph.outputs if o.name == contract.CONFIDENCE and len(o.shape) == 1]
-    return _checked(graph, labels, chosen, (chosen, *(o for o in confidence if o != chosen)))
+    return _check(graph, labels, chosen, (chosen, *(o for o in confidence if o != chosen)))
 
 
-def checked_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
+def check_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
     """Return class names after checking that a file can list them, one per line.
 
     Raises:
@@ -158,7 +158,7 @@ def checked_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _choose(graph: Graph, labels: tuple[str, ...]) -> TensorDescription:
-    fitting = [o for o in graph.outputs if _unfit(o, labels) is None]
+    fitting = [o for o in graph.outputs if _requirement(o, labels) is None]
     scores = [output for output in fitting if is_scores(output)]
     for candidates in (scores, fitting):  # scores first: they need no further layer in a graph
         if len(candidates) == 1:
@@ -170,18 +170,18 @@ def _choose(graph: Graph, labels: tuple[str, ...]) -> TensorDescription:
     )
 
 
-def _named(graph: Graph, labels: tuple[str, ...], name: str) -> TensorDescription:
+def _find(graph: Graph, labels: tuple[str, ...], name: str) -> TensorDescription:
     output = next((output for output in graph.outputs if output.name == name), None)
     if output is None:
         names = ", ".join(output.name for output in graph.outputs)
         raise DeployError(f"expected an output {name!r}, {graph.path} has {names}: name another")
-    expected = _unfit(output, labels)
+    expected = _requirement(output, labels)
     if expected is not None:
         raise DeployError(f"expected {expected} in {name!r}, got {output}: name another output")
     return output
 
 
-def _unfit(output: TensorDescription, labels: tuple[str, ...]) -> str | None:
+def _requirement(output: TensorDescription, labels: tuple[str, ...]) -> str | None:
     """Return the requirement that an output does not meet; None if it can be the answer."""
     if is_scores(output):
         classes = output.shape[1]
@@ -193,7 +193,7 @@ def _unfit(output: TensorDescription, labels: tuple[str, ...]) -> str | None:
     return "scores [rows, classes] as floats, or class indices or names [rows],"
 
 
-def _checked(
+def _check(
     graph: Graph,
     labels: tuple[str, ...],
     answer: TensorDescription,

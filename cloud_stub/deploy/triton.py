@@ -30,7 +30,7 @@ def describe(model: DeployedModel, name: str, max_batch: int) -> str:
         name: Its name, also that of its folder.
         max_batch: Most rows of one run, if the graph leaves their number free.
     """
-    lines = [f"name: {_quoted(name)}", 'backend: "onnxruntime"']
+    lines = [f"name: {_quote(name)}", 'backend: "onnxruntime"']
     if model.has_rows:
         lines.append(f"max_batch_size: {max_batch}")
         lines.append("dynamic_batching {}")  # its defaults: no delay, all waiting calls
@@ -48,7 +48,7 @@ def describe(model: DeployedModel, name: str, max_batch: int) -> str:
 
 
 def _tensor_lines(tensor: TensorDescription, has_rows: bool) -> Iterator[str]:
-    yield f"  name: {_quoted(tensor.name)}"
+    yield f"  name: {_quote(tensor.name)}"
     # The protocol's BYTES is called a string in the configuration.
     yield f"  data_type: TYPE_{tensor.datatype.replace('BYTES', 'STRING')}"
     axes = tensor.shape[1:] if has_rows else tensor.shape
@@ -56,7 +56,7 @@ def _tensor_lines(tensor: TensorDescription, has_rows: bool) -> Iterator[str]:
         yield f"  dims: {-1 if size is None else size}"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return f'"{CEscape(text.encode(), as_utf8=True)}"'
 
 

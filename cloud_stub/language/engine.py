@@ -207,10 +207,10 @@ class _Schedule:
             wanted = deque(row for row in call.waiting if call.is_wanted(row))
             call.drop(len(call.waiting) - len(wanted))
             call.waiting = wanted
-        self._reading = self._wanted(self._reading)
-        self._running = self._wanted(self._running)
+        self._reading = self._keep_wanted(self._reading)
+        self._running = self._keep_wanted(self._running)
 
-    def _wanted(self, batch: RunningBatch | None) -> RunningBatch | None:
+    def _keep_wanted(self, batch: RunningBatch | None) -> RunningBatch | None:
         if batch is None:
             return None
         pairs = [self._names[name] for name in batch.rows.tolist()]

@@ -10,7 +10,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, text_format
 
-from cloud_stub.served_model import ServedModel
+from cloud_stub.models import ServedModel
 from edge_runtime.errors import DependencyError
 from edge_runtime.wire import messages as pb
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from cloud_stub.errors import ListenError
+from cloud_stub.models import ServedModel
 from cloud_stub.scheduling.statistics import Histogram, Statistics
-from cloud_stub.served_model import ServedModel
 from edge_runtime.errors import DependencyError
 from edge_runtime.wire.address import is_loopback, join_address
 
@@ -172,7 +172,7 @@ def _open(host: str, port: int, handler: type[http.server.BaseHTTPRequestHandler
 
 
 def _calls(models: _Models) -> Iterable[Metric]:
-    family = _family("calls_total", "Inference calls by how they ended.", "outcome")
+    family = _family("calls_total", "Inference calls by outcome.", "outcome")
     for model in models:
         for outcome, count in model.statistics.outcomes.items():
             family.add_metric([model.name, str(outcome)], count)

@@ -135,11 +135,11 @@ class ServerCertificates:
     def credentials(self) -> grpc.ServerCredentials:
         """Return the credentials of a port of gRPC."""
         return grpc.dynamic_ssl_server_credentials(
-            self._first, self._renewed, require_client_authentication=self._client_ca is not None
+            self._first, self._renew, require_client_authentication=self._client_ca is not None
         )
 
-    def _renewed(self) -> Any:
-        """Return the files' content if it is new, otherwise None; called before every handshake."""
+    def _renew(self) -> Any:
+        """Return the files' content if it is new, otherwise None; called before a handshake."""
         with self._lock:
             self._remind()
             state = self._file_states()

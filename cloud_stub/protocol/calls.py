@@ -17,9 +17,9 @@ from typing import Any, Final, NoReturn, TypeAlias
 import grpc
 
 from cloud_stub.errors import CallError, OverloadError, UnavailableError
+from cloud_stub.models import Models
 from cloud_stub.protocol import responses
 from cloud_stub.protocol.inference import Caller, Inference, OnPart, status_of
-from cloud_stub.served_model import Models
 from edge_runtime import contract
 from edge_runtime.errors import GatekeeperError
 from edge_runtime.files import one_line
@@ -183,9 +183,9 @@ class Front:
     async def _reply(self, data: bytes, caller: Caller, replies: _Replies) -> None:
         try:
             whole = await self._answer(data, caller, lambda part: _pass_on(replies, part))
-            replies.put_nowait(_streamed(whole))
+            replies.put_nowait(_wrap(whole))
         except GatekeeperError as error:
-            replies.put_nowait(_streamed_error(data, error))
+            replies.put_nowait(_wrap_error(data, error))
         finally:
             replies.put_nowait(None)
 
@@ -193,7 +193,7 @@ class Front:
 def _pass_on(replies: _Replies, part: bytes) -> None:
     # A slow reader misses some parts: each part holds all that the ones before it held.
     if replies.qsize() < _PARTS_AHEAD:
-        replies.put_nowait(_streamed(part))
+        replies.put_nowait(_wrap(part))
 
 
 def _caller(context: Any) -> Caller:
@@ -214,7 +214,7 @@ def _with_status(handle: _Handle) -> Callable[[bytes, Any], Awaitable[bytes]]:
 
 
 async def _abort(context: Any, error: GatekeeperError) -> NoReturn:
-    trailing = tuple(_refused_rows(error.reasons)) if isinstance(error, CallError) else ()
+    trailing = tuple(_row_entries(error.reasons)) if isinstance(error, CallError) else ()
     if isinstance(error, OverloadError):
         # A negative number stops gRPC's own retries.
         pushback_ms = -1 if error.pushback_s is None else max(1, round(error.pushback_s * 1e3))
@@ -223,7 +223,7 @@ async def _abort(context: Any, error: GatekeeperError) -> NoReturn:
     raise AssertionError("abort always raises")
 
 
-def _refused_rows(reasons: Mapping[int, str]) -> Iterator[tuple[str, str]]:
+def _row_entries(reasons: Mapping[int, str]) -> Iterator[tuple[str, str]]:
     """Yield the refused rows of a call, as many as metadata may hold.
 
     A caller that sends the other rows again then gets the rest.
@@ -245,12 +245,12 @@ def _line(error: GatekeeperError | str) -> str:
     return "".join(mark if mark.isprintable() else "?" for mark in line)
 
 
-def _streamed(response: bytes) -> bytes:
+def _wrap(response: bytes) -> bytes:
     """Put a serialised response into a stream's message without parsing it again."""
     return tensors.wrap(pb.ModelStreamInferResponse, "infer_response", response)
 
 
-def _streamed_error(data: bytes, error: GatekeeperError) -> bytes:
+def _wrap_error(data: bytes, error: GatekeeperError) -> bytes:
     message = pb.ModelStreamInferResponse(error_message=_line(error))
     with contextlib.suppress(tensors.WireError):
         message.infer_response.id = tensors.parse(pb.ModelInferRequest, data).id

@@ -24,13 +24,13 @@ from cloud_stub.errors import (
     OverloadError,
     UnavailableError,
 )
+from cloud_stub.models import Models, ServedModel
 from cloud_stub.protocol import requests
 from cloud_stub.protocol.pictures import PictureDecoder
 from cloud_stub.protocol.responses import infer_response, unpacked_bytes
 from cloud_stub.scheduling.queue import Job, Result
 from cloud_stub.scheduling.statistics import Histogram, Outcome, Received, Statistics
 from cloud_stub.scheduling.workers import MemoryBudget
-from cloud_stub.served_model import Models, ServedModel
 from edge_runtime import contract
 from edge_runtime.errors import GatekeeperError
 from edge_runtime.wire import messages as pb
@@ -169,7 +169,7 @@ class Inference:
 
     async def _infer(self, call: _Call, on_part: OnPart | None) -> bytes:
         request, signature = call.request, call.model.signature
-        specs = requests.requested_outputs(request, signature)
+        specs = requests.select_outputs(request, signature)
         columns = await self._read(call)
         call.job = job = Job(
             columns,

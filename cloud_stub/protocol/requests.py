@@ -40,9 +40,7 @@ class Inputs:
     is_encoded: bool = False
 
 
-def requested_outputs(
-    request: pb.ModelInferRequest, signature: Signature
-) -> tuple[TensorSpec, ...]:
+def select_outputs(request: pb.ModelInferRequest, signature: Signature) -> tuple[TensorSpec, ...]:
     """Return the outputs to answer with; all of them if the request names none.
 
     Raises:
@@ -218,8 +216,8 @@ def _check_extent(name: str, shape: tuple[int, ...]) -> None:
     """Refuse shapes like [2^40, 0]: they are cheap to send, but a model may fill their rows."""
     if 0 in shape and prod(side or 1 for side in shape) > _MOST_EMPTY:
         raise BadRequestError(
-            f"expected an empty tensor to have at most {_MOST_EMPTY} elements without its axes of "
-            f"size 0, {name!r} is {list(shape)}"
+            f"expected the other sizes of an empty tensor to multiply to at most {_MOST_EMPTY}, "
+            f"{name!r} is {list(shape)}"
         )
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from cloud_stub.backends.backend import Outputs, TensorSpec
+from cloud_stub.models import VERSION, ServedModel
 from cloud_stub.protocol.requests import NUMBER_BYTES, TEXT_BYTES
 from cloud_stub.scheduling.statistics import Outcome, Statistics
-from cloud_stub.served_model import VERSION, ServedModel
 from edge_runtime import contract
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors

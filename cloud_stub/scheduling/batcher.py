@@ -198,7 +198,7 @@ class Batcher:
             room = self._limits.max_batch - self._rows
             if self._rows and self._queue.next_rows > room:
                 return  # no other job may overtake it, or its turn would never come
-            jobs = self._wanted(self._queue.take(room))
+            jobs = self._keep_wanted(self._queue.take(room))
             if jobs:
                 self._start(_Run(jobs))
 
@@ -211,7 +211,7 @@ class Batcher:
             return 0.0
         return oldest + self._limits.max_delay_s - monotonic()
 
-    def _wanted(self, jobs: list[Job]) -> list[Job]:
+    def _keep_wanted(self, jobs: list[Job]) -> list[Job]:
         """Return the jobs whose callers are still waiting."""
         now = monotonic()
         wanted = []

@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 from PIL import Image
 
-from cloud_stub.served_model import VERSION
+from cloud_stub.models import VERSION
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 

@@ -7,7 +7,7 @@ from tools.adding_decoder import Adder, write_adder
 
 from cloud_stub.backends.classifiers import BundleBackend, CascadeBackend
 from cloud_stub.model_settings import ModelSettings
-from cloud_stub.served_model import open_backend
+from cloud_stub.models import open_backend
 from edge_runtime.errors import BundleError, GatekeeperError, SettingError
 
 pytestmark = pytest.mark.slow

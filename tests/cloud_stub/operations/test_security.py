@@ -123,68 +123,68 @@ def test_an_encrypted_key_is_refused_without_a_password_prompt(pair):
 
 
 def test_unchanged_files_are_not_read_again(pair):
-    assert opened(pair)._renewed() is None
+    assert opened(pair)._renew() is None
 
 
 def test_a_renewed_pair_is_used(ours, pair, caplog):
     caplog.set_level(logging.INFO)
-    found = opened(pair)
-    before = found.validity
+    current = opened(pair)
+    before = current.validity
     replace(pair, ours.issue("renewed", "localhost", end=200))
-    assert found._renewed() is not None
-    assert found._renewed() is None
-    assert found.validity.end < before.end
+    assert current._renew() is not None
+    assert current._renew() is None
+    assert current.validity.end < before.end
     assert [record.getMessage() for record in caplog.records] == ["certificate is renewed"]
 
 
 def test_a_half_renewed_pair_is_used_once_it_is_complete(ours, pair, caplog):
-    found = opened(pair)
+    current = opened(pair)
     renewed = ours.issue("renewed", "localhost")
     replace(pair, renewed, "certificate")
-    assert found._renewed() is None
-    assert found._renewed() is None
+    assert current._renew() is None
+    assert current._renew() is None
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "KEY_VALUES_MISMATCH" in caplog.records[0].reason
     replace(pair, renewed, "key")
-    assert found._renewed() is not None
+    assert current._renew() is not None
 
 
 def test_an_expired_pair_does_not_replace_a_valid_one(ours, pair, caplog):
-    found = opened(pair)
-    before = found.validity
+    current = opened(pair)
+    before = current.validity
     replace(pair, ours.issue("expired", "localhost", end=-1))
-    assert found._renewed() is None
-    assert found.validity == before
+    assert current._renew() is None
+    assert current.validity == before
     assert "has not expired" in caplog.records[0].reason
 
 
 def test_missing_files_leave_the_last_pair_in_use(pair, caplog):
-    found = opened(pair)
+    current = opened(pair)
     pair["key"].unlink()
-    assert found._renewed() is None
-    assert found._renewed() is None
+    assert current._renew() is None
+    assert current._renew() is None
     assert len(caplog.records) == 1
 
 
 def test_a_renewed_authority_of_the_clients_is_used(ours, pair, tmp_path):
     ca = tmp_path / "ca.pem"
     shutil.copy2(ours.ca, ca)
-    found = opened(pair, ca)
-    assert found._renewed() is None
+    current = opened(pair, ca)
+    assert current._renew() is None
     shutil.copy2(Authority(tmp_path / "theirs").ca, ca)
-    assert found._renewed() is not None
+    assert current._renew() is not None
 
 
 def test_a_certificate_that_ends_soon_logs_a_warning_once_a_day(ours, pair, caplog, monkeypatch):
     replace(pair, ours.issue("ending", "localhost", end=10))
     now = dt.datetime.now(dt.UTC)
-    found = opened(pair)
+    current = opened(pair)
     assert len(caplog.records) == 1
     assert "renew the files in place" in caplog.text
     for hours, count in ((1, 1), (23, 1), (25, 2), (26, 2), (24 * 11, 3)):
         later = now + dt.timedelta(hours=hours)
         monkeypatch.setattr(security_module, "utc_now", lambda later=later: later)
-        found._renewed()
+        current._renew()
         assert len(caplog.records) == count, hours
 
 
