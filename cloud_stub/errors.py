@@ -1,10 +1,11 @@
-"""What can go wrong in the server, before it serves and in a call.
+"""Errors of the server: before it serves, in a single call, and when a model is deployed.
 
 GatekeeperError
 ├── ListenError (OSError)             the address cannot be listened on
+├── DeployError (ValueError)          nothing was deployed: model, names or folder do not fit
 └── CallError                         one call is refused; carries its gRPC status
     ├── BadRequestError (ValueError)  INVALID_ARGUMENT
-    │   └── RefusedRowsError          the same, of some rows of a batch
+    │   └── RefusedRowsError          the same, for some rows of a batch
     ├── NotServedError (LookupError)  NOT_FOUND
     ├── OverloadError                 RESOURCE_EXHAUSTED
     ├── ExpiredError (TimeoutError)   DEADLINE_EXCEEDED
@@ -22,19 +23,21 @@ import grpc
 
 from edge_runtime.errors import GatekeeperError
 
-# MERGEDOC cloud_stub/deploy/errors.py: 'What stops a deployment; nothing is written then.\n\nGatekeeperError\n└── DeployError (ValueError)   model, names and folder do not fit the engine or one another\n'
-
 
 class ListenError(GatekeeperError, OSError):
-    """The address is taken, forbidden, or not this machine's."""
+    """The address is taken, forbidden, or does not belong to this machine."""
+
+
+class DeployError(GatekeeperError, ValueError):
+    """Model, names or output folder do not fit the engine or one another; nothing was written."""
 
 
 class CallError(GatekeeperError):
-    """One call is refused; the server goes on."""
+    """One call is refused; the server continues."""
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
     reasons: Mapping[int, str] = MappingProxyType({})
-    """By row of the call why it is refused, where its other rows might be answered."""
+    """Row of the call -> reason, if only some of its rows cause the refusal."""
 
 
 class BadRequestError(CallError, ValueError):
@@ -44,10 +47,10 @@ class BadRequestError(CallError, ValueError):
 
 
 class RefusedRowsError(BadRequestError):
-    """Some rows of a batch cannot be answered; the others could be, without them.
+    """Some rows of a batch cannot be answered; the others can be, without them.
 
     Args:
-        reasons: By row of the batch: why.
+        reasons: Row of the batch -> reason.
     """
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
@@ -56,17 +59,17 @@ class RefusedRowsError(BadRequestError):
 
 
 class NotServedError(CallError, LookupError):
-    """No such model or version is served here."""
+    """This server has no such model or version."""
 
     code = grpc.StatusCode.NOT_FOUND
 
 
 class OverloadError(CallError):
-    """The request is too large, or too many wait already.
+    """The request is too large, or too many calls are waiting.
 
     Args:
-        message: What is full.
-        pushback_s: When it may be tried again; None: not at all as it is.
+        message: The limit that is exceeded.
+        pushback_s: Seconds after which a retry makes sense; None if it never does.
     """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -77,7 +80,7 @@ class OverloadError(CallError):
 
 
 class ExpiredError(CallError, TimeoutError):
-    """The call's deadline passed before the model could work on it."""
+    """The call's deadline passed before it was answered."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
@@ -89,11 +92,11 @@ class UnavailableError(CallError):
 
 
 class ModelFailureError(CallError, RuntimeError):
-    """The model itself failed on an input that was in order.
+    """The model failed on a valid input.
 
     Args:
-        message: How.
-        reasons: By row, where it failed on some rows alone.
+        message: A description of the failure.
+        reasons: Row of the call -> reason, if it failed on some rows only.
     """
 
     code = grpc.StatusCode.INTERNAL
@@ -101,7 +104,3 @@ class ModelFailureError(CallError, RuntimeError):
     def __init__(self, message: str, *, reasons: Mapping[int, str] | None = None) -> None:
         super().__init__(message)
         self.reasons = reasons or {}
-
-
-class DeployError(GatekeeperError, ValueError):
-    """The model cannot be served as asked, or the output folder is in use."""

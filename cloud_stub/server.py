@@ -1,4 +1,4 @@
-"""The serving process: listens, says so in one line, and ends calls in order on a signal."""
+"""The serving process: listens, prints one line when ready, and ends calls in order on a signal."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Final
 
 import grpc
 
-from cloud_stub.backends.open import open_backend
 from cloud_stub.errors import ListenError
-from cloud_stub.operations import connections, logs
+from cloud_stub.models import Models, ServedModel, open_backend
+from cloud_stub.operations import logs
 from cloud_stub.operations.health import Health, add_reflection
 from cloud_stub.operations.security import ServerCertificates
 from cloud_stub.operations.tokens import TokenGuard
@@ -27,43 +27,67 @@ from cloud_stub.protocol.inference import Inference
 from cloud_stub.protocol.pictures import PictureDecoder
 from cloud_stub.scheduling import workers
 from cloud_stub.scheduling.statistics import Outcome
-from cloud_stub.served_model import Models, ServedModel
 from cloud_stub.settings import ServeSettings
 from edge_runtime.wire.address import join_address
 
 _LOG: Final = logging.getLogger(__name__)
 _DRAIN_S: Final = 1.0
-"""Longest wait for callers to notice that calls are taken no more."""
-_LAST_WORDS_S: Final = 0.1
+"""Longest wait for callers to notice that the server takes no more calls."""
+_CUT_OFF_S: Final = 0.1
+
+# Connections are kept for clients that lose the network without notice: phones, vehicles, machines
+# in the field.
+_CONNECTION_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    # Otherwise a second server on the port silently takes half of the calls.
+    ("grpc.so_reuseport", 0),
+    # Closes a connection that sends nothing, or its first bytes one by one. gRPC's own limit is two
+    # minutes, for which it would cost a socket; gRPC's clients give up after these 20 s too.
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    # A client that lost its network closes nothing. A ping a minute notices that; more pings would
+    # keep the radio of a live client awake.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # In both directions: the server pings between calls too, and clients may.
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Clients that ping to keep a path through a router open must not be cut off for it; by default
+    # gRPC does that after the third ping within ten minutes.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # Closes the connection of a client without calls; its next call connects again.
+    ("grpc.max_connection_idle_ms", 600_000),
+)
+# A certificate is checked when a connection begins. With this limit a client with an expired
+# certificate, or with an authority that is no longer trusted, is gone within the hour. Calls under
+# way are finished, and the next one connects again.
+_TLS_OPTIONS: Final = (("grpc.max_connection_age_ms", 3_600_000),)
 
 
-def run(settings: ServeSettings) -> None:
+def serve(settings: ServeSettings) -> None:
     """Serve until SIGTERM or SIGINT; calls in flight are finished first.
 
     Raises:
         ListenError: The address cannot be listened on.
-        GatekeeperError: A model cannot be opened, or a file of certificates or tokens.
+        GatekeeperError: A model, or a file of certificates or tokens, cannot be opened.
     """
     log = logs.configure(settings.log, settings.log_level)
     try:
-        _check_free(settings.host, settings.port)
+        _require_free(settings.host, settings.port)
         security = settings.security()
         certificates, guard = security.certificates(), security.guard()
         security.check_host(settings.host)
         _raise_file_limit()
         workers.keep_freed()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            unfinished = runner.run(_serve(settings, certificates, guard, log))
+            abandoned = runner.run(_serve(settings, certificates, guard, log))
     finally:
         log.close()
-    if unfinished:
-        # Their threads are inside a model, and the interpreter's end would abort the process.
+    if abandoned:
+        # Their threads are inside a model, and the interpreter's exit would abort the process.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
 
 
-def _check_free(host: str, port: int) -> None:
+def _require_free(host: str, port: int) -> None:
     """Refuse an address that cannot be bound, before a model is loaded for it.
 
     gRPC's own message names neither the port nor the reason.
@@ -73,16 +97,16 @@ def _check_free(host: str, port: int) -> None:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         with socket.socket(family, kind, protocol) as probe:
-            # As gRPC does: a port whose last connections are still closing is free.
+            # As gRPC does: a port is free while its last connections are still closing.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             probe.listen()
     except OSError as error:
-        raise ListenError(_cannot_listen(host, port, error.strerror or str(error))) from None
+        raise _listen_error(host, port, error.strerror or str(error)) from None
 
 
-def _cannot_listen(host: str, port: int, reason: str) -> str:
-    return (
+def _listen_error(host: str, port: int, reason: str) -> ListenError:
+    return ListenError(
         f"cannot listen on {join_address(host, port)} ({reason}): is the port in use? "
         "stop the other server, or choose another --port (0 takes a free one)"
     )
@@ -95,15 +119,15 @@ def _raise_file_limit() -> None:
     except ImportError:  # not a Unix
         return
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Some systems say that there is no limit, and then refuse to have it set so.
+    # Some systems report no limit and then refuse to set it so.
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return how to make uvloop's event loop, or None: asyncio's own does as well.
+    """Return the maker of uvloop's event loop; None, for asyncio's own, without uvloop.
 
-    It takes 0.03 to 0.1 ms off a call, most of it in the hand-over from the model's thread.
+    It saves 0.03 to 0.1 ms per call, most of it in the hand-over from the model's thread.
     """
     try:
         import uvloop
@@ -118,17 +142,17 @@ async def _serve(
     guard: TokenGuard | None,
     log: logs.Writer,
 ) -> int:
-    """Serve, and return how many calls and workers are given up at the end."""
-    stopping = asyncio.Event()
+    """Serve, and return the number of calls and workers that are abandoned at the end."""
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         # Before the models are opened, which takes a while.
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    return await _Serving(settings, certificates, guard, log).serve(stopping)
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return await _Server(settings, certificates, guard, log).serve(stop)
 
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Keep gRPC from writing a line of its own about what is an error of ours in a moment."""
+    """Suppress the line that gRPC prints about an error that is about to be raised here."""
     try:
         kept = os.dup(2)
     except OSError:  # it is closed
@@ -144,8 +168,8 @@ def _silent_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-class _Serving:
-    """What a serving process is made of."""
+class _Server:
+    """The parts of a serving process."""
 
     def __init__(
         self,
@@ -164,8 +188,8 @@ class _Serving:
         self._memory = workers.MemoryBudget(settings.max_memory_mib * workers.MIB)
         self._inference = Inference(self._models, self._decoder, self._memory, logs.log_call)
 
-    async def serve(self, stopping: asyncio.Event) -> int:
-        """Serve until told to stop; return what is given up."""
+    async def serve(self, stop: asyncio.Event) -> int:
+        """Serve until the event is set; return the number of abandoned calls and workers."""
         front, health = Front(self._models, self._inference), Health(self._models)
         server = grpc.aio.server(
             interceptors=[] if self._guard is None else [self._guard], options=self._options()
@@ -175,57 +199,55 @@ class _Serving:
         add_reflection(server)
         port = self._listen(server)
         with self._metrics():
-            # What is there now stays: the collector need not look at it again in the middle of a
-            # call.
+            # All objects of now are permanent: the collector need not visit them during a call.
             gc.collect()
             gc.freeze()
             await server.start()
             address = join_address(self._settings.host, port)
-            print(f"cloud_stub: serving {self._named()} on {address}", flush=True)
-            following = asyncio.create_task(health.follow())
-            await stopping.wait()
-            following.cancel()
+            print(f"cloud_stub: serving {self._model_names()} on {address}", flush=True)
+            monitor = asyncio.create_task(health.monitor())
+            await stop.wait()
+            monitor.cancel()
             health.drain()
-            await self._end(front, server)
+            await self._drain(front, server)
         return self._close()
 
-    async def _end(self, front: Front, server: grpc.aio.Server) -> None:
-        """Refuse what comes, and finish within the grace what was taken."""
+    async def _drain(self, front: Front, server: grpc.aio.Server) -> None:
+        """Refuse new calls, and finish those in flight within the grace."""
         until = monotonic() + self._settings.grace
         await front.drain(min(self._settings.grace, _DRAIN_S))
         await server.stop(max(0.0, until - monotonic()))
         if any(model.batcher.in_flight or model.batcher.waiting for model in self._models):
-            # Of a call that the end of the grace cut off the loop's own end would print a
-            # traceback.
-            await asyncio.sleep(_LAST_WORDS_S)
+            # The end of the loop would print a traceback of a call that was just cut off.
+            await asyncio.sleep(_CUT_OFF_S)
 
     def _options(self) -> list[tuple[str, int]]:
         message_bytes = self._settings.max_message_mib * workers.MIB
         limits = [(f"grpc.max_{way}_message_length", message_bytes) for way in ("receive", "send")]
-        secured = () if self._certificates is None else connections.SECURED_OPTIONS
-        return [*connections.OPTIONS, *secured, *limits]
+        tls = () if self._certificates is None else _TLS_OPTIONS
+        return [*_CONNECTION_OPTIONS, *tls, *limits]
 
     def _listen(self, server: grpc.aio.Server) -> int:
-        settings = self._settings
-        address = join_address(settings.host, settings.port)
+        host, port = self._settings.host, self._settings.port
+        address = join_address(host, port)
         certificates = self._certificates
         credentials = None if certificates is None else certificates.credentials()
         try:
             with _silent_stderr():
                 if credentials is None:
-                    port = server.add_insecure_port(address)
+                    bound = server.add_insecure_port(address)
                 else:
-                    port = server.add_secure_port(address, credentials)
+                    bound = server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            _check_free(settings.host, settings.port)  # which knows the system's own words
-            raise ListenError(_cannot_listen(settings.host, settings.port, str(error))) from None
-        if port == 0:  # how older releases of gRPC say it
-            raise ListenError(_cannot_listen(settings.host, settings.port, "refused"))
-        return port
+            _require_free(host, port)  # raises with the system's reason
+            raise _listen_error(host, port, str(error)) from None
+        if bound == 0:  # older releases of gRPC report an error this way
+            raise _listen_error(host, port, "refused")
+        return bound
 
     @contextlib.contextmanager
     def _metrics(self) -> Iterator[None]:
-        """Serve `/metrics` during the block, where that is asked for."""
+        """Serve `/metrics` during the block, if the settings ask for it."""
         port = self._settings.metrics_port
         if port is None:
             yield
@@ -247,14 +269,12 @@ class _Serving:
             ("stray_calls_total", "Inference calls that name no model here or cannot be read."): (
                 lambda: self._inference.strays
             ),
-            ("held_bytes", "What the calls in the server hold now."): lambda: self._memory.held,
-            ("dropped_log_lines_total", "Lines that found the log's queue full."): (
-                lambda: self._log.dropped
-            ),
-            ("unauthenticated_calls_total", "Calls refused for want of an accepted token."): (
+            ("held_bytes", "Memory that calls hold now."): lambda: self._memory.held,
+            ("dropped_log_lines_total", "Lines dropped by a full log."): lambda: self._log.dropped,
+            ("unauthenticated_calls_total", "Calls refused for lack of an accepted token."): (
                 lambda: None if guard is None else guard.refused
             ),
-            ("certificate_expiry_timestamp_seconds", "When the server's certificate ends."): (
+            ("certificate_expiry_timestamp_seconds", "Expiry of the server's certificate."): (
                 lambda: None if certificates is None else certificates.validity.end.timestamp()
             ),
         }
@@ -265,15 +285,15 @@ class _Serving:
             model.close()
         answered = sum(model.statistics.outcomes[Outcome.ANSWERED] for model in self._models)
         ignored = sum(model.statistics.ignored_parameters for model in self._models)
-        unfinished = sum(model.batcher.in_flight + model.batcher.hanging for model in self._models)
-        if unfinished:
-            _LOG.warning("calls are given up", extra={"calls": unfinished})
+        abandoned = sum(model.batcher.in_flight + model.batcher.hanging for model in self._models)
+        if abandoned:
+            _LOG.warning("calls are abandoned", extra={"calls": abandoned})
         _LOG.info(
             "stopped after %d answered calls", answered, extra={"ignored_parameters": ignored}
         )
-        return unfinished
+        return abandoned
 
-    def _named(self) -> str:
+    def _model_names(self) -> str:
         return ", ".join(
             f"{model.name} ({len(model.backend.labels)} labels)"
             if model.backend.labels

@@ -2,10 +2,10 @@
 
     python deploy/health.py 127.0.0.1:8001 [--certificate PEM] [--service NAME]
 
-The exit status is 0 if the server reports SERVING, otherwise 1 with the reason on one line. With
---certificate it connects over TLS and accepts exactly the certificate in that file, whatever name
-it was issued for, because the server runs in the same container. It has no client certificate, so
-it cannot query a server that demands one (--client-ca).
+Exits with 0 if the server is serving, otherwise with 1 and one line with the reason. With
+--certificate it uses TLS and accepts exactly the certificate in that file, under any name: it is
+meant for a server on the same machine. It cannot present a client certificate, so it does not work
+with --client-ca.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ LIMIT_S = 4.0
 
 
 def name_in_certificate(host: str, port: int, certificate: Path) -> str:
-    """Check the server's certificate against the file, and return a name it was issued for.
+    """Return a name in the server's certificate, which must be the expected one.
 
     Args:
-        host: The server.
+        host: The server's address.
         port: Its port.
-        certificate: PEM file of its certificate.
+        certificate: PEM file of the expected certificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    # The file itself vouches for the certificate, whoever signed it.
+    # The certificate in the file is trusted, whoever signed it.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(certificate)
     context.set_alpn_protocols(["h2"])
@@ -45,7 +45,7 @@ def name_in_certificate(host: str, port: int, certificate: Path) -> str:
 
 
 def connect(address: str, certificate: Path | None) -> grpc.Channel:
-    """Open a channel, over TLS where a certificate is given."""
+    """Open a channel, with TLS if a certificate is given."""
     if certificate is None:
         return grpc.insecure_channel(address)
     host, _, port = address.rpartition(":")
@@ -55,11 +55,11 @@ def connect(address: str, certificate: Path | None) -> grpc.Channel:
 
 
 def main() -> int:
-    """Send one health check and return the exit status."""
+    """Ask once; return the exit status."""
     parser = argparse.ArgumentParser()
     parser.add_argument("address", help="HOST:PORT")
     parser.add_argument("--certificate", type=Path, help="PEM file of the server's certificate")
-    parser.add_argument("--service", default="", help="e.g. a model's name; the server by default")
+    parser.add_argument("--service", default="", help="name of a model; by default the server as a whole")
     flags = parser.parse_args()
     request = health_pb2.HealthCheckRequest(service=flags.service)
     try:
@@ -68,7 +68,7 @@ def main() -> int:
     except grpc.RpcError as error:
         print(f"{flags.address}: {error.code().name}: {error.details()}", file=sys.stderr)
         return 1
-    except (OSError, ValueError) as error:  # unreachable, no TLS, another certificate, not an address
+    except (OSError, ValueError) as error:  # no server, no TLS, another certificate, no address
         print(f"{flags.address}: {error}", file=sys.stderr)
         return 1
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)

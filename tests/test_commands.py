@@ -31,6 +31,8 @@ def sample(hint):
     """Return some value of a required field's type."""
     if typing.get_origin(hint) is tuple:
         return (sample(typing.get_args(hint)[0]),)
+    if typing.get_origin(hint) is typing.Literal:
+        return typing.get_args(hint)[0]
     return SAMPLES[hint]
 
 

@@ -1,1 +1,1 @@
-"""What computes the answers, each kind of model behind one protocol."""
+"""Models of every kind behind one protocol, `Backend`."""

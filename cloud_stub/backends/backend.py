@@ -1,9 +1,9 @@
-"""What the front asks of a model, whatever computes its answers.
+"""The interface between the server and a model.
 
-A backend is synchronous and knows nothing of gRPC, queues or clients: it is given a batch in a
-thread of its own and yields answers. One that waits for others (a handle on a serving cluster, an
-upstream server) says by `workers` how many batches it takes at once; one that answers bit by bit (a
-generator of text) yields more than once.
+A backend is synchronous and knows nothing of gRPC, queues or clients: it gets a batch in a thread
+of its own and yields answers. A backend that waits for others (a handle on a serving cluster, an
+upstream server) sets `workers` to the number of batches it takes at once. A backend that produces
+its answer bit by bit (a text generator) yields more than once.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from edge_runtime.wire.tensors import BYTES, Array
 Column: TypeAlias = "Array | list[npt.NDArray[np.uint8]] | list[str]"
 """One input of a batch: a tensor, pictures uint8 [h, w, 3] of any sizes, or texts."""
 Outputs: TypeAlias = Mapping[str, Array]
-"""Tensors by name, a row for each of the batch's; BYTES as an object array of `bytes`, BF16 as the
-bit patterns in uint16."""
+"""Tensors by name, one row per row of the batch; BYTES as an object array of `bytes`, BF16 as bit
+patterns in uint16."""
 Takes: TypeAlias = Literal["image", "text", "tensors"]
 FREE = -1
 
@@ -35,7 +35,7 @@ class TensorSpec:
     Attributes:
         name: Its name.
         datatype: The protocol's name of its type, e.g. `FP32`.
-        shape: One entry an axis; -1 is free.
+        shape: One size per axis; -1 is free.
     """
 
     name: str
@@ -48,9 +48,9 @@ class Parameter:
     """A whole number that a request may set, as a parameter of that name.
 
     Attributes:
-        name: On the wire, and of the batch's column int64 [n] of what the rows' requests say.
-        least: The least that is taken.
-        most: The most, and what a request means that says nothing.
+        name: Name on the wire, and of the batch's column int64 [n] with the value of each row.
+        least: Smallest value allowed.
+        most: Greatest value allowed, and the default.
     """
 
     name: str
@@ -60,19 +60,19 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
-    """What a model takes and gives.
+    """Inputs and outputs of a model.
 
     Attributes:
-        takes: `image`: one input of pictures, which may come encoded; `text`: one of texts;
-            `tensors`: whatever the inputs say.
-        inputs: By their names on the wire.
-        outputs: Likewise; a request may ask for some of them.
+        takes: `image`: one input of pictures, which may arrive encoded; `text`: one input of
+            texts; `tensors`: the inputs as declared.
+        inputs: The inputs under their names on the wire.
+        outputs: The outputs under their names on the wire; a request may ask for some of them.
         is_batched: Whether the first axis of every tensor counts rows, so that requests of
             several callers can be answered as one batch.
-        platform: What runs the model, as the protocol's metadata name it.
-        parameters: What a request may set beside the inputs.
-        is_continuous: Whether batches at once are worked on together: then all of them have as many
-            rows as one may have.
+        platform: Name of what runs the model, for the protocol's metadata.
+        parameters: Numbers that a request may set besides the inputs.
+        is_continuous: Whether concurrent batches are computed together; all of them together then
+            have at most as many rows as a single one may have.
     """
 
     takes: Takes
@@ -84,20 +84,20 @@ class Signature:
     is_continuous: bool = False
 
 
-def _everybody_waits(_row: int) -> bool:
+def _always(_row: int) -> bool:
     return True
 
 
 @dataclass(frozen=True)
 class Part:
-    """An answer that is not the whole one: it is passed on at once.
+    """An incomplete answer, to be passed on at once.
 
-    What is given as bare outputs could be the whole answer, and is passed on as a part of it only
-    when more comes.
+    A backend that yields bare outputs instead may be giving the complete answer: they are passed
+    on as a part only when more follows.
 
     Attributes:
-        outputs: For all rows, as far as they are known.
-        whole_rows: Rows of which nothing more comes: a call that has no others is answered.
+        outputs: The outputs of all rows so far.
+        whole_rows: Rows that are complete: a call with no other rows is answered.
     """
 
     outputs: Outputs
@@ -109,27 +109,27 @@ class Batch:
     """Inputs to be answered together.
 
     Attributes:
-        inputs: By name, the columns of the signature's parameters among them.
-        rows: How many.
-        timeout_s: Seconds until the last of their callers gives up; infinite where one never does.
-        is_streamed: Whether any caller reads along; where none does, parts are seen by nobody.
-        is_wanted: Told a row, says whether its caller still waits.
+        inputs: Columns by name, including those of the signature's parameters.
+        rows: Number of rows.
+        timeout_s: Seconds until the last caller gives up; infinite if one never does.
+        is_streamed: Whether any caller reads the answer as it grows; otherwise nobody sees parts.
+        is_wanted: Function of a row that returns whether its caller is still waiting.
     """
 
     inputs: Mapping[str, Column]
     rows: int
     timeout_s: float
     is_streamed: bool = True
-    is_wanted: Callable[[int], bool] = _everybody_waits
+    is_wanted: Callable[[int], bool] = _always
 
 
 class Backend(Protocol):
     """A model.
 
     Attributes:
-        signature: What it takes and gives.
-        labels: Class names in the order of its predictions; empty where it has none.
-        workers: Batches it can work on at once.
+        signature: Its inputs and outputs.
+        labels: Class names in the order of its predictions; empty if it has none.
+        workers: Number of batches it can work on at once.
     """
 
     signature: Signature
@@ -140,17 +140,17 @@ class Backend(Protocol):
         """Answer a batch.
 
         Yields:
-            The answer as far as it is known, for all rows; the last one is the whole answer. The
-            iteration is given up when nobody waits for it any more.
+            The answer so far, for all rows; the last one is complete. The iteration is abandoned
+            once no caller is waiting any more.
 
         Raises:
-            InputError: The model does not take these inputs.
-            RefusedRowsError: It does not take some rows; the others are given to it again.
+            InputError: The model does not accept these inputs.
+            RefusedRowsError: It does not accept some rows; it will get the others again.
             CallError: The batch is refused with a status of its own.
         """
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Release what the backend holds."""
 
 
 CLASSIFIER_OUTPUTS = (
@@ -169,25 +169,25 @@ def classifier_signature(
     """Return the signature of a classifier of pictures or texts.
 
     Args:
-        takes: Which of the two.
-        platform: What runs it.
-        image_size: Fixed height and width of pictures, each None where free.
+        takes: Kind of its input.
+        platform: Name of what runs it.
+        image_size: Fixed height and width of pictures; None is free.
     """
     if takes == contract.TEXT:
-        given = TensorSpec(contract.TEXT, BYTES, (FREE,))
+        spec = TensorSpec(contract.TEXT, BYTES, (FREE,))
     else:
         sides = [FREE if side is None else side for side in image_size]
-        given = TensorSpec(contract.IMAGE, "UINT8", (FREE, *sides, 3))
+        spec = TensorSpec(contract.IMAGE, "UINT8", (FREE, *sides, 3))
     return Signature(
-        takes=takes, inputs=(given,), outputs=CLASSIFIER_OUTPUTS, is_batched=True, platform=platform
+        takes=takes, inputs=(spec,), outputs=CLASSIFIER_OUTPUTS, is_batched=True, platform=platform
     )
 
 
 class Classes:
-    """Class names as they go over the wire.
+    """Class names as they are sent over the wire.
 
     Args:
-        labels: In the order of the model's predictions.
+        labels: Class names in the order of the model's predictions.
     """
 
     def __init__(self, labels: tuple[str, ...]) -> None:
@@ -199,7 +199,7 @@ class Classes:
         """Return a classifier's outputs.
 
         Raises:
-            ModelFailureError: A prediction is none of the classes.
+            ModelFailureError: A prediction is outside the classes.
         """
         if len(prediction) and not 0 <= prediction.min() <= prediction.max() < len(self._encoded):
             raise ModelFailureError(

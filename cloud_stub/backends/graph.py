@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from cloud_stub.backends.backend import FREE, Batch, Column, Outputs, Signature, TensorSpec
-from cloud_stub.backends.classifiers import open_session
-from edge_runtime.errors import BundleError, InputError
+from edge_runtime.errors import BundleError, DependencyError, InputError
+from edge_runtime.files import one_line
 from edge_runtime.wire.tensors import BF16, BYTES, DTYPES, Array
 
 DATATYPES: Final = {
@@ -32,20 +32,21 @@ DATATYPES: Final = {
 }
 """The protocol's datatype of each type that ONNX Runtime names."""
 _BFLOAT16: Final = 16  # onnx.TensorProto.BFLOAT16
+_FATAL_ONLY: Final = 4
 
 
 class GraphBackend:
     """An ONNX file.
 
-    Requests of several callers are answered as one batch where the first axis of every input and
-    output has one and the same name.
+    Requests of several callers are answered as one batch if the first axis of every input and
+    output has the same name.
 
     Args:
-        path: The file; external data lie beside it.
-        threads: Threads of one run; 0 leaves it to ONNX Runtime.
+        path: The file; external data are next to it.
+        threads: Threads of one run; 0 leaves the choice to ONNX Runtime.
 
     Raises:
-        BundleError: It cannot be opened, or takes or gives what the protocol has no type for.
+        BundleError: It cannot be opened, or has a tensor of a type that the protocol lacks.
     """
 
     workers = 1
@@ -53,36 +54,33 @@ class GraphBackend:
 
     def __init__(self, path: Path, threads: int) -> None:
         self._session = open_session(path, threads)
-        given, got = self._session.get_inputs(), self._session.get_outputs()
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self.signature = Signature(
             takes="tensors",
-            inputs=tuple(_spec(node, path) for node in given),
-            outputs=tuple(_spec(node, path) for node in got),
-            is_batched=_is_batched([*given, *got]),
+            inputs=tuple(_spec(node, path) for node in inputs),
+            outputs=tuple(_spec(node, path) for node in outputs),
+            is_batched=_is_batched([*inputs, *outputs]),
             platform="onnxruntime_onnx",
         )
         specs = (*self.signature.inputs, *self.signature.outputs)
-        # numpy has no bfloat16: such a graph is run on ONNX Runtime's own values.
+        # numpy has no bfloat16: such a graph runs on ONNX Runtime's own values.
         self._has_bf16 = any(spec.datatype == BF16 for spec in specs)
 
     def infer(self, batch: Batch) -> Iterator[Outputs]:
-        """Answer tensors; see `Backend.infer`."""
+        """Run the graph on tensors."""
         feeds = {
             spec.name: _feed(batch.inputs[spec.name], spec.datatype)
             for spec in self.signature.inputs
         }
         names = [spec.name for spec in self.signature.outputs]
-        if self._has_bf16:
-            found = self._run_values(names, feeds)
-        else:
-            found = self._session.run(names, feeds)
+        run = self._run_values if self._has_bf16 else self._session.run
         yield {
-            spec.name: _texts(array) if spec.datatype == BYTES else array
-            for spec, array in zip(self.signature.outputs, found, strict=True)
+            spec.name: _encode(array) if spec.datatype == BYTES else array
+            for spec, array in zip(self.signature.outputs, run(names, feeds), strict=True)
         }
 
     def close(self) -> None:
-        """Nothing is held that the process would not let go of."""
+        """Do nothing: the session ends with the process."""
 
     def _run_values(self, names: list[str], feeds: Mapping[str, Any]) -> list[Array]:
         from onnxruntime import OrtValue
@@ -94,18 +92,49 @@ class GraphBackend:
                 values[spec.name] = OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16)
             else:
                 values[spec.name] = OrtValue.ortvalue_from_numpy(array)
-        found = self._session.run_with_ort_values(names, values)
+        results = self._session.run_with_ort_values(names, values)
         return [
             _bit_patterns(value) if spec.datatype == BF16 else value.numpy()
-            for spec, value in zip(self.signature.outputs, found, strict=True)
+            for spec, value in zip(self.signature.outputs, results, strict=True)
         ]
+
+
+def open_session(graph: Path, threads: int = 0, *, will_run: bool = True) -> Any:
+    """Open a graph on the best device that ONNX Runtime offers.
+
+    Args:
+        graph: An ONNX file.
+        threads: Threads of one run; 0 leaves the choice to ONNX Runtime.
+        will_run: Whether the graph will be run; a graph that is only described is not optimised.
+
+    Raises:
+        BundleError: It cannot be opened.
+        DependencyError: onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise DependencyError("onnxruntime", "opening an ONNX graph", "cpu") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Warnings about the threshold, an initializer that may be fed, are expected. Errors are raised,
+    # and ONNX Runtime would also print them past all logging, with parts of the input.
+    options.log_severity_level = _FATAL_ONLY
+    providers = onnxruntime.get_available_providers()
+    if not will_run:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        providers = ["CPUExecutionProvider"]
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=providers)
+    except Exception as error:  # noqa: BLE001 - onnxruntime has a class for every failure
+        raise BundleError(f"{graph} cannot be opened: {one_line(error)}") from None
 
 
 def _spec(node: Any, path: Path) -> TensorSpec:
     if node.type not in DATATYPES:
         raise BundleError(
             f"expected tensors of {', '.join(DATATYPES.values())} in {path}, {node.name!r} is a "
-            f"{node.type}: no protocol type carries it"
+            f"{node.type}: the protocol has no such type"
         )
     shape = tuple(axis if isinstance(axis, int) else FREE for axis in node.shape)
     return TensorSpec(node.name, DATATYPES[node.type], shape)
@@ -118,29 +147,29 @@ def _is_batched(nodes: list[Any]) -> bool:
 
 def _feed(column: Column, datatype: str) -> Any:
     if datatype == BF16:
-        # The wire's bfloat16 was widened to float32, whose upper half it is.
+        # The wire's bfloat16 was widened to float32; it is the upper half of that.
         wide = np.asarray(column, np.float32, order="C").view(np.uint32)
         return np.asarray(wide >> 16, np.uint16)
     if datatype == BYTES:
-        return _unicode(np.asarray(column))
-    # ONNX Runtime takes an array as it lies, and some are views of a message in another order.
-    # `ascontiguousarray` would give a scalar an axis.
+        return _decode(np.asarray(column))
+    # ONNX Runtime reads the memory of an array in its order, and some arrays are views of a message
+    # in another order. `ascontiguousarray` would add an axis to a scalar.
     return np.asarray(column, DTYPES[datatype], order="C")
 
 
-def _unicode(array: Array) -> Array:
-    """Return a graph's strings: they are UTF-8, BYTES of the protocol may be anything."""
+def _decode(array: Array) -> Array:
+    """Decode BYTES, which may be anything, for a graph, which takes only UTF-8."""
     try:
         texts = [value.decode() for value in array.flat]
     except UnicodeDecodeError as error:
         raise InputError(f"expected BYTES in UTF-8 for a graph's string tensor: {error}") from None
-    found: Array = np.array(texts, dtype=object).reshape(array.shape)
-    return found
+    decoded: Array = np.array(texts, dtype=object).reshape(array.shape)
+    return decoded
 
 
-def _texts(array: Array) -> Array:
-    found: Array = np.array([str(value).encode() for value in array.flat], dtype=object)
-    return found.reshape(array.shape)
+def _encode(array: Array) -> Array:
+    encoded: Array = np.array([str(value).encode() for value in array.flat], dtype=object)
+    return encoded.reshape(array.shape)
 
 
 def _bit_patterns(value: Any) -> Array:

@@ -1,1 +1,1 @@
-"""Hands the large model to an engine of others: files for Triton and for KServe."""
+"""Files by which Triton or KServe serves the large model."""

@@ -1,175 +1,26 @@
-"""The model that is deployed: its graph, its labels, and which outputs a cascade reads."""
+"""The model that is deployed: its graph, its labels, and the outputs that a cascade reads."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cloud_stub.backends.graph import DATATYPES
+from cloud_stub.backends.graph import DATATYPES, open_session
 from cloud_stub.errors import DeployError
-
-# MERGEDOC cloud_stub/deploy/graph.py: 'What an ONNX file takes, gives and needs beside it, as an engine will see it.'
 from edge_runtime import contract
 from edge_runtime.bundle import read_bundle
-from edge_runtime.errors import BundleError, DependencyError
+from edge_runtime.errors import BundleError
 from edge_runtime.onnx_file import read_onnx_file
 
+GRAPH_FILE: Final = "model.onnx"
+"""Name of the graph that Triton's ONNX Runtime backend expects in a version's folder."""
 _FLOATS: Final = {"FP16", "FP32", "FP64"}
 _NAMES: Final = {"INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "BYTES"}
 _SCORES: Final = (contract.PROBABILITIES, contract.LOGITS)
 _MATRIX: Final = 2
-
-GRAPH_FILE: Final = "model.onnx"
-"""What Triton's ONNX Runtime backend looks for in a version's folder."""
-_NAMELESS: Final = "unk__"  # how ONNX Runtime calls an axis that has no name
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeployedModel:
-    """A graph as an engine is to serve it.
-
-    Attributes:
-        graph: The ONNX file.
-        labels: Class names in the order of the graph's classes; empty where nobody said them.
-        answer: The output that holds class indices, class names or scores.
-        outputs: What the engine gives: the answer, and the confidence where there is one.
-    """
-
-    graph: Graph
-    labels: tuple[str, ...]
-    answer: TensorDescription
-    outputs: tuple[TensorDescription, ...]
-
-    @property
-    def has_rows(self) -> bool:
-        """Whether an engine may put requests together along the first axis.
-
-        An input of one axis has none left beside the rows, and an engine knows no empty shape.
-        """
-        tensors = (*self.graph.inputs, *self.outputs)
-        # Axes of two names, words and sentences for example, are not the rows of one batch.
-        is_one = len({tensor.rows for tensor in tensors} - {None}) <= 1
-        has_more = all(len(given.shape) > 1 for given in self.graph.inputs)
-        return is_one and has_more and all(tensor.has_free_rows for tensor in tensors)
-
-
-def is_scores(output: TensorDescription) -> bool:
-    """Tell whether an output can hold scores [rows, classes]."""
-    return output.datatype in _FLOATS and len(output.shape) == _MATRIX
-
-
-def read_bundle_model(folder: Path) -> DeployedModel:
-    """Read the classifier of a bundle.
-
-    Raises:
-        GatekeeperError: The bundle is damaged, or its graph cannot be opened.
-    """
-    bundle = read_bundle(folder)
-    graph = read_graph(bundle.graph)
-    found = {output.name: output for output in graph.outputs}
-    if contract.PREDICTION not in found:
-        raise DeployError(
-            f"expected an output {contract.PREDICTION!r} of {bundle.graph}, got "
-            f"{', '.join(found)}: export the bundle again"
-        )
-    # Whether a large model would itself defer is of no use to the device that asks it.
-    names = (contract.PREDICTION, contract.CONFIDENCE, *_SCORES)
-    outputs = tuple(found[name] for name in names if name in found)
-    labels = checked_labels(bundle.metadata.labels)
-    return _checked(graph, labels, found[contract.PREDICTION], outputs)
-
-
-def read_onnx_model(
-    file: Path, labels: tuple[str, ...] = (), answer: str | None = None
-) -> DeployedModel:
-    """Read any ONNX file.
-
-    Args:
-        file: The file; weights that it names lie beside it.
-        labels: Class names in its order.
-        answer: The output that holds the answer; found by type and shape where None.
-
-    Raises:
-        DeployError: No output, or more than one, can be the answer; or the labels do not fit it.
-    """
-    graph = read_graph(file)
-    chosen = _choose(graph, labels) if answer is None else _named(graph, labels, answer)
-    confidence = [o for o in graph.outputs if o.name == contract.CONFIDENCE and len(o.shape) == 1]
-    return _checked(graph, labels, chosen, (chosen, *(o for o in confidence if o != chosen)))
-
-
-def checked_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
-    """Return class names that a file of one a line can hold, each once.
-
-    Raises:
-        DeployError: One is empty, came twice or holds a line break.
-    """
-    for label in labels:
-        if label.splitlines() != [label]:
-            raise DeployError(
-                f"expected each label on one line of its own, got {label[:40]!r}: rename it"
-            )
-    if len(set(labels)) != len(labels):
-        twice, _ = Counter(labels).most_common(1)[0]
-        raise DeployError(f"expected each label once, {twice[:40]!r} came twice: rename one")
-    return labels
-
-
-def _choose(graph: Graph, labels: tuple[str, ...]) -> TensorDescription:
-    fitting = [o for o in graph.outputs if _unfit(o, labels) is None]
-    scores = [output for output in fitting if is_scores(output)]
-    for candidates in (scores, fitting):  # scores first: they need no further layer of a graph
-        if len(candidates) == 1:
-            return candidates[0]
-    outputs = "; ".join(map(str, graph.outputs))
-    asked = f"scores [rows, {len(labels) or 'classes'}], or class indices or names [rows]"
-    raise DeployError(
-        f"expected one output with {asked}, {graph.path} has {len(fitting)} among {outputs}: "
-        "name it with --answer"
-    )
-
-
-def _named(graph: Graph, labels: tuple[str, ...], name: str) -> TensorDescription:
-    found = next((output for output in graph.outputs if output.name == name), None)
-    if found is None:
-        names = ", ".join(output.name for output in graph.outputs)
-        raise DeployError(f"expected an output {name!r}, {graph.path} gives {names}: name another")
-    reason = _unfit(found, labels)
-    if reason is not None:
-        raise DeployError(f"expected {reason} in {name!r}, got {found}: name another output")
-    return found
-
-
-def _unfit(output: TensorDescription, labels: tuple[str, ...]) -> str | None:
-    """Return what was expected of an output that cannot be the answer, None where it can be."""
-    if is_scores(output):
-        classes = output.shape[1]
-        if labels and classes not in {None, len(labels)}:
-            return f"scores of {len(labels)} classes, as there are labels,"
-        return None
-    if output.datatype in _NAMES and (len(output.shape) == 1 or output.shape[1:] == (1,)):
-        return None
-    return "scores [rows, classes] as floats, or class indices or names [rows],"
-
-
-def _checked(
-    graph: Graph,
-    labels: tuple[str, ...],
-    answer: TensorDescription,
-    outputs: tuple[TensorDescription, ...],
-) -> DeployedModel:
-    for tensor in (*graph.inputs, *outputs):
-        if tensor.datatype == "BF16" or "(" in tensor.datatype:
-            raise DeployError(
-                f"expected types that the engine's ONNX Runtime backend knows, {graph.path} has "
-                f"{tensor}: cast it in the graph"
-            )
-    if not graph.inputs:
-        raise DeployError(f"expected an input, {graph.path} takes none: export it again")
-    return DeployedModel(graph=graph, labels=labels, answer=answer, outputs=outputs)
+_NAMELESS: Final = "unk__"  # ONNX Runtime's prefix for an axis without a name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,9 +29,9 @@ class TensorDescription:
 
     Attributes:
         name: Its name.
-        datatype: The protocol's name of its type, or ONNX Runtime's where the protocol has none.
+        datatype: The protocol's name of its type, or ONNX Runtime's if the protocol has none.
         shape: Size of each axis; None is free.
-        rows: What the graph calls its first axis, where that is free and has a name.
+        rows: The graph's name of its first axis, if that is free and has a name.
     """
 
     name: str
@@ -190,7 +41,7 @@ class TensorDescription:
 
     @property
     def has_free_rows(self) -> bool:
-        """Whether the first axis takes any number of rows."""
+        """True if the first axis takes any number of rows."""
         return bool(self.shape) and self.shape[0] is None
 
     def __str__(self) -> str:
@@ -204,9 +55,9 @@ class Graph:
 
     Attributes:
         path: The file.
-        external: Files of weights that it names, relative to its folder.
-        inputs: What must be fed; an initializer that may be fed is none of them.
-        outputs: What it gives.
+        external: Weight files that it names, relative to its folder.
+        inputs: The inputs that must be fed, without initializers that may be fed.
+        outputs: The outputs.
     """
 
     path: Path
@@ -215,30 +66,171 @@ class Graph:
     outputs: tuple[TensorDescription, ...]
 
 
-def read_graph(path: Path) -> Graph:
-    """Open an ONNX file and describe it.
+@dataclass(frozen=True, kw_only=True)
+class DeployedModel:
+    """A graph as an engine is to serve it.
+
+    Attributes:
+        graph: The ONNX file.
+        labels: Class names in the order of the graph's classes; empty if they are unknown.
+        answer: The output that holds class indices, class names or scores.
+        outputs: The outputs to serve: the answer, and the confidence if there is one.
+    """
+
+    graph: Graph
+    labels: tuple[str, ...]
+    answer: TensorDescription
+    outputs: tuple[TensorDescription, ...]
+
+    @property
+    def has_rows(self) -> bool:
+        """True if an engine may combine requests along the first axis.
+
+        An input of one axis has none left besides the rows, and an engine knows no empty shape.
+        """
+        tensors = (*self.graph.inputs, *self.outputs)
+        # Axes of different names, words and sentences for example, are not rows of one batch.
+        is_one = len({tensor.rows for tensor in tensors} - {None}) <= 1
+        has_more = all(len(tensor.shape) > 1 for tensor in self.graph.inputs)
+        return is_one and has_more and all(tensor.has_free_rows for tensor in tensors)
+
+
+def is_scores(output: TensorDescription) -> bool:
+    """Return whether an output can hold scores [rows, classes]."""
+    return output.datatype in _FLOATS and len(output.shape) == _MATRIX
+
+
+def read_bundle_model(folder: Path) -> DeployedModel:
+    """Read the classifier of a bundle.
 
     Raises:
-        DeployError: It is missing or no ONNX graph, or weights it names are not beside it.
-        DependencyError: ONNX Runtime is not installed.
+        GatekeeperError: The bundle is damaged, or its graph cannot be opened.
     """
+    bundle = read_bundle(folder)
+    graph = _read_graph(bundle.graph)
+    by_name = {output.name: output for output in graph.outputs}
+    if contract.PREDICTION not in by_name:
+        raise DeployError(
+            f"expected an output {contract.PREDICTION!r} of {bundle.graph}, got "
+            f"{', '.join(by_name)}: export the bundle again"
+        )
+    # The device has no use for the large model's own decision to defer.
+    names = (contract.PREDICTION, contract.CONFIDENCE, *_SCORES)
+    outputs = tuple(by_name[name] for name in names if name in by_name)
+    labels = check_labels(bundle.metadata.labels)
+    return _check(graph, labels, by_name[contract.PREDICTION], outputs)
+
+
+def read_onnx_model(
+    file: Path, labels: tuple[str, ...] = (), answer: str | None = None
+) -> DeployedModel:
+    """Read any ONNX file.
+
+    Args:
+        file: The file; weight files that it names are next to it.
+        labels: Class names in its order.
+        answer: Name of the output with the answer; None to find it by type and shape.
+
+    Raises:
+        DeployError: No output, or more than one, can be the answer; or the labels do not fit it.
+    """
+    graph = _read_graph(file)
+    chosen = _choose(graph, labels) if answer is None else _find(graph, labels, answer)
+    confidence = [o for o in graph.outputs if o.name == contract.CONFIDENCE and len(o.shape) == 1]
+    return _check(graph, labels, chosen, (chosen, *(o for o in confidence if o != chosen)))
+
+
+def check_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return class names after checking that a file can list them, one per line.
+
+    Raises:
+        DeployError: A name is empty, occurs twice or holds a line break.
+    """
+    for label in labels:
+        if label.splitlines() != [label]:
+            raise DeployError(
+                f"expected each label on one line of its own, got {label[:40]!r}: rename it"
+            )
+    if len(set(labels)) != len(labels):
+        twice, _ = Counter(labels).most_common(1)[0]
+        raise DeployError(f"expected each label once, {twice[:40]!r} occurs twice: rename one")
+    return labels
+
+
+def _choose(graph: Graph, labels: tuple[str, ...]) -> TensorDescription:
+    fitting = [o for o in graph.outputs if _requirement(o, labels) is None]
+    scores = [output for output in fitting if is_scores(output)]
+    for candidates in (scores, fitting):  # scores first: they need no further layer in a graph
+        if len(candidates) == 1:
+            return candidates[0]
+    outputs = "; ".join(map(str, graph.outputs))
+    raise DeployError(
+        f"expected one output with scores [rows, {len(labels) or 'classes'}], or class indices or "
+        f"names [rows], {graph.path} has {len(fitting)} among {outputs}: name it with --answer"
+    )
+
+
+def _find(graph: Graph, labels: tuple[str, ...], name: str) -> TensorDescription:
+    output = next((output for output in graph.outputs if output.name == name), None)
+    if output is None:
+        names = ", ".join(output.name for output in graph.outputs)
+        raise DeployError(f"expected an output {name!r}, {graph.path} has {names}: name another")
+    expected = _requirement(output, labels)
+    if expected is not None:
+        raise DeployError(f"expected {expected} in {name!r}, got {output}: name another output")
+    return output
+
+
+def _requirement(output: TensorDescription, labels: tuple[str, ...]) -> str | None:
+    """Return the requirement that an output does not meet; None if it can be the answer."""
+    if is_scores(output):
+        classes = output.shape[1]
+        if labels and classes not in {None, len(labels)}:
+            return f"scores of {len(labels)} classes, one per label,"
+        return None
+    if output.datatype in _NAMES and (len(output.shape) == 1 or output.shape[1:] == (1,)):
+        return None
+    return "scores [rows, classes] as floats, or class indices or names [rows],"
+
+
+def _check(
+    graph: Graph,
+    labels: tuple[str, ...],
+    answer: TensorDescription,
+    outputs: tuple[TensorDescription, ...],
+) -> DeployedModel:
+    for tensor in (*graph.inputs, *outputs):
+        if tensor.datatype == "BF16" or "(" in tensor.datatype:
+            raise DeployError(
+                f"expected types that the engine's ONNX Runtime backend supports, {graph.path} has "
+                f"{tensor}: cast it in the graph"
+            )
+    if not graph.inputs:
+        raise DeployError(f"expected an input, {graph.path} has none: export it again")
+    return DeployedModel(graph=graph, labels=labels, answer=answer, outputs=outputs)
+
+
+def _read_graph(path: Path) -> Graph:
     if not path.is_file():
-        raise DeployError(f"expected an ONNX file at {path}, found none: name the model's file")
+        raise DeployError(f"expected an ONNX file at {path}, found none: correct the path")
     try:
         external = read_onnx_file(path).external
     except BundleError:
         raise DeployError(
             f"expected an ONNX file at {path}, got other bytes: export or copy it again"
         ) from None
-    # Before ONNX Runtime opens what a file from elsewhere names.
+    # Before ONNX Runtime opens the files that a file of unknown origin names.
     for name in external:
         _check_external(path, name)
-    session = _open(path)
+    try:
+        session = open_session(path, will_run=False)
+    except BundleError as error:
+        raise DeployError(f"{error}: export it again") from None
     return Graph(
         path=path,
         external=external,
-        inputs=_describe(session.get_inputs()),
-        outputs=_describe(session.get_outputs()),
+        inputs=tuple(map(_description, session.get_inputs())),
+        outputs=tuple(map(_description, session.get_outputs())),
     )
 
 
@@ -246,47 +238,26 @@ def _check_external(path: Path, name: str) -> None:
     folder = path.parent.resolve()
     if "\0" in name or not (folder / name).resolve().is_relative_to(folder):
         raise DeployError(
-            f"expected the weights of {path} beside it, it takes them from {name!r}: refused, save "
-            "the model with its weights in one folder"
+            f"expected the weights of {path} next to it, it names {name!r}: refused, save the "
+            "model with its weights in one folder"
         )
     if not (folder / name).is_file():
         raise DeployError(
-            f"expected the weights {name!r} beside {path}, found none: copy them there too"
+            f"expected the weights {name!r} next to {path}, found none: copy them there too"
         )
     if Path(name) == Path(GRAPH_FILE):
         raise DeployError(
-            f"expected another name than {GRAPH_FILE} for the weights of {path}, the graph itself "
-            "is called so in a repository: save the model with other names"
+            f"expected another name than {GRAPH_FILE} for the weights of {path}: in a repository "
+            "the graph itself has that name, so save the weights under another"
         )
 
 
-def _open(path: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise DependencyError("onnxruntime", "reading an ONNX file", "cpu") from None
-    options = onnxruntime.SessionOptions()
-    # Nothing is run, so nothing needs to be made fast.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - onnxruntime has a class for every failure
-        raise DeployError(f"{path} cannot be opened: {error}: export it again") from None
-
-
-def _describe(arguments: Iterable[Any]) -> tuple[TensorDescription, ...]:
-    return tuple(
-        _description(argument.name, argument.type, argument.shape) for argument in arguments
-    )
-
-
-def _description(name: str, kind: str, axes: list[int | str | None] | None) -> TensorDescription:
-    axes = axes or []  # what is no tensor has none
+def _description(argument: Any) -> TensorDescription:
+    axes = argument.shape or []  # a sequence or map has none
     first = axes[0] if axes else None
     return TensorDescription(
-        name=name,
-        datatype=DATATYPES.get(kind, kind),
+        name=argument.name,
+        datatype=DATATYPES.get(argument.type, argument.type),
         shape=tuple(size if isinstance(size, int) else None for size in axes),
         rows=first if isinstance(first, str) and not first.startswith(_NAMELESS) else None,
     )

@@ -1,1 +1,1 @@
-"""Answers generation calls: engine, checkpoint, upstream."""
+"""Text generation: answers, engine, checkpoint, upstream."""

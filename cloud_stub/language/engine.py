@@ -1,9 +1,9 @@
-"""Generates the answers of all calls together: prompts join between two tokens, and answers leave.
+"""Generates the answers of all calls together: prompts join, and answers leave, between two tokens.
 
-Continuous batching (Yu et al. 2022, Orca): a short answer does not wait for the long ones that were
-there before it, and what ends makes room at once. A prompt is read in pieces, with a token of the
-others between two of them, so that a long one does not hold them up, and so that reading it ends
-with its caller.
+Continuous batching (Yu et al. 2022, Orca): a short answer does not wait for the long ones before
+it, and an answer that ends makes room at once. A prompt is read in pieces, and the other answers
+advance by one token between two pieces, so that a long prompt does not block them. Reading stops
+when the prompt's caller leaves.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _PIECE: Final = 256
 """Tokens of prompts that are read at once, about."""
 _LEAST_COLUMNS: Final = 32
 _UNEVEN: Final = 2
-"""How much longer than another a prompt may be that is read together with it."""
+"""Largest ratio between the lengths of prompts that are read together."""
 _TOGETHER: Final = 16
-"""Tokens that are told at once to who does not read along."""
-_SIGN_S: Final = 10.0
-"""After how long who hears nothing is told that the engine goes on."""
-_Told: TypeAlias = "list[Step] | BaseException | None"
+"""Tokens sent at once to callers that do not stream."""
+_HEARTBEAT_S: Final = 10.0
+"""Silence after which a waiting caller gets a sign that the engine is alive."""
+_Message: TypeAlias = "list[Step] | BaseException | None"
 
 
 class Engine:
-    """One thread that generates for all.
+    """One thread that generates for all callers.
 
     Args:
         lm: The model; nobody else may use it meanwhile.
@@ -49,37 +49,37 @@ class Engine:
     def steps(
         self,
         prompts: Sequence[list[int]],
-        rooms: Sequence[int],
+        limits: Sequence[int],
         is_wanted: Callable[[int], bool],
         *,
         is_eager: bool,
     ) -> Iterator[list[Step]]:
-        """Yield the tokens of answers as they come; an empty list says that it goes on.
+        """Yield the tokens of the answers as they are generated; an empty list is a sign of life.
 
-        A row leaves with its end-of-sequence token, with its last token, or once nobody wants it.
+        A row leaves with its end-of-sequence token, with its last token, or once it is unwanted.
 
         Args:
             prompts: Tokens of n prompts, none empty.
-            rooms: The most tokens of each answer, at least 1.
-            is_wanted: Told a row, says whether anybody still waits for it.
-            is_eager: Whether every token is wanted as it comes.
+            limits: The most tokens of each answer, at least 1.
+            is_wanted: Function of a row that returns whether anyone is still waiting for it.
+            is_eager: Whether to yield every token at once.
 
         Raises:
-            Exception: What the model raised; it may be another prompt's fault.
+            Exception: An error of the model; another prompt may have caused it.
         """
         self._start()
-        call = _Call(prompts, rooms, is_wanted, is_eager=is_eager)
+        call = _Call(prompts, limits, is_wanted, is_eager=is_eager)
         self._inbox.put(call)
         try:
-            while (told := call.outbox.get()) is not None:
-                if isinstance(told, BaseException):
-                    raise told
-                yield told
+            while (message := call.outbox.get()) is not None:
+                if isinstance(message, BaseException):
+                    raise message
+                yield message
         finally:
-            call.is_left = True
+            call.is_abandoned = True
 
     def close(self) -> None:
-        """Let the thread end after the next token; what still waits hears no more."""
+        """End the thread after the next token; calls that are still waiting get no more."""
         self._inbox.put(None)
 
     def _start(self) -> None:
@@ -90,76 +90,80 @@ class Engine:
                 self._thread.start()
 
     def _run(self) -> None:
-        work = _Work(self._lm)
+        schedule = _Schedule(self._lm)
         while True:
             try:
-                call = self._inbox.get(block=not work.is_there)
+                call = self._inbox.get(block=not schedule.has_work)
             except Empty:
-                work.go_on()
+                schedule.advance()
                 continue
             if call is None:
                 return
-            work.add(call)
+            schedule.add(call)
 
 
 class _Call:
-    """Prompts that are answered for one caller of the engine."""
+    """Prompts of one caller of the engine, and the way back to it."""
 
     def __init__(
         self,
         prompts: Sequence[list[int]],
-        rooms: Sequence[int],
+        limits: Sequence[int],
         is_wanted: Callable[[int], bool],
         *,
         is_eager: bool,
     ) -> None:
-        self.prompts, self.rooms = prompts, rooms
+        self.prompts, self.limits = prompts, limits
         self.waiting = deque(range(len(prompts)))
-        self.left = len(prompts)
-        self.outbox: SimpleQueue[_Told] = SimpleQueue()
-        self.is_left = False
+        self.unfinished = len(prompts)
+        self.outbox: SimpleQueue[_Message] = SimpleQueue()
+        self.is_abandoned = False
         self._is_wanted = is_wanted
         self._most = 1 if is_eager else _TOGETHER
         self._steps: list[Step] = []
-        self._told_s = monotonic()
+        self._sent_s = monotonic()
 
     def is_wanted(self, row: int) -> bool:
-        """Return whether anybody waits for a row."""
-        return not self.is_left and self._is_wanted(row)
+        """Return whether anyone is waiting for a row."""
+        return not self.is_abandoned and self._is_wanted(row)
 
-    def tell(self, step: Step) -> None:
-        """Say the next tokens of some rows."""
+    def width(self, row: int) -> int:
+        """Return the most tokens that a row can have, prompt and answer together."""
+        return len(self.prompts[row]) + self.limits[row]
+
+    def emit(self, step: Step) -> None:
+        """Add the next tokens of some rows; send them when they are enough or a row has ended."""
         self._steps.append(step)
-        self.left -= int(step.ended.sum())
+        self.unfinished -= int(step.ended.sum())
         if len(self._steps) >= self._most or step.ended.any():
-            self._give()
-        if not self.left:
+            self._send()
+        if not self.unfinished:
             self.outbox.put(None)
 
     def drop(self, rows: int) -> None:
-        """Say that some rows are not generated to their ends: nobody wants them."""
-        self.left -= rows
-        if rows and not self.left:
+        """Give up some rows that are unwanted."""
+        self.unfinished -= rows
+        if rows and not self.unfinished:
             self.outbox.put(None)
 
     def fail(self, error: BaseException) -> None:
-        """Say that nothing more comes, and why."""
-        self.is_left, self.left = True, 0
+        """End the call with an error."""
+        self.is_abandoned, self.unfinished = True, 0
         self.waiting.clear()
         self.outbox.put(error)
 
-    def give_sign(self) -> None:
-        """Say what there is, even if it is nothing, to who has heard nothing for long."""
-        if monotonic() - self._told_s > _SIGN_S:
-            self._give()
+    def send_heartbeat(self) -> None:
+        """Send the tokens so far, even if there are none, after a long silence."""
+        if monotonic() - self._sent_s > _HEARTBEAT_S:
+            self._send()
 
-    def _give(self) -> None:
+    def _send(self) -> None:
         self.outbox.put(self._steps)
-        self._steps, self._told_s = [], monotonic()
+        self._steps, self._sent_s = [], monotonic()
 
 
-class _Work:
-    """What the engine's thread works on; a row of it is named by a number of its own."""
+class _Schedule:
+    """The calls of the engine's thread; each of their rows gets a number as its name."""
 
     def __init__(self, lm: LanguageModel) -> None:
         self._lm = lm
@@ -170,64 +174,63 @@ class _Work:
         self._reading: RunningBatch | None = None
 
     @property
-    def is_there(self) -> bool:
-        """Whether there is anything to do."""
+    def has_work(self) -> bool:
+        """True while there are calls."""
         return bool(self._calls)
 
     def add(self, call: _Call) -> None:
         """Take a call; its prompts wait for their turn."""
         self._calls.append(call)
 
-    def go_on(self) -> None:
-        """Read a piece of what was asked last, and generate a token of each other answer."""
-        self._leave()
+    def advance(self) -> None:
+        """Read a piece of the prompts whose turn it is, and a token of every running answer."""
+        self._remove_unwanted()
         try:
             self._read()
-        except BaseException as error:  # noqa: BLE001 - the thread is everybody's
+        except BaseException as error:  # noqa: BLE001 - the thread serves all calls
             self._fail(self._reading, error)
             self._reading = None
         try:
             if self._running is not None:
-                self._tell(self._running.step())
-        except BaseException as error:  # noqa: BLE001 - the same
+                self._emit(self._running.step())
+        except BaseException as error:  # noqa: BLE001 - as above
             self._fail(self._running, error)
             self._running = None
         if self._running is not None and not len(self._running):
             self._running = None
-        self._calls = deque(call for call in self._calls if call.left > 0)
+        self._calls = deque(call for call in self._calls if call.unfinished > 0)
         for call in self._calls:
-            call.give_sign()
+            call.send_heartbeat()
 
-    def _leave(self) -> None:
-        """Let go of the rows that nobody wants any more."""
+    def _remove_unwanted(self) -> None:
         for call in self._calls:
             wanted = deque(row for row in call.waiting if call.is_wanted(row))
             call.drop(len(call.waiting) - len(wanted))
             call.waiting = wanted
-        self._reading = self._wanted(self._reading)
-        self._running = self._wanted(self._running)
+        self._reading = self._keep_wanted(self._reading)
+        self._running = self._keep_wanted(self._running)
 
-    def _wanted(self, batch: RunningBatch | None) -> RunningBatch | None:
+    def _keep_wanted(self, batch: RunningBatch | None) -> RunningBatch | None:
         if batch is None:
             return None
-        named = [self._names[name] for name in batch.rows.tolist()]
-        going = np.array([call.is_wanted(row) for call, row in named], bool)
-        for name, is_going in zip(batch.rows.tolist(), going.tolist(), strict=True):
-            if not is_going:
+        pairs = [self._names[name] for name in batch.rows.tolist()]
+        wanted = np.array([call.is_wanted(row) for call, row in pairs], bool)
+        for name, is_wanted in zip(batch.rows.tolist(), wanted.tolist(), strict=True):
+            if not is_wanted:
                 self._names.pop(name)[0].drop(1)
-        batch.keep(going)
+        batch.keep(wanted)
         return batch if len(batch) else None
 
     def _read(self) -> None:
         if self._reading is None:
-            self._reading = self._chosen()
+            self._reading = self._next_prompts()
         if self._reading is None:
             return
         if self._reading.read(max(_LEAST_COLUMNS, _PIECE // len(self._reading))):
             return
         batch, first = self._reading, self._reading.step()
         self._reading = None
-        self._tell(first)
+        self._emit(first)
         if not len(batch):
             return
         if self._running is None:
@@ -235,18 +238,18 @@ class _Work:
         else:
             self._running.join(batch)
 
-    def _chosen(self) -> RunningBatch | None:
-        """Begin with prompts that are alike in length, by turns of the calls, as many as fit."""
+    def _next_prompts(self) -> RunningBatch | None:
+        """Begin as many prompts of similar length as fit, the calls taking turns."""
         rows = [] if self._running is None else self._running.rows.tolist()
-        widths = [self._width(*self._names[name]) for name in rows]
+        widths = [call.width(row) for call, row in map(self._names.__getitem__, rows)]
         taken: list[tuple[_Call, int]] = []
         while (call := next((c for c in self._calls if c.waiting), None)) is not None:
             row = call.waiting[0]
-            widths.append(self._width(call, row))
-            # Who does not fit keeps the others waiting as well, or its turn would never come.
+            widths.append(call.width(row))
+            # A prompt that does not fit also holds back the others, or its turn would never come.
             if len(widths) > max(1, rows_that_fit(self._lm.vocabulary, max(widths))):
                 break
-            if taken and not _are_alike(call.prompts[row], taken[0][0].prompts[taken[0][1]]):
+            if taken and not _are_similar(call.prompts[row], taken[0][0].prompts[taken[0][1]]):
                 break
             taken.append((call, call.waiting.popleft()))
             self._calls.remove(call)
@@ -257,32 +260,29 @@ class _Work:
         self._next += len(taken)
         self._names.update(zip(names, taken, strict=True))
         prompts = [call.prompts[row] for call, row in taken]
-        return self._lm.batch(prompts, [call.rooms[row] for call, row in taken], names)
+        return self._lm.batch(prompts, [call.limits[row] for call, row in taken], names)
 
-    @staticmethod
-    def _width(call: _Call, row: int) -> int:
-        return len(call.prompts[row]) + call.rooms[row]
-
-    def _tell(self, step: Step) -> None:
-        named = [self._names[name] for name in step.rows.tolist()]
-        for call in dict.fromkeys(call for call, _ in named):
-            chosen = np.array([of is call for of, _ in named])
-            call.tell(step.of(chosen, np.array([row for of, row in named if of is call])))
+    def _emit(self, step: Step) -> None:
+        pairs = [self._names[name] for name in step.rows.tolist()]
+        for call in dict.fromkeys(call for call, _ in pairs):
+            chosen = np.array([owner is call for owner, _ in pairs])
+            rows = np.array([row for owner, row in pairs if owner is call])
+            call.emit(step.of(chosen, rows))
         for name in step.rows[step.ended].tolist():
             del self._names[name]
 
     def _fail(self, batch: RunningBatch | None, error: BaseException) -> None:
-        """Give up the calls with rows in a batch, or where none is at fault that is known, all."""
+        """End the calls with rows in a batch, or all calls if no batch is known to be at fault."""
         if batch is None:
             self._running = None
             calls = set(self._calls)
         else:
-            named = [self._names.pop(name, None) for name in batch.rows.tolist()]
-            calls = {found[0] for found in named if found is not None}
+            pairs = [self._names.pop(name, None) for name in batch.rows.tolist()]
+            calls = {pair[0] for pair in pairs if pair is not None}
         for call in calls:
             call.fail(error)
 
 
-def _are_alike(prompt: list[int], other: list[int]) -> bool:
+def _are_similar(prompt: list[int], other: list[int]) -> bool:
     short, long = sorted((len(prompt), len(other)))
     return long <= _UNEVEN * short

@@ -1,9 +1,14 @@
-"""An OpenAI-compatible server behind the front: it serves the model, batches and all."""
+"""An OpenAI-compatible server behind this one: it generates, and puts requests into batches.
+
+The client of POST /v1/completions uses the standard library: all it needs is one POST with an
+answer that is read line by line and can be ended from another thread at any time.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import ssl
 import threading
@@ -25,25 +30,22 @@ from cloud_stub.errors import (
     RefusedRowsError,
     UnavailableError,
 )
-
-# MERGEDOC cloud_stub/backends/completions.py: "A client of POST /v1/completions, the interface of OpenAI's that vLLM and others serve as well.\n\nOver the standard library: what is needed is one POST whose answer is read line by line, and that\ncan be ended from another thread at any time.\n"
-from cloud_stub.language.checkpoint import MAX_TOKENS, Answers, generation_signature
-from cloud_stub.settings import ModelSettings
+from cloud_stub.language.answers import MAX_TOKENS, Answers, generation_signature
+from cloud_stub.model_settings import KEY_VARIABLE, ModelSettings
 from edge_runtime import contract, metrics
-from edge_runtime.cloud.security import Token
+from edge_runtime.cloud.security import Security, Token
+from edge_runtime.errors import SettingError
 
-_WORKERS: Final = 32
 _LOGARITHMS: Final = (contract.MEAN_LOGPROB, contract.SUM_LOGPROB)
-
-_LOOK_S: Final = 0.05
-_MOST_LINE: Final = 1 << 20
-_MOST_WORDS: Final = 1 << 14
+_CHECK_EVERY_S: Final = 0.05
+_MOST_LINE_BYTES: Final = 1 << 20
+_MOST_ERROR_BYTES: Final = 1 << 14
 _SHOWN: Final = 200
 _RETRY_S: Final = 1.0
 _LONGEST_RETRY_S: Final = 60.0
 _OK: Final = 200
 _TOO_MANY: Final = 429
-_KINDS: Final[Mapping[int, type[CallError]]] = {
+_ERRORS: Final[Mapping[int, type[CallError]]] = {
     400: BadRequestError,
     413: BadRequestError,
     422: BadRequestError,
@@ -52,45 +54,41 @@ _KINDS: Final[Mapping[int, type[CallError]]] = {
     502: UnavailableError,
     503: UnavailableError,
 }
-"""By HTTP status; all others are failures of what was set up here or there."""
+"""By HTTP status; any other status is a failure of the set-up, here or there."""
 _LOST: Final = (ConnectionError, IncompleteRead)
 _DONE: Final = b"[DONE]"
 
 
 class UpstreamBackend:
-    """Passes texts on; every call is a request of its own, which the upstream puts into batches.
+    """Forwards texts; each call becomes one request, and the upstream does the batching.
 
     Args:
-        settings: Which server, which model, and how much of it.
+        settings: Server, model and limits.
 
     Raises:
-        SettingError: A file of certificates or the key cannot be used.
+        SettingError: A file of certificates, or the key, cannot be used.
     """
 
-    # The calls wait for the network and compute nothing.
-    workers = _WORKERS
+    workers = 32  # the calls wait for the network and compute nothing
     labels: tuple[str, ...] = ()
 
     def __init__(self, settings: ModelSettings) -> None:
-        url, security = settings.upstream_url(), settings.upstream_security()
+        url, security = settings.upstream_url(), link_security(settings)
         security.warn_of_exposed_files()
         context = None
         if url.scheme == "https":
             context = security.ssl_context()
             context.set_alpn_protocols(["http/1.1"])
         self._kind, self._model = settings.confidence_kind, settings.upstream_model
-        self._completions = Completions(
-            url,
-            context=context,
-            token=security.token(),
-            silence_s=settings.upstream_timeout,
+        self._completions = _Completions(
+            url, context=context, token=security.token(), silence_s=settings.upstream_timeout
         )
         self.signature = generation_signature(
             "gatekeeper_upstream", settings.max_new_tokens, is_batched=False
         )
 
     def infer(self, batch: Batch) -> Iterator[Outputs | Part]:
-        """Answer texts; see `Backend.infer`."""
+        """Have the upstream answer texts."""
         texts: Any = list(batch.inputs[contract.TEXT])
         empty = {row: "the prompt is empty" for row, text in enumerate(texts) if not text.strip()}
         if empty:
@@ -103,23 +101,43 @@ class UpstreamBackend:
             "logprobs": 1,
             "stream": True,
         }
-        said, answers = [_Said() for _ in texts], Answers(batch.rows)
-        nothing = Part(answers.outputs())
+        completions, answers = [_Completion() for _ in texts], Answers(batch.rows)
+        heartbeat = Part(answers.outputs())
         for event in self._completions.events(body, batch.timeout_s, lambda: batch.is_wanted(0)):
-            for row in _put(said, event):
-                one = said[row]
+            for row in _put(completions, event):
+                one = completions[row]
                 answers.put(row, one.text, one.confidence(self._kind), is_whole=one.is_whole)
-            yield Part(answers.outputs()) if batch.is_streamed else nothing
-        if not all(one.is_whole for one in said):
+            yield Part(answers.outputs()) if batch.is_streamed else heartbeat
+        if not all(one.is_whole for one in completions):
             raise ModelFailureError("the upstream failed: it ended before all answers did")
         yield answers.outputs()
 
     def close(self) -> None:
-        """Every call closes its own connection."""
+        """Do nothing: every call closes its own connection."""
 
 
-class _Said:
-    """One answer as far as it is known."""
+def link_security(settings: ModelSettings) -> Security:
+    """Return the trusted authorities and the key for --upstream.
+
+    Raises:
+        SettingError: The key would be sent in plaintext.
+    """
+    has_variable = settings.upstream_key_file is None and KEY_VARIABLE in os.environ
+    has_key = has_variable or settings.upstream_key_file is not None
+    if has_key and settings.upstream_plaintext:
+        raise SettingError(
+            f"expected https for the key of --upstream, got {settings.upstream_url().hostname} in "
+            "plaintext: anyone on the way could read the key"
+        )
+    return Security(
+        ca=settings.upstream_ca,
+        token_file=settings.upstream_key_file,
+        token_env=KEY_VARIABLE if has_variable else None,
+    )
+
+
+class _Completion:
+    """One answer so far."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -127,10 +145,10 @@ class _Said:
         self._logprob: list[float] = []
 
     def put(self, choice: Any) -> None:
-        """Add what an event says of it.
+        """Add one choice of an event.
 
         Raises:
-            KeyError, TypeError, ValueError: That is malformed.
+            KeyError, TypeError, ValueError: The choice is malformed.
         """
         text, logprobs = choice["text"], choice.get("logprobs")
         if not isinstance(text, str):
@@ -143,24 +161,24 @@ class _Said:
         self.is_whole = choice.get("finish_reason") is not None
 
     def confidence(self, kind: str) -> float:
-        """Return the confidence; of an answer without a token the lowest there is."""
+        """Return the confidence; the lowest possible one for an answer without tokens."""
         if not self._logprob:
             return float(np.finfo(np.float32).min) if kind in _LOGARITHMS else 0.0
-        found = metrics.sequence_confidence(
+        confidence = metrics.sequence_confidence(
             kind,
             neg_entropy=np.zeros(len(self._logprob)),
             logprob=self._logprob,
             counted=np.ones(len(self._logprob), bool),
         )
-        return float(found)
+        return float(confidence)
 
 
-def _put(said: list[_Said], event: Any) -> Iterator[int]:
-    """Add what an event says, and yield of which rows."""
-    by_index = dict(enumerate(said))  # a list would take a negative index as well
+def _put(completions: list[_Completion], event: Any) -> Iterator[int]:
+    """Add the choices of an event, and yield their rows."""
+    by_index = dict(enumerate(completions))  # a list would take a negative index as well
     try:
         if "error" in event:
-            raise ModelFailureError(f"the upstream failed: {str(event['error'])[:200]}")
+            raise ModelFailureError(f"the upstream failed: {str(event['error'])[:_SHOWN]}")
         for choice in event["choices"]:
             index = choice.get("index", 0)
             by_index[index].put(choice)
@@ -168,18 +186,18 @@ def _put(said: list[_Said], event: Any) -> Iterator[int]:
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ModelFailureError(
             "the upstream failed: expected choices with index, text and logprobs.token_logprobs "
-            f"in an event, got {str(event)[:200]}"
+            f"in an event, got {str(event)[:_SHOWN]}"
         ) from None
 
 
-class Completions:
-    """Asks for completions, each call over a connection of its own.
+class _Completions:
+    """A client of the completions interface; each call uses a connection of its own.
 
     Args:
-        url: Of the server, up to and with `/v1`.
-        context: What its certificate is held against; None for plaintext.
-        token: Its key, where it wants one.
-        silence_s: How long it may say nothing.
+        url: URL of the server, up to and including `/v1`.
+        context: Context that checks its certificate; None for plaintext.
+        token: Its key, if it needs one.
+        silence_s: Longest silence before a call fails.
     """
 
     def __init__(
@@ -197,24 +215,29 @@ class Completions:
     def events(
         self, body: Mapping[str, Any], timeout_s: float, is_wanted: Callable[[], bool]
     ) -> Iterator[Any]:
-        """Ask, and yield what the server sends, piece by piece; the connection ends with that.
+        """Send a request, and yield the events of its answer; the connection ends with it.
 
         Args:
-            body: What is asked; it is to ask for a stream.
-            timeout_s: How long the answer may take.
-            is_wanted: Whether anybody still waits for it.
+            body: The request; it asks for a stream.
+            timeout_s: Longest time until the answer is complete.
+            is_wanted: Function that returns whether anyone is still waiting.
 
         Raises:
-            CallError: The server is down, slow, refuses, or sends what is no event of JSON.
+            CallError: The server is down, slow, refuses, or sends something else than JSON events.
         """
         deadline = monotonic() + timeout_s
-        connection = self._connection(max(min(self._silence_s, timeout_s), _LOOK_S))
-        ended: Callable[[], bool] = lambda: monotonic() >= deadline or not is_wanted()  # noqa: E731
+        silence_s = max(min(self._silence_s, timeout_s), _CHECK_EVERY_S)
+        connection = HTTPConnection(self._host, self._port, timeout=silence_s)
+        if self._context is not None:
+            connection = HTTPSConnection(
+                self._host, self._port, timeout=silence_s, context=self._context
+            )
+        is_over: Callable[[], bool] = lambda: monotonic() >= deadline or not is_wanted()  # noqa: E731
         try:
             with contextlib.closing(connection):
                 connection.connect()
-                with _ended_when(ended, connection.sock):
-                    response = self._ask(connection, body)
+                with _shut_down_when(is_over, connection.sock):
+                    response = self._request(connection, body)
                     with contextlib.closing(response):
                         yield from _events(response)
         except CallError:  # one of them is a TimeoutError, which is an OSError
@@ -222,14 +245,9 @@ class Completions:
         except (OSError, HTTPException) as error:
             if monotonic() >= deadline:
                 raise ExpiredError("the upstream did not answer in time") from None
-            _fail(error, self._silence_s)
+            raise _call_error(error, self._silence_s) from None
 
-    def _connection(self, timeout_s: float) -> HTTPConnection:
-        if self._context is None:
-            return HTTPConnection(self._host, self._port, timeout=timeout_s)
-        return HTTPSConnection(self._host, self._port, timeout=timeout_s, context=self._context)
-
-    def _ask(self, connection: HTTPConnection, body: Mapping[str, Any]) -> HTTPResponse:
+    def _request(self, connection: HTTPConnection, body: Mapping[str, Any]) -> HTTPResponse:
         headers = {"content-type": "application/json", "accept": "text/event-stream"}
         if self._token is not None:
             headers.update(self._token.metadata())
@@ -247,25 +265,25 @@ class Completions:
         return response
 
     def _refuse(self, response: HTTPResponse) -> NoReturn:
-        words = _message(response.read(_MOST_WORDS))[:_SHOWN] or response.reason
+        reason = _message(response.read(_MOST_ERROR_BYTES))[:_SHOWN] or response.reason
         if self._token is not None:
-            words = self._token.redact(words)
-        told = f"the upstream answered {response.status}: {words}"
+            reason = self._token.hide_in(reason)
+        text = f"the upstream answered {response.status}: {reason}"
         if response.status == _TOO_MANY:
-            raise OverloadError(told, pushback_s=_retry_s(response))
-        raise _KINDS.get(response.status, ModelFailureError)(told)
+            raise OverloadError(text, pushback_s=_retry_s(response))
+        raise _ERRORS.get(response.status, ModelFailureError)(text)
 
 
 @contextlib.contextmanager
-def _ended_when(is_over: Callable[[], bool], sock: socket.socket) -> Iterator[None]:
-    """End a connection as soon as something is so: whoever reads from it reads its end."""
+def _shut_down_when(is_over: Callable[[], bool], sock: socket.socket) -> Iterator[None]:
+    """Shut a connection down as soon as a condition holds: its reader then sees its end."""
     done = threading.Event()
 
     def watch() -> None:
-        while not done.wait(_LOOK_S):
+        while not done.wait(_CHECK_EVERY_S):
             if is_over():
                 with contextlib.suppress(OSError):
-                    # Not TLS's own, which is not for two threads.
+                    # Not the shutdown of TLS, which two threads must not share.
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
                 return
 
@@ -279,46 +297,45 @@ def _ended_when(is_over: Callable[[], bool], sock: socket.socket) -> Iterator[No
 
 
 def _events(response: HTTPResponse) -> Iterator[Any]:
-    while line := response.readline(_MOST_LINE + 1):
-        if len(line) > _MOST_LINE:
-            raise ModelFailureError(f"the upstream failed: a line of over {_MOST_LINE} bytes")
+    while line := response.readline(_MOST_LINE_BYTES + 1):
+        if len(line) > _MOST_LINE_BYTES:
+            raise ModelFailureError(f"the upstream failed: a line of over {_MOST_LINE_BYTES} bytes")
         name, _, content = line.strip().partition(b":")
         if name != b"data":
-            continue  # a comment to keep the connection, or a field without a meaning here
+            continue  # a comment that keeps the connection alive, or a field without use here
         if content.strip() == _DONE:
             return
         try:
-            yield json.loads(content, parse_constant=_no_number)
+            yield json.loads(content, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             raise ModelFailureError("the upstream failed: expected events of JSON") from None
     raise ConnectionResetError("it ended before the answer did")
 
 
-def _no_number(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
+    """Refuse NaN and the infinities, which JSON does not have."""
     raise ValueError(name)
 
 
-def _fail(error: Exception, silence_s: float) -> NoReturn:
+def _call_error(error: Exception, silence_s: float) -> CallError:
     if isinstance(error, TimeoutError):
-        raise ExpiredError(f"the upstream said nothing for {silence_s:g} s") from None
+        return ExpiredError(f"the upstream sent nothing for {silence_s:g} s")
     if isinstance(error, HTTPException) and not isinstance(error, _LOST):
-        raise ModelFailureError(
-            f"the upstream failed: expected HTTP, got {type(error).__name__}"
-        ) from None
-    raise UnavailableError(f"the upstream cannot be reached: {error}") from None
+        return ModelFailureError(f"the upstream failed: expected HTTP, got {type(error).__name__}")
+    return UnavailableError(f"the upstream cannot be reached: {error}")
 
 
 def _message(body: bytes) -> str:
-    """Return what an error's body says, in whichever of the usual forms."""
+    """Return the message in an error's body, whichever of the usual forms it has."""
     try:
-        found = json.loads(body)
+        content = json.loads(body)
     except (ValueError, RecursionError):
         return body.decode(errors="replace")
-    if isinstance(found, dict):
-        error = found.get("error", found)
-        words = error.get("message") if isinstance(error, dict) else error
-        if isinstance(words, str):
-            return words
+    if isinstance(content, dict):
+        error = content.get("error", content)
+        message = error.get("message") if isinstance(error, dict) else error
+        if isinstance(message, str):
+            return message
     return body.decode(errors="replace")
 
 

@@ -1,1 +1,1 @@
-"""What an operator holds in hand: TLS and tokens, logs, metrics, health, reflection."""
+"""Tools for the operator: TLS and tokens, logs, metrics, health, reflection."""

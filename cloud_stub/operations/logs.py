@@ -1,8 +1,9 @@
-"""Logs on standard error, as text or as one JSON object a line.
+"""Logs on standard error, as text or as one JSON object per line.
 
-What a client sent is never in them, its name for the call, its address and the model's name aside:
-no picture, text, label or token, and of an exception the type and the place, because its words may
-repeat an input. Whatever a client chose is shortened and escaped, so that it cannot forge a line.
+Of what a client sent, a log holds only its request id, its address and the model's name: no
+picture, text, label or token. An exception is logged with its type and location, without its
+message, which may repeat an input. Strings that a client chose are shortened and escaped, so that
+they cannot forge a line.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Final, Literal, TextIO, TypeAlias
+from typing import Any, Final, Literal, TextIO
 
 from cloud_stub.protocol.inference import CallRecord
 from cloud_stub.scheduling.statistics import Outcome
@@ -25,16 +25,13 @@ from edge_runtime.errors import DependencyError
 Format = Literal["text", "json"]
 Level = Literal["debug", "info", "warning", "error"]
 BURST: Final = 20
-"""Lines of one kind that are written at once, before they are held to one a second."""
+"""Lines of one kind that are written at once, before they are limited to one per second."""
 CHARACTERS: Final = 128
-"""Longest part of a client's own words in a log."""
+"""Most characters of a string that a client chose."""
 _QUEUE_LINES: Final = 1000
-_CLOSE_WITHIN_S: Final = 2.0
+_CLOSE_S: Final = 2.0
 _NO_EXTRAS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _CALLS: Final = logging.getLogger("cloud_stub.calls")
-_ExcInfo: TypeAlias = (
-    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
-)
 
 
 def configure(style: Format, level: Level, stream: TextIO | None = None) -> Writer:
@@ -42,14 +39,14 @@ def configure(style: Format, level: Level, stream: TextIO | None = None) -> Writ
 
     Args:
         style: `text` for people, `json` for programs.
-        level: The least serious level that is written.
-        stream: Where to; standard error where None.
+        level: The lowest level that is written.
+        stream: Target of the lines; standard error if None.
 
     Returns:
-        What has to be closed at the end, so that the last lines are written.
+        The writer, to be closed at the end so that the last lines are written.
 
     Raises:
-        DependencyError: JSON is asked for, and its library is not installed.
+        DependencyError: The library for JSON logs is not installed.
     """
     writer = Writer(stream or sys.stderr)
     writer.setFormatter(_json_formatter() if style == "json" else TextFormatter())
@@ -62,7 +59,7 @@ def configure(style: Format, level: Level, stream: TextIO | None = None) -> Writ
 
 
 def log_call(call: CallRecord) -> None:
-    """Log an inference call that has ended: at debug where it was answered, else as a warning."""
+    """Log an inference call that has ended: at debug if it was answered, otherwise as a warning."""
     level = logging.DEBUG if call.outcome is Outcome.ANSWERED else logging.WARNING
     if not _CALLS.isEnabledFor(level):
         return
@@ -81,18 +78,18 @@ def log_call(call: CallRecord) -> None:
 
 
 def clip(text: str) -> str:
-    """Return a client's own words, shortened."""
+    """Shorten a string that a client chose."""
     return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}..."
 
 
 class FloodGate(logging.Filter):
-    """Holds warnings and errors of one kind to a burst and then one a second.
+    """Limits warnings and errors of one kind to a burst and then one per second.
 
-    So that callers who err without end cannot fill the disk. The first line that passes again says
-    how many were held back, as `suppressed`; the metrics count them all.
+    Faulty callers then cannot fill the disk. The next line that passes holds the number of dropped
+    ones as `suppressed`; the metrics count all of them.
 
     Args:
-        clock: Tells seconds.
+        clock: Function that returns the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -101,11 +98,11 @@ class FloodGate(logging.Filter):
         self._kinds: dict[tuple[str, int, str], tuple[float, float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a record may be written; called by logging."""
+        """Return whether a record may be written; called by logging."""
         if record.levelno < logging.WARNING:
             return True
         now = self._clock()
-        # Not by the message, of which a library may make any number.
+        # Not by the message: a library may produce any number of different ones.
         kind = (record.name, record.levelno, getattr(record, "outcome", ""))
         allowed, then, held = self._kinds.get(kind, (float(BURST), now, 0))
         allowed = min(BURST, allowed + now - then)
@@ -119,13 +116,13 @@ class FloodGate(logging.Filter):
 class Writer(logging.Handler):
     """Writes lines from a thread of its own, so that a slow reader of the log slows no call.
 
-    Lines that find the queue full are dropped and counted.
+    When the queue is full, lines are dropped and counted.
 
     Args:
-        stream: Where to.
+        stream: Target of the lines.
 
     Attributes:
-        dropped: Lines dropped so far.
+        dropped: Number of lines dropped so far.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -137,21 +134,21 @@ class Writer(logging.Handler):
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Put a record in line; called by logging."""
+        """Queue a record; called by logging."""
         try:
             self._lines.put_nowait(self.format(record))
         except queue.Full:
             self.dropped += 1
 
     def close(self) -> None:
-        """Write what waits, but do not wait long for a reader that does not read."""
+        """Write the queued lines, without waiting long for a reader that does not read."""
         super().close()
         if self._thread.is_alive():
             try:
-                self._lines.put(None, timeout=_CLOSE_WITHIN_S)
+                self._lines.put(None, timeout=_CLOSE_S)
             except queue.Full:
                 return
-            self._thread.join(_CLOSE_WITHIN_S)
+            self._thread.join(_CLOSE_S)
 
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
@@ -164,15 +161,15 @@ class Writer(logging.Handler):
 
 
 class TextFormatter(logging.Formatter):
-    """One line a record: time, level, event, then key=value; values are quoted where need be."""
+    """One line per record: time, level, event, then key=value; values are quoted if necessary."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a record; called by logging."""
+        """Return a record as text; called by logging."""
         time_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         event = record.getMessage().encode("unicode_escape").decode("ascii")
         extras = (f" {name}={_text(value)}" for name, value in _extras(record).items())
         line = f"{time_text}.{record.msecs:03.0f}Z {record.levelname} {event}{''.join(extras)}"
-        return line if not record.exc_info else f"{line}\n{where(record.exc_info)}"
+        return line if not record.exc_info else f"{line}\n{location(record.exc_info[1])}"
 
 
 def _json_formatter() -> logging.Formatter:
@@ -182,8 +179,8 @@ def _json_formatter() -> logging.Formatter:
         raise DependencyError("python-json-logger", "a log in JSON", "cloud") from None
 
     class Formatter(JsonFormatter):
-        def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 - logging's name
-            return where(ei)
+        def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+            return location(ei[1])
 
     return Formatter(
         ["levelname", "name", "message"],
@@ -198,13 +195,12 @@ def _json_formatter() -> logging.Formatter:
     )
 
 
-def where(exc_info: _ExcInfo) -> str:
-    """Return an exception's type and place, without its words, which may repeat an input.
+def location(error: BaseException | None) -> str:
+    """Return an exception's type and location, without its message, which may repeat an input.
 
-    What it was raised from comes first, as in Python's own tracebacks.
+    Its cause comes first, as in Python's own tracebacks.
     """
     parts: list[str] = []
-    error = exc_info[1]
     while error is not None:
         parts[:0] = [*traceback.format_tb(error.__traceback__), f"{type(error).__name__}\n"]
         error = error.__cause__

@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus: made of the statistics when it is asked for, at no cost to calls."""
+"""`/metrics` for Prometheus, computed from the statistics on request, at no cost to calls."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from cloud_stub.errors import ListenError
+from cloud_stub.models import ServedModel
 from cloud_stub.scheduling.statistics import Histogram, Statistics
 from edge_runtime.errors import DependencyError
 from edge_runtime.wire.address import is_loopback, join_address
@@ -31,58 +32,71 @@ except ImportError:
 PREFIX: Final = "gatekeeper_cloud_"
 _SILENT_CLIENT_S: Final = 5.0
 _LOG: Final = logging.getLogger(__name__)
+_Models: TypeAlias = Sequence[ServedModel]
 
-
-class Queued(Protocol):
-    """What a model works with, as the metrics see it.
-
-    Attributes:
-        waiting: Calls that wait for a worker.
-        in_flight: Calls that workers have.
-        hanging: Workers that were given up and have not come back.
-    """
-
-    @property
-    def waiting(self) -> int: ...  # noqa: D102
-    @property
-    def in_flight(self) -> int: ...  # noqa: D102
-    @property
-    def hanging(self) -> int: ...  # noqa: D102
-
-
-class Measured(Protocol):
-    """A served model as the metrics see it, from another thread than it works in.
-
-    Attributes:
-        name: On the wire.
-        statistics: What its calls came to.
-        batcher: What it works with.
-        is_usable: Whether it takes calls.
-    """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def statistics(self) -> Statistics: ...  # noqa: D102
-    @property
-    def batcher(self) -> Queued: ...  # noqa: D102
-    @property
-    def is_usable(self) -> bool: ...  # noqa: D102
+_FIGURES: Final[tuple[tuple[str, str, Callable[[ServedModel], float]], ...]] = (
+    ("rows_total", "Inputs answered.", lambda m: m.statistics.rows),
+    (
+        "ignored_parameters_total",
+        "Request parameters without a meaning here.",
+        lambda m: m.statistics.ignored_parameters,
+    ),
+    (
+        "unanswered_seconds_total",
+        "Time of calls that were not answered.",
+        lambda m: m.statistics.failed_s,
+    ),
+    (
+        "input_seconds_total",
+        "Time spent on reading and decoding inputs.",
+        lambda m: m.statistics.input_s,
+    ),
+    ("output_seconds_total", "Time spent on writing answers.", lambda m: m.statistics.output_s),
+    ("waiting_calls", "Calls that wait for a worker.", lambda m: m.batcher.waiting),
+    ("in_flight_calls", "Calls that workers have.", lambda m: m.batcher.in_flight),
+    (
+        "hanging_workers",
+        "Workers that were given up and have not come back.",
+        lambda m: m.batcher.hanging,
+    ),
+    ("ready", "1 while the model accepts calls, otherwise 0.", lambda m: float(m.is_usable)),
+    (
+        "last_answer_timestamp_seconds",
+        "Time of the last answer; 0 if there was none.",
+        lambda m: m.statistics.last_unix_s,
+    ),
+)
+"""Name, help and value of each figure; a name that ends in `_total` is a counter."""
+_HISTOGRAMS: Final[tuple[tuple[str, str, Callable[[Statistics], Histogram]], ...]] = (
+    (
+        "call_duration_seconds",
+        "From a request's last byte to its answer's first, of answered calls.",
+        lambda s: s.latency,
+    ),
+    (
+        "queue_wait_seconds",
+        "Time that answered calls waited for the model.",
+        lambda s: s.queue_wait,
+    ),
+    ("compute_seconds", "Time that the model worked, one value per batch.", lambda s: s.compute),
+    ("batch_rows", "Inputs per batch.", lambda s: s.batch_rows),
+)
 
 
 class ModelCollector(Collector):
-    """The metrics of every model, made of its statistics at each scrape.
+    """The metrics of every model, computed from its statistics at each scrape.
 
     Args:
-        models: What is served.
-        build: What is running, e.g. `{"version": "0.1.0"}`.
-        numbers: Further figures of the server: name and help to what tells its present value. A
-            name that ends in `_total` is a counter, any other a gauge; None leaves it out.
+        models: The served models.
+        build: Description of this installation, e.g. `{"version": "0.1.0"}`.
+        numbers: Further figures of the server: (name, help) -> function that returns the present
+            value, or None to leave it out. A name that ends in `_total` is a counter, any other a
+            gauge.
     """
 
     def __init__(
         self,
-        models: Iterable[Measured],
+        models: Iterable[ServedModel],
         build: Mapping[str, str],
         numbers: Mapping[tuple[str, str], Callable[[], float | None]] | None = None,
     ) -> None:
@@ -92,26 +106,25 @@ class ModelCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics as they are now; called by prometheus_client."""
-        yield InfoMetricFamily(f"{PREFIX}build", "What is running.", self._build)
-        for family in (_calls, _times, _states, _received):
+        yield InfoMetricFamily(f"{PREFIX}build", "Version of the server.", self._build)
+        for family in (_calls, _figures, _histograms, _received):
             yield from family(self._models)
         for (name, help_text), number in self._numbers.items():
             value = number()
             if value is not None:
-                kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-                yield kind(f"{PREFIX}{name}", help_text, value)
+                yield _kind(name)(f"{PREFIX}{name}", help_text, value)
 
 
 class MetricsServer:
-    """Serves a registry over HTTP from threads of its own, in plaintext and to whoever asks.
+    """Serves metrics over HTTP from threads of its own, in plaintext and without authentication.
 
     Args:
         host: Address to listen on.
         port: TCP port; 0 takes a free one.
-        collector: What to serve, beside the process's own memory, time and open files.
+        collector: Metrics to serve, besides the process's memory, time and open files.
 
     Attributes:
-        address: Where it listens, HOST:PORT.
+        address: HOST:PORT that it listens on.
 
     Raises:
         ListenError: The address cannot be listened on.
@@ -131,8 +144,8 @@ class MetricsServer:
         self.address = join_address(host, self._server.server_address[1])
         if not is_loopback(host):
             _LOG.warning(
-                "metrics on %s can be read from other machines, in plaintext: they tell names of "
-                "models and amounts of calls",
+                "metrics on %s can be read from other machines, in plaintext: they contain the "
+                "names of models and the number of calls",
                 self.address,
             )
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
@@ -145,97 +158,61 @@ class MetricsServer:
 
 class _Server(http.server.ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Note a client that went away, instead of a traceback on standard error."""
-        _LOG.debug("metrics were not taken", extra={"peer": str(client_address)}, exc_info=True)
+        """Log that a client left, instead of printing a traceback on standard error."""
+        _LOG.debug("client of the metrics left", extra={"peer": str(client_address)}, exc_info=True)
 
 
 def _open(host: str, port: int, handler: type[http.server.BaseHTTPRequestHandler]) -> _Server:
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    # A client that says nothing must not keep a thread for ever.
+    # A client that sends nothing must not keep a thread for ever.
     patient = type("Handler", (handler,), {"timeout": _SILENT_CLIENT_S})
     server_class = type("Server", (_Server,), {"address_family": family})
     server: _Server = server_class(address[:2], patient)
     return server
 
 
-_Models: TypeAlias = Sequence[Measured]
-
-
 def _calls(models: _Models) -> Iterable[Metric]:
-    calls = _counter("calls", "Inference calls by how they ended.", "outcome")
+    family = _family("calls_total", "Inference calls by outcome.", "outcome")
     for model in models:
         for outcome, count in model.statistics.outcomes.items():
-            calls.add_metric([model.name, str(outcome)], count)
-    yield calls
-    for metric, help_text, number in (
-        ("rows", "Inputs answered.", lambda s: s.rows),
-        ("ignored_parameters", "Parameters of requests that mean nothing here.", _ignored),
-        ("unanswered_seconds", "Time of the calls that were not answered.", lambda s: s.failed_s),
-        ("input_seconds", "Time spent on reading and decoding inputs.", lambda s: s.input_s),
-        ("output_seconds", "Time spent on writing answers.", lambda s: s.output_s),
-    ):
-        family = _counter(metric, help_text)
+            family.add_metric([model.name, str(outcome)], count)
+    yield family
+
+
+def _figures(models: _Models) -> Iterable[Metric]:
+    for name, help_text, figure in _FIGURES:
+        family = _family(name, help_text)
         for model in models:
-            family.add_metric([model.name], number(model.statistics))
+            family.add_metric([model.name], figure(model))
         yield family
 
 
-def _times(models: _Models) -> Iterable[Metric]:
-    for metric, help_text, histogram in (
-        (
-            "call_duration_seconds",
-            "From a request's last byte to its answer's first, of answered calls.",
-            lambda s: s.latency,
-        ),
-        (
-            "queue_wait_seconds",
-            "What answered calls waited for the model.",
-            lambda s: s.queue_wait,
-        ),
-        ("compute_seconds", "What the model worked, one a batch.", lambda s: s.compute),
-        ("batch_rows", "Inputs of a batch.", lambda s: s.batch_rows),
-    ):
-        family = HistogramMetricFamily(f"{PREFIX}{metric}", help_text, labels=["model"])
+def _histograms(models: _Models) -> Iterable[Metric]:
+    for name, help_text, histogram in _HISTOGRAMS:
+        family = HistogramMetricFamily(f"{PREFIX}{name}", help_text, labels=["model"])
         for model in models:
             _add(family, [model.name], histogram(model.statistics))
         yield family
 
 
-def _states(models: _Models) -> Iterable[Metric]:
-    for metric, help_text, number in (
-        ("waiting_calls", "Calls that wait for a worker now.", lambda m: m.batcher.waiting),
-        ("in_flight_calls", "Calls that workers have now.", lambda m: m.batcher.in_flight),
-        ("hanging_workers", "Workers that were given up.", lambda m: m.batcher.hanging),
-        ("ready", "Whether the model takes calls: 1 or 0.", lambda m: float(m.is_usable)),
-        (
-            "last_answer_timestamp_seconds",
-            "When a call was last answered, 0 for never.",
-            lambda m: m.statistics.last_unix_s,
-        ),
-    ):
-        family = GaugeMetricFamily(f"{PREFIX}{metric}", help_text, labels=["model"])
-        for model in models:
-            family.add_metric([model.name], number(model))
-        yield family
-
-
 def _received(models: _Models) -> Iterable[Metric]:
-    """What the edges say of the inputs they forward.
+    """Yield the figures that edges report with the inputs they forward.
 
-    These have buckets alone: with negative values a sum says nothing, and Prometheus wants none.
+    These have buckets only: with negative values a sum means nothing, and Prometheus allows none.
     """
-    labels = ["model", "contract_version"]
-    confidence = HistogramMetricFamily(
-        f"{PREFIX}received_confidence", "The small model's confidence, one an input.", labels=labels
+    confidence, threshold = (
+        HistogramMetricFamily(
+            f"{PREFIX}received_{name}", help_text, labels=["model", "contract_version"]
+        )
+        for name, help_text in (
+            ("confidence", "The small model's confidence, one value per input."),
+            ("threshold", "The threshold that it did not reach, one value per call."),
+        )
     )
-    threshold = HistogramMetricFamily(
-        f"{PREFIX}received_threshold", "The threshold it stood under, one a call.", labels=labels
-    )
-    invalid = _counter(
-        "received_invalid", "Confidences and thresholds that are no numbers.", "contract_version"
-    )
+    invalid_help = "Confidences and thresholds that are not numbers."
+    invalid = _family("received_invalid_total", invalid_help, "contract_version")
     for model in models:
-        # A copy: the event loop may meet another version meanwhile.
+        # A copy: the event loop may add a version meanwhile.
         for version, received in model.statistics.received.copy().items():
             _add(confidence, [model.name, version], received.confidence)
             _add(threshold, [model.name, version], received.threshold)
@@ -243,12 +220,12 @@ def _received(models: _Models) -> Iterable[Metric]:
     yield from (confidence, threshold, invalid)
 
 
-def _ignored(statistics: Statistics) -> float:
-    return statistics.ignored_parameters
+def _family(name: str, help_text: str, *labels: str) -> CounterMetricFamily | GaugeMetricFamily:
+    return _kind(name)(f"{PREFIX}{name}", help_text, labels=["model", *labels])
 
 
-def _counter(name: str, help_text: str, *labels: str) -> CounterMetricFamily:
-    return CounterMetricFamily(f"{PREFIX}{name}", help_text, labels=["model", *labels])
+def _kind(name: str) -> type[CounterMetricFamily | GaugeMetricFamily]:
+    return CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
 
 
 def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:

@@ -1,4 +1,4 @@
-"""Who may call, and what protects the link: TLS, client certificates, bearer tokens."""
+"""Protection of the server's calls: TLS, client certificates, bearer tokens."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _LOG: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSecurity:
-    """How the server protects its calls; secrets are named by file, never held here.
+    """The protection of the server's calls; secrets are named by file, never held here.
 
     Attributes:
-        certificate: PEM file of the server's certificate with its chain; plaintext where None.
+        certificate: PEM file of the server's certificate with its chain; plaintext if None.
         key: PEM file of its private key, not encrypted.
-        client_ca: PEM file of the authorities of which every client must present a certificate.
-        token_file: File of bearer tokens, of which every call must bring one.
+        client_ca: PEM file of the authorities that must have signed every client's certificate.
+        token_file: File of bearer tokens; every call must carry one of them.
 
     Raises:
         SettingError: The settings contradict one another.
@@ -46,19 +46,19 @@ class ServerSecurity:
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
-            given, missing = ("certificate", "key") if self.key is None else ("key", "certificate")
-            raise SettingError(f"expected --{missing} beside --{given}, got none: give both")
+            one, other = ("certificate", "key") if self.key is None else ("key", "certificate")
+            raise SettingError(f"--{one} needs --{other}: give both")
         if self.client_ca is not None and self.certificate is None:
             raise SettingError(
-                "expected --certificate and --key beside --client-ca, got none: without TLS there "
-                "is no client certificate to check"
+                "--client-ca needs --certificate and --key: without TLS there is no client "
+                "certificate to check"
             )
 
     def check_host(self, host: str) -> None:
-        """Refuse what would let secrets be read on the way, and warn of what else stands open.
+        """Refuse an address on which secrets could be read in transit; warn of other risks.
 
         Args:
-            host: What the server listens on.
+            host: Address that the server listens on.
 
         Raises:
             SettingError: Tokens would cross a network in plaintext.
@@ -66,16 +66,16 @@ class ServerSecurity:
         if not is_loopback(host):
             self._check_reachable(host)
         for file in certificates.exposed_files((self.key, self.token_file)):
-            # No refusal: containers mount their secrets so, and nobody else lives there.
+            # No refusal: containers mount their secrets this way, and have no other users.
             _LOG.warning("secret file is exposed", extra={"reason": exposed_advice(file)})
 
     def _check_reachable(self, host: str) -> None:
         is_plain = self.certificate is None
         if is_plain and self.token_file is not None:
             raise SettingError(
-                f"expected --certificate and --key beside --token-file on {host}, got none: "
-                "tokens would cross the network in plaintext; give both, or serve on loopback "
-                "behind a proxy that speaks TLS"
+                f"--token-file on {host} needs --certificate and --key: tokens would cross the "
+                "network in plaintext; give both, or serve on loopback behind a proxy that "
+                "terminates TLS"
             )
         plainly = ", in plaintext" if is_plain else ""
         openly = "" if self.client_ca or self.token_file else " and without authentication"
@@ -88,7 +88,7 @@ class ServerSecurity:
             )
 
     def certificates(self) -> ServerCertificates | None:
-        """Read the certificate's files, None where the server speaks plaintext.
+        """Read the certificate's files; None for a server in plaintext.
 
         Raises:
             SettingError: A file is missing or malformed, or the certificate has expired.
@@ -98,27 +98,27 @@ class ServerSecurity:
         return ServerCertificates(self.certificate, self.key, self.client_ca)
 
     def guard(self) -> TokenGuard | None:
-        """Return the interceptor that asks for a token, None where none is asked for.
+        """Return the interceptor that checks tokens; None for a server without tokens.
 
         Raises:
-            SettingError: The file holds no tokens, or something else.
+            SettingError: The file holds no tokens, or a line that is not a token.
         """
         return None if self.token_file is None else TokenGuard(Tokens(self.token_file))
 
 
 class ServerCertificates:
-    """The server's certificate; new files are taken by the next connection, without a restart.
+    """The server's certificate; the next connection uses renewed files, without a restart.
 
-    Files that are renewed one after the other do not fit for a moment; until they do, and if they
-    never do, the last good ones serve on. Connections that stand keep what they began with.
+    While certificate and key do not match (one of them may not be written yet), the last good pair
+    stays in use. Existing connections keep the certificate that they began with.
 
     Args:
         certificate: PEM file of the certificate with its chain.
         key: PEM file of its key.
-        client_ca: PEM file of the clients' authorities, None where none is asked for.
+        client_ca: PEM file of the clients' authorities; None without client certificates.
 
     Attributes:
-        validity: When the certificate in use is valid.
+        validity: Begin and end of the validity of the certificate in use.
 
     Raises:
         SettingError: A file is missing or malformed, or the certificate has expired.
@@ -126,36 +126,36 @@ class ServerCertificates:
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
-        self._lock = threading.Lock()  # gRPC asks from threads of its own
-        self._state = self._look()
+        self._lock = threading.Lock()  # gRPC calls from threads of its own
+        self._state = self._file_states()
         self._first, self.validity = self._read()
         self._reminded = utc_now() - _REMIND_EVERY
         self._remind()
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return what gRPC opens a port with."""
+        """Return the credentials of a port of gRPC."""
         return grpc.dynamic_ssl_server_credentials(
-            self._first, self._renewed, require_client_authentication=self._client_ca is not None
+            self._first, self._renew, require_client_authentication=self._client_ca is not None
         )
 
-    def _renewed(self) -> Any:
-        """Return the files' content where it is new, else None; called before every handshake."""
+    def _renew(self) -> Any:
+        """Return the files' content if it is new, otherwise None; called before a handshake."""
         with self._lock:
             self._remind()
-            state = self._look()
+            state = self._file_states()
             if state == self._state:
                 return None
-            # Noted before reading: what is written meanwhile changes it again.
+            # Noted before reading: a write in the meantime changes it again.
             self._state = state
             try:
                 configuration, self.validity = self._read()
             except (SettingError, OSError) as error:
-                _LOG.error("certificate stays as it was", extra={"reason": str(error)})
+                _LOG.error("certificate is not renewed", extra={"reason": str(error)})
                 return None
-            _LOG.info("certificate read again", extra={"valid": str(self.validity)})
+            _LOG.info("certificate is renewed", extra={"valid": str(self.validity)})
             return configuration
 
-    def _look(self) -> tuple[FileState | None, ...]:
+    def _file_states(self) -> tuple[FileState | None, ...]:
         return tuple(file_state(file) for file in (self._certificate, self._key, self._client_ca))
 
     def _read(self) -> tuple[grpc.ServerCertificateConfiguration, Validity]:
@@ -173,7 +173,7 @@ class ServerCertificates:
         return grpc.ssl_server_certificate_configuration([pair], roots), validity
 
     def _remind(self) -> None:
-        """Log once a day that the certificate in use is not valid, or not for long."""
+        """Warn once a day of a certificate that is not valid yet, not any more, or not for long."""
         now = utc_now()
         is_near = self.validity.days_left(now) < ENDS_SOON_DAYS or now < self.validity.begin
         if is_near and now - self._reminded >= _REMIND_EVERY:
@@ -190,11 +190,11 @@ def _validity(certificate: Path) -> Validity:
     validity = certificates.validity_of(certificate)
     if validity is None:
         raise SettingError(
-            f"expected a certificate in PEM in {certificate}, got none: name its file"
+            f"expected a certificate in PEM in {certificate}, found none: name its file"
         )
     if validity.end <= utc_now():
         raise SettingError(
             f"expected a certificate that has not expired, {certificate} was valid {validity}: no "
-            "client accepts it; renew it, or set this machine's clock"
+            "client accepts it; renew it, or correct this machine's clock"
         )
     return validity

@@ -1,4 +1,4 @@
-"""Bearer tokens: which are accepted, and what a caller without one is told."""
+"""Bearer tokens: the file of accepted ones, and the refusal of calls without one."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from edge_runtime.errors import SettingError
 from edge_runtime.files import file_state
 
 SHORTEST: Final = 16
-"""Characters of the shortest token: shorter ones can be guessed, or are half a write."""
+"""Fewest characters of a token: a shorter one can be guessed, or is half written."""
 HEALTH: Final = "/grpc.health.v1.Health/"
-"""Calls that need no token: orchestrators have none to send, and learn only whether it serves."""
+"""Calls that need no token: orchestrators have none, and learn only whether the server serves."""
 _LOG: Final = logging.getLogger(__name__)
 
 
 class Tokens:
-    """The tokens of a file, one a line, read again when it changes; no `repr` or error holds one.
+    """The tokens of a file, one per line; read again when it changes.
 
-    Several are valid at once, so that one can be replaced: add the new one, hand it out, remove the
-    old one. Blank lines and lines that begin with # are passed over.
+    No `repr` or error holds a token. Several are valid at once, so that one can be rotated: add the
+    new one, hand it out, remove the old one. Blank lines and lines that begin with # are skipped.
 
-    A file that goes missing or becomes wrong while the server runs leaves the last tokens valid:
-    refusing everybody would turn a slip of the pen into an outage, and letting everybody in would
-    be worse. An error in the log says so.
+    If the file disappears or becomes invalid while the server runs, the last tokens stay valid and
+    an error is logged: refusing everyone would turn a typing error into an outage, and admitting
+    everyone would be worse.
 
     Args:
-        file: Where they stand.
+        file: The file.
 
     Raises:
-        SettingError: There is none, or a line holds something else.
+        SettingError: The file holds no token, or a line that is not one.
     """
 
     def __init__(self, file: Path) -> None:
@@ -45,25 +45,25 @@ class Tokens:
         self._tokens = _read(file)
 
     def accept(self, sent: bytes) -> bool:
-        """Tell whether this is one of the tokens, in a time that does not depend on which."""
+        """Return whether this is one of the tokens, in a time that does not depend on which."""
         self._refresh()
-        found = False
+        is_known = False
         for token in self._tokens:  # all of them, always
-            found |= hmac.compare_digest(token, sent)
-        return found
+            is_known |= hmac.compare_digest(token, sent)
+        return is_known
 
     def _refresh(self) -> None:
         state = file_state(self._file)
         if state == self._state:
             return
-        # Noted even where reading fails: one error a change, not one a call.
+        # Noted even if reading fails: one error per change, not one per call.
         self._state = state
         try:
             self._tokens = _read(self._file)
         except SettingError as error:
-            _LOG.error("tokens stay as they were", extra={"reason": str(error)})
+            _LOG.error("tokens are not renewed", extra={"reason": str(error)})
         else:
-            _LOG.info("tokens read again", extra={"tokens": len(self._tokens)})
+            _LOG.info("tokens are renewed", extra={"tokens": len(self._tokens)})
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -73,13 +73,13 @@ class Tokens:
 
 
 class TokenGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Refuses every call without an accepted token as UNAUTHENTICATED, health calls aside.
+    """Refuses calls without an accepted token as UNAUTHENTICATED, except health calls.
 
     Args:
-        tokens: What is accepted.
+        tokens: The accepted tokens.
 
     Attributes:
-        refused: Calls refused so far.
+        refused: Number of calls refused so far.
     """
 
     def __init__(self, tokens: Tokens) -> None:
@@ -100,11 +100,11 @@ class TokenGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         if reason is None:
             return await continuation(handler_call_details)
         self.refused += 1
-        # As a stream, whatever the call is: its message is then never received.
+        # As a stream, whatever the kind of call: its message is then never received.
         return grpc.stream_stream_rpc_method_handler(_refusal(reason))
 
     def _reason(self, sent: list[str | bytes]) -> str | None:
-        """Return why a call is refused, in words that do not repeat what came."""
+        """Return the reason of a refusal, without any part of what was sent."""
         advice = "send one 'authorization: Bearer TOKEN' as metadata"
         if len(sent) != 1:
             return f"expected a bearer token, got {'several' if sent else 'none'}: {advice}"
@@ -113,7 +113,7 @@ class TokenGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         if scheme.lower() != b"bearer":
             return f"expected a bearer token, got another scheme: {advice}"
         if not self._tokens.accept(token):
-            return "the bearer token is not accepted here: check it, it may have been replaced"
+            return "the bearer token is not accepted here: check it, it may have been rotated"
         return None
 
 
@@ -129,8 +129,8 @@ def _read(file: Path) -> tuple[bytes, ...]:
     try:
         if not stat.S_ISREG(file.stat().st_mode):
             raise SettingError(
-                f"expected a file of bearer tokens, {file} is none that can be read twice: write "
-                "them to an ordinary file"
+                f"expected a file of bearer tokens, {file} cannot be read twice: write them to an "
+                "ordinary file"
             )
         lines = file.read_bytes().splitlines()
     except OSError as error:
@@ -138,18 +138,18 @@ def _read(file: Path) -> tuple[bytes, ...]:
             f"expected a readable file of bearer tokens, got {error.strerror or error} at {file}: "
             "check path and permissions"
         ) from None
-    found: dict[bytes, None] = {}
+    tokens: dict[bytes, None] = {}
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if text and not text.startswith(b"#"):
             _check(text, f"line {number} of {file}")
-            found[text] = None  # in the file's order, each once
-    if not found:
+            tokens[text] = None  # in the file's order, each once
+    if not tokens:
         raise SettingError(
-            f"expected bearer tokens in {file}, one a line, got none: with no token nobody could "
-            "call; write one there, or leave --token-file out"
+            f"expected bearer tokens in {file}, one per line, got none: without a token every call "
+            "is refused; write one there, or leave --token-file out"
         )
-    return tuple(found)
+    return tuple(tokens)
 
 
 def _check(line: bytes, place: str) -> None:
@@ -157,10 +157,10 @@ def _check(line: bytes, place: str) -> None:
     if not TOKEN_FORM.fullmatch(text):
         raise SettingError(
             f"expected a bearer token on {place} (letters, digits, -._~+/ and = at its end), got "
-            "something else: write one token a line, and nothing but it"
+            "something else: write one token per line and nothing else"
         )
     if len(text) < SHORTEST:
         raise SettingError(
-            f"expected {SHORTEST} characters or more on {place}, got {len(text)}: make one that "
-            "cannot be guessed, as `openssl rand -base64 32` does"
+            f"expected at least {SHORTEST} characters on {place}, got {len(text)}: create a token "
+            "that cannot be guessed, for example with `openssl rand -base64 32`"
         )

@@ -1,1 +1,1 @@
-"""The calls of the Open Inference Protocol, from request bytes to response bytes."""
+"""Calls of the Open Inference Protocol, from request bytes to response bytes."""

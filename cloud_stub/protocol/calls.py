@@ -1,6 +1,6 @@
 """The calls of the protocol as gRPC handlers.
 
-Requests are parsed in here and not by gRPC, which would answer bytes that are no message with
+Requests are parsed here and not by gRPC, which would answer bytes that are not a message with
 INTERNAL; here they are an INVALID_ARGUMENT like any other bad input.
 """
 
@@ -17,38 +17,39 @@ from typing import Any, Final, NoReturn, TypeAlias
 import grpc
 
 from cloud_stub.errors import CallError, OverloadError, UnavailableError
+from cloud_stub.models import Models
 from cloud_stub.protocol import responses
 from cloud_stub.protocol.inference import Caller, Inference, OnPart, status_of
-from cloud_stub.served_model import Models
 from edge_runtime import contract
 from edge_runtime.errors import GatekeeperError
+from edge_runtime.files import one_line
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 
 EXTENSIONS: Final = ("model_repository", "model_configuration", "statistics")
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
 _DETAILS_LENGTH: Final = 500
-_METADATA_BYTES: Final = 4096  # gRPC's clients take 8,192, the details among them
-_ENTRY_BYTES: Final = 32  # what HTTP/2 counts for an entry beside its texts
+_METADATA_BYTES: Final = 4096  # gRPC's clients accept 8,192, including the details
+_ENTRY_BYTES: Final = 32  # overhead of an entry in HTTP/2
 _PARTS_AHEAD: Final = 64
-"""Parts of one answer that wait to be read."""
+"""Most parts of one answer that wait to be read."""
 _QUIET_S: Final = 0.1
 _AHEAD: Final = 16
-"""Requests of one stream that are worked on before the first of them is answered."""
+"""Most requests of one stream that are worked on at once."""
 
 _Handle: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 _Replies: TypeAlias = "asyncio.Queue[bytes | None]"
 
 
 class Front:
-    """Answers the calls.
+    """Answers the calls of the protocol.
 
     Args:
-        models: The server's.
-        inference: What answers the two inference calls.
+        models: The server's models.
+        inference: Handler of the two inference calls.
 
     Attributes:
-        is_ready: Whether inference calls are taken; false while shutting down.
+        is_ready: Whether inference calls are accepted; false while shutting down.
     """
 
     def __init__(self, models: Models, inference: Inference) -> None:
@@ -58,7 +59,7 @@ class Front:
         self._inference = inference
 
     def handler(self) -> grpc.GenericRpcHandler[bytes, bytes]:
-        """Return what `grpc.aio.Server.add_generic_rpc_handlers` takes."""
+        """Return the handler for `grpc.aio.Server.add_generic_rpc_handlers`."""
         handles: dict[str, _Handle] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
@@ -70,7 +71,7 @@ class Front:
             "RepositoryIndex": self._repository_index,
         }
         methods: dict[str, Any] = {
-            name: grpc.unary_unary_rpc_method_handler(_in_words(handle))
+            name: grpc.unary_unary_rpc_method_handler(_with_status(handle))
             for name, handle in handles.items()
         }
         methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._model_infer)
@@ -78,13 +79,13 @@ class Front:
         return grpc.method_handlers_generic_handler(pb.SERVICE, methods)
 
     async def drain(self, within_s: float) -> None:
-        """Refuse inference calls from now on, and wait until no more of them come.
+        """Refuse inference calls from now on, and wait until no more of them arrive.
 
-        gRPC ends calls that it has not handed over yet when it stops, as if their callers had
-        cancelled them (grpc/grpc#41785): callers should know before that.
+        When gRPC stops, it ends the calls that it has not handed over yet as if their callers had
+        cancelled them (grpc/grpc#41785): callers should be refused before that.
 
         Args:
-            within_s: Longest wait.
+            within_s: Longest wait, in seconds.
         """
         self.is_ready = False
         until = monotonic() + within_s
@@ -128,8 +129,8 @@ class Front:
     async def _model_statistics(self, data: bytes) -> bytes:
         request = tensors.parse(pb.ModelStatisticsRequest, data)
         models = self._models
-        found = [models.find(request.name, request.version)] if request.name else models
-        return responses.model_statistics(found).SerializeToString()
+        chosen = [models.find(request.name, request.version)] if request.name else models
+        return responses.model_statistics(chosen).SerializeToString()
 
     async def _repository_index(self, data: bytes) -> bytes:
         request = tensors.parse(pb.RepositoryIndexRequest, data)
@@ -153,7 +154,7 @@ class Front:
     async def _stream_infer(self, requests: AsyncIterator[bytes], context: Any) -> None:
         """Answer a stream's requests in their order, several at a time.
 
-        As Triton does, an error answers its request and the stream goes on.
+        As in Triton, an error answers its request and the stream continues.
         """
         caller = _caller(context)
         line: asyncio.Queue[_Replies | None] = asyncio.Queue(_AHEAD)
@@ -182,17 +183,17 @@ class Front:
     async def _reply(self, data: bytes, caller: Caller, replies: _Replies) -> None:
         try:
             whole = await self._answer(data, caller, lambda part: _pass_on(replies, part))
-            replies.put_nowait(_streamed(whole))
+            replies.put_nowait(_wrap(whole))
         except GatekeeperError as error:
-            replies.put_nowait(_streamed_error(data, error))
+            replies.put_nowait(_wrap_error(data, error))
         finally:
             replies.put_nowait(None)
 
 
 def _pass_on(replies: _Replies, part: bytes) -> None:
-    # Whoever reads too slowly misses some: each part says all that the ones before it said.
+    # A slow reader misses some parts: each part holds all that the ones before it held.
     if replies.qsize() < _PARTS_AHEAD:
-        replies.put_nowait(_streamed(part))
+        replies.put_nowait(_wrap(part))
 
 
 def _caller(context: Any) -> Caller:
@@ -200,7 +201,7 @@ def _caller(context: Any) -> Caller:
     return Caller(context.peer(), inf if left_s is None else monotonic() + left_s)
 
 
-def _in_words(handle: _Handle) -> Callable[[bytes, Any], Awaitable[bytes]]:
+def _with_status(handle: _Handle) -> Callable[[bytes, Any], Awaitable[bytes]]:
     """Turn the errors of a call into its gRPC status and one line of text."""
 
     async def call(data: bytes, context: Any) -> bytes:
@@ -213,43 +214,43 @@ def _in_words(handle: _Handle) -> Callable[[bytes, Any], Awaitable[bytes]]:
 
 
 async def _abort(context: Any, error: GatekeeperError) -> NoReturn:
-    trailing = tuple(_refused_rows(error.reasons)) if isinstance(error, CallError) else ()
+    trailing = tuple(_row_entries(error.reasons)) if isinstance(error, CallError) else ()
     if isinstance(error, OverloadError):
-        # A negative number tells gRPC's own retries that there is no use in them.
+        # A negative number stops gRPC's own retries.
         pushback_ms = -1 if error.pushback_s is None else max(1, round(error.pushback_s * 1e3))
         trailing = ((_PUSHBACK, str(pushback_ms)),)
     await context.abort(status_of(error), _line(error), trailing)
     raise AssertionError("abort always raises")
 
 
-def _refused_rows(reasons: Mapping[int, str]) -> Iterator[tuple[str, str]]:
-    """Yield the rows that a call is refused for, as many as metadata may hold.
+def _row_entries(reasons: Mapping[int, str]) -> Iterator[tuple[str, str]]:
+    """Yield the refused rows of a call, as many as metadata may hold.
 
-    Who asks for the others is told the rest then.
+    A caller that sends the other rows again then gets the rest.
     """
     room = _METADATA_BYTES
     for row, why in reasons.items():
-        told = f"{row} {_line(why)}".encode("ascii", "replace").decode()
-        room -= len(contract.REFUSED_ROW) + len(told) + _ENTRY_BYTES
+        value = f"{row} {_line(why)}".encode("ascii", "replace").decode()
+        room -= len(contract.REFUSED_ROW) + len(value) + _ENTRY_BYTES
         if room < 0:
             return
-        yield contract.REFUSED_ROW, told
+        yield contract.REFUSED_ROW, value
 
 
 def _line(error: GatekeeperError | str) -> str:
-    """Return an error's text; names in it are the caller's and may hold anything."""
-    line = " ".join(str(error).split())[:_DETAILS_LENGTH]
+    """Return an error's text; names in it come from the caller and may hold anything."""
+    line = one_line(error, _DETAILS_LENGTH)
     if line.isprintable():
         return line
     return "".join(mark if mark.isprintable() else "?" for mark in line)
 
 
-def _streamed(response: bytes) -> bytes:
+def _wrap(response: bytes) -> bytes:
     """Put a serialised response into a stream's message without parsing it again."""
     return tensors.wrap(pb.ModelStreamInferResponse, "infer_response", response)
 
 
-def _streamed_error(data: bytes, error: GatekeeperError) -> bytes:
+def _wrap_error(data: bytes, error: GatekeeperError) -> bytes:
     message = pb.ModelStreamInferResponse(error_message=_line(error))
     with contextlib.suppress(tensors.WireError):
         message.infer_response.id = tensors.parse(pb.ModelInferRequest, data).id
@@ -257,7 +258,7 @@ def _streamed_error(data: bytes, error: GatekeeperError) -> bytes:
 
 
 def toolkit_version() -> str:
-    """Return the version of what is running."""
+    """Return the version of this toolkit."""
     try:
         return importlib.metadata.version("gatekeeper-edge")
     except importlib.metadata.PackageNotFoundError:

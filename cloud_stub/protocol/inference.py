@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -24,37 +24,39 @@ from cloud_stub.errors import (
     OverloadError,
     UnavailableError,
 )
+from cloud_stub.models import Models, ServedModel
 from cloud_stub.protocol import requests
 from cloud_stub.protocol.pictures import PictureDecoder
 from cloud_stub.protocol.responses import infer_response, unpacked_bytes
 from cloud_stub.scheduling.queue import Job, Result
 from cloud_stub.scheduling.statistics import Histogram, Outcome, Received, Statistics
 from cloud_stub.scheduling.workers import MemoryBudget
-from cloud_stub.served_model import Models, ServedModel
 from edge_runtime import contract
 from edge_runtime.errors import GatekeeperError
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 
 _LOG: Final = logging.getLogger(__name__)
-_MOST_VERSIONS = 16
-_UNKNOWN = "unknown"
-_MOST_INLINE = 1 << 20
-"""Bytes of objects that are made of a message, or written to one, on the event loop.
+_MOST_VERSIONS: Final = 16
+_UNKNOWN: Final = "unknown"
+_MOST_INLINE_BYTES: Final = 1 << 20
+"""Objects made from a message, or written to one, on the event loop.
 
-More of them are read or written in a thread: all other calls would wait too long.
+Larger ones are read or written in a thread: all other calls would wait too long.
 """
-_CLOCKS_APART_S = 0.02
-"""A caller whose deadline passes cancels the call too, and its word may come before the time."""
+_CLOCKS_APART_S: Final = 0.02
+"""A caller also cancels a call past its deadline, and the cancellation may arrive early."""
+
+OnPart: TypeAlias = Callable[[bytes], None]
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and for how long.
+    """The caller of an inference call.
 
     Attributes:
         client: Its connection; connections take turns.
-        deadline: When it gives up, on the clock of `time.monotonic`.
+        deadline: Time at which it gives up, on the clock of `time.monotonic`.
     """
 
     client: str
@@ -62,16 +64,16 @@ class Caller:
 
 
 class CallRecord(NamedTuple):
-    """One inference call, for the log; nothing of its content.
+    """One inference call, for the log; none of its content.
 
     Attributes:
-        model: The name it asked for.
+        model: Name of the model it asked for.
         request_id: Its id, as the caller chose it.
         client: Its connection.
-        rows: Inputs; 0 where the request could not be read.
-        outcome: How it ended.
+        rows: Inputs; 0 if the request could not be read.
+        outcome: Its end.
         code: Its gRPC status.
-        queue_s: Seconds it waited for the model.
+        queue_s: Seconds that it waited for the model.
         compute_s: Seconds that the model worked on its batch.
         total_s: Seconds from its last byte to the answer's first.
     """
@@ -87,20 +89,17 @@ class CallRecord(NamedTuple):
     total_s: float = 0.0
 
 
-OnPart: TypeAlias = Callable[[bytes], None]
-
-
 class Inference:
     """Answers inference calls.
 
     Args:
-        models: The server's.
-        decoder: For encoded pictures.
-        memory: What all calls may hold.
-        on_call: Told of every call when it has ended.
+        models: The server's models.
+        decoder: Decoder of picture files.
+        memory: Memory that all calls may hold.
+        on_call: Function that gets the record of every call at its end.
 
     Attributes:
-        strays: Calls that could not be read, or asked for what is not served here.
+        strays: Calls that could not be read, or asked for a model that is not served here.
     """
 
     def __init__(
@@ -121,42 +120,42 @@ class Inference:
 
         Args:
             data: A serialised `ModelInferRequest`.
-            caller: Who asks.
-            on_part: Is given a response for every part of an answer that comes bit by bit, before
-                the whole one.
+            caller: The caller.
+            on_part: Function that gets a response for every part of an answer that grows, before
+                the complete one.
 
         Raises:
             GatekeeperError: The call is refused, or the model failed.
         """
-        request, model = self._found(data, caller)
-        call = _Call(model.statistics)
+        request, model = self._parse(data, caller)
+        call = _Call(request, model, caller)
         try:
-            # Elements that become objects of their own take more than they took in the message.
+            # Elements that become Python objects take more memory than they did in the message.
             unpacked = requests.unpacked_bytes(request, len(data))
             call.held_bytes += self._memory.take(len(data) + unpacked)
-            call.is_large = unpacked > _MOST_INLINE
-            reply = await self._infer(request, model, caller, call, on_part)
+            call.is_large = unpacked > _MOST_INLINE_BYTES
+            reply = await self._infer(call, on_part)
         except asyncio.CancelledError:
-            late = monotonic() >= caller.deadline - _CLOCKS_APART_S
-            error = ExpiredError("the deadline passed") if late else None
-            self._ended(request, model, caller, call, error, is_cancelled=not late)
+            is_late = monotonic() >= caller.deadline - _CLOCKS_APART_S
+            error = ExpiredError("the deadline passed") if is_late else None
+            self._record(call, error, is_cancelled=not is_late)
             raise
         except GatekeeperError as error:
-            self._ended(request, model, caller, call, error)
+            self._record(call, error)
             raise
         except Exception as error:
-            # Want of memory, say: in a stream it would end the other calls as well.
+            # Lack of memory, for example: in a stream it would end the other calls as well.
             _LOG.exception("call failed")
             failure = ModelFailureError(f"the server failed: {type(error).__name__}: {error}")
-            self._ended(request, model, caller, call, failure)
+            self._record(call, failure)
             raise failure from error
         finally:
             self._memory.release(call.held_bytes)
-        self._ended(request, model, caller, call, None)
+        self._record(call, None)
         return reply
 
-    def _found(self, data: bytes, caller: Caller) -> tuple[pb.ModelInferRequest, ServedModel]:
-        """Return the request and its model; a stray call is in no model's figures."""
+    def _parse(self, data: bytes, caller: Caller) -> tuple[pb.ModelInferRequest, ServedModel]:
+        """Return the request and its model; a stray call counts for no model."""
         request = pb.ModelInferRequest()
         try:
             request = tensors.parse(pb.ModelInferRequest, data)
@@ -168,87 +167,69 @@ class Inference:
             self._on_call(CallRecord(name, request_id, caller.client, 0, Outcome.INVALID, code))
             raise
 
-    async def _infer(
-        self,
-        request: pb.ModelInferRequest,
-        model: ServedModel,
-        caller: Caller,
-        call: _Call,
-        on_part: OnPart | None,
-    ) -> bytes:
-        specs = requests.requested_outputs(request, model.signature)
-        if call.is_large:
-            given = await asyncio.to_thread(requests.read_inputs, request, model.signature)
-        else:
-            given = requests.read_inputs(request, model.signature)
-        inputs = given.inputs
-        if given.is_encoded:
-            inputs = await self._decoded(given, model, caller, call)
-        if model.signature.parameters:
-            set_here = requests.read_parameters(request, model.signature, given.rows)
-            inputs = {**inputs, **set_here}
-        call.rows = given.rows
-        job = Job(
-            inputs,
-            given.rows,
-            key=requests.batch_key(inputs, model.signature),
-            client=caller.client,
-            deadline=caller.deadline,
-            on_part=None if on_part is None else _parts(request, specs, on_part),
+    async def _infer(self, call: _Call, on_part: OnPart | None) -> bytes:
+        request, signature = call.request, call.model.signature
+        specs = requests.select_outputs(request, signature)
+        columns = await self._read(call)
+        call.job = job = Job(
+            columns,
+            call.rows,
+            key=requests.batch_key(columns, signature),
+            client=call.caller.client,
+            deadline=call.caller.deadline,
+            on_part=None if on_part is None else _part_sender(request, specs, on_part),
         )
-        call.job = job
         call.input_s = monotonic() - call.began
-        result: Result = await model.batcher.run(job)
+        result: Result = await call.model.batcher.run(job)
         call.compute_s = result.compute_s
-        worked = monotonic()
+        begin = monotonic()
         outputs = result.outputs
         write = partial(infer_response, request, specs, outputs, compute_s=result.compute_s)
-        if unpacked_bytes(request, specs, outputs) > _MOST_INLINE:
+        if unpacked_bytes(request, specs, outputs) > _MOST_INLINE_BYTES:
             reply = await asyncio.to_thread(write)
         else:
             reply = write()
-        call.output_s = monotonic() - worked
+        call.output_s = monotonic() - begin
         return reply
 
-    async def _decoded(
-        self, given: requests.Given, model: ServedModel, caller: Caller, call: _Call
-    ) -> Mapping[str, Column]:
-        ((name, found),) = given.inputs.items()
-        encoded: Any = found
+    async def _read(self, call: _Call) -> Mapping[str, Column]:
+        request, signature = call.request, call.model.signature
+        if call.is_large:
+            inputs = await asyncio.to_thread(requests.read_inputs, request, signature)
+        else:
+            inputs = requests.read_inputs(request, signature)
+        columns = inputs.columns
+        if inputs.is_encoded:
+            columns = await self._decode(columns, call)
+        if signature.parameters:
+            columns = {**columns, **requests.read_parameters(request, signature, inputs.rows)}
+        call.rows = inputs.rows
+        return columns
+
+    async def _decode(self, columns: Mapping[str, Column], call: _Call) -> Mapping[str, Column]:
+        ((name, column),) = columns.items()
+        encoded: Any = column
         images = await self._decoder.decode(
-            list(encoded), client=caller.client, deadline=caller.deadline
+            list(encoded), client=call.caller.client, deadline=call.caller.deadline
         )
         call.held_bytes += self._memory.take(sum(image.nbytes for image in images))
-        requests.check_size(images, model.signature.inputs[0])
+        requests.check_size(images, call.model.signature.inputs[0])
         if len({image.shape for image in images}) == 1:
             return {name: images[0][None] if len(images) == 1 else np.stack(images)}
         return {name: images}
 
-    def _ended(
-        self,
-        request: pb.ModelInferRequest,
-        model: ServedModel,
-        caller: Caller,
-        call: _Call,
-        error: GatekeeperError | None,
-        *,
-        is_cancelled: bool = False,
+    def _record(
+        self, call: _Call, error: GatekeeperError | None, *, is_cancelled: bool = False
     ) -> None:
         outcome = Outcome.CANCELLED if is_cancelled else outcome_of(error)
         total_s = monotonic() - call.began
         call.count(outcome, total_s)
-        if outcome is Outcome.ANSWERED:
-            statistics = model.statistics
-            statistics.ignored_parameters += requests.count_unknown_parameters(
-                request, model.signature
-            )
-            _count_received(statistics, request, call.rows)
         code = grpc.StatusCode.CANCELLED if is_cancelled else status_of(error)
         self._on_call(
             CallRecord(
-                model.name,
-                request.id,
-                caller.client,
+                call.model.name,
+                call.request.id,
+                call.caller.client,
                 call.rows,
                 outcome,
                 code,
@@ -259,37 +240,29 @@ class Inference:
         )
 
 
+@dataclass(slots=True, eq=False)
 class _Call:
-    """What is known of a call while it runs."""
+    """The state of a call while it runs."""
 
-    __slots__ = (
-        "began",
-        "compute_s",
-        "held_bytes",
-        "input_s",
-        "is_large",
-        "job",
-        "output_s",
-        "rows",
-        "statistics",
-    )
-
-    def __init__(self, statistics: Statistics) -> None:
-        self.statistics = statistics
-        self.began = monotonic()
-        self.rows = 0
-        self.held_bytes = 0
-        self.is_large = False
-        self.job: Job | None = None
-        self.input_s = self.compute_s = self.output_s = 0.0
+    request: pb.ModelInferRequest
+    model: ServedModel
+    caller: Caller
+    began: float = field(default_factory=monotonic)
+    rows: int = 0
+    held_bytes: int = 0
+    is_large: bool = False
+    job: Job | None = None
+    input_s: float = 0.0
+    compute_s: float = 0.0
+    output_s: float = 0.0
 
     @property
     def queue_s(self) -> float:
         return 0.0 if self.job is None else self.job.queue_s
 
     def count(self, outcome: Outcome, total_s: float) -> None:
-        """Add it to the model's figures."""
-        statistics = self.statistics
+        """Add the call to the model's figures."""
+        statistics = self.model.statistics
         statistics.outcomes[outcome] += 1
         if outcome is not Outcome.ANSWERED:
             statistics.failed_s += total_s
@@ -300,10 +273,14 @@ class _Call:
         statistics.queue_wait.observe(self.queue_s)
         statistics.input_s += self.input_s
         statistics.output_s += self.output_s
+        statistics.ignored_parameters += requests.count_unknown_parameters(
+            self.request, self.model.signature
+        )
+        _count_received(statistics, self.request, self.rows)
 
 
 def outcome_of(error: GatekeeperError | None) -> Outcome:
-    """Return how a call ended that raised an error, or none."""
+    """Return the outcome of a call that raised an error, or none."""
     if error is None:
         return Outcome.ANSWERED
     if isinstance(error, BadRequestError | NotServedError | tensors.WireError):
@@ -324,21 +301,21 @@ def status_of(error: GatekeeperError | None) -> grpc.StatusCode:
     return grpc.StatusCode.FAILED_PRECONDITION
 
 
-def _parts(
+def _part_sender(
     request: pb.ModelInferRequest, specs: Sequence[TensorSpec], on_part: OnPart
 ) -> Callable[[Outputs], None]:
-    """Return what a worker's thread hands the parts of an answer to."""
+    """Return the function that gets the parts of an answer in a worker's thread."""
     loop = asyncio.get_running_loop()
 
-    def pass_on(outputs: Outputs) -> None:
+    def send(outputs: Outputs) -> None:
         data = infer_response(request, specs, outputs, compute_s=None)
         loop.call_soon_threadsafe(on_part, data)
 
-    return pass_on
+    return send
 
 
 def _count_received(statistics: Statistics, request: pb.ModelInferRequest, rows: int) -> None:
-    """Count what an edge says of the inputs that it forwards."""
+    """Count the figures that an edge reports with the inputs it forwards."""
     parameters = request.parameters
     if contract.PARAMETER_CONFIDENCE not in parameters:
         return
@@ -346,26 +323,26 @@ def _count_received(statistics: Statistics, request: pb.ModelInferRequest, rows:
     if contract.PARAMETER_CONTRACT in parameters:
         version = parameters[contract.PARAMETER_CONTRACT].string_param[:_MOST_VERSIONS]
     received = statistics.received
-    # Anybody may send anything: the number of versions is bounded.
+    # Any client may send anything: the number of versions is bounded.
     if version not in received and len(received) >= _MOST_VERSIONS:
         version = _UNKNOWN
-    found = received.setdefault(version, Received())
-    # One an input: a text as long as a message may be would keep all others waiting.
+    entry = received.setdefault(version, Received())
+    # At most one per input: a text as long as a message may be would keep all others waiting.
     texts = parameters[contract.PARAMETER_CONFIDENCE].string_param.split(",", rows)[:rows]
-    _observe(found, found.confidence, texts)
+    _observe(entry, entry.confidence, texts)
     if contract.PARAMETER_THRESHOLD in parameters:
         text = parameters[contract.PARAMETER_THRESHOLD].string_param
-        _observe(found, found.threshold, [text])
+        _observe(entry, entry.threshold, [text])
 
 
-def _observe(found: Received, histogram: Histogram, texts: list[str]) -> None:
+def _observe(received: Received, histogram: Histogram, texts: list[str]) -> None:
     for text in texts:
         try:
             value = float(text)
         except ValueError:
-            found.invalid += 1
+            received.invalid += 1
             continue
         if value - value == 0:  # finite
             histogram.observe(value)
         else:
-            found.invalid += 1
+            received.invalid += 1

@@ -1,30 +1,30 @@
-"""Decodes pictures as they came from a file, off the event loop, client by client in turns."""
+"""Decodes picture files outside the event loop, the clients taking turns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from cloud_stub.errors import BadRequestError, CallError, OverloadError
+from cloud_stub.errors import BadRequestError, OverloadError
 from cloud_stub.scheduling.batcher import Batcher, Limits
 from cloud_stub.scheduling.queue import Job
 from edge_runtime import pictures
 from edge_runtime.errors import DependencyError, InputError, PictureSizeError
 
-MAX_REQUEST_PIXELS = pictures.MAX_PIXELS
-"""Limit of a request's decoded pictures together."""
+MAX_REQUEST_PIXELS: Final = pictures.MAX_PIXELS
+"""Limit of all decoded pictures of a request together."""
 
-Pictures = list[npt.NDArray[np.uint8]]
+Pictures: TypeAlias = list[npt.NDArray[np.uint8]]
 
 
 class PictureDecoder:
-    """Decodes one request at a time: two at once would not be faster beside a model that works.
+    """Decodes one request at a time: two at once would be no faster while a model is working.
 
     Args:
-        max_queue: Requests that may wait.
+        max_queue: Most requests that may wait.
     """
 
     def __init__(self, max_queue: int) -> None:
@@ -35,45 +35,33 @@ class PictureDecoder:
         """Return pictures uint8 [h, w, 3] RGB.
 
         Raises:
-            BadRequestError: One cannot be decoded.
+            BadRequestError: A picture cannot be decoded.
             OverloadError: Together they exceed `MAX_REQUEST_PIXELS`, or too many requests wait.
         """
-        given: Any = encoded
-        job = Job({"image": given}, len(encoded), key=None, client=client, deadline=deadline)
-        found: Pictures = await self._batcher.run(job)
-        return found
+        column: Any = encoded
+        job = Job({"image": column}, len(encoded), key=None, client=client, deadline=deadline)
+        decoded: Pictures = await self._batcher.run(job)
+        return decoded
 
     def close(self) -> None:
-        """Let the worker go."""
+        """Release the worker."""
         self._batcher.close()
-
-
-def decode_pictures(encoded: Iterable[bytes]) -> Pictures:
-    """Decode pictures; the limit is held to their headers, before anything is decoded.
-
-    Raises:
-        BadRequestError: One cannot be decoded.
-        OverloadError: Together they exceed `MAX_REQUEST_PIXELS`.
-        DependencyError: Pillow is not installed.
-    """
-    budget = MAX_REQUEST_PIXELS
-    images = []
-    for row, picture in enumerate(encoded):
-        try:
-            image = pictures.decode_picture(picture, f"picture {row}", max_pixels=budget)
-        except PictureSizeError as error:
-            raise OverloadError(str(error)) from None
-        except InputError as error:
-            raise BadRequestError(str(error)) from None
-        budget -= image.shape[0] * image.shape[1]
-        images.append(image)
-    return images
 
 
 def _decode(jobs: list[Job]) -> list[Pictures | Exception]:
     (job,) = jobs
     encoded: Any = job.inputs["image"]
+    budget = MAX_REQUEST_PIXELS  # checked with each header, before its picture is decoded
+    images = []
     try:
-        return [decode_pictures(encoded)]
-    except (CallError, DependencyError) as error:
+        for row, picture in enumerate(encoded):
+            image = pictures.decode_picture(picture, f"picture {row}", max_pixels=budget)
+            budget -= image.shape[0] * image.shape[1]
+            images.append(image)
+    except PictureSizeError as error:
+        return [OverloadError(str(error))]
+    except InputError as error:
+        return [BadRequestError(str(error))]
+    except DependencyError as error:
         return [error]
+    return [images]

@@ -1,4 +1,4 @@
-"""What a request must be before the model sees it; all else is refused in words."""
+"""Checks of a request before the model sees it; a request that fails one is refused."""
 
 from __future__ import annotations
 
@@ -18,35 +18,33 @@ KNOWN_PARAMETERS = frozenset(
     {contract.PARAMETER_CONFIDENCE, contract.PARAMETER_THRESHOLD, contract.PARAMETER_CONTRACT}
 )
 TEXT_BYTES = 100
-"""Memory of an element of BYTES, as Python holds it, beside its content."""
+"""Memory of an element of BYTES in Python, besides its content."""
 NUMBER_BYTES = 8
 _MOST_EMPTY = 1 << 20
 _RAGGED = "rows"
-"""Key of jobs whose rows need not have one size."""
+"""Key of jobs with rows of any sizes."""
 
 
 @dataclass(frozen=True)
-class Given:
+class Inputs:
     """A request's inputs.
 
     Attributes:
-        inputs: By name; encoded pictures still as object array [n] of bytes.
-        rows: How many.
-        is_encoded: Whether they are pictures to be decoded.
+        columns: Columns by name; encoded pictures still as an object array [n] of bytes.
+        rows: Number of rows.
+        is_encoded: Whether the inputs are pictures that have to be decoded.
     """
 
-    inputs: Mapping[str, Column]
+    columns: Mapping[str, Column]
     rows: int
     is_encoded: bool = False
 
 
-def requested_outputs(
-    request: pb.ModelInferRequest, signature: Signature
-) -> tuple[TensorSpec, ...]:
-    """Return the outputs to answer with; all when the request names none.
+def select_outputs(request: pb.ModelInferRequest, signature: Signature) -> tuple[TensorSpec, ...]:
+    """Return the outputs to answer with; all of them if the request names none.
 
     Raises:
-        BadRequestError: A name is unknown or came twice.
+        BadRequestError: A name is unknown or given twice.
     """
     if not request.outputs:
         return signature.outputs
@@ -61,23 +59,19 @@ def requested_outputs(
 
 
 def count_unknown_parameters(request: pb.ModelInferRequest, signature: Signature) -> int:
-    """Return how many parameters have no meaning here; they are ignored."""
-    own = [parameter.name for parameter in signature.parameters]
-    count = 0
-    for name in request.parameters:
-        count += name not in KNOWN_PARAMETERS and name not in own
-    for given in request.inputs:
-        count += len(given.parameters)
-    for asked in request.outputs:
-        count += len(asked.parameters)
+    """Return the number of parameters without a meaning here; they are ignored."""
+    known = KNOWN_PARAMETERS.union(parameter.name for parameter in signature.parameters)
+    count = sum(name not in known for name in request.parameters)
+    count += sum(len(tensor.parameters) for tensor in request.inputs)
+    count += sum(len(output.parameters) for output in request.outputs)
     return count
 
 
-def read_inputs(request: pb.ModelInferRequest, signature: Signature) -> Given:
-    """Return a request's inputs, held to the signature.
+def read_inputs(request: pb.ModelInferRequest, signature: Signature) -> Inputs:
+    """Return a request's inputs, checked against the signature.
 
     Raises:
-        BadRequestError: Another tensor, type or shape came, or no row.
+        BadRequestError: A tensor, type or shape differs, or there is no row.
         WireError: The contents are malformed.
     """
     _check_names(request, signature)
@@ -89,18 +83,18 @@ def read_inputs(request: pb.ModelInferRequest, signature: Signature) -> Given:
 def read_parameters(
     request: pb.ModelInferRequest, signature: Signature, rows: int
 ) -> dict[str, Column]:
-    """Return the columns int64 [rows] of what a request sets.
+    """Return the columns int64 [rows] of the signature's parameters.
 
     Raises:
-        BadRequestError: It is no whole number, or out of range.
+        BadRequestError: A value is not a whole number, or out of range.
     """
     columns: dict[str, Column] = {}
     for known in signature.parameters:
         value: object = known.most
-        if known.name in request.parameters:  # which a look-up would put there
-            given = request.parameters[known.name]
-            chosen = given.WhichOneof("parameter_choice")
-            value = None if chosen is None else getattr(given, chosen)
+        if known.name in request.parameters:  # a look-up would add it
+            parameter = request.parameters[known.name]
+            choice = parameter.WhichOneof("parameter_choice")
+            value = None if choice is None else getattr(parameter, choice)
         if type(value) is not int or not known.least <= value <= known.most:
             raise BadRequestError(
                 f"expected the parameter {known.name!r} as a whole number from {known.least} to "
@@ -111,13 +105,13 @@ def read_parameters(
 
 
 def unpacked_bytes(request: pb.ModelInferRequest, size: int) -> int:
-    """Return about how much memory a request's inputs take beside the message.
+    """Return about how much memory a request's inputs take besides the message.
 
-    Raw numbers take none: they are used as they lie.
+    Raw numbers take none: they are read in place.
 
     Args:
-        request: Not yet known to be in order.
-        size: Its bytes: no more than a quarter of them are elements.
+        request: The request; it need not be valid.
+        size: Its size in bytes: at most a quarter as many are elements.
     """
     is_raw, total = bool(request.raw_input_contents), 0
     for tensor in request.inputs:
@@ -130,7 +124,7 @@ def unpacked_bytes(request: pb.ModelInferRequest, size: int) -> int:
 
 
 def batch_key(inputs: Mapping[str, Column], signature: Signature) -> Hashable | None:
-    """Return what calls must have in common to be answered as one batch; None: they cannot be."""
+    """Return the key that calls of one batch share; None for a call that must run alone."""
     if not signature.is_batched:
         return None
     # In the signature's order: a request may list its inputs in any.
@@ -140,30 +134,25 @@ def batch_key(inputs: Mapping[str, Column], signature: Signature) -> Hashable | 
     )
 
 
-def decode_texts(encoded: Iterable[bytes]) -> list[str]:
-    """Decode texts.
-
-    Raises:
-        BadRequestError: One is not UTF-8.
-    """
+def _decode_texts(encoded: Iterable[bytes]) -> list[str]:
     texts = []
     for row, content in enumerate(encoded):
         try:
             texts.append(content.decode())
         except UnicodeDecodeError as error:
-            raise BadRequestError(f"expected texts in UTF-8, row {row} is none: {error}") from None
+            raise BadRequestError(f"expected texts in UTF-8, row {row} is not: {error}") from None
     return texts
 
 
 def check_size(images: Iterable[tensors.Array], spec: TensorSpec) -> None:
-    """Refuse images [h, w, 3] of a size that the model does not take.
+    """Refuse images [h, w, 3] of a size that the model does not accept.
 
     Raises:
         BadRequestError: A height or width differs from a fixed one.
     """
     for image in images:
         if not _fits(image.shape, spec.shape[1:]):
-            wanted = ", ".join(map(_words, spec.shape[1:3]))
+            wanted = ", ".join(map(_side, spec.shape[1:3]))
             raise BadRequestError(
                 f"expected images of height and width [{wanted}], got {list(image.shape[:2])}"
             )
@@ -180,10 +169,10 @@ def _check_names(request: pb.ModelInferRequest, signature: Signature) -> None:
     raise BadRequestError(f"expected the inputs {', '.join(expected)}, each once, got {came}")
 
 
-def _read_original(request: pb.ModelInferRequest, signature: Signature) -> Given:
+def _read_original(request: pb.ModelInferRequest, signature: Signature) -> Inputs:
     takes, spec = signature.takes, signature.inputs[0]
     datatype, shape = request.inputs[0].datatype, list(request.inputs[0].shape)
-    # Before decoding: the message then speaks of the model's input, not of the protocol's.
+    # Before decoding, so that the message is about the model's input, not the protocol's tensor.
     is_array = datatype == "UINT8" and len(shape) == len(spec.shape) and shape[-1] == spec.shape[-1]
     is_bytes = datatype == tensors.BYTES and len(shape) == 1
     if not (is_bytes or (is_array and takes == contract.IMAGE)) or min(shape) < 1:
@@ -191,45 +180,44 @@ def _read_original(request: pb.ModelInferRequest, signature: Signature) -> Given
         raise BadRequestError(
             f"expected {takes} as {array}BYTES [n] with n >= 1, got {datatype[:40]} {shape[:8]}"
         )
-    found = tensors.decode_tensors(request.inputs, request.raw_input_contents)[spec.name]
+    values = tensors.decode_tensors(request.inputs, request.raw_input_contents)[spec.name]
     if takes == contract.TEXT:
-        return Given({spec.name: decode_texts(found)}, len(found))
-    if is_bytes:
-        return Given({spec.name: found}, len(found), is_encoded=True)
-    check_size(found[:1], spec)
-    return Given({spec.name: found}, len(found))
+        return Inputs({spec.name: _decode_texts(values)}, len(values))
+    if not is_bytes:
+        check_size(values[:1], spec)
+    return Inputs({spec.name: values}, len(values), is_encoded=is_bytes)
 
 
-def _read_tensors(request: pb.ModelInferRequest, signature: Signature) -> Given:
+def _read_tensors(request: pb.ModelInferRequest, signature: Signature) -> Inputs:
     specs = {spec.name: spec for spec in signature.inputs}
     for tensor in request.inputs:
         spec, shape = specs[tensor.name], tuple(tensor.shape)
         if tensor.datatype != spec.datatype or not _fits(shape, spec.shape):
             raise BadRequestError(
                 f"expected the input {spec.name!r} as {spec.datatype} "
-                f"[{', '.join(map(_words, spec.shape))}], got {tensor.datatype[:40]} "
+                f"[{', '.join(map(_side, spec.shape))}], got {tensor.datatype[:40]} "
                 f"{list(shape)[:8]}"
             )
     inputs = tensors.decode_tensors(request.inputs, request.raw_input_contents)
     for name, array in inputs.items():
         _check_extent(name, array.shape)
     if not signature.is_batched:
-        return Given(inputs, 1)
+        return Inputs(inputs, 1)
     counts = {len(array) for array in inputs.values()}
     if len(counts) != 1 or 0 in counts:
         raise BadRequestError(
-            "expected inputs of one number of rows, at least 1, got "
+            "expected inputs with the same number of rows, at least 1, got "
             f"{', '.join(map(str, sorted(counts)))}"
         )
-    return Given(inputs, counts.pop())
+    return Inputs(inputs, counts.pop())
 
 
 def _check_extent(name: str, shape: tuple[int, ...]) -> None:
-    """Refuse shapes like [2^40, 0]: they cost nothing to send, but a model may fill their rows."""
+    """Refuse shapes like [2^40, 0]: they are cheap to send, but a model may fill their rows."""
     if 0 in shape and prod(side or 1 for side in shape) > _MOST_EMPTY:
         raise BadRequestError(
-            f"expected the sizes of an empty tensor to come to at most {_MOST_EMPTY} without the "
-            f"0, {name!r} is {list(shape)}"
+            f"expected the other sizes of an empty tensor to multiply to at most {_MOST_EMPTY}, "
+            f"{name!r} is {list(shape)}"
         )
 
 
@@ -239,5 +227,5 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     )
 
 
-def _words(side: int) -> str:
+def _side(side: int) -> str:
     return "any" if side == FREE else str(side)

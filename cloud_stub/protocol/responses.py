@@ -1,4 +1,4 @@
-"""A model's outputs as a response, in the form that the request came in."""
+"""Responses: a model's outputs in the form of the request, and descriptions of the models."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from cloud_stub.backends.backend import Outputs, TensorSpec
+from cloud_stub.models import VERSION, ServedModel
 from cloud_stub.protocol.requests import NUMBER_BYTES, TEXT_BYTES
 from cloud_stub.scheduling.statistics import Outcome, Statistics
-from cloud_stub.served_model import VERSION, ServedModel
 from edge_runtime import contract
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
-from edge_runtime.wire.tensors import BYTES
-
-# MERGEDOC cloud_stub/protocol/descriptions.py: 'What the server says of its models: metadata, configuration, statistics, index.'
 
 
 def unpacked_bytes(
     request: pb.ModelInferRequest, specs: Sequence[TensorSpec], outputs: Outputs
 ) -> int:
-    """Return about how much memory outputs take while they are written one by one."""
+    """Return about how much memory outputs take while their elements are written one by one."""
     is_raw = _is_raw(request, specs)
     total = 0
     for spec in specs:
@@ -40,14 +37,14 @@ def infer_response(
 ) -> bytes:
     """Return a serialised `ModelInferResponse`.
 
-    A peer that asked in typed form may be unable to read the raw one, so it gets typed contents,
-    except where a type has none (FP16, BF16).
+    A client that sent typed contents may be unable to read raw ones, so it gets typed contents,
+    except for types that have none (FP16, BF16).
 
     Args:
-        request: What is answered.
-        specs: The outputs to answer with.
-        outputs: The model's.
-        compute_s: How long the model worked on it; None: it goes on working.
+        request: The request.
+        specs: Descriptions of the outputs to answer with.
+        outputs: The model's outputs.
+        compute_s: Seconds that the model worked on it; None while it is still working.
     """
     header = pb.ModelInferResponse(id=request.id)
     if compute_s is not None:
@@ -69,9 +66,9 @@ def infer_response(
 
 @lru_cache(maxsize=1024)
 def _head(model: str, tensors_of: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
-    """Return what the answers of one shape have in common, as the beginning of a message.
+    """Return the beginning of a message, the same for all answers of one shape.
 
-    Fields of a message may follow each other in any number of pieces.
+    A message may be put together from any number of pieces.
     """
     head = pb.ModelInferResponse(model_name=model, model_version=VERSION)
     for name, datatype, shape in tensors_of:
@@ -88,11 +85,11 @@ def _is_raw(request: pb.ModelInferRequest, specs: Sequence[TensorSpec]) -> bool:
 def _raw(datatype: str, array: tensors.Array) -> bytes | memoryview:
     if datatype == tensors.BYTES:
         return tensors.encode_bytes(array.flat)
-    return tensors.encode_array(array)  # bfloat16 comes as bit patterns in uint16
+    return tensors.encode_array(array)  # bfloat16 arrives as bit patterns in uint16
 
 
 def model_metadata(model: ServedModel) -> pb.ModelMetadataResponse:
-    """Return the tensors that a model takes and gives."""
+    """Return a model's inputs and outputs."""
     signature = model.signature
     response = pb.ModelMetadataResponse(
         name=model.name, versions=[VERSION], platform=signature.platform
@@ -105,7 +102,7 @@ def model_metadata(model: ServedModel) -> pb.ModelMetadataResponse:
 
 
 def model_config(model: ServedModel) -> pb.ModelConfigResponse:
-    """Return how a model is served, in the terms of Triton's configuration."""
+    """Return a model's settings in the terms of Triton's configuration."""
     signature, limits = model.signature, model.limits
     config = pb.ModelConfig(name=model.name, platform=signature.platform, backend="cloud_stub")
     skipped = 0
@@ -121,7 +118,7 @@ def model_config(model: ServedModel) -> pb.ModelConfigResponse:
 
 
 def model_statistics(models: Iterable[ServedModel]) -> pb.ModelStatisticsResponse:
-    """Return what models have done since the start."""
+    """Return the figures of models since the start."""
     response = pb.ModelStatisticsResponse()
     for model in models:
         response.model_stats.append(_statistics(model.name, model.statistics))
@@ -131,7 +128,7 @@ def model_statistics(models: Iterable[ServedModel]) -> pb.ModelStatisticsRespons
 def repository_index(
     models: Iterable[ServedModel], *, is_ready: bool, ready_only: bool
 ) -> pb.RepositoryIndexResponse:
-    """Return which models there are, and whether they take calls."""
+    """Return the list of models, and whether they accept calls."""
     response = pb.RepositoryIndexResponse()
     for model in models:
         reason = "" if model.is_usable else "its workers hang"
@@ -145,33 +142,33 @@ def repository_index(
 
 
 def _data_type(spec: TensorSpec) -> int:
-    name = "STRING" if spec.datatype == BYTES else spec.datatype
+    name = "STRING" if spec.datatype == tensors.BYTES else spec.datatype
     number: int = pb.DataType.Value(f"TYPE_{name}")
     return number
 
 
-def _statistics(name: str, found: Statistics) -> pb.ModelStatistics:
-    answered = found.outcomes[Outcome.ANSWERED]
-    failed = sum(found.outcomes.values()) - answered
+def _statistics(name: str, statistics: Statistics) -> pb.ModelStatistics:
+    answered = statistics.outcomes[Outcome.ANSWERED]
+    failed = sum(statistics.outcomes.values()) - answered
     stats = pb.ModelStatistics(
         name=name,
         version=VERSION,
-        last_inference=round(found.last_unix_s * 1e3),
-        inference_count=found.rows,
-        execution_count=found.compute.count,
+        last_inference=round(statistics.last_unix_s * 1e3),
+        inference_count=statistics.rows,
+        execution_count=statistics.compute.count,
     )
     durations = {
-        "success": (answered, found.latency.sum),
-        "fail": (failed, found.failed_s),
-        "queue": (answered, found.queue_wait.sum),
-        "compute_input": (answered, found.input_s),
-        "compute_infer": (found.compute.count, found.compute.sum),
-        "compute_output": (answered, found.output_s),
+        "success": (answered, statistics.latency.sum),
+        "fail": (failed, statistics.failed_s),
+        "queue": (answered, statistics.queue_wait.sum),
+        "compute_input": (answered, statistics.input_s),
+        "compute_infer": (statistics.compute.count, statistics.compute.sum),
+        "compute_output": (answered, statistics.output_s),
     }
     for field, (count, seconds) in durations.items():
         duration = getattr(stats.inference_stats, field)
         duration.count, duration.ns = count, round(seconds * 1e9)
-    for rows, (count, seconds) in sorted(found.batches.items()):
+    for rows, (count, seconds) in sorted(statistics.batches.items()):
         batch = stats.batch_stats.add(batch_size=rows)
         batch.compute_infer.count, batch.compute_infer.ns = count, round(seconds * 1e9)
     return stats

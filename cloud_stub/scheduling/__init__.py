@@ -1,1 +1,1 @@
-"""When the model works on what: one fair queue and one dynamic batcher a model."""
+"""Order and timing of the model's work: one fair queue and one dynamic batcher per model."""

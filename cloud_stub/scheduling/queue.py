@@ -1,8 +1,8 @@
 """A bounded queue in which clients take turns, so that none of them starves another.
 
-Fair queueing by turns, and when it is full the client with the most waiting loses its newest call
-(McKenney 1990, stochastic fairness queueing) to one that has far fewer: who floods the server fills
-only their own share.
+Fair queueing by turns. When the queue is full, the client with the most waiting calls loses its
+newest one (McKenney 1990, stochastic fairness queueing) to a client that has far fewer: a flood
+fills only the share of the client that sends it.
 """
 
 from __future__ import annotations
@@ -11,29 +11,95 @@ import asyncio
 import contextlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from math import inf
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from cloud_stub.backends.backend import Column, Outputs
 
-# MERGEDOC cloud_stub/scheduling/job.py: 'One inference call, from its arrival to its answer.'
-
-
 _FAR_MORE: Final = 3
 
 
+class Result(NamedTuple):
+    """The answer to a call.
+
+    Attributes:
+        outputs: Its rows of the model's outputs.
+        compute_s: Seconds that the model worked on its batch.
+    """
+
+    outputs: Outputs
+    compute_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """An inference call that waits for a worker or is worked on.
+
+    Attributes:
+        inputs: Columns by name.
+        rows: Number of rows.
+        key: Key of jobs that can be worked on together; None for a job that runs alone.
+        client: The job's client; clients take turns.
+        deadline: Time at which the caller gives up, on the clock of `time.monotonic`.
+        on_part: Function that gets every part of an answer that grows, in the worker's thread.
+        has_parts: Whether `on_part` was called.
+        arrived: Time of its arrival, on the same clock.
+        queue_s: Seconds that it waited, once a worker has it.
+        alive_s: Time of its batch's last sign of life, on the same clock.
+        future: The result, or the exception it ended in.
+    """
+
+    inputs: Mapping[str, Column]
+    rows: int
+    _: KW_ONLY
+    key: Hashable
+    client: str
+    deadline: float = inf
+    on_part: Callable[[Outputs], None] | None = None
+    has_parts: bool = False
+    arrived: float = field(default_factory=monotonic)
+    queue_s: float = 0.0
+    alive_s: float = 0.0
+    future: asyncio.Future[Any] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def answer(self, result: Result | Exception) -> None:
+        """Answer the job from a worker's thread, before its batch has ended."""
+        # Without a loop nobody is waiting any more.
+        with contextlib.suppress(RuntimeError):
+            self.future.get_loop().call_soon_threadsafe(self.finish, result)
+
+    def finish(self, result: Any) -> None:
+        """Answer the job on the event loop, unless it has an answer or its caller is gone."""
+        if self.future.done():
+            return
+        if isinstance(result, BaseException):
+            self.future.set_exception(result)
+        else:
+            self.future.set_result(result)
+
+    def is_wanted(self) -> bool:
+        """Return whether a caller is still waiting for an answer."""
+        return not self.future.done()
+
+
 class FairQueue:
-    """Jobs by client; not safe to share between threads.
+    """Jobs by client; not thread-safe.
 
     Args:
-        limit: Jobs that may wait.
+        limit: Most jobs that may wait.
+
+    Attributes:
+        rows: Number of rows that are waiting.
     """
 
     def __init__(self, limit: int) -> None:
+        self.rows = 0
         self._limit = limit
         self._count = 0
-        self._rows = 0
         # The client whose turn is next comes first.
         self._clients: OrderedDict[str, deque[Job]] = OrderedDict()
 
@@ -41,43 +107,38 @@ class FairQueue:
         return self._count
 
     @property
-    def rows(self) -> int:
-        """How many rows wait."""
-        return self._rows
-
-    @property
     def next_rows(self) -> int:
-        """Rows of the job whose turn is next; 0 where none waits."""
+        """Rows of the job whose turn is next; 0 if the queue is empty."""
         return next((jobs[0].rows for jobs in self._clients.values()), 0)
 
     @property
     def oldest(self) -> float | None:
-        """When the job arrived that waits longest, or None; jobs of a client are in order."""
+        """Arrival of the job that has waited longest, or None; a client's jobs are in order."""
         return min((jobs[0].arrived for jobs in self._clients.values()), default=None)
 
     def put(self, job: Job) -> Job | None:
         """Add a job.
 
         Returns:
-            The job that has to go for want of room: this one, or another client's newest; None
-            where there was room.
+            The job that has to leave for lack of room: this one, or another client's newest; None
+            if there was room.
         """
         victim = self._victim(job.client) if self._count >= self._limit else None
         if victim == job.client:
             return job
         dropped = None if victim is None else self._clients[victim].pop()
         if dropped is not None:
-            self._removed(dropped)
+            self._uncount(dropped)
         self._clients.setdefault(job.client, deque()).append(job)
         self._count += 1
-        self._rows += job.rows
+        self.rows += job.rows
         return dropped
 
     def take(self, most_rows: int) -> list[Job]:
-        """Take the next job by turn, and what can be worked on together with it.
+        """Take the job whose turn is next, and the jobs that can be worked on together with it.
 
         Args:
-            most_rows: Rows they may have together; a single job may have more.
+            most_rows: Most rows that they may have together; a single job may have more.
         """
         first = self._take_one(None, 0)
         if first is None:
@@ -92,18 +153,18 @@ class FairQueue:
         return jobs
 
     def discard(self, job: Job) -> bool:
-        """Remove a job whose caller is gone; returns whether it was still here."""
+        """Remove a job whose caller is gone; return whether it was still in the queue."""
         jobs = self._clients.get(job.client)
         if jobs is None or job not in jobs:
             return False
         jobs.remove(job)
-        self._removed(job)
+        self._uncount(job)
         return True
 
     def _victim(self, client: str) -> str:
-        """Return whose call has to go: of who has far more waiting than the newcomer would have.
+        """Return the client that loses a call: one with far more calls than the newcomer will have.
 
-        Between equals a call that waits is not given up for one that comes.
+        Between equals a waiting call is not given up for a new one.
         """
         most = max(self._clients, key=lambda name: len(self._clients[name]), default=client)
         own = len(self._clients.get(client, ())) + 1
@@ -115,96 +176,12 @@ class FairQueue:
             if key is None or (jobs[0].key == key and jobs[0].rows <= room):
                 job = jobs.popleft()
                 self._clients.move_to_end(client)
-                self._removed(job)
+                self._uncount(job)
                 return job
         return None
 
-    def _removed(self, job: Job) -> None:
+    def _uncount(self, job: Job) -> None:
         self._count -= 1
-        self._rows -= job.rows
+        self.rows -= job.rows
         if not self._clients[job.client]:
             del self._clients[job.client]
-
-
-class Result(NamedTuple):
-    """What became of a call.
-
-    Attributes:
-        outputs: Its rows of the model's outputs.
-        compute_s: Seconds that the model worked on the batch it was in.
-    """
-
-    outputs: Outputs
-    compute_s: float
-
-
-class Job:
-    """A call that waits for a worker or is worked on.
-
-    Args:
-        inputs: By name.
-        rows: How many.
-        key: Jobs of one key can be worked on together; None: only alone.
-        client: Whose it is; clients take turns.
-        deadline: When the caller gives up, on the clock of `time.monotonic`.
-        on_part: Is given every part of an answer that comes bit by bit, in the worker's thread.
-
-    Attributes:
-        queue_s: Seconds it waited, once it is taken.
-        has_parts: Whether `on_part` was given any.
-        heard: When its batch last gave a sign of life, on the clock of `time.monotonic`.
-    """
-
-    __slots__ = (
-        "arrived",
-        "client",
-        "deadline",
-        "future",
-        "has_parts",
-        "heard",
-        "inputs",
-        "key",
-        "on_part",
-        "queue_s",
-        "rows",
-    )
-
-    def __init__(
-        self,
-        inputs: Mapping[str, Column],
-        rows: int,
-        *,
-        key: Hashable,
-        client: str,
-        deadline: float = inf,
-        on_part: Callable[[Outputs], None] | None = None,
-    ) -> None:
-        self.inputs = inputs
-        self.rows = rows
-        self.key = key
-        self.client = client
-        self.deadline = deadline
-        self.on_part = on_part
-        self.has_parts = False
-        self.heard = 0.0
-        self.arrived = monotonic()
-        self.queue_s = 0.0
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def settle(self, ended: Result | Exception) -> None:
-        """Answer it from a worker's thread, before its batch has ended."""
-        # Without a loop nobody waits any more.
-        with contextlib.suppress(RuntimeError):
-            self.future.get_loop().call_soon_threadsafe(self._settle, ended)
-
-    def _settle(self, ended: Result | Exception) -> None:
-        if self.future.done():
-            return
-        if isinstance(ended, Exception):
-            self.future.set_exception(ended)
-        else:
-            self.future.set_result(ended)
-
-    def is_wanted(self) -> bool:
-        """Whether somebody waits for the answer: it was not given, nor its caller gone."""
-        return not self.future.done()

@@ -1,7 +1,7 @@
-"""What one model's calls came to: counts and histograms, read by ModelStatistics and /metrics.
+"""Counts and histograms of one model's calls, for ModelStatistics and /metrics.
 
-Written by the event loop alone, so that a call pays for no lock; a reader in another thread sees
-every number whole, but perhaps one of a call that is not yet in the next number.
+Only the event loop writes them, so that a call needs no lock. A reader in another thread sees each
+number complete, but possibly of a call that the next number does not include yet.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SHARES: Final = tuple(step / 20 for step in range(1, 21))
 NEPERS: Final = tuple(-step / 4 for step in range(24, -1, -1))
-"""Of confidences that are negative entropies; those under the first bound are counted with it."""
+"""For confidences that are negative entropies; values below the first bound count with it."""
 
 
 class Outcome(StrEnum):
-    """How an inference call ended."""
+    """The end of an inference call."""
 
     ANSWERED = "answered"
     SHED = "shed"
-    """Refused because too many waited already."""
+    """Refused because too many calls were waiting."""
     EXPIRED = "expired"
-    """Its deadline passed, before or while the model worked on it."""
+    """Past its deadline, before or while the model worked on it."""
     CANCELLED = "cancelled"
     INVALID = "invalid"
     """Bad input: the caller's fault."""
@@ -33,12 +33,12 @@ class Outcome(StrEnum):
 
 
 class Histogram:
-    """Counts of values up to each bound, and above the last.
+    """Counts of values up to each bound, and above the last one.
 
     Attributes:
-        bounds: Upper bounds, ascending; a value equal to one is counted under it.
-        counts: One a bound, and one for what is over the last; not cumulative.
-        sum: Of all values.
+        bounds: Upper bounds, ascending; a value equal to one counts under it.
+        counts: One count per bound, and one for values above the last; not cumulative.
+        sum: Sum of all values.
     """
 
     __slots__ = ("bounds", "counts", "sum")
@@ -55,17 +55,17 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values were counted."""
+        """Number of values."""
         return sum(self.counts)
 
 
 class Received:
-    """What edges of one contract version say of the inputs they forward.
+    """Figures that edges of one contract version report with the inputs they forward.
 
     Attributes:
-        confidence: M_S's confidences, one an input.
-        threshold: The threshold it stood under, one a call.
-        invalid: Values that were no numbers.
+        confidence: M_S's confidences, one per input.
+        threshold: The threshold that they did not reach, one per call.
+        invalid: Number of values that were not numbers.
     """
 
     def __init__(self) -> None:
@@ -79,19 +79,19 @@ class Statistics:
     """One model's figures since the server started.
 
     Attributes:
-        outcomes: Calls by how they ended.
+        outcomes: Number of calls by outcome.
         rows: Inputs answered.
-        failed_s: Time that calls took which were not answered, together.
-        last_unix_s: When the last call was answered; 0 before the first.
+        failed_s: Total seconds of calls that were not answered.
+        last_unix_s: Time of the last answer; 0 before the first.
         latency: Seconds from the request's last byte to the answer's first, of answered calls.
         queue_wait: Seconds that answered calls waited for the model.
-        input_s: Seconds spent on reading and decoding inputs, together.
-        output_s: Seconds spent on writing answers, together.
-        compute: Seconds that the model worked, one a batch.
+        input_s: Total seconds spent on reading and decoding inputs.
+        output_s: Total seconds spent on writing answers.
+        compute: Seconds that the model worked, one value per batch.
         batch_rows: Inputs of each batch.
-        batches: By their number of inputs: how many there were, and the seconds they took together.
-        received: The cascade's own, by contract version; "unknown" where the caller named none.
-        ignored_parameters: Request parameters that had no meaning here.
+        batches: Number of inputs -> number of batches of that size and their total seconds.
+        received: Figures that edges report, by contract version; "unknown" if the caller sent none.
+        ignored_parameters: Request parameters without a meaning here.
     """
 
     def __init__(self) -> None:

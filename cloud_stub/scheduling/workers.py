@@ -1,4 +1,4 @@
-"""Threads that models run in, apart from the event loop."""
+"""Threads that run models outside the event loop, and the memory that calls may hold."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any, Final, TypeAlias
 
 from cloud_stub.errors import OverloadError
 
-# MERGEDOC cloud_stub/scheduling/memory.py: 'How much the calls in the server may hold together.'
-
 _Task: TypeAlias = tuple[Callable[[], Any], Callable[[Any], None]]
 
 MIB: Final = 1 << 20
@@ -22,15 +20,15 @@ _KEPT_BYTES: Final = 256 * MIB
 
 
 class Workers:
-    """Threads that take work in order; started when there is some and none of them is free.
+    """Threads that take work in order; one is started when there is work and none is free.
 
     Not a `ThreadPoolExecutor`: nobody here would wait for its futures, which cost more than the
-    hand-over, and the interpreter would wait for ever for a thread whose model hangs; these are
-    daemonic.
+    hand-over, and at exit the interpreter would wait for ever for a thread with a hanging model.
+    These threads are daemonic.
 
     Args:
-        most: How many there may be.
-        name: What they are called.
+        most: Most threads.
+        name: Prefix of their names.
     """
 
     def __init__(self, most: int, name: str) -> None:
@@ -42,23 +40,22 @@ class Workers:
         self._lock = threading.Lock()
 
     def submit(self, work: Callable[[], Any], report: Callable[[Any], None]) -> None:
-        """Have a thread do something and report what came of it; neither may raise.
+        """Have a thread call `work`, then `report` with its result; neither may raise.
 
-        The thread counts as free before it reports: what the report sets off finds it, and not a
-        second one, whose caches are cold.
+        The thread counts as free before it reports, so that work which follows from the report
+        finds it, and not a second thread with cold caches.
         """
         with self._lock:
             self._pending += 1
             if self._pending > len(self._threads) and len(self._threads) < self._most:
-                name = f"{self._name}-{len(self._threads)}"
-                self._start(name)
+                self._start(f"{self._name}-{len(self._threads)}")
         self._queue.put((work, report))
 
     def _start(self, name: str) -> None:
         thread = threading.Thread(target=self._run, name=name, daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # the system has no more: those that there are go on
+        except RuntimeError:  # the system has no more: the existing threads continue
             if not self._threads:
                 self._pending -= 1
                 raise
@@ -66,7 +63,7 @@ class Workers:
             self._threads.append(thread)
 
     def close(self) -> None:
-        """Let the threads end after what they are doing; what waits is dropped."""
+        """End the threads after their present work; work that is waiting is dropped."""
         while not self._queue.empty():
             self._queue.get()
         for _ in self._threads:
@@ -82,57 +79,55 @@ class Workers:
 
 
 def keep_freed() -> None:
-    """Have the allocator keep what large messages leave, up to 256 MiB, for the next ones.
+    """Have the allocator keep the memory of large messages, up to 256 MiB, for the next ones.
 
-    glibc gives blocks of such sizes back to the system at once, and gets them again, page by page,
-    with the next call: 0.3 ms for 600 KB. Other allocators are left as they are.
+    glibc returns blocks of such sizes to the system at once and gets them back, page by page, with
+    the next call: 0.3 ms for 600 KB. Other allocators are left as they are.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(_MMAP_THRESHOLD, 32 * MIB)  # the greatest it takes
+    mallopt(_MMAP_THRESHOLD, 32 * MIB)  # the greatest value it accepts
     mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 class MemoryBudget:
-    """Counts the bytes of messages and decoded pictures; used from one event loop alone.
+    """Counts the bytes of messages and decoded pictures; for use from one event loop.
 
-    A queue bounded by calls alone would let a few clients with large pictures fill the memory.
+    With a limit on calls alone, a few clients with large pictures would fill the memory.
 
     Args:
-        limit: Bytes that all calls may hold.
+        limit: Bytes that all calls together may hold.
+
+    Attributes:
+        held: Bytes that the calls hold now.
     """
 
     def __init__(self, limit: int) -> None:
+        self.held = 0
         self._limit = limit
-        self._held = 0
-
-    @property
-    def held(self) -> int:
-        """Bytes that the calls hold now."""
-        return self._held
 
     def take(self, size: int) -> int:
-        """Count bytes, to be given back with `release`; returns their number.
+        """Count bytes until they are given back with `release`; return their number.
 
         Raises:
-            OverloadError: They are too many beside those of the other calls.
+            OverloadError: The limit does not allow them, alone or together with the other calls.
         """
         if size > self._limit:
             raise OverloadError(
                 f"expected a call of at most {self._limit // MIB} MiB, got {size / MIB:.1f}: send "
                 "less at once"
             )
-        if self._held + size > self._limit:
+        if self.held + size > self._limit:
             raise OverloadError(
-                f"the calls in the server hold {self._held // MIB} MiB, {size / MIB:.1f} more are "
-                f"over its limit of {self._limit // MIB}: try again later",
+                f"the calls in the server hold {self.held // MIB} MiB, and {size / MIB:.1f} more "
+                f"would exceed its limit of {self._limit // MIB}: try again later",
                 pushback_s=_PUSHBACK_S,
             )
-        self._held += size
+        self.held += size
         return size
 
     def release(self, size: int) -> None:
         """Give bytes back."""
-        self._held -= size
+        self.held -= size

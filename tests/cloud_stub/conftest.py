@@ -1,4 +1,4 @@
-"""A tiny exported bundle, and real servers in their own processes."""
+"""Tiny exported bundles, and real servers in processes of their own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ from edge_runtime.inputs import blank_input
 
 LABELS = ("dark", "middling", "bright")
 READY_WITHIN_S = 30.0
+SLOW_S = 0.6
 
 
 def metadata_of(labels: tuple[str, ...]) -> contract.GateMetadata:
@@ -46,10 +48,10 @@ def metadata_of(labels: tuple[str, ...]) -> contract.GateMetadata:
 
 
 def write_bundle(folder: Path, *, work: int = 0, slope: float = 1) -> Path:
-    """Write a classifier whose answer follows from an image's mean brightness m.
+    """Write a classifier that answers by an image's mean brightness m.
 
-    Its logits are (3 (1 - m/255), 1.5, 3 m/255). `work` matrix products of 1024 x 1024 make a
-    call take its time. With a slope of 0 every image is dark.
+    Its logits are (3 (1 - m/255), 1.5, 3 m/255). `work` matrix products of 1024 x 1024 slow a call
+    down. With a slope of 0 every image is dark.
     """
     weights = np.array([[-3 / 255, 0, 3 / 255]], np.float32) * np.float32(slope)
     bias = np.array([3, 1.5, 0], np.float32)
@@ -104,13 +106,13 @@ def write_bundle(folder: Path, *, work: int = 0, slope: float = 1) -> Path:
 
 
 def _busy_nodes(work: int, constants: dict[str, np.ndarray]) -> list[onnx.NodeProto]:
-    """Multiply by a matrix over and over, then add nought times the result to the mean."""
+    """Return nodes that multiply by a matrix repeatedly and add 0 times the result to the mean."""
     if not work:
         return []
     constants["matrix"] = np.full((1024, 1024), 1 / 1024, np.float32)
-    constants["nought"] = np.array(0, np.float32)
+    constants["zero"] = np.array(0, np.float32)
     constants["both"] = np.array([0, 1], np.int64)
-    # Starting from the input keeps the optimiser from folding all of it away.
+    # Starting from the input keeps the optimiser from folding it all away.
     nodes = [
         helper.make_node("ReduceMax", ["column", "both"], ["top"], keepdims=0),
         helper.make_node("Add", ["matrix", "top"], ["work0"]),
@@ -121,8 +123,8 @@ def _busy_nodes(work: int, constants: dict[str, np.ndarray]) -> list[onnx.NodePr
     return [
         *nodes,
         helper.make_node("ReduceMax", [f"work{work}", "both"], ["last"], keepdims=0),
-        helper.make_node("Mul", ["last", "nought"], ["nothing"]),
-        helper.make_node("Add", ["column", "nothing"], ["late"]),
+        helper.make_node("Mul", ["last", "zero"], ["product"]),
+        helper.make_node("Add", ["column", "product"], ["late"]),
     ]
 
 
@@ -142,11 +144,11 @@ class Server:
         return self.process.wait(within_s)
 
     def resident_bytes(self) -> int:
-        """Return the memory that it occupies."""
+        """Return the memory that the process occupies."""
         return self._memory_bytes("VmRSS")
 
     def peak_bytes(self) -> int:
-        """Return the most memory that it ever occupied."""
+        """Return the most memory that the process ever occupied."""
         return self._memory_bytes("VmHWM")
 
     def _memory_bytes(self, name: str) -> int:
@@ -182,14 +184,14 @@ def _forward(stream, put) -> None:
 
 
 def run_server(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command line that ends by itself."""
+    """Run a command line that ends on its own."""
     command = [sys.executable, "-m", "cloud_stub", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.fixture(scope="session")
 def start():
-    """Start a server that whoever asks has to end."""
+    """Start a server; the caller has to stop it."""
     return start_server
 
 
@@ -200,7 +202,7 @@ def bundle(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def slow_bundle(tmp_path_factory) -> Path:
-    """A bundle whose every call takes about a second, however fast this machine is."""
+    """A bundle with calls of at least `SLOW_S` seconds, however fast this machine is."""
     folder, trial = tmp_path_factory.mktemp("bundles"), 20
     model = EdgeModel.open(write_bundle(folder / "trial", work=trial))
     took_s = []
@@ -208,18 +210,18 @@ def slow_bundle(tmp_path_factory) -> Path:
         begin = time.perf_counter()
         model(model.reader.single(blank_input(model.metadata.input)))
         took_s.append(time.perf_counter() - begin)
-    return write_bundle(folder / "slow", work=round(trial * 1.0 / min(took_s)))
+    return write_bundle(folder / "slow", work=round(trial * SLOW_S / min(took_s)))
 
 
 @pytest.fixture(scope="session")
 def certain_bundle(tmp_path_factory) -> Path:
-    """A bundle that is sure of its only answer: dark."""
+    """A bundle that is always sure, of its only answer: dark."""
     return write_bundle(tmp_path_factory.mktemp("bundles") / "certain", slope=0)
 
 
 @pytest.fixture(scope="session")
 def server(bundle) -> Iterator[Server]:
-    """One server that the tests share; none of them may hurt it."""
+    """One server for all tests; none of them may harm it."""
     running = start_server("--bundle", str(bundle), "--port", "0")
     yield running
     assert running.stop() == 0
@@ -227,7 +229,7 @@ def server(bundle) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def zoo(bundle, tmp_path_factory) -> Iterator[Server]:
-    """One server of many models that the tests share; none of them may hurt it."""
+    """One server of many models for all tests; none of them may harm it."""
     models = write_zoo(tmp_path_factory.mktemp("zoo"), bundle)
     running = start_server("--models", str(models), "--port", "0")
     yield running
@@ -237,7 +239,7 @@ def zoo(bundle, tmp_path_factory) -> Iterator[Server]:
 
 @pytest.fixture
 def launch() -> Iterator:
-    """Start servers that are ended after the test."""
+    """Start servers that are killed after the test."""
     started: list[Server] = []
 
     def start(*words: str) -> Server:
@@ -255,19 +257,62 @@ def run_command():
     return run_server
 
 
+@dataclass
+class QuietClients:
+    """Connections without calls, opened long before a test looks at them.
+
+    Attributes:
+        states: (Seconds since the opening, state) of a channel that pings.
+        closed_s: Seconds until the server closed a socket that sends nothing.
+    """
+
+    start: float = field(default_factory=time.monotonic)
+    states: list[tuple[float, grpc.ChannelConnectivity]] = field(default_factory=list)
+    closed_s: float | None = None
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self.start
+
+    def watch(self, silent: socket.socket) -> None:
+        """Read from a socket to its end."""
+        while silent.recv(1 << 12):  # the server's own settings
+            pass
+        self.closed_s = self.age_s
+
+
+@pytest.fixture(scope="session")
+def quiet_clients(server) -> Iterator[QuietClients]:
+    options = [
+        ("grpc.keepalive_time_ms", 5_100),  # gRPC pings no sooner; the server allows one every 5 s
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    clients = QuietClients()
+    host, port = server.address.split(":")
+    silent = socket.create_connection((host, int(port)))
+    threading.Thread(target=clients.watch, args=(silent,), daemon=True).start()
+    with silent, grpc.insecure_channel(server.address, options) as pinging:
+        grpc.channel_ready_future(pinging).result(10)
+        pinging.subscribe(lambda state: clients.states.append((clients.age_s, state)))
+        yield clients
+        silent.shutdown(socket.SHUT_RDWR)
+
+
 @pytest.fixture
-def channel(server) -> Iterator[grpc.Channel]:
+def channel(server, quiet_clients) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(server.address) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
 def moody(tmp_path_factory):
-    """A graph that does to each row what the row says; see `tools.faulty_graphs`."""
+    """A graph that follows an order in each row; see `tools.faulty_graphs`."""
     return write_moody_graph(tmp_path_factory.mktemp("graphs") / "moody.onnx")
 
 
 @pytest.fixture
 def launch_moody(moody, launch):
-    """Start a server of it on one thread, with more flags."""
+    """Start a server of that graph on one thread, with further flags."""
     return lambda *words: launch("--onnx", str(moody.path), "--threads", "1", "--port", "0", *words)

@@ -1,7 +1,9 @@
-"""The serving process, met over the network as its clients and its operator meet it."""
+"""The serving process over the network, as its clients and its operator use it."""
 
 from __future__ import annotations
 
+import functools
+import http.server
 import io
 import signal
 import socket
@@ -11,23 +13,33 @@ import time
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from PIL import Image
+from tools.waiting import wait_for
 
 from edge_runtime.cloud.model import CloudModel
-from edge_runtime.errors import CloudDeadlineError, CloudRejectedError, CloudUnavailableError
+from edge_runtime.errors import (
+    CloudDeadlineError,
+    CloudRejectedError,
+    CloudUnavailableError,
+    GatekeeperError,
+)
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
-LABELS = ("bright", "dark", "middling")  # another order than the server's
+LABELS = ("bright", "dark", "middling")  # in another order than the server's
 DARK_CONFIDENCE = 0.785597  # e^3 / (e^3 + e^1.5 + 1)
+PINGS_S = 16.0
+"""Time of three pings: by default gRPC closes a connection at the third one."""
 
 
-def _image(*levels, side=4):
+def image(*levels, side=4):
     return np.stack([np.full((side, side, 3), level, np.uint8) for level in levels])
 
 
-def _request(datatype="UINT8", shape=(1, 4, 4, 3), raw=bytes(48), name="image", **fields):
+def request_of(datatype="UINT8", shape=(1, 4, 4, 3), raw=bytes(48), name="image", **fields):
     request = pb.ModelInferRequest(**({"model_name": "large", "id": "7"} | fields))
     request.inputs.add(name=name, datatype=datatype, shape=shape)
     if raw is not None:
@@ -35,157 +47,224 @@ def _request(datatype="UINT8", shape=(1, 4, 4, 3), raw=bytes(48), name="image", 
     return request
 
 
-def _call(channel, request, method="ModelInfer", kind=pb.ModelInferResponse):
-    data = request if isinstance(request, bytes) else request.SerializeToString()
-    return kind.FromString(channel.unary_unary(pb.METHODS[method], None, None)(data, timeout=20))
+def call(channel, request):
+    send = channel.unary_unary(pb.METHODS["ModelInfer"], None, None)
+    return pb.ModelInferResponse.FromString(send(request.SerializeToString(), timeout=20))
 
 
-def _labels(response):
-    found = tensors.decode_tensors(response.outputs, response.raw_output_contents)
-    return found["label"].tolist()
+def labels(response):
+    outputs = tensors.decode_tensors(response.outputs, response.raw_output_contents)
+    return outputs["label"].tolist()
 
 
-def _picture(form, level=0, size=(4, 4)):
-    image = pytest.importorskip("PIL.Image")
+def picture(form, level=0, size=(4, 4)):
     file = io.BytesIO()
-    image.new("RGB", size, (level,) * 3).save(file, form)
+    Image.new("RGB", size, (level,) * 3).save(file, form)
     return file.getvalue()
 
 
-def test_ready_line_is_the_only_one_and_names_what_is_served(server):
+def opened(address, model="large"):
+    return CloudModel.open(address, model, labels=LABELS)
+
+
+def errors(running):
+    """Return the log of a server that has stopped; its reader is a thread of its own."""
+    wait_for(lambda: "stopped" in "".join(running.errors), within_s=5)
+    return "".join(running.errors)
+
+
+def test_the_ready_line_is_the_only_one_and_names_the_models(server):
     assert server.ready_line == f"cloud_stub: serving large (3 labels) on {server.address}\n"
     assert server.address.startswith("127.0.0.1:")
 
 
-def test_edge_client_gets_its_own_indices(server):
-    with CloudModel.open(server.address, labels=LABELS) as cloud:
+def test_the_edge_gets_the_indices_of_its_own_labels(server):
+    with opened(server.address) as cloud:
         assert cloud.check(deadline_s=10)
-        answers = cloud.infer(_image(0, 255), confidences=[0.1, 0.2], threshold=0.5, deadline_s=10)
+        answers = cloud.infer(image(0, 255), confidences=[0.1, 0.2], threshold=0.5, deadline_s=10)
     assert answers.label == ["dark", "bright"]
     assert answers.prediction.tolist() == [1, 0]
     np.testing.assert_allclose(answers.confidence, [DARK_CONFIDENCE] * 2, rtol=1e-5)
 
 
-def test_health_service_says_serving(channel):
-    health = pytest.importorskip("grpc_health.v1.health_pb2")
-    stub = pytest.importorskip("grpc_health.v1.health_pb2_grpc").HealthStub(channel)
+def test_the_health_service_reports_serving(channel):
+    stub = health_pb2_grpc.HealthStub(channel)
     for service in ("", pb.SERVICE, "large"):
-        answer = stub.Check(health.HealthCheckRequest(service=service), timeout=10)
-        assert answer.status == health.HealthCheckResponse.SERVING
+        answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_typed_request_is_answered_in_typed_form(channel):
-    request = _request(raw=None)
+def test_a_typed_request_gets_a_typed_answer(channel):
+    request = request_of(raw=None)
     request.inputs[0].contents.uint_contents.extend([255] * 48)
-    response = _call(channel, request)
+    response = call(channel, request)
     assert not response.raw_output_contents
-    assert _labels(response) == [b"bright"]
+    assert labels(response) == [b"bright"]
 
 
-def test_requested_outputs_come_alone_and_in_order(channel):
+def test_only_requested_outputs_are_sent_in_the_order_of_the_request(channel):
     outputs = [{"name": "label"}, {"name": "prediction"}]
-    response = _call(channel, _request(outputs=outputs))
+    response = call(channel, request_of(outputs=outputs))
     assert [output.name for output in response.outputs] == ["label", "prediction"]
 
 
-def test_encoded_pictures_of_any_size_are_decoded(channel):
-    pictures = [_picture("PNG", 0), _picture("JPEG", 255, (9, 5)), _picture("BMP", 0, (2, 2))]
-    response = _call(channel, _request("BYTES", [3], tensors.encode_bytes(pictures)))
-    assert _labels(response) == [b"dark", b"bright", b"dark"]
+def test_picture_files_of_any_size_are_decoded(channel):
+    pictures = [picture("PNG", 0), picture("JPEG", 255, (9, 5)), picture("BMP", 0, (2, 2))]
+    response = call(channel, request_of("BYTES", [3], tensors.encode_bytes(pictures)))
+    assert labels(response) == [b"dark", b"bright", b"dark"]
 
 
 def test_unknown_parameters_are_ignored_and_counted(bundle, launch):
     running = launch("--bundle", str(bundle), "--port", "0")
-    request = _request()
+    request = request_of()
     request.parameters["priority"].int64_param = 3
     request.parameters["gatekeeper_threshold"].string_param = "0.5"
     with grpc.insecure_channel(running.address) as channel:
-        assert _labels(_call(channel, request)) == [b"dark"]
+        assert labels(call(channel, request)) == [b"dark"]
     assert running.stop() == 0
-    assert "stopped after 1 answered calls ignored_parameters=1" in _errors(running)
-
-
-def _errors(running):
-    deadline = time.monotonic() + 5
-    while "stopped" not in "".join(running.errors) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return "".join(running.errors)
+    assert "stopped after 1 answered calls ignored_parameters=1" in errors(running)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_lets_the_call_in_flight_finish(slow_bundle, launch, number):
+def test_a_signal_lets_the_call_in_flight_finish(slow_bundle, launch, number):
     running = launch("--bundle", str(slow_bundle), "--port", "0")
-    found = []
-    with CloudModel.open(running.address, labels=LABELS) as cloud:
+    answers = []
+    with opened(running.address) as cloud:
         assert cloud.check(deadline_s=10)
-        asking = threading.Thread(
-            target=lambda: found.append(cloud.infer(_image(255), deadline_s=30).label)
+        calling = threading.Thread(
+            target=lambda: answers.append(cloud.infer(image(255), deadline_s=30).label)
         )
-        asking.start()
-        time.sleep(0.3)  # a call takes about a second
-        assert asking.is_alive()
+        calling.start()
+        time.sleep(0.2)  # a call takes longer
+        assert calling.is_alive()
         assert running.stop(number) == 0
-        asking.join()
-        assert found == [["bright"]]
+        calling.join()
+        assert answers == [["bright"]]
         with pytest.raises(CloudUnavailableError):
-            cloud.infer(_image(0), deadline_s=5)
+            cloud.infer(image(0), deadline_s=5)
 
 
-def test_deadline_ends_the_wait_and_not_the_server(slow_bundle, launch):
+def test_a_deadline_ends_the_wait_but_not_the_server(slow_bundle, launch):
     running = launch("--bundle", str(slow_bundle), "--port", "0")
-    with CloudModel.open(running.address, labels=LABELS) as cloud:
+    with opened(running.address) as cloud:
         assert cloud.check(deadline_s=10)
         with pytest.raises(CloudDeadlineError):
-            cloud.infer(_image(0), deadline_s=0.2)
-        assert cloud.infer(_image(0), deadline_s=30).label == ["dark"]
+            cloud.infer(image(0), deadline_s=0.2)
+        assert cloud.infer(image(0), deadline_s=30).label == ["dark"]
 
 
-def test_second_server_on_a_port_is_told_in_one_line(server, bundle, run_command):
-    port = server.address.split(":")[1]
-    done = run_command("--bundle", str(bundle), "--port", port)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.count("\n") == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
-    assert "port in use" in done.stderr
+def test_a_call_longer_than_the_grace_is_abandoned(slow_bundle, launch):
+    running = launch("--bundle", str(slow_bundle), "--port", "0", "--grace", "0.1")
+    failures = []
+
+    def fail():
+        with pytest.raises(GatekeeperError) as caught:
+            cloud.infer(image(0), deadline_s=30)
+        failures.append(caught.value)
+
+    with opened(running.address) as cloud:
+        assert cloud.check(deadline_s=10)
+        calling = threading.Thread(target=fail)
+        calling.start()
+        time.sleep(0.2)  # a call takes longer
+        assert running.stop() == 0
+        calling.join(20)
+    assert len(failures) == 1
 
 
-def test_port_is_free_again_after_a_stop(bundle, launch):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    for _ in range(2):
-        running = launch("--bundle", str(bundle), "--port", port)
-        with CloudModel.open(running.address, labels=LABELS) as cloud:
-            assert cloud.infer(_image(0), deadline_s=10).label == ["dark"]
-            assert running.stop() == 0
-
-
-def test_model_name_of_the_command_line_is_the_one_served(bundle, launch):
-    running = launch("--bundle", str(bundle), "--port", "0", "--model", "huge", "--threads", "1")
-    with CloudModel.open(running.address, "huge", labels=LABELS) as cloud:
-        assert cloud.infer(_image(255), deadline_s=10).label == ["bright"]
-    with (
-        CloudModel.open(running.address, labels=LABELS) as cloud,
-        pytest.raises(CloudRejectedError, match="NOT_FOUND"),
-    ):
-        cloud.infer(_image(0), deadline_s=10)
+def test_a_killed_server_is_unavailable_at_once(slow_bundle, launch):
+    running = launch("--bundle", str(slow_bundle), "--port", "0")
+    threading.Timer(0.2, running.process.kill).start()
+    with opened(running.address) as cloud, pytest.raises(CloudUnavailableError):
+        cloud.infer(image(0), deadline_s=30)
+    assert running.process.wait(10) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(
     ("words", "status", "why"),
     [
-        ([], 2, "expected a command"),
-        (["--port", "1"], 2, "expected one of --checkpoint, --bundle"),
-        (["--checkpoint", "a", "--bundle", "b"], 2, "expected one of"),
-        (["--bundle", "b", "--port", "70000"], 2, "expected --port from 0 to 65535"),
-        (["--bundle", "b", "--grace", "-1"], 2, "expected --grace"),
-        (["--bundle", "b", "--prot", "1"], 2, "unknown flag --prot"),
-        (["--bundle", "does-not-exist", "--port", "0"], 1, "expected a bundle"),
-        (["--bundle", "b", "--host", "192.0.2.1", "--port", "0"], 1, "cannot listen on 192.0.2.1"),
+        (["--port", "{taken}"], 1, ["cannot listen on 127.0.0.1:{taken}", "port in use"]),
+        (["--bundle", "does-not-exist", "--port", "0"], 1, ["expected a bundle"]),
+        (["--host", "192.0.2.1", "--port", "0"], 1, ["cannot listen on 192.0.2.1"]),
+        (["--port", "70000"], 2, ["expected --port in [0, 65535], got 70000"]),
     ],
 )
-def test_mistake_on_the_command_line_is_one_line(run_command, words, status, why):
-    done = run_command(*words)
-    assert done.returncode == status
-    assert why in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_a_server_that_cannot_start_prints_one_line(
+    server, bundle, run_command, words, status, why
+):
+    taken = server.address.split(":")[1]
+    words = [word.format(taken=taken) for word in words]
+    done = run_command(*([] if "--bundle" in words else ["--bundle", str(bundle)]), *words)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1)
+    assert [text for text in why if text.format(taken=taken) not in done.stderr] == []
+
+
+def test_a_port_is_free_again_after_a_stop(bundle, launch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    for _ in range(2):
+        running = launch("--bundle", str(bundle), "--port", port)
+        with opened(running.address) as cloud:
+            assert cloud.infer(image(0), deadline_s=10).label == ["dark"]
+            assert running.stop() == 0
+
+
+def test_the_model_is_served_under_the_name_of_the_command_line(bundle, launch):
+    running = launch("--bundle", str(bundle), "--port", "0", "--model", "huge", "--threads", "1")
+    with opened(running.address, "huge") as cloud:
+        assert cloud.infer(image(255), deadline_s=10).label == ["bright"]
+    with opened(running.address) as cloud, pytest.raises(CloudRejectedError, match="NOT_FOUND"):
+        cloud.infer(image(0), deadline_s=10)
+
+
+def has_ipv6():
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
+def test_the_ipv6_loopback_is_served_without_a_warning(bundle, launch):
+    running = launch("--bundle", str(bundle), "--host", "::1", "--port", "0")
+    assert running.address.startswith("[::1]:")
+    with opened(running.address) as cloud:
+        assert cloud.infer(image(0), deadline_s=10).label == ["dark"]
+    assert running.stop() == 0
+    assert "WARNING" not in errors(running)
+
+
+def test_listening_beyond_loopback_logs_a_warning(bundle, launch):
+    running = launch("--bundle", str(bundle), "--host", "0.0.0.0", "--port", "0")  # noqa: S104
+    assert running.stop() == 0
+    assert "reachable from other machines, in plaintext" in errors(running)
+
+
+def test_a_web_server_at_the_address_is_refused_on_one_line():
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory="/nowhere")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{web.server_address[1]}"
+        with opened(address) as cloud, pytest.raises(GatekeeperError) as caught:
+            cloud.infer(image(0), deadline_s=5)
+        web.shutdown()
+    assert "\n" not in str(caught.value)
+
+
+# The time of the following tests passes during those before them.
+
+
+def test_pings_every_five_seconds_do_not_end_a_connection(quiet_clients):
+    time.sleep(max(0.0, PINGS_S - quiet_clients.age_s))
+    # Later on, pings that arrive a little too early may add up.
+    states = {state for age_s, state in quiet_clients.states if age_s < PINGS_S}
+    assert states == {grpc.ChannelConnectivity.READY}
+
+
+def test_a_silent_connection_is_closed(quiet_clients):
+    """After 20 s; gRPC's own limit is two minutes."""
+    assert wait_for(lambda: quiet_clients.closed_s, within_s=60)
+    assert quiet_clients.closed_s < 60

@@ -1,7 +1,8 @@
-"""The files by which the server is run elsewhere say only what it, systemd and an engine know."""
+"""The deployment files use only what the server, systemd and a container engine know."""
 
 import configparser
 import contextlib
+import dataclasses
 import json
 import re
 import shlex
@@ -17,7 +18,10 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tools.secured import Authority
 
-pytestmark = pytest.mark.slow
+from cloud_stub.settings import ServeSettings
+from edge_runtime.cli.command import flag_name
+
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 ROOT = Path(__file__).parent.parent.parent
 UNIT = ROOT / "deploy" / "gatekeeper-cloud.service"
 CONTAINERFILE = ROOT / "deploy" / "Containerfile"
@@ -26,7 +30,7 @@ PYTHON = "/opt/gatekeeper/bin/python"
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="needs systemd-analyze"
 )
-# What an engine waits for a container after the signal, where nothing else was said.
+# An engine's default wait for a container after the signal.
 STOPPED_AFTER_S = 10
 
 
@@ -34,7 +38,7 @@ def read_unit():
     class Unit(configparser.RawConfigParser):
         optionxform = staticmethod(str)
 
-    unit = Unit(strict=False)  # a key may stand several times; the last one is kept here
+    unit = Unit(strict=False)  # a key may occur several times; the last one is kept here
     unit.read_string(UNIT.read_text().replace("\\\n", " "))
     return unit["Service"]
 
@@ -64,23 +68,23 @@ def value_of(command, flag):
 
 
 @pytest.mark.parametrize("command", [unit_command, container_command])
-def test_every_flag_is_one_that_the_server_has(run_command, command):
+def test_every_flag_is_a_flag_of_the_server(command):
     words = command()
     assert words[:3] == [PYTHON, "-m", "cloud_stub"]
-    known = set(re.findall(r"^  (--[a-z-]+)", run_command("--help").stdout, re.MULTILINE))
+    known = {flag_name(item) for item in dataclasses.fields(ServeSettings)}
     flags = {word for word in words if word.startswith("--")}
     assert "--bundle" in flags
     assert flags - known == set()
 
 
 @pytest.mark.parametrize("command", [unit_command, container_command])
-def test_what_others_can_reach_is_encrypted_and_asks_for_a_token(command):
+def test_a_reachable_server_is_encrypted_and_needs_a_token(command):
     words = command()
     assert value_of(words, "--host") == "0.0.0.0"  # noqa: S104 - the point of the test
     assert {"--certificate", "--key", "--token-file"} <= set(words)
 
 
-def test_a_server_that_stops_in_order_is_never_killed():
+def test_a_server_that_stops_in_time_is_never_killed():
     unit, words = read_unit(), unit_command()
     assert (unit["KillSignal"], unit["Restart"]) == ("SIGTERM", "on-failure")
     assert float(value_of(words, "--grace")) + 5 <= float(unit["TimeoutStopSec"])
@@ -88,7 +92,7 @@ def test_a_server_that_stops_in_order_is_never_killed():
     assert arguments("STOPSIGNAL") == ["SIGTERM"]
 
 
-def test_secrets_come_as_credentials():
+def test_secrets_are_passed_as_credentials():
     text, directory = UNIT.read_text(), "${CREDENTIALS_DIRECTORY}/"
     loaded = set(re.findall(r"^LoadCredential=(\w+):/etc/gatekeeper/", text, re.MULTILINE))
     used = {word.removeprefix(directory) for word in unit_command() if word.startswith(directory)}
@@ -97,14 +101,14 @@ def test_secrets_come_as_credentials():
 
 @pytest.fixture
 def installed_unit(tmp_path):
-    """The unit as systemd would find it, with an interpreter that is there."""
+    """The unit as systemd would find it, with an interpreter that exists."""
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text().replace(PYTHON, sys.executable))
     return unit
 
 
 @needs_systemd
-def test_systemd_takes_the_unit_without_a_word(installed_unit):
+def test_systemd_accepts_the_unit_without_a_warning(installed_unit):
     command = ["systemd-analyze", "verify", "--man=no", str(installed_unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     about_it = [line for line in done.stderr.splitlines() if UNIT.stem in line]
@@ -112,8 +116,8 @@ def test_systemd_takes_the_unit_without_a_word(installed_unit):
 
 
 @needs_systemd
-def test_systemd_counts_the_unit_among_the_little_exposed(installed_unit):
-    # In tenths, of 100; a service without any protection has 96. Systemd itself says OK up to 50.
+def test_systemd_rates_the_unit_as_little_exposed(installed_unit):
+    # In tenths: the worst is 100, a service without protection has 96, and OK ends at 50.
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20"]
     done = subprocess.run(
         [*command, str(installed_unit)], capture_output=True, text=True, check=False
@@ -121,10 +125,10 @@ def test_systemd_counts_the_unit_among_the_little_exposed(installed_unit):
     assert done.returncode == 0, done.stdout[-300:] + done.stderr
 
 
-def test_the_image_copies_and_installs_what_there_is():
+def test_the_image_copies_existing_files_and_installs_existing_extras():
     sources = [words.split() for words in arguments("COPY")]
-    for *found, _ in (words for words in sources if not words[0].startswith("--from")):
-        assert [source for source in found if not (ROOT / source).exists()] == []
+    for *files, _ in (words for words in sources if not words[0].startswith("--from")):
+        assert [source for source in files if not (ROOT / source).exists()] == []
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())
     copied = {source for words in sources for source in words[:-1]}
     assert set(packages["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) <= copied
@@ -135,7 +139,7 @@ def test_the_image_copies_and_installs_what_there_is():
     assert not [extra for extra in extras if any("torch" in needed for needed in known[extra])]
 
 
-def test_the_image_runs_one_process_as_nobody():
+def test_the_image_runs_one_process_as_an_ordinary_user():
     kinds = [kind for kind, _ in read_instructions()]
     assert set(kinds) == {
         *("FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "EXPOSE"),
@@ -156,13 +160,13 @@ def test_the_image_runs_one_process_as_nobody():
 
 
 def check_health(address, *words):
-    """Run the health check; return its status and what it says."""
+    """Run the health check; return its status and its message."""
     command = [sys.executable, str(HEALTH), address, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stderr
 
 
-def test_the_health_check_tells_a_server_that_serves_from_one_that_does_not(launch, bundle):
+def test_the_health_check_distinguishes_serving_from_not_serving(launch, bundle):
     running = launch("--bundle", str(bundle), "--port", "0", "--model", "big")
     assert check_health(running.address) == (0, "")
     assert check_health(running.address, "--service", "big") == (0, "")
@@ -188,7 +192,7 @@ def healthy_server(certificate, key):
         server.stop(0).wait()
 
 
-def test_the_health_check_speaks_tls_under_whatever_name_there_is(tmp_path):
+def test_the_health_check_accepts_the_certificate_under_any_name(tmp_path):
     authority = Authority(tmp_path / "ours")
     files = authority.issue("server", "models.example.org")
     other = Authority(tmp_path / "theirs").issue("server", "models.example.org")
@@ -203,7 +207,7 @@ def test_the_health_check_speaks_tls_under_whatever_name_there_is(tmp_path):
         assert (status, reason) == (1, f"{address}: NOT_SERVING\n")
 
 
-def test_the_units_command_serves_over_tls(tmp_path, launch, bundle):
+def test_the_command_of_the_unit_serves_over_tls(tmp_path, launch, bundle):
     files = Authority(tmp_path / "ca").issue("server", "models.example.org")
     shutil.copy(files["certificate"], tmp_path / "certificate")
     shutil.copy(files["key"], tmp_path / "key")

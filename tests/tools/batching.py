@@ -9,11 +9,11 @@ from cloud_stub.scheduling.batcher import Batcher, Limits
 from cloud_stub.scheduling.queue import Job
 
 PATIENCE_S = 30.0
-"""Longest wait for what should come; a machine may be slow."""
+"""Longest wait for an expected event; a machine may be slow."""
 
 
 class Doubling:
-    """Work that doubles numbers; batches wait at a gate while it is closed."""
+    """Work that doubles numbers; batches wait at its gate while that is closed."""
 
     def __init__(self):
         self.gate = threading.Event()
@@ -30,7 +30,7 @@ def batcher_of(work, *, workers=1, record=None, **limits):
     return Batcher(work, workers=workers, limits=Limits(**limits), name="test", record=record)
 
 
-def ask(batcher, number, *, client="a", rows=1, key="k", deadline=inf):
+def submit(batcher, number, *, client="a", rows=1, key="k", deadline=inf):
     """Start a call."""
     job = Job({"number": number}, rows, key=key, client=client, deadline=deadline)
     return asyncio.create_task(batcher.run(job))
@@ -48,18 +48,13 @@ async def occupied(batcher, work, count=1):
     work.gate.clear()
     calls = []
     for n in range(count):
-        calls.append(ask(batcher, -1 - n))
+        calls.append(submit(batcher, -1 - n))
         await until(lambda: len(work.batches) > n)  # noqa: B023 - awaited in the same round
     return calls
 
 
 def is_idle(batcher):
-    return (batcher.waiting, batcher.in_flight, batcher.hanging, batcher._queue.rows) == (
-        0,
-        0,
-        0,
-        0,
-    )
+    return not (batcher.waiting or batcher.in_flight or batcher.hanging or batcher._queue.rows)
 
 
 def run(scenario):

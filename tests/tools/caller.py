@@ -1,8 +1,8 @@
-"""A program that asks a cloud which does not answer, and is ended in the middle of it.
+"""A program that calls a cloud which does not answer, and that is interrupted meanwhile.
 
     python tests/tools/caller.py BUNDLE ADDRESS SCENARIO
 
-It prints a line before it waits, and one for what came of it.
+It prints a line before it waits, and one for the outcome.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def wait_in_a_call(cascade: Cascade) -> None:
 
 
 def wait_with_an_open_breaker(cascade: Cascade) -> None:
-    """Go on calling while the breaker probes in the background, be interrupted, close."""
+    """Keep calling while the breaker probes in the background, be interrupted, close."""
     cascade(PICTURE)
     say("waiting")
     try:
@@ -51,7 +51,7 @@ def wait_with_an_open_breaker(cascade: Cascade) -> None:
 
 
 def stream(cascade: Cascade) -> None:
-    """Call again and again until told to end; a line a call: start, seconds, source, error."""
+    """Call repeatedly until the input ends; print start, seconds, source and error of each call."""
     over = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
     while not over.wait(0.01):
@@ -62,7 +62,7 @@ def stream(cascade: Cascade) -> None:
 
 
 def end_without_close(cascade: Cascade) -> None:
-    """End as a program that knows nothing of probes in the background."""
+    """End without closing, while probes may run in the background."""
     say(cascade(PICTURE).error)
     time.sleep(0.3)
 
@@ -76,7 +76,7 @@ def fork(cascade: Cascade) -> None:
         try:
             answer = cascade(PICTURE)
             say(f"child: {answer.source}: {answer.error}")
-        except Exception as error:  # noqa: BLE001 - the parent tells whatever it is
+        except Exception as error:  # noqa: BLE001 - the parent reports any error
             say(f"child: {type(error).__name__}: {error}")
         os._exit(0)
     os.waitpid(pid, 0)

@@ -1,4 +1,4 @@
-"""Calls a server over gRPC with nothing but the protocol between, as many at once as asked."""
+"""Clients that use nothing but the protocol, as many at once as a test needs."""
 
 import contextlib
 import io
@@ -8,16 +8,16 @@ import grpc
 import numpy as np
 from PIL import Image
 
-from cloud_stub.served_model import VERSION
+from cloud_stub.models import VERSION
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 
 PATIENCE_S = 60.0
-"""Longest wait for what should come; a machine may be slow."""
+"""Longest wait for an expected event; a machine may be slow."""
 
 
 def order(*rows, model="large", **fields):
-    """Return a request of rows [what, number] for a moody graph."""
+    """Return a request of rows [order, number] for a moody graph."""
     request = pb.ModelInferRequest(model_name=model, **fields)
     request.inputs.add(name="order", datatype="INT64", shape=[len(rows), 2])
     request.raw_input_contents.append(np.array(rows, np.int64).tobytes())
@@ -25,10 +25,10 @@ def order(*rows, model="large", **fields):
 
 
 def answer_of(data):
-    """Return the numbers that a moody graph answered."""
+    """Return the numbers in a moody graph's answer."""
     response = pb.ModelInferResponse.FromString(data)
-    found = tensors.decode_tensors(response.outputs, response.raw_output_contents)
-    return found["answer"].tolist()
+    outputs = tensors.decode_tensors(response.outputs, response.raw_output_contents)
+    return outputs["answer"].tolist()
 
 
 def picture(level, side, mode="L"):
@@ -53,16 +53,17 @@ def pictures_request(*levels, side=4, pictures=None):
 
 
 def labels_of(call):
-    """Return the labels that a call is answered with."""
+    """Return the labels in the answer to a call."""
     response = pb.ModelInferResponse.FromString(call.result())
-    found = tensors.decode_tensors(response.outputs, response.raw_output_contents)
-    return found["label"].tolist()
+    outputs = tensors.decode_tensors(response.outputs, response.raw_output_contents)
+    return outputs["label"].tolist()
 
 
 class Caller:
-    """One connection of its own."""
+    """A client with a connection of its own, for one model."""
 
-    def __init__(self, address, *options):
+    def __init__(self, address, *options, model="large"):
+        self.model = model
         # Otherwise channels of one process share a connection.
         self.channel = grpc.insecure_channel(
             address, [("grpc.use_local_subchannel_pool", 1), *options]
@@ -72,22 +73,36 @@ class Caller:
         infer = self.channel.unary_unary(pb.METHODS["ModelInfer"], None, None)
         return infer.future(data, timeout=timeout)
 
+    def order(self, *rows, timeout=PATIENCE_S):
+        """Start a call of rows [order, number]."""
+        return self.future(order(*rows, model=self.model), timeout)
+
     def numbers(self, *rows, timeout=PATIENCE_S):
-        return answer_of(self.future(order(*rows), timeout).result())
+        return answer_of(self.order(*rows, timeout=timeout).result())
+
+    def busy(self, row):
+        """Start a call that keeps the only worker busy, and return once the server has it."""
+        call = self.order(row)
+        # The server takes the calls of a connection in their order, so this one is behind it.
+        self.is_server_ready()
+        return call
 
     def call(self, method, request, kind):
-        ask = self.channel.unary_unary(pb.METHODS[method], None, None)
-        return kind.FromString(ask(request.SerializeToString(), timeout=PATIENCE_S))
+        send = self.channel.unary_unary(pb.METHODS[method], None, None)
+        return kind.FromString(send(request.SerializeToString(), timeout=PATIENCE_S))
 
-    def statistics(self, name=""):
-        """Return a model's, the only one's where none is named."""
-        response = self.call(
-            "ModelStatistics", pb.ModelStatisticsRequest(name=name), pb.ModelStatisticsResponse
-        )
-        return response.model_stats[0]
+    def statistics(self, name=None):
+        """Return the statistics of a model; by default of this client's."""
+        request = pb.ModelStatisticsRequest(name=name or self.model)
+        return self.call("ModelStatistics", request, pb.ModelStatisticsResponse).model_stats[0]
 
-    def is_model_ready(self, name="large"):
-        request = pb.ModelReadyRequest(name=name, version=VERSION)
+    def batch_sizes(self):
+        """Return rows -> number of batches of that size."""
+        batches = self.statistics().batch_stats
+        return {batch.batch_size: batch.compute_infer.count for batch in batches}
+
+    def is_model_ready(self):
+        request = pb.ModelReadyRequest(name=self.model, version=VERSION)
         return self.call("ModelReady", request, pb.ModelReadyResponse).ready
 
     def is_server_ready(self):
@@ -112,21 +127,21 @@ def refusal(call):
 
 
 def pushback_ms(call):
-    """Return what a refusal says of trying again, None where it says nothing."""
-    found = dict(call.trailing_metadata()).get("grpc-retry-pushback-ms")
-    return None if found is None else int(found)
+    """Return the pause before a retry that a refusal names; None if it names none."""
+    pause = dict(call.trailing_metadata()).get("grpc-retry-pushback-ms")
+    return None if pause is None else int(pause)
 
 
 def wait_until(condition, within_s=PATIENCE_S):
-    """Wait for something to become true."""
+    """Wait for a condition to hold."""
     until = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() < until, "it never came to be"
+        assert time.monotonic() < until, "it never held"
         time.sleep(0.01)
 
 
 @contextlib.contextmanager
-def callers(address, count):
-    """Yield so many connections."""
+def callers(address, count, **options):
+    """Yield a number of clients."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(Caller(address)) for _ in range(count)]
+        yield [stack.enter_context(Caller(address, **options)) for _ in range(count)]

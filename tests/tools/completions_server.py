@@ -1,17 +1,17 @@
-"""A small OpenAI-compatible server: POST /v1/completions, with and without a stream of events.
+"""A small OpenAI-compatible server: POST /v1/completions with a stream of events.
 
 Run as a process: `python completions_server.py [--key KEY] [--certificate PEM --private-key PEM]`;
-it prints its port. It generates: the next word of a text is the one that most often followed its
-last word in what it has read. A prompt that begins with an order is answered as that says:
+it prints its port. The next word of a text is the one that most often followed its last word in
+`CORPUS`. A prompt may begin with an order:
 
-- `!status N WORDS`: HTTP status N, and the words as the error's message;
-- `!pause S WORDS`: goes on from the words, with so many seconds before each of its own;
-- `!event TEXT`: one event of just this text, in which `~` ends a line, then [DONE];
-- `!cut WORDS`: closes the connection after the first event;
-- `!html`: a page instead of a stream;
-- `!garbage`: bytes that are no HTTP.
+- `!status N WORDS`: answer with HTTP status N, and the words as the error's message;
+- `!pause S WORDS`: continue the words, with a pause of S seconds before each new one;
+- `!event TEXT`: send one event of this text, in which `~` ends a line, then [DONE];
+- `!cut WORDS`: close the connection after the first event;
+- `!html`: send a page instead of a stream;
+- `!garbage`: send bytes that are not HTTP.
 
-GET /spoken tells how many words it has generated, and GET /asked what was asked last.
+GET /words returns the number of generated words, and GET /request the last request.
 """
 
 import argparse
@@ -24,23 +24,25 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-READ = "the sea is blue . the grass is green . the sea is wide and the sea is blue . 天気 は 良い ."
+CORPUS = (
+    "the sea is blue . the grass is green . the sea is wide and the sea is blue . 天気 は 良い ."
+)
 END = "."
 
 
 def _followers():
-    found = collections.defaultdict(collections.Counter)
-    words = READ.split()
+    followers = collections.defaultdict(collections.Counter)
+    words = CORPUS.split()
     for word, following in itertools.pairwise(words):
-        found[word][following] += 1
-    return found
+        followers[word][following] += 1
+    return followers
 
 
 FOLLOWERS = _followers()
 
 
 def next_word(word):
-    """Return the likeliest next word and its log-probability; the end where none is known."""
+    """Return the likeliest next word and its log-probability; the end for an unknown word."""
     counts = FOLLOWERS.get(word)
     if not counts:
         return END, 0.0
@@ -48,8 +50,8 @@ def next_word(word):
     return best, math.log(counts[best] / counts.total())
 
 
-def said_of(prompt, most):
-    """Return the words of an answer, their log-probabilities, and why it ends."""
+def answer_to(prompt, most):
+    """Return the words of an answer, their log-probabilities, and the reason of its end."""
     words, logprobs, last = [], [], prompt.split()[-1]
     while len(words) < most:
         last, logprob = next_word(last)
@@ -64,28 +66,28 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        found = {"/spoken": self.server.spoken, "/asked": self.server.asked}
-        self._whole(200, found[self.path])
+        content = {"/words": self.server.words, "/request": self.server.request}
+        self._send_json(200, content[self.path])
 
     def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.server.asked = asked
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.request = request
         if self.path != "/v1/completions":
             return self._refuse(404, f"no {self.path} here")
         key = self.server.key
         if key and self.headers["authorization"] != f"Bearer {key}":
             return self._refuse(401, f"{self.headers['authorization']} is not the key")
-        prompts = asked["prompt"]
+        prompts = request["prompt"]
         prompts = [prompts] if isinstance(prompts, str) else prompts
         order, _, rest = prompts[0].partition(" ")
         if order.startswith("!"):
-            return getattr(self, f"_{order[1:]}")(rest, asked)
-        return self._stream(prompts, asked)
+            return getattr(self, f"_{order[1:]}")(rest, request)
+        return self._stream(prompts, request)
 
     def _refuse(self, status, words):
-        self._whole(status, {"error": {"message": words, "code": status}})
+        self._send_json(status, {"error": {"message": words, "code": status}})
 
-    def _whole(self, status, content):
+    def _send_json(self, status, content):
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
@@ -99,9 +101,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("connection", "close")
         self.end_headers()
 
-    def _stream(self, prompts, asked, pause_s=0.0, most_events=None):
+    def _stream(self, prompts, request, pause_s=0.0, most_events=None):
         self._begin()
-        answers = [said_of(prompt, asked["max_tokens"]) for prompt in prompts]
+        answers = [answer_to(prompt, request["max_tokens"]) for prompt in prompts]
         count = 0
         for step in range(max(len(words) for words, *_ in answers)):
             self.wfile.write(b": still here\n\n")
@@ -109,14 +111,14 @@ class Handler(BaseHTTPRequestHandler):
                 if step >= len(words):
                     continue
                 time.sleep(pause_s)
-                self.server.speak()
+                self.server.count_word()
                 choice = {
                     "index": index,
                     "text": words[step],
                     "logprobs": {"tokens": [words[step]], "token_logprobs": [logprobs[step]]},
                     "finish_reason": reason if step == len(words) - 1 else None,
                 }
-                self._send(json.dumps({"choices": [choice], "model": asked["model"]}))
+                self._send(json.dumps({"choices": [choice], "model": request["model"]}))
                 count += 1
                 if count == most_events:
                     return
@@ -127,26 +129,26 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"data: " + text.encode() + b"\n\n")
         self.wfile.flush()
 
-    def _status(self, rest, asked):
+    def _status(self, rest, request):
         status, _, words = rest.partition(" ")
         self._refuse(int(status), words)
 
-    def _pause(self, rest, asked):
+    def _pause(self, rest, request):
         pause, _, words = rest.partition(" ")
-        self._stream([words], asked, pause_s=float(pause))
+        self._stream([words], request, pause_s=float(pause))
 
-    def _event(self, rest, asked):
+    def _event(self, rest, request):
         self._begin()
         self.wfile.write(rest.replace("~", "\n").encode() + b"\n\ndata: [DONE]\n\n")
 
-    def _cut(self, rest, asked):
-        self._stream([rest], asked, most_events=1)
+    def _cut(self, rest, request):
+        self._stream([rest], request, most_events=1)
 
-    def _html(self, rest, asked):
+    def _html(self, rest, request):
         self._begin("text/html")
         self.wfile.write(b"<html>hello</html>")
 
-    def _garbage(self, rest, asked):
+    def _garbage(self, rest, request):
         self.wfile.write(b"\x00\x01 hello\r\n\r\n")
         self.close_connection = True
 
@@ -160,12 +162,12 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, key):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.key, self.spoken, self.asked = key, 0, None
+        self.key, self.words, self.request = key, 0, None
         self._lock = threading.Lock()
 
-    def speak(self):
+    def count_word(self):
         with self._lock:
-            self.spoken += 1
+            self.words += 1
 
     def handle_error(self, request, client_address):
         pass  # a caller that left

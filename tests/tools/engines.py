@@ -1,4 +1,4 @@
-"""Foreign engines as processes that are killed, stopped and started again on their port."""
+"""Foreign engines as processes that can be killed, stopped and restarted on their port."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _ENGINE = Path(__file__).with_name("foreign_engine.py")
 
 
 class Engine:
-    """A foreign engine; its port stays the same from start to start.
+    """A foreign engine; its port stays the same when it is restarted.
 
     Args:
-        mode: What it answers, see `foreign_engine`.
-        max_bytes: Largest message it takes.
+        mode: Kind of its answers, see `foreign_engine`.
+        max_bytes: Largest message that it accepts.
     """
 
     def __init__(self, mode: str = "pixel", *, max_bytes: int = 1 << 26) -> None:
@@ -34,7 +34,7 @@ class Engine:
         return f"127.0.0.1:{self.port}"
 
     def start(self, mode: str | None = None) -> None:
-        """Start it and wait until it serves."""
+        """Start the engine and wait until it serves."""
         flags = ["--port", str(self.port), "--max-bytes", str(self._max_bytes)]
         self._process = subprocess.Popen(
             [sys.executable, _ENGINE, mode or self._mode, *flags],
@@ -45,7 +45,7 @@ class Engine:
         self.port = int(self._process.stdout.readline())
 
     def kill(self) -> None:
-        """End it as kill -9 does."""
+        """End the engine as `kill -9` does."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -53,12 +53,12 @@ class Engine:
             self._process = None
 
     def stop(self) -> None:
-        """Halt it where it stands; its connections stay open."""
+        """Suspend the engine; its connections stay open."""
         self._process.send_signal(signal.SIGSTOP)
-        # The signal is only on its way: one more answer could come out until it has stopped.
+        # The signal takes time: until then the engine could send one more answer.
         os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> Self:

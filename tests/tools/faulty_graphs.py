@@ -1,4 +1,4 @@
-"""A real ONNX graph that does to each row what the row says: answers, fails, or takes its time."""
+"""A real ONNX graph that follows an order in each row: answer, fail, or take long."""
 
 import time
 from dataclasses import dataclass
@@ -10,24 +10,24 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 ANSWER, RAISE, NOT_A_NUMBER, LOSE_ROW, WORK = range(5)
-"""What a row [what, number] of the graph's input may ask for; the answer is its number."""
+"""Orders of a row [order, number] of the graph's input; the answer is the row's number."""
 _CALIBRATION_STEPS = 20_000
 
 
 @dataclass(frozen=True)
 class MoodyGraph:
-    """The graph, and how long its loop takes on this machine.
+    """The graph, and the speed of its loop on this machine.
 
     Attributes:
         path: The file.
-        steps_per_s: Of its loop, at the fastest that was seen.
+        steps_per_s: Steps of its loop per second, at best.
     """
 
     path: Path
     steps_per_s: float
 
     def work(self, seconds):
-        """Return the row that keeps the model at work for at least so long, about."""
+        """Return a row that keeps the model busy for about this many seconds or longer."""
         return WORK, max(1, round(seconds * self.steps_per_s))
 
 
@@ -52,7 +52,7 @@ def _model():
         "one": np.array(1, np.int64),
         "beyond": np.array(99, np.int64),
         "nan": np.array(np.nan, np.float32),
-        "nought": np.array(0, np.float32),
+        "zero_float": np.array(0, np.float32),
         "table": np.zeros(1, np.float32),
         "still": np.array(True),
         "start": np.zeros(64, np.float32),
@@ -60,25 +60,25 @@ def _model():
     constants |= {f"is{n}": np.array(n, np.int64) for n in (RAISE, NOT_A_NUMBER, LOSE_ROW, WORK)}
     node = helper.make_node
     nodes = [
-        node("Gather", ["order", "zero"], ["what"], axis=1),
+        node("Gather", ["order", "zero"], ["orders"], axis=1),
         node("Gather", ["order", "one"], ["number"], axis=1),
         node("Cast", ["number"], ["value"], to=TensorProto.FLOAT),
         # An index beyond the table's end is an error of the run.
-        node("Equal", ["what", f"is{RAISE}"], ["raises"]),
+        node("Equal", ["orders", f"is{RAISE}"], ["raises"]),
         node("Where", ["raises", "beyond", "zero"], ["index"]),
         node("Gather", ["table", "index"], ["found"], axis=0),
-        node("Equal", ["what", f"is{NOT_A_NUMBER}"], ["lies"]),
-        node("Where", ["lies", "nan", "value"], ["told"]),
-        node("Equal", ["what", f"is{WORK}"], ["works"]),
+        node("Equal", ["orders", f"is{NOT_A_NUMBER}"], ["is_nan"]),
+        node("Where", ["is_nan", "nan", "value"], ["numbers"]),
+        node("Equal", ["orders", f"is{WORK}"], ["works"]),
         node("Where", ["works", "number", "zero"], ["each"]),
         node("ReduceMax", ["each"], ["steps"], keepdims=0),
         node("Loop", ["steps", "still", "start"], ["end"], body=loop_body()),
         node("ReduceMax", ["end"], ["highest"], keepdims=0),
-        node("Mul", ["highest", "nought"], ["nothing"]),
-        node("Sum", ["told", "found", "nothing"], ["all"]),
-        node("Equal", ["what", f"is{LOSE_ROW}"], ["loses"]),
-        node("Not", ["loses"], ["keeps"]),
-        node("Compress", ["all", "keeps"], ["answer"], axis=0),
+        node("Mul", ["highest", "zero_float"], ["nothing"]),
+        node("Sum", ["numbers", "found", "nothing"], ["all"]),
+        node("Equal", ["orders", f"is{LOSE_ROW}"], ["is_lost"]),
+        node("Not", ["is_lost"], ["is_kept"]),
+        node("Compress", ["all", "is_kept"], ["answer"], axis=0),
     ]
     graph = helper.make_graph(
         nodes,
@@ -91,18 +91,18 @@ def _model():
 
 
 def loop_body():
-    """Return one step of the loop: it bends its numbers a little."""
+    """Return one step of the loop."""
     inputs = [
         helper.make_tensor_value_info("step", TensorProto.INT64, []),
-        helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("continue", TensorProto.BOOL, []),
         helper.make_tensor_value_info("before", TensorProto.FLOAT, [64]),
     ]
     outputs = [
-        helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("continues", TensorProto.BOOL, []),
         helper.make_tensor_value_info("after", TensorProto.FLOAT, [64]),
     ]
     nodes = [
-        helper.make_node("Identity", ["go_on"], ["goes_on"]),
+        helper.make_node("Identity", ["continue"], ["continues"]),
         helper.make_node("Cos", ["before"], ["after"]),
     ]
     return helper.make_graph(nodes, "step", inputs, outputs)

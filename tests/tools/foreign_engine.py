@@ -1,10 +1,10 @@
-"""A server of the protocol that is not ours: answers what its mode says, in its own process.
+"""A foreign server of the protocol in a process of its own; its mode selects its answers.
 
     python tests/tools/foreign_engine.py MODE [--port PORT] [--certificate PEM --key PEM]
         [--client-ca PEM] [--token-file FILE] [--max-bytes N]
 
-It prints its port once it serves. With a token it answers UNAUTHENTICATED to others, and repeats
-what they sent. Messages are tritonclient's, so that nothing of the code under test runs here.
+It prints its port once it serves. With a token it answers UNAUTHENTICATED to calls without it, and
+repeats what they sent. It uses tritonclient's messages and none of the code under test.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _contract(rows: int, label: bytes = b"cat") -> dict[str, tuple[str, list[int
 
 
 def _pixel(request: theirs.ModelInferRequest) -> dict[str, tuple[str, list[int], bytes]]:
-    """Answer every picture by its first byte: whose answer it is shows in the answer."""
+    """Answer every picture by its first byte, so that each answer can be matched to its picture."""
     rows = request.inputs[0].shape[0]
     raw = request.raw_input_contents[0]
     firsts = [raw[row * (len(raw) // rows)] % 10 for row in range(rows)]
@@ -139,12 +139,12 @@ class _Flaky:
 
 
 def _guarded(token_file: Path | None, answer):
-    """Let only calls through that bear the token which the file holds now."""
+    """Accept only calls with the token that the file holds now."""
 
     def guarded(data: bytes, context: grpc.ServicerContext) -> bytes:
-        came = dict(context.invocation_metadata()).get("authorization", "none")
-        if token_file is not None and came != f"Bearer {token_file.read_text().strip()}":
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, f"who is {came}?")
+        sent = dict(context.invocation_metadata()).get("authorization", "none")
+        if token_file is not None and sent != f"Bearer {token_file.read_text().strip()}":
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, f"who is {sent}?")
         return answer(data, context)
 
     return guarded
@@ -154,17 +154,17 @@ def _is_ready(data: bytes, context: grpc.ServicerContext) -> bytes:
     return theirs.ModelReadyResponse(ready=True).SerializeToString()
 
 
-def _listen(server: grpc.Server, asked: argparse.Namespace) -> int:
-    address = f"127.0.0.1:{asked.port}"
-    if asked.certificate is None:
+def _listen(server: grpc.Server, flags: argparse.Namespace) -> int:
+    address = f"127.0.0.1:{flags.port}"
+    if flags.certificate is None:
         return server.add_insecure_port(address)
-    pair = (asked.key.read_bytes(), asked.certificate.read_bytes())
-    authorities = None if asked.client_ca is None else asked.client_ca.read_bytes()
+    pair = (flags.key.read_bytes(), flags.certificate.read_bytes())
+    authorities = None if flags.client_ca is None else flags.client_ca.read_bytes()
     credentials = grpc.ssl_server_credentials([pair], authorities, authorities is not None)
     return server.add_secure_port(address, credentials)
 
 
-def _asked() -> argparse.Namespace:
+def _flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("mode")
     parser.add_argument("--port", type=int, default=0)
@@ -176,21 +176,21 @@ def _asked() -> argparse.Namespace:
 
 def main() -> None:
     """Serve until the process is ended."""
-    asked = _asked()
-    mode, flaky = asked.mode, _Flaky()
-    limits = [("grpc.max_receive_message_length", asked.max_bytes), ("grpc.so_reuseport", 0)]
+    flags = _flags()
+    mode, flaky = flags.mode, _Flaky()
+    limits = [("grpc.max_receive_message_length", flags.max_bytes), ("grpc.so_reuseport", 0)]
     server = grpc.server(ThreadPoolExecutor(4), options=limits)
     answer = flaky if mode == "flaky" else lambda data, context: _answer(mode, data, context)
     answers = {"ModelInfer": answer}
-    if asked.certificate is not None:
+    if flags.certificate is not None:
         answers["ModelReady"] = _is_ready
     handlers = {
-        name: grpc.unary_unary_rpc_method_handler(_guarded(asked.token_file, answer))
+        name: grpc.unary_unary_rpc_method_handler(_guarded(flags.token_file, answer))
         for name, answer in answers.items()
     }
     service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)
     server.add_generic_rpc_handlers((service,))
-    bound = _listen(server, asked)
+    bound = _listen(server, flags)
     server.start()
     print(bound, flush=True)
     server.wait_for_termination()

@@ -1,4 +1,4 @@
-"""Model repositories for MLServer: the example runtime, and graphs as others make them."""
+"""Model repositories for MLServer: with the example runtime, and with foreign graphs."""
 
 import shutil
 
@@ -13,13 +13,13 @@ GENERIC = ROOT / "benchmarks" / "serving" / "mlserver_runtime.py"
 
 
 def add_contract_model(folder, name, onnx_file, labels, **settings):
-    """Add a model that answers as the cloud's contract says."""
+    """Add a model that answers by the gate contract."""
     extra = {"labels": labels, "threads": 1}
     _add(folder / name, onnx_file, RUNTIME, "GatekeeperRuntime", extra, settings)
 
 
 def add_foreign_model(folder, name, onnx_file, **settings):
-    """Add a model whose inputs and outputs are the graph's."""
+    """Add a model with the graph's own inputs and outputs."""
     _add(folder / name, onnx_file, GENERIC, "OnnxRuntime", {"threads": 1}, settings)
 
 
@@ -34,12 +34,16 @@ def _add(place, onnx_file, runtime, implementation, extra, settings):
 
 
 def write_word_counter(file, words):
-    """Write a classifier of texts as ONNX, tokens and all; `words` has those of each class.
+    """Write a classifier of texts as ONNX, including its tokenizer.
 
-    Takes `text` [n], answers with `prediction` and `confidence` [n].
+    The graph takes `text` [n] and returns `prediction` and `confidence` [n].
+
+    Args:
+        file: The file.
+        words: The words of each class.
     """
-    pool = [word for some in words for word in some]
-    owners = [place for place, some in enumerate(words) for _ in some]
+    pool = [word for group in words for word in group]
+    owners = [place for place, group in enumerate(words) for _ in group]
     weights = 2 * np.eye(len(words), dtype=np.float32)[owners]
     contrib = {"domain": "com.microsoft"}
     nodes = [

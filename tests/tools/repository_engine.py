@@ -1,12 +1,12 @@
-"""Serves one model of a Triton model repository as its `config.pbtxt` says, in its own process.
+"""Serves one model of a Triton model repository by its `config.pbtxt`, in a process of its own.
 
     python tests/tools/repository_engine.py REPOSITORY MODEL
 
-It prints its port once it serves. The configuration is read, and messages are made, by classes of
-tritonclient; nothing of the code under test runs here. Graph and requests are held to the rules of
+It prints its port once it serves. It reads the configuration and builds messages with the classes
+of tritonclient and uses none of the code under test. Graph and requests must follow the rules of
 Triton's ONNX Runtime backend: as many inputs as the graph must be fed, the same types, and exactly
-the graph's shapes, with a batch axis in front where `max_batch_size` is over 0, and with the inner
-shape of `reshape` where one stands.
+the graph's shapes, with a batch axis in front if `max_batch_size` is above 0, and with the inner
+shape of `reshape` if there is one.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Model:
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(folder / "1" / "model.onnx", options)
         assert (self.config.name, self.config.backend) == (folder.name, "onnxruntime")
-        given, outputs = self.session.get_inputs(), self.session.get_outputs()
-        assert len(self.config.input) == len(given)
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        assert len(self.config.input) == len(inputs)
         for described in self.config.input:
-            self._check(described, given)
+            self._check(described, inputs)
         for described in self.config.output:
             assert not described.label_filename or (folder / described.label_filename).is_file()
             self._check(described, outputs)
@@ -66,7 +66,7 @@ class Model:
         shape = [size if isinstance(size, int) else -1 for size in argument.shape]
         inner = described.reshape.shape if described.HasField("reshape") else described.dims
         front = [-1] if self.config.max_batch_size else []
-        assert shape == [*front, *inner], f"{described.name}: {shape} against {[*front, *inner]}"
+        assert shape == [*front, *inner], f"{described.name}: {shape}, expected {[*front, *inner]}"
 
     def answer(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         """Answer a ModelInfer."""
@@ -79,14 +79,14 @@ class Model:
             feeds[tensor.name] = _array(tensor, raw)
         response = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
         names = [described.name for described in self.config.output]
-        for described, found in zip(
+        for described, array in zip(
             self.config.output, self.session.run(names, feeds), strict=True
         ):
             has_rows = self.config.max_batch_size > 0
-            shape = [len(found), *described.dims] if described.HasField("reshape") else found.shape
+            shape = [len(array), *described.dims] if described.HasField("reshape") else array.shape
             assert has_rows or not described.HasField("reshape")
-            datatype = np_to_triton_dtype(found.dtype)
-            raw = serialize_byte_tensor(found).item() if datatype == "BYTES" else found.tobytes()
+            datatype = np_to_triton_dtype(array.dtype)
+            raw = serialize_byte_tensor(array).item() if datatype == "BYTES" else array.tobytes()
             response.outputs.add(name=described.name, datatype=datatype, shape=shape)
             response.raw_output_contents.append(raw)
         return response.SerializeToString()

@@ -1,4 +1,4 @@
-"""Certificates of every kind of mistake, and servers that show them."""
+"""Certificates with every kind of mistake, and servers that present them."""
 
 import contextlib
 import datetime as dt
@@ -11,7 +11,7 @@ DAY = dt.timedelta(days=1)
 
 
 class Authority:
-    """A certificate authority with a folder of its own; `trustme` makes what it signs."""
+    """A certificate authority with a folder of its own, made by `trustme`."""
 
     def __init__(self, folder):
         import trustme
@@ -23,7 +23,7 @@ class Authority:
         self._authority.cert_pem.write_to_path(str(self.ca))
 
     def issue(self, name, *hosts, begin=-30, end=300):
-        """Return {"certificate": file, "key": file}; valid from and to so many days from now."""
+        """Return {"certificate": file, "key": file}; begin and end are in days from now."""
         now = dt.datetime.now(dt.UTC)
         issued = self._authority.issue_cert(
             *hosts, not_before=now + begin * DAY, not_after=now + end * DAY
@@ -38,7 +38,7 @@ class Authority:
 
 @contextlib.contextmanager
 def engine(mode="contract", **files):
-    """Run a server; give its port. Keyword arguments are its flags."""
+    """Run a server and yield its port; keyword arguments are its flags."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in files.items()]
     process = subprocess.Popen(
         [sys.executable, ENGINE, mode, *flags],

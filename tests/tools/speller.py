@@ -9,12 +9,12 @@ import numpy as np
 
 from cloud_stub.backends.backend import Signature, TensorSpec
 from cloud_stub.errors import OverloadError, UnavailableError
+from cloud_stub.models import Models, ServedModel
 from cloud_stub.protocol.calls import Front
 from cloud_stub.protocol.inference import Inference
 from cloud_stub.protocol.pictures import PictureDecoder
 from cloud_stub.scheduling.batcher import Limits
 from cloud_stub.scheduling.workers import MIB, MemoryBudget
-from cloud_stub.served_model import Models, ServedModel
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 

@@ -1,4 +1,4 @@
-"""A tiny language model, its server, and a small server of OpenAI's interface."""
+"""A tiny language model, a server of it, and a small server with OpenAI's interface."""
 
 import contextlib
 import dataclasses
@@ -12,19 +12,20 @@ import torch
 from tools.language_models import SHAPE, tiny
 from tools.prompts import Asker
 
+from train.models.language import open_language_model, save_language_model
+
 MOST = 24
 
 
 @pytest.fixture(scope="session")
 def save_tiny(tmp_path_factory):
-    """Write a tiny model that never ends by itself; return (folder, the model)."""
-    from train.models.language import open_language_model, save_language_model
+    """Return a function that writes a tiny model without an end; it returns (folder, model)."""
 
     def save(name, context):
         folder = tmp_path_factory.mktemp("language") / name
         made = tiny("llama", shape=dataclasses.replace(SHAPE, context=context))
         with torch.no_grad():
-            # Of 280 random logits the greatest is over the end's, which is then 0.
+            # The end's logit is then 0, below the greatest of the 279 random ones.
             made.model.float().get_input_embeddings().weight[made.tokenizer.eos_token_id] = 0
         save_language_model(made, folder)
         return folder, open_language_model(folder)
@@ -39,12 +40,12 @@ def model(save_tiny):
 
 @pytest.fixture(scope="session")
 def generator(model, save_tiny, start, tmp_path_factory):
-    """One server that the tests share; none of them may hurt it.
+    """One server for all tests; none of them may harm it.
 
-    Beside `large` it has models that talk for hours or wait until there are two or three calls.
+    Besides `large` it has models that generate for hours or wait until there are several calls.
     """
     talker, _ = save_tiny("talker", 1 << 20)
-    # What it has to compute is too little for two threads.
+    # Its work is too little for two threads.
     patient, endless = "max_delay_ms = 50000", "max_new_tokens = 1000000\nstall = 3600\nthreads = 1"
     short = f'checkpoint = "{model[0]}"\nmax_new_tokens = {MOST}\nthreads = 1'
     tables = [
@@ -53,7 +54,7 @@ def generator(model, save_tiny, start, tmp_path_factory):
         f'model = "three"\n{short}\nmax_batch = 3\n{patient}',
         f'model = "two"\ncheckpoint = "{talker}"\n{endless}\nmax_batch = 2',
         f'model = "narrow"\n{short}\nmax_batch = 2\nmax_queue = 16',
-        f'model = "restless"\ncheckpoint = "{talker}"\n{endless}'.replace("= 3600", "= 1"),
+        f'model = "restless"\ncheckpoint = "{talker}"\n{endless}'.replace("= 3600", "= 0.5"),
         f'model = "pair"\ncheckpoint = "{talker}"\n{endless}\nmax_batch = 2\n{patient}',
     ]
     file = tmp_path_factory.mktemp("models") / "models.toml"
@@ -82,5 +83,5 @@ def completions_server(*flags):
 
 @pytest.fixture(scope="session")
 def open_completions():
-    """Run a server of OpenAI's interface; give its port."""
+    """Return a context manager that runs a server with OpenAI's interface and yields its port."""
     return completions_server

@@ -1,4 +1,4 @@
-"""Many prompts at once through the edge, to a real server whose queue is short."""
+"""Many prompts at once through the edge, to a real server with a short queue."""
 
 import math
 import threading
@@ -12,7 +12,7 @@ from edge_runtime.cloud.breaker import BreakerSettings
 
 pytestmark = pytest.mark.slow
 
-COUNT = 100
+COUNT = 60
 DEADLINE_S = 60.0
 
 
@@ -27,11 +27,11 @@ def opened(bundle, generator, **options):
     return Cascade.open(bundle, cloud=generator.address, threshold=math.inf, **options)
 
 
-def right(answers, prompts, cascade, model):
-    """Hold each answer to who gave it: the cloud its own, the small model its whole one."""
-    said = model[1].generate(prompts, 24).texts
+def count_of_cloud(answers, prompts, cascade, model):
+    """Check each answer against its source; return the number of the cloud's."""
+    expected = model[1].generate(prompts, 24).texts
     own = cascade.edge.decoder.generate(prompts, stop_when_certain=False)
-    for answer, cloud, edge in zip(answers, said, own, strict=True):
+    for answer, cloud, edge in zip(answers, expected, own, strict=True):
         if answer.source is Source.CLOUD:
             assert (answer.text, answer.error) == (cloud, None)
         else:
@@ -46,11 +46,11 @@ def prompts_of(count):
 def test_one_call_of_many_prompts_is_answered_by_the_cloud_in_order(bundle, generator, model):
     prompts = prompts_of(COUNT)
     with opened(bundle, generator) as cascade:
-        assert right(cascade.batch(prompts), prompts, cascade, model) == COUNT
+        assert count_of_cloud(cascade.batch(prompts), prompts, cascade, model) == COUNT
 
 
-def test_of_many_threads_each_gets_the_cloud_s_answer_or_its_own(bundle, generator, model):
-    """The circuit opens for overload and closes again; no call that was taken is cut off."""
+def test_each_of_many_threads_gets_the_answer_of_the_cloud_or_the_edge(bundle, generator, model):
+    """The circuit opens on overload and closes again; no accepted call is cut off."""
     prompts = prompts_of(COUNT)
     answers = [None] * COUNT
     patient = BreakerSettings(failures=2, probe_interval_s=0.02)
@@ -64,14 +64,14 @@ def test_of_many_threads_each_gets_the_cloud_s_answer_or_its_own(bundle, generat
             thread.start()
         for thread in threads:
             thread.join()
-        assert right(answers, prompts, cascade, model) >= 2
+        assert count_of_cloud(answers, prompts, cascade, model) >= 2
     kinds = {answer.error.partition(":")[0] for answer in answers if answer.error}
     assert kinds <= {"CloudOverloadedError", "CloudCircuitOpenError"}
 
 
-def test_submitted_prompts_wait_in_line_for_the_cloud(bundle, generator, model):
+def test_submitted_prompts_wait_for_the_cloud(bundle, generator, model):
     prompts = prompts_of(16)
     with opened(bundle, generator) as cascade:
         futures = [cascade.submit(prompt) for prompt in prompts]
         answers = [future.result() for future in futures]
-        assert right(answers, prompts, cascade, model) == 16
+        assert count_of_cloud(answers, prompts, cascade, model) == 16

@@ -1,4 +1,4 @@
-"""A server of OpenAI's interface behind the front, each a process of its own."""
+"""A server with OpenAI's interface behind ours, each a process of its own."""
 
 import http.client
 import json
@@ -8,14 +8,14 @@ import grpc
 import pytest
 from tools.adding_decoder import Adder, write_adder
 from tools.callers import refusal, wait_until
-from tools.completions_server import said_of
+from tools.completions_server import answer_to
 from tools.prompts import Asker, part_of, prompts_request
 from tools.secured import Authority
 
 from edge_runtime import Cascade, Source
 from edge_runtime.wire import messages as pb
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 KEY = "sk-a-key-of-the-test"
 PROMPT = "look at the"
@@ -29,26 +29,26 @@ INVALID, INTERNAL, UNAVAILABLE, EXPIRED, EXHAUSTED = (
 
 
 def expected(prompt, most=16):
-    """Return the text and the mean log-probability that the table says."""
-    words, logprobs, _ = said_of(prompt, most)
+    """Return the text and the mean log-probability from the table."""
+    words, logprobs, _ = answer_to(prompt, most)
     return "".join(words), sum(logprobs) / len(logprobs)
 
 
 @pytest.fixture(scope="module")
 def port(open_completions):
-    with open_completions("--key", KEY) as found:
-        yield found
+    with open_completions("--key", KEY) as number:
+        yield number
 
 
 @pytest.fixture(scope="module")
 def front(port, start, tmp_path_factory):
-    """One server of several ways to the upstream; none of the tests may hurt it."""
+    """One server with several links to the upstream; no test may harm it."""
     folder = tmp_path_factory.mktemp("upstream")
     for name, key in (("key", KEY), ("wrong", "sk-another-key")):
         (folder / name).write_text(f"{key}\n")
         (folder / name).chmod(0o600)
     here = f"http://127.0.0.1:{port}/v1"
-    ways = {
+    links = {
         "large": f'upstream = "{here}"\nupstream_key_file = "key"\nupstream_timeout = 20',
         "hasty": f'upstream = "{here}"\nupstream_key_file = "key"\nupstream_timeout = 0.3',
         "locked": f'upstream = "{here}"\nupstream_key_file = "wrong"',
@@ -59,16 +59,16 @@ def front(port, start, tmp_path_factory):
     file = folder / "models.toml"
     file.write_text(
         "".join(
-            f'[[model]]\nmodel = "{name}"\nupstream_model = "table"\nmax_new_tokens = 16\n{way}\n'
-            for name, way in ways.items()
+            f'[[model]]\nmodel = "{name}"\nupstream_model = "table"\nmax_new_tokens = 16\n{link}\n'
+            for name, link in links.items()
         )
     )
     running = start("--models", str(file), "--port", "0")
     yield running
     assert running.stop() == 0
-    said = "".join(running.errors)
-    assert "Traceback" not in said
-    assert KEY not in said
+    log = "".join(running.errors)
+    assert "Traceback" not in log
+    assert KEY not in log
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def asker(front):
         yield opened
 
 
-def look(port, path):
+def state(port, path):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request("GET", path)
@@ -86,12 +86,12 @@ def look(port, path):
         connection.close()
 
 
-def test_texts_are_answered_as_the_upstream_does(asker, port):
+def test_texts_get_the_answers_of_the_upstream(asker, port):
     texts, confidence = asker.ask(PROMPT, max_tokens=3)
     text, mean = expected(PROMPT, 3)
     assert texts == [text] == [" sea is blue"]
     assert confidence == pytest.approx([mean])
-    assert look(port, "/asked") == {
+    assert state(port, "/request") == {
         "model": "table", "prompt": PROMPT, "max_tokens": 3, "temperature": 0, "logprobs": 1,
         "stream": True,
     }  # fmt: skip
@@ -100,24 +100,24 @@ def test_texts_are_answered_as_the_upstream_does(asker, port):
 def test_several_hundred_prompts_are_answered_in_their_order(asker):
     prompts = [f"{n} {word}" for n in range(100) for word in ("the", "is", "天気", "nobody")]
     texts, confidence = asker.ask(*prompts)
-    found = [expected(prompt) for prompt in prompts]
-    assert texts == [text for text, _ in found]
-    assert confidence == pytest.approx([mean for _, mean in found])
+    pairs = [expected(prompt) for prompt in prompts]
+    assert texts == [text for text, _ in pairs]
+    assert confidence == pytest.approx([mean for _, mean in pairs])
 
 
-def test_other_kinds_of_confidence_are_made_of_the_same_log_probabilities(asker):
-    _, logprobs, _ = said_of(PROMPT, 16)
+def test_other_kinds_of_confidence_come_from_the_same_log_probabilities(asker):
+    _, logprobs, _ = answer_to(PROMPT, 16)
     assert asker.ask(PROMPT, model="sure")[1] == pytest.approx([math.exp(min(logprobs))])
 
 
-def test_a_stream_brings_every_piece_as_it_comes(asker):
-    words, *_ = said_of(PROMPT, 4)
+def test_a_stream_passes_on_every_piece(asker):
+    words, *_ = answer_to(PROMPT, 4)
     parts = asker.parts(PROMPT, max_tokens=4)
     texts = [text for (text,), _ in parts]
     assert list(dict.fromkeys(texts)) == ["".join(words[: n + 1]) for n in range(4)]
 
 
-def test_the_server_says_what_it_takes_and_gives(asker):
+def test_the_metadata_describe_inputs_and_outputs(asker):
     metadata = asker.call(
         "ModelMetadata", pb.ModelMetadataRequest(name="large"), pb.ModelMetadataResponse
     )
@@ -134,9 +134,9 @@ def test_a_cancelled_call_ends_the_upstream_s_generation(asker, port):
     call.cancel()
 
     def is_silent():
-        before = look(port, "/spoken")
+        before = state(port, "/words")
         wait_until(lambda: asker.ask("the", max_tokens=2)[0])  # two words of another call
-        return look(port, "/spoken") == before + 2
+        return state(port, "/words") == before + 2
 
     wait_until(is_silent)
 
@@ -153,7 +153,7 @@ def test_a_cancelled_call_ends_the_upstream_s_generation(asker, port):
         (PROMPT, "locked", INTERNAL, "answered 401: Bearer [token] is not the key"),
         (PROMPT, "astray", INTERNAL, "answered 404: no /v2/completions here"),
         (PROMPT, "down", UNAVAILABLE, "the upstream cannot be reached: "),
-        (f"!pause 5 {PROMPT}", "hasty", EXPIRED, "the upstream said nothing for 0.3 s"),
+        (f"!pause 5 {PROMPT}", "hasty", EXPIRED, "the upstream sent nothing for 0.3 s"),
         (f"!cut {PROMPT}", "large", UNAVAILABLE, "it ended before the answer did"),
         ("!html", "large", INTERNAL, "expected a stream of events, got text/html"),
         ("!garbage", "large", INTERNAL, "expected HTTP, got BadStatusLine"),
@@ -173,12 +173,12 @@ def test_a_cancelled_call_ends_the_upstream_s_generation(asker, port):
         (" \n", "large", INVALID, "row 0: the prompt is empty"),
     ],
 )  # fmt: skip
-def test_what_goes_wrong_is_a_status_and_one_line(asker, prompt, model, code, why):
-    found, words = refusal(asker.future(prompts_request(prompt, model=model)))
-    assert (found, why in words) == (code, True), words
+def test_every_failure_is_a_status_and_one_line(asker, prompt, model, code, why):
+    status, details = refusal(asker.future(prompts_request(prompt, model=model)))
+    assert (status, why in details) == (code, True), details
 
 
-def test_an_answer_without_a_token_is_the_least_certain(asker):
+def test_an_answer_without_tokens_has_the_lowest_confidence(asker):
     event = '!event data: {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}'
     assert asker.ask(event, model="sure") == ([""], [0.0])
 
@@ -189,7 +189,7 @@ def test_the_caller_s_deadline_ends_a_slow_answer(asker):
     assert asker.ask(PROMPT, max_tokens=1)[0] == [" sea"]
 
 
-def test_the_way_is_tls_whose_certificate_is_checked(open_completions, start, tmp_path):
+def test_the_certificate_of_the_upstream_is_checked(open_completions, start, tmp_path):
     pytest.importorskip("trustme")
     authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
     pair = authority.issue("server", "localhost", "127.0.0.1")
@@ -213,9 +213,9 @@ def test_the_way_is_tls_whose_certificate_is_checked(open_completions, start, tm
             assert running.stop() == 0
 
 
-def test_a_prompt_that_the_upstream_refuses_costs_a_device_no_other_answer(front, tmp_path):
+def test_a_prompt_that_the_upstream_refuses_does_not_affect_the_others_of_a_device(front, tmp_path):
     bundle = write_adder(tmp_path / "adder", Adder.random(0))
-    # That server heeds the order in the first prompt of a call.
+    # That server follows the order in the first prompt of a call.
     prompts = ["!status 400 too long", PROMPT, "the grass", "and the sea"]
     with Cascade.open(bundle, cloud=front.address, threshold=math.inf, deadline_s=60) as cascade:
         answers = cascade.batch(prompts)

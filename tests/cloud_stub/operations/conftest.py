@@ -1,4 +1,4 @@
-"""What a running server wrote and serves, as an operator reads it."""
+"""Log and metrics of a running server, as an operator reads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tools.waiting import wait_for
 
 @pytest.fixture
 def events():
-    """Return the log of a server that writes JSON: every line is an object."""
+    """Return a function that parses the JSON log of a server."""
 
     def read(server):
         return [json.loads(line) for line in server.errors]
@@ -22,21 +22,21 @@ def events():
 
 @pytest.fixture
 def await_event(events):
-    """Return the first line of the log that begins so; it may take a moment to come."""
+    """Return a function that waits for the first log line with an event that begins with a text."""
 
     def wait(server, event):
-        found = wait_for(
+        lines = wait_for(
             lambda: [line for line in events(server) if line["event"].startswith(event)]
         )
-        assert found, f"no {event!r} in {server.errors}"
-        return found[0]
+        assert lines, f"no {event!r} in {server.errors}"
+        return lines[0]
 
     return wait
 
 
 @pytest.fixture
 def scrape(await_event):
-    """Return {(name, labels): value} of a server's /metrics."""
+    """Return a function that returns {(name, labels): value} of a server's /metrics."""
 
     def read(server):
         address = await_event(server, "metrics are served")["address"]

@@ -1,4 +1,4 @@
-"""Who asks for the server's health, once or for long, is told the truth."""
+"""The health service, for single checks and for watchers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cloud_stub.operations import health as health_module
 from cloud_stub.operations.health import Health
 from edge_runtime.wire import messages as pb
+
+pytestmark = pytest.mark.once
 
 SERVING, NOT_SERVING = 1, 2
 UNKNOWN = 3
@@ -44,25 +46,25 @@ async def check(stub, service):
 
 
 class Watcher:
-    """Keeps what it is told of one service."""
+    """Keeps the statuses of one service."""
 
     def __init__(self, stub, service):
-        self.said = []
-        self._told = asyncio.Event()
+        self.statuses = []
+        self._news = asyncio.Event()
         self.call = stub.Watch(health_pb2.HealthCheckRequest(service=service))
         self.task = asyncio.create_task(self._watch())
 
     async def _watch(self):
         async for answer in self.call:
-            self.said.append(answer.status)
-            self._told.set()
+            self.statuses.append(answer.status)
+            self._news.set()
 
     async def until(self, count):
         async with asyncio.timeout(10):
-            while len(self.said) < count:
-                self._told.clear()
-                await self._told.wait()
-        return self.said
+            while len(self.statuses) < count:
+                self._news.clear()
+                await self._news.wait()
+        return self.statuses
 
 
 def test_everything_serves_until_it_drains():
@@ -77,12 +79,12 @@ def test_everything_serves_until_it_drains():
     asyncio.run(scenario())
 
 
-def test_a_model_that_cannot_be_used_takes_the_whole_with_it_but_no_other_model():
+def test_an_unusable_model_affects_the_server_but_no_other_model():
     async def scenario():
         async with serving() as (_, stub, _, large):
             large.is_usable = False
-            found = [await check(stub, service) for service in EVERYTHING]
-            assert found == [NOT_SERVING, NOT_SERVING, NOT_SERVING, SERVING]
+            statuses = [await check(stub, service) for service in EVERYTHING]
+            assert statuses == [NOT_SERVING, NOT_SERVING, NOT_SERVING, SERVING]
             large.is_usable = True
             assert [await check(stub, service) for service in EVERYTHING] == [SERVING] * 4
 
@@ -99,12 +101,12 @@ def test_an_unknown_name_is_not_found():
     asyncio.run(scenario())
 
 
-def test_those_who_watch_are_told_of_every_change_though_another_leaves(monkeypatch, caplog):
-    monkeypatch.setattr(health_module, "_LOOK_EVERY_S", 0.01)
+def test_watchers_get_every_change_although_another_one_leaves(monkeypatch, caplog):
+    monkeypatch.setattr(health_module, "_CHECK_EVERY_S", 0.01)
 
     async def scenario():
         async with serving() as (health, stub, _, large):
-            following = asyncio.create_task(health.follow())
+            monitor = asyncio.create_task(health.monitor())
             leaving, staying = Watcher(stub, "large"), Watcher(stub, "large")
             other, unknown = Watcher(stub, "larger"), Watcher(stub, "small")
             for watcher in (leaving, staying, other):
@@ -117,14 +119,14 @@ def test_those_who_watch_are_told_of_every_change_though_another_leaves(monkeypa
             assert await staying.until(2) == [SERVING, NOT_SERVING]
             large.is_usable = True
             assert await staying.until(3) == [SERVING, NOT_SERVING, SERVING]
-            assert other.said == [SERVING]
-            following.cancel()
+            assert other.statuses == [SERVING]
+            monitor.cancel()
 
     asyncio.run(scenario())
     assert "model is stuck" in caplog.text
 
 
-def test_those_who_watch_do_not_keep_a_server_that_drains():
+def test_watchers_do_not_delay_a_server_that_drains():
     async def scenario():
         async with serving() as (health, stub, server, _):
             watchers = [Watcher(stub, service) for service in ("", "large")]
@@ -136,6 +138,6 @@ def test_those_who_watch_do_not_keep_a_server_that_drains():
             assert time.monotonic() - begin < 15
             for watcher in watchers:
                 await watcher.task
-                assert watcher.said == [SERVING, NOT_SERVING]
+                assert watcher.statuses == [SERVING, NOT_SERVING]
 
     asyncio.run(scenario())

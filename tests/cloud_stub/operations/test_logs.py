@@ -1,4 +1,4 @@
-"""What is logged of calls, and what never is."""
+"""The log of calls: its contents, and what it must never contain."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from cloud_stub.operations import logs
 from cloud_stub.protocol.inference import CallRecord
 from cloud_stub.scheduling.statistics import Outcome
 
+pytestmark = pytest.mark.once
+
 PAYLOAD = "a text that a client sent"
 
 
@@ -32,7 +34,7 @@ def _logging_as_it_was():
 
 @contextlib.contextmanager
 def written(style="json", level="info"):
-    """Collect the lines that are written."""
+    """Yield the list of written lines, complete after the block."""
     lines: list[str] = []
     with io.StringIO() as stream:
         writer = logs.configure(style, level, stream)
@@ -97,7 +99,7 @@ def test_the_text_form_holds_the_same():
     )
 
 
-def test_answered_calls_are_logged_at_debug_alone():
+def test_answered_calls_are_logged_only_at_debug():
     with written(level="info") as lines:
         call(Outcome.ANSWERED, code=grpc.StatusCode.OK)
     assert lines == []
@@ -120,14 +122,14 @@ def test_a_client_cannot_forge_a_line(style):
         assert 'model="a b=c\\n" ' in lines[0]
 
 
-def test_what_a_client_chose_is_shortened():
+def test_strings_that_a_client_chose_are_shortened():
     with written() as lines:
         call(request_id="x" * 100_000, model="y" * 100_000)
     assert len(lines[0]) < 700
 
 
 @pytest.mark.parametrize("style", ["json", "text"])
-def test_a_failure_tells_type_and_place_but_not_its_words(style):
+def test_a_failure_is_logged_with_type_and_location_but_without_its_message(style):
     with written(style) as lines:
         try:
             answer()
@@ -140,7 +142,7 @@ def test_a_failure_tells_type_and_place_but_not_its_words(style):
     assert whole.index("in look_up") < whole.rindex("in answer")
 
 
-def test_exceptions_of_other_libraries_lose_their_words_too():
+def test_exceptions_of_other_libraries_are_logged_without_their_messages_too():
     with written() as lines:
         try:
             look_up()
@@ -150,7 +152,7 @@ def test_exceptions_of_other_libraries_lose_their_words_too():
     assert "KeyError" in json.loads(lines[0])["error"]
 
 
-def test_warnings_of_python_are_records():
+def test_python_warnings_become_log_records():
     with written() as lines, warnings.catch_warnings():
         warnings.simplefilter("always")
         logging.captureWarnings(capture=True)
@@ -158,7 +160,7 @@ def test_warnings_of_python_are_records():
     assert "something is old" in json.loads(lines[0])["event"]
 
 
-def test_a_flood_of_bad_calls_is_held_to_a_burst_and_then_one_a_second():
+def test_a_flood_of_bad_calls_is_limited_to_a_burst_and_then_one_per_second():
     now = [100.0]
     gate = logs.FloodGate(lambda: now[0])
 
@@ -182,7 +184,7 @@ def test_a_flood_of_bad_calls_is_held_to_a_burst_and_then_one_a_second():
     assert not hasattr(others[0], "suppressed")
 
 
-def test_a_flood_ends_up_in_few_lines():
+def test_a_flood_leaves_few_lines():
     with written() as lines:
         for _ in range(5000):
             call()
@@ -193,7 +195,7 @@ def test_a_reader_that_does_not_read_slows_no_call():
     reading, writing = os.pipe()
     with os.fdopen(writing, "w", encoding="utf-8") as stream, os.fdopen(reading, "rb") as reader:
         writer = logs.configure("json", "debug", stream)
-        # More than pipe and queue hold together: about 64 KiB and 1000 lines.
+        # More than pipe and queue can hold together: about 64 KiB and 1000 lines.
         for _ in range(5000):
             call(Outcome.ANSWERED, code=grpc.StatusCode.OK)
         assert writer.dropped > 0
@@ -205,7 +207,7 @@ def test_a_reader_that_does_not_read_slows_no_call():
         assert not drain.is_alive()
 
 
-def test_a_stream_that_has_gone_is_survived():
+def test_a_closed_stream_is_tolerated():
     stream = io.StringIO()
     writer = logs.configure("text", "info", stream)
     stream.close()

@@ -1,4 +1,4 @@
-"""The metrics are the statistics, in the form that Prometheus reads."""
+"""The metrics: the statistics in the form that Prometheus reads."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from prometheus_client.registry import CollectorRegistry
 from cloud_stub.errors import ListenError
 from cloud_stub.operations.metrics import MetricsServer, ModelCollector
 from cloud_stub.scheduling.statistics import Outcome, Received, Statistics
+
+pytestmark = pytest.mark.once
 
 LARGE = {"model": "large"}
 
@@ -55,7 +57,7 @@ def registry_of(collector):
 
 
 def samples(text):
-    """Return {(name, labels): value} of what Prometheus's own parser reads."""
+    """Return {(name, labels): value} as Prometheus's own parser reads them."""
     return {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -64,11 +66,11 @@ def samples(text):
 
 
 def value(collector, name, **labels):
-    found = samples(generate_latest(registry_of(collector)).decode())
-    return found[f"gatekeeper_cloud_{name}", *sorted(labels.items())]
+    values = samples(generate_latest(registry_of(collector)).decode())
+    return values[f"gatekeeper_cloud_{name}", *sorted(labels.items())]
 
 
-def test_a_server_without_calls_shows_noughts(collector):
+def test_a_server_without_calls_shows_zeros(collector):
     for outcome in Outcome:
         assert value(collector, "calls_total", **LARGE, outcome=str(outcome)) == 0
     assert value(collector, "call_duration_seconds_count", **LARGE) == 0
@@ -77,13 +79,13 @@ def test_a_server_without_calls_shows_noughts(collector):
 
 
 def test_numbers_are_those_of_the_statistics(model, collector):
-    found = model.statistics
-    found.outcomes[Outcome.ANSWERED] = 5
-    found.outcomes[Outcome.SHED] = 3
-    found.rows = 12
-    found.failed_s, found.input_s, found.output_s = 0.5, 0.25, 0.125
-    found.last_unix_s = 1_700_000_000.5
-    found.ignored_parameters = 4
+    statistics = model.statistics
+    statistics.outcomes[Outcome.ANSWERED] = 5
+    statistics.outcomes[Outcome.SHED] = 3
+    statistics.rows = 12
+    statistics.failed_s, statistics.input_s, statistics.output_s = 0.5, 0.25, 0.125
+    statistics.last_unix_s = 1_700_000_000.5
+    statistics.ignored_parameters = 4
     model.batcher.waiting, model.batcher.in_flight, model.batcher.hanging = 2, 6, 1
     model.is_usable = False
     for name, expected in (
@@ -103,11 +105,11 @@ def test_numbers_are_those_of_the_statistics(model, collector):
     assert value(collector, "calls_total", **LARGE, outcome="shed") == 3
 
 
-def test_histograms_are_cumulative_and_end_in_all(model, collector):
+def test_histograms_are_cumulative(model, collector):
     for seconds in (0.0004, 0.002, 0.002, 0.3, 60.0):
         model.statistics.latency.observe(seconds)
     name = "call_duration_seconds"
-    # 0.0005 holds the first, 0.0025 two more, 0.25 none more, 0.5 the fourth, 10 none more.
+    # Up to 0.0005 there is one value, up to 0.0025 and 0.25 three, up to 0.5 and 10 four.
     for bound, count in (("0.0005", 1), ("0.0025", 3), ("0.25", 3), ("0.5", 4), ("10.0", 4)):
         assert value(collector, f"{name}_bucket", **LARGE, le=bound) == count
     assert value(collector, f"{name}_bucket", **LARGE, le="+Inf") == 5
@@ -115,7 +117,7 @@ def test_histograms_are_cumulative_and_end_in_all(model, collector):
     assert value(collector, f"{name}_sum", **LARGE) == pytest.approx(60.3044)
 
 
-def test_batches_are_counted_by_their_inputs(model, collector):
+def test_batches_are_counted_by_their_number_of_inputs(model, collector):
     model.statistics.record_batch(3, 0.01)
     model.statistics.record_batch(4, 0.03)
     assert value(collector, "batch_rows_bucket", **LARGE, le="2.0") == 0
@@ -125,14 +127,14 @@ def test_batches_are_counted_by_their_inputs(model, collector):
     assert value(collector, "compute_seconds_sum", **LARGE) == pytest.approx(0.04)
 
 
-def test_what_edges_say_is_kept_by_contract_version(model, collector):
+def test_figures_of_edges_are_kept_by_contract_version(model, collector):
     for version, confidence in (("1", 0.42), ("1", -0.6), ("unknown", 0.9)):
         received = model.statistics.received.setdefault(version, Received())
         received.confidence.observe(confidence)
         received.threshold.observe(0.5)
     model.statistics.received["1"].invalid = 2
     name, first = "received_confidence_bucket", LARGE | {"contract_version": "1"}
-    # -0.6 is over -0.75 and at most -0.5; 0.42 is over 0.4 and at most 0.45.
+    # -0.75 < -0.6 <= -0.5 and 0.4 < 0.42 <= 0.45.
     for bound, count in (("-0.75", 0), ("-0.5", 1), ("0.4", 1), ("0.45", 2), ("+Inf", 2)):
         assert value(collector, name, **first, le=bound) == count
     assert value(collector, name, **LARGE, contract_version="unknown", le="+Inf") == 1
@@ -149,7 +151,7 @@ def test_every_model_is_shown(model):
     assert value(collector, "rows_total", model="larger") == 9
 
 
-def test_further_numbers_are_asked_for_at_each_scrape(model):
+def test_further_numbers_are_read_at_each_scrape(model):
     present = [1.0]
     numbers = {
         ("unauthenticated_calls_total", "Calls without an accepted token."): lambda: present[0],
@@ -162,7 +164,7 @@ def test_further_numbers_are_asked_for_at_each_scrape(model):
     assert b"certificate" not in generate_latest(registry_of(collector))
 
 
-def test_the_openmetrics_form_is_read_by_its_strict_parser(model, collector):
+def test_the_strict_parser_reads_the_openmetrics_form(model, collector):
     model.statistics.received["1"] = Received()
     model.statistics.received["1"].confidence.observe(-1.0)
     text = generate_openmetrics(registry_of(collector)).decode()
@@ -171,7 +173,7 @@ def test_the_openmetrics_form_is_read_by_its_strict_parser(model, collector):
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_promtool_finds_nothing_to_mend(model, collector):
+def test_promtool_finds_no_error(model, collector):
     model.statistics.received["1"] = Received()
     text = generate_latest(registry_of(collector))
     done = subprocess.run(
@@ -185,25 +187,25 @@ def test_the_metrics_are_served_on_loopback(model, collector):
     model.statistics.rows = 7
     with urllib.request.urlopen(f"http://{server.address}/metrics") as answer:
         assert answer.headers["Content-Type"].startswith("text/plain")
-        found = samples(answer.read().decode())
+        values = samples(answer.read().decode())
     server.close()
-    assert found["gatekeeper_cloud_rows_total", ("model", "large")] == 7
-    assert found["process_resident_memory_bytes",] > 1e6
+    assert values["gatekeeper_cloud_rows_total", ("model", "large")] == 7
+    assert values["process_resident_memory_bytes",] > 1e6
 
 
-def test_a_port_that_is_taken_is_named(collector):
+def test_a_port_in_use_is_named(collector):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ListenError, match=rf"127.0.0.1:{port} for metrics .*--metrics-port"):
             MetricsServer("127.0.0.1", port, collector)
 
 
-def test_listening_beyond_loopback_is_warned_of(collector, caplog):
+def test_listening_beyond_loopback_logs_a_warning(collector, caplog):
     MetricsServer("0.0.0.0", 0, collector).close()  # noqa: S104
     assert "can be read from other machines, in plaintext" in caplog.text
 
 
-def test_a_client_that_says_nothing_is_let_go(collector, monkeypatch, capfd):
+def test_a_silent_client_is_disconnected(collector, monkeypatch, capfd):
     monkeypatch.setattr("cloud_stub.operations.metrics._SILENT_CLIENT_S", 0.1)
     server = MetricsServer("127.0.0.1", 0, collector)
     host, port = server.address.split(":")

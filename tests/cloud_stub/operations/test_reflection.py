@@ -1,4 +1,4 @@
-"""Tools learn the calls and messages from the server itself."""
+"""Reflection: tools read the calls and messages from the server itself."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 
 from cloud_stub.operations import health
 from edge_runtime.wire import messages as pb
+
+pytestmark = pytest.mark.once
 
 SERVICES = {
     "inference.GRPCInferenceService",
@@ -61,12 +63,12 @@ def test_the_services_are_listed(database):
 
 @pytest.mark.parametrize("service", sorted(SERVICES))
 def test_a_service_is_described(service, database):
-    found = DescriptorPool(database).FindServiceByName(service)
-    assert found.full_name == service
-    assert found.methods
+    descriptor = DescriptorPool(database).FindServiceByName(service)
+    assert descriptor.full_name == service
+    assert descriptor.methods
 
 
-def test_the_protocols_calls_are_those_that_are_served(database):
+def test_the_described_calls_are_the_served_ones(database):
     service = DescriptorPool(database).FindServiceByName(pb.SERVICE)
     assert {method.name for method in service.methods} == set(pb.METHODS)
     assert service.methods_by_name["ModelInfer"].input_type.full_name == (
@@ -74,9 +76,9 @@ def test_the_protocols_calls_are_those_that_are_served(database):
     )
 
 
-def test_a_message_that_is_built_from_what_was_learnt_is_read_here(database):
-    learnt = DescriptorPool(database).FindMessageTypeByName("inference.ModelInferRequest")
-    request = GetMessageClass(learnt)(model_name="large", id="7")
+def test_a_message_built_from_the_description_can_be_parsed(database):
+    descriptor = DescriptorPool(database).FindMessageTypeByName("inference.ModelInferRequest")
+    request = GetMessageClass(descriptor)(model_name="large", id="7")
     request.inputs.add(name="image", datatype="UINT8", shape=[1, 2, 2, 3])
     request.parameters["gatekeeper_confidence"].double_param = 0.25
     read = pb.ModelInferRequest.FromString(request.SerializeToString())

@@ -1,4 +1,4 @@
-"""The server's certificate and key: every mistake in one line, and renewal without a restart."""
+"""The server's certificate and key: one line for every mistake, renewal without a restart."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from cloud_stub.operations import security as security_module
 from cloud_stub.operations.security import ServerCertificates, ServerSecurity
 from edge_runtime.errors import SettingError
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
@@ -22,7 +24,7 @@ def ours(tmp_path_factory):
 
 @pytest.fixture
 def pair(ours, tmp_path):
-    """A pair in a folder of its own, so that a test may write over it."""
+    """A pair in a folder of its own, which a test may overwrite."""
     issued = ours.issue("server", "localhost")
     return {name: shutil.copy2(file, tmp_path / name) for name, file in issued.items()}
 
@@ -39,9 +41,9 @@ def replace(pair, issued, *names):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"certificate": "a"}, "expected --key beside --certificate"),
-        ({"key": "a"}, "expected --certificate beside --key"),
-        ({"client_ca": "a"}, "beside --client-ca"),
+        ({"certificate": "a"}, "--certificate needs --key"),
+        ({"key": "a"}, "--key needs --certificate"),
+        ({"client_ca": "a"}, "--client-ca needs --certificate and --key"),
     ],
 )
 def test_settings_that_contradict_one_another_are_refused(settings, words):
@@ -67,14 +69,14 @@ def test_tokens_in_plaintext_are_refused_beyond_loopback(tmp_path):
         ({"certificate": "c", "key": "k", "token_file": "t"}, None),
     ],
 )
-def test_what_stands_open_beyond_loopback_is_warned_of(settings, words, tmp_path, caplog):
+def test_an_unprotected_server_beyond_loopback_logs_a_warning(settings, words, tmp_path, caplog):
     files = {name: tmp_path / file for name, file in settings.items()}
     ServerSecurity(**files).check_host("0.0.0.0")  # noqa: S104
     assert bool(caplog.records) == (words is not None)
     assert (words or "") in caplog.text
 
 
-def test_secret_files_that_others_may_read_are_warned_of(pair, caplog):
+def test_secret_files_that_others_may_read_log_a_warning(pair, caplog):
     security = ServerSecurity(**pair)
     security.check_host("127.0.0.1")
     assert not caplog.records
@@ -83,7 +85,7 @@ def test_secret_files_that_others_may_read_are_warned_of(pair, caplog):
     assert f"chmod 600 {pair['key']}" in caplog.records[0].reason
 
 
-def test_files_that_do_not_fit_are_refused_in_one_line(ours, pair, tmp_path):
+def test_files_that_do_not_fit_are_refused_on_one_line(ours, pair, tmp_path):
     other = ours.issue("other", "localhost")
     expired = ours.issue("expired", "localhost", end=-1)
     no_pem = tmp_path / "no.pem"
@@ -106,7 +108,7 @@ def test_files_that_do_not_fit_are_refused_in_one_line(ours, pair, tmp_path):
     assert f"{end:%Y-%m-%d}" in str(caught.value)
 
 
-def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(pair):
+def test_an_encrypted_key_is_refused_without_a_password_prompt(pair):
     serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
     key = serialization.load_pem_private_key(pair["key"].read_bytes(), None)
     pair["key"].write_bytes(
@@ -120,73 +122,73 @@ def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(pair):
         opened(pair)
 
 
-def test_files_that_stay_are_not_read_again(pair):
-    assert opened(pair)._renewed() is None
+def test_unchanged_files_are_not_read_again(pair):
+    assert opened(pair)._renew() is None
 
 
-def test_a_renewed_pair_is_taken(ours, pair, caplog):
+def test_a_renewed_pair_is_used(ours, pair, caplog):
     caplog.set_level(logging.INFO)
-    found = opened(pair)
-    before = found.validity
+    current = opened(pair)
+    before = current.validity
     replace(pair, ours.issue("renewed", "localhost", end=200))
-    assert found._renewed() is not None
-    assert found._renewed() is None
-    assert found.validity.end < before.end
-    assert [record.getMessage() for record in caplog.records] == ["certificate read again"]
+    assert current._renew() is not None
+    assert current._renew() is None
+    assert current.validity.end < before.end
+    assert [record.getMessage() for record in caplog.records] == ["certificate is renewed"]
 
 
-def test_a_pair_of_which_only_half_is_renewed_waits_for_the_other(ours, pair, caplog):
-    found = opened(pair)
+def test_a_half_renewed_pair_is_used_once_it_is_complete(ours, pair, caplog):
+    current = opened(pair)
     renewed = ours.issue("renewed", "localhost")
     replace(pair, renewed, "certificate")
-    assert found._renewed() is None
-    assert found._renewed() is None
+    assert current._renew() is None
+    assert current._renew() is None
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "KEY_VALUES_MISMATCH" in caplog.records[0].reason
     replace(pair, renewed, "key")
-    assert found._renewed() is not None
+    assert current._renew() is not None
 
 
-def test_a_pair_that_is_renewed_by_an_expired_one_stays(ours, pair, caplog):
-    found = opened(pair)
-    before = found.validity
+def test_an_expired_pair_does_not_replace_a_valid_one(ours, pair, caplog):
+    current = opened(pair)
+    before = current.validity
     replace(pair, ours.issue("expired", "localhost", end=-1))
-    assert found._renewed() is None
-    assert found.validity == before
+    assert current._renew() is None
+    assert current.validity == before
     assert "has not expired" in caplog.records[0].reason
 
 
-def test_files_that_vanish_leave_the_last_pair(pair, caplog):
-    found = opened(pair)
+def test_missing_files_leave_the_last_pair_in_use(pair, caplog):
+    current = opened(pair)
     pair["key"].unlink()
-    assert found._renewed() is None
-    assert found._renewed() is None
+    assert current._renew() is None
+    assert current._renew() is None
     assert len(caplog.records) == 1
 
 
-def test_a_renewed_authority_of_the_clients_is_taken(ours, pair, tmp_path):
+def test_a_renewed_authority_of_the_clients_is_used(ours, pair, tmp_path):
     ca = tmp_path / "ca.pem"
     shutil.copy2(ours.ca, ca)
-    found = opened(pair, ca)
-    assert found._renewed() is None
+    current = opened(pair, ca)
+    assert current._renew() is None
     shutil.copy2(Authority(tmp_path / "theirs").ca, ca)
-    assert found._renewed() is not None
+    assert current._renew() is not None
 
 
-def test_a_certificate_that_ends_soon_is_warned_of_once_a_day(ours, pair, caplog, monkeypatch):
+def test_a_certificate_that_ends_soon_logs_a_warning_once_a_day(ours, pair, caplog, monkeypatch):
     replace(pair, ours.issue("ending", "localhost", end=10))
     now = dt.datetime.now(dt.UTC)
-    found = opened(pair)
+    current = opened(pair)
     assert len(caplog.records) == 1
     assert "renew the files in place" in caplog.text
     for hours, count in ((1, 1), (23, 1), (25, 2), (26, 2), (24 * 11, 3)):
         later = now + dt.timedelta(hours=hours)
         monkeypatch.setattr(security_module, "utc_now", lambda later=later: later)
-        found._renewed()
+        current._renew()
         assert len(caplog.records) == count, hours
 
 
-def test_a_certificate_that_is_not_valid_yet_is_warned_of(ours, pair, caplog):
+def test_a_certificate_that_is_not_valid_yet_logs_a_warning(ours, pair, caplog):
     replace(pair, ours.issue("early", "localhost", begin=1))
     opened(pair)
     assert "this machine's clock says" in caplog.text

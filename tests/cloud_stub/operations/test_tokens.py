@@ -1,4 +1,4 @@
-"""Which tokens are accepted, and what happens to the file they stand in."""
+"""Accepted tokens, and changes of the file that holds them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 from cloud_stub.operations.tokens import TokenGuard, Tokens
 from edge_runtime.errors import SettingError
+
+pytestmark = pytest.mark.once
 
 FIRST, SECOND = "first-token-0123456789", "second-token-0123456789"
 
@@ -24,7 +26,7 @@ def reason(tokens, *sent):
     return TokenGuard(tokens)._reason(list(sent))
 
 
-def test_every_token_of_the_file_is_accepted_and_nothing_else(file):
+def test_only_the_tokens_of_the_file_are_accepted(file):
     tokens = Tokens(file)
     assert len(tokens) == 2
     assert tokens.accept(FIRST.encode())
@@ -53,7 +55,7 @@ def test_the_scheme_is_read_in_any_case(file):
         ((b"Bearer c2VjcmV0\xff",), "not accepted here"),
     ],
 )
-def test_a_refusal_says_why_and_repeats_nothing(sent, words, file):
+def test_a_refusal_gives_a_reason_and_repeats_nothing(sent, words, file):
     why = reason(Tokens(file), *sent)
     assert words in why
     assert "c2VjcmV0" not in why
@@ -66,17 +68,17 @@ def test_a_rotated_file_is_read_again(file, caplog):
     file.write_text("third-token-0123456789\n")
     assert tokens.accept(b"third-token-0123456789")
     assert not tokens.accept(FIRST.encode())
-    assert [record.getMessage() for record in caplog.records] == ["tokens read again"]
+    assert [record.getMessage() for record in caplog.records] == ["tokens are renewed"]
     assert "third" not in caplog.text
 
 
 def test_a_file_that_replaces_the_other_is_read(file, tmp_path):
     tokens = Tokens(file)
     new = tmp_path / "new"
-    # As long as the old one and as old: only the inode tells.
+    # Same size and date as the old one: only the inode differs.
     new.write_text(file.read_text().replace("first", "third"))
-    found = file.stat()
-    os.utime(new, ns=(found.st_atime_ns, found.st_mtime_ns))
+    state = file.stat()
+    os.utime(new, ns=(state.st_atime_ns, state.st_mtime_ns))
     new.replace(file)
     assert tokens.accept(b"third-token-0123456789")
 
@@ -91,7 +93,7 @@ def test_a_file_that_replaces_the_other_is_read(file, tmp_path):
         lambda file: file.write_bytes(b"\xff\xfe\x00"),
     ],
 )
-def test_a_file_that_goes_wrong_while_serving_leaves_the_last_tokens(damage, file, caplog):
+def test_a_file_that_becomes_invalid_leaves_the_last_tokens_valid(damage, file, caplog):
     tokens = Tokens(file)
     damage(file)
     for _ in range(3):
@@ -107,14 +109,14 @@ def test_a_file_that_goes_wrong_while_serving_leaves_the_last_tokens(damage, fil
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "got none: with no token nobody could call"),
+        (b"", "got none: without a token every call is refused"),
         (b"\n# nothing but this\n", "got none"),
         (b"two words-0123456789\n", "line 1 of"),
         (FIRST.encode() + b"\nt\xc3\xb6ken-0123456789ab\n", "line 2 of"),
-        (b"s3cr3t\n", "got 6: make one that cannot be guessed"),
+        (b"s3cr3t\n", "got 6: create a token that cannot be guessed"),
     ],
 )
-def test_a_file_without_tokens_is_refused_at_start_and_shows_none(content, words, tmp_path):
+def test_a_file_without_valid_tokens_is_refused_and_not_repeated(content, words, tmp_path):
     file = tmp_path / "tokens"
     file.write_bytes(content)
     with pytest.raises(SettingError) as caught:

@@ -1,4 +1,4 @@
-"""A model that answers bit by bit, behind the same front, over a real connection."""
+"""A model that answers bit by bit, behind the real front, over a real connection."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tools.speller import (
 from cloud_stub.scheduling.statistics import Outcome
 from edge_runtime.wire import messages as pb
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 
-def test_parts_come_in_order_and_before_the_whole():
+def test_parts_arrive_in_order_and_before_the_complete_answer():
     async def scenario(served):
         call = served.stream(spell("to be or not", request_id="1"))
         assert await answers_of(call) == [
@@ -41,7 +41,7 @@ def test_parts_come_in_order_and_before_the_whole():
     serving(scenario)
 
 
-def test_a_part_is_sent_before_the_next_is_made():
+def test_a_part_is_sent_before_the_next_is_computed():
     speller = Speller(pause_s=0.05)
 
     async def scenario(served):
@@ -53,7 +53,7 @@ def test_a_part_is_sent_before_the_next_is_made():
     serving(scenario, speller)
 
 
-def test_a_plain_call_gets_the_whole_alone():
+def test_a_plain_call_gets_only_the_complete_answer():
     async def scenario(served):
         assert read(await served.infer(spell("to be", "or"))) == ("", ["to be", "or"], True)
 
@@ -68,7 +68,7 @@ def test_two_callers_in_one_batch_get_their_own_parts():
         calls = [served.stream(spell(text, request_id=name)) for name, text in texts.items()]
         first, second = await asyncio.gather(*map(answers_of, calls))
         assert first == parts("1", texts["1"])
-        # Its text is all said, its batch is not.
+        # Its text is complete, but its batch is not.
         assert second[:2] == [("2", ["that"], False), ("2", ["that is"], False)]
         assert second[-1] == ("2", ["that is"], True)
         assert len(speller.batches) == 1
@@ -87,7 +87,7 @@ def test_one_stream_s_requests_are_answered_in_their_order():
     serving(scenario)
 
 
-def test_a_client_that_cancels_ends_the_model_s_talk():
+def test_a_client_that_cancels_ends_the_generation():
     speller = Speller(pause_s=0.01)
 
     async def scenario(served):
@@ -103,7 +103,7 @@ def test_a_client_that_cancels_ends_the_model_s_talk():
 
 
 class Rattler(Speller):
-    """Says the same long word again and again, faster than anybody can hear."""
+    """Repeats a long word, faster than any client can read."""
 
     def infer(self, batch):
         for _ in range(2000):
@@ -111,7 +111,7 @@ class Rattler(Speller):
             yield {"spelled": np.array([b"r" * 100_000] * batch.rows, dtype=object)}
 
 
-def test_a_client_that_reads_slowly_misses_parts_and_gets_the_whole():
+def test_a_slow_reader_misses_parts_but_gets_the_complete_answer():
     rattler = Rattler()
 
     async def scenario(served):
@@ -125,12 +125,12 @@ def test_a_client_that_reads_slowly_misses_parts_and_gets_the_whole():
 
 
 class Single(Speller):
-    """Takes one call at a time."""
+    """Accepts one call at a time."""
 
     signature = dataclasses.replace(Speller.signature, is_batched=False)
 
 
-def test_a_model_that_takes_calls_one_by_one_never_waits_for_company():
+def test_a_model_without_batches_never_waits_for_more_calls():
     async def scenario(served):
         call = served.infer(spell("now"), timeout=PATIENCE_S / 2)
         assert read(await call)[1] == ["now"]
@@ -138,15 +138,15 @@ def test_a_model_that_takes_calls_one_by_one_never_waits_for_company():
     serving(scenario, Single(), max_delay_s=PATIENCE_S)
 
 
-def test_a_front_that_drains_refuses_in_words_and_answers_what_it_took():
+def test_a_front_that_drains_refuses_new_calls_and_answers_accepted_ones():
     async def scenario(served):
-        taken = served.infer(spell("w " * 20))
+        accepted = served.infer(spell("w " * 20))
         await until(lambda: served.model.batcher.in_flight)
         drained = asyncio.create_task(served.front.drain(PATIENCE_S))
         late = served.infer(spell("late"))
         assert await late.code() == grpc.StatusCode.UNAVAILABLE
         assert await late.details() == "the server is shutting down"
-        assert read(await taken)[1] == [("w " * 20).strip()]
+        assert read(await accepted)[1] == [("w " * 20).strip()]
         await drained
         stream = served.stream(spell("late", request_id="1"))
         assert await answers_of(stream) == [("1", "the server is shutting down")]
@@ -154,7 +154,7 @@ def test_a_front_that_drains_refuses_in_words_and_answers_what_it_took():
     serving(scenario, Speller(pause_s=0.02))
 
 
-def test_a_deadline_ends_the_model_s_talk():
+def test_a_deadline_ends_the_generation():
     speller = Speller(pause_s=0.01)
 
     async def scenario(served):
@@ -169,7 +169,7 @@ def test_a_deadline_ends_the_model_s_talk():
     serving(scenario, speller)
 
 
-def test_who_stays_hears_the_rest_when_another_of_the_batch_leaves():
+def test_a_caller_gets_its_answer_although_another_of_its_batch_leaves():
     speller = Speller(pause_s=0.01)
 
     async def scenario(served):
@@ -183,7 +183,7 @@ def test_who_stays_hears_the_rest_when_another_of_the_batch_leaves():
     serving(scenario, speller, max_batch=2, max_delay_s=PATIENCE_S)
 
 
-def test_a_model_that_fails_half_way_fails_that_call_and_repeats_nothing_to_the_other(caplog):
+def test_a_model_that_fails_half_way_fails_only_that_call_and_sends_no_part_twice(caplog):
     async def scenario(served):
         calls = [
             served.stream(spell("one two three four", request_id="1")),
@@ -203,7 +203,7 @@ def test_a_model_that_fails_half_way_fails_that_call_and_repeats_nothing_to_the_
     assert "Traceback" in caplog.text
 
 
-def test_a_refusal_that_would_recur_is_not_tried_for_each_of_a_batch():
+def test_a_refusal_for_the_state_of_the_server_is_not_retried_call_by_call():
     speller = Speller()
 
     async def scenario(served):
@@ -215,7 +215,7 @@ def test_a_refusal_that_would_recur_is_not_tried_for_each_of_a_batch():
     serving(scenario, speller, max_batch=2, max_delay_s=PATIENCE_S)
 
 
-def test_a_refusal_for_the_size_of_a_batch_is_tried_for_each():
+def test_a_refusal_for_the_size_of_a_batch_is_retried_call_by_call():
     async def scenario(served):
         calls = [served.infer(spell(text)) for text in ("crowd", "fine")]
         assert [read(await call)[1] for call in calls] == [["crowd"], ["fine"]]
@@ -223,7 +223,7 @@ def test_a_refusal_for_the_size_of_a_batch_is_tried_for_each():
     serving(scenario, max_batch=2, max_delay_s=PATIENCE_S)
 
 
-def test_an_error_answers_its_request_and_the_stream_goes_on():
+def test_an_error_answers_its_request_and_the_stream_continues():
     async def scenario(served):
         call = served.stream(
             spell("one", request_id="1"),
@@ -241,7 +241,7 @@ def test_an_error_answers_its_request_and_the_stream_goes_on():
 
 
 class Mumbler(Speller):
-    """Answers with what no message can carry."""
+    """Answers with objects that no message can carry."""
 
     def infer(self, batch):
         texts = batch.inputs[TEXT]
@@ -261,7 +261,7 @@ def test_an_answer_that_cannot_be_written_fails_its_call_alone():
 
 
 class Shrinker(Speller):
-    """Loses a row on the way to the whole."""
+    """Yields a part that lacks a row."""
 
     def infer(self, batch):
         texts = [text.encode() for text in batch.inputs[TEXT]]
@@ -269,7 +269,7 @@ class Shrinker(Speller):
         yield {"spelled": np.array(texts, dtype=object)}
 
 
-def test_a_part_of_another_number_of_rows_is_never_passed_on():
+def test_a_part_with_another_number_of_rows_is_not_passed_on():
     async def scenario(served):
         ((name, words),) = await answers_of(served.stream(spell("a", "b", request_id="1")))
         assert name == "1"
@@ -278,8 +278,8 @@ def test_a_part_of_another_number_of_rows_is_never_passed_on():
     serving(scenario, Shrinker())
 
 
-def test_expired_and_cancelled_calls_are_told_apart():
-    async def ask(served, name):
+def test_expired_and_cancelled_calls_are_distinguished():
+    async def send(served, name):
         is_patient = name.startswith("patient")
         request = spell("w " * 100, request_id=name)
         call = served.infer(request, timeout=PATIENCE_S if is_patient else 0.2)
@@ -292,15 +292,15 @@ def test_expired_and_cancelled_calls_are_told_apart():
 
     async def scenario(served):
         await served.channel.channel_ready()
-        for n in range(20):
-            await ask(served, f"patient {n}")
-            await ask(served, f"hasty {n}")
-        await until(lambda: sum(served.outcomes.values()) == len(served.calls) >= 30)
-        told = {record.request_id: record.code for record in served.calls}
-        patient = [code for name, code in told.items() if name.startswith("patient")]
-        assert patient == [grpc.StatusCode.CANCELLED] * 20
-        # Where a request was long under way, its caller's deadline passes long before the server's.
-        assert list(told.values()).count(grpc.StatusCode.DEADLINE_EXCEEDED) > 10
+        for n in range(8):
+            await send(served, f"patient {n}")
+            await send(served, f"hasty {n}")
+        await until(lambda: sum(served.outcomes.values()) == len(served.calls) >= 12)
+        codes = {record.request_id: record.code for record in served.calls}
+        patient = [code for name, code in codes.items() if name.startswith("patient")]
+        assert patient == [grpc.StatusCode.CANCELLED] * 8
+        # If a request took long to arrive, its caller's deadline passes long before the server's.
+        assert list(codes.values()).count(grpc.StatusCode.DEADLINE_EXCEEDED) > 4
 
     serving(scenario, Speller(pause_s=0.01))
 
@@ -330,7 +330,7 @@ def test_a_call_without_a_deadline_is_answered():
     serving(scenario)
 
 
-def test_as_many_confidences_are_read_as_there_are_inputs():
+def test_one_confidence_per_input_is_read():
     async def scenario(served):
         request = pb.ModelInferRequest.FromString(spell("a", "b"))
         request.parameters["gatekeeper_confidence"].string_param = "0.5," * 1_000_000

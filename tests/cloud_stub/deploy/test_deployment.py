@@ -1,4 +1,4 @@
-"""What `deploy` writes is what the engines' own descriptions ask for, and a cascade can ask it."""
+"""The output of `deploy` follows the engines' own descriptions, and a cascade can ask the model."""
 
 import ast
 import contextlib
@@ -21,12 +21,14 @@ from edge_runtime import Cascade, CloudModel
 from edge_runtime.cli import main
 from edge_runtime.errors import CloudRejectedError
 
-# The messages of tritonclient are the engine's published description of its own files.
+# The messages of tritonclient are the engine's published description of its files.
 theirs = pytest.importorskip("tritonclient.grpc.model_config_pb2")
-ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.once
+
+ROOT = Path(__file__).parents[3]
 ENGINE = ROOT / "tests" / "tools" / "repository_engine.py"
 PICTURES = np.stack([np.full((4, 4, 3), level, np.uint8) for level in (0, 255, 128)])
-# By hand, from the logits (3 (1 - m/255), 1.5, 3 m/255) of brightness m:
+# By hand from the logits (3 (1 - m/255), 1.5, 3 m/255) of brightness m:
 # (3, 1.5, 0), (0, 1.5, 3) and (1.494, 1.5, 1.506).
 BEST = [0, 2, 2]
 LABELS = ("dark", "middling", "bright")
@@ -71,7 +73,7 @@ def write_graph(path, inputs, outputs, nodes, constants=None, **saving):
 
 
 def write_scores(path, *, element=TensorProto.FLOAT, shape=("n", 3), names=("scores",), **saving):
-    """Write a graph that hands its input on, as each of the outputs."""
+    """Write a graph with outputs that all equal its input."""
     return write_graph(
         path,
         [("features", element, shape)],
@@ -79,21 +81,6 @@ def write_scores(path, *, element=TensorProto.FLOAT, shape=("n", 3), names=("sco
         [helper.make_node("Identity", ["features"], [name]) for name in names],
         **saving,
     )
-
-
-def test_our_part_of_tritons_configuration_has_tritons_numbers_and_types():
-    ours = triton._CONFIG.DESCRIPTOR.file
-    for name, message in ours.message_types_by_name.items():
-        known = theirs.DESCRIPTOR.message_types_by_name[name].fields_by_name
-        for field in message.fields:
-            other = known[field.name]
-            assert (field.number, field.type, field.is_repeated) == (
-                other.number,
-                other.type,
-                other.is_repeated,
-            )
-    types = ours.enum_types_by_name["DataType"].values_by_name
-    assert {n: v.number for n, v in types.items()} == {n: theirs.DataType.Value(n) for n in types}
 
 
 def test_a_bundle_becomes_a_model_of_a_triton_repository(bundle, tmp_path, capsys):
@@ -111,7 +98,7 @@ def test_a_bundle_becomes_a_model_of_a_triton_repository(bundle, tmp_path, capsy
     assert (config.name, config.backend, config.max_batch_size) == ("large", "onnxruntime", 8)
     assert config.HasField("dynamic_batching")
     assert config.dynamic_batching.max_queue_delay_microseconds == 0
-    # The threshold has a value in the graph, so that nobody need feed it.
+    # The threshold has a value in the graph, so it need not be fed.
     assert tensors(config.input) == {"image": ("TYPE_UINT8", [-1, -1, 3], None)}
     assert tensors(config.output) == {
         "prediction": ("TYPE_INT64", [1], []),
@@ -163,6 +150,13 @@ def test_an_input_of_every_type_is_described(tmp_path, element):
     assert list(tensors(config.output)) == ["scores"]
 
 
+def test_names_of_any_characters_are_described(tmp_path):
+    name = 'scores "天气"\\\n\x01'
+    write_scores(tmp_path / "m.onnx", names=(name,))
+    assert deploy("--target", "triton", "--onnx", tmp_path / "m.onnx", "--out", tmp_path / "o") == 0
+    assert list(tensors(read_config(tmp_path / "o" / "large").output)) == [name]
+
+
 def test_a_graph_with_a_fixed_first_axis_is_not_batched(tmp_path, capsys):
     write_scores(tmp_path / "m.onnx", shape=(1, 3))
     words = ["--target", "triton", "--onnx", tmp_path / "m.onnx", "--out", tmp_path / "out"]
@@ -176,7 +170,7 @@ def test_a_graph_with_a_fixed_first_axis_is_not_batched(tmp_path, capsys):
     assert "exactly the shape features FP32 [1, 3]" in capsys.readouterr().err
 
 
-def test_axes_of_different_names_are_no_rows_of_one_batch(tmp_path):
+def test_axes_of_different_names_are_not_rows_of_one_batch(tmp_path):
     write_graph(
         tmp_path / "m.onnx",
         [("words", TensorProto.FLOAT, ["words", 3])],
@@ -200,7 +194,7 @@ def test_external_weights_go_with_the_graph(tmp_path):
         save_as_external_data=True,
         location="weights.bin",
     )
-    (tmp_path / "in" / "notes.txt").write_text("not the engine's business")
+    (tmp_path / "in" / "notes.txt").write_text("not for the engine")
     assert deploy("--target", "triton", "--onnx", file, "--out", tmp_path / "out") == 0
     version = tmp_path / "out" / "large" / "1"
     assert sorted(p.name for p in version.iterdir()) == ["model.onnx", "weights.bin"]
@@ -216,7 +210,7 @@ def test_external_weights_go_with_the_graph(tmp_path):
         ("model.onnx", "another name"),
     ],
 )
-def test_weights_that_cannot_be_taken_along_are_refused(tmp_path, capsys, location, why):
+def test_weights_that_cannot_be_copied_are_refused(tmp_path, capsys, location, why):
     file = write_graph(
         tmp_path / "in" / "m.onnx",
         [("x", TensorProto.FLOAT, ["n", 3])],
@@ -236,7 +230,7 @@ def test_weights_that_cannot_be_taken_along_are_refused(tmp_path, capsys, locati
 
 
 def refused(capsys, tmp_path, why, *words, status=1):
-    """Run a command line that must fail in one line and leave nothing behind."""
+    """Run a command line that must fail with one line and leave nothing behind."""
     out = tmp_path / "refused"
     target = () if "--target" in words else ("--target", "triton")
     assert deploy(*target, "--out", out, *words) == status
@@ -251,32 +245,30 @@ def refused(capsys, tmp_path, why, *words, status=1):
     [
         ([], "expected one of --bundle and --onnx"),
         (["--onnx", "m", "--bundle", "b"], "expected one of --bundle and --onnx"),
-        (["--bundle", "b", "--labels", "l"], "expected --onnx beside --labels"),
+        (["--bundle", "b", "--labels", "l"], "--labels needs --onnx"),
         (["--onnx", "m", "--model", "../up"], "expected --model to begin with a letter"),
-        (["--onnx", "m", "--max-batch", "0"], "expected --max-batch from 1"),
-        (["--onnx", "m", "--namespace", "n"], "expected --target kserve beside --namespace"),
+        (["--onnx", "m", "--namespace", "n"], "--namespace needs --target kserve"),
         (["--target", "kserve", "--onnx", "m"], "expected --storage-uri as SCHEME://PLACE"),
         (["--target", "kserve", "--onnx", "m", "--storage-uri", "models"], "got models"),
         (["--target", "vllm", "--onnx", "m"], "expects one of triton, kserve"),
         *(
             (["--target", "kserve", "--onnx", "m", "--storage-uri", "s3://b/m", *flags], why)
             for flags, why in (
-                (["--model", "Large_1"], "a name that Kubernetes takes"),
+                (["--model", "Large_1"], "a name that Kubernetes accepts"),
                 (["--namespace", "a.b"], "expected --namespace"),
-                (["--replicas", "0"], "expected --replicas of 1 or more"),
                 (["--memory", "2 GB"], "expected --memory as a quantity"),
                 (["--cpu", "many"], "expected --cpu as a quantity"),
             )
         ),
     ],
 )
-def test_a_line_that_makes_no_sense_is_refused_before_anything_is_read(
+def test_a_contradictory_command_line_is_refused_before_anything_is_read(
     capsys, tmp_path, words, why
 ):
     refused(capsys, tmp_path, why, *words, status=2)
 
 
-def test_a_model_that_cannot_be_served_is_refused_in_one_line(capsys, tmp_path):
+def test_a_model_that_cannot_be_served_is_refused_on_one_line(capsys, tmp_path):
     refused(capsys, tmp_path, "expected an ONNX file at", "--onnx", tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("a picture, honestly")
     refused(capsys, tmp_path, "got other bytes", "--onnx", tmp_path / "text.onnx")
@@ -295,25 +287,25 @@ def test_a_model_that_cannot_be_served_is_refused_in_one_line(capsys, tmp_path):
     refused(capsys, tmp_path, "cast it in the graph", "--onnx", half)
     (tmp_path / "labels").write_text("a\nb\n")
     words = ["--onnx", two, "--answer", "logits", "--labels", tmp_path / "labels"]
-    refused(capsys, tmp_path, "scores of 2 classes, as there are labels", *words)
+    refused(capsys, tmp_path, "scores of 2 classes, one per label", *words)
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
         (b"", "got none"),
-        (b"a\na\nb\n", "'a' came twice"),
+        (b"a\na\nb\n", "'a' occurs twice"),
         (b"a\n\nb\n", "one line"),
         (b"\xff\n", "UTF-8"),
     ],
 )
-def test_labels_that_name_no_classes_are_refused(capsys, tmp_path, text, why):
+def test_a_file_without_valid_labels_is_refused(capsys, tmp_path, text, why):
     file = write_scores(tmp_path / "m.onnx")
     (tmp_path / "labels").write_bytes(text)
     refused(capsys, tmp_path, why, "--onnx", file, "--labels", tmp_path / "labels")
 
 
-def test_only_an_older_deployment_is_replaced_and_only_when_asked(bundle, tmp_path, capsys):
+def test_only_an_older_deployment_is_replaced_and_only_with_overwrite(bundle, tmp_path, capsys):
     words = ["--target", "triton", "--bundle", bundle, "--out", tmp_path]
     assert deploy(*words) == 0
     (tmp_path / "large" / "1" / "stale.bin").write_bytes(b"old")
@@ -340,7 +332,7 @@ def test_a_failed_deployment_leaves_the_old_one_as_it_was(bundle, tmp_path):
     assert read_config(tmp_path / "large").max_batch_size == 7
 
 
-def test_an_engine_never_sees_a_model_that_is_half_written(bundle, tmp_path):
+def test_an_engine_never_sees_a_half_written_model(bundle, tmp_path):
     seen = []
     repository = tmp_path / "models"
     describe = triton.describe
@@ -384,14 +376,14 @@ def test_an_inference_service_has_the_fields_that_kserve_publishes(bundle, tmp_p
     model = predictor["model"]
     assert model["storageUri"] == uri
     assert (model["runtime"], model["protocolVersion"]) == ("kserve-tritonserver", "v2")
-    # The port of that runtime's --grpc-port, under the name by which Knative knows HTTP/2.
+    # The port of that runtime's --grpc-port, under Knative's name of HTTP/2.
     assert model["ports"] == [{"name": "h2c", "containerPort": 9000, "protocol": "TCP"}]
     expected = {"cpu": "500m", "memory": "1.5Gi"} if flags else {"cpu": "1", "memory": "2Gi"}
     assert model["resources"] == {"requests": expected, "limits": expected}
     assert read_config(out / "models" / "large").name == "large"
 
 
-def test_the_schema_check_finds_what_kserve_would_refuse():
+def test_the_schema_check_finds_fields_that_kserve_would_refuse():
     schema = json.loads(SCHEMA.read_text())
     model = {"modelFormat": {"name": "onnx"}, "storageURI": "s3://b", "ports": [{"name": "h2c"}]}
     service = {"spec": {"predictor": {"minReplicas": "2", "model": model}}}
@@ -405,7 +397,7 @@ def test_the_schema_check_finds_what_kserve_would_refuse():
 
 @contextlib.contextmanager
 def serving(repository, model="large"):
-    """Serve a repository's model by its configuration and yield the address."""
+    """Serve a repository's model as configured; yield the address."""
     command = [sys.executable, ENGINE, str(repository), model]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -415,7 +407,7 @@ def serving(repository, model="large"):
 
 
 def printed_arguments(output):
-    """Return the arguments of the printed `Cascade.open(...)`, but where the engine is."""
+    """Return the arguments of the printed `Cascade.open(...)` except the engine's address."""
     call = ast.parse(output[output.index("Cascade.open(") :].strip(), mode="eval").body
     assert [argument.id for argument in call.args] == ["BUNDLE"]
     values = {k.arg: ast.unparse(k.value) for k in call.keywords}
@@ -425,7 +417,7 @@ def printed_arguments(output):
 
 @contextlib.contextmanager
 def engine_client(repository, output, labels=LABELS):
-    """Open the deployed model as printed; for inputs that no bundle here takes."""
+    """Open the deployed model as printed, for inputs that no bundle here accepts."""
     arguments = printed_arguments(output)
     arguments.pop("forward", None)
     with (
@@ -436,7 +428,7 @@ def engine_client(repository, output, labels=LABELS):
 
 
 @pytest.mark.slow
-def test_a_cascade_asks_a_deployed_bundle_as_was_printed(bundle, tmp_path, capsys):
+def test_a_cascade_asks_a_deployed_bundle_as_printed(bundle, tmp_path, capsys):
     assert deploy("--target", "triton", "--bundle", bundle, "--out", tmp_path) == 0
     arguments = printed_arguments(capsys.readouterr().out)
     with (
@@ -471,7 +463,7 @@ def test_the_printed_command_line_asks_the_engine_too(bundle, tmp_path, capsys, 
 
 
 @pytest.mark.slow
-def test_the_engines_confidence_reaches_the_device(bundle, tmp_path, capsys):
+def test_the_confidence_of_the_engine_reaches_the_device(bundle, tmp_path, capsys):
     assert deploy("--target", "triton", "--bundle", bundle, "--out", tmp_path) == 0
     with engine_client(tmp_path, capsys.readouterr().out) as cloud:
         answers = cloud.infer(PICTURES)
@@ -504,23 +496,23 @@ def test_a_cascade_reads_scores_of_any_onnx_file_in_the_order_of_its_labels(
 
 
 @pytest.mark.slow
-def test_texts_and_names_of_classes_pass_a_graph_of_strings(tmp_path, capsys):
+def test_texts_and_class_names_pass_through_a_graph_of_strings(tmp_path, capsys):
     write_scores(tmp_path / "m.onnx", element=TensorProto.STRING, shape=("n",))
     assert deploy("--target", "triton", "--onnx", tmp_path / "m.onnx", "--out", tmp_path / "o") == 0
     written = capsys.readouterr()
     config = read_config(tmp_path / "o" / "large")
-    # Triton knows no string without an axis of its own, so the rows are that axis.
+    # Triton has no string without an axis of its own, so the rows are that axis.
     assert config.max_batch_size == 0
     assert tensors(config.input) == {"features": ("TYPE_STRING", [-1], None)}
     assert "each call alone" in written.err
-    assert "cloud_labels is not known" in written.err
+    assert "the labels are unknown" in written.err
     with engine_client(tmp_path / "o", written.out) as cloud:
         answers = cloud.infer(np.array(["bright", "dark"], object))
     assert answers.label == ["bright", "dark"]
 
 
 @pytest.mark.slow
-def test_a_graph_of_floats_is_asked_with_the_edge_models_own_input(tmp_path, capsys):
+def test_a_graph_of_floats_gets_the_input_of_the_edge_model(tmp_path, capsys):
     write_scores(tmp_path / "m.onnx", shape=("n", 24))
     labels = [f"class {n}" for n in range(24)]
     (tmp_path / "labels").write_text("\n".join(labels))
@@ -535,7 +527,7 @@ def test_a_graph_of_floats_is_asked_with_the_edge_models_own_input(tmp_path, cap
             cloud.infer(np.eye(24, dtype=np.float32)[:3])
 
 
-def test_what_no_cascade_can_ask_is_written_and_said(tmp_path, capsys):
+def test_a_model_that_no_cascade_can_ask_is_written_with_a_note(tmp_path, capsys):
     write_graph(
         tmp_path / "m.onnx",
         [("input_ids", TensorProto.FLOAT, ["n", 3]), ("mask", TensorProto.FLOAT, ["n", 3])],
@@ -550,9 +542,7 @@ def test_what_no_cascade_can_ask_is_written_and_said(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_deploy_is_a_command_of_the_server_which_still_serves_by_default(
-    bundle, tmp_path, run_command
-):
+def test_deploy_is_a_command_next_to_serving_by_default(bundle, tmp_path, run_command):
     words = ["--target", "triton", "--bundle", str(bundle), "--out", str(tmp_path / "o")]
     done = run_command("deploy", *words)
     assert done.returncode == 0, done.stderr

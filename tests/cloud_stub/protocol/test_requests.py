@@ -1,4 +1,4 @@
-"""What is made of a request, without a server."""
+"""Reading of requests, without a server."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from cloud_stub.protocol import requests
 from cloud_stub.protocol.inference import _count_received
 from cloud_stub.scheduling.statistics import Statistics
 from edge_runtime.wire import messages as pb
+
+pytestmark = pytest.mark.once
 
 SIGNATURE = Signature(
     takes="tensors",
@@ -39,12 +41,12 @@ def test_requests_that_list_their_inputs_in_another_order_share_a_batch():
         ("0," * 1_000_000, 1, 1, 0),
     ],
 )
-def test_no_more_confidences_are_counted_than_inputs_came(text, rows, counted, invalid):
+def test_at_most_one_confidence_per_input_is_counted(text, rows, counted, invalid):
     statistics, request = Statistics(), pb.ModelInferRequest()
     request.parameters["gatekeeper_confidence"].string_param = text
     _count_received(statistics, request, rows)
-    (found,) = statistics.received.values()
-    assert (found.confidence.count, found.invalid) == (counted, invalid)
+    (received,) = statistics.received.values()
+    assert (received.confidence.count, received.invalid) == (counted, invalid)
 
 
 @pytest.mark.parametrize(
@@ -53,19 +55,19 @@ def test_no_more_confidences_are_counted_than_inputs_came(text, rows, counted, i
         ("UINT8", [1, 1000, 1000, 3], 3_000_100, 0),
         ("BYTES", [1], 1_000_000, 100),
         ("BYTES", [1000, 2], 1_000_000, 200_000),
-        # What is promised cannot be there: an element takes four bytes at least.
+        # The message cannot hold that many: an element takes at least four bytes.
         ("BYTES", [2**62, 2**62], 4_000, 100_000),
         ("BYTES", [-(2**63)], 4_000, 100_000),
         ("BYTES", [2**62] * 1_000_000, 4_000, 100_000),
     ],
 )
-def test_memory_of_raw_contents_is_foreseen_and_bounded(datatype, shape, size, expected):
+def test_the_memory_of_raw_contents_is_estimated_and_bounded(datatype, shape, size, expected):
     request = pb.ModelInferRequest(raw_input_contents=[b""])
     request.inputs.add(name="x", datatype=datatype, shape=shape)
     assert requests.unpacked_bytes(request, size) == expected
 
 
-def test_memory_of_typed_contents_is_foreseen():
+def test_the_memory_of_typed_contents_is_estimated():
     request = pb.ModelInferRequest()
     for datatype, field in (("UINT8", "uint_contents"), ("FP64", "fp64_contents")):
         tensor = request.inputs.add(name="x", datatype=datatype, shape=[500])

@@ -15,7 +15,7 @@ import tritonclient.grpc.aio as triton_aio
 from tools.graphs import ELEMENTS, FIELDS, GATHERED_ROWS
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 DARK, BRIGHT = (np.full((1, 4, 4, 3), level, np.uint8) for level in (0, 255))
 # Bit patterns: 0, -0, 1, the least and the largest finite numbers, both infinities.
@@ -29,7 +29,7 @@ PATTERNS = {
 
 
 def extremes(datatype):
-    """Return an array [4, 2] of a datatype, its least and largest values among them."""
+    """Return an array [4, 2] of a datatype, including its smallest and largest values."""
     if datatype == "BOOL":
         flat = np.array([True, False, True, True, False, False, True, False])
     elif datatype == "BYTES":
@@ -54,11 +54,11 @@ def bits(array):
     return np.ascontiguousarray(array).tobytes()
 
 
-def given(array, datatype="UINT8", name="image"):
+def tensor(array, datatype="UINT8", name="image"):
     return triton.InferInput(name, list(array.shape), datatype).set_data_from_numpy(array)
 
 
-def wanted(*names):
+def requested(*names):
     return [triton.InferRequestedOutput(name) for name in names]
 
 
@@ -87,11 +87,11 @@ def aio(zoo):
 
 
 def statistics(client, name):
-    (found,) = client.get_inference_statistics(name).model_stats
-    return found
+    (model_statistics,) = client.get_inference_statistics(name).model_stats
+    return model_statistics
 
 
-def test_server_says_what_it_is(client):
+def test_the_server_describes_itself(client):
     assert client.is_server_live()
     assert client.is_server_ready()
     metadata = client.get_server_metadata()
@@ -100,7 +100,7 @@ def test_server_says_what_it_is(client):
 
 
 def test_aio_client_gets_the_same_descriptions(aio, client):
-    async def ask(opened):
+    async def describe(opened):
         assert await opened.is_server_live()
         assert await opened.is_server_ready()
         assert await opened.is_model_ready("several")
@@ -111,7 +111,7 @@ def test_aio_client_gets_the_same_descriptions(aio, client):
             await opened.get_model_repository_index(),
         ]
 
-    assert aio(ask) == [
+    assert aio(describe) == [
         client.get_server_metadata(),
         client.get_model_metadata("several"),
         client.get_model_config("several"),
@@ -119,7 +119,7 @@ def test_aio_client_gets_the_same_descriptions(aio, client):
     ]
 
 
-def test_metadata_of_a_classifier_name_its_tensors(client):
+def test_the_metadata_of_a_classifier_name_its_tensors(client):
     metadata = client.get_model_metadata("large", "1")
     assert (metadata.name, list(metadata.versions)) == ("large", ["1"])
     assert shapes(metadata.inputs) == [("image", "UINT8", [-1, -1, -1, 3])]
@@ -128,7 +128,7 @@ def test_metadata_of_a_classifier_name_its_tensors(client):
     ]  # fmt: skip
 
 
-def test_metadata_of_a_graph_are_its_own_names_types_and_shapes(client):
+def test_the_metadata_of_a_graph_are_its_own_names_types_and_shapes(client):
     metadata = client.get_model_metadata("several")
     expected = [("values", "FP32", [-1, -1]), ("ids", "INT64", [-1]), ("words", "BYTES", [-1, -1])]
     assert shapes(metadata.inputs) == expected
@@ -138,7 +138,7 @@ def test_metadata_of_a_graph_are_its_own_names_types_and_shapes(client):
 
 
 @pytest.mark.parametrize("datatype", ELEMENTS)
-def test_configuration_names_every_datatype_without_the_batch_axis(client, datatype):
+def test_the_configuration_names_every_datatype_without_the_batch_axis(client, datatype):
     config = client.get_model_config(f"{datatype}.gathered", as_json=True)["config"]
     kind = "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
     assert config["input"] == [{"name": "x", "data_type": kind, "dims": ["2"]}]
@@ -147,13 +147,13 @@ def test_configuration_names_every_datatype_without_the_batch_axis(client, datat
     assert config["dynamic_batching"] == {"max_queue_delay_microseconds": "50000000"}
 
 
-def test_configuration_of_a_graph_without_a_batch_axis_says_so(client):
+def test_the_configuration_shows_that_a_graph_has_no_batch_axis(client):
     config = client.get_model_config("fixed").config
     assert (config.max_batch_size, list(config.input[0].dims)) == (0, [2, 3])
     assert not config.HasField("dynamic_batching")
 
 
-def test_repository_index_lists_every_model_of_the_file(client):
+def test_the_repository_index_lists_every_model_of_the_file(client):
     models = client.get_model_repository_index().models
     assert {model.name for model in models} >= {"large", "several", "fixed", *ELEMENTS}
     assert {(model.version, model.state, model.reason) for model in models} == {("1", "READY", "")}
@@ -161,7 +161,7 @@ def test_repository_index_lists_every_model_of_the_file(client):
 
 @pytest.mark.parametrize("call", ["get_model_metadata", "get_model_config", "is_model_ready"])
 @pytest.mark.parametrize("words", [("nobody",), ("large", "2")])
-def test_unknown_model_and_version_are_not_found(client, call, words):
+def test_an_unknown_model_or_version_is_not_found(client, call, words):
     with pytest.raises(InferenceServerException, match="is not served here") as caught:
         getattr(client, call)(*words)
     assert caught.value.status() == "StatusCode.NOT_FOUND"
@@ -169,7 +169,7 @@ def test_unknown_model_and_version_are_not_found(client, call, words):
         client.get_inference_statistics(*words)
 
 
-def test_statistics_count_the_calls_that_were_made(client):
+def test_the_statistics_count_calls_rows_and_batches(client):
     before = statistics(client, "several")
     for rows in (1, 3, 3):
         client.infer("several", several(rows))
@@ -192,7 +192,7 @@ def test_statistics_count_the_calls_that_were_made(client):
 
 
 def batches(after, before):
-    """Return how many batches of each size ran in between."""
+    """Return rows -> number of batches of that size between two statistics."""
     old = {batch.batch_size: batch.compute_infer.count for batch in before.batch_stats}
     new = {batch.batch_size: batch.compute_infer.count for batch in after.batch_stats}
     return {
@@ -209,16 +209,16 @@ def several(rows, first=0):
     numbers = np.arange(first, first + rows)
     words = np.array([[f"w{n}".encode(), b""] for n in numbers], object)
     return [
-        given(np.repeat(numbers[:, None], 3, 1).astype(np.float32), "FP32", "values"),
-        given(numbers, "INT64", "ids"),
-        given(words, "BYTES", "words"),
+        tensor(np.repeat(numbers[:, None], 3, 1).astype(np.float32), "FP32", "values"),
+        tensor(numbers, "INT64", "ids"),
+        tensor(words, "BYTES", "words"),
     ]
 
 
 @pytest.mark.parametrize("algorithm", [None, "gzip", "deflate"])
 def test_sync_async_and_aio_calls_are_answered_compressed_or_not(client, aio, algorithm):
     options = {"request_id": "42", "compression_algorithm": algorithm}
-    inputs = [given(np.concatenate([DARK, BRIGHT]))]
+    inputs = [tensor(np.concatenate([DARK, BRIGHT]))]
     done = queue.Queue()
     client.async_infer("large", inputs, lambda result, error: done.put((result, error)), **options)
     later, error = done.get(timeout=60)
@@ -237,33 +237,33 @@ def test_sync_async_and_aio_calls_are_answered_compressed_or_not(client, aio, al
         assert (response.id, response.model_name, response.model_version) == ("42", "large", "1")
 
 
-def test_error_of_an_asynchronous_call_reaches_its_callback(client, aio):
+def test_the_error_of_an_asynchronous_call_reaches_its_callback(client, aio):
     done = queue.Queue()
-    client.async_infer("nobody", [given(DARK)], lambda result, error: done.put((result, error)))
+    client.async_infer("nobody", [tensor(DARK)], lambda result, error: done.put((result, error)))
     result, error = done.get(timeout=60)
     assert result is None
     assert error.status() == "StatusCode.NOT_FOUND"
     with pytest.raises(InferenceServerException, match="expected one input 'image'"):
-        aio(lambda opened: opened.infer("large", [given(DARK, name="picture")]))
+        aio(lambda opened: opened.infer("large", [tensor(DARK, name="picture")]))
 
 
-def test_requested_outputs_come_alone_and_in_the_order_asked(client):
-    result = client.infer("large", [given(DARK)], outputs=wanted("confidence", "prediction"))
+def test_only_requested_outputs_are_sent_in_the_order_of_the_request(client):
+    result = client.infer("large", [tensor(DARK)], outputs=requested("confidence", "prediction"))
     assert [output.name for output in result.get_response().outputs] == ["confidence", "prediction"]
     assert result.as_numpy("prediction").tolist() == [0]
     assert result.as_numpy("label") is None
 
 
 @pytest.mark.parametrize("datatype", ELEMENTS)
-def test_every_datatype_comes_back_bit_by_bit(client, datatype):
+def test_every_datatype_returns_unchanged_to_the_bit(client, datatype):
     sent = extremes(datatype)
-    result = client.infer(datatype, [given(sent, datatype, "x")])
+    result = client.infer(datatype, [tensor(sent, datatype, "x")])
     assert shapes(result.get_response().outputs) == [("x_out", datatype, [4, 2])]
     assert same(result.as_numpy("x_out"), sent)
 
 
 @pytest.mark.parametrize("datatype", FIELDS)
-def test_every_datatype_is_answered_in_typed_contents_when_asked_in_them(client, datatype):
+def test_typed_contents_are_answered_in_typed_contents_of_every_datatype(client, datatype):
     sent = extremes(datatype)
     request = triton.service_pb2.ModelInferRequest(model_name=datatype)
     tensor = request.inputs.add(name="x", datatype=datatype, shape=[4, 2])
@@ -286,7 +286,7 @@ def test_callers_in_one_batch_get_their_own_rows_back(client, datatype):
     sent = [np.roll(pool, shift, axis=None)[:rows] for shift, rows in enumerate(counts)]
     with ThreadPoolExecutor(len(sent)) as callers:
         results = list(
-            callers.map(lambda array: client.infer(model, [given(array, datatype, "x")]), sent)
+            callers.map(lambda array: client.infer(model, [tensor(array, datatype, "x")]), sent)
         )
     after = statistics(client, model)
     assert batches(after, before) == {GATHERED_ROWS: 1}
@@ -294,53 +294,53 @@ def test_callers_in_one_batch_get_their_own_rows_back(client, datatype):
         assert same(result.as_numpy("x_out"), array)
 
 
-def test_graph_of_fixed_axes_is_answered(client):
+def test_a_graph_of_fixed_axes_is_answered(client):
     sent = np.arange(6, dtype=np.float32).reshape(2, 3)
-    assert same(client.infer("fixed", [given(sent, "FP32", "x")]).as_numpy("x_out"), sent)
+    assert same(client.infer("fixed", [tensor(sent, "FP32", "x")]).as_numpy("x_out"), sent)
 
 
 @pytest.mark.parametrize("datatype", ["FP64", "BF16", "BYTES", "BOOL"])
-def test_scalar_stays_a_scalar(client, datatype):
+def test_a_scalar_stays_a_scalar(client, datatype):
     sent = extremes(datatype)[1, :1].reshape(())
-    result = client.infer(f"{datatype}.scalar", [given(sent, datatype, "x")])
+    result = client.infer(f"{datatype}.scalar", [tensor(sent, datatype, "x")])
     assert shapes(result.get_response().outputs) == [("x_out", datatype, [])]
     assert same(result.as_numpy("x_out"), sent)
 
 
-def test_inputs_are_told_apart_by_their_names(client):
-    result = client.infer("several", several(3)[::-1], outputs=wanted("ids_out", "words_out"))
+def test_inputs_are_identified_by_name(client):
+    result = client.infer("several", several(3)[::-1], outputs=requested("ids_out", "words_out"))
     assert result.as_numpy("ids_out").tolist() == [0, 1, 2]
     assert result.as_numpy("words_out").tolist() == [[b"w0", b""], [b"w1", b""], [b"w2", b""]]
     assert result.as_numpy("values_out") is None
 
 
-def test_empty_axis_behind_the_batch_axis_is_kept(client):
+def test_an_empty_axis_after_the_batch_axis_is_kept(client):
     sent = np.empty((3, 0), np.float32)
-    assert client.infer("free", [given(sent, "FP32", "x")]).as_numpy("x_out").shape == (3, 0)
+    assert client.infer("free", [tensor(sent, "FP32", "x")]).as_numpy("x_out").shape == (3, 0)
 
 
 class Stream:
-    """A stream of a client; what comes on it."""
+    """A client's stream and its replies."""
 
     def __init__(self, client, **options):
         self._client = client
-        self._came = queue.Queue()
-        client.start_stream(lambda result, error: self._came.put((result, error)), **options)
+        self._replies = queue.Queue()
+        client.start_stream(lambda result, error: self._replies.put((result, error)), **options)
 
-    def ask(self, model, inputs, **options):
+    def send(self, model, inputs, **options):
         self._client.async_stream_infer(model, inputs, **options)
 
     def next(self):
-        return self._came.get(timeout=60)
+        return self._replies.get(timeout=60)
 
 
 @pytest.mark.parametrize("algorithm", [None, "gzip", "deflate"])
-def test_stream_is_answered_in_its_order(client, algorithm):
+def test_a_stream_is_answered_in_its_order(client, algorithm):
     stream = Stream(client, compression_algorithm=algorithm)
-    # Sizes in turn: a small request must not overtake the large one before it.
-    sent = [np.full((1 + 5_000 * (n % 2), 2), n, np.int64) for n in range(300)]
+    # Alternating sizes: a small request must not overtake the large one before it.
+    sent = [np.full((1 + 5_000 * (n % 2), 2), n, np.int64) for n in range(100)]
     for n, array in enumerate(sent):
-        stream.ask("INT64", [given(array, "INT64", "x")], request_id=str(n))
+        stream.send("INT64", [tensor(array, "INT64", "x")], request_id=str(n))
     for n, array in enumerate(sent):
         result, error = stream.next()
         assert error is None
@@ -349,11 +349,11 @@ def test_stream_is_answered_in_its_order(client, algorithm):
     client.stop_stream()
 
 
-def test_stream_asks_several_models(client):
+def test_one_stream_reaches_several_models(client):
     stream = Stream(client)
-    stream.ask("large", [given(BRIGHT)], outputs=wanted("label"))
-    stream.ask("several", several(2, first=7))
-    stream.ask("fixed", [given(np.ones((2, 3), np.float32), "FP32", "x")])
+    stream.send("large", [tensor(BRIGHT)], outputs=requested("label"))
+    stream.send("several", several(2, first=7))
+    stream.send("fixed", [tensor(np.ones((2, 3), np.float32), "FP32", "x")])
     first, second, third = (stream.next()[0] for _ in range(3))
     assert [output.name for output in first.get_response().outputs] == ["label"]
     assert first.as_numpy("label").tolist() == [b"bright"]
@@ -362,12 +362,12 @@ def test_stream_asks_several_models(client):
     client.stop_stream()
 
 
-def test_error_answers_its_request_and_the_stream_goes_on(client):
+def test_an_error_answers_its_request_and_the_stream_continues(client):
     stream = Stream(client)
-    stream.ask("large", [given(DARK)], request_id="1")
-    stream.ask("nobody", [given(DARK)], request_id="2")
-    stream.ask("large", [given(DARK, name="picture")], request_id="3")
-    stream.ask("large", [given(BRIGHT)], request_id="4")
+    stream.send("large", [tensor(DARK)], request_id="1")
+    stream.send("nobody", [tensor(DARK)], request_id="2")
+    stream.send("large", [tensor(DARK, name="picture")], request_id="3")
+    stream.send("large", [tensor(BRIGHT)], request_id="4")
     first, second, third, fourth = (stream.next() for _ in range(4))
     assert first[0].as_numpy("label").tolist() == [b"dark"]
     assert "model 'nobody' is not served here" in str(second[1])
@@ -376,54 +376,61 @@ def test_error_answers_its_request_and_the_stream_goes_on(client):
     client.stop_stream()
 
 
-def test_stream_of_the_aio_client_is_answered_in_its_order(aio):
+def test_a_stream_of_the_aio_client_is_answered_in_its_order(aio):
     async def requests():
         for n in range(50):
             model = "nobody" if n == 20 else "several"
             yield {"model_name": model, "inputs": several(1, first=n), "request_id": str(n)}
 
-    async def ask(opened):
+    async def send(opened):
         return [pair async for pair in opened.stream_infer(requests())]
 
-    pairs = aio(ask)
+    pairs = aio(send)
     assert len(pairs) == 50
     assert [n for n, (_, error) in enumerate(pairs) if error is not None] == [20]
-    found = [result.as_numpy("ids_out").tolist() for result, error in pairs if error is None]
-    assert found == [[n] for n in range(50) if n != 20]
+    ids = [result.as_numpy("ids_out").tolist() for result, error in pairs if error is None]
+    assert ids == [[n] for n in range(50) if n != 20]
+
+
+@pytest.fixture(scope="module")
+def slow_server(slow_bundle, start):
+    """One server with one call per batch, each of half a second or more."""
+    running = start("--bundle", str(slow_bundle), "--port", "0", "--max-batch", "1")
+    yield running
+    assert running.stop() == 0
 
 
 @pytest.fixture
-def slow_client(slow_bundle, launch):
-    running = launch("--bundle", str(slow_bundle), "--port", "0", "--max-batch", "1")
-    with triton.InferenceServerClient(running.address) as opened:
+def slow_client(slow_server):
+    """A client of it; of the 16 calls of a test, at most seven may reach the model."""
+    with triton.InferenceServerClient(slow_server.address) as opened:
+        before = statistics(opened, "large").execution_count
         yield opened
+        answer = opened.infer("large", [tensor(BRIGHT)])
+        assert answer.as_numpy("label").tolist() == [b"bright"]
+        assert statistics(opened, "large").execution_count - before < 8
 
 
-def test_cancelled_stream_leaves_its_requests_unworked(slow_client):
+def test_the_requests_of_a_cancelled_stream_do_not_reach_the_model(slow_client):
     stream = Stream(slow_client)
     for _ in range(16):
-        stream.ask("large", [given(DARK)])
-    assert stream.next()[1] is None  # the others wait by now
+        stream.send("large", [tensor(DARK)])
+    assert stream.next()[1] is None  # the others are waiting by now
     slow_client.stop_stream(cancel_requests=True)
     error = None
     while error is None:
         _, error = stream.next()
     assert error.status() == "StatusCode.CANCELLED"
-    # A call takes about a second, so that all of them would take sixteen.
-    assert slow_client.infer("large", [given(BRIGHT)]).as_numpy("label").tolist() == [b"bright"]
-    assert statistics(slow_client, "large").execution_count < 8
 
 
 def test_cancelled_calls_are_dropped_from_the_queue(slow_client):
     done = queue.Queue()
     calls = [
-        slow_client.async_infer("large", [given(DARK)], lambda result, error: done.put(error))
+        slow_client.async_infer("large", [tensor(DARK)], lambda result, error: done.put(error))
         for _ in range(16)
     ]
-    assert done.get(timeout=60) is None  # the others wait by now
+    assert done.get(timeout=60) is None  # the others are waiting by now
     for call in calls:
         call.cancel()
     errors = [error for error in (done.get(timeout=60) for _ in calls[1:]) if error is not None]
     assert {error.status() for error in errors} == {"StatusCode.CANCELLED"}
-    assert slow_client.infer("large", [given(BRIGHT)]).as_numpy("label").tolist() == [b"bright"]
-    assert statistics(slow_client, "large").execution_count < 8

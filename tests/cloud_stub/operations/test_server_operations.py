@@ -1,8 +1,9 @@
-"""What the serving process tells its operator: log, metrics, health, reflection."""
+"""Log, metrics, health and reflection of a serving process, as its operator sees them."""
 
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 
 import grpc
@@ -22,7 +23,7 @@ from edge_runtime.cloud.model import CloudModel
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 LABELS = ("dark", "middling", "bright")
 LARGE = ("model", "large")
@@ -45,7 +46,7 @@ def request(rows=1, name="image", **fields):
 
 
 def call(channel, message):
-    """Return the status of a call."""
+    """Return the status code of a call."""
     data = message if isinstance(message, bytes) else message.SerializeToString()
     try:
         channel.unary_unary(pb.METHODS["ModelInfer"], None, None)(data, timeout=20)
@@ -54,68 +55,54 @@ def call(channel, message):
     return "OK"
 
 
-def test_metrics_are_what_was_sent(serve, scrape):
+def test_the_metrics_match_the_calls(serve, scrape):
     running = serve("--metrics-port", "0", "--max-batch", "4")
+    forwarded = request(rows=4)
+    forwarded.parameters[contract.PARAMETER_CONFIDENCE].string_param = "0.42,0.12"
+    forwarded.parameters[contract.PARAMETER_THRESHOLD].string_param = "0.5"
+    forwarded.parameters[contract.PARAMETER_CONTRACT].string_param = "1"
     with grpc.insecure_channel(running.address) as channel:
-        for rows in (1, 3, 4):
-            assert call(channel, request(rows)) == "OK"
+        for message in (request(1), request(3), forwarded):
+            assert call(channel, message) == "OK"
         for _ in range(2):
             assert call(channel, request(name="picture")) == "INVALID_ARGUMENT"
         assert call(channel, request(model_name="small")) == "NOT_FOUND"
         assert call(channel, b"\xff") == "INVALID_ARGUMENT"
-        found = scrape(running)
-    assert found["calls_total", LARGE, ("outcome", "answered")] == 3
-    assert found["calls_total", LARGE, ("outcome", "invalid")] == 2
-    assert found["calls_total", LARGE, ("outcome", "shed")] == 0
-    assert found["stray_calls_total",] == 2
-    assert found["rows_total", LARGE] == 8
-    assert found["call_duration_seconds_count", LARGE] == 3
-    assert found["queue_wait_seconds_count", LARGE] == 3
-    # One after the other: every call was a batch of its own.
-    assert found["compute_seconds_count", LARGE] == 3
-    assert found["batch_rows_bucket", ("le", "1.0"), LARGE] == 1
-    assert found["batch_rows_bucket", ("le", "2.0"), LARGE] == 1
-    assert found["batch_rows_bucket", ("le", "4.0"), LARGE] == 3
-    assert found["batch_rows_sum", LARGE] == 8
-    assert found["waiting_calls", LARGE] == found["in_flight_calls", LARGE] == 0
-    assert found["ready", LARGE] == 1
-    assert found["held_bytes",] == found["dropped_log_lines_total",] == 0
-    assert not [key for key in found if key[0].startswith(("unauthenticated", "certificate"))]
-
-
-def test_confidences_that_edges_send_are_in_the_metrics(serve, scrape):
-    running = serve("--metrics-port", "0")
-    with grpc.insecure_channel(running.address) as channel:
-        message = request(rows=2)
-        message.parameters[contract.PARAMETER_CONFIDENCE].string_param = "0.42,0.12"
-        message.parameters[contract.PARAMETER_THRESHOLD].string_param = "0.5"
-        message.parameters[contract.PARAMETER_CONTRACT].string_param = "1"
-        assert call(channel, message) == "OK"
-    found = scrape(running)
+        metrics = scrape(running)
+    assert metrics["calls_total", LARGE, ("outcome", "answered")] == 3
+    assert metrics["calls_total", LARGE, ("outcome", "invalid")] == 2
+    assert metrics["calls_total", LARGE, ("outcome", "shed")] == 0
+    assert metrics["stray_calls_total",] == 2
+    assert metrics["rows_total", LARGE] == 8
+    assert metrics["call_duration_seconds_count", LARGE] == 3
+    assert metrics["queue_wait_seconds_count", LARGE] == 3
+    # One after the other, so each call was a batch of its own.
+    assert metrics["compute_seconds_count", LARGE] == 3
+    assert metrics["batch_rows_bucket", ("le", "1.0"), LARGE] == 1
+    assert metrics["batch_rows_bucket", ("le", "2.0"), LARGE] == 1
+    assert metrics["batch_rows_bucket", ("le", "4.0"), LARGE] == 3
+    assert metrics["batch_rows_sum", LARGE] == 8
+    assert metrics["waiting_calls", LARGE] == metrics["in_flight_calls", LARGE] == 0
+    assert metrics["ready", LARGE] == 1
+    assert metrics["held_bytes",] == metrics["dropped_log_lines_total",] == 0
+    assert not [key for key in metrics if key[0].startswith(("unauthenticated", "certificate"))]
     version = ("contract_version", "1")
     for bound, count in (("0.1", 0), ("0.15", 1), ("0.4", 1), ("0.45", 2), ("+Inf", 2)):
-        assert found["received_confidence_bucket", version, ("le", bound), LARGE] == count
-    assert found["received_threshold_bucket", version, ("le", "0.45"), LARGE] == 0
-    assert found["received_threshold_bucket", version, ("le", "0.5"), LARGE] == 1
+        assert metrics["received_confidence_bucket", version, ("le", bound), LARGE] == count
+    assert metrics["received_threshold_bucket", version, ("le", "0.45"), LARGE] == 0
+    assert metrics["received_threshold_bucket", version, ("le", "0.5"), LARGE] == 1
 
 
-def test_no_metrics_are_served_unless_asked_for(serve, events):
-    running = serve()
-    assert running.stop() == 0
-    assert "metrics are served" not in [line["event"] for line in events(running)]
-
-
-def test_a_metrics_port_that_is_taken_ends_in_one_line(serve, await_event, bundle, run_command):
-    address = await_event(serve("--metrics-port", "0"), "metrics are served")["address"]
-    done = run_command(
-        "--bundle", str(bundle), "--port", "0", "--metrics-port", address.split(":")[1]
-    )
+def test_a_metrics_port_in_use_is_reported_on_one_line(bundle, run_command):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run_command("--bundle", str(bundle), "--port", "0", "--metrics-port", port)
     assert done.returncode == 1
-    assert f"cannot listen on {address} for metrics" in done.stderr
+    assert f"cannot listen on 127.0.0.1:{port} for metrics" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_the_log_is_json_and_tells_of_calls_without_their_content(serve, await_event, events):
+def test_the_log_describes_calls_as_json_without_their_content(serve, await_event, events):
     running = serve("--log-level", "debug")
     forged = f"{PAYLOAD[:4]}\n{{}}"
     with grpc.insecure_channel(running.address) as channel:
@@ -137,26 +124,24 @@ def test_the_log_is_json_and_tells_of_calls_without_their_content(serve, await_e
     assert answered["total_ms"] >= answered["compute_ms"] > 0
     assert calls["stray-1"]["code"] == "NOT_FOUND"
     assert calls[forged]["level"] == "WARNING"
-    whole = "".join(running.errors)
-    assert PAYLOAD not in whole
-    assert not any(label in whole for label in LABELS)
+    log = "".join(running.errors)
+    assert PAYLOAD not in log
+    assert not any(label in log for label in LABELS)
 
 
 @pytest.fixture
 def numbers(tmp_path):
-    """A graph that reads numbers, and fails where a text is none, in words that repeat it."""
-    given = helper.make_tensor_value_info("digits", TensorProto.STRING, ["n"])
-    got = helper.make_tensor_value_info("number", TensorProto.FLOAT, ["n"])
+    """A graph that parses numbers; its message for any other text repeats that text."""
+    texts = helper.make_tensor_value_info("digits", TensorProto.STRING, ["n"])
+    floats = helper.make_tensor_value_info("number", TensorProto.FLOAT, ["n"])
     node = helper.make_node("Cast", ["digits"], ["number"], to=TensorProto.FLOAT)
-    graph = helper.make_graph([node], "numbers", [given], [got])
+    graph = helper.make_graph([node], "numbers", [texts], [floats])
     opset = helper.make_opsetid("", 18)
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), tmp_path / "n.onnx")
     return tmp_path / "n.onnx"
 
 
-def test_a_model_that_fails_is_logged_without_the_input_it_failed_on(
-    numbers, launch, await_event, events
-):
+def test_a_failing_model_is_logged_without_its_input(numbers, launch, await_event, events):
     running = launch("--onnx", str(numbers), "--port", "0", "--log", "json")
     message = pb.ModelInferRequest(model_name="large")
     message.inputs.add(name="digits", datatype="BYTES", shape=[1])
@@ -174,7 +159,9 @@ def test_a_model_that_fails_is_logged_without_the_input_it_failed_on(
     assert PAYLOAD not in "".join(running.errors)
 
 
-def test_answered_calls_are_not_logged_by_default(serve, await_event, events):
+def test_by_default_answered_calls_are_not_logged_and_no_metrics_are_served(
+    serve, await_event, events
+):
     running = serve()
     with grpc.insecure_channel(running.address) as channel:
         assert call(channel, request()) == "OK"
@@ -195,65 +182,63 @@ def test_a_flood_of_bad_calls_leaves_few_lines(serve, await_event):
     assert 20 <= len(running.errors) < 100
 
 
-def test_the_server_describes_itself(serve):
-    running = serve()
-    with grpc.insecure_channel(running.address) as channel:
-        database = ProtoReflectionDescriptorDatabase(channel)
-        assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= set(
-            database.get_services()
-        )
-        service = DescriptorPool(database).FindServiceByName("inference.GRPCInferenceService")
+def test_the_server_describes_its_calls_by_reflection(channel):
+    database = ProtoReflectionDescriptorDatabase(channel)
+    assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= set(
+        database.get_services()
+    )
+    service = DescriptorPool(database).FindServiceByName("inference.GRPCInferenceService")
     assert {"ModelInfer", "ServerReady"} <= {method.name for method in service.methods}
 
 
-def test_health_says_not_serving_while_calls_in_flight_are_finished(slow_bundle, launch, scrape):
+def test_health_is_not_serving_while_calls_in_flight_are_finished(slow_bundle, launch, scrape):
     running = launch(
         "--bundle", str(slow_bundle), "--port", "0", "--metrics-port", "0", "--log", "json"
     )
-    said = {service: [] for service in ("", pb.SERVICE, "large")}
+    statuses = {service: [] for service in ("", pb.SERVICE, "large")}
     answers = []
     with grpc.insecure_channel(running.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
 
-        def watch(service, told):
+        def watch(service, has_news):
             for answer in health.Watch(health_pb2.HealthCheckRequest(service=service)):
-                said[service].append(answer.status)
-                told.set()
+                statuses[service].append(answer.status)
+                has_news.set()
 
-        told = {service: threading.Event() for service in said}
-        watching = [threading.Thread(target=watch, args=one) for one in told.items()]
+        news = {service: threading.Event() for service in statuses}
+        watching = [threading.Thread(target=watch, args=one) for one in news.items()]
         for thread in watching:
             thread.start()
-        assert all(event.wait(20) for event in told.values())
+        assert all(event.wait(20) for event in news.values())
         with CloudModel.open(running.address, labels=LABELS, deadline_s=30) as cloud:
             image = np.zeros((1, 4, 4, 3), np.uint8)
-            asking = threading.Thread(target=lambda: answers.extend(cloud.infer(image).label))
-            asking.start()
+            calling = threading.Thread(target=lambda: answers.extend(cloud.infer(image).label))
+            calling.start()
             assert wait_for(lambda: scrape(running)["in_flight_calls", LARGE])
             running.process.send_signal(signal.SIGTERM)
-            asking.join(30)
+            calling.join(30)
         for thread in watching:
             thread.join(30)
-    assert said == {service: [1, 2] for service in said}
+    assert statuses == {service: [1, 2] for service in statuses}
     assert answers == ["dark"]
     assert running.process.wait(30) == 0
 
 
-def test_a_model_whose_workers_hang_is_not_serving_until_they_come_back(slow_bundle, launch):
-    # A call takes about a second: with this limit all of them are given up, each with its worker.
+def test_a_model_with_hanging_workers_is_not_serving_until_they_come_back(slow_bundle, launch):
+    # A call takes far longer than this limit: all calls are given up, each with its worker.
     running = launch(
         "--bundle", str(slow_bundle), "--port", "0", "--stall", "0.05", "--max-batch", "1"
     )
     with grpc.insecure_channel(running.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
 
-        def says(status):
-            asked = [health_pb2.HealthCheckRequest(service=name) for name in ("", "large")]
-            return all(health.Check(one, timeout=10).status == status for one in asked)
+        def reports(status):
+            requests = [health_pb2.HealthCheckRequest(service=name) for name in ("", "large")]
+            return all(health.Check(one, timeout=10).status == status for one in requests)
 
-        assert says(1)
+        assert reports(1)
         send = channel.unary_unary(pb.METHODS["ModelInfer"], None, None)
         waiting = [send.future(request().SerializeToString(), timeout=60) for _ in range(6)]
-        assert wait_for(lambda: says(2))
+        assert wait_for(lambda: reports(2))
         assert {one.code().name for one in waiting} <= {"INTERNAL", "UNAVAILABLE"}
-        assert wait_for(lambda: says(1))
+        assert wait_for(lambda: reports(1))

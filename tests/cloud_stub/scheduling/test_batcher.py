@@ -9,7 +9,7 @@ import time
 from collections import Counter
 
 import pytest
-from tools.batching import PATIENCE_S, Doubling, ask, batcher_of, is_idle, occupied, run, until
+from tools.batching import PATIENCE_S, Doubling, batcher_of, is_idle, occupied, run, submit, until
 
 from cloud_stub.errors import (
     ExpiredError,
@@ -20,13 +20,15 @@ from cloud_stub.errors import (
 from cloud_stub.scheduling.batcher import SPARE_WORKERS, Limits
 from edge_runtime.errors import SettingError
 
+pytestmark = pytest.mark.once
 
-def test_what_queued_while_the_worker_was_busy_is_worked_on_together():
+
+def test_calls_that_queued_while_the_worker_was_busy_are_worked_on_together():
     async def scenario():
         work = Doubling()
         batcher = batcher_of(work, max_batch=4)
         first = await occupied(batcher, work)
-        calls = [ask(batcher, n) for n in range(6)]
+        calls = [submit(batcher, n) for n in range(6)]
         await until(lambda: batcher.waiting == 6)
         assert batcher.in_flight == 1
         work.gate.set()
@@ -42,8 +44,8 @@ def test_a_flood_keeps_no_other_client_waiting_for_more_than_a_batch():
         work = Doubling()
         batcher = batcher_of(work, max_batch=4, max_queue=300)
         await occupied(batcher, work)
-        flood = [ask(batcher, n, client="flood") for n in range(200)]
-        single = ask(batcher, 1000, client="quiet")
+        flood = [submit(batcher, n, client="flood") for n in range(200)]
+        single = submit(batcher, 1000, client="quiet")
         await until(lambda: batcher.waiting == 201)
         work.gate.set()
         assert await single == 2000
@@ -58,8 +60,8 @@ def test_jobs_of_different_keys_are_never_in_one_batch():
         work = Doubling()
         batcher = batcher_of(work, max_batch=8)
         await occupied(batcher, work)
-        calls = [ask(batcher, n, key=n % 2, client=str(n)) for n in range(6)]
-        alone = [ask(batcher, n, key=None) for n in (6, 7)]
+        calls = [submit(batcher, n, key=n % 2, client=str(n)) for n in range(6)]
+        alone = [submit(batcher, n, key=None) for n in (6, 7)]
         await until(lambda: batcher.waiting == 8)
         work.gate.set()
         assert await asyncio.gather(*calls, *alone) == [2 * n for n in range(8)]
@@ -73,13 +75,13 @@ def test_a_full_queue_refuses_and_says_when_to_try_again():
         work = Doubling()
         batcher = batcher_of(work, max_queue=4)
         await occupied(batcher, work)
-        calls = [ask(batcher, n) for n in range(5)]
-        with pytest.raises(OverloadError, match="4 calls wait already") as caught:
+        calls = [submit(batcher, n) for n in range(5)]
+        with pytest.raises(OverloadError, match="4 calls are waiting already") as caught:
             await calls[4]
         assert 0 < caught.value.pushback_s <= 5
-        other = ask(batcher, 5, client="b")
+        other = submit(batcher, 5, client="b")
         with pytest.raises(OverloadError):
-            await calls[3]  # the newest of who has far more
+            await calls[3]  # the newest call of the client that has far more
         work.gate.set()
         assert await asyncio.gather(*calls[:3], other) == [0, 2, 4, 10]
         assert is_idle(batcher)
@@ -87,13 +89,13 @@ def test_a_full_queue_refuses_and_says_when_to_try_again():
     run(scenario)
 
 
-def test_what_expired_in_the_queue_is_never_worked_on():
+def test_a_call_that_expired_in_the_queue_is_never_worked_on():
     async def scenario():
         work = Doubling()
         batcher = batcher_of(work)
         await occupied(batcher, work)
-        late = ask(batcher, 1, deadline=time.monotonic() + 0.01)
-        call = ask(batcher, 2)
+        late = submit(batcher, 1, deadline=time.monotonic() + 0.01)
+        call = submit(batcher, 2)
         await asyncio.sleep(0.05)
         work.gate.set()
         with pytest.raises(ExpiredError, match="in the queue"):
@@ -109,7 +111,7 @@ def test_a_caller_that_leaves_the_queue_leaves_nothing_behind():
         work = Doubling()
         batcher = batcher_of(work)
         (first,) = await occupied(batcher, work)
-        gone = [ask(batcher, n, rows=3) for n in range(5)]
+        gone = [submit(batcher, n, rows=3) for n in range(5)]
         await until(lambda: batcher.waiting == 5)
         for call in gone:
             call.cancel()
@@ -122,14 +124,14 @@ def test_a_caller_that_leaves_the_queue_leaves_nothing_behind():
     run(scenario)
 
 
-def test_a_caller_that_leaves_in_the_round_in_which_its_turn_comes_is_not_worked_on():
+def test_a_caller_that_leaves_in_the_round_of_its_turn_is_not_worked_on():
     async def scenario():
         work = Doubling()
         batcher = batcher_of(work)
         (first,) = await occupied(batcher, work)
-        gone, stays = ask(batcher, 1), ask(batcher, 2)
+        gone, stays = submit(batcher, 1), submit(batcher, 2)
         await until(lambda: batcher.waiting == 2)
-        # The worker is done, its report waits for the loop, and so does the cancellation.
+        # The worker has finished; its report and the cancellation both wait for the loop.
         work.gate.set()
         time.sleep(0.1)  # noqa: ASYNC251 - the loop is to see both in one round
         gone.cancel()
@@ -140,12 +142,12 @@ def test_a_caller_that_leaves_in_the_round_in_which_its_turn_comes_is_not_worked
     run(scenario)
 
 
-def test_a_caller_that_leaves_while_its_batch_is_worked_on_harms_nobody():
+def test_a_caller_that_leaves_while_its_batch_is_worked_on_affects_no_other():
     async def scenario():
         work = Doubling()
         batcher = batcher_of(work)
         await occupied(batcher, work)
-        gone, stays = ask(batcher, 1), ask(batcher, 2)
+        gone, stays = submit(batcher, 1), submit(batcher, 2)
         await until(lambda: batcher.waiting == 2)
         work.gate.set()
         await until(lambda: len(work.batches) > 1)
@@ -162,7 +164,7 @@ def test_a_delay_collects_and_a_full_batch_does_not_wait_for_it():
         batcher = batcher_of(work, max_batch=3, max_delay_s=PATIENCE_S)
         calls = []
         for n in range(3):
-            calls.append(ask(batcher, n))
+            calls.append(submit(batcher, n))
             if n < 2:
                 await asyncio.sleep(0.02)
                 assert not work.batches
@@ -177,21 +179,21 @@ def test_a_delay_ends():
         work = Doubling()
         batcher = batcher_of(work, max_batch=3, max_delay_s=0.2)
         begin = time.monotonic()
-        first = ask(batcher, 1)
+        first = submit(batcher, 1)
         await asyncio.sleep(0.05)
-        assert await asyncio.gather(first, ask(batcher, 2)) == [2, 4]
+        assert await asyncio.gather(first, submit(batcher, 2)) == [2, 4]
         assert time.monotonic() - begin >= 0.2
         assert work.batches == [[1, 2]]
 
     run(scenario)
 
 
-def test_work_of_more_rows_than_a_batch_is_done_alone():
+def test_a_call_with_more_rows_than_a_batch_runs_alone():
     async def scenario():
         work = Doubling()
         batcher = batcher_of(work, max_batch=4)
         await occupied(batcher, work)
-        calls = [ask(batcher, 1), ask(batcher, 2, rows=100), ask(batcher, 3)]
+        calls = [submit(batcher, 1), submit(batcher, 2, rows=100), submit(batcher, 3)]
         await until(lambda: batcher.waiting == 3)
         work.gate.set()
         assert await asyncio.gather(*calls) == [2, 4, 6]
@@ -201,7 +203,7 @@ def test_work_of_more_rows_than_a_batch_is_done_alone():
 
 
 @pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), MemoryError("no room")])
-def test_whatever_work_raises_fails_its_calls_in_words(raised, caplog):
+def test_any_exception_fails_its_calls_with_a_message(raised, caplog):
     async def scenario():
         def work(jobs):
             if jobs[0].inputs["number"] == 1:
@@ -210,8 +212,8 @@ def test_whatever_work_raises_fails_its_calls_in_words(raised, caplog):
 
         batcher = batcher_of(work)
         with pytest.raises(ModelFailureError, match=type(raised).__name__):
-            await ask(batcher, 1)
-        assert await ask(batcher, 2) == 2
+            await submit(batcher, 1)
+        assert await submit(batcher, 2) == 2
         assert is_idle(batcher)
 
     run(scenario)
@@ -228,17 +230,17 @@ def test_only_batches_with_an_answer_are_recorded():
         batcher = batcher_of(
             work, max_delay_s=5, max_batch=4, record=lambda *found: recorded.append(found)
         )
-        calls = [ask(batcher, number, rows=2) for number in (-1, 1)]
+        calls = [submit(batcher, number, rows=2) for number in (-1, 1)]
         found = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(one) for one in found] == [ModelFailureError, int]
         with pytest.raises(ModelFailureError):
-            await ask(batcher, -1, rows=4)
+            await submit(batcher, -1, rows=4)
         assert [rows for rows, _ in recorded] == [4]
 
     run(scenario)
 
 
-def test_stalled_workers_are_replaced_until_there_are_none_and_come_back():
+def test_stalled_workers_are_replaced_until_none_is_left_and_may_come_back():
     async def scenario():
         work = Doubling()
         batcher = batcher_of(work, max_batch=1, stall_s=0.05)
@@ -246,26 +248,26 @@ def test_stalled_workers_are_replaced_until_there_are_none_and_come_back():
         for count in range(SPARE_WORKERS + 1):
             assert not batcher.is_stuck
             with pytest.raises(ModelFailureError, match=r"within 0\.05 s"):
-                await ask(batcher, count)
+                await submit(batcher, count)
             assert (batcher.hanging, batcher.in_flight) == (count + 1, 0)
         assert batcher.is_stuck
         with pytest.raises(UnavailableError, match="hangs"):
-            await ask(batcher, 9)
+            await submit(batcher, 9)
         work.gate.set()
         await until(lambda: not batcher.hanging)
-        assert await ask(batcher, 4) == 8
+        assert await submit(batcher, 4) == 8
         assert is_idle(batcher)
 
     run(scenario)
 
 
-def test_one_timer_watches_over_all_that_runs():
+def test_one_timer_watches_all_batches():
     async def scenario():
         work = Doubling()
         batcher = batcher_of(work, max_batch=1, stall_s=0.05)
         work.gate.clear()
-        calls = [ask(batcher, n) for n in range(SPARE_WORKERS + 1)]
-        for call in calls[:-1]:  # each that is given up starts the next
+        calls = [submit(batcher, n) for n in range(SPARE_WORKERS + 1)]
+        for call in calls[:-1]:  # giving up one starts the next
             with pytest.raises(ModelFailureError):
                 await call
         timers = asyncio.get_running_loop()._scheduled
@@ -277,14 +279,14 @@ def test_one_timer_watches_over_all_that_runs():
     run(scenario)
 
 
-def test_what_waits_or_runs_when_the_batcher_closes_is_refused():
+def test_calls_that_wait_or_run_when_the_batcher_closes_are_refused():
     async def scenario():
         work = Doubling()
         batcher = batcher_of(work)
-        calls = [*await occupied(batcher, work), ask(batcher, 1)]
+        calls = [*await occupied(batcher, work), submit(batcher, 1)]
         await until(lambda: batcher.waiting == 1)
         batcher.close()
-        for call in [*calls, ask(batcher, 2)]:
+        for call in [*calls, submit(batcher, 2)]:
             with pytest.raises(UnavailableError, match="shutting down"):
                 await call
         assert batcher.hanging == 1  # the process must not wait for it
@@ -296,7 +298,7 @@ def test_what_waits_or_runs_when_the_batcher_closes_is_refused():
 
 @pytest.fixture
 def no_more_threads():
-    """Return a function after which the system has no thread to give: none with such a stack."""
+    """Return a function after which no thread can be started, because none can have its stack."""
     before = threading.stack_size()
 
     def take():
@@ -309,28 +311,28 @@ def no_more_threads():
     threading.stack_size(before)
 
 
-def test_without_a_thread_calls_are_refused_and_nothing_drifts(no_more_threads):
+def test_without_a_thread_calls_are_refused_and_the_counts_stay_right(no_more_threads):
     async def scenario():
         batcher = batcher_of(Doubling())
         no_more_threads()
         for _ in range(SPARE_WORKERS + 2):
             with pytest.raises(UnavailableError, match="cannot be started"):
-                await ask(batcher, 1)
+                await submit(batcher, 1)
         assert is_idle(batcher)
         threading.stack_size(0)
-        assert await ask(batcher, 1) == 2
+        assert await submit(batcher, 1) == 2
 
     run(scenario)
 
 
-def test_where_no_thread_can_be_added_those_that_there_are_go_on(no_more_threads):
+def test_if_no_thread_can_be_added_the_existing_ones_continue(no_more_threads):
     async def scenario():
         work = Doubling()
         batcher = batcher_of(work, workers=3, max_batch=1)
-        assert await ask(batcher, 1) == 2
+        assert await submit(batcher, 1) == 2
         no_more_threads()
         work.gate.clear()
-        calls = [ask(batcher, n) for n in range(3)]
+        calls = [submit(batcher, n) for n in range(3)]
         await until(lambda: batcher.in_flight == 3)
         work.gate.set()
         assert await asyncio.gather(*calls) == [0, 2, 4]
@@ -341,8 +343,8 @@ def test_where_no_thread_can_be_added_those_that_there_are_go_on(no_more_threads
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
-def test_nothing_is_lost_and_nothing_drifts_in_a_storm(workers):
-    """Callers come, lose patience and leave at random; every call ends, and rightly."""
+def test_in_a_storm_no_call_is_lost_and_the_counts_stay_right(workers):
+    """Callers arrive, time out and leave at random; every call ends as it should."""
     draw = random.Random(workers)
 
     def work(jobs):
@@ -356,7 +358,7 @@ def test_nothing_is_lost_and_nothing_drifts_in_a_storm(workers):
         deadline = time.monotonic() + draw.choice([0.001, 0.01, PATIENCE_S])
         client, rows = draw.choice("abc"), draw.choice([1, 1, 2, 9])
         key = draw.choice(["x", "y", None])
-        task = ask(batcher, number, client=client, rows=rows, key=key, deadline=deadline)
+        task = submit(batcher, number, client=client, rows=rows, key=key, deadline=deadline)
         if draw.random() < 0.3:
             asyncio.get_running_loop().call_later(draw.random() / 50, task.cancel)
         done, _ = await asyncio.wait([task], timeout=PATIENCE_S)

@@ -1,0 +1,153 @@
+"""A model as it is served: backend, queue and statistics under one name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from cloud_stub.backends.backend import Backend
+from cloud_stub.errors import NotServedError
+from cloud_stub.model_settings import ModelSettings
+from cloud_stub.scheduling.batcher import Batcher, Limits
+from cloud_stub.scheduling.runner import Runner
+from cloud_stub.scheduling.statistics import Statistics
+from edge_runtime.cloud.security import Security
+from edge_runtime.errors import DependencyError
+
+VERSION: Final = "1"
+"""The only version of a model; an empty version in a request means the same."""
+
+
+class ServedModel:
+    """One of the server's models.
+
+    Args:
+        name: Its name on the wire.
+        backend: The model itself.
+        limits: Limits of batches and of the queue.
+    """
+
+    def __init__(self, name: str, backend: Backend, limits: Limits) -> None:
+        if not backend.signature.is_batched:
+            limits = replace(limits, max_delay_s=0.0)  # no other call can ever join
+        self.name = name
+        self.backend = backend
+        self.limits = limits
+        self.signature = backend.signature
+        self.statistics = Statistics()
+        self.batcher = Batcher(
+            Runner(backend),
+            workers=backend.workers,
+            limits=limits,
+            name=f"model-{name}",
+            is_continuous=backend.signature.is_continuous,
+            record=self.statistics.record_batch,
+        )
+
+    @property
+    def is_usable(self) -> bool:
+        """True while the model accepts calls; false once too many of its workers hang."""
+        return not self.batcher.is_stuck
+
+    def close(self) -> None:
+        """Release workers and backend."""
+        self.batcher.close()
+        self.backend.close()
+
+
+class Models:
+    """The server's models by name.
+
+    Args:
+        models: At least one model; all names differ.
+    """
+
+    def __init__(self, models: Iterable[ServedModel]) -> None:
+        self._models = {model.name: model for model in models}
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models.values())
+
+    def find(self, name: str, version: str = "") -> ServedModel:
+        """Return a model.
+
+        Raises:
+            NotServedError: This server has no model of that name, or not in that version.
+        """
+        model = self._models.get(name)
+        if model is None:
+            known = ", ".join(repr(known) for known in self._models)
+            raise NotServedError(f"model {name[:80]!r} is not served here: ask for {known[:200]}")
+        if version not in {"", VERSION}:
+            raise NotServedError(
+                f"version {version[:40]!r} of {name!r} is not served here: ask for {VERSION!r}"
+            )
+        return model
+
+
+def open_backend(settings: ModelSettings) -> Backend:
+    """Open the backend of a model; libraries that others need are not imported.
+
+    Raises:
+        GatekeeperError: It cannot be opened.
+    """
+    if settings.checkpoint is not None:
+        return _open_checkpoint(settings.checkpoint, settings)
+    if settings.upstream:
+        from cloud_stub.language.upstream import UpstreamBackend
+
+        return UpstreamBackend(settings)
+    if settings.onnx is not None:
+        from cloud_stub.backends.graph import GraphBackend
+
+        return GraphBackend(settings.onnx, settings.threads)
+    from cloud_stub.backends.classifiers import BundleBackend, CascadeBackend
+
+    assert settings.bundle is not None  # noqa: S101 - the settings hold exactly one source
+    if not settings.cloud:
+        return BundleBackend(settings.bundle, settings.threads)
+    return CascadeBackend(
+        settings.bundle,
+        settings.threads,
+        cloud=settings.cloud,
+        deadline_s=settings.cloud_deadline,
+        **_cloud_link(settings),
+    )
+
+
+def _cloud_link(settings: ModelSettings) -> dict[str, Any]:
+    """Return the protection of the link to the further cloud, as arguments of `Cascade.open`."""
+    if not settings.cloud_tls:
+        return {"allow_plaintext": settings.cloud_plaintext}
+    security = Security(
+        ca=settings.cloud_ca,
+        certificate=settings.cloud_certificate,
+        key=settings.cloud_key,
+        token_file=settings.cloud_token_file,
+    )
+    return {"security": security}
+
+
+def _open_checkpoint(path: Path, settings: ModelSettings) -> Backend:
+    try:
+        import torch  # noqa: F401 - before the modules that need it
+    except ImportError:
+        raise DependencyError("torch", "serving a checkpoint", "cloud") from None
+    from train.models.language import is_language_model
+
+    if is_language_model(path):
+        from cloud_stub.language.checkpoint import LanguageBackend
+
+        return LanguageBackend(
+            path,
+            settings.threads,
+            kind=settings.confidence_kind,
+            max_new_tokens=settings.max_new_tokens,
+            max_rows=settings.max_batch,
+        )
+    settings.refuse_generation_flags("a classifier's checkpoint")
+    from cloud_stub.backends.classifiers import CheckpointBackend
+
+    return CheckpointBackend(path, settings.threads)
