@@ -70,7 +70,10 @@ def write_bundle(
     Raises:
         WriteError: There is no space or no permission; nothing was written.
     """
-    _set_metadata(model, metadata)
+    kept = [p for p in model.metadata_props if p.key != contract.METADATA_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    model.metadata_props.add(key=contract.METADATA_KEY, value=metadata.to_json())
     record = {
         "graphs": {role: GRAPH_FILE},
         "metadata": json.loads(metadata.to_json()),
@@ -93,11 +96,3 @@ def write_bundle(
             f"expected to write a bundle at {path}, got {error.strerror or error}: nothing was "
             "written, make room or name another folder"
         ) from None
-
-
-def _set_metadata(model: onnx.ModelProto, metadata: GateMetadata) -> None:
-    kept = [p for p in model.metadata_props if p.key != contract.METADATA_KEY]
-    del model.metadata_props[:]
-    model.metadata_props.extend(kept)
-    entry = model.metadata_props.add()
-    entry.key, entry.value = contract.METADATA_KEY, metadata.to_json()

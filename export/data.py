@@ -68,13 +68,10 @@ def kind_of(metadata: GateMetadata) -> Kind:
 def require_fresh(extra: Record, data: str, split: str) -> None:
     """Refuse to certify a threshold on inputs that fitted weights.
 
-    Args:
-        extra: Metadata of the model, with the records of its training and deferral head.
-        data: Name of the calibration data.
-        split: Split of the calibration data.
+    The metadata `extra` of the model hold the records of its training and its deferral head.
 
     Raises:
-        CalibrationError: Weights of the model or of its deferral head were fitted on them.
+        CalibrationError: Weights of the model or of its deferral head were fitted on the split.
     """
     for part, splits in _fitted(extra, data):
         if split in splits:
@@ -85,14 +82,7 @@ def require_fresh(extra: Record, data: str, split: str) -> None:
 
 
 def freshness_note(extra: Record, data: str | None, split: str, *, certified: bool) -> str:
-    """Return a note on calibration inputs that had a part in making the model, or an empty text.
-
-    Args:
-        extra: Metadata of the model, with the records of its training and deferral head.
-        data: Name of the calibration data, or None.
-        split: Split of the calibration data.
-        certified: Whether the threshold comes with a guarantee.
-    """
+    """Return a note on calibration inputs that had a part in making the model, or an empty text."""
     if data is None:
         return ""
     for part, splits in _fitted(extra, data):

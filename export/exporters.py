@@ -15,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -161,19 +161,14 @@ def _export_with_torch(
     model = _Logits(checkpoint.model, tuple(example)).eval()
     axes = {axis: torch.export.Dim(name) for axis, name in free.items()}
     try:
-        with quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                model,
-                tuple(example.values()),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=list(example),
-                output_names=["logits"],
-                dynamic_shapes={"inputs": tuple(dict(axes) for _ in example)},
-                verbose=False,
-            )
-        assert program is not None  # noqa: S101 - dynamo always returns a program
-        program.save(file)
+        trace(
+            model,
+            file,
+            tuple(example.values()),
+            input_names=list(example),
+            output_names=["logits"],
+            dynamic_shapes={"inputs": tuple(dict(axes) for _ in example)},
+        )
     except Exception as error:  # noqa: BLE001 - tracing runs the model's own code
         sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in example.items())
         raise GraphError(
@@ -182,6 +177,16 @@ def _export_with_torch(
             "fix the model"
         ) from None
     return file
+
+
+def trace(module: Any, file: Path, *inputs: Any, opset: int = OPSET, **options: Any) -> None:
+    """Write the graph that `torch.onnx` makes of a module with example inputs, or of a program."""
+    with quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module, *inputs, dynamo=True, opset_version=opset, verbose=False, **options
+        )
+    assert program is not None  # noqa: S101 - dynamo always returns a program
+    program.save(file)
 
 
 def cause_of(error: Exception) -> str:

@@ -67,13 +67,8 @@ def inline_weights(
 ) -> onnx.ModelProto:
     """Return a model that holds all its weights; the argument is left unchanged.
 
-    Args:
-        model: The graph.
-        weights: The folder of its external weights, or None.
-        limit: Limit of a protobuf message, in bytes.
-
     Raises:
-        GraphError: The model would exceed the limit.
+        GraphError: The model would exceed the limit of a protobuf message, in bytes.
     """
     if weights is None:
         return model
@@ -137,21 +132,15 @@ def _move(tensor: TensorProto, path: Path, target: Path) -> None:
     """Move the content of a tensor to the end of a file, or into the graph if it is small."""
     content = _bytes_of(tensor, path)
     if len(content) > _SMALL_BYTES:
-        start = _append(content, target)
+        with target.open("ab") as file:
+            file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+            start = file.tell()
+            file.write(content)
         tensor.raw_data = b""  # the next call refuses a tensor without this field
         set_external_data(tensor, target.name, offset=start, length=len(content))
         tensor.ClearField("raw_data")
     elif tensor.data_location == TensorProto.EXTERNAL:
         _set_inside(tensor, content)
-
-
-def _append(content: bytes, target: Path) -> int:
-    """Append to a file on a page boundary, and return the offset of the content."""
-    with target.open("ab") as file:
-        file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-        start = file.tell()
-        file.write(content)
-    return start
 
 
 def _size(tensor: TensorProto) -> int:

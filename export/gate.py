@@ -59,13 +59,7 @@ def decision_nodes() -> Nodes:
 def add_constants(
     model: onnx.ModelProto, threshold: float, more: dict[str, Any] | None = None
 ) -> None:
-    """Add the threshold, and those constants that the nodes read, in place.
-
-    Args:
-        model: The graph, with all nodes of the gate.
-        threshold: The default of the input `threshold`.
-        more: Further constants by name.
-    """
+    """Add the threshold, and those constants (`more` are by name) that the nodes read, in place."""
     graph = model.graph
     constants = {"axis": np.array([-1], np.int64), "floor": np.array(_FLOOR, np.float32)}
     used = {name for node in graph.node for name in node.input}

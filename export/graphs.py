@@ -91,17 +91,12 @@ def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def serialize(model: onnx.ModelProto, *, limit: int = MESSAGE_BYTES) -> bytes:
-    """Return the bytes of a graph.
-
-    Raises:
-        GraphError: There are more bytes than can be read again.
-    """
-    require_size(model, limit=limit)
+    """Return the bytes of a graph; raise `GraphError` if they are too many to be read again."""
+    _require_size(model, limit)
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def require_size(model: onnx.ModelProto, *, limit: int = MESSAGE_BYTES) -> None:
-    """Raise `GraphError` for a graph with more weights than a protobuf message can hold."""
+def _require_size(model: onnx.ModelProto, limit: int) -> None:
     size = model.ByteSize()
     if size >= limit:
         raise GraphError(
@@ -122,7 +117,7 @@ def check_graph(model: onnx.ModelProto) -> None:
         GraphError: The graph is too large.
         onnx.checker.ValidationError: The graph is invalid.
     """
-    require_size(model)
+    _require_size(model, MESSAGE_BYTES)
     # The checker looks for external files in the working directory; ONNX Runtime, which runs every
     # graph before it is written, knows where they are.
     if all(t.data_location != TensorProto.EXTERNAL for t in tensors(model.graph)):

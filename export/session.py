@@ -31,15 +31,10 @@ _ERROR_LEVEL = 3  # it warns of every initializer that may be fed, such as the t
 def open_graph(
     model: onnx.ModelProto, weights: Path | None = None, *, place: object = "the exported model"
 ) -> Any:
-    """Return a session over a graph in memory.
-
-    Args:
-        model: The graph.
-        weights: The folder of its external weights, or None.
-        place: Origin of the graph, for the message.
+    """Return a session over a graph in memory, whose external weights lie in a folder.
 
     Raises:
-        GraphError: ONNX Runtime does not take the graph.
+        GraphError: ONNX Runtime does not take the graph that comes from `place`.
     """
     options = ort.SessionOptions()
     options.log_severity_level = _ERROR_LEVEL
@@ -57,10 +52,10 @@ def open_graph(
 
 
 def run_on(session: Any, inputs: Sequence[Any], feed: Feed) -> Answers:
-    """Return prediction, confidence and defer [n]; neighbours of one size share a batch.
+    """Return the answers of a gated graph; neighbours of one size share a batch.
 
     Args:
-        session: A gated graph.
+        session: The gated graph.
         inputs: Pictures uint8 [height, width, 3] or texts.
         feed: Function from some of them to the graph's inputs.
 
@@ -77,13 +72,7 @@ def run_images(session: Any, images: Sequence[npt.NDArray[np.uint8]]) -> Answers
 
 
 def run_bundle(model: EdgeModel, inputs: Sequence[Any], session: Any = None) -> Answers:
-    """Return the answers of a bundle.
-
-    Args:
-        model: The opened bundle.
-        inputs: Inputs as the bundle takes them.
-        session: Another session over its graph, with another threshold or band.
-    """
+    """Return the answers of a bundle; the session may be another one over its graph."""
     if model.metadata.input.name != contract.TEXT:
         return run_images(session or model.session, inputs)
     intake = model.intake

@@ -30,16 +30,10 @@ def least_sure(confidence: npt.NDArray[Any], count: int) -> npt.NDArray[np.bool_
 def verify_quantized(
     small: Answers, exact: Answers, labels: Any, *, max_flips: float
 ) -> dict[str, Any]:
-    """Compare a quantized graph with the float one, each at its own threshold.
-
-    Args:
-        small: Answers of the quantized graph.
-        exact: Answers of the float graph.
-        labels: int64 [n].
-        max_flips: Largest share of decisions that may differ.
+    """Compare a quantized graph's answers with the float one's, each at its own threshold.
 
     Raises:
-        VerificationError: More decisions differ.
+        VerificationError: More than the share `max_flips` of the decisions differ.
     """
     flips = float((small[2] != exact[2]).mean())
     if flips > max_flips:

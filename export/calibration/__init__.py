@@ -9,14 +9,7 @@ from export.calibration.goals import (
     TargetDeferral,
 )
 from export.calibration.sample import Choice, Sample, threshold_for_deferral_ratio
-from export.calibration.threshold import (
-    REUSED,
-    band_note,
-    calibrate,
-    calibrate_look,
-    goal_of,
-    threshold_summary,
-)
+from export.calibration.threshold import REUSED, band_note, calibrate, calibrate_look
 
 __all__ = [
     "REUSED",
@@ -31,7 +24,5 @@ __all__ = [
     "band_note",
     "calibrate",
     "calibrate_look",
-    "goal_of",
     "threshold_for_deferral_ratio",
-    "threshold_summary",
 ]

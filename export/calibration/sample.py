@@ -74,13 +74,9 @@ class Choice:
 
 
 def threshold_for_deferral_ratio(confidence: npt.NDArray[np.float32], ratio: float) -> np.float32:
-    """Return the largest float32 whose strictly-below share does not exceed `ratio`.
+    """Return the largest float32 whose strictly-below share does not exceed `ratio`, in [0, 1].
 
     A NaN counts as below every threshold, because the gate defers it.
-
-    Args:
-        confidence: float32 [n], n >= 1.
-        ratio: Desired deferral ratio in [0, 1].
 
     Raises:
         CalibrationError: There are no data, or more NaNs than the ratio allows.
@@ -105,12 +101,8 @@ def threshold_for_deferral_ratio(confidence: npt.NDArray[np.float32], ratio: flo
 def prediction_interval(deferred: int, n: int) -> tuple[float, float]:
     """Return the interval that holds the deferral ratio of n fresh inputs with probability `LEVEL`.
 
-    The share below the k-th of n calibration values is Beta(k + 1, n - k) distributed, and the
-    fresh count is binomial around it.
-
-    Args:
-        deferred: Number of calibration inputs that are deferred.
-        n: Number of calibration inputs, and of fresh ones.
+    With `deferred` of n calibration inputs deferred, the true share is drawn from Beta(deferred +
+    1, n - deferred + 1), and the fresh count from the binomial distribution around it.
     """
     draws = np.random.default_rng(0)
     share = draws.beta(deferred + 1, n - deferred + 1, _DRAWS)

@@ -9,14 +9,8 @@ from typing import Any
 
 from edge_runtime import contract, metrics
 from edge_runtime.contract import SecondLook
-from export.calibration.goals import (
-    Goal,
-    LeastCost,
-    MaxHarm,
-    MaxRisk,
-    TargetAccuracy,
-    TargetDeferral,
-)
+from export.calibration import goals
+from export.calibration.goals import Goal
 from export.calibration.sample import LEVEL, Sample, prediction_interval
 from export.commands.goal import DELTA, GoalSettings
 from export.data import freshness_note, require_fresh, was_chosen_on
@@ -27,41 +21,38 @@ REUSED = "reused"
 
 
 def goal_of(settings: GoalSettings, extra: Mapping[str, Any]) -> Goal:
-    """Return the goal of settings that have no threshold.
-
-    Args:
-        settings: The goal, and the data to choose the threshold on.
-        extra: Metadata of the model, with the records of its training and deferral head.
+    """Return the goal of settings without a threshold.
 
     Raises:
-        CalibrationError: The goal promises a guarantee, and the data fitted weights.
+        CalibrationError: The goal promises a guarantee, and the data fitted weights of the model
+            with the metadata `extra`.
     """
     delta = DELTA if settings.delta is None else settings.delta
     if settings.is_certified:
         require_fresh(extra, str(settings.calibrate), settings.split)
     if settings.max_risk is not None:
-        return MaxRisk(settings.max_risk, delta)
+        return goals.MaxRisk(settings.max_risk, delta)
     if settings.max_harm is not None:
-        return MaxHarm(settings.max_harm, delta)
+        return goals.MaxHarm(settings.max_harm, delta)
     if settings.target_accuracy is not None:
-        return TargetAccuracy(settings.target_accuracy)
+        return goals.TargetAccuracy(settings.target_accuracy)
     if settings.cloud_cost is not None and settings.error_cost is not None:
-        return LeastCost(settings.cloud_cost, settings.error_cost)
+        return goals.LeastCost(settings.cloud_cost, settings.error_cost)
     assert settings.target_deferral is not None  # noqa: S101 - the settings hold one goal
-    return TargetDeferral(settings.target_deferral)
+    return goals.TargetDeferral(settings.target_deferral)
 
 
 def calibrate(
     goal: Goal, sample: Sample, *, data: str, split: str, extra: Mapping[str, Any] | None = None
 ) -> tuple[float, dict[str, Any]]:
-    """Return (threshold, calibration record).
+    """Return (threshold, calibration record) for a goal.
 
     Args:
-        goal: The goal to choose for.
+        goal: The goal.
         sample: The calibration data as the graph answers them.
         data: Name of the data, for the record.
         split: Split of the data, for the record.
-        extra: Metadata of the model: a guarantee on inputs that stopped its training is marked.
+        extra: Metadata of the model; a guarantee on inputs that stopped its training is marked.
 
     Raises:
         CalibrationError: The data cannot give a threshold for this goal.
@@ -113,17 +104,13 @@ def calibrate_look(
             f"which is chosen on the same data: use --band {contract.EVERY_INPUT:g}"
         )
     first = measure(math.inf, -math.inf)
-    limits = metrics.band_limits(first.confidence, _ratio(goal, first), band)
+    if isinstance(goal, goals.TargetDeferral):
+        ratio = goal.target
+    else:
+        ratio = 1.0 - float((first.confidence >= goal.choose(first).threshold).mean())
+    limits = metrics.band_limits(first.confidence, ratio, band)
     share = float(metrics.in_band(first.confidence, *limits).mean())
     return measure(*limits), SecondLook.from_limits(limits, view=view, band=band, share=share)
-
-
-def _ratio(goal: Goal, first: Sample) -> float:
-    """Return the deferral ratio around which the band lies."""
-    if isinstance(goal, TargetDeferral):
-        return goal.target
-    threshold = goal.choose(first).threshold
-    return 1.0 - float((first.confidence >= threshold).mean())
 
 
 def threshold_summary(
@@ -133,14 +120,9 @@ def threshold_summary(
     record: Mapping[str, Any] | None,
     look: SecondLook | None = None,
 ) -> str:
-    """Return one line on a chosen threshold: deferral ratio, second look, freshness of the data.
+    """Return one line on a threshold: deferral ratio, second look, freshness of the data.
 
-    Args:
-        settings: The goal.
-        extra: Metadata of the model, with the records of its training and deferral head.
-        threshold: The threshold.
-        record: The calibration record; None for a threshold set by hand.
-        look: The second look, or None.
+    There is no record for a threshold set by hand.
     """
     achieved = f", defers {record['achieved']:.1%} of {record['n']}" if record else ""
     fresh = freshness_note(

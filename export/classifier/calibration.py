@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from export.calibration import Sample, calibrate, calibrate_look, goal_of
+from export.calibration.sample import Sample
+from export.calibration.threshold import calibrate, calibrate_look, goal_of
 from export.commands.goal import GoalSettings
 from export.data import require_labels
 from export.sources.reference import Gate
@@ -33,7 +34,7 @@ def choose_gate(
         settings: The goal.
         kind: Kind of the first confidence.
         split: The calibration data.
-        answer: Runs the graph on these data, with a band of the second look or without one.
+        answer: Function that runs the graph on these data, given the band of a second look or None.
         extra: Metadata of the model, with the records of its training and deferral head.
         look: The view of a second look and half its band's width in ranks, or None.
 

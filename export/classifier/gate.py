@@ -60,7 +60,11 @@ def append_gate(
     if opset_of(model) < _AXES_AS_INPUT:
         nodes = [_with_axes_attribute(node) for node in nodes]
     if view is not None:
-        _require_probability(kind)
+        if kind != contract.MAX_SOFTMAX:
+            raise GraphError(
+                f"expected {contract.MAX_SOFTMAX} for a second look, got {kind}: only "
+                "probabilities can be averaged, leave out --second-look or --confidence"
+            )
         nodes += second_look(graph, view=view, first=first, logits=logits)
     nodes += decision_nodes()
     nodes += _emit_nodes(source, emit, kind)
@@ -106,14 +110,6 @@ def _confidence_nodes(
     return _max_softmax_nodes(source, surest) + deferral_confidence(
         graph, head, logits=logits, max_softmax=surest, confidence=confidence
     )
-
-
-def _require_probability(kind: str) -> None:
-    if kind != contract.MAX_SOFTMAX:
-        raise GraphError(
-            f"expected {contract.MAX_SOFTMAX} for a second look, got {kind}: only probabilities of "
-            "two views can be averaged, leave out --second-look or --confidence"
-        )
 
 
 def _max_softmax_nodes(logits: str, confidence: str) -> Nodes:

@@ -70,7 +70,7 @@ class GatedGraph:
 
     @property
     def is_fused(self) -> bool:
-        """Whether the graph of the bundle takes pictures."""
+        """True if the graph of the bundle takes pictures."""
         return self.shipped is not self.plain
 
     @property

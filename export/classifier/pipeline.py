@@ -13,7 +13,7 @@ import onnx
 from edge_runtime import contract
 from edge_runtime.contract import SecondLook
 from export import bundle
-from export.calibration import threshold_summary
+from export.calibration.threshold import threshold_summary
 from export.classifier import verification
 from export.classifier.calibration import Band, choose_gate
 from export.classifier.gated_graph import GatedGraph
@@ -119,7 +119,11 @@ class _Export:
         settings, split = self.settings, self.split
         view = settings.view
         if settings.threshold is not None:
-            look = None if view is None else _look_at_every_input(view)
+            look, limits = None, (-math.inf, math.inf)
+            if view is not None:
+                look = SecondLook.from_limits(
+                    limits, view=view, band=contract.EVERY_INPUT, share=1.0
+                )
             return Gate(settings.confidence, float(np.float32(settings.threshold)), look), None
         assert split is not None  # noqa: S101 - a goal comes with data
 
@@ -236,9 +240,3 @@ class _Export:
             toolkit_version=bundle.toolkit_version(),
             extra=extra,
         )
-
-
-def _look_at_every_input(view: str) -> SecondLook:
-    return SecondLook.from_limits(
-        (-math.inf, math.inf), view=view, band=contract.EVERY_INPUT, share=1.0
-    )

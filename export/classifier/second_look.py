@@ -11,8 +11,6 @@ or with one that is not a batch of pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -44,9 +42,9 @@ def second_look(graph: onnx.GraphProto, *, view: str, first: str, logits: str) -
     Raises:
         GraphError: The view is unknown, or the graph takes more than pictures.
     """
-    if view not in _VIEWS:
-        raise GraphError(f"expected one of {', '.join(_VIEWS)} as second view, got {view!r}")
-    then = _then_branch(graph, view, first, logits)
+    if view != contract.MIRROR:
+        raise GraphError(f"expected {contract.MIRROR} as second view, got {view!r}")
+    then = _then_branch(graph, first, logits)
     unchanged = helper.make_node("Identity", [first], [_P + "unchanged"])
     graph.initializer.extend(_scalar(name, np.nan) for name in _LIMITS)
     return [
@@ -94,14 +92,15 @@ def _branch(
     return helper.make_graph(nodes, _P + name, [], [result], constants)
 
 
-def _then_branch(graph: onnx.GraphProto, view: str, first: str, logits: str) -> onnx.GraphProto:
+def _then_branch(graph: onnx.GraphProto, first: str, logits: str) -> onnx.GraphProto:
     source, width = _only_input(graph)
     picked, seen, rows = _P + "picked", _P + "seen", _P + "rows"
+    reverse = [_P + "-1", _P + "end", _P + "width", _P + "-1"]
     again, names = _copy_model(graph, {source: seen})
     nodes = [
         helper.make_node("Squeeze", [_P + "found", _P + "0"], [rows]),
         helper.make_node("Gather", [source, rows], [picked], axis=0),
-        *_VIEWS[view](picked, seen, _P + "width"),
+        helper.make_node("Slice", [picked, *reverse], [seen]),
         *again,
         *_probability_nodes(names[logits], rows),
         helper.make_node("Gather", [first, rows], [_P + "first"], axis=0),
@@ -112,15 +111,6 @@ def _then_branch(graph: onnx.GraphProto, view: str, first: str, logits: str) -> 
     numbers = {"0": [0], "1": [1], "width": [width], "-1": [-1], "end": [np.iinfo(np.int64).min]}
     constants = [numpy_helper.from_array(np.array(v, np.int64), _P + n) for n, v in numbers.items()]
     return _branch("then", nodes, (*constants, _scalar(_P + "half", 0.5)))
-
-
-def _mirror(picked: str, seen: str, width: str) -> Nodes:
-    """Return a node that reverses the axis given by `width`."""
-    slices = [_P + "-1", _P + "end", width, _P + "-1"]
-    return [helper.make_node("Slice", [picked, *slices], [seen])]
-
-
-_VIEWS: dict[str, Callable[[str, str, str], Nodes]] = {contract.MIRROR: _mirror}
 
 
 def _probability_nodes(logits: str, rows: str) -> Nodes:
@@ -149,11 +139,7 @@ def _only_input(graph: onnx.GraphProto) -> tuple[str, int]:
 
 
 def _copy_model(graph: onnx.GraphProto, inputs: dict[str, str]) -> tuple[Nodes, dict[str, str]]:
-    """Copy the nodes that depend on the input.
-
-    Args:
-        graph: The model, its nodes in the order they run.
-        inputs: Name of the input -> name that replaces it.
+    """Copy the nodes that depend on the inputs (name -> replacement), in the order they run.
 
     Returns:
         The copies, and the new name of every value that has one.

@@ -96,7 +96,7 @@ class GoalSettings(Command):
 
     @property
     def is_certified(self) -> bool:
-        """Whether the threshold comes with a guarantee."""
+        """True if the threshold comes with a guarantee."""
         return self.max_risk is not None or self.max_harm is not None
 
     def check_quantization(self, kind: str) -> None:

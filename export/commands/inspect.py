@@ -114,13 +114,7 @@ def _looked_at(look: SecondLook) -> str:
 
 
 def describe_calibration(record: Record) -> list[str]:
-    """Return lines that explain what a threshold means.
-
-    Raises:
-        KeyError: The record is from another toolkit.
-        TypeError: The record is from another toolkit.
-        ValueError: The record is from another toolkit.
-    """
+    """Return lines that explain what a threshold means; raise one of `_OTHER_TOOLKIT`."""
     low, high = record["interval"]
     return [
         *_GOALS[record["goal"]](record),
@@ -218,12 +212,10 @@ def _describe_decoder(bundle: Bundle) -> list[str]:
 def _describe_verification(record: dict[str, Any]) -> list[str]:
     try:
         graph = record["graph"]
-        lines = [
+        return [
             f"verified: the float graph gave PyTorch's tokens and decisions on {graph['prompts']} "
-            f"prompts, confidences to {graph['confidence_error']:.1e}"
+            f"prompts, confidences to {graph['confidence_error']:.1e}",
+            *([quantization_summary(record["quantization"])] if "quantization" in record else []),
         ]
-        if "quantization" in record:
-            lines.append(quantization_summary(record["quantization"]))
     except _OTHER_TOOLKIT:
         return []
-    return lines

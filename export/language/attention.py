@@ -60,14 +60,23 @@ class FusedCache:
             tokens: Number of new tokens, the last of all.
             window: Positions that a token attends to including its own; None for all before it.
         """
-        if window not in self._visible:
-            self._visible[window] = self._mask_of(tokens, window)[:, None]
+        if window in self._visible:
+            return self._visible[window]
+        total = self._mask.shape[1]
+        at = torch.arange(total)
+        of = torch.arange(total - tokens, total)[:, None]
+        near = at <= of
+        if window is not None:
+            near = near & (at > of - window)
+        # Padding attends to itself: attention over nothing would be NaN.
+        mask = (near & (self._mask[:, None] > 0)) | (at == of)
+        self._visible[window] = mask[:, None]
         return self._visible[window]
 
     def attend(
         self, layer: int, query: Tensor, keys: Tensor, values: Tensor, **attributes: Any
     ) -> Tensor:
-        """Attend, and keep the present keys and values.
+        """Attend in one layer, and keep the present keys and values.
 
         Args:
             layer: Index of the layer.
@@ -83,24 +92,12 @@ class FusedCache:
         self.present[layer] = present_keys, present_values
         return attended
 
-    def _mask_of(self, tokens: int, window: int | None) -> Tensor:
-        total = self._mask.shape[1]
-        at = torch.arange(total)
-        of = torch.arange(total - tokens, total)[:, None]
-        near = at <= of
-        if window is not None:
-            near = near & (at > of - window)
-        # Padding attends to itself: attention over nothing would be NaN.
-        return (near & (self._mask[:, None] > 0)) | (at == of)
-
 
 @contextlib.contextmanager
 def fuse_attention(model: Any, cache: FusedCache) -> Iterator[None]:
-    """Replace the attention of a model within a block.
+    """Replace the attention of a model of transformers by the operator, within a block.
 
-    Args:
-        model: A model of transformers; one without the attention interface is left unchanged.
-        cache: The cache of one call.
+    A model without the attention interface is left unchanged.
 
     Raises:
         GraphError: The model caps its attention.

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.language import Decoder, Generation
-from export.calibration import Sample, calibrate, goal_of
+from export.calibration.sample import Sample
+from export.calibration.threshold import calibrate, goal_of
 from export.commands.goal import TaskGoalSettings
 from export.errors import CalibrationError
 from train.data.tasks import Example, Task, load_task
@@ -54,12 +55,7 @@ def calibration_task(settings: TaskGoalSettings) -> Task | None:
 
 
 def load_examples(split: str, name: str, **options: Any) -> Task:
-    """Load a task that has examples in a split.
-
-    Args:
-        split: Name of the split.
-        name: Name of the task.
-        **options: Keyword arguments of `load_task`.
+    """Load a task that has examples in a split, with options of `load_task`.
 
     Raises:
         CalibrationError: The task has no examples in the split.
@@ -76,12 +72,7 @@ def load_examples(split: str, name: str, **options: Any) -> Task:
 def choose_threshold(
     settings: TaskGoalSettings, decoder: Decoder, task: Task | None
 ) -> CalibratedDecoder:
-    """Choose the threshold on the answers of the graph itself.
-
-    Args:
-        settings: The goal, or the threshold itself.
-        decoder: The graph, with any threshold.
-        task: Result of `calibration_task`.
+    """Choose the threshold on the answers of the graph itself, unless it was set by hand.
 
     Raises:
         CalibrationError: The answers cannot give a threshold for the goal.

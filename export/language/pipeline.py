@@ -15,7 +15,7 @@ from edge_runtime import contract
 from edge_runtime.contract import GateMetadata, InputDescription
 from edge_runtime.language import Decoder
 from export import bundle
-from export.calibration import threshold_summary
+from export.calibration.threshold import threshold_summary
 from export.commands.language import LanguageSettings
 from export.data import TRAINING
 from export.external import WEIGHTS_FILE, inline_weights, load_onnx

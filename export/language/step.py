@@ -1,4 +1,4 @@
-"""One step of a causal language model as an ONNX graph: tokens and caches in, logits, caches out.
+"""One step of a causal language model as an ONNX graph, from tokens and caches to logits.
 
 Prefill and decode use the same graph; the cache is empty at first. The hidden state is cut to the
 last position before the output layer, which is most of the work for a large vocabulary.
@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicCache
 from edge_runtime import contract
 from export.errors import GraphError
 from export.exporters import OPSET as PLAIN_OPSET
-from export.exporters import cause_of, quiet
+from export.exporters import cause_of, trace
 from export.language.attention import FusedCache, Pairs, fuse_attention
 from train.models import LanguageModel
 
@@ -136,36 +136,27 @@ def _backbone(causal: Any) -> Any:
 
 
 def export_step(model: LanguageModel, file: Path) -> Cache:
-    """Write the graph of one step; return the shape of its cache.
-
-    Args:
-        model: A causal language model with float32 weights.
-        file: The file to write, with large weights beside it.
+    """Write the graph of one step of a model with float32 weights; return the shape of its cache.
 
     Raises:
         GraphError: The model cannot be traced, or its layers have caches of different shapes.
     """
     cache = Cache.of(model.model)
     fused = _can_fuse(model, cache)
+    names = [contract.INPUT_IDS, contract.ATTENTION_MASK, *cache.names(contract.PAST)]
+    pair = {0: "batch", 2: "past"}
+    caches = [(dict(pair), dict(pair)) for _ in range(cache.layers)]
     try:
-        with quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                _Step(model.model, fused=fused).eval(),
-                _example(cache, _ROWS, _PAST),
-                dynamo=True,
-                # In 23, shared keys stop the translation of attention as written.
-                opset_version=OPSET if fused else PLAIN_OPSET,
-                input_names=[
-                    contract.INPUT_IDS,
-                    contract.ATTENTION_MASK,
-                    *cache.names(contract.PAST),
-                ],
-                output_names=[LOGITS, *cache.names(contract.PRESENT)],
-                dynamic_shapes=_free(cache.layers),
-                verbose=False,
-            )
-        assert program is not None  # noqa: S101 - dynamo always returns a program
-        program.save(file)
+        trace(
+            _Step(model.model, fused=fused).eval(),
+            file,
+            _example(cache, _ROWS, _PAST),
+            # In 23, shared keys stop the translation of attention as written.
+            opset=OPSET if fused else PLAIN_OPSET,
+            input_names=names,
+            output_names=[LOGITS, *cache.names(contract.PRESENT)],
+            dynamic_shapes=({0: "batch", 1: "tokens"}, {0: "batch", 1: "total"}, caches),
+        )
     except Exception as error:  # noqa: BLE001 - tracing runs the model's own code
         raise GraphError(
             f"expected a language model that torch.onnx can trace, {type(model.model).__name__} "
@@ -197,13 +188,3 @@ def _can_fuse(model: LanguageModel, cache: Cache) -> bool:
     except Exception:  # noqa: BLE001 - the model's own code may not support this cache
         return False
     return torch.allclose(fused[0], plain[0], atol=_TOLERANCE)
-
-
-def _free(layers: int) -> tuple[Any, ...]:
-    """Return the names of the axes that may have any size, by input."""
-    pair = {0: "batch", 2: "past"}
-    return (
-        {0: "batch", 1: "tokens"},
-        {0: "batch", 1: "total"},
-        [(dict(pair), dict(pair)) for _ in range(layers)],
-    )

@@ -57,14 +57,7 @@ class Comparison:
 def compare(
     answers: Sequence[Generation], expected: Generated, kind: str, threshold: float
 ) -> Comparison:
-    """Compare answers of a decoder with those of the model to the same n prompts.
-
-    Args:
-        answers: Complete answers of the decoder.
-        expected: Answers of the model.
-        kind: Kind of confidence.
-        threshold: The threshold that decides.
-    """
+    """Compare complete answers of a decoder with those of the model to the same n prompts."""
     pairs = zip(answers, expected.tokens, expected.counted, strict=True)
     other = [list(answer.tokens) != tokens[counted].tolist() for answer, tokens, counted in pairs]
     wanted = expected.confidence(kind)
@@ -89,15 +82,7 @@ def verify_decoder(
     kind: str,
     threshold: float,
 ) -> dict[str, Any]:
-    """Compare a decoder with the model that was exported, and return the figures.
-
-    Args:
-        model: The model.
-        decoder: The bundle, as it will run.
-        prompts: Prompts for both.
-        max_new_tokens: Largest number of tokens of an answer.
-        kind: Kind of confidence.
-        threshold: The threshold that decides.
+    """Compare a decoder, run as it will be, with the exported model, and return the figures.
 
     Raises:
         VerificationError: An answer has other tokens, another confidence, or another decision.

@@ -33,10 +33,6 @@ def open_source(settings: SourceSettings) -> Iterator[Source]:
             yield open_onnx(settings.onnx, settings, Path(scratch))
         else:
             assert settings.checkpoint is not None  # noqa: S101 - the settings name one source
-            yield _open_checkpoint(settings.checkpoint, settings, Path(scratch))
-
-
-def _open_checkpoint(path: Path, settings: SourceSettings, scratch: Path) -> Source:
-    checkpoint = open_checkpoint(path, kind=None)
-    open_kind = open_text_source if checkpoint.kind == "text" else open_image_source
-    return open_kind(path, checkpoint, scratch, settings.exporter)
+            checkpoint = open_checkpoint(settings.checkpoint, kind=None)
+            open_kind = open_text_source if checkpoint.kind == "text" else open_image_source
+            yield open_kind(settings.checkpoint, checkpoint, Path(scratch), settings.exporter)

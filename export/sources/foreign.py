@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -41,7 +42,7 @@ from export.sources.probes import synthetic_pictures
 from export.sources.reference import TOLERANCE, Gate, Reference, logits_reference
 from export.sources.source import Feeds, Inputs, Pictures, Source
 from train import data
-from train.models import VIEWS, DeferralHead
+from train.models import VIEWS
 
 _RANK = 2
 _PICTURE_RANK = 4
@@ -55,22 +56,18 @@ class Original:
 
     Attributes:
         place: The file that the user named.
-        files: All files of the model.
-        model: The graph, which has the value `logits`.
-        logits: Name of the logits.
+        file: The graph, its weights, and the files of the model.
+        logits: Name of the logits in the graph.
         element: Type of the logits, of `onnx.TensorProto`.
-        weights: The folder of the graph's external weights, or None.
         run: The original itself, from inputs [n, ...] to logits float32 [n, classes].
         runs_in: Name of the original in messages.
         tolerance: Rounding error of the original; see `export.sources.reference`.
     """
 
     place: Path
-    files: tuple[Path, ...]
-    model: onnx.ModelProto
+    file: OnnxFile
     logits: str
     element: int
-    weights: Path | None
     run: Callable[[Pixels], Pixels]
     runs_in: str
     tolerance: float = TOLERANCE
@@ -90,7 +87,7 @@ class ForeignSource(Source):
 
     def translate(self) -> OnnxFile:
         """Return the model up to its logits."""
-        return OnnxFile(self.prepared, self.original.weights, self.original.files)
+        return dataclasses.replace(self.original.file, model=self.prepared)
 
     def feeds(self, raw: Pictures) -> Feeds:
         """Return pixels in the model's own type and order of axes."""
@@ -120,14 +117,10 @@ class ForeignSource(Source):
         seen = VIEWS[view](torch.from_numpy(np.ascontiguousarray(first))).numpy()
         return np.ascontiguousarray(np.moveaxis(seen, 1, -1) if is_last else seen)
 
-    def deferral_head(self) -> DeferralHead:
-        """Refuse: a head is fitted for a checkpoint."""
-        raise GraphError(f"expected a checkpoint with a deferral head, got {self.place}")
-
     def sha256(self) -> str:
         """Return the sha256 of all its files, one after the other."""
         digest = hashlib.sha256()
-        for file in self.original.files:
+        for file in self.original.file.files:
             with file.open("rb") as content:
                 while block := content.read(1 << 20):
                     digest.update(block)
@@ -143,13 +136,13 @@ def prepare(original: Original, settings: SourceSettings) -> ForeignSource:
         LabelError: The numbers of labels and classes differ.
         PreprocessingError: The processor does not open, or makes other pixels.
     """
-    opset = opset_of(original.model)
+    opset = opset_of(original.file.model)
     if opset < LEAST_OPSET:
         raise GraphError(
             f"expected opset {LEAST_OPSET} or newer in {original.place}, got {opset or 'none'}: "
             "export it with a newer one, or convert it with onnx.version_converter"
         )
-    model = copy_model(original.model)
+    model = copy_model(original.file.model)
     drop_weights_from_inputs(model.graph)
     described = describe_input(model.graph, original.place)
     processor = settings.processor and open_processor(settings.processor, described)
@@ -246,7 +239,7 @@ def flatten(model: onnx.ModelProto, name: str) -> str:
 
 def _refuse_squashed(original: Original) -> None:
     """Raise `GraphError` if the named value is already probabilities or classes."""
-    squashing = find_squashing(original.model.graph, original.logits)
+    squashing = find_squashing(original.file.model.graph, original.logits)
     if squashing is not None:
         operator, before = squashing
         raise GraphError(

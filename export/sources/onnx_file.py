@@ -59,31 +59,25 @@ def open_onnx(
     session = open_graph(opened, weights, place=path)
 
     def run(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return _run(session, output, pixels, path)
+        values: npt.NDArray[Any]
+        try:
+            (values,) = session.run([output], {session.get_inputs()[0].name: pixels})
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
+            raise GraphError(
+                f"expected {path} to take {pixels.dtype} {list(pixels.shape)}, it failed "
+                f"({one_line(error, 200)}): export it with a dynamic batch axis"
+            ) from None
+        return values
 
     original = Original(
         place=path,
-        files=loaded.files,
-        model=model,
+        file=loaded,
         logits=logits,
         element=_ELEMENTS[value.type],
-        weights=weights,
         run=run,
         runs_in="the ONNX file",
     )
     return prepare(original, settings)
-
-
-def _run(session: Any, output: str, pixels: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
-    try:
-        values: npt.NDArray[Any]
-        (values,) = session.run([output], {session.get_inputs()[0].name: pixels})
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
-        raise GraphError(
-            f"expected {path} to take {pixels.dtype} {list(pixels.shape)}, it failed "
-            f"({one_line(error, 200)}): export it with a dynamic batch axis"
-        ) from None
-    return values
 
 
 def _only_candidate(model: onnx.ModelProto, session: Any, path: Path) -> str:

@@ -74,11 +74,7 @@ def size_of(description: InputDescription, processor: Any | None) -> tuple[int, 
 
 
 def open_processor(folder: Path, description: InputDescription) -> Any:
-    """Return the image processor in a folder.
-
-    Args:
-        folder: A folder with `preprocessor_config.json`.
-        description: The input of the model.
+    """Return the image processor in a folder, for the input of a model.
 
     Raises:
         PreprocessingError: The processor does not open, or makes other pixels than the model takes.

@@ -22,11 +22,7 @@ _LONG_TEXT = 64  # tokens
 
 
 def image_size(processor: Any, side: Any = None) -> tuple[int, int]:
-    """Return the (height, width) that a model works at.
-
-    Args:
-        processor: The image processor in front of it.
-        side: The size in the model's config, for processors that neither resize nor crop.
+    """Return the (height, width) of a processor's pictures, or else the size in the model's config.
 
     Raises:
         GraphError: Neither gives a size.

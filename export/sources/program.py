@@ -9,6 +9,7 @@ refused by name.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -24,7 +25,7 @@ from torch.utils import _pytree as pytree
 from edge_runtime.files import one_line
 from export.commands.build import SourceSettings
 from export.errors import GraphError
-from export.exporters import OPSET, quiet
+from export.exporters import quiet, trace
 from export.external import OnnxFile, load_onnx
 from export.graphs import has_halves, shape_of
 from export.sources.foreign import (
@@ -55,16 +56,11 @@ _FUNCTION_CALL = re.compile(r"__|\b[a-z]\w* *\(|\) *\(")
 
 
 def open_program(path: Path, settings: SourceSettings, scratch: Path) -> ForeignSource:
-    """Open a program, and translate it to ONNX.
-
-    Args:
-        path: A file written by `torch.export.save`.
-        settings: The logits, labels and processor.
-        scratch: A folder for the ONNX file.
+    """Open a program that `torch.export.save` wrote, and translate it to ONNX in `scratch`.
 
     Raises:
-        ExportError: `prepare` refuses the model, the file is not such a program, or ONNX
-            lacks one of its operators.
+        ExportError: `prepare` refuses the model, the file is not such a program, or ONNX lacks one
+            of its operators.
     """
     program = read_program(path)
     _require_free_batch(program, path)
@@ -82,11 +78,9 @@ def open_program(path: Path, settings: SourceSettings, scratch: Path) -> Foreign
 
     original = Original(
         place=path,
-        files=(path,),
-        model=translated.model,
+        file=dataclasses.replace(translated, files=(path,)),
         logits=flatten(translated.model, output.name) if is_pixel else output.name,
         element=output.type.tensor_type.elem_type,
-        weights=translated.weights,
         run=run,
         runs_in="PyTorch",
         # On a CPU, ONNX Runtime computes half precision in float32.
@@ -161,10 +155,7 @@ def _names(program: Any, signature: Sequence[Any]) -> list[str]:
 def _translate(program: Any, path: Path, scratch: Path) -> OnnxFile:
     file = scratch / "program.onnx"
     try:
-        with quiet(), torch.no_grad():
-            made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
-            assert made is not None  # noqa: S101 - narrows the type: with dynamo there is one
-            made.save(file)
+        trace(program, file)
     except Exception as error:  # noqa: BLE001 - translating raises torch's own unrelated classes
         raise GraphError(
             f"expected a program that torch.onnx can translate in {path}, it failed "

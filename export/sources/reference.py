@@ -79,12 +79,7 @@ def checkpoint_reference(checkpoint: Checkpoint, inputs: Sequence[Any], gate: Ga
 
 
 def logits_reference(logits: Logits, gate: Gate, *, tolerance: float = TOLERANCE) -> Reference:
-    """Return the decisions that follow from a model's logits alone.
-
-    Args:
-        logits: The model, applied to the inputs.
-        gate: The gate that decides.
-        tolerance: Rounding error of the model.
+    """Return the decisions that follow from logits alone, with the rounding error of the model.
 
     Raises:
         VerificationError: The view or the confidence of the gate is unknown.
@@ -117,7 +112,12 @@ def _decide(
         low, high = gate.look.limits
         unclear = tied | (np.abs(confidence - low) <= tolerance)
         unclear |= np.abs(confidence - high) <= tolerance
-        second = _second_confidence(logits, gate.look.view, prediction)
+        if gate.look.view not in VIEWS:
+            raise VerificationError(
+                f"expected one of {', '.join(VIEWS)} as second view, got {gate.look.view!r}: "
+                "compare the bundle with the toolkit that made it"
+            )
+        second = metrics.probability_of(logits(gate.look.view), prediction)
         confidence = metrics.second_look(confidence, second, low, high)
     threshold = np.float32(gate.threshold)
     return Reference(
@@ -136,15 +136,3 @@ def _tied(logits: npt.NDArray[np.float64], tolerance: float) -> npt.NDArray[np.b
     top = np.sort(logits, axis=-1)
     # Rounding errors grow with the number.
     return np.asarray(top[:, -1] - top[:, -2] <= tolerance * np.maximum(1, np.abs(top[:, -1])))
-
-
-def _second_confidence(
-    logits: Logits, view: str, prediction: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """Return the second view's probability of the prediction, [n]."""
-    if view not in VIEWS:
-        raise VerificationError(
-            f"expected one of {', '.join(VIEWS)} as second view, got {view!r}: compare the bundle "
-            "with the toolkit that made it"
-        )
-    return metrics.probability_of(logits(view), prediction)

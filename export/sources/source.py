@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.contract import InputDescription
+from export.errors import GraphError
 from export.external import OnnxFile
 from export.sources.reference import Gate, Reference
 from train.data import Kind
@@ -93,9 +94,9 @@ class Source(ABC):
     def reference(self, inputs: Inputs, gate: Gate) -> Reference:
         """Return what the original decides by itself, in float64."""
 
-    @abstractmethod
     def deferral_head(self) -> DeferralHead:
-        """Return the deferral head that was fitted for the model."""
+        """Return the deferral head that was fitted for a checkpoint."""
+        raise GraphError(f"expected a checkpoint with a deferral head, got {self.place}")
 
     @abstractmethod
     def sha256(self) -> str:

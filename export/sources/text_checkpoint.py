@@ -78,13 +78,9 @@ class TextSource(CheckpointSource):
 def open_text_source(
     place: Path, checkpoint: Checkpoint, scratch: Path, exporter: Exporter
 ) -> TextSource:
-    """Write the tokenizer as the runtime reads it: it truncates and pads like transformers.
+    """Return a text classifier as a source, and write its tokenizer into `scratch`.
 
-    Args:
-        place: The checkpoint's folder.
-        checkpoint: The opened checkpoint.
-        scratch: A folder for the tokenizer and for large weights.
-        exporter: The translator to ONNX.
+    The tokenizer is written as the runtime reads it: it truncates and pads like transformers.
 
     Raises:
         GraphError: The model takes more than tokens.
