@@ -1,4 +1,4 @@
-"""`python -m export`."""
+"""The commands of `python -m export`; without a command name, `build` runs."""
 
 import sys
 

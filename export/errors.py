@@ -1,13 +1,13 @@
-"""What can go wrong in an export.
+"""Errors of an export.
 
 ExportError (GatekeeperError)
-├── GraphError (ValueError)            a graph cannot be gated
-├── PreprocessingError (ValueError)    a processor's settings cannot be fused
-├── CalibrationError (ValueError)      the data cannot give a threshold
-├── LabelError (ValueError)            the data are of other classes than the model
-├── VerificationError (ArithmeticError) the exported graph does not decide as the model does
-├── OutputError (FileExistsError)      the output folder holds something already
-└── WriteError (OSError)               the output folder cannot be written
+├── GraphError (ValueError)             a graph cannot be gated
+├── PreprocessingError (ValueError)     a processor's settings cannot be fused
+├── CalibrationError (ValueError)       the data cannot give a threshold
+├── LabelError (ValueError)             the data have other labels than the model
+├── VerificationError (ArithmeticError) the exported graph and the model decide differently
+├── OutputError (FileExistsError)       the output folder is taken
+└── WriteError (OSError)                the output folder cannot be written
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from edge_runtime.errors import GatekeeperError
 
 
 class ExportError(GatekeeperError):
-    """An export failed in a way the user can mend; nothing was written."""
+    """An export failed for a reason that the user can fix; nothing was written."""
 
 
 class GraphError(ExportError, ValueError):
-    """A graph has no single output of logits to put a gate on."""
+    """A graph, or the model it comes from, cannot be gated."""
 
 
 class PreprocessingError(ExportError, ValueError):
-    """A processor does something that is not fused into the graph."""
+    """A processor or tokenizer does something that a bundle cannot hold."""
 
 
 class CalibrationError(ExportError, ValueError):
-    """The data cannot give a threshold."""
+    """The data cannot give a threshold for the goal."""
 
 
 class LabelError(ExportError, ValueError):
@@ -40,8 +40,8 @@ class VerificationError(ExportError, ArithmeticError):
 
 
 class OutputError(ExportError, FileExistsError):
-    """The output folder holds something already."""
+    """The output folder already holds something that may not be replaced."""
 
 
 class WriteError(ExportError, OSError):
-    """The system does not let the bundle be written: no space, no permission."""
+    """The bundle cannot be written: no space or no permission."""

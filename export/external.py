@@ -1,4 +1,4 @@
-"""Loads ONNX files whose weights lie in further files, and keeps large ones outside the graph."""
+"""Loads ONNX files with external weights, and keeps large weights outside the graph."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 from onnx.external_data_helper import load_external_data_for_tensor, set_external_data
 
+from edge_runtime.files import one_line
 from export.errors import GraphError
-from export.graphs import MESSAGE_BYTES, copy_of, tensors
+from export.graphs import MESSAGE_BYTES, copy_model, tensors
 
 WEIGHTS_FILE = "model.onnx.data"
 INSIDE_BYTES = 1 << 28
 """Weights up to this size stay in the graph, or move into it."""
-_SMALL_BYTES = 1 << 10  # shapes and axes: ONNX Runtime wants these in the graph
+_SMALL_BYTES = 1 << 10  # shapes and axes: ONNX Runtime needs these in the graph
 _ALIGNMENT = 1 << 12  # pages, so that the file can be mapped
 
 
@@ -27,8 +28,8 @@ class OnnxFile:
 
     Attributes:
         model: The model.
-        weights: The folder with `WEIGHTS_FILE`, or None where the model holds all its weights.
-        files: What it was read from.
+        weights: The folder with `WEIGHTS_FILE`, or None if the model holds all its weights.
+        files: The files that it was read from.
     """
 
     model: onnx.ModelProto
@@ -40,12 +41,12 @@ def load_onnx(path: Path, folder: Path, *, inside_bytes: int = INSIDE_BYTES) -> 
     """Load an ONNX file with its weights.
 
     Args:
-        path: The file; its external weights lie beside it or below.
-        folder: Where weights go that are larger than `inside_bytes` together.
-        inside_bytes: What the graph may hold itself.
+        path: The file, with its external weights in the same folder or below.
+        folder: Target folder of weights that are larger than `inside_bytes` together.
+        inside_bytes: Largest size of weights inside the graph.
 
     Raises:
-        GraphError: It is no ONNX file, or weights are missing, cut off or outside its folder.
+        GraphError: The file is not ONNX, or weights are missing, truncated or outside its folder.
     """
     model = _load_graph(path)
     outside = [t for t in tensors(model.graph) if t.data_location == TensorProto.EXTERNAL]
@@ -58,21 +59,16 @@ def load_onnx(path: Path, folder: Path, *, inside_bytes: int = INSIDE_BYTES) -> 
     inside = [t for t in model.graph.initializer if t.data_location != TensorProto.EXTERNAL]
     for tensor in (*outside, *inside):
         _move(tensor, path, folder / WEIGHTS_FILE)
-    return OnnxFile(copy_of(model), folder, files)
+    return OnnxFile(copy_model(model), folder, files)
 
 
-def inlined(
+def inline_weights(
     model: onnx.ModelProto, weights: Path | None, *, limit: int = MESSAGE_BYTES
 ) -> onnx.ModelProto:
-    """Return the model with all its weights in it; the one that came stays as it was.
-
-    Args:
-        model: The graph.
-        weights: The folder of its external weights, where it has any.
-        limit: What a protobuf message takes.
+    """Return a model that holds all its weights; the argument is left unchanged.
 
     Raises:
-        GraphError: It would be larger.
+        GraphError: The model would exceed the limit of a protobuf message, in bytes.
     """
     if weights is None:
         return model
@@ -82,7 +78,7 @@ def inlined(
             f"expected a model under 2 GB for --quantize, got weights of {size / 1e9:.1f} GB: "
             "quantize it with ONNX Runtime's tools and give the result to --onnx"
         )
-    copy = copy_of(model)
+    copy = copy_model(model)
     onnx.load_external_data_for_model(copy, str(weights))
     return copy
 
@@ -92,7 +88,7 @@ def _load_graph(path: Path) -> onnx.ModelProto:
         if path.stat().st_size >= MESSAGE_BYTES:
             raise GraphError(
                 f"expected an ONNX file under 2 GB at {path}, got {path.stat().st_size / 1e9:.1f} "
-                "GB in one file, which protobuf does not read: save it with external data"
+                "GB in one file, more than protobuf reads: save it with external data"
             )
         model = onnx.load(str(path), load_external_data=False)
     except OSError as error:
@@ -100,9 +96,7 @@ def _load_graph(path: Path) -> onnx.ModelProto:
             f"expected an ONNX file at {path}, got {error.strerror or error}: check the path"
         ) from None
     except DecodeError:
-        raise GraphError(
-            f"expected an ONNX file at {path}, got other bytes: copy or export it again"
-        ) from None
+        model = onnx.ModelProto()
     if not model.graph.node:
         raise GraphError(
             f"expected an ONNX file with a graph at {path}, got other bytes: copy or export it "
@@ -112,19 +106,18 @@ def _load_graph(path: Path) -> onnx.ModelProto:
 
 
 def _bytes_of(tensor: TensorProto, path: Path) -> bytes:
-    """Return what a tensor holds, wherever it lies."""
+    """Return the content of a tensor, inside or outside the graph."""
     if tensor.data_location != TensorProto.EXTERNAL:
         return tensor.raw_data
-    # Loaded into a copy, because a message gives memory back only when it goes as a whole.
+    # Loaded into a copy, because a message frees memory only as a whole.
     copy = TensorProto()
     copy.CopyFrom(tensor)
     try:
         load_external_data_for_tensor(copy, str(path.parent))
     except Exception as error:  # noqa: BLE001 - onnx raises its checker's, OSError, ValueError
-        reason = " ".join(str(error).split())[:200]
         raise GraphError(
             f"expected the external weights of {path} beside it, {tensor.name} does not load "
-            f"({reason}): copy all its files"
+            f"({one_line(error, 200)}): copy all its files"
         ) from None
     return copy.raw_data
 
@@ -136,24 +129,18 @@ def _set_inside(tensor: TensorProto, content: bytes) -> None:
 
 
 def _move(tensor: TensorProto, path: Path, target: Path) -> None:
-    """Move what a tensor holds to the end of a file, or into the graph where it is small."""
+    """Move the content of a tensor to the end of a file, or into the graph if it is small."""
     content = _bytes_of(tensor, path)
     if len(content) > _SMALL_BYTES:
-        start = _append(content, target)
-        tensor.raw_data = b""  # onnx wants one to set apart
+        with target.open("ab") as file:
+            file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+            start = file.tell()
+            file.write(content)
+        tensor.raw_data = b""  # the next call refuses a tensor without this field
         set_external_data(tensor, target.name, offset=start, length=len(content))
         tensor.ClearField("raw_data")
     elif tensor.data_location == TensorProto.EXTERNAL:
         _set_inside(tensor, content)
-
-
-def _append(content: bytes, target: Path) -> int:
-    """Return where in the file the content begins."""
-    with target.open("ab") as file:
-        file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-        start = file.tell()
-        file.write(content)
-    return start
 
 
 def _size(tensor: TensorProto) -> int:

@@ -1,26 +1,25 @@
-"""Surgery on ONNX graphs that did not come from this toolkit's own exporter.
+"""Surgery on ONNX graphs that come from any exporter.
 
-Everything works in place, looks into subgraphs, and leaves weights in external files where they
-are.
+Unless they say otherwise, functions work in place, include subgraphs, and leave weights in external
+files where they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx
 from onnx import TensorProto, helper, version_converter
 
 from edge_runtime import contract
+from edge_runtime.files import one_line
 from export.errors import GraphError
 
-# MERGEDOC export/layout.py: "Which axis of a model's pictures is which: PyTorch has the channels first, TensorFlow last."
-
 LEAST_OPSET = 13
-"""The first in which Softmax, Squeeze and ReduceSum are what the gate takes them for."""
+"""The first opset whose Softmax, Squeeze and ReduceSum are those that the gate uses."""
 MESSAGE_BYTES = (1 << 31) - (1 << 24)
-"""What a protobuf message takes; writing a larger one fails nowhere, reading it does."""
+"""Limit of a protobuf message: a larger one can be written, but not read."""
 _RESERVED = frozenset(
     {
         *contract.GATE_OUTPUTS,
@@ -33,65 +32,71 @@ _RESERVED = frozenset(
     }
 )
 _PREFIX = "model/"
-_THROUGH = frozenset(
+_PASSING_ON = frozenset(
     {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "QuantizeLinear", "DequantizeLinear"}
 )
 _SQUASHING = frozenset({"Softmax", "Sigmoid", "ArgMax"})
 _DEFAULT_DOMAINS = ("", "ai.onnx")
-
 _RANK = 4
 _CHANNELS = frozenset({1, 3})
 Shape = Sequence[int | str]
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Yield the graphs in a node's attributes."""
+    """Yield the graphs in a node's attributes, at any depth."""
     for attribute in node.attribute:
-        yield from attribute.graphs
-        if attribute.HasField("g"):
-            yield attribute.g
+        for graph in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+            yield graph
+            for inner in graph.node:
+                yield from subgraphs(inner)
 
 
-def read_by(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield every name that a node or its subgraphs read, the subgraphs' own included."""
-    yield from node.input
+def nodes_within(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Yield a node and all nodes of its subgraphs."""
+    yield node
+    for graph in subgraphs(node):
+        yield from graph.node
+
+
+def names_read(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield every name that a node or its subgraphs read, including names of the subgraphs."""
+    for inner in nodes_within(node):
+        yield from inner.input
     for graph in subgraphs(node):
         yield from (output.name for output in graph.output)
-        for inner in graph.node:
-            yield from read_by(inner)
 
 
 def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """Yield every tensor that a graph stores: initializers and constants, at any depth."""
-    yield from graph.initializer
+    """Yield every stored tensor: initializers, and constants of nodes."""
+    for each in _all_graphs(graph):
+        yield from each.initializer
+        for node in each.node:
+            for attribute in node.attribute:
+                yield from attribute.tensors
+                if attribute.HasField("t"):
+                    yield attribute.t
+
+
+def _all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            yield from attribute.tensors
-            if attribute.HasField("t"):
-                yield attribute.t
-        for inner in subgraphs(node):
-            yield from tensors(inner)
+        yield from subgraphs(node)
 
 
-def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a graph of its own; external weights stay where they are."""
+def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return an independent copy of a graph; external weights stay where they are."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
 
 
-def serialized(model: onnx.ModelProto, *, limit: int = MESSAGE_BYTES) -> bytes:
-    """Return the bytes of a graph.
-
-    Raises:
-        GraphError: They are more than can be read again.
-    """
-    require_size(model, limit=limit)
+def serialize(model: onnx.ModelProto, *, limit: int = MESSAGE_BYTES) -> bytes:
+    """Return the bytes of a graph; raise `GraphError` if they are too many to be read again."""
+    _require_size(model, limit)
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def require_size(model: onnx.ModelProto, *, limit: int = MESSAGE_BYTES) -> None:
-    """Raise `GraphError` where a graph holds more weights than a protobuf message takes."""
+def _require_size(model: onnx.ModelProto, limit: int) -> None:
     size = model.ByteSize()
     if size >= limit:
         raise GraphError(
@@ -105,36 +110,31 @@ def has_halves(graph: onnx.GraphProto) -> bool:
     return any(tensor.data_type == TensorProto.FLOAT16 for tensor in tensors(graph))
 
 
-def has_external_weights(model: onnx.ModelProto) -> bool:
-    """Return whether a tensor lies in another file."""
-    return any(t.data_location == TensorProto.EXTERNAL for t in tensors(model.graph))
-
-
 def check_graph(model: onnx.ModelProto) -> None:
-    """Hold a graph to the ONNX standard.
+    """Check a graph against the ONNX standard.
 
     Raises:
-        GraphError: It is too large.
-        onnx.checker.ValidationError: It is none.
+        GraphError: The graph is too large.
+        onnx.checker.ValidationError: The graph is invalid.
     """
-    require_size(model)
+    _require_size(model, MESSAGE_BYTES)
     # The checker looks for external files in the working directory; ONNX Runtime, which runs every
     # graph before it is written, knows where they are.
-    if not has_external_weights(model):
+    if all(t.data_location != TensorProto.EXTERNAL for t in tensors(model.graph)):
         onnx.checker.check_model(model)
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """Return the version of the standard operators that a graph uses; 0 where it names none."""
+    """Return the version of the standard operators that a graph uses; 0 if it names none."""
     versions = [o.version for o in model.opset_import if o.domain in _DEFAULT_DOMAINS]
     return max(versions, default=0)
 
 
 def raise_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
-    """Return the graph in at least that version of the standard operators.
+    """Return the graph in at least this version of the standard operators.
 
     Raises:
-        GraphError: It cannot be converted.
+        GraphError: The graph cannot be converted.
     """
     if opset_of(model) >= least:
         return model
@@ -143,54 +143,39 @@ def raise_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
         if not converted.functions:  # the converter leaves them out
             converted.functions.extend(model.functions)
     except Exception as error:  # noqa: BLE001 - the converter raises RuntimeError and its own
-        reason = " ".join(str(error).split())[:200]
         raise GraphError(
             f"expected a graph that converts from opset {opset_of(model)} to {least}, which the "
-            f"fused preprocessing needs ({reason}): export it at {least}, or use --preprocessing "
-            "none"
+            f"fused preprocessing needs ({one_line(error, 200)}): export it at {least}, or use "
+            "--preprocessing none"
         ) from None
     return converted
 
 
 def strip_traces(model: onnx.ModelProto) -> None:
-    """Remove what says where a graph was made (stack traces, paths), and inferred shapes."""
-    model.doc_string = ""
-    del model.metadata_props[:]
-    _strip(model.graph)
-    for function in model.functions:
-        function.doc_string = ""
-        del function.metadata_props[:]
-        for node in function.node:
-            _strip_node(node)
+    """Remove all traces of where a graph was made (stack traces, paths), and inferred shapes."""
+    in_functions = [node for function in model.functions for node in function.node]
+    graphs = [*_all_graphs(model.graph), *(g for node in in_functions for g in subgraphs(node))]
+    for graph in graphs:
+        del graph.value_info[:]
+        for part in (graph, *graph.node, *_named(graph)):
+            _strip(part)
+    for part in (model, *model.functions, *in_functions):
+        _strip(part)
 
 
-def _strip(graph: onnx.GraphProto) -> None:
-    graph.doc_string = ""
-    del graph.metadata_props[:]
-    del graph.value_info[:]
-    for node in graph.node:
-        _strip_node(node)
-    for value in _named(graph):
-        value.doc_string = ""
-        del value.metadata_props[:]
-
-
-def _strip_node(node: onnx.NodeProto) -> None:
-    node.doc_string = ""
-    del node.metadata_props[:]
-    for graph in subgraphs(node):
-        _strip(graph)
+def _strip(part: Any) -> None:
+    part.doc_string = ""
+    del part.metadata_props[:]
 
 
 def drop_weights_from_inputs(graph: onnx.GraphProto) -> None:
     """Make initializers constants; old exporters list every weight as an input as well."""
     weights = {tensor.name for tensor in graph.initializer}
-    kept = [value for value in graph.input if value.name not in weights]
-    _set(graph.input, kept)
+    _replace(graph.input, [value for value in graph.input if value.name not in weights])
 
 
 def keep_output(graph: onnx.GraphProto, name: str, element: int, classes: int) -> None:
-    """Make a value float [batch, classes] the one output, and drop what it does not depend on."""
+    """Make a value float [batch, classes] the only output, and drop everything it does not need."""
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info(name, element, ["batch", classes]))
     needed = {name}
@@ -199,17 +184,18 @@ def keep_output(graph: onnx.GraphProto, name: str, element: int, classes: int) -
     for node in reversed(graph.node):
         if needed & set(node.output):
             kept.append(node)
-            needed.update(read_by(node))
-    _set(graph.node, kept[::-1])
-    _set(graph.initializer, [t for t in graph.initializer if t.name in needed])
-    _set(graph.sparse_initializer, [t for t in graph.sparse_initializer if t.values.name in needed])
+            needed.update(names_read(node))
+    _replace(graph.node, kept[::-1])
+    _replace(graph.initializer, [t for t in graph.initializer if t.name in needed])
+    sparse = [t for t in graph.sparse_initializer if t.values.name in needed]
+    _replace(graph.sparse_initializer, sparse)
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Put the nodes in an order they can run in, as the standard demands and few tools keep to.
+    """Put the nodes into an order they can run in, which the standard demands but few tools keep.
 
     Raises:
-        GraphError: There is none.
+        GraphError: The graph has a cycle.
     """
     waiting = list(graph.node)
     missing = {output for node in waiting for output in node.output if output}
@@ -217,63 +203,66 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
     while waiting:
         later = []
         for node in waiting:
-            if missing.isdisjoint(read_by(node)):
+            if missing.isdisjoint(names_read(node)):
                 ordered.append(node)
                 missing.difference_update(node.output)
             else:
                 later.append(node)
         if len(later) == len(waiting):
-            raise GraphError(f"expected a graph without a circle, {later[0].op_type} is in one")
+            raise GraphError(
+                f"expected a graph without a cycle, got one through {later[0].op_type}: export it "
+                "again"
+            )
         waiting = later
-    _set(graph.node, ordered)
+    _replace(graph.node, ordered)
 
 
-def _set(field: Any, values: list[Any]) -> None:
+def _replace(field: Any, values: list[Any]) -> None:
     del field[:]
     field.extend(values)
 
 
 def rename_reserved(graph: onnx.GraphProto) -> None:
-    """Give values that have a name of the gate contract another one."""
+    """Rename values whose names belong to the gate contract."""
     names = {name: _PREFIX + name for name in _RESERVED}
     for value in _named(graph):
         value.name = names.get(value.name, value.name)
     for node in graph.node:
-        _rename(node, names)
+        rename_values(node, names)
+
+
+def rename_values(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Rename the values that a node and its subgraphs read and write."""
+    for inner in nodes_within(node):
+        inner.input[:] = [names.get(name, name) for name in inner.input]
+        inner.output[:] = [names.get(name, name) for name in inner.output]
+    for graph in subgraphs(node):
+        for value in _named(graph):
+            value.name = names.get(value.name, value.name)
 
 
 def _named(graph: onnx.GraphProto) -> list[Any]:
     return [*graph.input, *graph.output, *graph.initializer]
 
 
-def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
-    node.input[:] = [names.get(name, name) for name in node.input]
-    node.output[:] = [names.get(name, name) for name in node.output]
-    for graph in subgraphs(node):
-        for value in _named(graph):
-            value.name = names.get(value.name, value.name)
-        for inner in graph.node:
-            _rename(inner, names)
+def find_squashing(graph: onnx.GraphProto, name: str) -> tuple[str, str] | None:
+    """Return (operator that makes probabilities or classes of a value, its input), or None.
 
-
-def squashed_by(graph: onnx.GraphProto, name: str) -> tuple[str, str] | None:
-    """Return (the operator that makes probabilities or classes of a value, what it reads), or None.
-
-    A log-softmax is none: its softmax is that of the logits.
+    A log-softmax does not count, because its softmax is that of the logits.
     """
     made_by = {output: node for node in graph.node for output in node.output}
     while name in made_by:
         node = made_by[name]
         if node.op_type in _SQUASHING:
             return str(node.op_type), str(node.input[0])
-        if node.op_type not in _THROUGH:
+        if node.op_type not in _PASSING_ON:
             return None
         name = node.input[0]
     return None
 
 
 def has_channels_last(shape: Shape) -> bool:
-    """Tell [batch, height, width, channels]; a shape that says neither has its channels first."""
+    """Return whether a shape is [batch, height, width, channels]; in doubt channels come first."""
     return len(shape) == _RANK and shape[3] in _CHANNELS and shape[1] not in _CHANNELS
 
 
@@ -288,7 +277,7 @@ def width_axis(shape: Shape) -> int:
 
 
 def shape_of(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
-    """Return what a graph says of the axes of a value: a size, or a name where it is free."""
+    """Return each axis of a value: its size, or its name if it is free."""
     axes = value.type.tensor_type.shape.dim
     return tuple(
         int(axis.dim_value) if axis.HasField("dim_value") else axis.dim_param or f"axis{number}"

@@ -1,17 +1,14 @@
 """Makes a graph of logits smaller and faster with ONNX Runtime's quantizers.
 
-The gate is appended afterwards, so that it stays in float32: quantized with the rest its confidence
-would have a few hundred values.
+The gate is appended afterwards and stays in float32. If it were quantized too, its confidence would
+have only a few hundred values.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,71 +18,88 @@ import onnx
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from edge_runtime.files import one_line
 from export.errors import GraphError
-from export.graphs import sort_nodes
+from export.exporters import quiet
+from export.graphs import copy_model, has_halves, sort_nodes
 
 Kind = Literal["none", "fp16", "int8", "int8-dynamic", "int4"]
 _MATRICES = ("MatMul", "Gemm")
+_QUANTIZED = frozenset(
+    {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulNBits"}
+)
 _BLOCK = 32  # weights that share a scale
-_LARGE = 1 << 14  # weights of a matrix from which 4 bits save anything
+_LARGE = 1 << 14  # weights from which a matrix gets smaller in 4 bits
 _BATCH_BYTES = 1 << 18  # of input; the activations of all layers are many times that
-_PERCENTILE = 99.999  # of each activation that its range holds
+_PERCENTILE = 99.999  # share of each activation inside its range
 _STEM = 3  # convolutions that stay in float32: in a ResNet those up to the first residual sum
-_STEM_SHARE = 1 / 6  # of the convolutions, and of their multiplications, at most
+_STEM_SHARE = 1 / 6  # largest share of the convolutions, and of their multiplications
 Pixels = npt.NDArray[np.float32]
 
 
 def quantize(model: onnx.ModelProto, kind: Kind, pixels: Pixels | None = None) -> onnx.ModelProto:
-    """Return the graph quantized; the input stays float32, so do the logits.
+    """Return a quantized copy of a graph; inputs and logits stay float32.
 
     Args:
         model: A graph float32 [batch, ...] -> logits [batch, classes].
         kind: `int8` fixes the ranges of activations on `pixels` (static QDQ, for convolutions);
-            `int8-dynamic` finds them at run time, `int4` keeps weights alone in 4 bits (both for
+            `int8-dynamic` measures them at run time, `int4` stores only weights in 4 bits (both for
             matrix products); `fp16` halves every weight.
-        pixels: float32 [n, ...] as the graph takes them; `int8` needs them.
+        pixels: float32 [n, ...] as the graph takes them; required for `int8`.
 
     Raises:
-        GraphError: The quantizer cannot take the graph, or finds nothing in it to quantize.
+        GraphError: The graph is in lower precision already, the quantizer cannot take it, or finds
+            nothing in it to quantize.
     """
     if kind == "none":
         return model
+    _require_float32(model, kind)
     try:
-        with _quiet(), tempfile.TemporaryDirectory() as scratch:
+        with quiet(), tempfile.TemporaryDirectory() as scratch:
             quantized = _QUANTIZERS[kind](model, pixels, Path(scratch))
     except GraphError:
         raise
     except Exception as error:  # noqa: BLE001 - the quantizers raise unrelated classes
-        reason = " ".join(str(error).split())[:200]
         raise GraphError(
             f"expected a graph that --quantize {kind} can take, ONNX Runtime's quantizer failed "
-            f"({type(error).__name__}: {reason}): use another of {', '.join(get_args(Kind))}"
+            f"({type(error).__name__}: {one_line(error, 200)}): use another of "
+            f"{', '.join(get_args(Kind))}"
         ) from None
     _require_change(model, quantized, kind)
     return quantized
 
 
+def _require_float32(model: onnx.ModelProto, kind: str) -> None:
+    halves = has_halves(model.graph)
+    if halves or _QUANTIZED & {node.op_type for node in model.graph.node}:
+        raise GraphError(
+            f"expected a float32 model with --quantize {kind}, got one "
+            f"{'in half precision' if halves else 'already quantized'}: leave out --quantize, or "
+            "give the original"
+        )
+
+
 class _Batches(quantization.CalibrationDataReader):
-    """Hands the calibration inputs to the quantizer, as many batches as it asks for at a time."""
+    """Calibration inputs in batches, in the interface of the quantizer."""
 
     def __init__(self, name: str, pixels: Pixels) -> None:
         size = max(1, _BATCH_BYTES // pixels[0].nbytes)
         self._feeds = [{name: pixels[i : i + size]} for i in range(0, len(pixels), size)]
-        self._asked = iter(self._feeds)
+        self._batches = iter(self._feeds)
 
     def __len__(self) -> int:
         return len(self._feeds)
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        self._asked = iter(self._feeds[start_index:end_index])
+        self._batches = iter(self._feeds[start_index:end_index])
 
     def get_next(self) -> dict[str, Pixels] | None:
-        return next(self._asked, None)
+        return next(self._batches, None)
 
 
 def _static(model: onnx.ModelProto, pixels: Pixels | None, scratch: Path) -> onnx.ModelProto:
     if pixels is None or not len(pixels):
-        raise GraphError("expected inputs to fix the ranges of --quantize int8 on, got none")
+        raise GraphError("expected inputs to fix the ranges of --quantize int8, got none: add data")
     prepared = _prepared(model, scratch)
     quantization.quantize_static(
         str(prepared),
@@ -93,21 +107,21 @@ def _static(model: onnx.ModelProto, pixels: Pixels | None, scratch: Path) -> onn
         _Batches(model.graph.input[0].name, pixels),
         quant_format=quantization.QuantFormat.QDQ,
         per_channel=True,
-        # Unsigned activations: the kernels of x86 are fastest with them, and ReLU is never below 0.
+        # Unsigned activations: x86 has the fastest kernels for them, and ReLU is never below 0.
         activation_type=quantization.QuantType.QUInt8,
         # All 8 bits. ONNX Runtime advises 7 (reduce_range) for x86 without VNNI, whose sums may
-        # saturate; with VNNI these cost flips (3.0 instead of 2.1 % on ResNet-20), and ARM has no
-        # need of them.
+        # saturate. With VNNI 7 bits cost flips (3.0 instead of 2.1 % on ResNet-20), and ARM does
+        # not need them.
         weight_type=quantization.QuantType.QInt8,
         nodes_to_exclude=_stem(onnx.load(prepared).graph),
         # The rarest values widen the steps of all others: without them 1.2 instead of 1.8 % of
-        # ResNet-56's decisions flip. 99.99 % cuts off too many (SmallCNN 1.5 instead of 1.0 %).
+        # ResNet-56's decisions flip. 99.99 % cuts off too much (SmallCNN: 1.5 instead of 1.0 %).
         calibrate_method=quantization.CalibrationMethod.Percentile,
         extra_options={
             "CalibPercentile": _PERCENTILE,
             "CalibTensorRangeSymmetric": False,  # half of the range would lie below ReLU's 0
             "CalibStridedMinMax": 1,  # batch by batch; otherwise it holds all activations at once
-            # The last one's are the logits: in 8 bits they have a few hundred values.
+            # The last output is the logits: in 8 bits they would have only a few hundred values.
             "OpTypesToExcludeOutputQuantization": list(_MATRICES),
         },
     )
@@ -115,25 +129,25 @@ def _static(model: onnx.ModelProto, pixels: Pixels | None, scratch: Path) -> onn
 
 
 def _stem(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of the nodes at the front, which stay in float32 where that is cheap.
+    """Return the names of the nodes at the front that stay in float32 because that is cheap.
 
-    What 8 bits lose there goes through all the other layers: in ResNet-20 half of the variance that
-    8-bit activations add to the confidences is the input's and the first convolution's.
+    Errors of 8 bits there pass through all other layers: in ResNet-20 half of the variance that
+    8-bit activations add to the confidences comes from the input and the first convolution.
     """
     convolutions = [i for i, node in enumerate(graph.node) if node.op_type == "Conv"]
-    if len(convolutions) < 2:  # noqa: PLR2004 - the only one is what there is to quantize
+    if len(convolutions) < 2:  # noqa: PLR2004 - a single one must be quantized
         return []
-    # One in a short net, whatever it takes: SmallCNN's decisions flip by 1.0 instead of 1.6 %.
+    # One in a short net, at any cost: 1.0 instead of 1.6 % of SmallCNN's decisions flip.
     count = min(_STEM, max(1, int(len(convolutions) * _STEM_SHARE)))
     costs = _multiplications(graph)
-    # A ResNet-18 at 224 x 224 would run 2.5 instead of 3.4 times as fast, and has no need of it.
+    # A ResNet-18 at 224 x 224 would run 2.5 instead of 3.4 times as fast, without need.
     if count > 1 and not sum(costs[:count]) < _STEM_SHARE * sum(costs):
         return []
     return [node.name for node in graph.node[: convolutions[count]]]
 
 
 def _multiplications(graph: onnx.GraphProto) -> list[int]:
-    """Return how many each convolution takes for one input, 0 where its size is unknown."""
+    """Return the multiplications of each convolution for one input, 0 if its size is unknown."""
     maps = {
         value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
         for value in (*graph.value_info, *graph.output)
@@ -151,8 +165,8 @@ def _dynamic(model: onnx.ModelProto, _: Pixels | None, scratch: Path) -> onnx.Mo
     quantization.quantize_dynamic(
         str(_prepared(model, scratch)),
         str(scratch / "quantized.onnx"),
-        # Convolutions are left: with ranges found at run time they are several times slower. Gather
-        # reads an embedding, most of the weights of a small text classifier.
+        # Without convolutions: with ranges measured at run time they are several times slower.
+        # Gather reads an embedding, most of the weights of a small text classifier.
         op_types_to_quantize=[*_MATRICES, "Gather"],
         per_channel=True,
         weight_type=quantization.QuantType.QInt8,
@@ -181,10 +195,8 @@ def _four_bits(model: onnx.ModelProto, _: Pixels | None, scratch: Path) -> onnx.
 def _half(model: onnx.ModelProto, _: Pixels | None, __: Path) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    half: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True)
-    sort_nodes(half.graph)  # it appends the cast of the input at the end
+    half: onnx.ModelProto = convert_float_to_float16(copy_model(model), keep_io_types=True)
+    sort_nodes(half.graph)  # the converter appends the cast of the input at the end
     return half
 
 
@@ -197,14 +209,14 @@ _QUANTIZERS: Mapping[str, Callable[[onnx.ModelProto, Pixels | None, Path], onnx.
 
 
 def _prepared(model: onnx.ModelProto, scratch: Path) -> Path:
-    """Fold batch norms and infer shapes: without this step int8 gains nothing."""
+    """Write the graph with batch norms folded and shapes inferred; otherwise int8 gains nothing."""
     source, path = scratch / "source.onnx", scratch / "prepared.onnx"
     onnx.save(model, source)
-    # The symbolic inference adds nothing for one free axis, and knows fewer operators.
+    # Symbolic inference adds nothing for one free axis, and knows fewer operators.
     quant_pre_process(str(source), str(path), skip_symbolic_shape=True)
     prepared = onnx.load(path)
     for index, node in enumerate(prepared.graph.node):
-        node.name = node.name or f"unnamed_{index}"  # the quantizers leave out nodes by name
+        node.name = node.name or f"unnamed_{index}"  # the quantizers exclude nodes by name
     onnx.save(prepared, path)
     return path
 
@@ -214,18 +226,6 @@ def _require_change(before: onnx.ModelProto, after: onnx.ModelProto, kind: str) 
         return
     kinds = sorted({node.op_type for node in before.graph.node})
     raise GraphError(
-        f"expected something that --quantize {kind} makes smaller, found none among "
-        f"{', '.join(kinds)}: use int8 for convolutions, or none"
+        f"expected operators that --quantize {kind} makes smaller, got {', '.join(kinds)}: use "
+        "int8 for convolutions, or none"
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantizers advise and report on the root logger and on standard output."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)  # what matters of it is in the error
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)

@@ -22,7 +22,8 @@ from export.commands.retune import RetuneSettings
 from export.data import kind_of, load_split
 from export.errors import CalibrationError, GraphError
 from export.quantization import Kind
-from export.session import Answers, run_bundle
+from export.session import run_bundle
+from export.verification import Answers
 from train.data import LabelledData
 from train.models import open_checkpoint
 

@@ -1,4 +1,4 @@
-"""Chooses the threshold, for a goal, on the confidences of the graph that ships."""
+"""Chooses a threshold for a goal, from the confidences of the graph that ships."""
 
 from export.calibration.goals import (
     Goal,
@@ -9,7 +9,7 @@ from export.calibration.goals import (
     TargetDeferral,
 )
 from export.calibration.sample import Choice, Sample, threshold_for_deferral_ratio
-from export.calibration.second_look import REUSED, band_note, calibrate, calibrate_look
+from export.calibration.threshold import REUSED, band_note, calibrate, calibrate_look
 
 __all__ = [
     "REUSED",

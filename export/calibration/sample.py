@@ -1,4 +1,4 @@
-"""What a threshold is chosen on, and what a choice is."""
+"""Calibration data as a graph answers them, and thresholds for a deferral ratio."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from export.errors import CalibrationError
-
-# MERGEDOC export/calibration/deferral.py: 'The threshold for a deferral ratio, and the ratio to expect of fresh data.'
 
 Flags = npt.NDArray[np.bool_]
 
@@ -26,8 +24,8 @@ class Sample:
 
     Attributes:
         confidence: float32 [n], n >= 1; a NaN defers at every threshold.
-        right: bool [n], M_S's prediction is the label.
-        large_right: bool [n], M_L's is; None where M_L was not asked.
+        right: bool [n], True where M_S's prediction is the label.
+        large_right: bool [n], True where M_L's is; None if M_L was not run.
 
     Raises:
         CalibrationError: There are no data.
@@ -38,14 +36,13 @@ class Sample:
     large_right: Flags | None = None
 
     def __post_init__(self) -> None:
-        if self.confidence.size == 0:
-            raise CalibrationError("expected at least one confidence to calibrate on, got none")
+        _require_any(self.confidence)
 
     def __len__(self) -> int:
         return int(self.confidence.size)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Sample:
-        """Return these rows."""
+        """Return the rows with these indices."""
         large = None if self.large_right is None else self.large_right[rows]
         return Sample(self.confidence[rows], self.right[rows], large)
 
@@ -57,7 +54,7 @@ class Sample:
     def answered(
         self, thresholds: npt.NDArray[np.float32], which: Flags | None = None
     ) -> npt.NDArray[np.int64]:
-        """Return how many of the inputs (or of some) M_S answers at each threshold, int64 [k]."""
+        """Return the number of inputs (all, or some) that M_S answers at each threshold, [k]."""
         kept = self.confidence if which is None else self.confidence[which]
         numbers = np.sort(kept[~np.isnan(kept)])
         return numbers.size - np.searchsorted(numbers, thresholds, side="left")
@@ -65,40 +62,35 @@ class Sample:
 
 @dataclass(frozen=True)
 class Choice:
-    """A threshold and what is known of it.
+    """A threshold with its evidence.
 
     Attributes:
         threshold: The confidence from which M_S answers.
-        found: What the goal adds to the calibration record.
+        evidence: Entries that the goal adds to the calibration record.
     """
 
     threshold: np.float32
-    found: dict[str, Any] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
 
 
 def threshold_for_deferral_ratio(confidence: npt.NDArray[np.float32], ratio: float) -> np.float32:
-    """Return the largest float32 whose strictly-below share does not exceed `ratio`.
+    """Return the largest float32 whose strictly-below share does not exceed `ratio`, in [0, 1].
 
     A NaN counts as below every threshold, because the gate defers it.
 
-    Args:
-        confidence: float32 [n], n >= 1.
-        ratio: Wished deferral ratio in [0, 1].
-
     Raises:
-        CalibrationError: No data, or more NaNs than the ratio allows.
+        CalibrationError: There are no data, or more NaNs than the ratio allows.
     """
+    _require_any(confidence)
     n = confidence.size
-    if n == 0:
-        raise CalibrationError("expected at least one confidence to calibrate on, got none")
     # The count, not the share: 0.3 * 10 is 2.9999... in binary.
     allowed = math.floor(ratio * n + 1e-9)
     numbers = np.sort(confidence[~np.isnan(confidence)])
     allowed -= n - numbers.size
     if allowed < 0:
         raise CalibrationError(
-            f"expected at most {ratio:.1%} deferred, but {n - numbers.size} of {n} confidences are "
-            "NaN and defer always: mend the model or the data"
+            f"expected at most {ratio:.1%} deferred, got {n - numbers.size} NaNs among {n} "
+            "confidences, which are always deferred: fix the model or the data"
         )
     if allowed >= numbers.size:
         return np.float32(np.inf)
@@ -107,14 +99,10 @@ def threshold_for_deferral_ratio(confidence: npt.NDArray[np.float32], ratio: flo
 
 
 def prediction_interval(deferred: int, n: int) -> tuple[float, float]:
-    """Return between which deferral ratios n fresh inputs lie with probability `LEVEL`.
+    """Return the interval that holds the deferral ratio of n fresh inputs with probability `LEVEL`.
 
-    The share below the k-th of n calibration values is Beta(k + 1, n - k) distributed, and the
-    fresh count Binomial around it.
-
-    Args:
-        deferred: Of the calibration inputs, those that are deferred.
-        n: Calibration inputs, and fresh ones.
+    With `deferred` of n calibration inputs deferred, the true share is drawn from Beta(deferred +
+    1, n - deferred + 1), and the fresh count from the binomial distribution around it.
     """
     draws = np.random.default_rng(0)
     share = draws.beta(deferred + 1, n - deferred + 1, _DRAWS)
@@ -124,10 +112,15 @@ def prediction_interval(deferred: int, n: int) -> tuple[float, float]:
 
 
 def require_enough(n: int, ratio: float) -> None:
-    """Raise `CalibrationError` when so few inputs cannot show one deferred and one kept."""
+    """Raise `CalibrationError` for too few inputs to show one deferred and one kept."""
     rarer = min(ratio, 1.0 - ratio)
     if rarer > 0 and n < math.ceil(1 / rarer - 1e-9):
         raise CalibrationError(
             f"expected at least {math.ceil(1 / rarer - 1e-9)} inputs to calibrate for a deferral "
             f"ratio of {ratio}, got {n}: add data, or set --threshold"
         )
+
+
+def _require_any(confidence: npt.NDArray[np.float32]) -> None:
+    if confidence.size == 0:
+        raise CalibrationError("expected at least one confidence to calibrate on, got none")

@@ -1,4 +1,4 @@
-"""A gated graph, without and with preprocessing, and what it says of data."""
+"""A gated graph with and without preprocessing, and its answers to data."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ from pathlib import Path
 import onnx
 
 from edge_runtime import contract
-from export.classifier.gate import append_gate, set_threshold
+from export.classifier.gate import append_gate
 from export.classifier.preprocessing import fuse_preprocessing
 from export.classifier.second_look import set_band
 from export.commands.build import BuildSettings
 from export.external import WEIGHTS_FILE
-from export.graphs import check_graph, copy_of
-from export.session import Answers, open_graph, run_images, run_on
+from export.gate import set_threshold
+from export.graphs import check_graph, copy_model
+from export.session import open_graph, run_images, run_on
 from export.sources import Source
 from export.sources.reference import Gate
+from export.verification import Answers
 from train.data import LabelledData
 from train.models import DeferralHead
 
 
 @dataclass(frozen=True)
-class Gated:
-    """The graphs, and the deferral head in them.
+class GatedGraph:
+    """The graph of a bundle, and the deferral head in it.
 
     Attributes:
-        plain: Takes what the model itself does, e.g. `pixel_values`.
-        shipped: Takes what the bundle says; the same graph where nothing is fused.
-        input: What that is.
+        plain: The graph with the model's own input, e.g. `pixel_values`.
+        shipped: The graph of the bundle; the same one if nothing is fused.
+        input: The input of the bundle.
         head: The deferral head, or None.
-        weights: The folder of external weights, or None where the graphs hold all of them.
+        weights: The folder of external weights, or None if the graphs hold all of them.
     """
 
     plain: onnx.ModelProto
@@ -47,9 +49,9 @@ class Gated:
         source: Source,
         head: DeferralHead | None,
         weights: Path | None = None,
-    ) -> Gated:
+    ) -> GatedGraph:
         """Gate a copy of a graph of logits, and fuse the preprocessing."""
-        plain = copy_of(logits)
+        plain = copy_model(logits)
         append_gate(
             plain,
             kind=settings.confidence,
@@ -58,16 +60,17 @@ class Gated:
             view=settings.view,
             head=head,
         )
-        if settings.preprocessing == "none" or source.processor is None:
+        size = source.image_size
+        if settings.preprocessing == "none" or size is None:
             return cls(plain, plain, source.input, head, weights)
-        shipped = copy_of(plain)
-        described = fuse_preprocessing(shipped, source.processor, source.image_size)
+        shipped = copy_model(plain)
+        described = fuse_preprocessing(shipped, source.processor, size)
         check_graph(shipped)
         return cls(plain, shipped, described, head, weights)
 
     @property
     def is_fused(self) -> bool:
-        """Whether the graph that ships takes pictures."""
+        """True if the graph of the bundle takes pictures."""
         return self.shipped is not self.plain
 
     @property
@@ -77,7 +80,7 @@ class Gated:
 
     @property
     def size_bytes(self) -> int:
-        """How large the graph that ships is with its weights."""
+        """Size of the graph of the bundle with its weights."""
         return self.shipped.ByteSize() + sum(file.stat().st_size for file in self.files)
 
     def set_gate(self, gate: Gate) -> None:
@@ -88,7 +91,7 @@ class Gated:
                 set_band(graph, *gate.look.limits)
 
     def answers(self, source: Source, data: LabelledData) -> Answers:
-        """Return prediction, confidence and defer [n] of the graph that ships."""
+        """Return prediction, confidence and defer [n] of the graph of the bundle."""
         session = open_graph(self.shipped, self.weights)
         if self.is_fused:
             return run_images(session, data.inputs)

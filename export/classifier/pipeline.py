@@ -1,9 +1,10 @@
-"""The steps of an export: trace, quantize, gate, fuse, calibrate, verify, write."""
+"""The steps of a classifier's export: trace, quantize, gate, fuse, calibrate, verify, write."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,22 @@ import onnx
 
 from edge_runtime import contract
 from edge_runtime.contract import SecondLook
-from export import bundle, calibration
+from export import bundle
+from export.calibration.threshold import threshold_summary
 from export.classifier import verification
-from export.classifier.gated_graph import Gated
+from export.classifier.calibration import Band, choose_gate
+from export.classifier.gated_graph import GatedGraph
+from export.classifier.preprocessing import least_opset
 from export.classifier.second_look import set_band
 from export.commands.build import BuildSettings
-from export.data import load_split
-from export.errors import CalibrationError
-from export.external import inlined
-from export.freshness import TRAINING, remarks, require_fresh, was_chosen_on
+from export.data import TRAINING, load_split
+from export.errors import CalibrationError, GraphError
+from export.external import inline_weights
+from export.graphs import raise_opset
 from export.quantization import quantize
 from export.sources import Inputs, Source, open_source
 from export.sources.reference import Gate
+from export.verification import Answers, quantization_summary, verify_quantized
 from train.data import LabelledData
 
 _VERIFIED = 256  # inputs that verify an export; all calibration data choose the threshold
@@ -30,230 +35,208 @@ _RANGED = 256  # inputs that fix the ranges of int8
 _Record = dict[str, Any]
 
 
-def build_bundle(settings: BuildSettings) -> None:
-    """Export a model; see `BuildSettings`.
+def build(settings: BuildSettings) -> None:
+    """Export a classifier: calibrate and verify it, and only then write the bundle.
 
     Raises:
         ExportError: The source, its graph or preprocessing, the data or the verification failed;
             nothing was written.
     """
+    bundle.require_writable(settings.out, overwrite=settings.overwrite)
     with open_source(settings) as source:
-        _build(settings, source)
+        build_from(source, settings)
 
 
-def _build(settings: BuildSettings, source: Source) -> None:
-    split = _split(settings, source, settings.split)
-    logits = source.graph()
+def build_from(source: Source, settings: BuildSettings) -> None:
+    """Export an opened source."""
+    if source.kind == "text":
+        _refuse_settings_of_pictures(settings)
+    export = _Export(settings, source, _load(settings, source, settings.split))
+    file = source.translate()
+    logits = file.model
+    if settings.preprocessing == "fused" and source.processor is not None:
+        logits = raise_opset(logits, least_opset(source.processor))
     head = source.deferral_head() if settings.confidence == contract.DEFERRAL_HEAD else None
-    exact = Gated.of(logits, settings, source, head, source.weights)
+    exact = GatedGraph.of(logits, settings, source, head, file.weights)
     if settings.quantize == "none":
-        gate, record = _choose_gate(settings, exact, source, split)
+        gate, record = export.choose_gate(exact)
         exact.set_gate(gate)
-        verified = _verify(settings, exact, source, split, gate)
-        _write(settings, source, exact, gate, record, verified)
+        export.write(exact, gate, record, export.verify(exact, gate))
         return
-    small = Gated.of(_quantized(settings, logits, source), settings, source, head)
-    gate, record = _choose_gate(settings, small, source, split)
+    quantized = _quantize(settings, inline_weights(logits, file.weights), source)
+    small = GatedGraph.of(quantized, settings, source, head)
+    gate, record = export.choose_gate(small)
     small.set_gate(gate)
-    verified = _verify_quantized(settings, exact, small, source, split, gate)
-    _write(settings, source, small, gate, record, verified)
+    export.write(small, gate, record, export.verify_quantized(exact, small, gate))
 
 
-def _split(settings: BuildSettings, source: Source, name: str) -> LabelledData | None:
+def _refuse_settings_of_pictures(settings: BuildSettings) -> None:
+    if settings.second_look != "none":
+        raise GraphError(
+            f"expected no --second-look for a text classifier, got {settings.second_look}: it is a "
+            "view of pictures"
+        )
+    if settings.preprocessing == "none":
+        raise GraphError(
+            "expected --preprocessing fused for a text classifier, got none: its bundle always "
+            "holds the tokenizer beside the graph"
+        )
+    if settings.quantize == "int8":
+        raise GraphError(
+            "expected --quantize int8-dynamic, int4 or fp16 for a text classifier, got int8: the "
+            "ranges of a transformer's activations differ too much from text to text to be fixed"
+        )
+
+
+def _load(settings: BuildSettings, source: Source, split: str) -> LabelledData | None:
     if settings.calibrate is None:
         return None
     return load_split(
-        settings.calibrate, name, labels=source.labels, kind=source.kind, owner=source.place
+        settings.calibrate, split, labels=source.labels, kind=source.kind, owner=source.place
     )
 
 
-def _quantized(settings: BuildSettings, logits: onnx.ModelProto, source: Source) -> onnx.ModelProto:
-    whole = inlined(logits, source.weights)
+def _quantize(settings: BuildSettings, logits: onnx.ModelProto, source: Source) -> onnx.ModelProto:
     if settings.quantize != "int8":
-        return quantize(whole, settings.quantize)
+        return quantize(logits, settings.quantize)
     # Training inputs: those that choose the threshold, and may certify it, stay out of the model.
-    train = _split(settings, source, "train")
-    assert train is not None  # noqa: S101 - checked on creation
+    train = _load(settings, source, "train")
+    assert train is not None  # noqa: S101 - the settings require calibration data
     (pixels,) = source.feeds([train.inputs[i] for i in range(min(len(train), _RANGED))]).values()
-    return quantize(whole, settings.quantize, pixels)
+    return quantize(logits, settings.quantize, pixels)
 
 
-def _choose_gate(
-    settings: BuildSettings, graphs: Gated, source: Source, split: LabelledData | None
-) -> tuple[Gate, _Record | None]:
-    kind, view = settings.confidence, settings.view
-    if settings.threshold is not None:
-        threshold = float(np.float32(settings.threshold))
-        return Gate(kind, threshold, None if view is None else _of_every_input(view)), None
-    assert split is not None  # noqa: S101 - a goal comes with data
-    goal, data = settings.goal(), str(settings.calibrate)
-    made_with = _made_with(source, graphs)
-    if goal.is_certified:
-        require_fresh(made_with, data, settings.split)
-    sample, look = _measure(settings, graphs, source, split, goal)
-    threshold, record = calibration.calibrate(goal, sample, data=data, split=settings.split)
-    if goal.is_certified and was_chosen_on(made_with, data, settings.split):
-        record[calibration.REUSED] = True
-    return Gate(kind, threshold, look), record
+@dataclass(frozen=True)
+class _Export:
+    """The settings of one export with the opened source and the calibration data."""
 
+    settings: BuildSettings
+    source: Source
+    split: LabelledData | None
 
-def _of_every_input(view: str) -> SecondLook:
-    return SecondLook.from_limits(
-        (-math.inf, math.inf), view=view, band=contract.EVERY_INPUT, share=1.0
-    )
+    def choose_gate(self, graphs: GatedGraph) -> tuple[Gate, _Record | None]:
+        """Return (the gate, the calibration record); None for a threshold set by hand."""
+        settings, split = self.settings, self.split
+        view = settings.view
+        if settings.threshold is not None:
+            look, limits = None, (-math.inf, math.inf)
+            if view is not None:
+                look = SecondLook.from_limits(
+                    limits, view=view, band=contract.EVERY_INPUT, share=1.0
+                )
+            return Gate(settings.confidence, float(np.float32(settings.threshold)), look), None
+        assert split is not None  # noqa: S101 - a goal comes with data
 
+        def answer(band: Band | None) -> Answers:
+            if band is not None:
+                set_band(graphs.shipped, *band)
+            return graphs.answers(self.source, split)
 
-def _measure(
-    settings: BuildSettings,
-    graphs: Gated,
-    source: Source,
-    split: LabelledData,
-    goal: calibration.Goal,
-) -> tuple[calibration.Sample, SecondLook | None]:
-    """Return what the threshold is chosen on, and the second look behind it."""
-    large_right = settings.large_right(split)
-
-    def sample() -> calibration.Sample:
-        prediction, confidence, _ = graphs.answers(source, split)
-        return calibration.Sample(confidence, prediction == split.labels, large_right)
-
-    if settings.view is None:
-        return sample(), None
-
-    def measure(low: float, high: float) -> calibration.Sample:
-        set_band(graphs.shipped, low, high)
-        return sample()
-
-    return calibration.calibrate_look(
-        measure, view=settings.view, goal=goal, band=settings.half_width
-    )
-
-
-def _verify(
-    settings: BuildSettings,
-    graphs: Gated,
-    source: Source,
-    split: LabelledData | None,
-    gate: Gate,
-) -> _Record:
-    """Hold the float graphs to the original, and to its processor."""
-    inputs = source.made_up(settings.seed) if split is None else _some(source, split)
-    expected = source.ask(inputs, gate)
-    result = {
-        "graph": verification.verify_graph(
-            graphs.plain,
-            inputs.feeds,
-            expected,
-            original=source.runs_in,
-            weights=graphs.weights,
+        return choose_gate(
+            settings,
+            settings.confidence,
+            split,
+            answer,
+            extra=self.provenance(graphs),
+            look=None if view is None else (view, settings.half_width),
         )
-    }
-    if graphs.is_fused:
-        assert inputs.given is not None  # noqa: S101 - what is fused is the processor that made them
-        result["preprocessing"] = verification.verify_preprocessing(
-            graphs.shipped,
-            graphs.plain,
-            source.processor,
-            inputs.given,
-            inputs.pixels,
-            expected,
-            made_up=inputs.made_up,
-            weights=graphs.weights,
+
+    def verify(self, graphs: GatedGraph, gate: Gate) -> _Record:
+        """Compare the float graphs with the original and its processor."""
+        source, split = self.source, self.split
+        if split is None:
+            inputs = source.synthetic(self.settings.seed)
+        else:
+            raw = [split.inputs[i] for i in range(min(len(split), _VERIFIED))]
+            inputs = Inputs(source.feeds(raw), raw, synthetic=False)
+        expected = source.reference(inputs, gate)
+        verified: _Record = {
+            "graph": verification.verify_graph(
+                graphs.plain,
+                inputs.feeds,
+                expected,
+                original=source.runs_in,
+                weights=graphs.weights,
+            )
+        }
+        if graphs.is_fused:
+            verified["preprocessing"] = verification.verify_preprocessing(
+                graphs.shipped,
+                graphs.plain,
+                source.processor,
+                inputs,
+                expected,
+                weights=graphs.weights,
+            )
+        return verified
+
+    def verify_quantized(self, exact: GatedGraph, small: GatedGraph, gate: Gate) -> _Record:
+        """Compare the float graphs with the original, and the quantized one with them.
+
+        Each has its own threshold for the same goal, as each would ship with.
+        """
+        assert self.split is not None  # noqa: S101 - the settings require calibration data
+        try:
+            own, _ = self.choose_gate(exact)
+        except CalibrationError:  # a guarantee that the float graph just misses
+            own = gate
+        exact.set_gate(own)
+        verified = self.verify(exact, own)
+        verified["quantization"] = verify_quantized(
+            small.answers(self.source, self.split),
+            exact.answers(self.source, self.split),
+            self.split.labels,
+            max_flips=self.settings.max_flips,
         )
-    return result
+        sizes = {"bytes": small.size_bytes, "bytes_float": exact.size_bytes}
+        verified["quantization"] |= {"kind": self.settings.quantize, **sizes}
+        return verified
 
+    def write(
+        self, graphs: GatedGraph, gate: Gate, record: _Record | None, verified: _Record
+    ) -> None:
+        """Write the bundle, and print its threshold."""
+        settings, tokenizer = self.settings, self.source.tokenizer
+        metadata = self.metadata(graphs, gate, record)
+        others = graphs.files if tokenizer is None else (*graphs.files, tokenizer)
+        bundle.write_bundle(settings.out, graphs.shipped, metadata, verified, others=others)
+        summary = threshold_summary(settings, metadata.extra, gate.threshold, record, gate.look)
+        print(f"{settings.out}: {summary}", flush=True)
+        if settings.quantize != "none":
+            print(quantization_summary(verified["quantization"]), flush=True)
 
-def _some(source: Source, split: LabelledData) -> Inputs:
-    images = [split.inputs[i] for i in range(min(len(split), _VERIFIED))]
-    return Inputs(source.feeds(images), images, made_up=False)
+    def provenance(self, graphs: GatedGraph) -> _Record:
+        """Return the metadata of the inputs that had a part in making the model."""
+        extra: _Record = {}
+        if graphs.head is not None:
+            extra[contract.DEFERRAL_HEAD] = graphs.head.record
+        if self.source.training is not None:
+            extra[TRAINING] = self.source.training.as_record()
+        return extra
 
-
-def _verify_quantized(
-    settings: BuildSettings,
-    exact: Gated,
-    small: Gated,
-    source: Source,
-    split: LabelledData | None,
-    gate: Gate,
-) -> _Record:
-    """Hold the float graphs to the original, and the quantized one to them.
-
-    Each has its own threshold for the same goal, because that is what either would ship with.
-    """
-    assert split is not None  # noqa: S101 - checked on creation
-    try:
-        own, _ = _choose_gate(settings, exact, source, split)
-    except CalibrationError:  # a guarantee that the float graph just misses
-        own = gate
-    exact.set_gate(own)
-    verified = _verify(settings, exact, source, split, own)
-    verified["quantization"] = verification.verify_quantized(
-        small.answers(source, split),
-        exact.answers(source, split),
-        split.labels,
-        max_flips=settings.max_flips,
-    )
-    sizes = {"bytes": small.size_bytes, "bytes_float": exact.size_bytes}
-    verified["quantization"] |= {"kind": settings.quantize, **sizes}
-    return verified
-
-
-def _write(
-    settings: BuildSettings,
-    source: Source,
-    graphs: Gated,
-    gate: Gate,
-    record: _Record | None,
-    verified: _Record,
-) -> None:
-    metadata = _metadata(settings, source, graphs, gate, record)
-    others = graphs.files if source.tokenizer is None else (*graphs.files, source.tokenizer)
-    bundle.write_bundle(settings.out, graphs.shipped, metadata, verified, others=others)
-    achieved = f", defers {record['achieved']:.1%} of {record['n']}" if record else ""
-    looked = calibration.band_note(gate.threshold, gate.look)
-    seen = remarks(
-        metadata.extra, settings.calibrate, settings.split, certified=settings.is_certified
-    )
-    print(f"{settings.out}: threshold {gate.threshold:.6g}{achieved}{looked}{seen}", flush=True)
-    if settings.quantize != "none":
-        print(verification.quantized_in_words(verified["quantization"]), flush=True)
-
-
-def _made_with(source: Source, graphs: Gated) -> _Record:
-    """Return what the metadata say of the inputs that had a part in making the model."""
-    made_with: _Record = {}
-    if graphs.head is not None:
-        made_with[contract.DEFERRAL_HEAD] = graphs.head.record
-    if source.training is not None:
-        made_with[TRAINING] = source.training.as_record()
-    return made_with
-
-
-def _metadata(
-    settings: BuildSettings,
-    source: Source,
-    graphs: Gated,
-    gate: Gate,
-    record: _Record | None,
-) -> contract.GateMetadata:
-    extra = _made_with(source, graphs)
-    if settings.quantize != "none":
-        extra[contract.QUANTIZATION] = settings.quantize
-    if source.tokenizer is not None:
-        extra[contract.TOKENIZER] = source.tokenizer.name
-    return contract.GateMetadata(
-        contract_version=contract.CONTRACT_VERSION,
-        task=contract.TASKS[source.kind],
-        confidence_kind=gate.kind,
-        confidence_range=contract.confidence_range(
-            gate.kind, len(source.labels), views=2 if gate.look else 1
-        ),
-        threshold=gate.threshold,
-        labels=source.labels,
-        input=graphs.input,
-        calibration=record,
-        second_look=dataclasses.asdict(gate.look) if gate.look else None,
-        source_sha256=source.sha256(),
-        toolkit_version=bundle.toolkit_version(),
-        extra=extra,
-    )
+    def metadata(
+        self, graphs: GatedGraph, gate: Gate, record: _Record | None
+    ) -> contract.GateMetadata:
+        """Return the description of the gate."""
+        source = self.source
+        extra = self.provenance(graphs)
+        if self.settings.quantize != "none":
+            extra[contract.QUANTIZATION] = self.settings.quantize
+        if source.tokenizer is not None:
+            extra[contract.TOKENIZER] = source.tokenizer.name
+        return contract.GateMetadata(
+            contract_version=contract.CONTRACT_VERSION,
+            task=contract.TASKS[source.kind],
+            confidence_kind=gate.kind,
+            confidence_range=contract.confidence_range(
+                gate.kind, len(source.labels), views=2 if gate.look else 1
+            ),
+            threshold=gate.threshold,
+            labels=source.labels,
+            input=graphs.input,
+            calibration=record,
+            second_look=dataclasses.asdict(gate.look) if gate.look else None,
+            source_sha256=source.sha256(),
+            toolkit_version=bundle.toolkit_version(),
+            extra=extra,
+        )

@@ -1,7 +1,7 @@
 """Fuses a checkpoint's image processor into the graph: uint8 pictures in, `pixel_values` inside.
 
-Handled: resize to {height, width} or {shortest_edge} (nearest, bilinear, bicubic as Pillow does
-them), ConvNext's crop_pct, centre crop, rescale, normalize. Anything else is refused by name.
+Handled: resize to {height, width} or {shortest_edge} (nearest, bilinear, bicubic as in Pillow),
+ConvNext's crop_pct, centre crop, rescale, normalize. Anything else is refused by name.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from export.graphs import LEAST_OPSET, has_channels_last, shape_of
 
 _P = "preprocessing/"
 _MODES = {0: "nearest", 2: "linear", 3: "cubic"}  # Pillow's resampling numbers
-_CROP_PCT_BELOW = 384  # ConvNext: only below this size is crop_pct used
+_CROP_PCT_BELOW = 384  # ConvNext uses crop_pct only below this size
 _REFUSED = ("do_pad", "do_flip_channel_order", "do_reduce_labels", "do_thumbnail")
 
 
 @dataclass
 class _Builder:
-    """Collects nodes and constants; `value` is the tensor that the next node takes."""
+    """Nodes and constants so far; `value` is the input of the next node."""
 
     value: str
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -43,7 +43,7 @@ class _Builder:
 
 
 def least_opset(processor: Any) -> int:
-    """Return the opset from which ONNX has what a processor does: smooth resizing came late."""
+    """Return the first opset with the operators of a processor; smooth resizing came late."""
     settings = processor.to_dict()
     return 18 if settings.get("do_resize") or settings.get("do_center_crop") else LEAST_OPSET
 
@@ -51,13 +51,13 @@ def least_opset(processor: Any) -> int:
 def fuse_preprocessing(
     model: onnx.ModelProto, processor: Any, image_size: tuple[int, int]
 ) -> InputDescription:
-    """Put the processor before the graph, in place, and return the new input.
+    """Put the processor in front of the graph, in place, and return the new input.
 
     Args:
         model: A graph of at least the opset `least_opset`, whose one input is pixel_values float32,
             float16 or uint8, [batch, 3, height, width] or [batch, height, width, 3].
         processor: A transformers image processor.
-        image_size: (height, width) the model works at, for processors that do not resize.
+        image_size: The (height, width) of the model's input, for processors that do not resize.
 
     Raises:
         PreprocessingError: The processor does something that is not handled.
@@ -91,8 +91,8 @@ def _refuse_unknown(settings: dict[str, Any]) -> None:
     for name in _REFUSED:
         if settings.get(name):
             raise PreprocessingError(
-                f"the processor sets {name}, which is not fused: use --preprocessing none and "
-                "prepare pixel_values yourself"
+                f"expected a processor without {name}, got one that sets it: use --preprocessing "
+                "none and prepare pixel_values yourself"
             )
     if settings.get("do_resize") and settings.get("resample") not in _MODES:
         raise PreprocessingError(
@@ -104,18 +104,18 @@ def _refuse_unknown(settings: dict[str, Any]) -> None:
 def _fixed_size(
     settings: dict[str, Any], image_size: tuple[int, int]
 ) -> tuple[int | str, int | str]:
-    """A processor that resizes takes pictures of any size; another takes the model's own."""
+    """Return the size of pictures: free for a processor that resizes, else the model's own."""
     return ("height", "width") if settings.get("do_resize") else image_size
 
 
 def _move_pixels(builder: _Builder, settings: dict[str, Any], *, is_last: bool) -> None:
-    """Resize and crop with the channels first, as ONNX Runtime resizes, and order the axes."""
+    """Resize and crop with channels first, as ONNX Runtime requires, and order the axes."""
     is_moved = bool(settings.get("do_resize") or settings.get("do_center_crop"))
     if is_moved or not is_last:
         builder.value = builder.add("Transpose", builder.value, name="nchw", perm=[0, 3, 1, 2])
     if settings.get("do_resize"):
         _resize(builder, settings)
-    if settings.get("do_center_crop"):  # ConvNext's resize may have asked for it
+    if settings.get("do_center_crop"):  # ConvNext's resize may have set it
         _center_crop(builder, settings["crop_size"])
     if is_moved and is_last:
         builder.value = builder.add("Transpose", builder.value, name="nhwc", perm=[0, 2, 3, 1])
@@ -140,15 +140,15 @@ def _resize(builder: _Builder, settings: dict[str, Any]) -> None:
 
 
 def _resize_smooth(builder: _Builder, target: str, mode: str) -> None:
-    """Resize the width, then the height: Pillow keeps 8 bits between its two passes.
+    """Resize the width, then the height, because Pillow rounds to 8 bits between its two passes.
 
-    New releases of Pillow take the height first where that is cheaper; the difference is one step
-    of 8 bits, and more only where bicubic overshoots black or white in both directions (noise).
+    New releases of Pillow take the height first if that is cheaper. The difference is one step of
+    8 bits, and more only if bicubic overshoots black or white in both directions (noise).
     """
     attributes: dict[str, Any] = {
         "mode": mode,
         "coordinate_transformation_mode": "half_pixel",
-        # Pillow widens its filter when it shrinks a picture, and leaves out what lies outside.
+        # Pillow widens its filter when it shrinks a picture, and ignores pixels outside.
         "antialias": 1,
         "exclude_outside": 1,
     }
@@ -162,7 +162,7 @@ def _resize_smooth(builder: _Builder, target: str, mode: str) -> None:
             size,
             builder.add("Shape", builder.value, name=f"{side}_after", start=axis + 1),
         ]
-        # All four sizes, not `axes`: shape inference mistakes a single size of 1 for none.
+        # All four sizes instead of `axes`: shape inference ignores a single size of 1.
         sizes = builder.add("Concat", *parts, name=f"{side}_sizes", axis=0)
         resized = builder.add(
             "Resize", builder.value, "", "", sizes, name=f"{side}_resized", **attributes
@@ -172,9 +172,10 @@ def _resize_smooth(builder: _Builder, target: str, mode: str) -> None:
 
 
 def _resize_nearest(builder: _Builder, target: str) -> None:
-    """Pick pixels as Pillow does: it adds up steps in float64, from half a step on.
+    """Pick pixels like Pillow, which adds up steps in float64, starting at half a step.
 
-    Resize computes each place anew in float32, and lands on the other side of a pixel's edge.
+    The operator Resize computes each position anew in float32, which may fall on the other side of
+    a pixel's edge.
     """
     begin = builder.constant("begin", [0], np.int64)
     half = builder.constant("half", [0.5], np.float64)
@@ -197,14 +198,14 @@ def _resize_nearest(builder: _Builder, target: str) -> None:
 
 
 def _side(builder: _Builder, target: str, side: str, axis: int) -> str:
-    """Return one side of [height, width], as [size]."""
+    """Slice one side out of [height, width], as [size]."""
     start = builder.constant(f"{side}_at", [axis - 2], np.int64)
     end = builder.constant(f"{side}_end", [axis - 1], np.int64)
     return builder.add("Slice", target, start, end, name=f"{side}_to")
 
 
 def _aspect_kept(builder: _Builder, edge: int) -> str:
-    """Return [height, width] with the shorter side `edge`, the longer cut to a whole pixel."""
+    """Compute [height, width] with the shorter side `edge`, the longer one rounded down."""
     shape = builder.add("Shape", builder.value, name="height_width", start=2, end=4)
     shortest = builder.add("ReduceMin", shape, name="shortest", keepdims=1)
     wanted = builder.constant("edge", [edge], np.int64)
@@ -226,7 +227,7 @@ def _center_crop(builder: _Builder, size: dict[str, int]) -> None:
 def _scale_and_shift(
     builder: _Builder, settings: dict[str, Any], output: str, *, is_last: bool
 ) -> None:
-    """Rescale and normalize are one multiplication and one addition a channel."""
+    """Rescale and normalize with one multiplication and one addition per channel."""
     factor = settings["rescale_factor"] if settings.get("do_rescale") else 1.0
     mean, std = np.zeros(3), np.ones(3)
     if settings.get("do_normalize"):

@@ -1,4 +1,4 @@
-"""Checks an export by what it decides, against the original model and its own processor."""
+"""Verifies a classifier's export by its decisions, before it is written and afterwards."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ import numpy as np
 import onnx
 
 from edge_runtime import contract
+from edge_runtime.contract import SecondLook
+from edge_runtime.edge_model import EdgeModel
+from edge_runtime.errors import SettingError
+from export.commands.verify import VerifySettings
+from export.data import kind_of, load_split, require_labels
 from export.errors import VerificationError
-from export.graphs import copy_of
-from export.session import open_graph, run_feeds, run_images
-from export.sources.reference import Pictures, Reference
-from export.sources.source import Feeds
+from export.graphs import copy_model
+from export.session import open_graph, run_bundle, run_feeds, run_images
+from export.sources.reference import Gate, Reference, checkpoint_reference
+from export.sources.source import Feeds, Inputs
+from export.verification import MAX_FLIPPED, Answers, least_sure
+from train.data import LabelledData
+from train.models import open_checkpoint
 
-MAX_FLIPPED = 0.005
 MAX_FLIPPED_QUANTIZED = 0.01
 MAX_STEPS = 2.0
-"""How far a made-up picture's pixels may be off after fused preprocessing, in 8-bit steps."""
+"""Largest error of a synthetic picture's pixels after fused preprocessing, in 8-bit steps."""
 
 
 def verify_graph(
@@ -29,17 +36,17 @@ def verify_graph(
     original: str = "PyTorch",
     weights: Path | None = None,
 ) -> dict[str, Any]:
-    """Hold the gated graph without preprocessing to what the original says of the same inputs.
+    """Compare the gated graph without preprocessing with the original on the same inputs.
 
     Args:
         gated: The graph.
-        feeds: As the graph takes them, e.g. from the checkpoint's processor.
+        feeds: Inputs as the graph takes them, e.g. from the checkpoint's processor.
         expected: The original's answers.
-        original: What gave them, for the message.
-        weights: The folder of the graph's external weights, where it has any.
+        original: Name of the original, for the message.
+        weights: The folder of the graph's external weights, or None.
 
     Raises:
-        VerificationError: A prediction or decision differs where it is not a tie (within 1e-5).
+        VerificationError: A prediction or decision differs without being a tie (within 1e-5).
     """
     prediction, confidence, defer = run_feeds(open_graph(gated, weights), feeds)
     wrong = (prediction != expected.prediction) & ~expected.tied
@@ -58,91 +65,55 @@ def verify_graph(
     }
 
 
-def verify_quantized(
-    small: tuple[Any, Any, Any], exact: tuple[Any, Any, Any], labels: Any, *, max_flips: float
-) -> dict[str, Any]:
-    """Hold a quantized graph to the float one, each at its own threshold.
-
-    Args:
-        small: Prediction, confidence and defer [n] of the quantized graph.
-        exact: Those of the float one.
-        labels: int64 [n].
-        max_flips: Share of the decisions that may differ.
-
-    Raises:
-        VerificationError: More do.
-    """
-    flips = float((small[2] != exact[2]).mean())
-    if flips > max_flips:
-        raise VerificationError(
-            f"expected at most {max_flips:.2%} of the decisions to flip by quantization, got "
-            f"{flips:.2%} of {len(labels)}: raise --max-flips, or quantize less"
-        )
-    shift = np.abs(small[1] - exact[1])
-    return {
-        "inputs": len(labels),
-        "predictions_differing": float((small[0] != exact[0]).mean()),
-        "decisions_differing": flips,
-        "confidence_difference_mean": float(shift.mean()),
-        "confidence_difference_max": float(shift.max()),
-        "accuracy": float((small[0] == labels).mean()),
-        "accuracy_float": float((exact[0] == labels).mean()),
-    }
-
-
-def quantized_in_words(found: dict[str, Any]) -> str:
-    """Return a line on what `verify_quantized` found."""
-    return (
-        f"{found['kind']}: {found['bytes'] / 1e6:.2f} MB for {found['bytes_float'] / 1e6:.2f}, "
-        f"accuracy {found['accuracy']:.4f} for {found['accuracy_float']:.4f}, "
-        f"{found['predictions_differing']:.2%} of the predictions and "
-        f"{found['decisions_differing']:.2%} of the decisions differ on {found['inputs']} inputs, "
-        f"confidence by {found['confidence_difference_mean']:.1e} on average"
-    )
-
-
 def verify_preprocessing(
     fused: onnx.ModelProto,
     plain: onnx.ModelProto,
     processor: Any,
-    images: Pictures,
-    pixels: Any,
+    inputs: Inputs,
     expected: Reference,
     *,
-    made_up: bool = False,
     weights: Path | None = None,
 ) -> dict[str, Any]:
     """Compare the fused preprocessing with the processor itself.
 
-    Real pictures are compared by decision. What a model decides on made-up ones says little, and a
-    deep one may change its mind for one step of a pixel: there the pixels themselves are compared.
+    Real pictures are compared by decision. On synthetic ones a decision means little, and a deep
+    model may change it for one step of a pixel, so there the pixels themselves are compared.
+
+    Args:
+        fused: The graph that takes pictures.
+        plain: The graph that takes the processor's pixels.
+        processor: The processor.
+        inputs: The pictures, and the processor's pixels of them.
+        expected: The original's answers.
+        weights: The folder of the graphs' external weights, or None.
 
     Raises:
         VerificationError: More than 0.5 % of the decisions or predictions on real pictures differ,
-            or the pixels of a made-up one by more than `MAX_STEPS`.
+            or the pixels of a synthetic one by more than `MAX_STEPS`.
     """
+    assert inputs.raw is not None  # noqa: S101 - the processor made the feeds from pictures
     session = open_graph(plain, weights)
-    processed = session.run(contract.GATE_OUTPUTS, {session.get_inputs()[0].name: pixels})
-    prediction, confidence, defer = run_images(open_graph(fused, weights), images)
+    name = plain.graph.input[0].name
+    processed = session.run(contract.GATE_OUTPUTS, {name: inputs.pixels})
+    prediction, confidence, defer = run_images(open_graph(fused, weights), inputs.raw)
     # On the threshold itself the last bit decides, as in the comparison with PyTorch.
     differing = ((defer != processed[2]) & ~expected.border) | (prediction != processed[0])
     flipped = float(differing.mean())
-    step = _step(processor)
-    name = plain.graph.input[0].name
-    steps = _pixel_difference(open_graph(_probe(fused, name), weights), images, pixels) / step
-    if made_up and not steps <= MAX_STEPS:
+    probe = open_graph(_probe(fused, name), weights)
+    steps = _pixel_difference(probe, inputs) / _step(processor)
+    if inputs.synthetic and not steps <= MAX_STEPS:
         raise VerificationError(
-            f"expected the fused preprocessing to give the processor's pixels, {steps:.1f} steps "
-            f"of 8 bits are between them (at most {MAX_STEPS:g}): use --preprocessing none"
+            f"expected the fused preprocessing to give the processor's pixels, they differ by "
+            f"{steps:.1f} steps of 8 bits (at most {MAX_STEPS:g}): use --preprocessing none"
         )
-    if flipped > MAX_FLIPPED and not made_up:
+    if flipped > MAX_FLIPPED and not inputs.synthetic:
         raise VerificationError(
             f"expected the fused preprocessing to decide as the processor does, {flipped:.2%} of "
-            f"{len(images)} differ (at most {MAX_FLIPPED:.1%}): use --preprocessing none"
+            f"{len(inputs)} differ (at most {MAX_FLIPPED:.1%}): use --preprocessing none"
         )
     return {
-        "inputs": len(images),
-        "made_up": made_up,
+        "inputs": len(inputs),
+        "made_up": inputs.synthetic,
         "decisions_differing": flipped,
         "confidence_difference_max": float(np.abs(confidence - processed[1]).max()),
         "pixel_difference_max": steps,
@@ -150,28 +121,89 @@ def verify_preprocessing(
 
 
 def _probe(fused: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """Return a copy that gives the pixels in front of the model."""
-    probe = copy_of(fused)
+    """Return a copy whose output is the pixels in front of the model."""
+    probe = copy_model(fused)
     del probe.graph.output[:]
     probe.graph.output.add().name = name
     return probe
 
 
-def _pixel_difference(session: Any, images: Pictures, expected: Any) -> float:
-    """Return the largest difference of the pixels that a graph gives."""
+def _pixel_difference(session: Any, inputs: Inputs) -> float:
+    """Return the largest difference between a graph's pixels and the processor's."""
     source = session.get_inputs()[0].name
     largest = 0.0
-    for index in range(len(images)):
-        (pixels,) = session.run(None, {source: images[index][None]})
-        # Bytes that are subtracted would wrap around.
-        apart = pixels[0].astype(np.float64) - expected[index]
-        largest = max(largest, float(np.abs(apart).max()))
+    for image, expected in zip(inputs.raw or (), inputs.pixels, strict=True):
+        (pixels,) = session.run(None, {source: image[None]})
+        # In float64, because the difference of two bytes would wrap around.
+        difference = pixels[0].astype(np.float64) - expected
+        largest = max(largest, float(np.abs(difference).max()))
     return largest
 
 
 def _step(processor: Any) -> float:
-    """Return what one step of an 8-bit picture is among the pixels."""
+    """Return the size of one step of an 8-bit picture in the processor's pixels."""
     settings = processor.to_dict()
     factor: float = settings["rescale_factor"] if settings.get("do_rescale") else 1.0
     std: float = min(settings["image_std"]) if settings.get("do_normalize") else 1.0
     return factor / std
+
+
+def verify_bundle(settings: VerifySettings) -> None:
+    """Run a classifier's bundle on data, compare it with a checkpoint, and print the figures.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        LabelError: The data or the checkpoint have other labels.
+        SettingError: The settings are those of a language model.
+        VerificationError: Too many answers differ from those of the checkpoint.
+    """
+    model = EdgeModel.open(settings.bundle)
+    if settings.data is None or settings.task is not None:
+        raise SettingError(
+            f"expected --data DATA without --task for the classifier in {settings.bundle}"
+        )
+    data = load_split(
+        settings.data,
+        settings.split,
+        labels=model.labels,
+        owner=settings.bundle,
+        kind=kind_of(model.metadata),
+    )
+    answers = run_bundle(model, data.inputs)
+    print(f"inputs                     {len(data)}")
+    print(f"accuracy of the edge model {(answers[0] == data.labels).mean():.4f}")
+    print(f"deferral ratio             {answers[2].mean():.4f}")
+    if settings.against is None:
+        return
+    is_quantized = contract.QUANTIZATION in model.metadata.extra
+    usual = MAX_FLIPPED_QUANTIZED if is_quantized else MAX_FLIPPED
+    allowed = usual if settings.max_flips is None else settings.max_flips
+    differing = _compare(settings, settings.against, model, data, answers)
+    if differing > allowed:
+        raise VerificationError(
+            f"expected at most {allowed:.1%} of the decisions to differ from {settings.against}, "
+            f"got {differing:.2%}: export it again"
+        )
+
+
+def _compare(
+    settings: VerifySettings, against: Path, model: EdgeModel, data: LabelledData, answers: Answers
+) -> float:
+    """Print the differences from a checkpoint; return the share of differing answers."""
+    checkpoint = open_checkpoint(against, kind=kind_of(model.metadata))
+    require_labels(checkpoint.labels, against, labels=model.labels, owner=settings.bundle)
+    described = model.metadata.second_look
+    look = None if described is None else SecondLook.from_fields(described)
+    gate = Gate(model.metadata.confidence_kind, model.threshold, look)
+    expected = checkpoint_reference(checkpoint, data.inputs, gate)
+    prediction, confidence, defer = answers
+    expected_defer = expected.defer
+    if contract.QUANTIZATION in model.metadata.extra:
+        expected_defer = least_sure(expected.confidence, int(defer.sum()))
+    flips = defer != expected_defer
+    shift = np.abs(confidence - expected.confidence)
+    wrong = prediction != expected.prediction
+    print(f"top-1 disagreement         {wrong.mean():.4f}")
+    print(f"decision flips             {flips.mean():.4f}")
+    print(f"confidence shift           mean {shift.mean():.2e}, largest {shift.max():.2e}")
+    return float((flips | wrong).mean())

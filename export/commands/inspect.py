@@ -1,4 +1,4 @@
-"""The command `python -m export inspect`: what a bundle is, and what its threshold means."""
+"""The command `python -m export inspect`, which explains a bundle and its threshold."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from edge_runtime.bundle import Bundle, read_bundle, role_of
 from edge_runtime.cli import Command, field
 from edge_runtime.contract import SecondLook
 from edge_runtime.errors import BundleError
-from edge_runtime.language.settings import DecoderSettings
 from edge_runtime.texts import open_tokenizer, tokenizer_file
-from export.classifier.verification import quantized_in_words
+from export.verification import quantization_summary
 
 Record = Mapping[str, Any]
+_OTHER_TOOLKIT = (KeyError, TypeError, ValueError, IndexError)
+"""Errors of records that another toolkit wrote in its own form."""
 _NUMBER_BYTES = 4  # caches are float32, whatever the weights are
-
-# MERGEDOC export/wording.py: 'Says in words what a calibration record means.'
-# MERGEDOC export/decoding/description.py: "What `python -m export inspect` says of a language model's bundle."
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectSettings(Command):
-    """Say in words what a bundle holds and what its threshold means.
+class InspectSettings(Command, does="export.commands.inspect:inspect"):
+    """Describe a bundle, what its threshold means, and which data it was chosen on.
 
     Example: python -m export inspect --bundle bundle
     """
@@ -34,13 +32,14 @@ class InspectSettings(Command):
     bundle: Path = field("bundle folder")
     json: bool = field("print the metadata as JSON", default=False)
 
-    def run(self) -> None:
-        """Check the hashes and print."""
-        bundle = read_bundle(self.bundle, role_of(self.bundle))
-        if self.json:
-            print(json.dumps(json.loads(bundle.metadata.to_json()), indent=2, ensure_ascii=False))
-        else:
-            print("\n".join(describe(bundle)))
+
+def inspect(settings: InspectSettings) -> None:
+    """Check the hashes of a bundle, and print its description."""
+    bundle = read_bundle(settings.bundle, role_of(settings.bundle))
+    if settings.json:
+        print(json.dumps(json.loads(bundle.metadata.to_json()), indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(describe(bundle)))
 
 
 def describe(bundle: Bundle) -> list[str]:
@@ -48,92 +47,79 @@ def describe(bundle: Bundle) -> list[str]:
     gate = bundle.metadata
     low, high = gate.confidence_range
     is_decoder = gate.task == contract.TASK_GENERATION
+    labels = f"{len(gate.labels)} labels ({', '.join(gate.labels[:5])}, ...), "
+    size = sum(file.stat().st_size for file in (bundle.graph, *bundle.others))
     lines = [
-        f"{gate.task}, {'' if is_decoder else _labels(gate.labels)}"
+        f"{gate.task}, {'' if is_decoder else labels}"
         f"gate contract version {gate.contract_version}, made by {gate.toolkit_version}",
         f"input: {gate.input.name} {gate.input.dtype} {list(gate.input.shape)}",
         f"confidence: {gate.confidence_kind}, from {low:.6g} to {high:.6g}",
-        f"threshold: {gate.threshold:.9g}; an {'answer' if is_decoder else 'input'} under it (or "
+        f"threshold: {gate.threshold:.9g}; an {'answer' if is_decoder else 'input'} below it (or "
         "NaN) is deferred",
-        f"size: {_size_bytes(bundle) / 1e6:.2f} MB in {len(bundle.others) + 1} files",
+        f"size: {size / 1e6:.2f} MB in {len(bundle.others) + 1} files",
     ]
     if is_decoder:
-        # Here, so that a picture's bundle needs no tokenizers.
-
-        lines += describe_decoder(bundle)
+        lines += _describe_decoder(bundle)
     if contract.QUANTIZATION in gate.extra:
         lines.append(f"quantized: {gate.extra[contract.QUANTIZATION]}; the gate is float32")
     if gate.second_look is not None:
-        lines += _second_look(gate.second_look)
+        lines += _describe_look(gate.second_look)
     if contract.DEFERRAL_HEAD in gate.extra:
-        lines.append(f"deferral head: {_fitted_on(gate.extra[contract.DEFERRAL_HEAD])}")
+        lines.append(f"deferral head: {_describe_head(gate.extra[contract.DEFERRAL_HEAD])}")
     record = gate.calibration
     if record is None:
-        return [*lines, "the threshold was set by hand: nothing is known of its deferral ratio"]
+        return [*lines, "the threshold was set by hand: its deferral ratio is unknown"]
     try:
         return [*lines, *describe_calibration(record)]
-    except (KeyError, TypeError, ValueError, IndexError):  # another toolkit's record
+    except _OTHER_TOOLKIT:
         return [*lines, f"calibration: {json.dumps(record, ensure_ascii=False)}"]
 
 
-def _labels(labels: tuple[str, ...]) -> str:
-    return f"{len(labels)} labels ({', '.join(labels[:5])}, ...), "
-
-
-def _size_bytes(bundle: Bundle) -> int:
-    return sum(file.stat().st_size for file in (bundle.graph, *bundle.others))
-
-
-def _fitted_on(record: Any) -> str:
+def _describe_head(record: Any) -> str:
     try:
         return (
             f"fitted on {record['n']} inputs ({record['split']} of {record['data']}); on "
             f"{record['gained']} of them M_L ({record['large']}) is right and M_S wrong"
         )
-    except (KeyError, TypeError):  # another toolkit's
+    except _OTHER_TOOLKIT:
         return json.dumps(record, ensure_ascii=False)
 
 
-def _second_look(described: dict[str, Any]) -> list[str]:
+def _describe_look(described: dict[str, Any]) -> list[str]:
     try:
         look = SecondLook.from_fields(described)
-    except BundleError:  # another toolkit's
+    except BundleError:  # from another toolkit
         return [f"second look: {json.dumps(described, ensure_ascii=False)}"]
     cost = (
-        f"{look.share:.1%} of the calibration inputs needed it, {1 + look.share:.2f} passes an "
+        f"{look.share:.1%} of the calibration inputs needed it, {1 + look.share:.2f} passes per "
         "input on average"
     )
     return [
-        f"second look: {_who(look)} runs through the model twice, the second time as {look.view} "
-        "view; its confidence is the mean of both views' probabilities of the first's prediction",
-        f"cost: {'two passes an input' if look.is_of_every_input else cost}",
+        f"second look: {_looked_at(look)} runs through the model twice, the second time as "
+        f"{look.view} view; its confidence is the mean of both views' probabilities of the first "
+        "view's prediction",
+        f"cost: {'two passes per input' if look.is_of_every_input else cost}",
     ]
 
 
-def _who(look: SecondLook) -> str:
+def _looked_at(look: SecondLook) -> str:
     if look.is_of_every_input:
         return "every input"
-    who = "an input whose first confidence is"
+    inputs = "an input whose first confidence is"
     if look.low is None:
-        return f"{who} at most {look.high:.6g}"
+        return f"{inputs} at most {look.high:.6g}"
     if look.high is None:
-        return f"{who} at least {look.low:.6g}"
-    return f"{who} from {look.low:.6g} to {look.high:.6g}"
+        return f"{inputs} at least {look.low:.6g}"
+    return f"{inputs} from {look.low:.6g} to {look.high:.6g}"
 
 
 def describe_calibration(record: Record) -> list[str]:
-    """Return lines that answer "what does this threshold mean".
-
-    Raises:
-        KeyError: It is a record of another toolkit.
-        TypeError: The same.
-        ValueError: The same.
-    """
+    """Return lines that explain what a threshold means; raise one of `_OTHER_TOOLKIT`."""
     low, high = record["interval"]
     return [
         *_GOALS[record["goal"]](record),
         f"it defers {record['achieved']:.1%} of {record['n']} inputs ({record['split']} of "
-        f"{record['data']}); on as many fresh inputs of the same kind expect {low:.1%} to "
+        f"{record['data']}); of the same number of fresh inputs of this kind expect {low:.1%} to "
         f"{high:.1%} deferred ({record['interval_level']:.0%} interval)",
     ]
 
@@ -145,15 +131,15 @@ def _target_deferral(record: Record) -> list[str]:
 def _target_accuracy(record: Record) -> list[str]:
     answered, right = record["answered"], record["right"]
     return [
-        f"it was chosen for at least {record['target']:.1%} right among what M_S answers: "
-        f"{right} of {answered} are; this is no guarantee for fresh inputs (--max-risk gives one)"
+        f"it was chosen so that at least {record['target']:.1%} of M_S's answers are right: "
+        f"{right} of {answered} are; for fresh inputs this is no guarantee (--max-risk gives one)"
     ]
 
 
 def _max_risk(record: Record) -> list[str]:
     return [
         f"guarantee: with probability {1 - record['delta']:g} over the calibration data, at most "
-        f"{record['target']:.2%} of the inputs that M_S answers are answered wrongly",
+        f"{record['target']:.2%} of M_S's answers are wrong",
         f"it rests on {record['answered']} answered inputs with {record['wrong']} errors (p = "
         f"{record['p_value']:.2g}); {_basis(record)}",
     ]
@@ -162,7 +148,7 @@ def _max_risk(record: Record) -> list[str]:
 def _max_harm(record: Record) -> list[str]:
     return [
         f"guarantee: with probability {1 - record['delta']:g} over the calibration data, the "
-        f"cascade is right at most {record['target']:.2%} less often than M_L alone",
+        f"accuracy of the cascade is at most {record['target']:.2%} below that of M_L alone",
         f"it rests on {record['answered']} answered inputs: on {record['lost']} of them only M_L "
         f"is right, on {record['won']} only M_S (upper bound {record['upper_bound']:.2%}); "
         f"{_basis(record)}",
@@ -171,23 +157,23 @@ def _max_harm(record: Record) -> list[str]:
 
 def _basis(record: Record) -> str:
     reused = (
-        "the same inputs also decided when training stopped, so strictly it is for a model made "
-        "without them; "
+        "the same inputs also decided when training stopped, so strictly the guarantee holds only "
+        "for a model made without them; "
     )
     return (reused if record.get("reused") else "") + (
         f"{record['method']}, {record['ordered_by']} inputs to order the thresholds and "
-        f"{record['tested_on']} to test them; void for inputs of another kind, and for another "
+        f"{record['tested_on']} to test them; void for inputs of another kind and for another "
         "threshold"
     )
 
 
 def _least_cost(record: Record) -> list[str]:
-    large = "M_L's own errors counted" if record["large_known"] else "M_L taken to be always right"
+    large = "with M_L's own errors" if record["large_known"] else "with M_L taken as always right"
     return [
-        f"it was chosen for the least cost, {record['cloud_cost']:g} a call and "
-        f"{record['error_cost']:g} a wrong answer, {large}: {record['cost']:.4g} an input, against "
-        f"{record['cost_all_edge']:.4g} without the cloud and {record['cost_all_cloud']:.4g} "
-        "without the device"
+        f"it was chosen for the least cost, {record['cloud_cost']:g} per call and "
+        f"{record['error_cost']:g} per wrong answer, {large}: {record['cost']:.4g} per input, "
+        f"compared with {record['cost_all_edge']:.4g} without the cloud and "
+        f"{record['cost_all_cloud']:.4g} without the device"
     ]
 
 
@@ -200,12 +186,14 @@ _GOALS: dict[str, Callable[[Record], list[str]]] = {
 }
 
 
-def describe_decoder(bundle: Bundle) -> list[str]:
+def _describe_decoder(bundle: Bundle) -> list[str]:
     """Return lines on tokenizer, limits, cache and verification.
 
     Raises:
-        BundleError: The tokenizer does not open, or the limits have no sense.
+        BundleError: The tokenizer does not open, or the limits are invalid.
     """
+    from edge_runtime.language.settings import DecoderSettings  # its package loads ONNX Runtime
+
     limits = DecoderSettings.from_metadata(bundle.metadata)
     file = tokenizer_file(bundle)
     tokenizer = open_tokenizer(file)
@@ -216,22 +204,18 @@ def describe_decoder(bundle: Bundle) -> list[str]:
         f"answers: at most {limits.max_new_tokens} tokens, {limits.context} together with the "
         f"prompt; ended by {ends}",
         f"cache: {limits.layers} layers, {limits.kv_heads} heads of {limits.head_dim} numbers: "
-        f"{numbers * _NUMBER_BYTES:,} bytes a token",
-        *_verified(bundle.verification),
+        f"{numbers * _NUMBER_BYTES:,} bytes per token",
+        *_describe_verification(bundle.verification),
     ]
 
 
-def _verified(record: dict[str, Any]) -> list[str]:
+def _describe_verification(record: dict[str, Any]) -> list[str]:
     try:
         graph = record["graph"]
-        lines = [
+        return [
             f"verified: the float graph gave PyTorch's tokens and decisions on {graph['prompts']} "
-            f"prompts, confidences to {graph['confidence_error']:.1e}"
+            f"prompts, confidences to {graph['confidence_error']:.1e}",
+            *([quantization_summary(record["quantization"])] if "quantization" in record else []),
         ]
-        return [*lines, *_quantized(record)]
-    except (KeyError, TypeError, ValueError):  # another toolkit's
+    except _OTHER_TOOLKIT:
         return []
-
-
-def _quantized(record: dict[str, Any]) -> list[str]:
-    return [quantized_in_words(record["quantization"])] if "quantization" in record else []

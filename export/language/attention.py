@@ -1,8 +1,8 @@
-"""Lets a model attend by ONNX's own operator, which holds the cache as well.
+"""Replaces a model's attention by ONNX's own operator, which also holds the cache.
 
-Traced as it is written, attention becomes some thirty operators a layer; on a small model calling
-them takes longer than what they do. transformers lets a function be put in the place of attention
-(its attention interface), and that one is `Attention` of opset 23: it takes the past and gives the
+Traced as written, attention becomes some thirty operators a layer; in a small model the calls take
+longer than the computation. transformers accepts another function in place of attention (its
+attention interface). This one is `Attention` of opset 23, which takes the past and gives the
 present, shares keys and values among heads, and scales.
 """
 
@@ -23,14 +23,14 @@ _NAME: Final = "gatekeeper_onnx"
 
 
 class FusedCache:
-    """Stands where the model expects its cache: the past goes in whole, the present comes out.
+    """A replacement for the model's cache, which takes the whole past and keeps the present.
 
     Args:
         past: Keys and values of each layer, float [batch, heads, past, size].
-        attention_mask: int64 [batch, total], 0 where there is filling.
+        attention_mask: int64 [batch, total], 0 for padding.
 
     Attributes:
-        present: Keys and values of each layer with the new ones behind them, once it attended.
+        present: Keys and values of each layer including the new ones; None before it attended.
     """
 
     is_compileable = False
@@ -46,34 +46,43 @@ class FusedCache:
         return len(self.past)
 
     def get_seq_length(self, *_: Any) -> int:
-        """Return how many tokens there are before these."""
+        """Return the number of tokens before the new ones."""
         return self.past[0][0].shape[2]
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Return the new keys and values alone: the operator puts them behind the past."""
+        """Return only the new keys and values: the operator appends them to the past."""
         return keys, values
 
     def visible(self, tokens: int, window: int | None = None) -> Tensor:
-        """Return what each token sees, bool [batch, 1, tokens, total].
+        """Return the mask of positions that each token attends to, bool [batch, 1, tokens, total].
 
         Args:
-            tokens: The last of all, those that are new.
-            window: How far a token looks back, itself counted; as far as there is when None.
+            tokens: Number of new tokens, the last of all.
+            window: Positions that a token attends to including its own; None for all before it.
         """
-        if window not in self._visible:
-            self._visible[window] = self._seen(tokens, window)[:, None]
+        if window in self._visible:
+            return self._visible[window]
+        total = self._mask.shape[1]
+        at = torch.arange(total)
+        of = torch.arange(total - tokens, total)[:, None]
+        near = at <= of
+        if window is not None:
+            near = near & (at > of - window)
+        # Padding attends to itself: attention over nothing would be NaN.
+        mask = (near & (self._mask[:, None] > 0)) | (at == of)
+        self._visible[window] = mask[:, None]
         return self._visible[window]
 
     def attend(
         self, layer: int, query: Tensor, keys: Tensor, values: Tensor, **attributes: Any
     ) -> Tensor:
-        """Attend, and keep what comes out for the next step.
+        """Attend in one layer, and keep the present keys and values.
 
         Args:
-            layer: Whose cache.
+            layer: Index of the layer.
             query: float [batch, heads, tokens, size].
-            keys: float [batch, kv_heads, tokens, size], the new ones.
-            values: The same.
+            keys: New keys, float [batch, kv_heads, tokens, size].
+            values: New values, float [batch, kv_heads, tokens, size].
             **attributes: `attn_mask` and `scale` of the operator.
         """
         past_keys, past_values = self.past[layer]
@@ -83,24 +92,12 @@ class FusedCache:
         self.present[layer] = present_keys, present_values
         return attended
 
-    def _seen(self, tokens: int, window: int | None) -> Tensor:
-        total = self._mask.shape[1]
-        at = torch.arange(total)
-        of = torch.arange(total - tokens, total)[:, None]
-        near = at <= of
-        if window is not None:
-            near = near & (at > of - window)
-        # A filling sees itself: attention over nothing would be NaN.
-        return (near & (self._mask[:, None] > 0)) | (at == of)
-
 
 @contextlib.contextmanager
-def attending(model: Any, cache: FusedCache) -> Iterator[None]:
-    """Let a model attend through a cache; afterwards it attends as before.
+def fuse_attention(model: Any, cache: FusedCache) -> Iterator[None]:
+    """Replace the attention of a model of transformers by the operator, within a block.
 
-    Args:
-        model: Of transformers; nothing changes in one that does not take an attention function.
-        cache: Of this call.
+    A model without the attention interface is left unchanged.
 
     Raises:
         GraphError: The model caps its attention.
@@ -111,22 +108,22 @@ def attending(model: Any, cache: FusedCache) -> Iterator[None]:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        attention_mask: Tensor | None,  # noqa: ARG001 - that of the cache knows windows
+        attention_mask: Tensor | None,  # noqa: ARG001 - the cache has a mask with windows
         scaling: float | None = None,
         sliding_window: int | None = None,
         softcap: float | None = None,
         **_: Any,
     ) -> tuple[Tensor, None]:
         if softcap is not None:
-            # The operator caps what it has masked, so that the masked is seen a little.
-            raise GraphError("expected attention without a soft cap")
+            # The operator caps after it masks, so that masked positions would contribute a little.
+            raise GraphError("expected attention without a soft cap, got one with a soft cap")
         visible = cache.visible(query.shape[2], sliding_window)
         attended = cache.attend(
             module.layer_idx, query, key, value, attn_mask=visible, scale=scaling
         )
         return attended.transpose(1, 2), None
 
-    usual = model.config._attn_implementation  # noqa: SLF001 - the setter has no getter beside it
+    usual = model.config._attn_implementation  # noqa: SLF001 - the setter has no public getter
     ALL_ATTENTION_FUNCTIONS[_NAME] = attention
     try:
         model.set_attn_implementation(_NAME)

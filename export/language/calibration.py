@@ -1,4 +1,4 @@
-"""Chooses a decoder's threshold on the answers that it gives to the prompts of a task."""
+"""Chooses a decoder's threshold on its answers to the prompts of a task."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.language import Decoder, Generation
-from export import calibration
+from export.calibration.sample import Sample
+from export.calibration.threshold import calibrate, goal_of
 from export.commands.goal import TaskGoalSettings
 from export.errors import CalibrationError
-from export.freshness import require_fresh, was_chosen_on
 from train.data.tasks import Example, Task, load_task
 from train.models import open_language_model
 
 
 @dataclass(frozen=True)
-class Decided:
-    """A threshold, and the answers it was chosen on; there are none where it was given.
+class CalibratedDecoder:
+    """A decoder with its threshold, and the answers on which that was chosen.
 
     Attributes:
-        decoder: What answered.
-        threshold: From this confidence on it answers itself.
-        record: How the threshold was chosen, for the metadata; None where it was given.
-        answers: To the prompts of the calibration split, whole ones.
-        accuracy: Share of them that is right.
+        decoder: The decoder.
+        threshold: The confidence from which it answers itself.
+        record: The calibration record, for the metadata; None for a threshold set by hand.
+        answers: Complete answers to the calibration prompts; none for a threshold set by hand.
+        accuracy: Share of right answers.
     """
 
     decoder: Decoder
@@ -37,15 +37,15 @@ class Decided:
 
 
 def calibration_task(settings: TaskGoalSettings) -> Task | None:
-    """Return the task to choose the threshold on, None where the threshold is given.
+    """Return the task to choose the threshold on, None for a threshold set by hand.
 
     Raises:
-        CalibrationError: It has no examples in the split.
+        CalibrationError: The task has no examples in the split.
         DataError: There is no such task.
     """
     if settings.calibrate is None:
         return None
-    return task_with(
+    return load_examples(
         settings.split,
         settings.calibrate,
         data=settings.data,
@@ -54,61 +54,53 @@ def calibration_task(settings: TaskGoalSettings) -> Task | None:
     )
 
 
-def task_with(split: str, name: str, **settings: Any) -> Task:
-    """Load a task that has examples in a split.
-
-    Args:
-        split: Of the task.
-        name: See `load_task`.
-        **settings: The same.
+def load_examples(split: str, name: str, **options: Any) -> Task:
+    """Load a task that has examples in a split, with options of `load_task`.
 
     Raises:
-        CalibrationError: It has none.
+        CalibrationError: The task has no examples in the split.
         DataError: There is no such task.
     """
-    task = load_task(name, **settings)
+    task = load_task(name, **options)
     if not task.splits()[split]:
         raise CalibrationError(
-            f"expected examples in {split} of {name}, it has none: take another --split"
+            f"expected examples in {split} of {name}, got none: use another --split"
         )
     return task
 
 
-def decide(settings: TaskGoalSettings, decoder: Decoder, task: Task | None) -> Decided:
-    """Choose the threshold on what the graph itself answers.
-
-    Args:
-        settings: The goal, or the threshold itself.
-        decoder: The graph, with any threshold.
-        task: What `calibration_task` has returned.
+def choose_threshold(
+    settings: TaskGoalSettings, decoder: Decoder, task: Task | None
+) -> CalibratedDecoder:
+    """Choose the threshold on the answers of the graph itself, unless it was set by hand.
 
     Raises:
         CalibrationError: The answers cannot give a threshold for the goal.
     """
     if settings.threshold is not None or task is None:
-        assert settings.threshold is not None  # noqa: S101 - a threshold or a task
-        return Decided(decoder, float(np.float32(settings.threshold)))
-    goal, data, made_with = settings.goal(), str(settings.calibrate), decoder.metadata.extra
-    if goal.is_certified:
-        require_fresh(made_with, data, settings.split)
+        assert settings.threshold is not None  # noqa: S101 - the settings hold a threshold or data
+        return CalibratedDecoder(decoder, float(np.float32(settings.threshold)))
+    extra = decoder.metadata.extra
+    goal = goal_of(settings, extra)
     examples = task.splits()[settings.split]
     answers = decoder.generate([e.prompt for e in examples], stop_when_certain=False)
     right = np.array([task.is_right(a.text, e) for a, e in zip(answers, examples, strict=True)])
-    sample = calibration.Sample(
+    sample = Sample(
         np.array([answer.confidence for answer in answers], np.float32),
         right,
         _large_right(settings, task, examples),
     )
-    threshold, record = calibration.calibrate(goal, sample, data=data, split=settings.split)
-    if goal.is_certified and was_chosen_on(made_with, data, settings.split):
-        record[calibration.REUSED] = True
-    return Decided(decoder, threshold, record, answers, float(right.mean()))
+    threshold, record = calibrate(
+        goal, sample, data=str(settings.calibrate), split=settings.split, extra=extra
+    )
+    return CalibratedDecoder(decoder, threshold, record, answers, float(right.mean()))
 
 
 def _large_right(settings: TaskGoalSettings, task: Task, examples: Sequence[Example]) -> Any:
-    """Return where M_L is right, bool [n], or None where it is not named."""
+    """Return bool [n], True where M_L is right, or None without `--large`."""
     if settings.large is None:
         return None
     large = open_language_model(settings.large)
-    said = large.generate([example.prompt for example in examples], task.max_new_tokens)
-    return np.array([task.is_right(t, e) for t, e in zip(said.texts, examples, strict=True)])
+    prompts = [example.prompt for example in examples]
+    texts = large.generate(prompts, task.max_new_tokens).texts
+    return np.array([task.is_right(text, e) for text, e in zip(texts, examples, strict=True)])

@@ -1,7 +1,7 @@
 """Puts the running gate behind a decoder's logits, by graph surgery.
 
-Everything a decoding loop would compute is in the graph: the next token, whether a row goes on, the
-confidence so far and the decision. A binding feeds state back and does no arithmetic.
+The graph computes everything that a decoding loop needs: the next token, whether a row continues,
+the confidence so far and the decision. A binding feeds the state back and does no arithmetic.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from edge_runtime import contract
 from edge_runtime.metrics import SEQUENCE_KINDS
-from export.classifier.gate import decision, neg_entropy, threshold_tensor
 from export.errors import GraphError
+from export.gate import PREFIX as _P
+from export.gate import Nodes, add_constants, decision_nodes, exp_nodes, neg_entropy_nodes
 from export.graphs import check_graph
 from export.language.step import LOGITS
 
-_P = "gatekeeper/"  # keeps our names apart from the exporter's
 _MEANS = (contract.NEG_ENTROPY, contract.MEAN_LOGPROB)
 _PROBABILITIES = (contract.MIN_PROB, contract.MAX_SOFTMAX)
 _PAST_CONFIDENCE = contract.PAST + contract.STATE_CONFIDENCE
@@ -30,7 +30,6 @@ _CONFIDENCE = contract.PRESENT + contract.STATE_CONFIDENCE
 _COUNT = contract.PRESENT + contract.STATE_COUNT
 _ACTIVE = contract.PRESENT + contract.STATE_ACTIVE
 _MASK = contract.PRESENT + contract.ATTENTION_MASK
-_Nodes = list[onnx.NodeProto]
 
 
 def append_sequence_gate(
@@ -41,32 +40,42 @@ def append_sequence_gate(
     Args:
         model: A graph of `export.language.step`: logits float32 or float16 [batch, V] and caches.
         kind: One of `metrics.SEQUENCE_KINDS`.
-        threshold: The baked default of the input `threshold`.
+        threshold: The default of the input `threshold`.
         ends: The end-of-sequence tokens.
-        pad: What a row that has ended gets for a token.
+        pad: The token of a row that has ended.
 
     Raises:
-        GraphError: The kind is unknown, there is no end, or the graph is no decoder's.
+        GraphError: The kind is unknown, there is no end, or the graph is not a decoder.
     """
     if kind not in SEQUENCE_KINDS:
         raise GraphError(f"expected one of {', '.join(SEQUENCE_KINDS)}, got {kind!r}")
     if not ends:
-        raise GraphError("expected at least one end-of-sequence token, got none")
+        raise GraphError(
+            "expected at least one end-of-sequence token, got none: set one in the tokenizer"
+        )
     graph = model.graph
     if not graph.output or graph.output[0].name != LOGITS:
-        raise GraphError(f"expected a decoder whose first output is {LOGITS!r}")
+        raise GraphError(f"expected a decoder whose first output is {LOGITS!r}, got another graph")
     nodes = [helper.make_node("Cast", [LOGITS], [_P + "z"], to=TensorProto.FLOAT)]
-    nodes += _token() + _token_confidence(kind) + _accumulated(kind) + _confidence(kind)
-    nodes += decision() + _mask()
+    nodes += _token_nodes() + _token_confidence_nodes(kind)
+    nodes += _accumulation_nodes(kind) + _confidence_nodes(kind)
+    nodes += decision_nodes() + _mask_nodes()
     graph.node.extend(nodes)
-    _add_constants(graph, threshold, ends, pad)
-    _set_interface(graph)
-    model.ir_version = max(model.ir_version, 4)  # from 4 on an initializer may also be fed
+    _set_states(graph)
+    constants: dict[str, Any] = {
+        "zero": np.array(0.0, np.float32),
+        "nan": np.array(np.nan, np.float32),
+        "none": np.array(0, np.int64),
+        "single": np.array([1], np.int64),
+        "pad": np.array(pad, np.int64),
+        "ends": np.array([list(ends)], np.int64),
+    }
+    add_constants(model, threshold, constants)
     check_graph(model)
 
 
-def _token() -> _Nodes:
-    """The first arg-max, the filling where a row has ended, and whether it goes on."""
+def _token_nodes() -> Nodes:
+    """Return nodes for the first arg-max, padding after the end of a row, and the active rows."""
     node = helper.make_node
     return [
         node("ArgMax", [_P + "z"], [_P + "top"], axis=-1, keepdims=0),
@@ -83,27 +92,23 @@ def _token() -> _Nodes:
     ]
 
 
-def _token_confidence(kind: str) -> _Nodes:
-    """The negative entropy, or the log-probability of the arg-max: -log sum exp(z - max z)."""
+def _token_confidence_nodes(kind: str) -> Nodes:
+    """Return nodes for the negative entropy, or the arg-max's log-probability -log sum exp."""
     if kind == contract.NEG_ENTROPY:
-        return neg_entropy(_P + "z", contract.TOKEN_CONFIDENCE)
-    node = helper.make_node
+        return neg_entropy_nodes(_P + "z", contract.TOKEN_CONFIDENCE)
     return [
-        node("ReduceMax", [_P + "z", _P + "axis"], [_P + "max"], keepdims=1),
-        node("Sub", [_P + "z", _P + "max"], [_P + "shifted"]),
-        node("Exp", [_P + "shifted"], [_P + "e"]),
-        node("ReduceSum", [_P + "e", _P + "axis"], [_P + "S"], keepdims=0),
-        node("Log", [_P + "S"], [_P + "log_S"]),
-        node("Neg", [_P + "log_S"], [contract.TOKEN_CONFIDENCE]),
+        *exp_nodes(_P + "z"),
+        helper.make_node("Log", [_P + "S"], [_P + "log_S"]),
+        helper.make_node("Neg", [_P + "log_S"], [contract.TOKEN_CONFIDENCE]),
     ]
 
 
-def _accumulated(kind: str) -> _Nodes:
-    """The accumulator with this token; a row that has ended keeps its own."""
+def _accumulation_nodes(kind: str) -> Nodes:
+    """Return nodes that add this token to the accumulator, except in rows that have ended."""
     node, t = helper.make_node, contract.TOKEN_CONFIDENCE
     new = _P + "accumulated"
     if kind == contract.MIN_PROB:
-        # A NaN compares false: one in the token is taken, one in the accumulator added again.
+        # NaN compares false: one in the token is selected, one in the accumulator is added again.
         nodes = [
             node("Less", [_PAST_CONFIDENCE, t], [_P + "is_less"]),
             node("Where", [_P + "is_less", _PAST_CONFIDENCE, t], [_P + "least"]),
@@ -122,8 +127,8 @@ def _accumulated(kind: str) -> _Nodes:
     return [*nodes, node("Where", [_PAST_ACTIVE, new, _PAST_CONFIDENCE], [_CONFIDENCE])]
 
 
-def _confidence(kind: str) -> _Nodes:
-    """The confidence so far; NaN, which defers, where no token was generated."""
+def _confidence_nodes(kind: str) -> Nodes:
+    """Return nodes for the confidence so far; NaN, which defers, without any token."""
     node = helper.make_node
     if kind in _MEANS:
         return [
@@ -141,8 +146,8 @@ def _confidence(kind: str) -> _Nodes:
     ]
 
 
-def _mask() -> _Nodes:
-    """The mask of the next step: one position more."""
+def _mask_nodes() -> Nodes:
+    """Return nodes for the mask of the next step, which has one more position."""
     node = helper.make_node
     return [
         node("Shape", [_PAST_COUNT], [_P + "rows"]),
@@ -152,27 +157,7 @@ def _mask() -> _Nodes:
     ]
 
 
-def _add_constants(graph: onnx.GraphProto, threshold: float, ends: Sequence[int], pad: int) -> None:
-    constants: dict[str, Any] = {
-        "axis": np.array([-1], np.int64),
-        "floor": np.array(-1e4, np.float32),
-        "zero": np.array(0.0, np.float32),
-        "nan": np.array(np.nan, np.float32),
-        "none": np.array(0, np.int64),
-        "single": np.array([1], np.int64),
-        "pad": np.array(pad, np.int64),
-        "ends": np.array([list(ends)], np.int64),
-    }
-    used = {name for node in graph.node for name in node.input}
-    graph.initializer.extend(
-        numpy_helper.from_array(value, _P + name)
-        for name, value in constants.items()
-        if _P + name in used
-    )
-    graph.initializer.append(threshold_tensor(threshold))
-
-
-def _set_interface(graph: onnx.GraphProto) -> None:
+def _set_states(graph: onnx.GraphProto) -> None:
     info = helper.make_tensor_value_info
     states = {
         contract.STATE_CONFIDENCE: TensorProto.FLOAT,
@@ -181,7 +166,6 @@ def _set_interface(graph: onnx.GraphProto) -> None:
     }
     caches = list(graph.output)[1:]
     graph.input.extend(info(contract.PAST + n, kind, ["batch"]) for n, kind in states.items())
-    graph.input.append(info(contract.THRESHOLD, TensorProto.FLOAT, []))
     del graph.output[:]
     graph.output.extend(
         info(name, kind, ["batch"])

@@ -1,4 +1,4 @@
-"""The steps of a language model's export: trace, gate, calibrate on generated answers, verify."""
+"""The steps of a language model's export: trace, gate, calibrate on answers, verify, write."""
 
 from __future__ import annotations
 
@@ -10,38 +10,37 @@ from typing import Any
 
 import numpy as np
 import onnx
-from tokenizers import Tokenizer
 
 from edge_runtime import contract
 from edge_runtime.contract import GateMetadata, InputDescription
 from edge_runtime.language import Decoder
 from export import bundle
-from export.classifier.gate import set_threshold
-from export.classifier.verification import quantized_in_words, verify_quantized
+from export.calibration.threshold import threshold_summary
 from export.commands.language import LanguageSettings
-from export.errors import PreprocessingError
-from export.external import WEIGHTS_FILE, inlined, load_onnx
-from export.freshness import TRAINING, remarks
-from export.graphs import copy_of, strip_traces
-from export.language.calibration import Decided, calibration_task, decide
+from export.data import TRAINING
+from export.external import WEIGHTS_FILE, inline_weights, load_onnx
+from export.gate import set_threshold
+from export.graphs import copy_model, strip_traces
+from export.language.calibration import CalibratedDecoder, calibration_task, choose_threshold
 from export.language.gate import append_sequence_gate
 from export.language.step import LEAST_ONNXRUNTIME, Cache, export_step
 from export.language.verification import verify_decoder
 from export.quantization import Kind, quantize
 from export.sources.probes import PROMPTS
+from export.sources.text_checkpoint import TOKENIZER_FILE, standalone_tokenizer, write_tokenizer
+from export.verification import Answers, quantization_summary, verify_quantized
 from train.data.tasks import Task
 from train.models import LanguageModel, open_language_model, training_of, weights_sha256
 
-TOKENIZER_FILE = "tokenizer.json"
 _USUAL_TOKENS = 64
 _VERIFIED = 64  # prompts that verify an export; all calibration data choose the threshold
 _PLACEHOLDER = ("text",)
-"""A generator has no classes; the metadata want a name for what comes out."""
+"""A generator has no classes, but the metadata need a name for its output."""
 _Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _Step:
+class _TracedModel:
     """The traced model, before it is quantized and gated."""
 
     model: LanguageModel
@@ -53,8 +52,8 @@ class _Step:
 
 
 @dataclass(frozen=True)
-class _Exported:
-    """A graph with its gate; `files` go beside it."""
+class _GatedGraph:
+    """A graph with its gate, its metadata and the files beside it."""
 
     graph: onnx.ModelProto
     files: tuple[Path, ...]
@@ -62,115 +61,65 @@ class _Exported:
 
     @property
     def size_bytes(self) -> int:
-        """How large the graph is with its weights; the tokenizer does not count."""
+        """Size of the graph with its weights, without the tokenizer."""
         return self.graph.ByteSize() + sum(
             file.stat().st_size for file in self.files if file.name == WEIGHTS_FILE
         )
 
 
-def build_decoder(settings: LanguageSettings) -> None:
-    """Export a language model; see `LanguageSettings`.
+def build(settings: LanguageSettings) -> None:
+    """Export a language model: calibrate and verify it, and only then write the bundle.
 
     Raises:
         ExportError: Model, tokenizer, data or verification failed; nothing was written.
     """
+    bundle.require_writable(settings.out, overwrite=settings.overwrite)
     task = calibration_task(settings)
     model = open_language_model(settings.checkpoint)
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     # Beside the bundle, so that large weights need not be copied to another file system.
-    with tempfile.TemporaryDirectory(dir=settings.out.parent, prefix=".export-") as scratch:
-        _build(settings, model, task, Path(scratch))
-
-
-def _build(
-    settings: LanguageSettings, model: LanguageModel, task: Task | None, scratch: Path
-) -> None:
-    step = _step(settings, model, task, scratch)
-    exact = _exported(settings, step, "none")
-    decided = _decided(settings, exact, task, scratch / "exact")
-    verified: _Record = {
-        "graph": verify_decoder(
-            model,
-            decided.decoder,
-            _prompts(settings, task)[:_VERIFIED],
-            step.limit,
-            settings.confidence,
-            decided.threshold,
-        )
-    }
-    shipped = exact
-    if settings.quantize != "none":
-        shipped = _exported(settings, step, settings.quantize)
-        small = _decided(settings, shipped, task, scratch / "small")
-        verified["quantization"] = _compared(settings, small, decided) | {
+    with tempfile.TemporaryDirectory(dir=settings.out.parent, prefix=".export-") as folder:
+        scratch = Path(folder)
+        traced = _trace(settings, model, task, scratch)
+        exact = _gate(settings, traced, "none")
+        calibrated = _calibrate(settings, exact, task, scratch / "exact")
+        prompts = PROMPTS if task is None else [e.prompt for e in task.splits()[settings.split]]
+        verified: _Record = {
+            "graph": verify_decoder(
+                model,
+                calibrated.decoder,
+                list(prompts[:_VERIFIED]),
+                traced.limit,
+                settings.confidence,
+                calibrated.threshold,
+            )
+        }
+        if settings.quantize == "none":
+            _write(settings, exact, calibrated, verified)
+            return
+        small = _gate(settings, traced, settings.quantize)
+        quantized = _calibrate(settings, small, task, scratch / "small")
+        verified["quantization"] = _compare(settings, quantized, calibrated) | {
             "kind": settings.quantize,
-            "bytes": shipped.size_bytes,
+            "bytes": small.size_bytes,
             "bytes_float": exact.size_bytes,
         }
-        decided = small
-    _ship(settings, shipped, decided, verified)
+        _write(settings, small, quantized, verified)
 
 
-def _ship(
-    settings: LanguageSettings, shipped: _Exported, decided: Decided, verified: _Record
-) -> None:
-    """Write the bundle, and say what it does."""
-    threshold, record = decided.threshold, decided.record
-    set_threshold(shipped.graph, threshold)
-    metadata = dataclasses.replace(shipped.metadata, threshold=threshold, calibration=record)
-    _write(settings.out, dataclasses.replace(shipped, metadata=metadata), verified)
-    achieved = f", defers {record['achieved']:.1%} of {record['n']}" if record else ""
-    seen = remarks(
-        metadata.extra, settings.calibrate, settings.split, certified=settings.is_certified
-    )
-    print(f"{settings.out}: threshold {threshold:.6g}{achieved}{seen}", flush=True)
-    if "quantization" in verified:
-        print(quantized_in_words(verified["quantization"]), flush=True)
-
-
-def _compared(settings: LanguageSettings, small: Decided, exact: Decided) -> _Record:
-    """Hold the quantized graph's answers to the float one's, each at its own threshold."""
-    texts = dict.fromkeys([*(a.text for a in small.answers), *(a.text for a in exact.answers)])
-    number = {text: i for i, text in enumerate(texts)}
-    columns = [
-        (
-            np.array([number[answer.text] for answer in one.answers]),
-            np.array([answer.confidence for answer in one.answers]),
-            np.array([not answer.confidence >= one.threshold for answer in one.answers]),
-        )
-        for one in (small, exact)
-    ]
-    ours, float_ones = columns
-    found = verify_quantized(ours, float_ones, float_ones[0], max_flips=settings.max_flips)
-    return found | {"accuracy": small.accuracy, "accuracy_float": exact.accuracy}
-
-
-def _step(
+def _trace(
     settings: LanguageSettings, model: LanguageModel, task: Task | None, scratch: Path
-) -> _Step:
-    traced = scratch / "step.onnx"
-    cache = export_step(model, traced)
-    loaded = load_onnx(traced, scratch)
+) -> _TracedModel:
+    file = scratch / "step.onnx"
+    cache = export_step(model, file)
+    loaded = load_onnx(file, scratch)
     strip_traces(loaded.model)
-    tokenizer = scratch / TOKENIZER_FILE
-    tokenizer.write_text(_tokenizer_text(model.tokenizer), encoding="utf-8")
+    tokenizer = standalone_tokenizer(model.tokenizer, settings.checkpoint)
+    tokenizer.no_truncation()  # the decoder truncates and pads
+    tokenizer.no_padding()
     limit = settings.max_new_tokens or _longest_answer(model, task)
-    return _Step(model, loaded.model, loaded.weights, tokenizer, cache, limit)
-
-
-def _exported(settings: LanguageSettings, step: _Step, quantization: Kind) -> _Exported:
-    graph, weights = copy_of(step.graph), step.weights
-    if quantization != "none":
-        graph, weights = quantize(inlined(graph, weights), quantization), None
-    append_sequence_gate(
-        graph,
-        kind=settings.confidence,
-        threshold=0.0,
-        ends=step.model.ends,
-        pad=step.model.tokenizer.pad_token_id,
-    )
-    files = () if weights is None else (weights / WEIGHTS_FILE,)
-    return _Exported(graph, (*files, step.tokenizer), _metadata(settings, step, quantization))
+    written = write_tokenizer(tokenizer, scratch)
+    return _TracedModel(model, loaded.model, loaded.weights, written, cache, limit)
 
 
 def _longest_answer(model: LanguageModel, task: Task | None) -> int:
@@ -183,32 +132,34 @@ def _longest_answer(model: LanguageModel, task: Task | None) -> int:
     return min(task.max_new_tokens, 1 + max(map(len, ids)))
 
 
-def _tokenizer_text(tokenizer: Any) -> str:
-    """Return a `tokenizer.json` that neither cuts nor pads: the decoder does."""
-    if not getattr(tokenizer, "is_fast", False):
-        raise PreprocessingError(
-            f"expected a tokenizer that is written as {TOKENIZER_FILE}, "
-            f"{type(tokenizer).__name__} works in Python alone: convert it to a fast one"
-        )
-    alone = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    alone.no_truncation()
-    alone.no_padding()
-    text: str = alone.to_str(pretty=True)
-    return text + "\n"
+def _gate(settings: LanguageSettings, traced: _TracedModel, quantization: Kind) -> _GatedGraph:
+    graph, weights = copy_model(traced.graph), traced.weights
+    if quantization != "none":
+        graph, weights = quantize(inline_weights(graph, weights), quantization), None
+    append_sequence_gate(
+        graph,
+        kind=settings.confidence,
+        threshold=0.0,
+        ends=traced.model.ends,
+        pad=traced.model.tokenizer.pad_token_id,
+    )
+    files = () if weights is None else (weights / WEIGHTS_FILE,)
+    metadata = _metadata(settings, traced, quantization)
+    return _GatedGraph(graph, (*files, traced.tokenizer), metadata)
 
 
-def _metadata(settings: LanguageSettings, step: _Step, quantization: Kind) -> GateMetadata:
-    model, training = step.model, training_of(settings.checkpoint)
+def _metadata(settings: LanguageSettings, traced: _TracedModel, quantization: Kind) -> GateMetadata:
+    model, training = traced.model, training_of(settings.checkpoint)
     extra: _Record = {
         contract.TOKENIZER: TOKENIZER_FILE,
         contract.GENERATION: {
-            "max_new_tokens": step.limit,
+            "max_new_tokens": traced.limit,
             "context": model.context,
             "eos_token_ids": list(model.ends),
             "pad_token_id": model.tokenizer.pad_token_id,
-            "layers": step.cache.layers,
-            "kv_heads": step.cache.heads,
-            "head_dim": step.cache.size,
+            "layers": traced.cache.layers,
+            "kv_heads": traced.cache.heads,
+            "head_dim": traced.cache.size,
             "least_onnxruntime": LEAST_ONNXRUNTIME,
         },
     }
@@ -221,7 +172,7 @@ def _metadata(settings: LanguageSettings, step: _Step, quantization: Kind) -> Ga
         task=contract.TASK_GENERATION,
         confidence_kind=settings.confidence,
         confidence_range=contract.sequence_confidence_range(
-            settings.confidence, model.vocabulary, step.limit
+            settings.confidence, model.vocabulary, traced.limit
         ),
         threshold=0.0,
         labels=_PLACEHOLDER,
@@ -232,26 +183,53 @@ def _metadata(settings: LanguageSettings, step: _Step, quantization: Kind) -> Ga
     )
 
 
-def _decided(
-    settings: LanguageSettings, exported: _Exported, task: Task | None, draft: Path
-) -> Decided:
-    _write(draft, exported, {})
-    return decide(settings, Decoder.open(draft), task)
+def _calibrate(
+    settings: LanguageSettings, gated: _GatedGraph, task: Task | None, draft: Path
+) -> CalibratedDecoder:
+    """Choose the threshold on the answers of a draft of the bundle."""
+    _write_files(draft, gated, {})
+    return choose_threshold(settings, Decoder.open(draft), task)
 
 
-def _prompts(settings: LanguageSettings, task: Task | None) -> list[str]:
-    """Return what verifies the graph: prompts of the task, or texts that were made up."""
-    if task is not None:
-        return [example.prompt for example in task.splits()[settings.split]]
-    return list(PROMPTS)
+def _compare(
+    settings: LanguageSettings, small: CalibratedDecoder, exact: CalibratedDecoder
+) -> _Record:
+    """Compare the quantized graph's answers with the float one's, each at its own threshold."""
+    texts = dict.fromkeys(answer.text for one in (small, exact) for answer in one.answers)
+    number = {text: i for i, text in enumerate(texts)}
+
+    def columns(one: CalibratedDecoder) -> Answers:
+        confidence = np.array([answer.confidence for answer in one.answers])
+        texts = np.array([number[answer.text] for answer in one.answers])
+        return texts, confidence, ~(confidence >= one.threshold)
+
+    exact_answers = columns(exact)
+    found = verify_quantized(
+        columns(small), exact_answers, exact_answers[0], max_flips=settings.max_flips
+    )
+    return found | {"accuracy": small.accuracy, "accuracy_float": exact.accuracy}
 
 
-def _write(path: Path, exported: _Exported, verified: _Record) -> None:
+def _write(
+    settings: LanguageSettings, gated: _GatedGraph, chosen: CalibratedDecoder, verified: _Record
+) -> None:
+    """Write the bundle, and print its threshold."""
+    threshold, record = chosen.threshold, chosen.record
+    set_threshold(gated.graph, threshold)
+    metadata = dataclasses.replace(gated.metadata, threshold=threshold, calibration=record)
+    _write_files(settings.out, dataclasses.replace(gated, metadata=metadata), verified)
+    summary = threshold_summary(settings, metadata.extra, threshold, record)
+    print(f"{settings.out}: {summary}", flush=True)
+    if "quantization" in verified:
+        print(quantization_summary(verified["quantization"]), flush=True)
+
+
+def _write_files(path: Path, gated: _GatedGraph, verified: _Record) -> None:
     bundle.write_bundle(
         path,
-        exported.graph,
-        exported.metadata,
+        gated.graph,
+        gated.metadata,
         verified,
-        others=exported.files,
+        others=gated.files,
         role=contract.ROLE_DECODER,
     )

@@ -1,7 +1,7 @@
-"""One step of a causal language model as an ONNX graph: tokens and caches in and out, logits out.
+"""One step of a causal language model as an ONNX graph, from tokens and caches to logits.
 
-Prefill and decode are the same graph: the cache is empty at first. The hidden state is cut to the
-last position before the output layer, which is most of the work where the vocabulary is large.
+Prefill and decode use the same graph; the cache is empty at first. The hidden state is cut to the
+last position before the output layer, which is most of the work for a large vocabulary.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from transformers.cache_utils import DynamicCache
 from edge_runtime import contract
 from export.errors import GraphError
 from export.exporters import OPSET as PLAIN_OPSET
-from export.exporters import cause_of, quiet
-from export.language.attention import FusedCache, Pairs, attending
+from export.exporters import cause_of, trace
+from export.language.attention import FusedCache, Pairs, fuse_attention
 from train.models import LanguageModel
 
 OPSET = 23  # the first with attention, rotary embedding and root mean square norm as operators
-LEAST_ONNXRUNTIME = "1.23.1"  # 1.23.0 shares keys wrongly among heads: other tokens, no error
+LEAST_ONNXRUNTIME = "1.23.1"  # 1.23.0 shares keys among the wrong heads: other tokens, no error
 LOGITS = "logits"
-_CUT = "logits_to_keep"  # what transformers calls it
-_ALIKE = 1e-4  # how near the logits of both ways to attend are
-_ROWS, _PAST, _TOKENS = 2, 3, 2  # of the example; nothing of them stays in the graph
+_CUT = "logits_to_keep"  # the argument of transformers
+_TOLERANCE = 1e-4  # between the logits of both kinds of attention
+_ROWS, _PAST, _TOKENS = 2, 3, 2  # sizes of the example; none of them stays in the graph
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Cache:
     """The shape of a cache: two tensors float32 [batch, heads, past, size] a layer.
 
     Attributes:
-        layers: Decoder layers.
-        heads: Heads of keys and values.
-        size: Of one head.
+        layers: Number of decoder layers.
+        heads: Number of heads of keys and values.
+        size: Size of one head.
     """
 
     layers: int
@@ -47,7 +47,7 @@ class Cache:
 
     @classmethod
     def of(cls, model: Any) -> Cache:
-        """Return the shape that a model's own cache has."""
+        """Return the shape of a model's own cache."""
         with torch.inference_mode():
             ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
             cache = model(input_ids=ids, use_cache=True).past_key_values
@@ -55,13 +55,13 @@ class Cache:
         if len(sizes) != 1:
             raise GraphError(
                 f"expected caches of one shape in all layers, {type(model).__name__} has "
-                f"{sorted(sizes)}: it cannot be exported yet"
+                f"{sorted(sizes)}: such a model cannot be exported yet"
             )
         heads, size = sizes.pop()
         return cls(len(cache.layers), heads, size)
 
     def names(self, prefix: str) -> list[str]:
-        """Return the names of its tensors, layer by layer, key before value."""
+        """Return the names of the tensors, layer by layer, key before value."""
         return [
             f"{prefix}{layer}.{part}" for layer in range(self.layers) for part in ("key", "value")
         ]
@@ -73,7 +73,7 @@ class Cache:
 
 
 class _Step(nn.Module):
-    """Gives the logits of the last position, and the caches one token longer."""
+    """A module from tokens and caches to the logits of the last position and the new caches."""
 
     def __init__(self, causal: Any, *, fused: bool) -> None:
         super().__init__()
@@ -84,86 +84,79 @@ class _Step(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, past: Pairs) -> tuple[Tensor, ...]:
         tokens = input_ids.shape[1]
-        called = {
+        arguments = {
             "input_ids": input_ids,
             "position_ids": (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens:],
             "use_cache": True,
         }
         run = self._fused if self.fused else self._plain
-        logits, present = run(called, attention_mask, past)
+        logits, present = run(arguments, attention_mask, past)
         return (logits, *(t for pair in present for t in pair))
 
     def _fused(
-        self, called: dict[str, Any], attention_mask: Tensor, past: Pairs
+        self, arguments: dict[str, Any], attention_mask: Tensor, past: Pairs
     ) -> tuple[Tensor, Sequence[Any]]:
         cache = FusedCache(past, attention_mask)
-        seen = cache.visible(called["input_ids"].shape[1])
-        with attending(self.causal, cache):
-            logits = self._last(**called, attention_mask=seen, past_key_values=cache)
+        mask = cache.visible(arguments["input_ids"].shape[1])
+        with fuse_attention(self.causal, cache):
+            logits = self._last_logits(**arguments, attention_mask=mask, past_key_values=cache)
         if None in cache.present:
-            raise GraphError("expected a model that takes an attention function")
+            raise GraphError("expected a model that takes an attention function, got another")
         return logits, cache.present
 
     def _plain(
-        self, called: dict[str, Any], attention_mask: Tensor, past: Pairs
+        self, arguments: dict[str, Any], attention_mask: Tensor, past: Pairs
     ) -> tuple[Tensor, Sequence[Any]]:
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(past):
             cache.update(keys, values, layer)
-        logits = self._last(**called, attention_mask=attention_mask, past_key_values=cache)
+        logits = self._last_logits(
+            **arguments, attention_mask=attention_mask, past_key_values=cache
+        )
         return logits, [(layer.keys, layer.values) for layer in cache.layers]
 
-    def _last(self, **called: Any) -> Tensor:
+    def _last_logits(self, **arguments: Any) -> Tensor:
         """Return the logits of the last position, float [batch, V].
 
-        The model cuts the hidden state itself, where it can: what it does to its logits, a scale or
-        a soft cap, is then in the graph.
+        If the model can cut the hidden state itself, it does: the graph then includes what the
+        model does to its logits, such as a scale or a soft cap.
         """
         if self.cuts:
-            logits: Tensor = self.causal(**called, **{_CUT: 1}).logits
+            logits: Tensor = self.causal(**arguments, **{_CUT: 1}).logits
             return logits.flatten(0, 1)
-        hidden = self.backbone(**called).last_hidden_state
+        hidden = self.backbone(**arguments).last_hidden_state
         last: Tensor = self.causal.get_output_embeddings()(hidden[:, -1])
         return last
 
 
 def _backbone(causal: Any) -> Any:
-    """Return what ends at the hidden states; not every architecture names it as its base."""
-    found = (causal.base_model, causal.get_decoder())
-    return next((module for module in found if module is not causal), causal)
+    """Return the part up to the hidden states; not every architecture calls it its base model."""
+    modules = (causal.base_model, causal.get_decoder())
+    return next((module for module in modules if module is not causal), causal)
 
 
 def export_step(model: LanguageModel, file: Path) -> Cache:
-    """Write the graph of one step; return the shape of its cache.
-
-    Args:
-        model: A causal language model with float32 weights.
-        file: Where to; large weights go beside it.
+    """Write the graph of one step of a model with float32 weights; return the shape of its cache.
 
     Raises:
-        GraphError: It cannot be traced, or its layers have caches of different shapes.
+        GraphError: The model cannot be traced, or its layers have caches of different shapes.
     """
     cache = Cache.of(model.model)
     fused = _can_fuse(model, cache)
+    names = [contract.INPUT_IDS, contract.ATTENTION_MASK, *cache.names(contract.PAST)]
+    pair = {0: "batch", 2: "past"}
+    caches = [(dict(pair), dict(pair)) for _ in range(cache.layers)]
     try:
-        with quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                _Step(model.model, fused=fused).eval(),
-                _example(cache, _ROWS, _PAST),
-                dynamo=True,
-                # With 23 keys that heads share stop the translation of attention as it is written.
-                opset_version=OPSET if fused else PLAIN_OPSET,
-                input_names=[
-                    contract.INPUT_IDS,
-                    contract.ATTENTION_MASK,
-                    *cache.names(contract.PAST),
-                ],
-                output_names=[LOGITS, *cache.names(contract.PRESENT)],
-                dynamic_shapes=_free(cache.layers),
-                verbose=False,
-            )
-        assert program is not None  # noqa: S101 - narrows the type: with dynamo there is a program
-        program.save(file)
+        trace(
+            _Step(model.model, fused=fused).eval(),
+            file,
+            _example(cache, _ROWS, _PAST),
+            # In 23, shared keys stop the translation of attention as written.
+            opset=OPSET if fused else PLAIN_OPSET,
+            input_names=names,
+            output_names=[LOGITS, *cache.names(contract.PRESENT)],
+            dynamic_shapes=({0: "batch", 1: "tokens"}, {0: "batch", 1: "total"}, caches),
+        )
     except Exception as error:  # noqa: BLE001 - tracing runs the model's own code
         raise GraphError(
             f"expected a language model that torch.onnx can trace, {type(model.model).__name__} "
@@ -180,28 +173,18 @@ def _example(cache: Cache, rows: int, past: int) -> tuple[Tensor, Tensor, Pairs]
 
 @torch.no_grad()
 def _can_fuse(model: LanguageModel, cache: Cache) -> bool:
-    """Return whether the model attends alike through the operator.
+    """Return whether the model gives the same logits with the operator.
 
-    Not all take an attention function, and not all tell it how far their layers look back: so the
-    example is longer than that.
+    Not every model takes an attention function, and not every one passes the window of its layers
+    to it, so the example is longer than the window.
     """
     window = getattr(model.model.config.get_text_config(), "sliding_window", None) or 0
     ids, mask, past = _example(cache, 1, _PAST + (window if window < model.context else 0))
-    mask[:, : _PAST - 1] = 0  # filling
+    mask[:, : _PAST - 1] = 0  # padding
     try:
         fused, plain = (
-            _Step(model.model, fused=way).eval()(ids, mask, past) for way in (True, False)
+            _Step(model.model, fused=fuse).eval()(ids, mask, past) for fuse in (True, False)
         )
-    except Exception:  # noqa: BLE001 - the model's own code runs on a cache that it may not know
+    except Exception:  # noqa: BLE001 - the model's own code may not support this cache
         return False
-    return torch.allclose(fused[0], plain[0], atol=_ALIKE)
-
-
-def _free(layers: int) -> tuple[Any, ...]:
-    """Return the names of the axes that may have any size."""
-    pair = {0: "batch", 2: "past"}
-    return (
-        {0: "batch", 1: "tokens"},
-        {0: "batch", 1: "total"},
-        [(dict(pair), dict(pair)) for _ in range(layers)],
-    )
+    return torch.allclose(fused[0], plain[0], atol=_TOLERANCE)

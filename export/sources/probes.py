@@ -1,4 +1,4 @@
-"""The size of a model's pictures, and made-up inputs to verify with where there are no data."""
+"""The size of a model's pictures, and synthetic inputs that verify an export without data."""
 
 from __future__ import annotations
 
@@ -9,29 +9,23 @@ import numpy.typing as npt
 
 from export.errors import GraphError
 
-# MERGEDOC export/decoding/made_up.py: 'Prompts that verify a language model where no task is at hand.'
-
-_SIZES = ((1.0, 1.0), (1.5, 1.25), (0.75, 1.0), (2.0, 3.0))  # by side, of the model's own
-_COUNT = 64
-_LONG_TEXT = 64  # tokens
-
 PROMPTS: Final = (
     "What is it?",
     "Text: a short text\nLabel:",
     "Once upon a time, there was",
     "1 + 2 =",
 )
+"""Prompts that verify a language model without a task."""
+_SCALES = ((1.0, 1.0), (1.5, 1.25), (0.75, 1.0), (2.0, 3.0))  # of (height, width) of the model's
+_COUNT = 64
+_LONG_TEXT = 64  # tokens
 
 
 def image_size(processor: Any, side: Any = None) -> tuple[int, int]:
-    """Return the (height, width) that a model works at.
-
-    Args:
-        processor: The image processor in front of it.
-        side: What the model's config says, for processors that neither resize nor crop.
+    """Return the (height, width) of a processor's pictures, or else the size in the model's config.
 
     Raises:
-        GraphError: Neither says it.
+        GraphError: Neither gives a size.
     """
     settings = processor.to_dict()
     for name in ("crop_size", "size"):
@@ -50,18 +44,20 @@ def image_size(processor: Any, side: Any = None) -> tuple[int, int]:
     return (int(side), int(side)) if isinstance(side, int) else (int(side[0]), int(side[1]))
 
 
-def made_up_pictures(processor: Any, size: tuple[int, int], seed: int) -> list[Any]:
-    """Return smooth pictures, uint8 [height, width, 3], of several sizes where it resizes."""
+def synthetic_pictures(processor: Any, size: tuple[int, int], seed: int) -> list[Any]:
+    """Return smooth pictures, uint8 [height, width, 3]; of several sizes if the processor resizes.
+
+    They are smooth because a processor's filters are made for such pictures.
+    """
     height, width = size
     draws = np.random.default_rng(seed)
-    shapes = [(round(height * a), round(width * b), 3) for a, b in _SIZES]
+    shapes = [(round(height * a), round(width * b), 3) for a, b in _SCALES]
     if not processor.to_dict().get("do_resize"):
         shapes = [(height, width, 3)]
-    # Smooth pictures: a processor's filters are made for these.
     return [_smooth(draws, shapes[i % len(shapes)]) for i in range(_COUNT)]
 
 
-def made_up_texts(tokenizer: Any, seed: int) -> list[str]:
+def synthetic_texts(tokenizer: Any, seed: int) -> list[str]:
     """Return texts of random tokens of several lengths, the last longer than a model takes."""
     draws = np.random.default_rng(seed)
     special = set(tokenizer.all_special_ids)
@@ -72,10 +68,10 @@ def made_up_texts(tokenizer: Any, seed: int) -> list[str]:
     return [text if text.strip() else "a" for text in texts]
 
 
-def made_up_tensor(shape: tuple[int, ...], dtype: str, seed: int) -> npt.NDArray[Any]:
-    """Return [n, *shape]: about standard normal, or uint8; coarse where they are pictures."""
+def synthetic_tensor(shape: tuple[int, ...], dtype: str, seed: int) -> npt.NDArray[Any]:
+    """Return values [n, *shape], about standard normal, or uint8; pictures are smooth."""
     draws = np.random.default_rng(seed)
-    is_picture = len(shape) >= 3  # noqa: PLR2004 - below that no neighbours are alike
+    is_picture = len(shape) >= 3  # noqa: PLR2004 - fewer axes have no neighbours
     numbers = _waves(draws, shape) if is_picture else draws.normal(size=(_COUNT, *shape))
     if dtype == "uint8":
         numbers = np.clip(np.round(64 * numbers + 128), 0, 255)

@@ -1,13 +1,18 @@
-"""A program of `torch.export` as a source: timm, torchvision, own code."""
+"""A program of `torch.export` as a source, opened without running code from its file.
+
+`torch.export.load` unpickles whatever an archive calls a pickle, loads compiled libraries,
+evaluates the expressions of sizes and looks up operators by any name under `torch`. The archive is
+therefore inspected first, with the reader that `torch.export.load` itself uses. It may hold a
+program in JSON, weights as plain bytes, and example inputs that are tensors. Everything else is
+refused by name.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import io
 import json
-import logging
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +22,20 @@ import torch
 from torch.export.pt2_archive._package import PT2ArchiveReader
 from torch.utils import _pytree as pytree
 
-from export.commands.build import BuildSettings
+from edge_runtime.files import one_line
+from export.commands.build import SourceSettings
 from export.errors import GraphError
-from export.exporters import OPSET, quiet
+from export.exporters import quiet, trace
 from export.external import OnnxFile, load_onnx
 from export.graphs import has_halves, shape_of
-from export.sources.foreign import ForeignSource, flatten, is_of_classes, is_of_one_pixel
-from export.sources.pixels import Original
+from export.sources.foreign import (
+    ForeignSource,
+    Original,
+    flatten,
+    is_class_shape,
+    is_pixel_shape,
+    prepare,
+)
 from export.sources.reference import HALF_TOLERANCE, TOLERANCE
 
 _PROGRAM = "models/model.json"
@@ -37,32 +49,25 @@ _OPERATOR = re.compile(
     r"torch\.ops\.(aten|prims?|higher_order|quantized_decomposed|torchvision)\.\w+(\.\w+)?|"
     r"torch\.sym_\w+|_operator\.\w+|math\.\w+"
 )
-# Sizes are sympy's own form, e.g. Add(Integer(1), Symbol('s0', positive=True)).
+# Sizes are in sympy's own form, e.g. Add(Integer(1), Symbol('s0', positive=True)).
 _SYMBOL = re.compile(r"Symbol\('\w+'")
 _CHARACTERS = re.compile(r"(\w|\d\.\d|[-+*/%(),<>=&|~! ])*")
 _FUNCTION_CALL = re.compile(r"__|\b[a-z]\w* *\(|\) *\(")
 
-# MERGEDOC export/sources/pt2_archive.py: 'Opens a program of `torch.export` without running code from its file.\n\n`torch.export.load` unpickles whatever an archive calls a pickle, loads compiled libraries,\nevaluates the expressions of sizes and looks up operators by any name under `torch`. So the archive\nis looked through first, by the reader that `torch.export.load` uses itself: it may hold a program\nin JSON, weights as plain bytes, and example inputs that are tensors. Refused: everything else, by\nname.\n'
 
-
-def open_program(path: Path, settings: BuildSettings, scratch: Path) -> ForeignSource:
-    """Open a program, and translate it to ONNX.
-
-    Args:
-        path: What `torch.export.save` wrote.
-        settings: Logits, labels and processor.
-        scratch: A folder for the ONNX file.
+def open_program(path: Path, settings: SourceSettings, scratch: Path) -> ForeignSource:
+    """Open a program that `torch.export.save` wrote, and translate it to ONNX in `scratch`.
 
     Raises:
-        ExportError: See `ForeignSource.of`; or the file is no such program, or has operators that
-            ONNX has not.
+        ExportError: `prepare` refuses the model, the file is not such a program, or ONNX lacks one
+            of its operators.
     """
     program = read_program(path)
     _require_free_batch(program, path)
     index = _find_logits(program, settings.logits, path)
     translated = _translate(program, path, scratch)
     output = translated.model.graph.output[index]
-    is_pixel = is_of_one_pixel(shape_of(output))
+    is_pixel = is_pixel_shape(shape_of(output))
     module = program.module()
 
     def run(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -73,17 +78,15 @@ def open_program(path: Path, settings: BuildSettings, scratch: Path) -> ForeignS
 
     original = Original(
         place=path,
-        files=(path,),
-        model=translated.model,
+        file=dataclasses.replace(translated, files=(path,)),
         logits=flatten(translated.model, output.name) if is_pixel else output.name,
         element=output.type.tensor_type.elem_type,
-        weights=translated.weights,
         run=run,
         runs_in="PyTorch",
-        # ONNX Runtime works half precision out in float32 on a CPU.
+        # On a CPU, ONNX Runtime computes half precision in float32.
         tolerance=HALF_TOLERANCE if has_halves(translated.model.graph) else TOLERANCE,
     )
-    return ForeignSource.of(original, settings)
+    return prepare(original, settings)
 
 
 def _require_free_batch(program: Any, path: Path) -> None:
@@ -91,7 +94,7 @@ def _require_free_batch(program: Any, path: Path) -> None:
     if len(inputs) != 1 or not isinstance(inputs[0], torch.Tensor) or not inputs[0].ndim:
         raise GraphError(
             f"expected a program of one tensor in {path}, it takes {len(inputs)} inputs: export a "
-            "module whose forward takes the pictures alone"
+            "module whose forward takes only the pictures"
         )
     if isinstance(inputs[0].shape[0], int):
         raise GraphError(
@@ -101,36 +104,38 @@ def _require_free_batch(program: Any, path: Path) -> None:
 
 
 def _find_logits(program: Any, wanted: str | None, path: Path) -> int:
-    """Return which of the flat outputs holds the logits."""
+    """Return the index of the logits among the flat outputs."""
     signature = program.graph_signature.user_outputs
     values = _values(program, None, signature)
     names = _names(program, signature)
     fitting = [i for i, value in enumerate(values) if _is_candidate(value)]
     if wanted is not None:
-        found = [i for i in range(len(names)) if wanted in {names[i], str(signature[i])}]
-        if len(found) == 1:
-            return found[0]
+        matching = [i for i in range(len(names)) if wanted in {names[i], str(signature[i])}]
+        if len(matching) == 1:
+            return matching[0]
         raise GraphError(
-            f"expected --logits to name an output of {path}, it has no {wanted!r}: its outputs are "
-            f"{', '.join(names)}"
+            f"expected --logits to name an output of {path}, got {wanted!r}: name one of its "
+            f"outputs {', '.join(names)}"
         )
     if len(fitting) == 1:
         return fitting[0]
-    came = f"several ({', '.join(names[i] for i in fitting)})" if fitting else "none"
+    got = f"several ({', '.join(names[i] for i in fitting)})" if fitting else "none"
     raise GraphError(
-        f"expected one output of logits, float [batch, classes], in {path}, got {came}: name it "
+        f"expected one output of logits, float [batch, classes], in {path}, got {got}: name it "
         f"with --logits (outputs: {', '.join(names)})"
     )
 
 
 def _is_candidate(value: Any) -> bool:
     return (
-        isinstance(value, torch.Tensor) and is_of_classes(value.shape) and value.is_floating_point()
+        isinstance(value, torch.Tensor)
+        and is_class_shape(value.shape)
+        and value.is_floating_point()
     )
 
 
 def _values(program: Any, operation: str | None, names: Sequence[Any]) -> list[Any]:
-    """Return the tensors, without data, that the program calls so."""
+    """Return the tensors with these names in the program, without data."""
     known = {
         node.name: node.meta.get("val")
         for node in program.graph.nodes
@@ -140,7 +145,7 @@ def _values(program: Any, operation: str | None, names: Sequence[Any]) -> list[A
 
 
 def _names(program: Any, signature: Sequence[Any]) -> list[str]:
-    """Return how the outputs are called where the module returned a dict, else what makes them."""
+    """Return the keys of the outputs if the module returned a dict, else the names of nodes."""
     tree = pytree.tree_unflatten(list(range(len(signature))), program.call_spec.out_spec)
     paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
     keys = [str(getattr(path[-1], "key", "")) if path else "" for path in paths]
@@ -150,18 +155,14 @@ def _names(program: Any, signature: Sequence[Any]) -> list[str]:
 def _translate(program: Any, path: Path, scratch: Path) -> OnnxFile:
     file = scratch / "program.onnx"
     try:
-        with quiet(), torch.no_grad():
-            made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
-            assert made is not None  # noqa: S101 - narrows the type: with dynamo there is one
-            made.save(file)
+        trace(program, file)
     except Exception as error:  # noqa: BLE001 - translating raises torch's own unrelated classes
-        reason = " ".join(str(error).split())[:200]
         raise GraphError(
-            f"expected a program that torch.onnx can translate in {path}, it failed ({reason}): "
-            "export an ONNX file yourself and give --onnx"
+            f"expected a program that torch.onnx can translate in {path}, it failed "
+            f"({one_line(error, 200)}): export an ONNX file yourself and give --onnx"
         ) from None
     loaded = load_onnx(file, scratch)
-    for written in loaded.files:  # its weights are in the graph now, or in another file
+    for written in loaded.files:  # the weights are now in the graph, or in another file
         written.unlink()
     return loaded
 
@@ -170,39 +171,25 @@ def read_program(path: Path) -> Any:
     """Return the `torch.export.ExportedProgram` in a file.
 
     Raises:
-        GraphError: It is another file, or an archive with anything in it that would run code.
+        GraphError: The file is something else, or an archive with content that would run code.
     """
     if not path.is_file():
         raise GraphError(f"expected a program at {path}, no file is there: check the path")
     try:
-        with _quiet():
-            _look_through(PT2ArchiveReader(str(path)))
+        with quiet():
+            _inspect(PT2ArchiveReader(str(path)))
             return torch.export.load(path)
     except GraphError as error:
         raise GraphError(f"{path} {error}") from None
     except Exception as error:  # noqa: BLE001 - the reader and torch raise unrelated classes
-        reason = " ".join(str(error).split())[:120]
         raise GraphError(
-            f"expected a program that torch.export.save wrote at {path}, it is none ({reason}): "
-            "pickles of torch.save and scripts of torch.jit can run code and are not opened, call "
-            "torch.export.export and torch.export.save"
+            f"expected a program that torch.export.save wrote at {path}, got something else "
+            f"({one_line(error, 120)}): pickles of torch.save and scripts of torch.jit can run "
+            "code and are not opened, call torch.export.export and torch.export.save"
         ) from None
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Torch logs a traceback of what it raises afterwards, and warns of its own deprecations."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def _look_through(archive: PT2ArchiveReader) -> None:
+def _inspect(archive: PT2ArchiveReader) -> None:
     known = {_PROGRAM, _EXAMPLES, *_CONFIGS}
     for name in archive.get_file_names():
         if name not in known and not _PLAIN.fullmatch(name):
@@ -237,13 +224,13 @@ def _require_plain_program(program: Any) -> None:
 
 
 def _is_size(text: str) -> bool:
-    """Tell numbers, symbols and sympy's classes from what else Python could evaluate."""
+    """Return whether a size holds only numbers, symbols and sympy's classes, safe to evaluate."""
     plain = _SYMBOL.sub("Symbol(s", text)  # leaves no other text in quotes
     return bool(_CHARACTERS.fullmatch(plain)) and not _FUNCTION_CALL.search(plain)
 
 
 def _texts(value: Any) -> Iterator[tuple[str, str]]:
-    """Yield (key, text) of what torch would look up or evaluate, at any depth."""
+    """Yield (key, text) for each text that torch would look up or evaluate, at any depth."""
     waiting = [value]
     while waiting:
         item = waiting.pop()
@@ -257,8 +244,8 @@ def _texts(value: Any) -> Iterator[tuple[str, str]]:
             waiting.extend(item)
 
 
-def _refusal(came: str) -> str:
+def _refusal(got: str) -> str:
     return (
         f"is expected to hold a program of ATen operators, plain weights and nothing that runs "
-        f"code, got {came}: refused, save it anew with torch.export.save"
+        f"code, got {got}: refused, save it again with torch.export.save"
     )

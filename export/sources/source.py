@@ -1,40 +1,42 @@
-"""What an export needs to know of a model, wherever it comes from."""
+"""The interface of a model to export, whatever its origin."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from edge_runtime.contract import InputDescription
+from export.errors import GraphError
+from export.external import OnnxFile
 from export.sources.reference import Gate, Reference
 from train.data import Kind
 from train.models import DeferralHead, Training
 
 Pictures = Sequence[npt.NDArray[np.uint8]]
 Feeds = dict[str, npt.NDArray[Any]]
-"""What a graph takes, by the names of its inputs; rows along the first axis."""
+"""Inputs of a graph by name; rows along the first axis."""
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What an export is verified with.
+    """Inputs that verify an export.
 
     Attributes:
-        feeds: As the model takes them.
-        given: The pictures uint8 [height, width, 3] or texts they were made of; None where there is
-            no processor.
-        made_up: Whether they are no data.
+        feeds: The inputs as the model takes them.
+        raw: The pictures uint8 [height, width, 3] or texts behind the feeds; None without a
+            processor.
+        synthetic: Whether they are random instead of data.
     """
 
     feeds: Feeds
-    given: Sequence[Any] | None
-    made_up: bool
+    raw: Sequence[Any] | None
+    synthetic: bool
 
     def __len__(self) -> int:
         return len(next(iter(self.feeds.values())))
@@ -46,63 +48,56 @@ class Inputs:
         return pixels
 
 
-class Source(Protocol):
-    """A model to export; a `GraphError` says what is wrong with it."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Source(ABC):
+    """A model to export.
 
-    @property
-    def place(self) -> Path:
-        """What the user named, for messages."""
+    Attributes:
+        place: The file or folder that the user named, for messages.
+        runs_in: Name of the original in messages.
+        kind: The kind of inputs that the model classifies.
+        labels: Class names in the order of the logits.
+        input: Input of a bundle without fused preprocessing: the model's own tensor, or `text`.
+        processor: The transformers image processor to fuse, or None.
+        image_size: The (height, width) that the model works at; None without a processor.
+        tokenizer: The `tokenizer.json` that goes into the bundle, or None.
+        training: Record of the inputs that made the model, or None.
+    """
 
-    @property
-    def runs_in(self) -> str:
-        """What a message calls the original, e.g. `PyTorch`."""
+    place: Path
+    runs_in: str = "PyTorch"
+    kind: Kind = "image"
+    labels: tuple[str, ...]
+    input: InputDescription
+    processor: Any | None = None
+    image_size: tuple[int, int] | None = None
+    tokenizer: Path | None = None
+    training: Training | None = None
 
-    @property
-    def kind(self) -> Kind:
-        """What it classifies."""
+    @abstractmethod
+    def translate(self) -> OnnxFile:
+        """Return a graph from the inputs of `feeds` to one output, the logits [batch, classes].
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names in the order of the logits."""
+        Raises:
+            GraphError: The model cannot be translated.
+        """
 
-    @property
-    def input(self) -> InputDescription:
-        """What a bundle takes where nothing is fused: the model's own tensor, or `text`."""
+    @abstractmethod
+    def feeds(self, raw: Sequence[Any]) -> Feeds:
+        """Return the model's inputs for pictures uint8 [height, width, 3] or texts."""
 
-    @property
-    def processor(self) -> Any | None:
-        """The transformers image processor that can be fused, or None."""
+    @abstractmethod
+    def synthetic(self, seed: int) -> Inputs:
+        """Return random inputs, to verify an export without data."""
 
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """The (height, width) the model works at; asked only where there is a processor."""
-
-    @property
-    def weights(self) -> Path | None:
-        """The folder of the graph's external weights, or None where it holds all of them."""
-
-    @property
-    def tokenizer(self) -> Path | None:
-        """The `tokenizer.json` that goes into the bundle, or None."""
-
-    @property
-    def training(self) -> Training | None:
-        """What is known of the inputs that made the model."""
-
-    def graph(self) -> onnx.ModelProto:
-        """Return a graph from what `feeds` gives to logits float [batch, classes], its output."""
-
-    def feeds(self, given: Sequence[Any]) -> Feeds:
-        """Return what the model takes for pictures uint8 [height, width, 3] or texts."""
-
-    def made_up(self, seed: int) -> Inputs:
-        """Return inputs to verify with where there are no data."""
-
-    def ask(self, inputs: Inputs, gate: Gate) -> Reference:
-        """Let the original decide by itself, in float64."""
+    @abstractmethod
+    def reference(self, inputs: Inputs, gate: Gate) -> Reference:
+        """Return what the original decides by itself, in float64."""
 
     def deferral_head(self) -> DeferralHead:
-        """Return the deferral head that was fitted for the model."""
+        """Return the deferral head that was fitted for a checkpoint."""
+        raise GraphError(f"expected a checkpoint with a deferral head, got {self.place}")
 
+    @abstractmethod
     def sha256(self) -> str:
         """Return the hexadecimal sha256 of what the user named."""
