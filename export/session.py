@@ -75,8 +75,8 @@ def run_bundle(model: EdgeModel, inputs: Sequence[Any], session: Any = None) -> 
     """Return the answers of a bundle; the session may be another one over its graph."""
     if model.metadata.input.name != contract.TEXT:
         return run_images(session or model.session, inputs)
-    intake = model.intake
-    return run_on(session or model.session, inputs, lambda group: intake.feeds(intake.rows(group)))
+    reader = model.reader
+    return run_on(session or model.session, inputs, lambda group: reader.feeds(reader.batch(group)))
 
 
 def run_feeds(session: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> Answers:

@@ -148,7 +148,7 @@ def _times_us(
 
 
 def _call(model: EdgeModel, picture: Any) -> Any:
-    rows = model.intake.one(picture)
+    rows = model.reader.single(picture)
     return lambda: model(rows)
 
 

@@ -6,6 +6,10 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from train.classifier.fit import FitSettings
+from train.classifier.opening import open_for
+from train.classifier.tune import TuneSettings
+
 from benchmarks.cascade import report
 from benchmarks.cascade.trial import Trial, export_bundle
 from benchmarks.commands.cascade import DemoSettings
@@ -14,10 +18,7 @@ from benchmarks.processes import running_server
 from benchmarks.steps import Stages, empty_folder
 from edge_runtime import environment
 from train import data
-from train.classifier.fit import FitSettings
-from train.classifier.loop import accuracy
-from train.classifier.opening import open_for
-from train.classifier.tune import TuneSettings
+from train.classifier.checkpoints import accuracy
 from train.models import open_checkpoint
 
 UNTUNED, CONTROL, TUNED = "untuned", "control", "tuned"

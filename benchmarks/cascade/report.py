@@ -153,7 +153,7 @@ def summary(
             "",
             table(results),
             "",
-            "In brackets: 95 % bootstrap intervals. Joint accuracy is the accuracy of the cascade with",
+            "In brackets: 95 % bootstrap intervals. Joint accuracy is the cascade's accuracy with",
             "a share of the inputs deferred; docs/results.md explains every row.",
             "",
             *(f"- {line}" for line in conclusions(results)),

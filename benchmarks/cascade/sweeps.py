@@ -38,7 +38,7 @@ def documents(folder: Path) -> Iterator[Document]:
         GatekeeperError: A file is missing or damaged.
     """
     content = read_json(folder / RESULTS_FILE)
-    follows = results.follows(read_samples(folder / SAMPLES_FILE), content["deferral"])
+    follows = results.derive_results(read_samples(folder / SAMPLES_FILE), content["deferral"])
     yield Document(
         file=folder / RESULTS_FILE,
         content=content,

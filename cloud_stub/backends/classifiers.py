@@ -15,7 +15,7 @@ from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.cascade import Cascade
 from edge_runtime.errors import BundleError
-from edge_runtime.inputs import open_intake
+from edge_runtime.inputs import open_reader
 from edge_runtime.metrics import max_softmax
 
 _REPLY_S: Final = 0.02
@@ -87,7 +87,7 @@ class BundleBackend(_BundleClassifier):
         if isinstance(inputs, np.ndarray):
             yield self._classes.outputs(*self._run(inputs))
         else:
-            yield self._by_size(inputs, lambda values: self._run(self._intake.rows(values)))
+            yield self._by_size(inputs, lambda values: self._run(self._reader.batch(values)))
 
     def close(self) -> None:
         """Do nothing: the session ends with the process."""

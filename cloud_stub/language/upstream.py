@@ -267,7 +267,7 @@ class _Completions:
     def _refuse(self, response: HTTPResponse) -> NoReturn:
         reason = _message(response.read(_MOST_ERROR_BYTES))[:_SHOWN] or response.reason
         if self._token is not None:
-            reason = self._token.hide_in(reason)
+            reason = self._token.redact(reason)
         text = f"the upstream answered {response.status}: {reason}"
         if response.status == _TOO_MANY:
             raise OverloadError(text, pushback_s=_retry_s(response))

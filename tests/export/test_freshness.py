@@ -3,13 +3,13 @@
 import json
 
 import pytest
+from export.freshness import remarks, require_fresh
 
 from edge_runtime.bundle import read_bundle
 from export.commands.build import BuildSettings
 from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings
 from export.errors import CalibrationError
-from export.freshness import remarks, require_fresh
 from train.classifier.settings import TuneSettings
 from train.models import Training, training_of
 

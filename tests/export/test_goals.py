@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from export.calibration.certificates import HarmCertificate, RiskCertificate
 from hypothesis import given
 from hypothesis import strategies as st
 
 from export.calibration import LeastCost, MaxHarm, MaxRisk, Sample, TargetAccuracy, calibrate
-from export.calibration.certificates import HarmCertificate, RiskCertificate
 from export.errors import CalibrationError
 
 rows = st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.booleans()), min_size=1, max_size=40)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from train.language.gathering import gather
+
 from benchmarks.commands.cascade import DemoSettings
 from benchmarks.language.demo import report
 from benchmarks.language.demo.cascades import choose_small_models, run_cascades
@@ -17,17 +19,16 @@ from benchmarks.language.demo.models import (
     SMALL,
     answer_splits,
     checkpoint,
-    fit_model,
     interview,
+    train_new,
     tune_models,
 )
 from benchmarks.steps import Stages, empty_folder
 from edge_runtime import environment
 from train.comparison.samples import Samples
 from train.data.tasks import Task, load_task
-from train.language.gathering import gather
 from train.language.results import Meta, write_results
-from train.language.rivals import UNTUNED, Asking, Heard, all_rivals
+from train.language.rivals import UNTUNED, Query, Responses, all_rivals
 from train.models import open_language_model
 from train.models.checkpoint import FILE as TRAINING_FILE
 
@@ -65,39 +66,39 @@ def _train(
     """Train all models; return M_L, the samples, and the rivals that failed with the reason."""
     with stages.stage("train M_L, and its answers"):
         large = (
-            fit_model(settings, task, LARGE, settings.out / "large", settings.seeds[0])
+            train_new(settings, task, LARGE, settings.out / "large", settings.seeds[0])
             if settings.large is None
             else Path(settings.large)
         )
-        answers = answer_splits(large, task, settings.out, Asking("large"))
+        answers = answer_splits(large, task, settings.out, Query("large"))
         right = {split: one.right for split, one in answers.items()}
     rivals = all_rivals(MODELS)
-    heard: dict[Query, list[Responses]] = {rival.query: [] for rival in rivals}
+    responses: dict[Query, list[Responses]] = {rival.query: [] for rival in rivals}
     for seed in settings.seeds:
-        _run_seed(settings, task, seed, heard, right, stages)
+        _run_seed(settings, task, seed, responses, right, stages)
     from_scratch = settings.small is None
-    return large, *gather(rivals, heard, settings.seeds, from_scratch=from_scratch)
+    return large, *gather(rivals, responses, settings.seeds, from_scratch=from_scratch)
 
 
 def _run_seed(
     settings: DemoSettings,
     task: Task,
     seed: int,
-    heard: Mapping[Query, list[Responses]],
+    responses: Mapping[Query, list[Responses]],
     large: Mapping[str, Any],
     stages: Stages,
 ) -> None:
-    """Train one seed's models, and append their answers to `heard`."""
+    """Train one seed's models, and append their answers to `responses`."""
     folder = _folder(settings, seed)
     with stages.stage(f"seed {seed}: train M_S, then tune it"):
         if settings.small is None:
-            fit_model(settings, task, SMALL, folder / "small", seed)
+            train_new(settings, task, SMALL, folder / "small", seed)
         small = checkpoint(settings, UNTUNED, folder)
         tune_models(settings, task, small, folder, seed)
     with stages.stage(f"seed {seed}: answers of every model"):
-        for asking, runs in heard.items():
-            model = checkpoint(settings, asking.model, folder)
-            runs.append(interview(model, task, asking, large, folder))
+        for query, runs in responses.items():
+            model = checkpoint(settings, query.model, folder)
+            runs.append(interview(model, task, query, large, folder))
 
 
 def _compare(

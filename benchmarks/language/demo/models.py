@@ -11,10 +11,13 @@ from benchmarks.commands.cascade import DemoSettings
 from train.comparison.scores import SPLITS
 from train.data.tasks import Task
 from train.language.answers import Answers, answer_split, load_answers, save_answers
-from train.language.fit import FitLanguageSettings
-from train.language.new import NewLanguageSettings
-from train.language.rivals import CONTROL, UNTUNED, Asking, Heard
-from train.language.tune import TuneLanguageSettings
+from train.language.rivals import CONTROL, UNTUNED, Query, Responses
+from train.language.settings import (
+    FitLanguageSettings,
+    NewLanguageSettings,
+    TuneLanguageSettings,
+)
+from train.language.stages import fit_model, tune_model
 from train.models import open_language_model
 
 ALPHAS = (0.3, 0.5, 0.6)
@@ -69,7 +72,7 @@ def checkpoint(settings: DemoSettings, model: str, folder: Path) -> Path:
     return folder / "small" if settings.small is None else Path(settings.small)
 
 
-def fit_model(settings: DemoSettings, task: Task, recipe: Recipe, out: Path, seed: int) -> Path:
+def train_new(settings: DemoSettings, task: Task, recipe: Recipe, out: Path, seed: int) -> Path:
     """Train a new model on the task; return its folder."""
     assert settings.task is not None  # noqa: S101 - narrows the type: the demo of a task
     start = out.parent / f"{out.name}-new"
@@ -102,7 +105,7 @@ def tune_models(settings: DemoSettings, task: Task, small: Path, folder: Path, s
         objective: dict[str, Any] = {"objective": "cross_entropy"}
         if name != CONTROL:
             objective = {"alpha": float(name.removeprefix("gatekeeper-"))}
-        TuneLanguageSettings(
+        tuning = TuneLanguageSettings(
             checkpoint=small,
             task=settings.task,
             out=folder / name,
@@ -110,30 +113,31 @@ def tune_models(settings: DemoSettings, task: Task, small: Path, folder: Path, s
             steps=settings.steps,
             seed=seed,
             **objective,
-        ).tune(open_language_model(small), task)
+        )
+        tune_model(tuning, open_language_model(small), task)
 
 
-def answer_splits(model: Path, task: Task, folder: Path, asking: Asking) -> dict[str, Answers]:
+def answer_splits(model: Path, task: Task, folder: Path, query: Query) -> dict[str, Answers]:
     """Return a model's answers to validation and test, and write them to the seed's folder.
 
     Args:
         model: Folder of the checkpoint.
         task: The task.
         folder: Folder of the seed.
-        asking: The model's name, and the instruction.
+        query: The model's name, and the instruction.
     """
     opened = open_language_model(model)
-    name = asking.model
-    if asking.instruction is not None:
-        name += "-answer-n" if asking.watch else "-reduce-confidence"
+    name = query.model
+    if query.instruction is not None:
+        name += "-answer-n" if query.watch else "-reduce-confidence"
     answers = {}
     for split in SPLITS:
         answers[split] = answer_split(
             opened,
             task,
             task.splits()[split],
-            instruction=asking.instruction,
-            watch_text=asking.watch,
+            instruction=query.instruction,
+            watch_text=query.watch,
         )
         path = _answers_file(folder, name, split)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,19 +146,19 @@ def answer_splits(model: Path, task: Task, folder: Path, asking: Asking) -> dict
 
 
 def interview(
-    model: Path, task: Task, asking: Asking, large: Mapping[str, Any], folder: Path
-) -> Heard:
+    model: Path, task: Task, query: Query, large: Mapping[str, Any], folder: Path
+) -> Responses:
     """Return a model's answers together with M_L's correctness, for the rivals to read.
 
     Args:
         model: Folder of the checkpoint.
         task: The task.
-        asking: The model's name, and the instruction.
+        query: The model's name, and the instruction.
         large: Correctness of M_L by split.
         folder: Folder of the seed.
     """
-    answers = answer_splits(model, task, folder, asking)
-    return Heard(answers, large, open_language_model(model).vocabulary, task.answers)
+    answers = answer_splits(model, task, folder, query)
+    return Responses(answers, large, open_language_model(model).vocabulary, task.answers)
 
 
 def read_answers(folder: Path, model: str) -> Answers:

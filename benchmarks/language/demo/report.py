@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from train.language.gathering import spoken
 
 from benchmarks.cascade import pictures, report
 from benchmarks.cascade.outcome import Outcome
@@ -31,7 +32,6 @@ from train.comparison.figures import joint_name
 from train.comparison.samples import Samples, read_samples
 from train.data.tasks import Task
 from train.language import results
-from train.language.gathering import spoken
 from train.language.results import RESULTS_FILE, SAMPLES_FILE, TABLE_FILE
 from train.language.rivals import CONTROL, UNTUNED
 
@@ -208,7 +208,7 @@ def documents(folder: Path) -> Iterator[Document]:
     samples = read_samples(folder / SAMPLES_FILE)
     compared = read_json(folder / RESULTS_FILE)
     deferral = compared["deferral"]
-    follows = results.follows(samples, deferral)
+    follows = results.derive_results(samples, deferral)
     yield Document(
         file=folder / RESULTS_FILE,
         content=compared,

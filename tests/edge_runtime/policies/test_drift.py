@@ -133,7 +133,7 @@ def test_a_quieter_alarm_finds_the_same_change_within_more_calls(draws):
 
 @pytest.mark.slow
 def test_the_benchmark_measures_each_promise_beside_its_limit():
-    figures = drift_figures(seed=0, months=20, shifts=20)
+    figures = measure_drift(seed=0, months=20, shifts=20)
     assert [figure.limit for figure in figures] == [10, 10, 1] + [5] * 6
     # As few as these are drawn by chance: they show a defect, not the rate.
     assert all(figure.value <= figure.limit + 15 for figure in figures)
