@@ -41,7 +41,7 @@ def required(command):
     return {
         item.name: sample(hints[item.name])
         for item in dataclasses.fields(command)
-        if item.default is dataclasses.MISSING
+        if item.default is dataclasses.MISSING or item.metadata.get("nonempty")
     }
 
 

@@ -6,10 +6,6 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from train.classifier.fit import FitSettings
-from train.classifier.opening import open_for
-from train.classifier.tune import TuneSettings
-
 from benchmarks.cascade import report
 from benchmarks.cascade.trial import Trial, export_bundle
 from benchmarks.commands.cascade import DemoSettings
@@ -18,7 +14,9 @@ from benchmarks.processes import running_server
 from benchmarks.steps import Stages, empty_folder
 from edge_runtime import environment
 from train import data
-from train.classifier.checkpoints import accuracy
+from train.classifier.checkpoints import accuracy, open_for
+from train.classifier.settings import FitSettings, TuneSettings
+from train.classifier.stage1 import build_model
 from train.models import open_checkpoint
 
 UNTUNED, CONTROL, TUNED = "untuned", "control", "tuned"
@@ -98,7 +96,7 @@ def _check_model(model: str, dataset: str, limit: int | None) -> None:
     if _is_checkpoint(model):
         open_for(Path(model), splits.train, dataset)
     else:
-        FitSettings(model=model, data=dataset, out=Path()).untrained(splits)
+        build_model(FitSettings(model=model, data=dataset, out=Path()), splits)
 
 
 def _fit(settings: DemoSettings, model: str, dataset: str, name: str, seed: int) -> Path:

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from train.classifier.fit import FitSettings
-from train.classifier.opening import open_for
-from train.classifier.tune import TuneSettings
 
 from benchmarks.cascade import report
 from benchmarks.cascade.trial import DEADLINE_S, Trial, export_bundle
@@ -21,9 +18,9 @@ from benchmarks.processes import running_server
 from benchmarks.steps import Stages, empty_folder
 from edge_runtime import Cascade, Recorder, Source, environment
 from train import data
-from train.classifier.checkpoints import accuracy
+from train.classifier.checkpoints import accuracy, open_for
 from train.classifier.harvest import COUNTS
-from train.classifier.settings import HarvestSettings
+from train.classifier.settings import FitSettings, HarvestSettings, TuneSettings
 from train.models import open_checkpoint
 
 UNTUNED, CONTROL, RANDOM, TUNED = "untuned", "control", "random", "tuned"

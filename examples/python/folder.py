@@ -1,4 +1,4 @@
-"""A gateway on a metered link: answers a folder of pictures within a byte budget, with a drift alarm.
+"""A gateway on a metered link: answers a folder of pictures within a byte budget.
 
     python examples/python/folder.py BUNDLE HOST:PORT FOLDER BUDGET_KB
 

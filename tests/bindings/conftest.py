@@ -132,7 +132,7 @@ def exported(checkpoint, out, **settings):
 @pytest.fixture(scope="session")
 def fitted(tmp_path_factory):
     """Return the checkpoint of a fitted SmallCNN: an untrained one predicts a single class."""
-    from train.classifier.fit import FitSettings
+    from train.classifier.settings import FitSettings
 
     out = tmp_path_factory.mktemp("fitted") / "checkpoint"
     FitSettings(out=out, epochs=4, learning_rate=3e-3).run()

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from train.language.gathering import gather
-
 from benchmarks.commands.cascade import DemoSettings
 from benchmarks.language.demo import report
 from benchmarks.language.demo.cascades import choose_small_models, run_cascades
@@ -27,7 +25,7 @@ from benchmarks.steps import Stages, empty_folder
 from edge_runtime import environment
 from train.comparison.samples import Samples
 from train.data.tasks import Task, load_task
-from train.language.results import Meta, write_results
+from train.language.results import Meta, gather, write_results
 from train.language.rivals import UNTUNED, Query, Responses, all_rivals
 from train.models import open_language_model
 from train.models.checkpoint import FILE as TRAINING_FILE

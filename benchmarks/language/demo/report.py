@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from train.language.gathering import spoken
 
 from benchmarks.cascade import pictures, report
 from benchmarks.cascade.outcome import Outcome
@@ -32,7 +31,7 @@ from train.comparison.figures import joint_name
 from train.comparison.samples import Samples, read_samples
 from train.data.tasks import Task
 from train.language import results
-from train.language.results import RESULTS_FILE, SAMPLES_FILE, TABLE_FILE
+from train.language.results import RESULTS_FILE, SAMPLES_FILE, TABLE_FILE, answer_figures
 from train.language.rivals import CONTROL, UNTUNED
 
 _CALLS = {
@@ -73,7 +72,7 @@ def _table_figures(samples: Samples, deferral: float) -> dict[str, Any]:
     rows, tuned = variants(samples, deferral)
     content = table_figures(rows)
     for name, model in {UNTUNED: UNTUNED, CONTROL: CONTROL, TUNED: tuned}.items():
-        rate = spoken(samples, "test", model)["tokens/s"]
+        rate = answer_figures(samples, "test", model)["tokens/s"]
         content["variants"][name]["tokens_per_s"] = rate
     return content
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from train.language.gathering import row_name
 
 from benchmarks.cascade.samples import Samples
 from edge_runtime import contract
 from export.calibration.sample import threshold_for_deferral_ratio
 from train.comparison.figures import Candidate, compare, joint_name
 from train.comparison.samples import Samples as AllSamples
+from train.language.results import row_name
 from train.language.rivals import CONTROL, UNTUNED
 
 TUNED = "tuned"
