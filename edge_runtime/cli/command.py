@@ -86,7 +86,7 @@ class Command:
     """The settings of one command, checked on creation.
 
     A subclass names the function that does the work instead of importing it:
-    `class FitSettings(Command, does="train.classifier.stage1:fit")`. The function takes the settings.
+    `class FitSettings(Command, does="train.classifier.stage1:fit")`; it takes the settings.
     A subclass with further checks calls `super().__post_init__()` first.
     """
 
