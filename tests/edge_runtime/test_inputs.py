@@ -151,6 +151,7 @@ def test_a_bad_file_is_refused_in_one_line(name, tmp_path):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_bad_files_do_not_affect_the_others(form, bundle, pictures, tmp_path, capsys):
     names = []

@@ -1,13 +1,12 @@
 """A graph runs on the requested provider or not at all."""
 
-import subprocess
-import sys
-
 import numpy as np
 import onnxruntime as ort
 import pytest
 
 from edge_runtime import Cascade, EdgeModel, SettingError
+from edge_runtime.__main__ import COMMANDS
+from edge_runtime.cli import main
 from edge_runtime.sessions import CPU, CUDA, require_started, select_providers
 
 OFFERED = ort.get_available_providers()
@@ -25,12 +24,13 @@ def test_cuda_is_refused_where_onnxruntime_lacks_it(bundle):
 
 @without_cuda
 @pytest.mark.parametrize("command", ["run", "doctor"])
-def test_a_command_refuses_cuda_in_one_line(command, bundle):
-    line = ["-m", "edge_runtime", command, "--bundle", str(bundle), "--provider", "cuda"]
+def test_a_command_refuses_cuda_in_one_line(command, bundle, capsys):
+    line = [command, "--bundle", str(bundle), "--provider", "cuda"]
     line += ["x.png"] * (command == "run")
-    done = subprocess.run([sys.executable, *line], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
-    assert "gatekeeper-edge[gpu]" in (done.stdout if command == "doctor" else done.stderr)
+    status = main("edge", COMMANDS, argv=line)
+    out, error = capsys.readouterr()
+    assert (status, error.count("\n")) == (1, 1), error
+    assert "gatekeeper-edge[gpu]" in (out if command == "doctor" else error)
 
 
 @pytest.mark.parametrize(

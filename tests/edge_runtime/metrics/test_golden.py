@@ -120,6 +120,7 @@ def test_nan_is_the_least_confident(rows):
     )
 
 
+@settings(max_examples=30)
 @given(rows=ROWS)
 def test_auroc_is_sklearns(rows):
     g, small, _ = columns_of(rows)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -77,6 +77,7 @@ def test_a_confidence_in_0_to_1_is_what_it_is_by_hand(kind):
 
 
 @pytest.mark.parametrize("kind", SEQUENCE_KINDS)
+@settings(max_examples=30)  # for each of five kinds
 @given(drawn=answers())
 def test_a_confidence_follows_its_definition(kind, drawn):
     wanted = [
@@ -87,6 +88,7 @@ def test_a_confidence_follows_its_definition(kind, drawn):
 
 
 @pytest.mark.parametrize("kind", SEQUENCE_KINDS)
+@settings(max_examples=30)  # for each of five kinds
 @given(drawn=answers(), data=st.data())
 def test_what_is_not_counted_may_hold_anything(kind, drawn, data):
     entropies, logs, counted = drawn
@@ -98,6 +100,7 @@ def test_what_is_not_counted_may_hold_anything(kind, drawn, data):
 
 
 @pytest.mark.parametrize("kind", SEQUENCE_KINDS)
+@settings(max_examples=30)  # for each of five kinds
 @given(drawn=answers(vocabulary=50))
 def test_a_unit_confidence_lies_in_0_to_1_and_keeps_the_order(kind, drawn):
     g = confidence(kind, *drawn)
