@@ -178,9 +178,10 @@ def load_built_in(*, more: bool = False) -> Splits:
 
     These are scikit-learn's handwritten digits, 1,797 real pictures of 8 x 8 pixels. The set is
     easy: with the usual 80 % for training, a SmallCNN makes about one error in a hundred, too few
-    to measure deferral. So `digits` trains on 5 % (91 pictures), validates and calibrates on 20 % and
-    tests on the rest. With so little data no model is better than the SmallCNN, so M_L trains on
-    `digits-more`: 35 % of the set, including those 5 %, with the same validation and test pictures.
+    to measure deferral. So `digits` trains on 5 % (91 pictures), validates and calibrates on 20 %
+    and tests on the rest. With so little data no model is better than the SmallCNN, so M_L trains
+    on `digits-more`: 35 % of the set, including those 5 %, with the same validation and test
+    pictures.
 
     Args:
         more: Return the larger training split.

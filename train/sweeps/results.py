@@ -200,8 +200,8 @@ def report(content: Mapping[str, Any]) -> str:
         f"    {content['command']}",
         "",
         "Brackets show the difference, in points, to the control. A star marks a difference whose "
-        "paired 95 % bootstrap interval over inputs and seeds excludes 0. Passes are forward passes "
-        "of M_S per input.",
+        "paired 95 % bootstrap interval over inputs and seeds excludes 0. Passes are forward "
+        "passes of M_S per input.",
         "",
         _table(content["test"]),
         "",
