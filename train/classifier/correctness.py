@@ -8,6 +8,7 @@ models that were fitted without the input do not have this flaw.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -93,13 +94,11 @@ def _schedule_of(start: Checkpoint, schedule: Schedule) -> Schedule:
     if file is not None and file.is_file():
         record = json.loads(file.read_text(encoding="utf-8"))
     settings = record.get("settings", {})
-    return Schedule(
+    return dataclasses.replace(
+        schedule,
         epochs=int(record.get("epochs_run") or _EPOCHS),
-        batch_size=schedule.batch_size,
+        accumulation=1,
         learning_rate=float(settings.get("learning_rate", 2 * schedule.learning_rate)),
         weight_decay=float(settings.get("weight_decay", 1e-4)),
-        scheduler="cosine",
-        precision=schedule.precision,
-        device=schedule.device,
-        seed=schedule.seed,
+        compile=False,
     )

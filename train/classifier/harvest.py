@@ -117,16 +117,11 @@ class Harvest:
 
     @classmethod
     def read(cls, folders: Iterable[Path], names: Sequence[str], source: str) -> Harvest:
-        """Read the lines of the folders; the pictures are read later.
-
-        Args:
-            folders: Folders of recorders.
-            names: The class names that may occur.
-            source: Origin of the names, for messages.
+        """Read the lines of recorders' folders; the pictures are read later.
 
         Raises:
             InputError: A folder holds no records.
-            DataError: M_L answered with another class.
+            DataError: M_L answered with a class that is not among the names of the source.
         """
         found = [(folder, read_records(folder)) for folder in folders]
         entries = [(folder, record) for folder, records in found for record in records.entries]
@@ -146,9 +141,7 @@ class Harvest:
     def rows(self, min_confidence: float | None) -> Iterator[Row]:
         """Read the pictures, and yield the outcome of each record.
 
-        Args:
-            min_confidence: Smallest confidence to keep a record; records without a confidence fall
-                below it. None keeps all.
+        A record without a confidence lies under every minimum.
         """
         seen: set[bytes] = set()
         for folder, record in self.entries:
@@ -166,12 +159,6 @@ class Harvest:
 
 def write_table(rows: Iterable[Row], names: Sequence[str], file: Path, total: int) -> Counter[str]:
     """Write the kept rows as a parquet file that the `datasets` library reads as pictures.
-
-    Args:
-        rows: The outcome of each record.
-        names: Class names in the order of their numbers.
-        file: The file.
-        total: Number of rows, for the progress bar.
 
     Returns:
         The number of records of each fate, and of all records as `read`.

@@ -28,11 +28,7 @@ _TEMPERATURE = 4.0
 
 
 def fit(settings: FitSettings, splits: Splits | None = None) -> None:
-    """Fit with cross-entropy, and write the checkpoint.
-
-    Args:
-        settings: Flags of the command.
-        splits: The data; None loads those that the settings name.
+    """Fit with cross-entropy, by default on the data of the settings; write the checkpoint.
 
     Raises:
         TrainError: As `train_checkpoint`, or the data or the architecture do not exist.
@@ -52,10 +48,6 @@ def fit(settings: FitSettings, splits: Splits | None = None) -> None:
 
 def distill(settings: DistillSettings, labelled: Splits | None = None) -> None:
     """Collect the teacher's answers, fit to them, and write the checkpoint.
-
-    Args:
-        settings: Flags of the command.
-        labelled: The data with labels; None loads those that the settings name.
 
     Raises:
         TrainError: As `fit`, or the teacher gives no usable answer.

@@ -115,11 +115,6 @@ def soft_labels(
 ) -> Logits:
     """Return log p, float32 [n, classes]: p is the confidence at the prediction, the rest is even.
 
-    Args:
-        prediction: int64 [n].
-        confidence: float [n], in [0, 1].
-        classes: C, at least 2.
-
     Raises:
         TeacherError: A confidence is not a probability.
     """
@@ -138,12 +133,7 @@ def soft_labels(
 
 @contextlib.contextmanager
 def open_server(address: str, model: str, data: LabelledData) -> Iterator[ServerTeacher]:
-    """Open a connection to a teacher for the classes of a split; nothing is sent yet.
-
-    Args:
-        address: HOST:PORT.
-        model: The model's name on the server.
-        data: The inputs it will answer.
+    """Open a connection to a teacher at HOST:PORT for a split; nothing is sent yet.
 
     Raises:
         TeacherError: The data hold no pictures.
@@ -165,11 +155,6 @@ def open_checkpoint_teacher(
     folder: str, data: LabelledData, *, device: Device
 ) -> CheckpointTeacher:
     """Open a checkpoint as a teacher for the classes of a split.
-
-    Args:
-        folder: The checkpoint's folder.
-        data: The inputs it will answer.
-        device: Where it computes.
 
     Raises:
         CheckpointError: The folder holds no checkpoint, or one of another kind of input.
@@ -213,11 +198,6 @@ def teacher_logits(teacher: Teacher, data: LabelledData, cache: Path) -> Logits:
     They are written to `cache` every few seconds and at the end, also when Ctrl-C or an error ends
     the run; a kill loses the last seconds. Answers of another teacher or to other data are ignored.
     The caller removes the file once the student is written.
-
-    Args:
-        teacher: The model to ask.
-        data: The rows.
-        cache: The file.
 
     Raises:
         TeacherError: A server gives no usable answer, or the teacher gives NaN.

@@ -88,12 +88,7 @@ class Logistic:
 
 
 def fit_head(seen: HeadInputs, target: Flags, seed: int) -> Logistic:
-    """Fit the head.
-
-    Args:
-        seen: Inputs of validation.
-        target: Where M_L is right and M_S wrong, bool [n].
-        seed: Seed of the folds that choose the strength.
+    """Fit the head to targets bool [n]: where M_L is right and M_S wrong.
 
     Raises:
         DataError: The target holds too few of either value.
@@ -104,11 +99,6 @@ def fit_head(seen: HeadInputs, target: Flags, seed: int) -> Logistic:
 
 def predict_out_of_fold(seen: HeadInputs, target: Flags, seed: int) -> Floats:
     """Return P(defer), float64 [n], of each input by a head that did not see it.
-
-    Args:
-        seen: Inputs of validation.
-        target: Where M_L is right and M_S wrong, bool [n].
-        seed: Seed of the folds.
 
     Raises:
         DataError: The target holds too few of either value.
@@ -128,24 +118,12 @@ def _require_both(target: Flags) -> None:
 
 
 def fit(inputs: Floats, target: Flags, l2: float) -> Logistic:
-    """Fit a regression with one strength.
-
-    Args:
-        inputs: Finite float64 [n, D].
-        target: bool [n], with both values.
-        l2: Strength, above 0.
-    """
+    """Fit a regression of bool [n], with both values, on finite float64 [n, D]."""
     return next(_fits(inputs, target, (l2,)))
 
 
 def fit_by_cross_validation(inputs: Floats, target: Flags, seed: int) -> Logistic:
-    """Fit a regression with the strength of `STRENGTHS` that has the least log-loss out of fold.
-
-    Args:
-        inputs: Finite float64 [n, D].
-        target: bool [n], with at least two of both values.
-        seed: Seed of the folds.
-    """
+    """Fit a regression with the strength of `STRENGTHS` that has the least log-loss out of fold."""
     fold = stratified_folds(target, seed)
     losses = np.zeros(len(STRENGTHS))
     for out in (fold == k for k in range(FOLDS)):
@@ -158,11 +136,6 @@ def out_of_fold_logits(inputs: Floats, target: Flags, seed: int) -> Floats:
     """Return float64 [n]: each input's logit by a fit that saw neither it nor its target.
 
     The strength too is chosen without them, by cross-validation on the rest.
-
-    Args:
-        inputs: Finite float64 [n, D].
-        target: bool [n], with at least `FOLDS` of both values.
-        seed: Seed of the folds.
     """
     fold = stratified_folds(target, seed)
     logits = np.empty(len(target))

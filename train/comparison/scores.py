@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 
 from edge_runtime import contract, metrics
 from edge_runtime.files import write_atomically
@@ -39,14 +41,12 @@ class Scores:
 
     Attributes:
         right: By split: 1 where the prediction is right, bool [n].
-        predicted: By split: the predicted class, int16 [n].
         uncertainty: By split, then by gate: float32 [n], 1 - confidence for probabilities.
         passes: By gate: forward passes per input.
         left_out: By gate: why it could not be scored.
     """
 
     right: Mapping[str, npt.NDArray[np.bool_]]
-    predicted: Mapping[str, npt.NDArray[np.int16]]
     uncertainty: Mapping[str, Mapping[str, npt.NDArray[np.float32]]]
     passes: Mapping[str, float]
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -77,10 +77,8 @@ def score(
             _add_head(doubts, passes, checkpoint, splits, large)
         except TrainError as error:  # a table without the head is better than no table
             left_out[contract.DEFERRAL_HEAD] = str(error)
-    predicted = {s: views[s].first.argmax(axis=-1).astype(np.int16) for s in SPLITS}
     return Scores(
-        right={s: predicted[s] == getattr(splits, s).labels for s in SPLITS},
-        predicted=predicted,
+        right={s: views[s].first.argmax(-1) == getattr(splits, s).labels for s in SPLITS},
         uncertainty={
             s: {n: values.astype(np.float32) for n, values in d.items()} for s, d in doubts.items()
         },
@@ -133,7 +131,6 @@ def save_scores(path: Path, scores: Scores) -> None:
     }
     for split in SPLITS:
         arrays[f"right/{split}"] = scores.right[split]
-        arrays[f"predicted/{split}"] = scores.predicted[split]
         gates = [scores.uncertainty[split][name] for name in scores.passes]
         arrays[f"uncertainty/{split}"] = np.stack(gates)
     write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
@@ -151,7 +148,6 @@ def load_scores(path: Path) -> Scores:
             doubts = {s: dict(zip(gates, file[f"uncertainty/{s}"], strict=True)) for s in SPLITS}
             return Scores(
                 right={s: file[f"right/{s}"] for s in SPLITS},
-                predicted={s: file[f"predicted/{s}"] for s in SPLITS},
                 uncertainty=doubts,
                 passes=dict(zip(gates, file["passes"].tolist(), strict=True)),
                 # Scores of older sweeps lack this key.
@@ -194,7 +190,7 @@ class Gate:
     needs_second: bool = False
 
 
-def _doubt(logits: Floats, classes: npt.NDArray[np.int64] | None = None) -> Floats:
+def doubt(logits: Floats, classes: npt.NDArray[np.int64] | None = None) -> Floats:
     """Return 1 - p without cancellation, as the mass of all other classes.
 
     Args:
@@ -209,24 +205,22 @@ def _doubt(logits: Floats, classes: npt.NDArray[np.int64] | None = None) -> Floa
 
 
 def _margin(views: Views) -> Floats:
-    p = np.exp(views.first - views.first.max(axis=-1, keepdims=True))
-    p /= p.sum(axis=-1, keepdims=True)
-    top = np.partition(p, -2, axis=-1)
+    top = np.partition(softmax(views.first, axis=-1), -2, axis=-1)
     return np.asarray(top[:, -2] - top[:, -1])
 
 
 def _mirror(views: Views) -> Floats:
     assert views.second is not None  # noqa: S101 - narrows the type: only called with it
-    second = _doubt(views.second, views.first.argmax(axis=-1))
-    return np.asarray((_doubt(views.first) + second) / 2)
+    second = doubt(views.second, views.first.argmax(axis=-1))
+    return np.asarray((doubt(views.first) + second) / 2)
 
 
 GATES: Mapping[str, Gate] = {
-    "max_softmax": Gate(lambda v: _doubt(v.first), 1, "Rabanser et al. 2025, eq. 6"),
+    "max_softmax": Gate(lambda v: doubt(v.first), 1, "Rabanser et al. 2025, eq. 6"),
     "entropy": Gate(lambda v: -metrics.neg_entropy(v.first), 1, "Rabanser et al. 2025, eq. 8"),
     "margin": Gate(_margin, 1, "Scheffer et al. 2001: first minus second probability"),
     "max_logit": Gate(lambda v: -v.first.max(axis=-1), 1, "Hendrycks et al. 2022"),
-    "temperature": Gate(lambda v: _doubt(v.first / v.temperature), 1, "Guo et al. 2017"),
+    "temperature": Gate(lambda v: doubt(v.first / v.temperature), 1, "Guo et al. 2017"),
     "mirror": Gate(_mirror, 2, "second look at every input; Ayhan and Berens 2018", True),
 }
 
@@ -238,8 +232,6 @@ def fit_temperature(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
         logits: float [n, C] of data outside the training split.
         labels: int64 [n].
     """
-    from scipy.optimize import minimize_scalar
-
     rows = np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:

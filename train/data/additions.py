@@ -17,12 +17,9 @@ from train.errors import DataError
 
 
 def with_extra(splits: Splits, name: str | None, *, limit: int | None = None) -> Splits:
-    """Append the training split of another data set; labels are matched by name.
+    """Append the training split of another data set, at most `limit` inputs; None adds nothing.
 
-    Args:
-        splits: The data set.
-        name: The other data set, such as the output of `train harvest`; None adds nothing.
-        limit: Largest number of its inputs.
+    Labels are matched by name.
 
     Raises:
         DataError: It is missing or unreadable, has classes that the data lacks, or holds inputs of

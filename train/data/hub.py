@@ -29,7 +29,6 @@ def load(name: str, limit: int | None = None) -> dict[str, LabelledData]:
     """
     import datasets
 
-    datasets.disable_progress_bars()
     with _explain_failure(f"'digits', a folder, a table or a Hugging Face data set, {name!r}"):
         found = datasets.load_dataset(name, streaming=limit is not None)
         if limit is not None:
@@ -38,33 +37,36 @@ def load(name: str, limit: int | None = None) -> dict[str, LabelledData]:
 
 
 def open_tables(name: str, config: str | None = None) -> dict[str, Any]:
-    """Return split -> table of a data set by name, with any columns.
-
-    Args:
-        name: Name for `datasets.load_dataset`.
-        config: Its configuration, if it has several.
+    """Return split -> table of a data set by name, and by configuration if it has several.
 
     Raises:
         DataError: It does not open.
     """
     import datasets
 
-    datasets.disable_progress_bars()
     with _explain_failure(f"a folder, a file or a Hugging Face data set, {name!r}"):
         return dict(datasets.load_dataset(name, config))
 
 
 @contextlib.contextmanager
 def _explain_failure(expected: str) -> Iterator[None]:
-    """Raise the errors of the `datasets` library as `DataError`s of one line."""
+    """Raise the errors of the `datasets` library as `DataError`s of one line, and print nothing."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    # The hub's client would print each of its retries: the error that follows is enough.
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
-        with _quiet_retries():
-            yield
+        yield
     except Exception as error:  # noqa: BLE001 - datasets raises many unrelated classes
         raise DataError(
             f"expected {expected} does not open: {one_line(error, 200)}: check the name, the path "
             "and the connection"
         ) from None
+    finally:
+        logger.setLevel(level)
 
 
 def _first(rows: Any, limit: int) -> Any:
@@ -76,15 +78,3 @@ def _first(rows: Any, limit: int) -> Any:
             rows = rows.cast_column(column, datasets.Image(decode=False))
     picked = rows.shuffle(seed=0, buffer_size=_BUFFER).take(_MARGIN * limit)
     return datasets.Dataset.from_list(list(picked), features=rows.features)
-
-
-@contextlib.contextmanager
-def _quiet_retries() -> Iterator[None]:
-    """Keep the hub's client from printing each of its retries: the error that follows is enough."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

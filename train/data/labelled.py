@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -77,8 +78,23 @@ class LabelledData:
         )
 
 
-class Selection(Sequence[Any]):
-    """Some inputs of a sequence; pictures are still decoded on access."""
+class LazySequence(Sequence[Any]):
+    """A sequence that makes its items on access; a slice is a list."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.item(int(index) % len(self))
+
+    @abstractmethod
+    def item(self, index: int) -> Any:
+        """Return the item at an index from 0."""
+
+
+class Selection(LazySequence):
+    """Some inputs of a sequence."""
 
     def __init__(self, inputs: Sequence[Any], rows: npt.NDArray[Any]) -> None:
         self._inputs = inputs
@@ -87,14 +103,13 @@ class Selection(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return Selection(self._inputs, self._rows[index])
+    def item(self, index: int) -> Any:
+        """Return the input at a row of the selection."""
         return self._inputs[int(self._rows[index])]
 
 
-class Chain(Sequence[Any]):
-    """Sequences of inputs, joined; pictures are still decoded on access."""
+class Chain(LazySequence):
+    """Sequences of inputs, joined."""
 
     def __init__(self, *parts: Sequence[Any]) -> None:
         self._parts = parts
@@ -103,14 +118,10 @@ class Chain(Sequence[Any]):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        row = int(index) % len(self)
-        part = int(np.searchsorted(self._ends, row, side="right"))
-        return self._parts[part][row - int(self._ends[part]) + len(self._parts[part])]
+    def item(self, index: int) -> Any:
+        """Return the input at a row of the joined sequences."""
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self._parts[part][index - int(self._ends[part]) + len(self._parts[part])]
 
 
 def join(parts: Sequence[LabelledData]) -> LabelledData:

@@ -9,21 +9,22 @@ from typing import Any
 
 from edge_runtime.errors import InputError
 from edge_runtime.pictures import decode_picture
-from train.data.labelled import Picture
+from train.data.labelled import LazySequence, Picture
 from train.errors import DataError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
 
-class LatePictures(Sequence[Picture]):
-    """Pictures uint8 [height, width, 3]; a slice is a list of them."""
+class LazyPictures(LazySequence):
+    """Pictures uint8 [height, width, 3], decoded on access."""
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        file, name = self._source(int(index) % len(self))
+    def item(self, index: int) -> Picture:
+        """Decode a picture.
+
+        Raises:
+            DataError: It is unreadable.
+        """
+        file, name = self._source(index)
         try:
             return decode_picture(file, name)
         except InputError as error:
@@ -34,7 +35,7 @@ class LatePictures(Sequence[Picture]):
         """Return the file or the bytes of a picture, and its name for messages."""
 
 
-class PictureFiles(LatePictures):
+class PictureFiles(LazyPictures):
     """Pictures in files of their own.
 
     Args:
@@ -51,7 +52,7 @@ class PictureFiles(LatePictures):
         return self._paths[index], str(self._paths[index])
 
 
-class EncodedPictures(LatePictures):
+class EncodedPictures(LazyPictures):
     """Encoded pictures in a column of an Arrow table.
 
     Args:

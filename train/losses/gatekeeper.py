@@ -103,12 +103,7 @@ def valid_positions(labels: Tensor, mask: Tensor | None, ignore_index: int) -> T
 
 
 def valid_targets(labels: Tensor, valid: Tensor | None, classes: int) -> Tensor:
-    """Return the labels [N], with 0 at positions that do not count.
-
-    Args:
-        labels: int64 [N].
-        valid: bool [N], the positions that count; None for all.
-        classes: Number of classes.
+    """Return the labels [N], with 0 where `valid` [N] is False; None counts all.
 
     Raises:
         ValueError: A label that counts is not a class.

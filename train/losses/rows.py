@@ -30,12 +30,9 @@ def wide_type(dtype: torch.dtype) -> torch.dtype:
 
 
 def scratch_for(logits: Tensor, rows: int, *, with_softcap: bool = False) -> Tensor:
-    """Return the scratch memory of `row_losses`, [2 or 3, rows, C]; reusing it saves allocations.
+    """Return scratch memory of `row_losses` for blocks of `rows` rows, [2 or 3, rows, C].
 
-    Args:
-        logits: float [M, C].
-        rows: Largest number of rows per block.
-        with_softcap: Whether the logits will be bounded.
+    To allocate it for each block would cost more than the block.
     """
     wide = wide_type(logits.dtype)
     buffers = 3 if with_softcap or wide != logits.dtype else 2

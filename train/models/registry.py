@@ -19,21 +19,13 @@ from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
 from train.models.small_cnn import SmallCNN, SmallCNNConfig
 from train.models.small_resnet import SmallResNet, SmallResNetConfig
 
+_WIDE: dict[str, Any] = {"widths": (64, 128, 256, 512), "shortcut": "projection"}
 _RESNETS: dict[str, dict[str, Any]] = {
     "resnet-20": {"depths": (3, 3, 3)},
     "resnet-32": {"depths": (5, 5, 5)},
     "resnet-56": {"depths": (9, 9, 9)},
-    "resnet-18": {
-        "widths": (64, 128, 256, 512),
-        "depths": (2, 2, 2, 2),
-        "shortcut": "projection",
-    },
-    "resnet-50": {
-        "widths": (64, 128, 256, 512),
-        "depths": (3, 4, 6, 3),
-        "shortcut": "projection",
-        "block": "bottleneck",
-    },
+    "resnet-18": {**_WIDE, "depths": (2, 2, 2, 2)},
+    "resnet-50": {**_WIDE, "depths": (3, 4, 6, 3), "block": "bottleneck"},
 }
 NAMES = ("small-cnn", *_RESNETS, "mobilenetv3-small")
 """Architectures that `build` knows by name."""

@@ -78,20 +78,13 @@ class DeepGamblers(Abstaining):
             raise ValueError(f"expected a payoff above 1, got {payoff}")
         self.payoff = payoff
 
-    def attach(self, model: Any) -> None:
-        """Put the abstention unit next to the classification head.
-
-        Raises:
-            SettingError: The payoff exceeds the number of classes: a blind bet would gain.
-            CheckpointError: The model does not end in a linear layer of its classes.
-        """
-        classes = model.config.num_labels
-        if self.payoff > classes:
+    def _new_unit(self, head: nn.Linear) -> nn.Linear:
+        if self.payoff > head.out_features:  # a blind bet would gain
             raise SettingError(
-                f"expected --payoff above 1 and at most {classes}, the number of classes, got "
-                f"{self.payoff:g}: lower it"
+                f"expected --payoff above 1 and at most {head.out_features}, the number of "
+                f"classes, got {self.payoff:g}: lower it"
             )
-        super().attach(model)
+        return super()._new_unit(head)
 
     def loss(self, step: Step) -> Tensor:
         """Return the loss summed over the rows, divided by the items."""

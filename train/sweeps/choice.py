@@ -100,12 +100,7 @@ def _value(figure: Mapping[str, float]) -> float:
 
 
 def describe_difference(name: str, figure: Mapping[str, float]) -> str:
-    """Return a sentence on the difference between a figure on the test set and the control's.
-
-    Args:
-        name: The figure.
-        figure: Its difference, from `compare`.
-    """
+    """Return a sentence on the difference of a figure from the control's on the test set."""
     if math.isnan(figure["value"]):
         return f"On the test set its {name} or the control's is not defined."
     if figure["low"] > 0:

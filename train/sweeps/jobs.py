@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import log_softmax, logsumexp
 
 from edge_runtime.files import write_atomically
 from train import data
@@ -20,7 +21,7 @@ from train.classifier.checkpoints import LargeAnswers
 from train.classifier.settings import DistillSettings, FitSettings, TuneSettings
 from train.classifier.stage1 import distill, fit
 from train.classifier.stage2 import tune_checkpoint
-from train.comparison.scores import SPLITS, Scores, save_scores, score
+from train.comparison.scores import SPLITS, Scores, doubt, save_scores, score
 from train.data import LabelledData, Splits
 from train.models import Checkpoint, open_checkpoint
 from train.sweeps.methods import AVERAGE, CONTROL, FITTED, UNTUNED, Training
@@ -38,26 +39,26 @@ def fit_seed(settings: SweepSettings, seed: int) -> None:
     out = seed_folder(settings, seed) / FITTED
     if _is_done(out):
         return
-    shared: dict[str, Any] = {
+    flags: dict[str, Any] = {
+        **_shared_flags(settings, seed, out),
         "model": settings.model,
-        "data": settings.data,
-        "out": out,
         "epochs": settings.fit_epochs,
         "patience": settings.patience,
-        "batch_size": settings.batch_size,
         "learning_rate": settings.learning_rate,
         "augment": settings.augment,
-        "device": settings.device,
-        "seed": seed,
-        "limit": settings.limit,
-        "resume": True,
     }
     with _log_to_file(out):
         splits = load_splits(settings.data, settings.limit)
         if settings.teacher is None:
-            fit(FitSettings(**shared), splits)
+            fit(FitSettings(**flags), splits)
         else:
-            distill(DistillSettings(teacher=str(settings.teacher), **shared), splits)
+            distill(DistillSettings(teacher=str(settings.teacher), **flags), splits)
+
+
+def _shared_flags(settings: SweepSettings, seed: int, out: Path) -> dict[str, Any]:
+    """Return the flags that both stages share."""
+    names = ("data", "batch_size", "device", "limit")
+    return {n: getattr(settings, n) for n in names} | {"seed": seed, "out": out, "resume": True}
 
 
 def train_chain(settings: SweepSettings, seed: int, chain: list[Training]) -> None:
@@ -73,42 +74,24 @@ def train_and_score(settings: SweepSettings, seed: int, training: Training) -> N
         return
     folder = seed_folder(settings, seed)
     splits = load_splits(settings.data, settings.limit)
+    large = load_large(settings.out / LARGE_FILE)
     out = folder / (FITTED if training.name == UNTUNED else training.name)
     if training.flags is not None and not _is_done(out):
-        with _log_to_file(out):
-            _tune(settings, seed, training, training.flags, out, splits)
-    checkpoint = move_to(open_checkpoint(out, kind=splits.train.kind), settings.device)
-    large = load_large(settings.out / LARGE_FILE) if training.name in {UNTUNED, CONTROL} else None
-    save_scores(scored, score(checkpoint, splits, settings.deferral, large))
-
-
-def _tune(
-    settings: SweepSettings,
-    seed: int,
-    training: Training,
-    flags: dict[str, Any],
-    out: Path,
-    splits: Splits,
-) -> None:
-    start = open_checkpoint(out.parent / training.start, kind=splits.train.kind)
-    tuning = TuneSettings(
-        **{
-            "checkpoint": out.parent / training.start,
-            "data": settings.data,
-            "out": out,
+        flags: dict[str, Any] = {
+            **_shared_flags(settings, seed, out),
+            "checkpoint": folder / training.start,
             "large": settings.large,
             "stage2_data": settings.stage2_data,
             "epochs": max(1, round(settings.epochs * training.share)),
-            "batch_size": settings.batch_size,
             "learning_rate": settings.learning_rate / 2,
-            "device": settings.device,
-            "seed": seed,
-            "limit": settings.limit,
-            "resume": True,
-            **flags,
+            **training.flags,
         }
-    )
-    tune_checkpoint(tuning, start, splits, load_large(settings.out / LARGE_FILE))
+        with _log_to_file(out):
+            start = open_checkpoint(folder / training.start, kind=splits.train.kind)
+            tune_checkpoint(TuneSettings(**flags), start, splits, large)
+    checkpoint = move_to(open_checkpoint(out, kind=splits.train.kind), settings.device)
+    has_head = training.name in {UNTUNED, CONTROL}
+    save_scores(scored, score(checkpoint, splits, settings.deferral, large if has_head else None))
 
 
 def seed_folder(settings: SweepSettings, seed: int) -> Path:
@@ -185,20 +168,14 @@ def score_average(settings: SweepSettings, seed: int) -> None:
 def average_scores(models: Sequence[Checkpoint], splits: Splits) -> Scores:
     """Score an ensemble on validation and test (Lakshminarayanan et al. 2017, section 2.4).
 
-    Args:
-        models: The K members, with the same classes in the same order.
-        splits: Labelled data.
-
-    Returns:
-        Scores in which the prediction is the arg-max of the mean of the members' softmax and the
-        confidence its maximum, at K forward passes per input.
+    The prediction is the arg-max of the mean of the members' softmax, the confidence its maximum,
+    at one forward pass per member. The members have the same classes in the same order.
     """
-    means = {split: _mean_softmax(models, getattr(splits, split)) for split in SPLITS}
-    predicted = {split: p.argmax(axis=-1).astype(np.int16) for split, p in means.items()}
+    parts = {split: getattr(splits, split) for split in SPLITS}
+    logits = {split: _mean_logits(models, part) for split, part in parts.items()}
     return Scores(
-        right={s: predicted[s] == getattr(splits, s).labels for s in SPLITS},
-        predicted=predicted,
-        uncertainty={s: {_GATE: _doubt(means[s], predicted[s])} for s in SPLITS},
+        right={s: logits[s].argmax(axis=-1) == part.labels for s, part in parts.items()},
+        uncertainty={s: {_GATE: doubt(logits[s]).astype(np.float32)} for s in SPLITS},
         passes={_GATE: float(len(models))},
     )
 
@@ -207,18 +184,7 @@ def _pair(seeds: tuple[int, ...], seed: int) -> tuple[int, int]:
     return seed, seeds[(seeds.index(seed) + 1) % len(seeds)]
 
 
-def _mean_softmax(models: Sequence[Checkpoint], data: LabelledData) -> Floats:
-    members = [_softmax(model.predict(data.inputs).astype(np.float64)) for model in models]
-    return np.asarray(np.mean(members, axis=0))
-
-
-def _softmax(logits: Floats) -> Floats:
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
-
-
-def _doubt(p: Floats, predicted: Any) -> npt.NDArray[np.float32]:
-    """Return 1 - max p without cancellation: the mass of all classes but the predicted one."""
-    others = p.copy()
-    others[np.arange(len(p)), predicted] = 0.0
-    return others.sum(axis=-1).astype(np.float32)
+def _mean_logits(models: Sequence[Checkpoint], part: LabelledData) -> Floats:
+    """Return logits whose softmax is the mean of the members' softmax, float64 [n, C]."""
+    members = [model.predict(part.inputs).astype(np.float64) for model in models]
+    return np.asarray(logsumexp(log_softmax(members, axis=-1), axis=0))

@@ -1,8 +1,8 @@
-"""The ways of training that a sweep compares, by name, each with its source."""
+"""The methods of training that a sweep compares, by name, each with its source."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,9 +11,9 @@ from edge_runtime.errors import SettingError
 UNTUNED = "untuned"
 CONTROL = "control"
 AVERAGE = "average"
-"""The only row that is no model of its own: it can't be exported, so it is never recommended."""
+"""The only row without a model of its own: it cannot be exported, so it is never recommended."""
 FITTED = "small"
-"""The folder of the model as it was fitted."""
+"""The folder of the fitted model, before stage 2."""
 
 
 @dataclass(frozen=True)
@@ -21,65 +21,57 @@ class Method:
     """One way of training in stage 2.
 
     Attributes:
-        flags: alpha -> the settings of `train tune` that make it; None where nothing is trained.
+        source: The publication that describes it, or its own description.
+        flags: The settings of `train tune` that select it; None if nothing is trained.
         has_alpha: Whether it is trained at every alpha.
-        source: Where it is described.
         is_path: Whether each alpha starts where the greater one ended, with its share of the
             epochs, so that one run gives the whole curve.
     """
 
-    flags: Callable[[float], dict[str, Any] | None]
-    has_alpha: bool
     source: str
+    flags: Mapping[str, Any] | None
+    has_alpha: bool = False
     is_path: bool = False
 
+    def training(self, name: str, alpha: float | None = None) -> Training:
+        """Return the training of this method, at an alpha if it has one."""
+        if alpha is None:
+            return Training(name, None if self.flags is None else dict(self.flags))
+        return Training(f"{name}-{alpha:g}", {**(self.flags or {}), "alpha": alpha})
 
+
+_GATEKEEPER = {"objective": "gatekeeper"}
 METHODS: Mapping[str, Method] = {
-    "gatekeeper": Method(
-        lambda alpha: {"objective": "gatekeeper", "alpha": alpha},
-        has_alpha=True,
-        source="Rabanser et al. 2025, eq. 2",
-    ),
+    "gatekeeper": Method("Rabanser et al. 2025, eq. 2", _GATEKEEPER, has_alpha=True),
     "auxiliary": Method(
-        lambda alpha: {"objective": "gatekeeper", "alpha": alpha, "head": "auxiliary"},
+        "cross-entropy on the head, Gatekeeper on a second one of the same trunk",
+        {**_GATEKEEPER, "head": "auxiliary"},
         has_alpha=True,
-        source="cross-entropy on the head, Gatekeeper on a second one of the same trunk",
     ),
     "crossfit": Method(
-        lambda alpha: {"objective": "gatekeeper", "alpha": alpha, "stage2_data": "crossfit"},
+        "Gatekeeper; models that never saw the input decide on right or wrong",
+        {**_GATEKEEPER, "stage2_data": "crossfit"},
         has_alpha=True,
-        source="Gatekeeper, right or wrong by models that never saw the input",
     ),
     "path": Method(
-        lambda alpha: {"objective": "gatekeeper", "alpha": alpha},
+        "Gatekeeper from the greatest alpha down, each run starting from the one before",
+        _GATEKEEPER,
         has_alpha=True,
-        source="Gatekeeper from the greatest alpha down, each warm-started by the one before",
         is_path=True,
     ),
-    "label_smoothing": Method(
-        lambda _: {"objective": "label_smoothing"},
-        has_alpha=False,
-        source="Szegedy et al. 2016, section 7",
-    ),
+    "label_smoothing": Method("Szegedy et al. 2016, section 7", {"objective": "label_smoothing"}),
     "cascade_aware": Method(
-        lambda _: {"objective": "cascade_aware"},
-        has_alpha=False,
-        source="Wang et al. 2024, cascade-aware training",
+        "Wang et al. 2024, cascade-aware training", {"objective": "cascade_aware"}
     ),
     "deep_gamblers": Method(
-        lambda _: {"objective": "deep_gamblers"},
-        has_alpha=False,
-        source="Liu et al. 2019, Deep Gamblers; gate by Feng et al. 2023",
+        "Liu et al. 2019, Deep Gamblers; gate by Feng et al. 2023", {"objective": "deep_gamblers"}
     ),
     "self_adaptive": Method(
-        lambda _: {"objective": "self_adaptive"},
-        has_alpha=False,
-        source="Huang, Zhang & Zhang 2020, self-adaptive training; gate by Feng et al. 2023",
+        "Huang, Zhang & Zhang 2020, self-adaptive training; gate by Feng et al. 2023",
+        {"objective": "self_adaptive"},
     ),
     AVERAGE: Method(
-        lambda _: None,
-        has_alpha=False,
-        source="the controls of two seeds as a deep ensemble; Lakshminarayanan et al. 2017",
+        "the controls of two seeds as a deep ensemble; Lakshminarayanan et al. 2017", None
     ),
 }
 
@@ -89,10 +81,10 @@ class Training:
     """One row of a sweep: a way of training at an alpha.
 
     Attributes:
-        name: What it is called in files and tables.
-        flags: The settings of `train tune`; None for the model as it was fitted and for the
-            average of two controls.
-        start: The folder of the checkpoint that it starts from.
+        name: Name in files and tables.
+        flags: The settings of `train tune`; None for the fitted model and for the average of two
+            controls.
+        start: Folder of the checkpoint that it starts from.
         share: Its part of the epochs.
     """
 
@@ -103,9 +95,9 @@ class Training:
 
 
 def chains(rows: list[Training]) -> list[list[Training]]:
-    """Return the trainings in groups, each to be done in its order: the steps of a path wait.
+    """Return the trainings in groups, each to be run in order: the steps of a path.
 
-    The average is in none of them: it waits for the controls of two seeds.
+    The average is in no group: it waits for the controls of two seeds.
     """
     found: list[list[Training]] = []
     for row in rows:
@@ -119,40 +111,39 @@ def chains(rows: list[Training]) -> list[list[Training]]:
 
 
 def trainings(methods: tuple[str, ...], alphas: tuple[float, ...]) -> list[Training]:
-    """Return what a sweep trains: always the untuned model and the control, then the methods.
+    """Return the trainings of a sweep: the untuned model, the control, then the methods.
 
     Args:
-        methods: Names of `METHODS`, at every alpha, or `NAME:ALPHA` at one.
-        alphas: For methods that take an alpha and name none.
+        methods: Names of `METHODS`, for every alpha, or `NAME:ALPHA` for one.
+        alphas: For methods that have an alpha and name none.
 
     Raises:
-        SettingError: A name is unknown, or an alpha is out of range or of no use.
+        SettingError: A name is unknown, or an alpha is out of range or not used.
     """
     found = [Training(UNTUNED, None), Training(CONTROL, {"objective": "cross_entropy"})]
     for word in methods:
         name, _, own = word.partition(":")
         if name not in METHODS:
             raise SettingError(
-                f"expected --methods among {', '.join(METHODS)}, each with :ALPHA where one is "
-                f"wanted, got {word!r}"
+                f"expected --methods among {', '.join(METHODS)}, with :ALPHA for a single alpha, "
+                f"got {word!r}"
             )
         method = METHODS[name]
         if not method.has_alpha:
             if own:
                 raise SettingError(f"expected --methods {name} without an alpha, got {word!r}")
-            found.append(Training(name, method.flags(0.0)))
+            found.append(method.training(name))
             continue
         chosen = (_alpha(own),) if own else alphas
-        found += _path(name, method, chosen) if method.is_path else _each(name, method, chosen)
+        if method.is_path:
+            found += _path(name, method, chosen)
+        else:
+            found += [method.training(name, alpha) for alpha in chosen]
     return found
 
 
-def _each(name: str, method: Method, alphas: tuple[float, ...]) -> list[Training]:
-    return [Training(f"{name}-{alpha:g}", method.flags(alpha)) for alpha in alphas]
-
-
 def _path(name: str, method: Method, alphas: tuple[float, ...]) -> list[Training]:
-    steps = _each(name, method, tuple(sorted(alphas, reverse=True)))
+    steps = [method.training(name, alpha) for alpha in sorted(alphas, reverse=True)]
     starts = [FITTED, *(step.name for step in steps)]
     return [
         replace(step, start=start, share=1 / len(steps))

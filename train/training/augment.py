@@ -88,12 +88,7 @@ class Augment:
 
 
 def choose(kind: str, data: LabelledData, seed: int) -> Augment | None:
-    """Return the augmentation that a setting means for a data set; `auto` prints its choice.
-
-    Args:
-        kind: `auto`, or one of `KINDS`.
-        data: The training split.
-        seed: Seed of the augmentation.
+    """Return the augmentation of a training split; the kind `auto` chooses one and prints it.
 
     Raises:
         DataError: Texts cannot be shifted or mirrored.

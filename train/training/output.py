@@ -34,12 +34,7 @@ def settings_record(command: str, settings: Any) -> dict[str, Any]:
 def explain_full_disk(
     folder: Path, and_then: str = " and continue with --resume"
 ) -> Iterator[None]:
-    """Raise `FullDiskError` for a failed write in `folder` if no space is left.
-
-    Args:
-        folder: The folder that is written to.
-        and_then: The step after making room, for the message.
-    """
+    """Raise `FullDiskError` for a failed write in `folder` if no space is left."""
     try:
         yield
     except TrainingError:
@@ -59,11 +54,7 @@ def work_folder(out: Path) -> Path:
 
 
 def require_same_data(work: Path, fingerprint: str) -> None:
-    """Refuse to resume a run with data other than those it was started with.
-
-    Args:
-        work: Folder of the run.
-        fingerprint: A hash of the data.
+    """Refuse to resume the run in `work` with data of another fingerprint.
 
     Raises:
         DataError: The data have changed since.

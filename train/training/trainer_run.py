@@ -29,12 +29,7 @@ def use_one_bar(trainer: Trainer) -> None:
 
 
 def run(trainer: Trainer, work: Path, *, resume: bool) -> None:
-    """Train to the end.
-
-    Args:
-        trainer: The trainer, ready to run.
-        work: Its output folder.
-        resume: Continue from the last saved state, if there is one.
+    """Train to the end, from the last state that is saved in `work` if `resume` is set.
 
     Raises:
         TrainingError: The device's memory is too small.

@@ -108,14 +108,7 @@ def read_food101(folder: Path) -> dict[str, LabelledData]:
 def _labelled(
     pairs: Sequence[tuple[Path, str]], names: Sequence[str], ids: Sequence[str], source: Path
 ) -> LabelledData:
-    """Return pictures with the names of their classes as a split.
-
-    Args:
-        pairs: (picture, class) of each input.
-        names: The class names, in order.
-        ids: A stable name of each input.
-        source: Origin of the class names, for messages.
-    """
+    """Return pairs of a picture and its class as a split; `source` names the classes."""
     unknown = sorted({name for _, name in pairs} - set(names))
     if unknown:
         raise DataError(f"expected only the classes of {source}, got {unknown[:3]}")
