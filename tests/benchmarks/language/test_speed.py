@@ -260,7 +260,10 @@ def test_a_cloud_that_does_not_answer_is_an_error(made, prompts):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("\n \n", "one per line, got none"), ("w3 " * 160, "one is refused: the prompt has 161 tokens")],
+    [
+        ("\n \n", "one per line, got none"),
+        ("w3 " * 160, "one is refused: the prompt has 161 tokens"),
+    ],
 )
 def test_prompts_that_cannot_be_answered_are_refused(text, says, made, tmp_path):
     (tmp_path / "p.txt").write_text(text)
