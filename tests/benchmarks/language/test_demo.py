@@ -10,6 +10,8 @@ from tools.things import new_language_model, write_task
 
 from benchmarks.commands.cascade import CheckSettings, DemoSettings
 from benchmarks.errors import CheckError
+from benchmarks.language.demo import chain, report
+from benchmarks.language.demo.cascades import choose_small_models
 from benchmarks.language.demo.table import variants
 from benchmarks.language.demo.transcripts import read_transcripts, save_transcripts
 from edge_runtime import metrics
@@ -32,16 +34,23 @@ def demo(tmp_path_factory):
         FitLanguageSettings(
             checkpoint=start, task=task, out=root / name, epochs=epochs, batch_size=8
         ).run()
-    out = root / "out"
-    DemoSettings(
+    settings = DemoSettings(
         task=task,
         small=str(root / "small"),
         large=str(root / "large"),
         steps=20,
         seeds=(0,),
-        out=out,
-    ).run()
-    return out
+        out=root / "out",
+    )
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for module in (chain, report):  # every export takes seconds
+            monkeypatch.setattr(module, "choose_small_models", first_two)
+        settings.run()
+        yield root / "out"
+
+
+def first_two(*arguments):
+    return choose_small_models(*arguments)[:2]
 
 
 def test_the_demo_leaves_models_answers_pages_and_pictures(demo):
@@ -95,6 +104,21 @@ def test_the_running_cascades_answer_as_their_models_do(demo):
         np.testing.assert_array_equal(one.right[0][one.same[0]], expected[one.same[0]])
 
 
+@pytest.mark.parametrize(
+    ("best", "further"),
+    [
+        ("gatekeeper-0.3 + min_prob", ["gatekeeper-0.3 + min_prob"]),
+        ("control + neg_entropy", []),
+        ("control + token_quantiles", []),
+    ],
+)
+def test_validations_choice_ships_if_it_is_another_and_a_graph_holds_it(demo, best, further):
+    samples = read_samples(demo / "lm-samples.npz")
+    names = [model.name for model in choose_small_models(samples, {"best": best}, 0.3)]
+    assert names[0] == "control + neg_entropy"
+    assert names[2:] == further
+
+
 def test_stopping_a_generation_early_saves_tokens_and_changes_no_decision(demo):
     for one in read_transcripts(demo / "cascade-samples.npz").values():
         np.testing.assert_array_equal(one.deferred, one.whole_deferred)
@@ -142,11 +166,11 @@ def test_check_finds_a_touched_sample_and_a_touched_page_of_the_cascades(demo, t
     CheckSettings(folders=(demo,)).run()
     assert "all as printed" in capsys.readouterr().out
     copy = copied(demo, tmp_path / "copy")
-    report = (copy / "report.md").read_text()
-    (copy / "report.md").write_text(report.replace("decisions changed by it", "decisions"))
-    with pytest.raises(CheckError, match="running cascades"):
+    page = (copy / "report.md").read_text()
+    (copy / "report.md").write_text(page.replace("decisions changed by it", "decisions"))
+    with pytest.raises(CheckError, match=r"report\.md does not show"):
         CheckSettings(folders=(copy,)).run()
-    (copy / "report.md").write_text(report)
+    (copy / "report.md").write_text(page)
     transcripts = read_transcripts(copy / "cascade-samples.npz")
     name, one = next(iter(transcripts.items()))
     touched = dataclasses.replace(one, right=~one.right)
