@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.language.speed.peer_process import Generating
 
 from benchmarks.commands.figures import LatencySettings
 from benchmarks.commands.language import GenerationSettings
@@ -25,7 +26,6 @@ from benchmarks.language.speed.comparison import (
 )
 from benchmarks.language.speed.figures import prefill_figures, token_figures
 from benchmarks.language.speed.models import Made, make, numbered_words
-from benchmarks.language.speed.peer_process import Generating
 from benchmarks.language.speed.verdict import quantized_figures
 from benchmarks.processes import running_server
 from edge_runtime.errors import SettingError
