@@ -22,6 +22,11 @@ INPUTS = 60
 refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
 
 
+def few(load, limit):
+    """Return a loader of few inputs: their number is not the point."""
+    return lambda name, **_: load(name, limit=limit)
+
+
 @pytest.fixture(scope="module")
 def harvested(large_checkpoint, tmp_path_factory):
     from benchmarks.cascade import harvest, trial
@@ -30,10 +35,8 @@ def harvested(large_checkpoint, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(harvest, "FitSettings", partial(FitSettings, epochs=3))
         patch.setattr(trial, "TIMED_CALLS", 20)
-        patch.setattr(data, "load", lambda name, **_: loading.load(name, limit=INPUTS))
-        patch.setattr(
-            data, "load_train", lambda name, **_: loading.load_train(name, limit=2 * INPUTS)
-        )
+        patch.setattr(data, "load", few(loading.load, INPUTS))
+        patch.setattr(data, "load_train", few(loading.load_train, 2 * INPUTS))
         HarvestBenchmarkSettings(large=large_checkpoint, seeds=(3,), epochs=2, out=out).run()
     return out
 
