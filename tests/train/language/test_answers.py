@@ -128,7 +128,7 @@ def test_a_damaged_file_is_refused_with_advice(tmp_path):
     path = tmp_path / "a.npz"
     save_answers(path, answers([[-0.5]], [True]))
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(DataError, match="let it answer again"):
+    with pytest.raises(DataError, match="let the model answer again"):
         load_answers(path)
     with pytest.raises(DataError, match="expected answers"):
         load_answers(tmp_path / "none.npz")
