@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.language.speed.peer_process import Generating
 
 from benchmarks.commands.figures import LatencySettings
 from benchmarks.commands.language import GenerationSettings
@@ -27,9 +26,9 @@ from benchmarks.language.speed.comparison import (
     install_hint,
     running_engines,
 )
-from benchmarks.language.speed.figures import prefill_figures, token_figures
-from benchmarks.language.speed.models import Made, make, numbered_words
-from benchmarks.language.speed.verdict import quantized_figures
+from benchmarks.language.speed.engine_process import EngineProcess
+from benchmarks.language.speed.figures import measure_prefill, measure_quantized, measure_tokens
+from benchmarks.language.speed.models import ModelForms, make_model, numbered_tokenizer
 from benchmarks.processes import running_server
 from edge_runtime.errors import SettingError
 from edge_runtime.language import Decoder

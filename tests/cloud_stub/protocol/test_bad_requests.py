@@ -33,7 +33,7 @@ HUGE = 2**63 - 1
 WITHIN_S = 60
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
-KINDS = {name: getattr(pb, f"{name}Request") for name in pb.METHODS.keys() - {"ModelStreamInfer"}}
+KINDS = {n: getattr(pb, f"{n}Request") for n in sorted({*pb.METHODS} - {"ModelStreamInfer"})}
 NAMED = ("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics")
 BEYOND = {
     "INT8": ([-129, 0], [0, 128]), "INT16": ([-32769, 0], [0, 32768]),
