@@ -7,6 +7,7 @@ import pytest
 from tools.results import make_results, write_results
 
 from benchmarks.cascade import report
+from benchmarks.cascade.check import COMMITTED
 from benchmarks.cascade.outcome import Outcome
 from benchmarks.cascade.samples import read_samples, write_samples
 from benchmarks.commands.cascade import CheckSettings, ReportSettings
@@ -186,3 +187,20 @@ def test_report_writes_sentences_page_and_pictures_anew_and_keeps_the_figures(fo
     change(copy, touch_figure)
     with pytest.raises(CheckError, match="the samples give"):
         ReportSettings(folders=(copy,)).run()
+
+
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        ("README.md", "digits"),
+        ("docs/results.md", "digits"),
+        ("docs/results.md", "cifar10-jpeg"),
+        ("docs/results.md", "clinc150"),
+    ],
+)
+def test_a_page_shows_the_first_table_of_the_committed_results(page, name):
+    report_page = (COMMITTED / name / "report.md").read_text()
+    first, _ = report_page.split("\n\nM_S is the small model")
+    table = first.split("\n\n")[-1]
+    assert table.splitlines()[-1].startswith("| the cascade |")
+    assert table in (COMMITTED.parents[1] / page).read_text()
