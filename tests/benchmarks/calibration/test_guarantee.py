@@ -25,7 +25,7 @@ def test_the_guarantee_holds_and_is_written(tmp_path):
 @pytest.mark.slow
 def test_a_certificate_that_promises_too_much_is_caught(monkeypatch):
     # Tests at 60 % instead of 5 %: the true risk is then over its bound far too often.
-    monkeypatch.setattr(RiskCertificate, "pass_at", property(lambda self: 0.6))
+    monkeypatch.setattr(MaxRisk, "pass_at", property(lambda self: 0.6))
     with pytest.raises(CheckError, match="does not hold for"):
         GuaranteeSettings(draws=60, size=2000).run()
 

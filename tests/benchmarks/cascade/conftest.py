@@ -5,8 +5,7 @@ from functools import partial
 import pytest
 
 from benchmarks.commands.cascade import DemoSettings
-from train.classifier.fit import FitSettings
-from train.classifier.tune import TuneSettings
+from train.classifier.settings import FitSettings, TuneSettings
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from benchmarks.cascade.samples import read_samples
 from benchmarks.commands.cascade import CheckSettings, HarvestBenchmarkSettings
 from edge_runtime import read_records
 from train import data
-from train.classifier.fit import FitSettings
+from train.classifier.settings import FitSettings
 from train.data import loading
 from train.models import build, save
 

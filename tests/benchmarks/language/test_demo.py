@@ -19,7 +19,7 @@ from edge_runtime.errors import SettingError
 from train.comparison.samples import read_samples
 from train.errors import CheckpointError
 from train.language.answers import load_answers
-from train.language.fit import FitLanguageSettings
+from train.language.settings import FitLanguageSettings
 
 pytestmark = pytest.mark.slow
 
