@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge_runtime.cli import Command, field
+from edge_runtime.errors import SettingError
 
 if TYPE_CHECKING:
     from edge_runtime.language.decoder import Decoder
@@ -23,7 +24,7 @@ class GenerateSettings(Command, does="edge_runtime.commands.generate:answer_prom
     """
 
     bundle: Path = field("bundle folder of a decoder")
-    prompts: tuple[str, ...] = field("the prompts", default=(), positional=True, nonempty=True)
+    prompts: tuple[str, ...] = field("the prompts, each in quotes", default=(), positional=True)
     max_new_tokens: int | None = field(
         "most tokens of an answer (default: the bundle's limit)", default=None, least=1
     )
@@ -44,6 +45,11 @@ class GenerateSettings(Command, does="edge_runtime.commands.generate:answer_prom
         least=1,
     )
     json: bool = field("print one JSON object per line, for programs", default=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.prompts:
+            raise SettingError("expected at least one prompt, got none: put it in quotes")
 
 
 def answer_prompts(settings: GenerateSettings) -> None:

@@ -72,6 +72,12 @@ def test_flags_set_limit_and_threshold(generate):
     assert (answer["text"], answer["ended"], answer["defer"]) == ("a", "length", True)
 
 
+def test_a_line_without_a_prompt_is_bad_usage(generate):
+    status, out, err = generate()
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "expected at least one prompt" in err
+
+
 def test_doctor_sends_a_text_to_a_decoder(spoken_bundle, capsys):
     DoctorSettings(bundle=spoken_bundle).run()
     # The last byte of the text is followed by the end, with the confidence of the others.
