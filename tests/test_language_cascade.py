@@ -21,7 +21,7 @@ DEADLINE_S = 30.0
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Return (task, bundle of a half taught M_S, folder of a taught M_L)."""
+    """Return (task, bundle of a half-taught M_S, folder of a fully taught M_L)."""
     root = tmp_path_factory.mktemp("cascade")
     folder = str(write_task(root / "things"))
     start = new_language_model(folder, root / "new", "llama")
@@ -48,9 +48,9 @@ def test_the_edge_answers_what_it_is_sure_of_and_the_cloud_the_rest(world, addre
     with Cascade.open(bundle, cloud=address, deadline_s=DEADLINE_S) as cascade:
         answers = cascade.batch(prompts)
         alone = cascade(prompts[0])
-    said = open_language_model(large).generate(prompts, 12).texts
+    texts = open_language_model(large).generate(prompts, 12).texts
     assert {answer.source for answer in answers} == {Source.EDGE, Source.CLOUD}
-    for answer, text in zip(answers, said, strict=True):
+    for answer, text in zip(answers, texts, strict=True):
         assert answer.deferred == (answer.source is Source.CLOUD)
         assert answer.prediction == -1
         if answer.deferred:
@@ -84,7 +84,7 @@ def test_a_stream_ends_with_the_answer_of_the_cascade(world, address):
     assert counted == 2 * len(prompts)
 
 
-def test_a_stream_that_is_left_forwards_nothing(world, address):
+def test_closing_a_stream_early_forwards_nothing(world, address):
     task, bundle, _ = world
     with Cascade.open(bundle, cloud=address, deadline_s=DEADLINE_S, threshold=math.inf) as cascade:
         stream = cascade.stream(task.test[0].prompt)
@@ -105,7 +105,7 @@ def test_a_stream_without_a_cloud_ends_with_the_whole_answer(world):
     assert whole.text.startswith("".join(pieces))
 
 
-def test_a_model_that_answers_all_in_the_cloud_streams_no_pieces(world, address):
+def test_cloud_only_mode_streams_no_pieces(world, address):
     task, bundle, large = world
     prompt = task.test[0].prompt
     policy = Policy(mode="cloud_only")
@@ -115,14 +115,14 @@ def test_a_model_that_answers_all_in_the_cloud_streams_no_pieces(world, address)
     assert answer.text == open_language_model(large).generate([prompt], 12).texts[0]
 
 
-def test_without_a_cloud_the_small_model_answers_and_says_why(world):
+def test_without_a_cloud_the_small_model_answers_with_the_reason(world):
     task, bundle, _ = world
     prompts = [example.prompt for example in task.test]
     with Cascade.open(bundle, threshold=math.inf) as cascade:
         answers = cascade.batch(prompts)
     assert {answer.source for answer in answers} == {Source.EDGE_FALLBACK}
     assert {answer.error for answer in answers} == {"no cloud address was given"}
-    # Whole texts with their whole confidence, though their deferral was certain from the start.
+    # Full texts with their full confidence, although deferral was certain from the start.
     whole = Decoder.open(bundle).generate(prompts, stop_when_certain=False)
     assert [answer.text for answer in answers] == [one.text for one in whole]
     assert [answer.confidence for answer in answers] == [
@@ -131,8 +131,8 @@ def test_without_a_cloud_the_small_model_answers_and_says_why(world):
 
 
 @pytest.mark.parametrize("prompt", ["", "the sky " * 200])
-def test_a_prompt_that_cannot_be_answered_here_goes_to_the_cloud(prompt, world, address):
-    """And where the cloud can't answer it either, that is said."""
+def test_a_prompt_that_cannot_be_answered_on_the_edge_goes_to_the_cloud(prompt, world, address):
+    """If the cloud cannot answer it either, the answer carries the cloud's error."""
     with Cascade.open(world[1], cloud=address, deadline_s=DEADLINE_S) as cascade:
         answer = cascade(prompt)
     assert answer.deferred
@@ -142,7 +142,7 @@ def test_a_prompt_that_cannot_be_answered_here_goes_to_the_cloud(prompt, world, 
     assert answer.text == ""
 
 
-def test_what_is_no_prompt_is_refused(world):
+def test_an_input_that_is_not_a_text_is_refused(world):
     with Cascade.open(world[1]) as cascade, pytest.raises(InputError, match="expected texts"):
         cascade.batch([np.zeros(3)])
     with (

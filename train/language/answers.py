@@ -210,7 +210,7 @@ def load_answers(path: Path) -> Answers:
             )
     except Exception as error:  # noqa: BLE001 - a damaged archive raises almost anything
         raise DataError(
-            f"expected answers of a language model in {path}: {error}: let it answer again"
+            f"expected answers of a language model in {path}: {error}: let the model answer again"
         ) from None
 
 

@@ -39,7 +39,7 @@ class Meta:
         task: Name of the task.
         deferral: Deferral ratio that the choice is made for.
         wall_time_s: Time of the whole comparison.
-        settings: Models and training in words, by name.
+        settings: Name -> description of the models and their training.
         left_out: Rival that could not be fitted -> reason.
     """
 

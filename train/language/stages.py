@@ -216,7 +216,7 @@ def _standing(model: LanguageModel, task: Task, examples: Sequence[Example]) -> 
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """Return the `training.json` of a checkpoint; empty where there is none to read."""
+    """Return the `training.json` of a checkpoint; empty if it is missing or unreadable."""
     try:
         record = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

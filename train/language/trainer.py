@@ -211,7 +211,7 @@ def add_adapters(causal: Any, rank: int, seed: int) -> Any:
         raise TrainingError(
             "expected peft for --lora, it is not installed: pip install 'gatekeeper-edge[train]'"
         ) from None
-    # GPT-2 keeps its weights as [in, out], and peft warns unless it is told so.
+    # GPT-2 keeps its weights as [in, out], and peft warns if this is not set.
     transposed = causal.config.model_type == "gpt2"
     config = LoraConfig(
         task_type="CAUSAL_LM",

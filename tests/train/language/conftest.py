@@ -1,4 +1,4 @@
-"""A small task and small language models that the tests of this folder share."""
+"""A small task and tiny language models that the tests of this folder share."""
 
 import json
 
@@ -22,35 +22,35 @@ def new_model(things, tmp_path_factory):
     )
 
 
-def talkative(tokenizer, seed):
-    """Return an untrained Llama, context 64, whose head is its own.
+def varied_model(tokenizer, seed):
+    """Return an untrained Llama, context 64, with an output layer of its own.
 
-    With the embeddings as its head an untrained model repeats the last token of any prompt.
+    With its embeddings as output layer, an untrained model repeats the last token of any prompt.
     """
     import torch
 
     from train.models.untrained import Shape, untrained_language_model
 
     shape = Shape(width=16, layers=1, heads=2, kv_heads=1, inner=32, context=64)
-    made = untrained_language_model("llama", shape, tokenizer, seed=seed)
+    lm = untrained_language_model("llama", shape, tokenizer, seed=seed)
     values = torch.randn(len(tokenizer), 16, generator=torch.Generator().manual_seed(seed))
-    made.model.lm_head.weight = torch.nn.Parameter(values)
-    made.model.config.tie_word_embeddings = False
-    return made
+    lm.model.lm_head.weight = torch.nn.Parameter(values)
+    lm.model.config.tie_word_embeddings = False
+    return lm
 
 
 @pytest.fixture(scope="session")
 def tiny():
-    """Return a small model that reads bytes and a few merges."""
+    """Return a tiny model whose tokenizer has the bytes and a few merges."""
     from train.models.untrained import trained_tokenizer
 
-    return talkative(trained_tokenizer(["colour 1: red", "colour 2: green", " N N N"], 300), 1)
+    return varied_model(trained_tokenizer(["colour 1: red", "colour 2: green", " N N N"], 300), 1)
 
 
 @pytest.fixture(scope="session")
 def other(tiny):
-    """Return another one with the same tokenizer."""
-    return talkative(tiny.tokenizer, 2)
+    """Return another tiny model with the same tokenizer."""
+    return varied_model(tiny.tokenizer, 2)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""`python -m train new-lm`: a folder that opens, and settings that make none."""
+"""`python -m train new-lm`: a checkpoint that opens, and settings that are refused."""
 
 import json
 import re
@@ -23,9 +23,7 @@ def texts(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_new_model_opens_with_the_sizes_that_were_asked_for(
-    architecture, texts, tmp_path, capsys
-):
+def test_a_new_model_opens_with_the_sizes_of_the_settings(architecture, texts, tmp_path, capsys):
     out = tmp_path / "new"
     NewLanguageSettings(architecture=architecture, texts=texts, out=out, **SIZES).run()
     lm = open_language_model(out)
@@ -40,7 +38,7 @@ def test_a_new_model_opens_with_the_sizes_that_were_asked_for(
     assert lm.generate(["what is my balance"], 2).counted.any()
 
 
-def test_the_tokenizer_is_made_from_a_tasks_training_split(tmp_path):
+def test_the_tokenizer_is_trained_on_a_tasks_training_split(tmp_path):
     for split, word in (("train", "sky"), ("validation", "sea"), ("test", "lawn")):
         rows = [{"prompt": f"{word} {i}:", "completion": " azure"} for i in range(20)]
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -48,12 +46,12 @@ def test_the_tokenizer_is_made_from_a_tasks_training_split(tmp_path):
     out = tmp_path / "new"
     NewLanguageSettings(task=str(tmp_path), out=out, **SIZES | {"vocabulary": 300}).run()
     tokenizer = open_language_model(out).tokenizer
-    # Prompts and completions of train, whose words are one token each behind <bos>, and no other.
+    # Only words of train, in prompts and completions, are one token each after <bos>.
     counts = {text: len(tokenizer(text)["input_ids"]) - 1 for text in ("sky", " azure", "lawn")}
     assert counts == {"sky": 1, " azure": 1, "lawn": 4}
 
 
-def test_the_seed_makes_the_weights(texts, tmp_path):
+def test_the_seed_determines_the_weights(texts, tmp_path):
     def embedding(name, seed):
         NewLanguageSettings(texts=texts, out=tmp_path / name, seed=seed, **SIZES).run()
         return open_language_model(tmp_path / name).model.get_input_embeddings().weight
@@ -77,7 +75,7 @@ def test_the_seed_makes_the_weights(texts, tmp_path):
         ({"data": "x"}, "--task with --data"),
     ],
 )
-def test_sizes_that_make_no_model_are_refused_before_anything_is_read(changed, message, tmp_path):
+def test_impossible_settings_are_refused_before_anything_is_read(changed, message, tmp_path):
     settings = {"texts": tmp_path / "absent", "out": tmp_path / "new", **SIZES, **changed}
     with pytest.raises(SettingError, match=re.escape(message)):
         NewLanguageSettings(**settings)
@@ -99,7 +97,7 @@ def test_gpt2_may_have_heads_of_an_odd_size(texts, tmp_path):
         (None, "expected a file at"),
     ],
 )
-def test_text_that_is_none_is_refused_in_one_line(content, message, tmp_path):
+def test_unusable_text_is_refused_in_one_line(content, message, tmp_path):
     path = tmp_path / "texts.txt"
     if content is not None:
         path.write_bytes(content)
@@ -109,7 +107,7 @@ def test_text_that_is_none_is_refused_in_one_line(content, message, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_that_is_there_is_replaced_only_when_asked(texts, tmp_path):
+def test_an_existing_folder_is_replaced_only_with_overwrite(texts, tmp_path):
     out = tmp_path / "new"
     NewLanguageSettings(texts=texts, out=out, **SIZES).run()
     with pytest.raises(OutputError):

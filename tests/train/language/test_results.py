@@ -1,4 +1,4 @@
-"""Results of language models: everything printed follows from the per-sample file."""
+"""Results of language models: all that is printed follows from the per-sample file."""
 
 import json
 from dataclasses import replace
@@ -24,16 +24,17 @@ from train.language.results import (
 )
 from train.language.rivals import Responses, all_rivals
 
+pytestmark = pytest.mark.once
 SEEDS = (0, 1)
 N = 120
 MODELS = ("untuned", "control", "gatekeeper-0.3")
 
 
 def one_run(generator, large, *, signal, watched=False):
-    """Return what a model answered whose log-probabilities know `signal` of its errors."""
+    """Return the responses of a model whose log-probabilities reveal `signal` of its errors."""
     split = {}
     for name in ("validation", "test"):
-        right = np.arange(N) % 5 < 3  # none is more accurate than another
+        right = np.arange(N) % 5 < 3  # all models are equally accurate
         lowest = -generator.exponential(1.0, N) - signal * ~right
         logprob = np.column_stack([lowest, lowest * generator.random(N)])
         texts = np.where(right, " red", np.where(generator.random(N) < 0.5, " green", " ?"))
@@ -48,7 +49,7 @@ def gathered():
     large = {split: generator.random(N) < 0.9 for split in ("validation", "test")}
     rivals = all_rivals(MODELS)
     signals = {"untuned": 0.5, "control": 0.5, "gatekeeper-0.3": 4.0}
-    heard = {
+    responses = {
         query: [
             one_run(
                 generator,
@@ -60,12 +61,12 @@ def gathered():
         ]
         for query in dict.fromkeys(rival.query for rival in rivals)
     }
-    return rivals, heard, gather(rivals, heard, SEEDS, from_scratch=True)
+    return rivals, responses, gather(rivals, responses, SEEDS, from_scratch=True)
 
 
 @pytest.fixture(scope="module")
 def few(gathered):
-    """Return the samples of five rows, whose figures take a fraction of the time."""
+    """Return the samples of five rows, which take a fraction of the time."""
     samples = gathered[2][0]
     rows = [*(f"{m} + neg_entropy" for m in MODELS[:2]), "answer_n + not_n"]
     rows += [f"{m} + mean_logprob" for m in MODELS[1:]]
@@ -94,7 +95,7 @@ def content(folder):
     return json.loads((folder / RESULTS_FILE).read_text())
 
 
-def test_there_is_a_row_for_every_rival_and_confidence(content):
+def test_every_rival_has_a_row_for_every_confidence(content):
     kinds = ("neg_entropy", "mean_logprob", "sum_logprob", "min_prob", "max_softmax")
     assert list(content["test"]) == [
         *(f"{m} + {k}" for m in MODELS for k in (*kinds, "token_quantiles")),
@@ -106,7 +107,7 @@ def test_there_is_a_row_for_every_rival_and_confidence(content):
         assert not np.isnan(row["figures"]["s_o"]["value"])
 
 
-def test_a_row_is_compared_with_the_control_by_the_same_confidence(content, gathered):
+def test_a_row_is_compared_with_the_control_with_the_same_confidence(content, gathered):
     controls = content["controls"]
     assert controls["gatekeeper-0.3 + min_prob"] == "control + min_prob"
     assert controls["untuned + token_quantiles"] == "control + token_quantiles"
@@ -135,15 +136,15 @@ def test_no_answer_of_the_test_split_changes_the_choice(few):
     assert derive_results(other, 0.3)["chosen"] == derive_results(few, 0.3)["chosen"]
 
 
-def test_what_means_nothing_is_marked(content):
+def test_rows_that_are_not_meaningful_are_marked(content):
     assert "| answer_n + not_n (not meaningful) |" in render_split(content)
     assert "(not meaningful)" not in "".join(
         line for line in render_split(content).splitlines() if line.startswith("| untuned")
     )
 
 
-def test_what_means_nothing_is_never_chosen(few):
-    # Let it know all that can be known: what it knows is still no reason to take it.
+def test_rows_that_are_not_meaningful_are_never_chosen(few):
+    # Even with perfect knowledge it is not chosen.
     knowing = {
         split: {
             name: replace(one, uncertainty=(~one.right & few.large[split]).astype(np.float32))
@@ -153,9 +154,9 @@ def test_what_means_nothing_is_never_chosen(few):
         }
         for split, found in few.candidates.items()
     }
-    told = replace(few, candidates=knowing)
-    assert derive_results(told, 0.3)["chosen"]["best"] == "gatekeeper-0.3 + mean_logprob"
-    meant = replace(told, extra={**told.extra, "not_meaningful": np.array([], str)})
+    perfect = replace(few, candidates=knowing)
+    assert derive_results(perfect, 0.3)["chosen"]["best"] == "gatekeeper-0.3 + mean_logprob"
+    meant = replace(perfect, extra={**perfect.extra, "not_meaningful": np.array([], str)})
     assert derive_results(meant, 0.3)["chosen"]["best"] == "answer_n + not_n"
 
 
@@ -165,10 +166,10 @@ def test_the_table_shows_unparsed_answers_and_speed(content, gathered):
     row = next(r for r in render_split(content).splitlines() if r.startswith("| untuned + neg"))
     cells = [cell.strip() for cell in row.split("|")]
     assert cells[2] == f"{unparsed:.1%}"
-    assert cells[3] == f"{N * 2 / 2.0:.0f}"  # two tokens an answer, in two seconds
+    assert cells[3] == f"{N * 2 / 2.0:.0f}"  # two tokens per answer, in two seconds
 
 
-def test_the_samples_are_read_as_they_were_written(folder, gathered):
+def test_samples_survive_saving_and_loading(folder, gathered):
     samples, read = gathered[2][0], read_samples(folder / SAMPLES_FILE)
     assert read.seeds == SEEDS
     for name, one in samples.candidates["test"].items():
@@ -189,7 +190,7 @@ def set_gain(content):
     content["chosen_minus_control"]["AUROC"]["low"] += 1e-6
 
 
-def set_speech(content):
+def set_answers(content):
     content["answers"]["test"]["untuned"]["unparsed"] = 0.0
 
 
@@ -197,8 +198,8 @@ def set_finding(content):
     content["findings"][0] = "All is well."
 
 
-@pytest.mark.parametrize("change", [set_gain, set_speech, set_finding])
-def test_check_finds_what_does_not_follow(few_folder, tmp_path, change):
+@pytest.mark.parametrize("change", [set_gain, set_answers, set_finding])
+def test_check_finds_a_changed_figure_or_sentence(few_folder, tmp_path, change):
     changed = json.loads((few_folder / RESULTS_FILE).read_text())
     change(changed)
     for name in (SAMPLES_FILE, TABLE_FILE):
@@ -217,12 +218,12 @@ def test_check_reads_the_page(few_folder, tmp_path):
         CheckSettings(folders=(tmp_path,)).run()
 
 
-def test_a_rule_that_cannot_be_fitted_is_left_out_and_said(gathered, tmp_path):
-    rivals, heard, _ = gathered
+def test_a_rule_that_cannot_be_fitted_is_left_out_with_the_reason(gathered, tmp_path):
+    rivals, responses, _ = gathered
     rivals = [rival for rival in rivals if rival.name in {"untuned", "control"}]
     never = {
         query: [replace(run, large={s: np.zeros(N, bool) for s in run.large}) for run in runs]
-        for query, runs in heard.items()
+        for query, runs in responses.items()
     }
     samples, left_out = gather(rivals, never, SEEDS, from_scratch=True)
     assert list(left_out) == [f"TokenQuantiles of {m}" for m in MODELS[:2]]
@@ -237,11 +238,11 @@ def test_a_rule_that_cannot_be_fitted_is_left_out_and_said(gathered, tmp_path):
     assert any("M_L is no better overall" in line for line in content["findings"])
 
 
-def test_a_collapsed_model_is_told(few):
+def test_a_collapsed_model_is_a_finding(few):
     alike = np.where(np.arange(N) < N // 10, 1, 0).astype(np.int32)
     extra = {**few.extra, "test/gatekeeper-0.3/answer": np.tile(alike, (2, 1))}
-    told = derive_results(replace(few, extra=extra), 0.3)["findings"]
-    assert "gatekeeper-0.3 gives one and the same answer in 90% of its answers." in told
+    found = derive_results(replace(few, extra=extra), 0.3)["findings"]
+    assert "gatekeeper-0.3 gives one and the same answer in 90% of its answers." in found
 
 
 def test_the_most_frequent_answer_is_counted_among_those_that_parse():

@@ -1,4 +1,4 @@
-"""Rivals: their prompts word for word, what they make of answers, and that none looks at test."""
+"""Rivals: the prompts, the uncertainties derived from answers, and no look at the test split."""
 
 from dataclasses import replace
 
@@ -24,14 +24,15 @@ from train.language.rivals import (
 )
 from train.models.deferral_head import sigmoid
 
+pytestmark = pytest.mark.once
 VOCABULARY = 50
 
 
 def guessed_tokens(generator, n=400):
-    """Return answers that are wrong where one token was guessed; their means say little.
+    """Return answers that are wrong if one token was guessed; their means reveal little.
 
-    M_S is right where the least likely token has more than p = .3. The other tokens draw the mean
-    up or down at random.
+    M_S is right if the least likely token has more than p = 0.3. The other tokens move the mean up
+    or down at random.
     """
     lowest = np.log(generator.uniform(0.05, 0.55, n))
     others = -generator.exponential(1.0, (n, 1)) * generator.uniform(0.1, 0.5, (n, 9))
@@ -39,7 +40,7 @@ def guessed_tokens(generator, n=400):
     return answers(np.column_stack([lowest, others]), lowest > np.log(0.3))
 
 
-def heard(generator, large=None, n=400):
+def respond(generator, large=None, n=400):
     split = {s: guessed_tokens(generator, n) for s in ("validation", "test")}
     large = {s: np.ones(n, bool) for s in split} if large is None else large
     return Responses(split, large, VOCABULARY)
@@ -52,29 +53,29 @@ def test_the_prompts_are_the_papers_word_for_word():
     assert AnswerN().query == Query("untuned", ANSWER_N, "N")
 
 
-def test_every_rival_says_what_it_is():
+def test_all_rivals_are_listed_and_share_queries():
     rivals = all_rivals(["untuned", "control", "gatekeeper-0.5"])
     assert [r.name for r in rivals] == [
         *np.repeat(["untuned", "control", "gatekeeper-0.5"], 2),
         "reduce_confidence",
         "answer_n",
     ]
-    unmeant = [r.name for r in rivals if not r.is_meaningful_from_scratch]
-    assert unmeant == ["reduce_confidence", "answer_n"]
-    # Two rivals that read the same answers ask once.
+    meaningless = [r.name for r in rivals if not r.is_meaningful_from_scratch]
+    assert meaningless == ["reduce_confidence", "answer_n"]
+    # Two rivals that read the same answers share a query.
     assert len({r.query for r in rivals}) == 5
 
 
-def test_a_checkpoint_is_read_by_every_confidence(generator):
-    one = heard(generator)
+def test_a_checkpoint_has_an_uncertainty_for_every_confidence(generator):
+    one = respond(generator)
     doubts = Plain("control").uncertainties(one)
     assert tuple(doubts) == metrics.SEQUENCE_KINDS
     for kind, doubt in doubts.items():
         for split, found in one.answers.items():
             u = doubt.values[split]
             unit = np.exp(-u) if doubt.is_logarithm else 1.0 - u
-            wanted = metrics.unit_sequence_confidence(kind, found.confidence[kind], VOCABULARY)
-            np.testing.assert_allclose(unit, wanted, rtol=1e-12, err_msg=kind)
+            expected = metrics.unit_sequence_confidence(kind, found.confidence[kind], VOCABULARY)
+            np.testing.assert_allclose(unit, expected, rtol=1e-12, err_msg=kind)
             assert doubt.is_probability != doubt.is_logarithm
 
 
@@ -94,8 +95,8 @@ def test_a_vocabulary_of_one_leaves_nothing_to_doubt():
     np.testing.assert_array_equal(found, [0.0, np.nan])
 
 
-def test_the_rule_finds_a_token_that_was_guessed(generator):
-    one = heard(generator)
+def test_the_rule_detects_a_guessed_token(generator):
+    one = respond(generator)
     doubt = TokenQuantiles("untuned").uncertainties(one)["token_quantiles"]
     assert doubt.is_probability
     for split, found in one.answers.items():
@@ -107,8 +108,8 @@ def test_the_rule_finds_a_token_that_was_guessed(generator):
 
 
 def test_the_rule_learns_where_the_large_model_helps(generator):
-    one = heard(generator)
-    # M_L is right exactly where the likeliest token is not too likely, whatever M_S says.
+    one = respond(generator)
+    # M_L is right exactly where the likeliest token is not too likely, whatever M_S answers.
     large = {s: found.quantiles[:, -1] < -0.02 for s, found in one.answers.items()}
     u = TokenQuantiles("untuned").uncertainties(replace(one, large=large))["token_quantiles"].values
     gained = large["test"] & ~one.answers["test"].right
@@ -121,7 +122,7 @@ def test_the_rule_learns_where_the_large_model_helps(generator):
 
 
 def test_the_rule_does_not_look_at_the_test_split_or_at_its_own_example(generator):
-    one = heard(generator)
+    one = respond(generator)
     before = TokenQuantiles("untuned").uncertainties(one)["token_quantiles"].values
     test = replace(one.answers["test"], right=~one.answers["test"].right)
     other = replace(
@@ -141,7 +142,7 @@ def test_the_rule_does_not_look_at_the_test_split_or_at_its_own_example(generato
 
 
 def test_the_rule_defers_an_answer_without_tokens(generator):
-    one = heard(generator)
+    one = respond(generator)
     holes = {}
     for split, found in one.answers.items():
         quantiles = found.quantiles.copy()
@@ -158,7 +159,7 @@ def test_the_rule_defers_an_answer_without_tokens(generator):
 
 
 def test_a_rule_with_nothing_to_learn_is_refused(generator):
-    one = heard(generator)
+    one = respond(generator)
     never = replace(one, large={s: np.zeros(400, bool) for s in one.large})
     with pytest.raises(DataError, match="M_L has right and M_S wrong"):
         TokenQuantiles("untuned").uncertainties(never)
@@ -177,10 +178,10 @@ def test_another_answer_is_none(text):
 
 def test_the_answer_n_defers_and_the_others_go_by_its_probability():
     watched = np.log([0.9, 0.2, 0.6, np.nan])
-    said = answers(
+    found = answers(
         np.full((4, 1), -0.1), [0, 1, 0, 0], texts=[" N", " red", " green", ""], watched=watched
     )
-    one = Responses({"validation": said, "test": said}, {}, VOCABULARY)
+    one = Responses({"validation": found, "test": found}, {}, VOCABULARY)
     doubt = AnswerN().uncertainties(one)["not_n"]
     assert doubt.is_probability
     for u in doubt.values.values():

@@ -1,4 +1,4 @@
-"""Language models are fitted and tuned: with which tokens, to which effect, and repeatably."""
+"""Fitting and tuning language models: targets, effects, and repeatable runs."""
 
 import dataclasses
 import json
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from train.data.tasks import Example, load_task
 from train.errors import DataError, TrainingError
 from train.language.encoding import IGNORED, TokenData, answer_tokens
+from train.language.guard import AnswerCollapse
 from train.language.loop import train_language_model
 from train.language.settings import FitLanguageSettings, TuneLanguageSettings
 from train.language.stages import right_tokens, tuning_recipe
@@ -36,7 +37,7 @@ def assert_same_weights(one, two, atol=2e-5):
         torch.testing.assert_close(two[name], wanted, atol=atol, rtol=0, msg=name)
 
 
-def said(folder):
+def record(folder):
     return json.loads((folder / "training.json").read_text(encoding="utf-8"))
 
 
@@ -60,10 +61,10 @@ def fitted(new_model, things, tmp_path_factory):
     return out
 
 
-# What is taught.
+# Targets.
 
 
-def test_answers_alone_are_targets_unless_all_tokens_are_asked_for(new_model):
+def test_only_answers_are_targets_unless_all_tokens_are_to_be_learned(new_model):
     model = open_language_model(new_model())
     example = Example("a", "not red but blue:", " blue", "blue")
     prompt = model.tokenizer(example.prompt)["input_ids"]
@@ -77,7 +78,7 @@ def test_answers_alone_are_targets_unless_all_tokens_are_asked_for(new_model):
     assert whole["labels"].tolist() == [*prompt[1:], *answer, end, IGNORED]
 
 
-def test_filling_counts_nowhere(new_model):
+def test_padding_counts_nowhere(new_model):
     model = open_language_model(new_model())
     short = Example("a", "red:", " red", "red")
     long = Example("b", "not green but white, not red but blue:", " blue", "blue")
@@ -89,7 +90,7 @@ def test_filling_counts_nowhere(new_model):
     assert (batch["labels"][0, size:] == IGNORED).all()
 
 
-def test_examples_over_the_context_are_left_out_and_said(new_model, capsys):
+def test_examples_over_the_context_are_left_out_with_a_note(new_model, capsys):
     model = open_language_model(new_model())
     fits = Example("fits", "red:", " red", "red")
     long = Example("too-long", "red " * 100, " red", "red")
@@ -110,14 +111,14 @@ def test_hidden_states_times_the_output_layer_are_the_models_logits(architecture
     assert (layer.softcap is not None) == (architecture == "gemma2")
     batch = TokenData(open_language_model(new_model(architecture)), task.train).__getitems__([0, 5])
     batch.pop("labels")
-    wanted = model(**batch).logits
+    expected = model(**batch).logits
     with hidden.instead_of_logits():
         assert model(**batch).logits.shape[-1] == 16
         found = layer.logits(model(**batch).logits)
         with hidden.paused():
-            assert model(**batch).logits.shape == wanted.shape
-    torch.testing.assert_close(found, wanted)
-    assert model(**batch).logits.shape == wanted.shape
+            assert model(**batch).logits.shape == expected.shape
+    torch.testing.assert_close(found, expected)
+    assert model(**batch).logits.shape == expected.shape
 
 
 # The two stages.
@@ -126,20 +127,20 @@ def test_hidden_states_times_the_output_layer_are_the_models_logits(architecture
 def test_fitting_teaches_the_task(fitted, new_model, task):
     assert accuracy(new_model(), task) < 0.3
     assert accuracy(fitted, task) > 0.9
-    record = said(fitted)
-    assert record["validation_loss"] < 0.3
-    assert record["learning_rate"] == 3e-3  # of random weights
+    written = record(fitted)
+    assert written["validation_loss"] < 0.3
+    assert written["learning_rate"] == 3e-3  # the default for random weights
 
 
-def test_validation_loss_is_the_models_own_cross_entropy_a_token(fitted, task):
+def test_validation_loss_is_the_models_own_cross_entropy_per_token(fitted, task):
     model = open_language_model(fitted)
     batch = TokenData(model, task.validation).__getitems__(range(len(task.validation)))
     labels = batch.pop("labels")
     with torch.inference_mode():
         logits = model.model(**batch).logits
     own = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
-    # Two batches, each with as many tokens a row.
-    assert said(fitted)["validation_loss"] == pytest.approx(own.item(), rel=0.02)
+    # Two batches, with the same number of tokens per row.
+    assert record(fitted)["validation_loss"] == pytest.approx(own.item(), rel=0.02)
 
 
 def tune(start, things, out, **settings):
@@ -151,7 +152,7 @@ def tune(start, things, out, **settings):
 def test_gatekeeper_lowers_the_confidence_of_wrong_tokens_and_the_control_does_not(
     new_model, things, task, tmp_path
 ):
-    """From a model that is half taught: its wrong tokens are many."""
+    """Start from a half-taught model, which gets many tokens wrong."""
     start = tmp_path / "half"
     FitLanguageSettings(
         checkpoint=new_model(), task=str(things), out=start, epochs=8, batch_size=8
@@ -171,16 +172,16 @@ def test_gatekeeper_lowers_the_confidence_of_wrong_tokens_and_the_control_does_n
         return -(log_p.exp() * log_p).sum(-1)[wrong].mean().item()
 
     assert wrong_entropy(tuned) > wrong_entropy(control) + 0.1
-    assert said(tuned)["steps_run"] == 30
+    assert record(tuned)["steps_run"] == 30
 
 
 def test_the_default_rate_is_a_tenth_of_stage_one(fitted, things, tmp_path):
     tuned = tune(fitted, things, tmp_path / "tuned", steps=4)
-    assert said(tuned)["learning_rate"] == pytest.approx(0.1 * said(fitted)["learning_rate"])
+    assert record(tuned)["learning_rate"] == pytest.approx(0.1 * record(fitted)["learning_rate"])
 
 
 def test_accumulated_steps_give_the_same_update(fitted, things, tmp_path):
-    """1 x 8, 4 x 2 and 8 x 1: sequences of different lengths, divided by those of all steps."""
+    """1 x 8, 4 x 2 and 8 x 1: sequences of different lengths, divided by the sum over all steps."""
     for normalize in ("batch", "token"):
         outs = []
         for size, accumulation in ((8, 1), (2, 4), (1, 8)):
@@ -208,7 +209,7 @@ def test_gradient_checkpointing_changes_no_weight(fitted, things, tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt2"])
-def test_lora_changes_linear_layers_alone_and_leaves_a_plain_checkpoint(
+def test_lora_changes_only_linear_layers_and_leaves_a_plain_checkpoint(
     architecture, new_model, things, tmp_path
 ):
     start, out = new_model(architecture), tmp_path / "tuned"
@@ -225,7 +226,7 @@ def test_lora_changes_linear_layers_alone_and_leaves_a_plain_checkpoint(
 
 def test_bfloat16_trains(fitted, things, tmp_path):
     out = tune(fitted, things, tmp_path / "tuned", steps=4, precision="bf16")
-    assert said(out)["precision"] == "bf16"
+    assert record(out)["precision"] == "bf16"
     assert all(values.dtype == torch.float32 for values in weights(out).values())
 
 
@@ -238,41 +239,42 @@ def test_a_collapsing_run_is_ended_with_its_last_good_weights(fitted, things, tm
     out = tune(
         fitted, things, tmp_path / "t", objective="cross_entropy", learning_rate=0.5, steps=20
     )
-    assert said(out)["stopped"].startswith("stopped after")
+    assert record(out)["stopped"].startswith("stopped after")
     assert_same_weights(fitted, out, atol=0)
 
 
-def test_held_out_examples_leave_the_training_split_out(fitted, things, tmp_path, capsys):
+def test_with_holdout_half_of_validation_replaces_the_training_split(
+    fitted, things, tmp_path, capsys
+):
     out = tune(fitted, things, tmp_path / "tuned", steps=4, stage2_data="holdout")
-    assert said(out)["train_examples"] == 12
+    assert record(out)["train_examples"] == 12
     assert "stage 2 on 12 held-out examples instead of 96" in capsys.readouterr().out
 
 
-def test_a_model_that_is_never_wrong_is_told(fitted, things, tmp_path, capsys):
+def test_a_model_that_is_hardly_ever_wrong_is_warned_about(fitted, things, tmp_path, capsys):
     tune(fitted, things, tmp_path / "tuned", steps=4)
     warned = capsys.readouterr().err
     assert "too few to learn doubt from. Try --stage2-data holdout" in warned
 
 
-def test_right_tokens_are_those_the_model_predicts(fitted, task):
-    right = right_tokens(open_language_model(fitted), task.train)
+def test_right_tokens_are_those_that_the_model_predicts(fitted, task):
+    model = open_language_model(fitted)
+    right = right_tokens(model, task.train)
     assert right.size == sum(
-        len(open_language_model(fitted).tokenizer(e.completion)["input_ids"]) - 1 + 1
+        len(model.tokenizer(e.completion)["input_ids"])  # the end in place of the start
         for e in task.train
     )
     assert right.mean() > 0.9
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(fitted, things, tmp_path, monkeypatch):
-    from train.language.guard import AnswerCollapse
-
     whole = tune(fitted, things, tmp_path / "whole")
-    look = AnswerCollapse.on_step_end
+    check = AnswerCollapse.on_step_end
 
     def killed(self, args, state, control, **rest):
         if state.global_step == 5:
             raise KeyboardInterrupt
-        look(self, args, state, control, **rest)
+        check(self, args, state, control, **rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(AnswerCollapse, "on_step_end", killed)
@@ -290,10 +292,10 @@ def test_other_data_are_refused_on_resume(fitted, things, tmp_path):
         tune(fitted, things, tmp_path / "tuned", resume=True)
 
 
-# What is refused.
+# Refusals.
 
 
-def test_a_loss_that_leaves_the_numbers_is_told(fitted, things, tmp_path):
+def test_a_loss_that_is_no_number_ends_the_run_with_advice(fitted, things, tmp_path):
     with pytest.raises(TrainingError, match=r"the loss became (nan|inf).*lower --learning-rate"):
         tune(fitted, things, tmp_path / "t", learning_rate=1e30, steps=40, guard=False)
     assert not (tmp_path / "t").exists()
@@ -326,5 +328,5 @@ def test_a_gpu_trains_as_a_cpu_does(architecture, new_model, things, tmp_path):
         tune(start, things, tmp_path / device, steps=8, guard=False, **settings)
     assert_same_weights(tmp_path / "cpu", tmp_path / "cuda", atol=5e-3)
     halved = tune(start, things, tmp_path / "halved", steps=8, device="cuda", lora=2)
-    assert said(halved)["precision"] == "bf16"
-    assert said(halved)["device"].startswith("cuda")
+    assert record(halved)["precision"] == "bf16"
+    assert record(halved)["device"].startswith("cuda")

@@ -121,11 +121,11 @@ def _arc_example(row: Row, number: str) -> Example:
         raise DataError(f"expected a label of its own for each choice in {row.where}, got {labels}")
     choices = choice_texts(texts, row.where, len(_ARC_LETTERS))
     letter = letter_of(row.text("answerKey"), labels, row.where)
-    question = row.get("question")
-    original = isinstance(question, dict)
-    stem = Row(question, row.where).text("stem") if original else row.text("question")
-    asked = ChoiceQuestion(stem, choices, letter)
-    return Example(str(row.values.get("id") or number), asked.prompt(), asked.completion(), letter)
+    content = row.get("question")
+    original = isinstance(content, dict)
+    stem = Row(content, row.where).text("stem") if original else row.text("question")
+    question, identifier = ChoiceQuestion(stem, choices, letter), row.values.get("id") or number
+    return Example(str(identifier), question.prompt(), question.completion(), letter)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Folders of language models: written, opened as they were, and refused in one line."""
+"""Folders of language models: saved, opened unchanged, or refused in one line."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ VOCABULARY = 280
 WEIGHTS = "model.safetensors"
 
 
-def made(architecture, *, seed=0):
+def untrained(architecture, *, seed=0):
     tokenizer = trained_tokenizer(TEXTS, VOCABULARY)
     return untrained_language_model(architecture, SHAPE, tokenizer, seed=seed)
 
@@ -44,7 +44,7 @@ def made(architecture, *, seed=0):
 def written(tmp_path_factory):
     """Return the folder of a Llama that every test may copy."""
     folder = tmp_path_factory.mktemp("language-models") / "llama"
-    save_language_model(made("llama"), folder)
+    save_language_model(untrained("llama"), folder)
     return folder
 
 
@@ -73,8 +73,8 @@ def assert_refused(folder, message):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_written_model_opens_as_it_was(architecture, tmp_path):
-    before = made(architecture)
+def test_a_saved_model_opens_unchanged(architecture, tmp_path):
+    before = untrained(architecture)
     save_language_model(before, tmp_path / "lm", extra={"command": "test"})
     after = open_language_model(tmp_path / "lm")
     assert (after.path, after.context, after.vocabulary) == (tmp_path / "lm", 96, VOCABULARY)
@@ -92,26 +92,26 @@ def test_a_written_model_opens_as_it_was(architecture, tmp_path):
     assert is_language_model(tmp_path / "lm")
 
 
-def test_weights_can_be_held_in_bf16(folder):
+def test_weights_can_be_loaded_in_bf16(folder):
     lm = open_language_model(folder, weights="bf16")
     assert {p.dtype for p in lm.model.parameters()} == {torch.bfloat16}
     assert np.isfinite(lm.generate(PROMPTS, 2).confidence("neg_entropy")).all()
 
 
-def test_the_seed_makes_the_weights_and_leaves_that_of_others_alone():
+def test_the_seed_determines_the_weights_and_leaves_torchs_own_alone():
     torch.manual_seed(5)
-    wanted = torch.rand(3)
+    expected = torch.rand(3)
     torch.manual_seed(5)
-    one, same, other = (made("gemma", seed=seed).model.state_dict() for seed in (1, 1, 2))
-    assert torch.equal(torch.rand(3), wanted)
+    one, same, other = (untrained("gemma", seed=seed).model.state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(3), expected)
     name = "model.embed_tokens.weight"
     assert torch.equal(one[name], same[name])
     assert not torch.equal(one[name], other[name])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_made_model_has_the_sizes_that_were_asked_for(architecture):
-    lm = made(architecture)
+def test_an_untrained_model_has_the_sizes_of_its_shape(architecture):
+    lm = untrained(architecture)
     width, inner, keys = SHAPE.width, SHAPE.inner, SHAPE.kv_heads * SHAPE.width // SHAPE.heads
     if architecture == "gpt2":
         block = 4 * width + 3 * width * (width + 1) + width * (width + 1)
@@ -127,7 +127,7 @@ def test_a_made_model_has_the_sizes_that_were_asked_for(architecture):
 
 
 def test_the_soft_cap_of_attention_is_applied(tmp_path):
-    save_language_model(made("gemma2"), tmp_path / "lm")
+    save_language_model(untrained("gemma2"), tmp_path / "lm")
     ids = torch.tensor([[5, 90, 17, 33]])
     logits = []
     for cap in (50.0, 1e-6):
@@ -137,7 +137,7 @@ def test_the_soft_cap_of_attention_is_applied(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", WINDOWED)
-def test_a_window_is_that_of_the_layers_that_have_one(architecture, tmp_path):
+def test_the_window_reaches_the_layers_that_have_one(architecture, tmp_path):
     shape = dataclasses.replace(SHAPE, layers=4, window=5)
     tokenizer = trained_tokenizer(TEXTS, VOCABULARY)
     save_language_model(untrained_language_model(architecture, shape, tokenizer), tmp_path / "lm")
@@ -184,14 +184,14 @@ def test_a_vocabulary_of_one_token_is_always_sure(tmp_path):
         assert metrics.unit_sequence_confidence(kind, value, 1).tolist() == [1.0]
 
 
-def test_a_tokenizer_without_padding_fills_up_with_the_end(folder):
+def test_a_tokenizer_without_a_padding_token_pads_with_the_end(folder):
     change_json(folder / "tokenizer_config.json", pad_token=None)
     lm = open_language_model(folder)
     assert lm.tokenizer.pad_token_id == lm.tokenizer.eos_token_id
     assert np.isfinite(lm.generate(PROMPTS, 2).confidence("min_prob")).all()
 
 
-def test_a_folder_that_is_none_is_refused_in_one_line(folder, tmp_path):
+def test_a_folder_without_a_model_is_refused_in_one_line(folder, tmp_path):
     assert_refused(tmp_path / "absent", "nothing is at")
     (folder / "config.json").unlink()
     assert_refused(folder, "expected a config.json")
@@ -213,7 +213,7 @@ def test_a_damaged_tokenizer_is_refused_in_one_line(content, folder):
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_a_missing_tokenizer_is_refused_in_one_line(architecture, tmp_path):
-    save_language_model(made(architecture), tmp_path / "lm")
+    save_language_model(untrained(architecture), tmp_path / "lm")
     for path in (tmp_path / "lm").glob("*token*"):
         path.unlink()
     assert_refused(tmp_path / "lm", "tokenizer")
@@ -224,7 +224,7 @@ def test_a_tokenizer_of_a_larger_model_is_refused_in_one_line(folder):
     assert_refused(folder, "at most the model's 280 tokens in the tokenizer of .* it has 289")
 
 
-def test_a_token_behind_a_hole_in_the_numbers_is_seen(folder):
+def test_a_token_after_a_gap_in_the_numbers_is_noticed(folder):
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     last = max(content["model"]["vocab"], key=content["model"]["vocab"].get)
@@ -240,7 +240,7 @@ def test_a_missing_end_of_sequence_token_is_refused_in_one_line(folder):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_weights_that_are_no_numbers_are_refused_in_one_line(bad, folder):
+def test_infinite_weights_are_refused_in_one_line(bad, folder):
     def spoil(state):
         state["model.layers.1.mlp.up_proj.weight"][3, 4] = bad
 
@@ -288,7 +288,7 @@ def test_code_in_a_folder_is_not_run(folder, tmp_path):
     assert not mark.exists()
 
 
-def test_a_classifier_is_no_language_model(tmp_path, text_start):
+def test_a_classifier_is_not_a_language_model(tmp_path, text_start):
     save(build("small-cnn", labels=["a", "b"], image_size=(8, 8)), tmp_path / "pictures")
     assert_refused(tmp_path / "pictures", "its config.json describes another kind: SmallCNN")
     assert_refused(text_start, "another kind: .*ForSequenceClassification")
@@ -303,7 +303,7 @@ def text_start(request, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["image", "text", None])
-def test_a_language_model_is_no_classifier_and_its_commands_are_named(kind, folder):
+def test_a_language_model_is_not_a_classifier_and_its_commands_are_named(kind, folder):
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(folder, kind=kind)
     assert str(caught.value) == (

@@ -1,4 +1,4 @@
-"""The published files: counts as published, every answer read, a scorer right and at chance."""
+"""The published files: the published counts, every answer readable, a scorer right or at chance."""
 
 import json
 
@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks.tasks import task_figures
 from train.data.tasks import TASKS, load_task
+
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def test_a_published_task_keeps_all_its_figures(name, published):
     assert [figure.line() for figure in figures if figure.is_met is not True] == []
 
 
-def test_the_answers_of_gsm8k_are_what_stands_behind_the_mark(published, real_data):
+def test_the_answers_of_gsm8k_are_the_numbers_after_the_mark(published, real_data):
     lines = (real_data / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines()
     behind = [json.loads(line)["answer"].split("#### ")[1].replace(",", "") for line in lines]
     assert [example.gold for example in published("gsm8k").test] == behind

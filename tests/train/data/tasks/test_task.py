@@ -1,4 +1,4 @@
-"""What is true of every task: splits, ids, limits, the fingerprint, and plain completions."""
+"""Properties of every task: splits, ids, limits, the fingerprint, and plain completions."""
 
 import json
 import pickle
@@ -10,6 +10,8 @@ from edge_runtime.errors import SettingError
 from train.data.tasks import TASKS, Example, Task, load_task
 from train.data.tasks.parsers import parse_text
 from train.tasks import TasksSettings
+
+pytestmark = pytest.mark.once
 
 
 def write_lines(path, rows):
@@ -28,7 +30,7 @@ def task_of(*examples):
 ONE, OTHER = Example("1", "p", " c", "c"), Example("2", "q", " d", "d")
 
 
-def test_one_file_is_split_into_eight_one_and_one_tenths(tmp_path):
+def test_a_single_file_is_split_81_to_9_to_10(tmp_path):
     path = write_lines(tmp_path / "mine.jsonl", questions(100))
     task = load_task(path)
     assert [len(part) for part in task.splits().values()] == [81, 9, 10]
@@ -46,7 +48,7 @@ def test_a_folder_keeps_its_splits(tmp_path):
     assert task.answers == ()
 
 
-def test_a_file_named_after_test_is_only_tested_on(tmp_path):
+def test_a_file_named_after_test_is_only_a_test_split(tmp_path):
     task = load_task(write_lines(tmp_path / "test.jsonl", questions(3)))
     assert [len(part) for part in task.splits().values()] == [0, 0, 3]
 
@@ -81,7 +83,7 @@ def test_the_same_prompt_is_never_trained_and_tested_on(tmp_path):
     assert [len(part) for part in task.splits().values()] == [72, 9, 9]
 
 
-def test_a_task_goes_to_another_process_and_is_the_same_there(tmp_path):
+def test_a_task_survives_the_way_to_another_process(tmp_path):
     for split in ("train", "test"):
         (tmp_path / f"{split}.csv").write_text("text,category\nhi,a\nho,a\n")
     task = load_task("banking77", data=str(tmp_path))
@@ -102,7 +104,7 @@ def test_the_longest_completion_fits_into_the_new_tokens_byte_by_byte(tmp_path):
     assert task.max_new_tokens > 1 + 100
 
 
-def test_open_answers_are_carved_without_regard_to_them(tmp_path):
+def test_open_answers_do_not_influence_the_carved_splits(tmp_path):
     rows = [{"prompt": f"{i}?", "completion": f"{i // 2}"} for i in range(20)]
     task = load_task(write_lines(tmp_path / "mine.jsonl", rows))
     assert [len(part) for part in task.splits().values()] == [16, 2, 2]
@@ -134,7 +136,7 @@ def test_other_examples_have_another_fingerprint(other):
     assert other.fingerprint() != task_of(ONE, OTHER).fingerprint()
 
 
-def test_an_answer_that_cannot_be_read_is_left_out_and_named(tmp_path, capsys):
+def test_an_unreadable_answer_is_left_out_with_a_note(tmp_path, capsys):
     answers = ["#### 1", "no mark, 12", "#### some", "#### 4"]
     rows = [{"question": "How many?", "answer": answer} for answer in answers]
     write_lines(tmp_path / "test.jsonl", rows)
@@ -162,7 +164,7 @@ def test_the_command_shows_the_prompt_and_the_sizes(tmp_path, capsys):
     )
 
 
-def test_the_command_lists_where_each_task_is_read_from(tmp_path, monkeypatch, capsys):
+def test_the_command_lists_the_source_of_each_task(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("GATEKEEPER_DATA", str(tmp_path))
     (tmp_path / "arc").mkdir()
     TasksSettings().run()
@@ -172,6 +174,6 @@ def test_the_command_lists_where_each_task_is_read_from(tmp_path, monkeypatch, c
     assert lines["gsm8k"] == "openai/gsm8k (Hugging Face)"
 
 
-def test_a_setting_without_the_task_it_belongs_to_is_refused():
+def test_a_flag_without_its_task_is_refused():
     with pytest.raises(SettingError, match="expected --show with the task"):
         TasksSettings(shots=3)

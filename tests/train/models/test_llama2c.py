@@ -1,4 +1,4 @@
-"""Weights and tokenizers of llama2.c: files made here, and the published `stories260K`."""
+"""Weights and tokenizers of llama2.c: files written here, and the published `stories260K`."""
 
 import struct
 
@@ -15,7 +15,7 @@ from train.models import open_language_model
 from train.models.decoding import decode, greedy_mode
 from train.models.llama2c import read_llama, read_tokenizer
 
-STEPS = 256  # of llama2.c, where none are asked for
+STEPS = 256  # the default of llama2.c
 BOS = 1
 WIDTH, INNER, LAYERS, HEADS, KV_HEADS, CONTEXT = 16, 12, 2, 4, 2, 10
 PIECES = ("a", "b", "c", " ", "ab", " a", "abc", "bc", "ß", "aa", " ab")
@@ -47,12 +47,12 @@ class Reference:
         self.w2 = take(layers, dim, inner)
         self.w3 = take(layers, inner, dim)
         self.norm = take(dim)
-        take(context, size)  # the rotary tables, which its program reckons itself
+        take(context, size)  # the rotary tables, which the program computes itself
         self.out = self.embedding if vocabulary > 0 else take(-vocabulary, dim)
         self.past = [([], []) for _ in range(layers)]
 
     def logits(self, token):
-        """Return the logits behind a token, which becomes part of the past."""
+        """Return the logits after a token, which becomes part of the past."""
         dim, _, layers, heads, kv_heads, _, _ = self.head
         x, position, size = self.embedding[token], len(self.past[0][0]), dim // heads
         for i in range(layers):
@@ -142,29 +142,29 @@ def test_a_file_gives_the_logits_of_an_independent_program(tied, tmp_path):
     path = weights_file(tmp_path / "w.bin", tied=tied)
     reference, model = Reference(path), read_llama(path)
     tokens = [BOS, 260, 5, 261, 261, 3, 269, 0, 2]
-    wanted = np.array([reference.logits(token) for token in tokens])
+    expected = np.array([reference.logits(token) for token in tokens])
     with torch.no_grad():
         logits = model(torch.tensor([tokens])).logits[0].numpy()
-    np.testing.assert_allclose(logits, wanted, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5)
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
 
 
 def test_a_converted_folder_opens_and_answers_as_before(tmp_path, capsys):
     weights, tokenizer = weights_file(tmp_path / "w.bin"), tokenizer_file(tmp_path / "t.bin")
-    out = tmp_path / "made"
+    out = tmp_path / "converted"
     ConvertLanguageSettings(weights=weights, tokenizer=tokenizer, out=out).run()
     lm, reference = open_language_model(out), Reference(weights)
     count = VOCABULARY * 16 + 2 * (2 * 16 + 2 * 256 + 2 * 8 * 16 + 3 * 12 * 16) + 16
     assert capsys.readouterr().out == f"{out}: Llama with {count:,} weights and 270 tokens\n"
-    ids, wanted = merged("ab", tokenizer), []
+    ids, expected = merged("ab", tokenizer), []
     for token in ids[:-1]:
         reference.logits(token)
     last = ids[-1]
-    while len(wanted) < 4 and last != BOS:
+    while len(expected) < 4 and last != BOS:
         last = int(reference.logits(last).argmax())
-        wanted.append(last)
+        expected.append(last)
     generated = lm.generate(["ab"], 4)
-    assert generated.tokens[0][generated.counted[0]].tolist() == wanted
+    assert generated.tokens[0][generated.counted[0]].tolist() == expected
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_text_becomes_tokens_as_in_llama2c_and_comes_back(tokenizer, text):
         ((0x616B3432, 1, *HEAD[:5]), "of version 1 or 2"),
     ],
 )
-def test_a_head_that_cannot_be_is_told_in_one_line(head, message, tmp_path):
+def test_an_impossible_header_is_refused_in_one_line(head, message, tmp_path):
     path = weights_file(tmp_path / "w.bin")
     path.write_bytes(struct.pack("<7i", *head) + path.read_bytes()[28:])
     assert_refused(message, lambda: read_llama(path))
@@ -212,13 +212,13 @@ def test_a_head_that_cannot_be_is_told_in_one_line(head, message, tmp_path):
         (0, "a header of 28 bytes"),
     ],
 )
-def test_a_truncated_file_is_told_in_one_line(cut, message, tmp_path):
+def test_a_truncated_file_is_refused_in_one_line(cut, message, tmp_path):
     path = weights_file(tmp_path / "w.bin")
     path.write_bytes(path.read_bytes()[:cut])
     assert_refused(message, lambda: read_llama(path))
 
 
-def test_numbers_that_cannot_be_are_told_in_one_line(tmp_path):
+def test_impossible_numbers_are_refused_in_one_line(tmp_path):
     def nan(values):
         values[7] = np.nan
 
@@ -232,7 +232,7 @@ def test_numbers_that_cannot_be_are_told_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["missing.bin", "."])
-def test_a_file_that_is_not_there_is_told_in_one_line(what, tmp_path):
+def test_a_missing_file_is_refused_in_one_line(what, tmp_path):
     assert_refused("expected a llama2.c file at", lambda: read_llama(tmp_path / what))
     assert_refused(
         "expected a tokenizer of llama2.c at", lambda: read_tokenizer(tmp_path / what, 270, 10)
@@ -258,7 +258,7 @@ def entry(piece):
         (lambda content: content[:4] + content[12 + len("<unk>") :], "its first tokens are not"),
     ],
 )
-def test_a_damaged_tokenizer_is_told_in_one_line(change, message, tmp_path):
+def test_a_damaged_tokenizer_is_refused_in_one_line(change, message, tmp_path):
     path = tokenizer_file(tmp_path / "t.bin")
     path.write_bytes(change(path.read_bytes()))
     assert_refused(message, lambda: read_tokenizer(path, VOCABULARY, CONTEXT))
@@ -272,7 +272,7 @@ def assert_refused(message, action):
 
 @pytest.fixture(scope="module")
 def stories(real_data, tmp_path_factory):
-    """Return the files and the converted model that nobody here made."""
+    """Return the published files and the converted model."""
     folder = real_data / "weights" / "stories260k"
     files = folder / "stories260K.bin", folder / "tok512.bin"
     out = tmp_path_factory.mktemp("stories") / "lm"
@@ -281,7 +281,7 @@ def stories(real_data, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_stories260k_tells_the_published_story(stories):
+def test_stories260k_generates_the_published_story(stories):
     _, _, lm = stories
     with greedy_mode(lm.model), torch.inference_mode():
         steps = list(decode(lm.model, lm.tokenizer, [[BOS]], STEPS, ends=lm.ends))
@@ -289,7 +289,7 @@ def test_stories260k_tells_the_published_story(stories):
     assert lm.tokenizer.decode(tokens) == PUBLISHED
 
 
-def test_stories260k_goes_on_from_a_prompt(stories):
+def test_stories260k_continues_a_prompt(stories):
     _, _, lm = stories
     opening = "Once upon a time, there was a little girl named Lily."
     generated = lm.generate([opening], 40)

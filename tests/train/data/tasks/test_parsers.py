@@ -1,4 +1,4 @@
-"""What a generated text answers; the expected values are read off the texts by eye."""
+"""The answers in generated texts; the expected values are read off the texts by eye."""
 
 from decimal import Decimal
 
@@ -14,6 +14,7 @@ from train.data.tasks.parsers import (
     parse_text,
 )
 
+pytestmark = pytest.mark.once
 letter = LetterParser(("A", "B", "C", "D"))
 label = LabelParser(("card arrival", "reverted card payment?", "w2"))
 

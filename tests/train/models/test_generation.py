@@ -1,4 +1,4 @@
-"""Answers of a language model and what their confidences are made of, against slow ways to both."""
+"""Answers of a language model, and the figures for confidences, against slow computations."""
 
 import math
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 MOST = 6
 NINE = 9
-# Of middle length: those beside them stand before and behind them in a batch.
+# The repeated prompt is of middle length: the others come before and after it in a batch.
 MANY = PROMPTS[2:3] * NINE + [PROMPTS[0], PROMPTS[1], PROMPTS[3]]
 
 
@@ -41,7 +41,7 @@ def with_end(lm, token):
 
 
 def ending_early(architecture, window=None):
-    """Return a model whose answers to the first of `MANY` end before the others', and when."""
+    """Return a model whose answers to the first of `MANY` end before the others; and when."""
     lm = tiny(architecture, seed=2 if architecture == "gpt2" else 1)
     if window is not None:
         lm.model.config.sliding_window = window
@@ -56,17 +56,17 @@ def ending_early(architecture, window=None):
 
 
 def assert_answers(generated, lm, prompts, most=MOST):
-    wanted = {prompt: by_hand(lm, prompt, most) for prompt in set(prompts)}
+    expected = {prompt: by_hand(lm, prompt, most) for prompt in set(prompts)}
     for row, prompt in enumerate(prompts):
-        tokens, entropies, logs = wanted[prompt]
+        tokens, entropies, logs = expected[prompt]
         counted = generated.counted[row]
         assert generated.tokens[row][counted].tolist() == tokens.tolist(), prompt
         np.testing.assert_allclose(
             generated.neg_entropy[row][counted], entropies, atol=tolerance(lm)
         )
         np.testing.assert_allclose(generated.logprob[row][counted], logs, atol=tolerance(lm))
-        said = [token for token in tokens if token not in {0, 1, 2, lm.tokenizer.eos_token_id}]
-        assert generated.texts[row] == lm.tokenizer.decode(said)
+        shown = [token for token in tokens if token not in {0, 1, 2, lm.tokenizer.eos_token_id}]
+        assert generated.texts[row] == lm.tokenizer.decode(shown)
 
 
 def test_answers_are_those_of_one_prompt_at_a_time_without_a_cache(lm):
@@ -88,12 +88,13 @@ def test_answers_are_those_of_the_models_own_generate(lm):
         assert generated.tokens[row][generated.counted[row]].tolist() == own
 
 
-@pytest.mark.parametrize("kind", metrics.SEQUENCE_KINDS)
-def test_a_confidence_does_not_depend_on_what_stands_beside_it(lm, kind):
-    together = lm.generate(PROMPTS, MOST).confidence(kind)
-    alone = [lm.generate([prompt], MOST).confidence(kind).item() for prompt in PROMPTS]
-    np.testing.assert_allclose(together, alone, rtol=0, atol=tolerance(lm))
-    assert np.isfinite(together).all()
+def test_no_confidence_depends_on_the_other_prompts_of_a_batch(lm):
+    together = lm.generate(PROMPTS, MOST)
+    alone = [lm.generate([prompt], MOST) for prompt in PROMPTS]
+    for kind in metrics.SEQUENCE_KINDS:
+        values = [one.confidence(kind).item() for one in alone]
+        np.testing.assert_allclose(together.confidence(kind), values, rtol=0, atol=tolerance(lm))
+        assert np.isfinite(values).all()
 
 
 def test_batches_change_no_answer(gemma):
@@ -115,7 +116,7 @@ def test_long_prompts_and_large_vocabularies_make_batches_smaller(gemma, monkeyp
     assert done == [2, 2, 1]
 
 
-def test_the_end_counts_and_nothing_behind_it_does(lm):
+def test_the_end_counts_and_nothing_after_it_does(lm):
     free = lm.generate(PROMPTS, MOST)
     lm = with_end(lm, free.tokens[1, 2])
     try:
@@ -128,7 +129,7 @@ def test_the_end_counts_and_nothing_behind_it_does(lm):
 
 
 @pytest.mark.parametrize("architecture", DECODED)
-def test_rows_that_have_ended_are_not_decoded_on(architecture):
+def test_rows_that_have_ended_are_decoded_no_further(architecture):
     lm, end = ending_early(architecture)
     with greedy_mode(lm.model), torch.inference_mode():
         encoded = lm.tokenizer(MANY)["input_ids"]
@@ -147,7 +148,7 @@ def test_a_sliding_window_survives_a_smaller_batch():
     assert len(set(generated.counted.sum(axis=1))) > 1
 
 
-def test_the_models_own_source_settings_bend_nothing():
+def test_the_models_own_generation_settings_change_nothing():
     plain, bent = tiny("llama"), tiny("llama")
     own = GenerationConfig(repetition_penalty=3.0, suppress_tokens=[5, 6, 7], min_new_tokens=4)
     bent.model.generation_config = own
@@ -178,8 +179,8 @@ def test_any_of_a_models_ends_ends_an_answer(tmp_path):
         length = next((i + 1 for i, token in enumerate(tokens) if token in lm.ends), 9)
         assert generated.tokens[row][generated.counted[row]].tolist() == tokens[:length]
         assert [int(s.tokens[s.rows == row][0]) for s in steps if row in s.rows] == tokens[:length]
-        said = [token for token in tokens[:length] if token not in lm.ends]
-        assert generated.texts[row] == lm.tokenizer.decode(said, skip_special_tokens=True)
+        shown = [token for token in tokens[:length] if token not in lm.ends]
+        assert generated.texts[row] == lm.tokenizer.decode(shown, skip_special_tokens=True)
     assert generated.counted.sum(axis=1)[0] == 4
 
 
@@ -199,7 +200,7 @@ def test_a_model_is_left_as_it_was():
     assert not lm.model.training
 
 
-def test_what_cannot_be_answered_has_no_tokens_and_is_told(gemma):
+def test_a_prompt_that_cannot_be_answered_has_a_reason_and_no_tokens(gemma):
     long = "card " * 200
     tokens = len(gemma.tokenizer(long)["input_ids"])
     prompts = ["", PROMPTS[0], " \n\t", long, "half a pair \ud800"]
@@ -222,14 +223,14 @@ def test_an_answer_ends_with_the_context_and_no_neighbour_shortens_another(lm):
     prompts = ["my" + "z" * size for size in range(lm.context)]
     rooms = [lm.context - len(ids) for ids in lm.tokenizer(prompts)["input_ids"]]
     near = [i for i, room in enumerate(rooms) if -1 <= room <= 7]
-    asked = [prompts[i] for i in near] + PROMPTS[:1]
-    wanted = [min(5, max(0, rooms[i])) for i in near] + [5]
-    assert {0, 1, 5} < set(wanted)
-    generated = lm.generate(asked, 5)
-    assert generated.counted.sum(axis=1).tolist() == wanted
-    assert [i in generated.refused for i in range(len(asked))] == [room == 0 for room in wanted]
-    for row in (wanted.index(1), len(asked) - 1):
-        tokens = by_hand(lm, asked[row], 5)[0]
+    chosen = [prompts[i] for i in near] + PROMPTS[:1]
+    expected = [min(5, max(0, rooms[i])) for i in near] + [5]
+    assert {0, 1, 5} < set(expected)
+    generated = lm.generate(chosen, 5)
+    assert generated.counted.sum(axis=1).tolist() == expected
+    assert [i in generated.refused for i in range(len(chosen))] == [room == 0 for room in expected]
+    for row in (expected.index(1), len(chosen) - 1):
+        tokens = by_hand(lm, chosen[row], 5)[0]
         assert generated.tokens[row][generated.counted[row]].tolist() == tokens.tolist()
 
 
@@ -250,7 +251,7 @@ def test_no_prompt_gives_no_answer(gemma):
 
 
 @pytest.mark.parametrize(("most", "batch"), [(-1, 1), (1, 0)])
-def test_limits_out_of_range_are_refused_in_words(gemma, most, batch):
+def test_limits_out_of_range_are_refused(gemma, most, batch):
     with pytest.raises(InputError, match="max_new_tokens of at least 0 and batch_size"):
         gemma.generate(PROMPTS, most, batch_size=batch)
 
@@ -264,9 +265,9 @@ def test_weights_that_are_nan_defer_every_answer():
         assert np.isnan(generated.confidence(kind)).all()
 
 
-def test_bytes_that_are_no_utf_8_come_out_as_replacement_characters():
+def test_bytes_that_are_not_utf_8_become_replacement_characters():
     lm = tiny("llama")
-    # The letter that byte-level BPE has for the byte 0xFF, which no UTF-8 has.
+    # The character that stands for the byte 0xFF in byte-level BPE; no UTF-8 text has that byte.
     broken = lm.tokenizer.convert_tokens_to_ids("\N{LATIN SMALL LETTER Y WITH DIAERESIS}")
     with torch.no_grad():
         lm.model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(lm.model.lm_head.weight))
@@ -285,8 +286,8 @@ def test_the_watched_token_has_its_log_probability_at_the_first_step(lm):
         with torch.no_grad():
             logits = lm.model(lm.tokenizer(prompt, return_tensors="pt")["input_ids"]).logits
         z = logits[0, -1].double().numpy()
-        wanted = z[watched] - z.max() - np.log(np.exp(z - z.max()).sum())
-        assert generated.watched[row] == pytest.approx(wanted, abs=tolerance(lm))
+        expected = z[watched] - z.max() - np.log(np.exp(z - z.max()).sum())
+        assert generated.watched[row] == pytest.approx(expected, abs=tolerance(lm))
     assert np.isnan(generated.watched[-1])
     assert np.isnan(lm.generate(PROMPTS, 1).watched).all()
 
@@ -318,7 +319,7 @@ def test_logits_that_are_no_distribution_give_nan(broken):
     assert recorder.watched.isnan().all()
 
 
-def test_half_precision_weights_are_reckoned_with_in_more():
+def test_half_precision_weights_give_figures_in_full_precision():
     lm = tiny("gemma", shape=Shape(**{**vars(SHAPE), "layers": 1}))
     lm.model.bfloat16()
     generated = lm.generate(PROMPTS, 2)
@@ -330,11 +331,11 @@ def test_half_precision_weights_are_reckoned_with_in_more():
 @pytest.mark.parametrize("architecture", DECODED)
 def test_a_gpu_answers_as_a_cpu_does(architecture, device):
     lm, _ = ending_early(architecture)
-    wanted = lm.generate(MANY, 7, watch=5)
+    expected = lm.generate(MANY, 7, watch=5)
     lm.model.to(device)
     found = lm.generate(MANY, 7, watch=5)
-    assert found.texts == wanted.texts
-    np.testing.assert_array_equal(found.counted, wanted.counted)
+    assert found.texts == expected.texts
+    np.testing.assert_array_equal(found.counted, expected.counted)
     for kind in metrics.SEQUENCE_KINDS:
-        np.testing.assert_allclose(found.confidence(kind), wanted.confidence(kind), atol=1e-5)
-    np.testing.assert_allclose(found.watched, wanted.watched, atol=1e-5)
+        np.testing.assert_allclose(found.confidence(kind), expected.confidence(kind), atol=1e-5)
+    np.testing.assert_allclose(found.watched, expected.watched, atol=1e-5)

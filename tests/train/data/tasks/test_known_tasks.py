@@ -25,6 +25,7 @@ def quiet():
     datasets.disable_progress_bars()
 
 
+pytestmark = pytest.mark.once
 STEMS = ("What is ice?", "What is rain?", "What is fog?")
 CHOICES = ("frozen water", "salt", "sand")
 ICE = "Question: What is ice?\nA. frozen water\nB. salt\nC. sand\nAnswer:"
@@ -162,7 +163,7 @@ def test_mmlu_opens_with_answered_questions_of_the_subject(write, tmp_path):
     assert task.train == task.validation == ()
 
 
-def test_mmlu_without_shots_asks_at_once(tmp_path):
+def test_mmlu_without_shots_opens_with_the_question(tmp_path):
     odd = load_task("mmlu", data=str(original_mmlu(tmp_path)), shots=0).test[0]
     header, _, _, question = TWO_SHOTS.split("\n\n")
     assert odd.prompt == f"{header}\n\n{question}"
@@ -215,9 +216,7 @@ def test_a_json_file_may_hold_lines(tmp_path):
 
 
 @pytest.mark.parametrize("variable", [None, "", "elsewhere"])
-def test_the_folder_of_data_is_beside_the_working_directory_or_named(
-    variable, tmp_path, monkeypatch
-):
+def test_the_data_folder_is_next_to_the_working_directory_or_named(variable, tmp_path, monkeypatch):
     folder = tmp_path / ("work/elsewhere" if variable else "shared/data")
     write_lines(folder / "gsm8k" / "test.jsonl", [{"question": "q", "answer": "#### 1"}])
     (tmp_path / "work").mkdir(exist_ok=True)
@@ -236,28 +235,28 @@ def test_svamp_reads_the_columns_of_the_hub(tmp_path):
 
 
 INTENTS = ["exchange_rate", "oos", "w2"]
-SAID = [("how many\neuros", 0), ("mars", 1), ("my w2", 2), ("rate of yen", 0), ("w2 form", 2)]
+TEXTS = [("how many\neuros", 0), ("mars", 1), ("my w2", 2), ("rate of yen", 0), ("w2 form", 2)]
 
 
 def hub_clinc(folder):
     features = datasets.Features(
         {"text": datasets.Value("string"), "intent": datasets.ClassLabel(names=INTENTS)}
     )
-    rows = [{"text": text, "intent": intent} for text, intent in SAID]
+    rows = [{"text": text, "intent": intent} for text, intent in TEXTS]
     for split in ("train", "validation", "test"):
         write_parquet(folder / "plus" / f"{split}-00000-of-00001.parquet", rows, features)
     return folder
 
 
 def original_clinc(folder):
-    said = [[text, INTENTS[i]] for text, i in SAID if i != 1]
-    content = {"train": said, "val": said, "test": said, "oos_test": [["mars", "oos"]]}
+    pairs = [[text, INTENTS[i]] for text, i in TEXTS if i != 1]
+    content = {"train": pairs, "val": pairs, "test": pairs, "oos_test": [["mars", "oos"]]}
     (folder / "data_full.json").write_text(json.dumps(content))
     return folder
 
 
 @pytest.mark.parametrize("write", [hub_clinc, original_clinc])
-def test_clinc150_leaves_out_what_is_out_of_scope(write, tmp_path):
+def test_clinc150_leaves_out_the_out_of_scope_class(write, tmp_path):
     task = load_task("clinc150", data=str(write(tmp_path)))
     assert task.answers == ("exchange rate", "w2")
     assert [len(part) for part in task.splits().values()] == [4, 4, 4]

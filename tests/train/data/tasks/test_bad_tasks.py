@@ -1,4 +1,4 @@
-"""Every mistake in a task's data is one line that names the place and what to do."""
+"""A mistake in a task's data gives one line that names the place and the remedy."""
 
 import json
 
@@ -8,6 +8,7 @@ import pytest
 from train.data.tasks import load_task
 from train.errors import DataError
 
+pytestmark = pytest.mark.once
 GOOD = {"prompt": "p", "completion": "c"}
 ARC = {
     "question": "q",
@@ -57,25 +58,25 @@ def test_a_damaged_file_of_completions_is_named_with_its_line(content, says, tmp
     refused(*says, name=str(path))
 
 
-def test_a_byte_order_mark_is_no_mistake(tmp_path):
+def test_a_byte_order_mark_is_accepted(tmp_path):
     path = tmp_path / "test.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + jsonl(GOOD).replace("\n", "\r\n").encode())
     assert len(load_task(str(path)).test) == 1
 
 
-def test_a_task_that_is_not_known_is_refused_with_those_that_are(tmp_path, monkeypatch):
+def test_an_unknown_task_is_refused_with_the_known_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused("arc-easy, arc-challenge, mmlu", "did you mean 'gsm8k'?", name="gsm8")
     refused("jsonl file or folder", "nothing is there", name="none/train.jsonl")
 
 
 @pytest.mark.parametrize("data", ["./none", "/none/of/it", "a/b/c", "none.jsonl"])
-def test_a_path_where_nothing_is_does_not_ask_the_hub(data, tmp_path, monkeypatch):
+def test_a_missing_path_sends_no_request_to_the_hub(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(f"at {data}, nothing is there: check the path", name="gsm8k", data=data)
 
 
-def test_settings_without_sense_are_refused(tmp_path):
+def test_contradictory_arguments_are_refused(tmp_path):
     path = tmp_path / "test.jsonl"
     path.write_text(jsonl(GOOD))
     refused("shots only with mmlu, got 3 for gsm8k", name="gsm8k", shots=3)
@@ -93,7 +94,7 @@ def test_a_folder_without_tables_is_refused(tmp_path):
     refused("expected a .jsonl file", "train.csv", name=str(tmp_path))
 
 
-def test_a_file_that_is_no_parquet_is_refused(tmp_path):
+def test_a_file_that_is_not_parquet_is_refused(tmp_path):
     (tmp_path / "test.parquet").write_bytes(b"PAR1 and nothing more")
     refused("a parquet table at", "test.parquet", name="gsm8k", data=str(tmp_path))
 
@@ -202,7 +203,7 @@ def test_damaged_labels_are_named(table, categories, says, tmp_path):
     refused(*says, name="banking77", data=str(tmp_path))
 
 
-def test_numbers_without_names_are_no_labels(tmp_path):
+def test_numbers_without_names_are_refused_as_labels(tmp_path):
     (tmp_path / "test.jsonl").write_text(jsonl({"text": "hi", "intent": 3}))
     refused("the name of a class in line 1", "got 3", name="clinc150", data=str(tmp_path))
 
