@@ -9,7 +9,7 @@ from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
 from train.classifier.settings import Augmentation, Data, Stage2Data
 from train.comparison.figures import AREA, RATIOS, joint_name
-from train.sweeps.methods import AVERAGE, trainings
+from train.sweeps.methods import AVERAGE, METHODS, trainings
 
 _SELECTABLE = {
     **{f"joint_accuracy@{ratio:g}": joint_name(ratio) for ratio in RATIOS},
@@ -36,7 +36,7 @@ class SweepSettings(Data, does="train.sweeps.driver:run_sweep"):
         "checkpoint folder from which stage 1 is distilled, as in `train distill`", default=None
     )
     methods: tuple[str, ...] = field(
-        "methods of stage 2; :ALPHA trains one at a single alpha",
+        f"methods of stage 2, among {', '.join(METHODS)}; NAME:ALPHA trains at a single alpha",
         default=("gatekeeper", "auxiliary:0.5", "label_smoothing", "cascade_aware"),
     )
     alphas: tuple[float, ...] = field(
