@@ -59,9 +59,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("address", help="HOST:PORT")
     parser.add_argument("--certificate", type=Path, help="PEM file of the server's certificate")
-    parser.add_argument(
-        "--service", default="", help="name of a model; by default the server as a whole"
-    )
+    parser.add_argument("--service", default="", help="name of a model; by default the server")
     flags = parser.parse_args()
     request = health_pb2.HealthCheckRequest(service=flags.service)
     try:

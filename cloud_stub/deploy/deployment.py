@@ -9,9 +9,9 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from cloud_stub.deploy import kserve, triton
+from cloud_stub.deploy import triton
 from cloud_stub.deploy.model import (
     DeployedModel,
     TensorDescription,
@@ -22,8 +22,14 @@ from cloud_stub.deploy.model import (
 )
 from cloud_stub.deploy.settings import DEFAULT_MAX_BATCH, REPOSITORY, DeploySettings
 from cloud_stub.errors import DeployError
+from edge_runtime.errors import DependencyError
 from edge_runtime.files import fresh_folder, require_free
 
+SERVICE_FILE: Final = "inference-service.yaml"
+_RUNTIME: Final = "kserve-tritonserver"
+_GRPC_PORT: Final = 9000
+# HTTP/2 without TLS, under the name that Knative expects; TLS ends at the cluster's gateway.
+_GRPC_PORT_NAME: Final = "h2c"
 _PICTURES_RANK: Final = 4
 _CHANNELS: Final = 3
 _MAX_SPELT_OUT: Final = 20
@@ -38,12 +44,12 @@ def deploy(settings: DeploySettings) -> None:
     """
     is_triton = settings.target == "triton"
     folder = settings.out / settings.model if is_triton else settings.out
-    mark = triton.CONFIG_FILE if is_triton else kserve.SERVICE_FILE
+    mark = triton.CONFIG_FILE if is_triton else SERVICE_FILE
     require_free(folder, mark=mark, overwrite=settings.overwrite, error=DeployError)
     model = _read(settings)
     max_batch = _max_batch(settings, model)
     # PyYAML may be missing: the text is made before anything is written.
-    service = None if is_triton else kserve.render(settings)
+    service = None if is_triton else _service_text(settings)
     with fresh_folder(folder, scratch=triton.scratch_place(folder)) as fresh:
         if service is None:
             triton.write_model(fresh, model, settings.model, max_batch)
@@ -51,7 +57,7 @@ def deploy(settings: DeploySettings) -> None:
             model_folder = fresh / REPOSITORY / settings.model
             model_folder.mkdir(parents=True)
             triton.write_model(model_folder, model, settings.model, max_batch)
-            (fresh / kserve.SERVICE_FILE).write_text(service, encoding="utf-8")
+            (fresh / SERVICE_FILE).write_text(service, encoding="utf-8")
     _report(settings, model, folder, max_batch)
 
 
@@ -85,13 +91,51 @@ def _max_batch(settings: DeploySettings, model: DeployedModel) -> int:
     return settings.max_batch or DEFAULT_MAX_BATCH
 
 
+def _service_text(settings: DeploySettings) -> str:
+    """Return the YAML of the `InferenceService` by which KServe runs the repository on Triton.
+
+    Its fields are those of `serving.kserve.io/v1beta1`. KServe's own runtime for Triton listens for
+    gRPC on port 9000 and serves all models of the storage, each under its folder's name.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise DependencyError("pyyaml", "writing an InferenceService", "deploy") from None
+    return str(yaml.safe_dump(_manifest(settings), sort_keys=False, allow_unicode=True))
+
+
+def _manifest(settings: DeploySettings) -> dict[str, Any]:
+    metadata = {"name": settings.model}
+    if settings.namespace is not None:
+        metadata["namespace"] = settings.namespace
+    predictor: dict[str, Any] = {}
+    if settings.replicas is not None:
+        predictor |= {"minReplicas": settings.replicas, "maxReplicas": settings.replicas}
+    size = {"cpu": settings.cpu or "1", "memory": settings.memory or "2Gi"}
+    predictor["model"] = {
+        "modelFormat": {"name": "onnx"},
+        "runtime": _RUNTIME,
+        "protocolVersion": "v2",
+        "storageUri": str(settings.storage_uri),
+        "ports": [{"name": _GRPC_PORT_NAME, "containerPort": _GRPC_PORT, "protocol": "TCP"}],
+        # A dictionary each, or YAML would write the second as a reference to the first.
+        "resources": {"requests": {**size}, "limits": {**size}},
+    }
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": metadata,
+        "spec": {"predictor": predictor},
+    }
+
+
 def _report(settings: DeploySettings, model: DeployedModel, folder: Path, max_batch: int) -> None:
     print(f"cloud_stub: wrote {folder} for {settings.target}")
     repository = settings.out
     if settings.target == "kserve":
         repository = settings.out / REPOSITORY
         print(f"cloud_stub: upload {repository} to {settings.storage_uri}, then run")
-        print(f"  kubectl apply -f {settings.out / kserve.SERVICE_FILE}")
+        print(f"  kubectl apply -f {settings.out / SERVICE_FILE}")
     labels_file = repository / settings.model / triton.LABELS_FILE
     if _obstacle(model) is None:
         print("cloud_stub: on the edge, ask it with")

@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus, computed from the statistics on request, at no cost to calls."""
+"""`/metrics` for Prometheus, computed from the statistics on request, without slowing calls."""
 
 from __future__ import annotations
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from tools.processes import refused_here
+from tools.processes import ROOT, refused_here
 
 from cloud_stub.__main__ import COMMANDS
 from cloud_stub.language.upstream import link_security
@@ -200,3 +202,13 @@ def test_a_key_is_never_sent_to_another_machine_in_plaintext(tmp_path, monkeypat
 def test_the_default_confidence_is_one_that_the_model_can_report():
     assert ModelSettings(checkpoint=Path("x")).confidence_kind == "neg_entropy"
     assert ModelSettings(**UPSTREAM).confidence_kind == "mean_logprob"
+
+
+@pytest.mark.slow
+def test_only_a_checkpoint_needs_torch():
+    modules = "cloud_stub.__main__, cloud_stub.server, cloud_stub.language.upstream"
+    code = f"import sys, {modules}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert not {"torch", "transformers", "onnx", "onnxruntime"} & set(done.stdout.split())

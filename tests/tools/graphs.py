@@ -1,4 +1,4 @@
-"""Writes tiny ONNX graphs that give back what they are given."""
+"""Tiny ONNX graphs that return their inputs."""
 
 import onnx
 from onnx import TensorProto, helper
@@ -19,7 +19,7 @@ ELEMENTS = {
     "BF16": TensorProto.BFLOAT16,
     "BYTES": TensorProto.STRING,
 }
-"""ONNX's element type of each of the protocol's."""
+"""The protocol's datatype -> ONNX's element type."""
 SIZES = {
     "BOOL": 1, "INT8": 1, "UINT8": 1, "INT16": 2, "UINT16": 2, "FP16": 2, "BF16": 2, "INT32": 4,
     "UINT32": 4, "FP32": 4, "INT64": 8, "UINT64": 8, "FP64": 8,
@@ -34,7 +34,7 @@ FIELDS = {
     "FP32": "fp32_contents", "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }  # fmt: skip
-"""Field of each in typed contents; FP16 and BF16 have none."""
+"""Field of each datatype in typed contents; FP16 and BF16 have none."""
 
 
 def write_identity(path, **inputs):
@@ -63,15 +63,15 @@ def write_identity(path, **inputs):
 
 
 GATHERED_ROWS = 16
-"""Rows that a model `TYPE.gathered` of the zoo waits for."""
+"""Rows of a full batch of the models `TYPE.gathered`, which wait for one."""
 
 
 def write_zoo(folder, bundle):
     """Write a `--models` file: `large`, a bundle, and identity graphs of all kinds.
 
-    A model a datatype, under its name, takes `x` [n, 2], and one more waits for a full batch.
-    `fixed` and the scalars have no batch axis, `free` has two free axes, and `several` takes three
-    inputs of different types and shapes.
+    Each datatype has a model under its name that takes `x` [n, 2], and another that waits for a
+    full batch. `fixed` and the scalars have no batch axis, `free` has two free axes, and `several`
+    takes three inputs of different types and shapes.
     """
     zoo = {datatype: {"x": (datatype, ["n", 2])} for datatype in ELEMENTS}
     zoo |= {f"{kind}.scalar": {"x": (kind, [])} for kind in ("FP64", "BF16", "BYTES", "BOOL")}

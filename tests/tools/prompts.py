@@ -1,4 +1,4 @@
-"""Asks servers that generate text, over gRPC with nothing but the protocol between."""
+"""A client of servers that generate text; it uses nothing but the protocol."""
 
 import numpy as np
 from tools.callers import Caller
@@ -8,7 +8,7 @@ from edge_runtime.wire import tensors
 
 
 def prompts_request(*prompts, max_tokens=None, model="large", **fields):
-    """Return a request of prompts, texts or bytes."""
+    """Return a request of prompts, which are texts or bytes."""
     request = pb.ModelInferRequest(model_name=model, **fields)
     request.inputs.add(name="text", datatype="BYTES", shape=[len(prompts)])
     encoded = [prompt.encode() if isinstance(prompt, str) else prompt for prompt in prompts]
@@ -20,9 +20,9 @@ def prompts_request(*prompts, max_tokens=None, model="large", **fields):
 
 def answer_in(response):
     """Return the texts and the confidences of a response."""
-    found = tensors.decode_tensors(response.outputs, response.raw_output_contents)
-    assert found["confidence"].dtype == np.float32
-    return [text.decode() for text in found["text"]], found["confidence"].tolist()
+    outputs = tensors.decode_tensors(response.outputs, response.raw_output_contents)
+    assert outputs["confidence"].dtype == np.float32
+    return [text.decode() for text in outputs["text"]], outputs["confidence"].tolist()
 
 
 class Asker(Caller):
@@ -46,6 +46,6 @@ class Asker(Caller):
 
 
 def part_of(data):
-    """Return the texts and confidences of a stream's message, or the words of its error."""
+    """Return the texts and confidences of a stream's message, or the message of its error."""
     message = pb.ModelStreamInferResponse.FromString(data)
     return message.error_message or answer_in(message.infer_response)

@@ -1,4 +1,4 @@
-"""A model that spells texts word by word, served by the real front in this process."""
+"""A model that repeats texts word by word, served by the real front in this process."""
 
 import asyncio
 import threading
@@ -23,9 +23,9 @@ TEXT = "text"
 
 
 class Speller:
-    """Says each of its texts after the caller, a word at a time.
+    """Repeats each of its texts, one word at a time.
 
-    It stumbles over the word "stumble", and over "crowd" where it has others beside it.
+    It fails on the word "stumble", and on "crowd" and "busy" if the batch has other texts.
     """
 
     signature = Signature(
@@ -51,20 +51,20 @@ class Speller:
         try:
             for count in range(1, max(map(len, rows)) + 1):
                 time.sleep(self.pause_s)
-                said = [words[:count] for words in rows]
+                texts = [words[:count] for words in rows]
                 self.spoken += 1
-                self._check(said)
-                yield {"spelled": np.array([" ".join(s).encode() for s in said], dtype=object)}
+                self._check(texts)
+                yield {"spelled": np.array([" ".join(t).encode() for t in texts], dtype=object)}
         finally:
             self.has_ended.set()
 
-    def _check(self, said):
-        last = [words[-1] for words in said]
+    def _check(self, texts):
+        last = [words[-1] for words in texts]
         if "stumble" in last:
-            raise ValueError("a word that cannot be said")
-        if len(said) > 1 and "busy" in last:
+            raise ValueError("a forbidden word")
+        if len(texts) > 1 and "busy" in last:
             raise UnavailableError("come back later")
-        if len(said) > 1 and "crowd" in last:
+        if len(texts) > 1 and "crowd" in last:
             raise OverloadError("too many at once")
 
     def close(self):
@@ -72,7 +72,7 @@ class Speller:
 
 
 class Served:
-    """The front in a real server of this process."""
+    """The front in a real server in this process."""
 
     def __init__(self, backend, **limits):
         self.model = ServedModel("speller", backend, Limits(**limits))
@@ -102,7 +102,7 @@ class Served:
         self.model.close()
 
     def stream(self, *requests, timeout=PATIENCE_S):
-        """Open a stream, write the requests and say that there are no more."""
+        """Open a stream, write the requests and end it."""
         call = self.channel.stream_stream(pb.METHODS["ModelStreamInfer"], None, None)
         return call(iter(requests), timeout=timeout)
 
@@ -120,15 +120,15 @@ def spell(*texts, request_id=""):
 
 
 def read(data):
-    """Return (id, what was said so far, whether that is the whole) of an answer."""
+    """Return (id, texts so far, whether they are complete) of an answer."""
     response = pb.ModelInferResponse.FromString(data)
-    found = tensors.decode_tensors(response.outputs, response.raw_output_contents)
+    outputs = tensors.decode_tensors(response.outputs, response.raw_output_contents)
     is_whole = "gatekeeper_compute_us" in response.parameters
-    return response.id, [said.decode() for said in found["spelled"]], is_whole
+    return response.id, [text.decode() for text in outputs["spelled"]], is_whole
 
 
 async def answers_of(call):
-    """Return what a stream answers: a part or a whole each, or the words of an error."""
+    """Return the answers of a stream: a partial or complete answer each, or an error's message."""
     answers = []
     async for data in call:
         message = pb.ModelStreamInferResponse.FromString(data)
@@ -140,7 +140,7 @@ async def answers_of(call):
 
 
 def parts(request_id, text):
-    """Return the answers that a text has: each part once and in order, then the whole."""
+    """Return the expected answers to a text: each part once and in order, then all of it."""
     words = text.split()
     return [
         (request_id, [" ".join(words[:count])], count == len(words))

@@ -108,12 +108,12 @@ def test_a_deadline_ends_the_generation(asker):
 
 
 def test_a_cancelled_call_without_a_stream_ends_the_generation(asker):
-    beside = asker.stream(prompts_request(PROMPT, model="pair"), timeout=None)
+    other = asker.stream(prompts_request(PROMPT, model="pair"), timeout=None)
     plain = asker.future(prompts_request(PROMPT, model="pair"), timeout=None)
-    next(beside)  # they are worked on, together
+    next(other)  # they are worked on, together
     plain.cancel()
-    next(beside)
-    beside.cancel()
+    next(other)
+    other.cancel()
     assert len(asker.ask(PROMPT, PROMPT, max_tokens=3, model="pair")[0]) == 2
 
 

@@ -196,7 +196,7 @@ def test_a_model_that_fails_half_way_fails_only_that_call_and_sends_no_part_twic
         ]
         assert second == [
             ("2", ["one"], False),
-            ("2", "the model failed: ValueError: a word that cannot be said"),
+            ("2", "the model failed: ValueError: a forbidden word"),
         ]
 
     serving(scenario, max_batch=2, max_delay_s=PATIENCE_S)
@@ -234,7 +234,7 @@ def test_an_error_answers_its_request_and_the_stream_continues():
         first, garbage, failed, last = await answers_of(call)
         assert (first, last) == (("1", ["one"], True), ("3", ["two"], True))
         assert garbage[0] == ""
-        assert failed == ("2", "the model failed: ValueError: a word that cannot be said")
+        assert failed == ("2", "the model failed: ValueError: a forbidden word")
         assert served.outcomes == {Outcome.ANSWERED: 2, Outcome.FAILED: 1}
 
     serving(scenario)
