@@ -65,9 +65,10 @@ def report(settings: ReportSettings) -> None:
             print(figures.table(folder))
             continue
         documents = list(_documents(folder))
+        drawn = _kind(folder).draw(folder)
         for document in documents:
             document.renew()
-        print(*(document.page for document in documents), *_kind(folder).draw(folder), sep="\n")
+        print(*(document.page for document in documents), *drawn, sep="\n")
 
 
 def committed() -> tuple[Path, ...]:
@@ -87,5 +88,7 @@ def _documents(folder: Path) -> Iterable[Document]:
         yield from _kind(folder).documents(folder)
     except CheckError:
         raise
-    except (GatekeeperError, KeyError) as error:
-        raise CheckError(f"{folder}: {error!r}") from None
+    except GatekeeperError as error:
+        raise CheckError(f"{folder}: {error}") from None
+    except KeyError as error:
+        raise CheckError(f"{folder}: expected {error} in its results") from None

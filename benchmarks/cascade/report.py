@@ -144,8 +144,8 @@ def summary(
             "",
             *lead(results, outcome),
             "",
-            f"{results['test_size']} test inputs of {results['data']}, mean over "
-            f"{len(results['seeds'])} training seeds.",
+            f"{results['test_size']} test inputs of {results['data']}, mean over the training "
+            f"seeds {', '.join(map(str, results['seeds']))}.",
             "",
             "What did the tuning change? Compare the columns:",
             "",

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError, ServerStartError
 from benchmarks.processes import (
     Server,
     last_line,
@@ -16,6 +16,7 @@ from benchmarks.processes import (
     peak_resident_bytes,
     processor_s,
     resident_bytes,
+    running_server,
 )
 
 ECHO = "benchmarks.runtime.echo_server"
@@ -33,6 +34,15 @@ def test_a_killed_server_comes_back_at_its_address_and_stops_although_halted():
         server.stop()
         assert server.pid is None
         assert server.stop() == ""
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_start_gives_its_reason():
+    with (
+        pytest.raises(ServerStartError, match=r"tests\.tools\.nobody did not start: .*nobody"),
+        running_server(["tests.tools.nobody"]),
+    ):
+        pytest.fail("it started")
 
 
 @pytest.mark.slow

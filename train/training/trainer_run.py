@@ -106,7 +106,11 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar = tqdm(
-            total=state.max_steps, unit="step", initial=state.global_step, disable=None
+            total=state.max_steps,
+            unit="step",
+            initial=state.global_step,
+            leave=None,  # under another bar it goes away at the end
+            disable=None,
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -1,4 +1,4 @@
-"""The guarantee holds on populations whose true risk is known; a broken one would be seen."""
+"""The guarantee holds on populations of known risk, and a broken one is noticed."""
 
 import json
 
@@ -12,7 +12,7 @@ from export.calibration.certificates import RiskCertificate
 
 
 @pytest.mark.slow
-def test_it_holds_and_is_written(tmp_path):
+def test_the_guarantee_holds_and_is_written(tmp_path):
     GuaranteeSettings(draws=60, size=2000, out=tmp_path / "g.json").run()
     figures = json.loads((tmp_path / "g.json").read_text())["figures"]
     assert len(figures) == 3
@@ -26,7 +26,7 @@ def test_it_holds_and_is_written(tmp_path):
 def test_a_certificate_that_promises_too_much_is_caught(monkeypatch):
     # Tests at 60 % instead of 5 %: the true risk is then over its bound far too often.
     monkeypatch.setattr(RiskCertificate, "pass_at", property(lambda self: 0.6))
-    with pytest.raises(CheckError, match="does not for"):
+    with pytest.raises(CheckError, match="does not hold for"):
         GuaranteeSettings(draws=60, size=2000).run()
 
 

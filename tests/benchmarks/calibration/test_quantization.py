@@ -1,6 +1,7 @@
-"""The table of precisions: every row from a bundle as it ships, what cannot be is said."""
+"""The table of precisions: every row from a bundle as it ships; a missing one has a reason."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ def test_each_precision_stands_beside_the_float_graph(small_checkpoint, tmp_path
     # SmallCNN has no matrix product of a size that 4 bits pay for.
     assert "--quantize int4" in content["left_out"]["checkpoint int4"]
     printed = capsys.readouterr().out
-    assert f"| checkpoint int8 | {rows['int8']['megabytes']:.2f} |" in printed
+    size = f"{rows['int8']['megabytes']:.2f}"
+    assert re.search(rf"\| checkpoint int8 +\| {size} ", printed)
     assert "left out: checkpoint int4" in printed
 
 
@@ -66,13 +68,12 @@ def test_every_source_is_calibrated_for_every_goal(models, tmp_path, capsys):
     firsts = [row["goals"]["target-deferral=0.2"] for row in rows.values()]
     assert firsts[1] == pytest.approx(firsts[0])
     assert firsts[2] == pytest.approx(firsts[0])
-    assert "| onnx none | answers " in capsys.readouterr().out
+    assert re.search(r"\| onnx none +\| answers ", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
     ("goals", "says"),
     [
-        ((), "at least one goal"),
         (("max-risk",), "target-deferral=0.3, of"),
         (("deferral=0.1",), "got deferral=0.1"),
         (("max-risk=2",), "a value in"),
