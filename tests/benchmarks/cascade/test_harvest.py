@@ -13,7 +13,7 @@ from benchmarks.commands.cascade import CheckSettings, HarvestBenchmarkSettings
 from edge_runtime import read_records
 from train import data
 from train.classifier.settings import FitSettings
-from train.data import loading
+from train.data import sets
 from train.models import build, save
 
 pytestmark = pytest.mark.slow
@@ -35,8 +35,8 @@ def harvested(large_checkpoint, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(harvest, "FitSettings", partial(FitSettings, epochs=3))
         patch.setattr(trial, "TIMED_CALLS", 20)
-        patch.setattr(data, "load", few(loading.load, INPUTS))
-        patch.setattr(data, "load_train", few(loading.load_train, 2 * INPUTS))
+        patch.setattr(data, "load", few(sets.load, INPUTS))
+        patch.setattr(data, "load_train", few(sets.load_train, 2 * INPUTS))
         HarvestBenchmarkSettings(large=large_checkpoint, seeds=(3,), epochs=2, out=out).run()
     return out
 

@@ -26,7 +26,7 @@ from edge_runtime.errors import (
     CloudUnavailableError,
 )
 from export.commands.build import BuildSettings
-from train.classifier.fit import FitSettings
+from train.classifier.settings import FitSettings
 from train.models import open_checkpoint
 
 pytestmark = [
