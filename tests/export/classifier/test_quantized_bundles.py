@@ -13,10 +13,11 @@ from edge_runtime.errors import SettingError
 from export.commands.build import BuildSettings
 from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings
-from export.commands.verify import VerifySettings, least_sure
+from export.commands.verify import VerifySettings
 from export.data import load_split
 from export.errors import VerificationError
 from export.session import run_images
+from export.verification import least_sure
 
 pytestmark = pytest.mark.slow
 

@@ -252,8 +252,8 @@ def test_an_output_that_is_taken_is_refused_before_the_work(
     refused_here([*line, copy], capfd, says="--overwrite replaces it")
     # A slip of the fingers must not cost a folder that is no bundle.
     other = [*line, tmp_path / "folder", "--overwrite"]
-    refused_here(other, capfd, says="a folder of other things")
-    refused_here([*line, tmp_path / "file" / "b"], capfd, says="folder that can be written")
+    refused_here(other, capfd, says="or a folder with bundle.json")
+    refused_here([*line, tmp_path / "file" / "b"], capfd, says="writable folder")
     assert contents(tmp_path) == before
 
 
@@ -277,7 +277,7 @@ def test_a_disk_that_may_not_be_written_is_refused(bundle, small_checkpoint, tmp
         before = contents(disk)
         line = ["--checkpoint", small_checkpoint, "--threshold", "0.5", "--out"]
         for out in (disk / "new", disk / "deep" / "er", copy):
-            refused_here([*line, out, "--overwrite"], capfd, says="folder that can be written")
+            refused_here([*line, out, "--overwrite"], capfd, says="writable folder")
         retune = ["retune", "--bundle", copy, "--threshold", "0.5"]
         refused_here(retune, capfd, says="Read-only file system")
         assert contents(disk) == before

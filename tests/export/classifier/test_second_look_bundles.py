@@ -25,7 +25,7 @@ from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings
 from export.commands.verify import VerifySettings
 from export.errors import VerificationError
-from export.sources.reference import Gate, ask_pytorch
+from export.sources.reference import Gate, checkpoint_reference
 from train import data
 from train.models import Checkpoint, open_checkpoint, save
 
@@ -226,7 +226,7 @@ def test_an_export_that_looks_elsewhere_than_it_says_is_refused(
     metadata = read_bundle(look_bundle).metadata
     look = SecondLook.from_fields(metadata.second_look)
     gate = Gate(metadata.confidence_kind, metadata.threshold, look)
-    expected = ask_pytorch(checkpoint, digits, gate)
+    expected = checkpoint_reference(checkpoint, digits, gate)
     feeds = {"pixel_values": checkpoint.pixel_values(list(digits)).numpy()}
     model = logits_graph(checkpoint, (8, 8))
     append_gate(model, kind=gate.kind, threshold=gate.threshold, view=contract.MIRROR)
@@ -238,7 +238,7 @@ def test_an_export_that_looks_elsewhere_than_it_says_is_refused(
 
 
 @pytest.mark.slow
-def digits_of_any_size_are_looked_at_twice_behind_fused_preprocessing(tmp_path, generator):
+def test_digits_of_any_size_are_looked_at_twice_behind_fused_preprocessing(tmp_path, generator):
     config = ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=4
     )
