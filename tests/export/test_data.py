@@ -3,19 +3,15 @@
 import json
 
 import pytest
-from export.freshness import remarks, require_fresh
+from export.freshness import require_fresh
 
 from edge_runtime.bundle import read_bundle
 from export.commands.build import BuildSettings
 from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings
-from export.errors import CalibrationError
-<<<<<<< HEAD:tests/export/test_freshness.py
-from train.classifier.settings import TuneSettings
-=======
 from export.data import freshness_note, require_fresh
-from train.classifier.tune import TuneSettings
->>>>>>> 2fc6e2956509aa95163b9aad27a20af055dca365:tests/export/test_data.py
+from export.errors import CalibrationError
+from train.classifier.settings import TuneSettings
 from train.models import Training, training_of
 
 FITTED = {"training": Training("digits", ("train",), ("validation",)).as_record()}
