@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from export.freshness import require_fresh
 
 from edge_runtime.bundle import read_bundle
 from export.commands.build import BuildSettings
