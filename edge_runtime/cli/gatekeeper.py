@@ -26,11 +26,7 @@ _PROGRAM = "gatekeeper"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `gatekeeper PACKAGE COMMAND ...` and return the exit status.
-
-    Args:
-        argv: The words of the line; those of the process by default.
-    """
+    """Run `gatekeeper PACKAGE COMMAND ...`, from the process by default; return its status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in {"-h", "--help", "help"}:
         show(_overview())

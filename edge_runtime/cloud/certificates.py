@@ -117,9 +117,7 @@ def read_validity(der: bytes) -> Validity:
         at = _open(der, at)
         return Validity(_time(der, at), _time(der, _element(der, at)[1]))
     except (IndexError, ValueError):
-        raise SettingError(
-            "expected a certificate, the file holds something else: write it as PEM again"
-        ) from None
+        raise SettingError("expected a certificate, got other bytes: write it as PEM") from None
 
 
 def _element(der: bytes, at: int) -> tuple[int, int]:

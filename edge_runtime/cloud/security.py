@@ -45,9 +45,6 @@ class Security:
         token_file: File that holds the bearer token; read again when it changes.
         token_env: Environment variable that holds the bearer token instead.
         server_name: Expected name in the server's certificate; that of the address if None.
-
-    Raises:
-        SettingError: The settings contradict one another.
     """
 
     ca: Path | str | None = None
@@ -59,10 +56,8 @@ class Security:
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
-            present, missing = (
-                ("certificate", "key") if self.key is None else ("key", "certificate")
-            )
-            raise SettingError(f"{present} needs {missing}: give both or neither")
+            half = "certificate needs key" if self.key is None else "key needs certificate"
+            raise SettingError(f"{half}: give both or neither")
         if self.token_file is not None and self.token_env is not None:
             raise SettingError(
                 "expected the token from one place, got token_file and token_env: give one of them"

@@ -80,7 +80,7 @@ def column(name: str, values: npt.ArrayLike, size: int | None = None) -> Floats:
 
 
 def quality(name: str, values: npt.ArrayLike, size: int, *, scalar: bool = False) -> Floats:
-    """Return qualities as float64 [n], or raise an `InputError` for values outside [0, 1]."""
+    """Return qualities in [0, 1] as float64 [n], a scalar for all n, or raise an `InputError`."""
     array = numbers(name, values)
     checked = (
         np.full(size, array.item()) if scalar and array.ndim == 0 else column(name, array, size)
@@ -98,7 +98,7 @@ def quality(name: str, values: npt.ArrayLike, size: int, *, scalar: bool = False
 def cascade(
     confidence: npt.ArrayLike, small_quality: npt.ArrayLike, large_quality: npt.ArrayLike
 ) -> tuple[Floats, Floats, Floats]:
-    """Return the columns of a cascade as float64 [n], or raise an `InputError`."""
+    """Return a cascade's columns as float64 [n]; `large_quality` may be one number."""
     g = column("confidence", confidence)
     small = quality("small_quality", small_quality, g.size)
     return g, small, quality("large_quality", large_quality, g.size, scalar=True)

@@ -96,11 +96,7 @@ class DeferralBudget:
         self._bytes = 0
 
     def reserve(self, request_bytes: int) -> Reservation | None:
-        """Reserve one request before it is sent; return None where the budget is used up.
-
-        Args:
-            request_bytes: Upper bound of its size in bytes, retries included.
-        """
+        """Reserve a request of at most this size, retries included; None where nothing is left."""
         _check_size(request_bytes)
         with self._lock:
             slot = self._now()
@@ -108,7 +104,7 @@ class DeferralBudget:
                 return None
             if self.max_bytes is not None and self._bytes + request_bytes > self.max_bytes:
                 return None
-            self._charge(slot, 1, request_bytes)
+            self._charge(slot, request_bytes)
             return Reservation(slot, request_bytes)
 
     def settle(self, reservation: Reservation, sent_bytes: int) -> None:
@@ -121,7 +117,7 @@ class DeferralBudget:
         with self._lock:
             slot = self._now()
             self._release(reservation)
-            self._charge(slot, 1, sent_bytes)
+            self._charge(slot, sent_bytes)
 
     def refund(self, reservation: Reservation) -> None:
         """Cancel a reservation because nothing was sent; once, instead of `settle`."""
@@ -147,12 +143,12 @@ class DeferralBudget:
             self._bytes -= expired.bytes
         return slot
 
-    def _charge(self, slot: int, calls: int, size_bytes: int) -> None:
+    def _charge(self, slot: int, size_bytes: int) -> None:
         if not self._slots or self._slots[-1].number != slot:
             self._slots.append(_Slot(slot, 0, 0))
-        self._slots[-1].calls += calls
+        self._slots[-1].calls += 1
         self._slots[-1].bytes += size_bytes
-        self._calls += calls
+        self._calls += 1
         self._bytes += size_bytes
 
     def _release(self, reservation: Reservation) -> None:
