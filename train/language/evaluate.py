@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_runtime import environment, metrics
+from edge_runtime import environment
 from edge_runtime.files import write_atomically
 from train.comparison.figures import figures, joint_name
 from train.data.tasks import Example, Task, load_task
 from train.errors import DataError
 from train.language.answers import Answers, Bools, answer_split, most_frequent, save_answers
-from train.language.rivals import sequence_candidate
+from train.language.rivals import candidate, uncertainty
 from train.language.settings import EvaluateLanguageSettings
 from train.models import open_language_model
 from train.training.schedule import move_model
@@ -93,10 +93,10 @@ def figures_by_kind(answers: Answers, large: Bools | None, vocabulary: int) -> F
         vocabulary: V, the number of M_S's tokens.
     """
     quality = None if large is None else large.astype(float)
-    found = {
-        kind: figures(sequence_candidate(kind, answers, vocabulary), quality)
-        for kind in metrics.SEQUENCE_KINDS
-    }
+    found = {}
+    for kind, confidence in answers.confidence.items():
+        values = uncertainty(kind, confidence, vocabulary)
+        found[kind] = figures(candidate(kind, values[None], answers.right[None]), quality)
     by = "AUROC" if large is None else joint_name(_RATIO)
     known = {kind: row[by] for kind, row in found.items() if not math.isnan(row[by])}
     differ = len(set(known.values())) > 1

@@ -21,7 +21,7 @@ from train.comparison.samples import Samples, describe_machine, render_table, sa
 from train.comparison.scores import SPLITS
 from train.errors import TrainError
 from train.language.answers import UNPARSED, most_frequent
-from train.language.rivals import CONTROL, UNTUNED, Query, Responses, Rival, Uncertainty
+from train.language.rivals import CONTROL, UNTUNED, Query, Responses, Rival, candidate
 from train.sweeps.choice import describe_difference, recommend
 
 RESULTS_FILE = "lm-results.json"
@@ -101,9 +101,9 @@ def gather(
             continue
         for kind in found[0]:
             for split in SPLITS:
-                candidates[split][row_name(rival.name, kind)] = _candidate(
-                    [by_kind[kind] for by_kind in found], runs, split
-                )
+                values = np.stack([by_kind[kind][split] for by_kind in found])
+                right = np.stack([run.answers[split].right for run in runs])
+                candidates[split][row_name(rival.name, kind)] = candidate(kind, values, right)
     first = next(iter(responses.values()))[0]
     samples = Samples(
         ids={s: np.array(first.answers[s].ids) for s in SPLITS},
@@ -113,16 +113,6 @@ def gather(
         extra=extra,
     )
     return samples, left_out
-
-
-def _candidate(found: Sequence[Uncertainty], runs: Sequence[Responses], split: str) -> Candidate:
-    return Candidate(
-        uncertainty=np.stack([u.values[split] for u in found]).astype(np.float32),
-        right=np.stack([run.answers[split].right for run in runs]),
-        passes=1.0,
-        is_probability=found[0].is_probability,
-        is_logarithm=found[0].is_logarithm,
-    )
 
 
 def _answer_arrays(name: str, runs: Sequence[Responses]) -> dict[str, npt.NDArray[Any]]:

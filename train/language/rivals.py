@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from train.language.answers import Answers
 from train.models.deferral_head import sigmoid
 
 Floats = npt.NDArray[np.float64]
+Uncertainties = dict[str, dict[str, Floats]]
+"""Kind -> split -> float64 [n]; NaN is the most uncertain."""
 UNTUNED, CONTROL = "untuned", "control"
 REDUCE_CONFIDENCE: Final = "Respond with low confidence if you are uncertain."
 ANSWER_N: Final = "Respond with 'N' if you are uncertain."
@@ -63,21 +65,6 @@ class Responses:
     task_answers: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class Uncertainty:
-    """An uncertainty on every split; NaN is the most uncertain.
-
-    Attributes:
-        values: Split -> float64 [n], scaled so that no digits are lost where M_S is certain.
-        is_probability: Whether 1 - value is a confidence in [0, 1].
-        is_logarithm: Whether exp(-value) is one.
-    """
-
-    values: Mapping[str, Floats]
-    is_probability: bool = False
-    is_logarithm: bool = False
-
-
 class Rival(ABC):
     """One method that makes a language model unsure.
 
@@ -93,8 +80,8 @@ class Rival(ABC):
     is_meaningful_from_scratch: bool = True
 
     @abstractmethod
-    def uncertainties(self, responses: Responses) -> dict[str, Uncertainty]:
-        """Return its uncertainties by kind.
+    def uncertainties(self, responses: Responses) -> Uncertainties:
+        """Return its uncertainties.
 
         Raises:
             TrainError: It cannot be fitted to these answers.
@@ -111,9 +98,15 @@ class Plain(Rival):
     def __init__(self, model: str) -> None:
         self.name, self.query = model, Query(model)
 
-    def uncertainties(self, responses: Responses) -> dict[str, Uncertainty]:
+    def uncertainties(self, responses: Responses) -> Uncertainties:
         """Return an uncertainty for every kind of `metrics.SEQUENCE_KINDS`."""
-        return {kind: sequence_uncertainty(kind, responses) for kind in metrics.SEQUENCE_KINDS}
+        return {
+            kind: {
+                split: uncertainty(kind, answers.confidence[kind], responses.vocabulary)
+                for split, answers in responses.answers.items()
+            }
+            for kind in metrics.SEQUENCE_KINDS
+        }
 
 
 class TokenQuantiles(Rival):
@@ -136,7 +129,7 @@ class TokenQuantiles(Rival):
     def __init__(self, model: str) -> None:
         self.name, self.query = model, Query(model)
 
-    def uncertainties(self, responses: Responses) -> dict[str, Uncertainty]:
+    def uncertainties(self, responses: Responses) -> Uncertainties:
         """Fit the rule; return the probability that M_L is right and M_S wrong.
 
         Raises:
@@ -151,7 +144,7 @@ class TokenQuantiles(Rival):
         values["validation"][kept] = predict_out_of_fold(inputs, target, _SEED)
         kept = has_quantiles(test)
         values["test"][kept] = sigmoid(rule.logit(test.quantiles[kept]))
-        return {TOKEN_QUANTILES: Uncertainty(values, is_probability=True)}
+        return {TOKEN_QUANTILES: values}
 
 
 def has_quantiles(answers: Answers) -> npt.NDArray[np.bool_]:
@@ -190,13 +183,13 @@ class AnswerN(Rival):
     def __init__(self, model: str = UNTUNED) -> None:
         self.query = Query(model, ANSWER_N, _N)
 
-    def uncertainties(self, responses: Responses) -> dict[str, Uncertainty]:
+    def uncertainties(self, responses: Responses) -> Uncertainties:
         """Return the probability of "N"; NaN where "N" was the answer."""
         values = {}
         for split, answers in responses.answers.items():
             abstains = [is_abstention(text, responses.task_answers) for text in answers.texts]
             values[split] = np.where(abstains, np.nan, np.exp(answers.watched))
-        return {NOT_N: Uncertainty(values, is_probability=True)}
+        return {NOT_N: values}
 
 
 def is_abstention(text: str, task_answers: Iterable[str] = ()) -> bool:
@@ -204,31 +197,24 @@ def is_abstention(text: str, task_answers: Iterable[str] = ()) -> bool:
     return text.strip(_AROUND) == _N and _N not in task_answers
 
 
-def sequence_uncertainty(kind: str, responses: Responses) -> Uncertainty:
-    """Return the uncertainty that belongs to one kind of `metrics.SEQUENCE_KINDS`."""
-    values = {
-        split: uncertainty(kind, answers.confidence[kind], responses.vocabulary)
-        for split, answers in responses.answers.items()
-    }
-    is_entropy = kind == contract.NEG_ENTROPY
-    return Uncertainty(values, is_probability=is_entropy, is_logarithm=not is_entropy)
-
-
-def sequence_candidate(kind: str, answers: Answers, vocabulary: int) -> Candidate:
-    """Return one model's answers with one kind of confidence, ready to be measured.
+def candidate(
+    kind: str, values: npt.NDArray[np.floating[Any]], right: npt.NDArray[np.bool_]
+) -> Candidate:
+    """Return an uncertainty, ready to be measured.
 
     Args:
-        kind: One of `metrics.SEQUENCE_KINDS`.
-        answers: The answers to one split.
-        vocabulary: V, the number of tokens.
+        kind: One of `metrics.SEQUENCE_KINDS`, `TOKEN_QUANTILES` or `NOT_N`; 1 - value is the
+            confidence, except for the kinds whose uncertainty is a negative logarithm.
+        values: The uncertainties, float [k, n], one row per seed.
+        right: Whether the answers are right, bool [k, n].
     """
-    is_entropy = kind == contract.NEG_ENTROPY
+    is_logarithm = kind in metrics.SEQUENCE_KINDS and kind != contract.NEG_ENTROPY
     return Candidate(
-        uncertainty(kind, answers.confidence[kind], vocabulary)[None].astype(np.float32),
-        answers.right[None],
+        values.astype(np.float32),
+        right,
         passes=1.0,
-        is_probability=is_entropy,
-        is_logarithm=not is_entropy,
+        is_probability=not is_logarithm,
+        is_logarithm=is_logarithm,
     )
 
 

@@ -59,11 +59,6 @@ class Generated:
             kind, neg_entropy=self.neg_entropy, logprob=self.logprob, counted=self.counted
         )
 
-    @property
-    def tokens_per_s(self) -> float:
-        """Generated tokens per second, of all rows together; 0 if none was generated."""
-        return float(self.counted.sum() / self.wall_time_s) if self.wall_time_s else 0.0
-
 
 def generate(
     model: Any,

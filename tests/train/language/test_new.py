@@ -51,16 +51,6 @@ def test_the_tokenizer_is_trained_on_a_tasks_training_split(tmp_path):
     assert counts == {"sky": 1, " azure": 1, "lawn": 4}
 
 
-def test_the_seed_determines_the_weights(texts, tmp_path):
-    def embedding(name, seed):
-        NewLanguageSettings(texts=texts, out=tmp_path / name, seed=seed, **SIZES).run()
-        return open_language_model(tmp_path / name).model.get_input_embeddings().weight
-
-    one, same, other = embedding("one", 1), embedding("same", 1), embedding("other", 2)
-    assert one.equal(same)
-    assert not one.equal(other)
-
-
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -19,6 +19,7 @@ from train.language.rivals import (
     Responses,
     TokenQuantiles,
     all_rivals,
+    candidate,
     is_abstention,
     uncertainty,
 )
@@ -72,11 +73,11 @@ def test_a_checkpoint_has_an_uncertainty_for_every_confidence(generator):
     assert tuple(doubts) == metrics.SEQUENCE_KINDS
     for kind, doubt in doubts.items():
         for split, found in one.answers.items():
-            u = doubt.values[split]
-            unit = np.exp(-u) if doubt.is_logarithm else 1.0 - u
+            measured = candidate(kind, doubt[split][None], found.right[None])
+            unit = np.exp(-doubt[split]) if measured.is_logarithm else 1.0 - doubt[split]
             expected = metrics.unit_sequence_confidence(kind, found.confidence[kind], VOCABULARY)
             np.testing.assert_allclose(unit, expected, rtol=1e-12, err_msg=kind)
-            assert doubt.is_probability != doubt.is_logarithm
+            assert measured.is_probability != measured.is_logarithm
 
 
 def test_an_uncertainty_keeps_its_digits_near_certainty_and_far_from_it():
@@ -98,9 +99,8 @@ def test_a_vocabulary_of_one_leaves_nothing_to_doubt():
 def test_the_rule_detects_a_guessed_token(generator):
     one = respond(generator)
     doubt = TokenQuantiles("untuned").uncertainties(one)["token_quantiles"]
-    assert doubt.is_probability
     for split, found in one.answers.items():
-        u = doubt.values[split]
+        u = doubt[split]
         assert ((u > 0) & (u < 1)).all()
         learned = metrics.auroc(-u, found.right)
         assert learned > 0.95, split
@@ -111,7 +111,7 @@ def test_the_rule_learns_where_the_large_model_helps(generator):
     one = respond(generator)
     # M_L is right exactly where the likeliest token is not too likely, whatever M_S answers.
     large = {s: found.quantiles[:, -1] < -0.02 for s, found in one.answers.items()}
-    u = TokenQuantiles("untuned").uncertainties(replace(one, large=large))["token_quantiles"].values
+    u = TokenQuantiles("untuned").uncertainties(replace(one, large=large))["token_quantiles"]
     gained = large["test"] & ~one.answers["test"].right
     assert metrics.auroc(u["test"], gained) > 0.9
     # It is the logistic regression on validation: the same as by hand.
@@ -123,21 +123,21 @@ def test_the_rule_learns_where_the_large_model_helps(generator):
 
 def test_the_rule_does_not_look_at_the_test_split_or_at_its_own_example(generator):
     one = respond(generator)
-    before = TokenQuantiles("untuned").uncertainties(one)["token_quantiles"].values
+    before = TokenQuantiles("untuned").uncertainties(one)["token_quantiles"]
     test = replace(one.answers["test"], right=~one.answers["test"].right)
     other = replace(
         one,
         answers={**one.answers, "test": test},
         large={**one.large, "test": ~one.large["test"]},
     )
-    after = TokenQuantiles("untuned").uncertainties(other)["token_quantiles"].values
+    after = TokenQuantiles("untuned").uncertainties(other)["token_quantiles"]
     for split in before:
         np.testing.assert_array_equal(before[split], after[split])
     # In-fold values would be alike for alike answers; those of other folds come of other fits.
     validation = one.answers["validation"]
     alike = replace(validation, quantiles=np.tile(validation.quantiles[:40], (10, 1)))
     same = replace(one, answers={**one.answers, "validation": alike})
-    u = TokenQuantiles("untuned").uncertainties(same)["token_quantiles"].values["validation"]
+    u = TokenQuantiles("untuned").uncertainties(same)["token_quantiles"]["validation"]
     assert len(np.unique(u[::40])) > 1
 
 
@@ -148,11 +148,7 @@ def test_the_rule_defers_an_answer_without_tokens(generator):
         quantiles = found.quantiles.copy()
         quantiles[:3] = np.nan
         holes[split] = replace(found, quantiles=quantiles)
-    u = (
-        TokenQuantiles("untuned")
-        .uncertainties(replace(one, answers=holes))["token_quantiles"]
-        .values
-    )
+    u = TokenQuantiles("untuned").uncertainties(replace(one, answers=holes))["token_quantiles"]
     for values in u.values():
         assert np.isnan(values[:3]).all()
         assert np.isfinite(values[3:]).all()
@@ -183,8 +179,7 @@ def test_the_answer_n_defers_and_the_others_go_by_its_probability():
     )
     one = Responses({"validation": found, "test": found}, {}, VOCABULARY)
     doubt = AnswerN().uncertainties(one)["not_n"]
-    assert doubt.is_probability
-    for u in doubt.values.values():
+    for u in doubt.values():
         np.testing.assert_allclose(u, [np.nan, 0.2, 0.6, np.nan])
     taken = AnswerN().uncertainties(replace(one, task_answers=("N",)))["not_n"]
-    np.testing.assert_allclose(taken.values["test"], [0.9, 0.2, 0.6, np.nan])
+    np.testing.assert_allclose(taken["test"], [0.9, 0.2, 0.6, np.nan])

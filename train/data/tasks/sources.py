@@ -39,12 +39,19 @@ class Source:
         """Return the path, or the Hugging Face name, to read from.
 
         Raises:
-            DataError: Nothing is at the path.
+            DataError: `data` is a path that does not exist.
         """
-        if data is not None:
-            return existing(data)
-        known = data_folder() / self.folder
-        return known if known.is_dir() else self.hub
+        path = data_folder() / self.folder if data is None else Path(data).expanduser()
+        if data is None:
+            return path if path.is_dir() else self.hub
+        if path.exists():
+            return path
+        # Hub names are NAME or OWNER/NAME. Anything else is a path: a request to the hub is slow.
+        if data.startswith((".", "/", "~")) or data.count("/") > 1 or path.suffix in SUFFIXES:
+            raise DataError(
+                f"expected a folder or file at {data}, nothing is there: check the path"
+            )
+        return data
 
     def read(
         self, data: str | None, original: Callable[[Path], SplitRows | None] | None = None
@@ -73,23 +80,14 @@ class Source:
             return self._hub_rows(place)
         if place.is_file():
             return {split_of(place, self.prefix) or "train": read_rows(place)}
-        files = self.files(place)
-        return {split: [r for p in paths for r in read_rows(p)] for split, paths in files.items()}
-
-    def files(self, folder: Path) -> dict[str, list[Path]]:
-        """Return the tables of each split in a folder, or in the configuration's folder inside it.
-
-        Raises:
-            DataError: There are none.
-        """
-        inner = [folder / name for name in (self.config, "data") if name]
-        for candidate in (folder, *inner):
-            if files := split_files(candidate, self.prefix):
-                return files
+        for name in ("", self.config, "data"):
+            files = {} if name is None else split_files(place / name, self.prefix)
+            if files:
+                return {split: [r for p in ps for r in read_rows(p)] for split, ps in files.items()}
         raise DataError(
             f"expected tables named after splits ({self.prefix}train.jsonl, "
-            f"test-00000-of-00001.parquet ...) in {folder}, found "
-            f"{', '.join(sorted(p.name for p in folder.iterdir())[:4]) or 'nothing'}"
+            f"test-00000-of-00001.parquet ...) in {place}, found "
+            f"{', '.join(sorted(p.name for p in place.iterdir())[:4]) or 'nothing'}"
         )
 
     def _hub_rows(self, name: str) -> SplitRows:
@@ -106,21 +104,6 @@ class Source:
 def data_folder() -> Path:
     """Return the folder of published data sets."""
     return Path(os.environ.get(DATA_VARIABLE) or _DEFAULT_FOLDER)
-
-
-def existing(data: str) -> Path | str:
-    """Return an existing path, or a text that can be a Hugging Face name.
-
-    Raises:
-        DataError: It is a path that does not exist.
-    """
-    path = Path(data).expanduser()
-    if path.exists():
-        return path
-    # Hub names are NAME or OWNER/NAME. Anything else is a path: a request to the hub is slow.
-    if data.startswith((".", "/", "~")) or data.count("/") > 1 or path.suffix in SUFFIXES:
-        raise DataError(f"expected a folder or file at {data}, nothing is there: check the path")
-    return data
 
 
 def split_of(path: Path, prefix: str = "") -> str | None:
