@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from benchmarks.errors import BenchmarkError, ServerStartError
 
@@ -40,10 +41,70 @@ def running_server(arguments: Sequence[str], *, ready_timeout_s: float = 120.0) 
         yield server.address
 
 
-class Server:
-    """A server as a real process, which can be killed and started again at its address.
+class ChildProcess(ABC):
+    """A process that runs for the length of a block, as a context manager."""
 
-    Usable as a context manager, which starts and at the end stops it.
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[Any] | None = None
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start the process and wait until it is ready."""
+
+    @property
+    def pid(self) -> int | None:
+        """Id of the process; None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if there is one."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def stop(self) -> str:
+        """Terminate the process, by force if it takes too long; return its last errors."""
+        self.send(signal.SIGCONT)  # a halted process receives nothing else
+        self.send(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._wait()
+        self.kill()
+        return ""
+
+    def _wait(self) -> None:
+        """Wait until the process has ended."""
+        if self._process is not None:
+            self._process.wait(timeout=30)
+
+    def kill(self) -> None:
+        """End the process as `kill -9` does."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+class Server(ChildProcess):
+    """A server as a real process, which can be killed and started again at its address.
 
     Args:
         arguments: Module and flags, as for `running_server`; at a second start `--port` is added.
@@ -51,10 +112,10 @@ class Server:
     """
 
     def __init__(self, arguments: Sequence[str], *, ready_timeout_s: float = 120.0) -> None:
+        super().__init__()
         self.address = ""
         self._arguments = tuple(arguments)
         self._ready_timeout_s = ready_timeout_s
-        self._process: subprocess.Popen[str] | None = None
         self._errors: list[str] = []
         self._reader: threading.Thread | None = None
 
@@ -80,58 +141,16 @@ class Server:
         self._reader.start()
         self.address = self._await_address(self._process)
 
-    @property
-    def pid(self) -> int | None:
-        """Id of the process; None while there is none."""
-        return None if self._process is None else self._process.pid
-
     def stop(self) -> str:
         """Terminate the process, by force if it takes too long; return its last errors."""
         if self._process is None:
             return ""
-        self.send(signal.SIGCONT)  # a halted process receives nothing else
-        self.send(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=30)
-            self._finish_reading()
-        self.kill()
+        super().stop()
         return "".join(self._errors)
 
-    def kill(self) -> None:
-        """End the process as `kill -9` does."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
-
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process, if there is one."""
-        if self._process is not None:
-            self._process.send_signal(number)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def _finish_reading(self) -> None:
-        """Wait until all output of an ended process is read."""
-        if self._reader is not None:
+    def _wait(self) -> None:
+        super()._wait()
+        if self._reader is not None:  # all of its output is read
             self._reader.join(timeout=10)
 
     @property
@@ -150,8 +169,7 @@ class Server:
             ) from None
         match = _ADDRESS.search(line)
         if match is None:
-            process.wait(timeout=10)
-            self._finish_reading()
+            self._wait()
             last = self._last_error or line.strip() or "no message"
             raise ServerStartError(f"{name} did not start: {last}")
         return match.group(1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -55,6 +55,14 @@ class _Outage:
     return_time: float
 
 
+class _Failure(NamedTuple):
+    """A way to lose a server, and to restore it; restoring returns the time of the return."""
+
+    name: str
+    lose: Callable[[Server], object]
+    restore: Callable[[Server], float]
+
+
 def measure_outages(bundle: Path, seed: int, *, outage_s: float = 10.0) -> list[Figure]:
     """Return three figures for a server that is killed, and three for one that is halted.
 
@@ -69,18 +77,13 @@ def measure_outages(bundle: Path, seed: int, *, outage_s: float = 10.0) -> list[
     halt = partial(_send, number=signal.SIGSTOP)
     resume = partial(_send, number=signal.SIGCONT)
     return [
-        *_figures("killed", _run(bundle, seed, outage_s, Server.kill, _start), outage_s),
-        *_figures("halted", _run(bundle, seed, outage_s, halt, resume), outage_s),
+        figure
+        for failure in (_Failure("killed", Server.kill, _start), _Failure("halted", halt, resume))
+        for figure in _figures(failure.name, _run(bundle, seed, outage_s, failure), outage_s)
     ]
 
 
-def _run(
-    bundle: Path,
-    seed: int,
-    outage_s: float,
-    lose: Callable[[Server], object],
-    restore: Callable[[Server], float],
-) -> _Outage:
+def _run(bundle: Path, seed: int, outage_s: float, failure: _Failure) -> _Outage:
     with (
         Server(["benchmarks.runtime.echo_server"]) as server,
         Cascade.open(
@@ -97,7 +100,7 @@ def _run(
         one_call = partial(_call, cascade, picture)
         one_call()  # connects
         start = monotonic()
-        returned = saboteur.submit(_interrupt, server, outage_s, lose, restore)
+        returned = saboteur.submit(_interrupt, server, outage_s, failure)
         calls: list[Future[_Call]] = []
         while not returned.done() or monotonic() < returned.result() + _AFTER_S:
             sleep(max(0.0, start + len(calls) / _RATE - monotonic()))
@@ -106,16 +109,11 @@ def _run(
     return _Outage(sorted(done, key=lambda call: call.begin), returned.result())
 
 
-def _interrupt(
-    server: Server,
-    outage_s: float,
-    lose: Callable[[Server], object],
-    restore: Callable[[Server], float],
-) -> float:
+def _interrupt(server: Server, outage_s: float, failure: _Failure) -> float:
     sleep(_BEFORE_S)
-    lose(server)
+    failure.lose(server)
     sleep(outage_s)
-    return restore(server)
+    return failure.restore(server)
 
 
 def _send(server: Server, *, number: signal.Signals) -> float:
@@ -137,8 +135,8 @@ def _call(cascade: Cascade, picture: Any) -> _Call:
     return _Call(begin, monotonic(), answer.source, answer.error or "")
 
 
-def _figures(event: str, outage: _Outage, outage_s: float) -> list[Figure]:
-    name = f"server {event} for {outage_s:g} s: "
+def _figures(failure: str, outage: _Outage, outage_s: float) -> list[Figure]:
+    name = f"server {failure} for {outage_s:g} s: "
     times = np.array([call.duration_s for call in outage.calls])
     late = int((times > _DEADLINE_S + _SLACK_S).sum())
     # From the first call that was kept off the server on, whatever became of the others.

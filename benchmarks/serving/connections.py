@@ -21,8 +21,8 @@ import numpy as np
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import Figure
 from benchmarks.processes import NOT_COUNTED, last_line, resident_bytes
-from benchmarks.serving.graphs import INPUT, run_graph, write_instant
-from benchmarks.serving.load import Plan, check_answer, run_load, serialise, stub_server, to_base64
+from benchmarks.serving.graphs import graph_request, write_instant
+from benchmarks.serving.load import Plan, run_load, stub_server, to_base64
 from benchmarks.untrained import SIDE, random_picture
 from edge_runtime.wire import messages as pb
 
@@ -50,10 +50,9 @@ def measure_connections(
     _allow_files(connections + _SPARE)
     graph = write_instant(folder / "connections.onnx")
     rows = random_picture(SIDE, seed)[None]
-    request = serialise(graph.stem, INPUT, rows)
     alone, crowded, growths = [], [], []
     with stub_server(graph) as server:
-        check_answer(server.address, request, run_graph(graph, rows))
+        request = graph_request(graph, rows, server.address)
         plan = Plan(
             address=server.address, request=to_base64(request), connections=1, seconds=turn_s
         )

@@ -12,16 +12,8 @@ from tqdm.auto import tqdm
 from benchmarks.figures import Figure
 from benchmarks.processes import Server, resident_bytes, running_server
 from benchmarks.runtime.memory import growth_figure
-from benchmarks.serving.graphs import INPUT, run_graph, write_instant
-from benchmarks.serving.load import (
-    Outcome,
-    Plan,
-    check_answer,
-    run_load,
-    serialise,
-    stub_server,
-    to_base64,
-)
+from benchmarks.serving.graphs import graph_request, write_instant
+from benchmarks.serving.load import Outcome, Plan, run_load, stub_server, to_base64
 from benchmarks.timing import medians_a_round_us
 from benchmarks.untrained import random_picture
 from edge_runtime.wire import messages as pb
@@ -52,8 +44,7 @@ def measure_front(folder: Path, seed: int, rounds: int) -> list[Figure]:
 
 def _overhead(graph: Path, ours: str, bare: str, side: int, seed: int, rounds: int) -> Figure:
     rows = random_picture(side, seed)[None]
-    request = serialise(graph.stem, INPUT, rows)
-    check_answer(ours, request, run_graph(graph, rows))
+    request = graph_request(graph, rows, ours)
     with grpc.insecure_channel(ours) as our_channel, grpc.insecure_channel(bare) as bare_channel:
         call = our_channel.unary_unary(pb.METHODS["ModelInfer"], None, None)
         bare_call = bare_channel.unary_unary(pb.METHODS["ModelInfer"], None, None)
@@ -85,10 +76,9 @@ def measure_growth(folder: Path, seed: int, requests: int) -> list[Figure]:
     """
     graph = write_instant(folder / "soak.onnx")
     rows = random_picture(_SIDE, seed)[None]
-    request = serialise(graph.stem, INPUT, rows)
     samples, outcome = None, ""
     with stub_server(graph) as server:
-        check_answer(server.address, request, run_graph(graph, rows))
+        request = graph_request(graph, rows, server.address)
         if resident_bytes(server.pid) is not None:
             text = to_base64(request)
             plan = Plan(address=server.address, request=text, clients=_CLIENTS, calls=requests)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.serving.load import check_answer, serialise
 from benchmarks.timing import time_each
 
 INPUT: Final = "input"
@@ -94,6 +95,24 @@ def run_time_s(path: Path) -> float:
 def run_graph(path: Path, rows: Any) -> Any:
     """Return a graph's first output, for comparison with a server's answer."""
     return _open_run(path, rows)()[0]
+
+
+def graph_request(graph: Path, rows: Any, *addresses: str) -> bytes:
+    """Return a request of a graph with one input, serialised.
+
+    Args:
+        graph: The graph; its file has the model's name.
+        rows: Its input.
+        addresses: Servers of the graph that are checked to give its answer.
+
+    Raises:
+        BenchmarkError: A server's answer differs from the graph's.
+    """
+    request = serialise(graph.stem, INPUT, rows)
+    expected = run_graph(graph, rows)
+    for address in addresses:
+        check_answer(address, request, expected)
+    return request
 
 
 def _open_run(path: Path, rows: Any) -> Callable[[], Any]:

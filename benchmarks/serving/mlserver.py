@@ -7,22 +7,20 @@ with MLServer(folder) as server:
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import grpc
 
 from benchmarks.errors import ServerStartError
+from benchmarks.processes import ChildProcess
 from edge_runtime.wire import messages as pb
 
 EXECUTABLE: Final = Path(__file__).parents[2] / ".venv-mlserver" / "bin" / "mlserver"
@@ -99,10 +97,8 @@ def write_settings(folder: Path, *, workers: int = 0, **settings: Any) -> None:
     _write(folder / _SETTINGS, content)
 
 
-class MLServer:
+class MLServer(ChildProcess):
     """`mlserver start FOLDER` as a process that can be killed and started again at its address.
-
-    Used as a context manager, it starts at the beginning of the block and stops at its end.
 
     Args:
         folder: Folder that `write_repository` wrote; the log goes there too.
@@ -110,17 +106,12 @@ class MLServer:
     """
 
     def __init__(self, folder: Path, *, ready_timeout_s: float = 120.0) -> None:
+        super().__init__()
         settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
         self.address = f"{settings['host']}:{settings['grpc_port']}"
         self.models = sorted(file.parent.name for file in folder.rglob("model-settings.json"))
         self._folder = folder
         self._ready_timeout_s = ready_timeout_s
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """Id of the process; None if it does not run."""
-        return None if self._process is None else self._process.pid
 
     def start(self) -> None:
         """Start the server and wait until every model is ready.
@@ -143,44 +134,7 @@ class MLServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        try:
-            self._await_models()
-        except BaseException:
-            self.kill()
-            raise
-
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal, if it runs."""
-        if self._process is not None:
-            self._process.send_signal(number)
-
-    def stop(self) -> None:
-        """Stop it in order, or by force if it takes too long."""
-        self.send(signal.SIGCONT)  # a halted process would not receive the next one
-        if self._process is not None:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=30)
-        self.kill()
-
-    def kill(self) -> None:
-        """Stop it like `kill -9`."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
+        self._await_models()
 
     def _await_models(self) -> None:
         until = time.monotonic() + self._ready_timeout_s

@@ -17,16 +17,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from benchmarks.figures import Figure
-from benchmarks.serving.graphs import INPUT, run_graph, run_time_s, slow_row, write_slow
-from benchmarks.serving.load import (
-    Outcome,
-    Plan,
-    check_answer,
-    run_load,
-    serialise,
-    stub_server,
-    to_base64,
-)
+from benchmarks.serving.graphs import graph_request, run_time_s, slow_row, write_slow
+from benchmarks.serving.load import Outcome, Plan, run_load, stub_server, to_base64
 
 _MODEL_S: Final = 0.02
 _MAX_QUEUE: Final = 8
@@ -72,10 +64,8 @@ def measure_overload(
         model_s: Time of the model's run, in seconds.
     """
     graph = write_slow(folder / "slow.onnx", model_s, seed)
-    row = slow_row(seed)
-    request = serialise(graph.stem, INPUT, row)
     with stub_server(graph, "--max-batch", "1", "--max-queue", str(_MAX_QUEUE)) as server:
-        check_answer(server.address, request, run_graph(graph, row))
+        request = graph_request(graph, slow_row(seed), server.address)
         plan = partial(Plan, address=server.address, request=to_base64(request))
         capacity = run_load(plan(clients=_CAPACITY_CLIENTS, seconds=turn_s / 2)).rate
         turns = _turns(plan, capacity, seed, rounds, turn_s)

@@ -21,15 +21,8 @@ from tqdm.auto import tqdm
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import Figure
 from benchmarks.processes import Server, processor_s
-from benchmarks.serving.graphs import FEATURES, INPUT, run_graph, write_mlp
-from benchmarks.serving.load import (
-    Plan,
-    check_answer,
-    run_load,
-    serialise,
-    stub_server,
-    to_base64,
-)
+from benchmarks.serving.graphs import FEATURES, graph_request, write_mlp
+from benchmarks.serving.load import Plan, run_load, stub_server, to_base64
 from benchmarks.serving.mlserver import EXECUTABLE, MLServer, write_repository
 from edge_runtime.environment import hardware
 
@@ -98,11 +91,9 @@ def measure_peers(folder: Path, seed: int, rounds: int, *, turn_s: float = _TURN
         return [figure for clients in _CLIENTS for figure in _not_measured(clients)]
     graph = write_mlp(folder / "mlp.onnx", seed=seed)
     row = np.random.default_rng(seed).normal(size=(1, FEATURES)).astype(np.float32)
-    request = serialise(graph.stem, INPUT, row)
     with _servers(folder, graph) as servers:
-        for name, server in servers.items():
-            if name != _BARE:
-                check_answer(server.address, request, run_graph(graph, row))
+        addresses = [server.address for name, server in servers.items() if name != _BARE]
+        request = graph_request(graph, row, *addresses)
         return [
             figure
             for clients in _CLIENTS

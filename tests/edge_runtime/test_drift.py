@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from benchmarks.runtime.drift import drift_figures
+from benchmarks.runtime.drift import measure_drift
 from edge_runtime import contract
 from edge_runtime.errors import BundleError, SettingError
 from edge_runtime.policies import drift_statistics
@@ -124,7 +124,7 @@ def test_five_points_are_found_within_2000_calls_in_95_of_100(draws, ratio, afte
 
 @pytest.mark.slow
 def test_every_figure_is_met_over_300_months_and_1000_shifts():
-    figures = drift_figures(seed=0, months=300)
+    figures = measure_drift(seed=0, months=300)
     assert [f.line() for f in figures if f.value > f.limit] == []
 
 

@@ -79,40 +79,33 @@ def _growth(samples: list[Sample]) -> Figure:
     ordinary = _after(samples, "ordinary")
     first = next(sample for sample in ordinary if sample.done == WARM_UP)
     last = ordinary[-1]
-    return Figure.of(
-        f"memory growth, generations {first.done} to {last.done:,}",
-        [(last.resident - first.resident) / _MB],
-        _GROWTH_MB,
-        "MB",
-        f"resident {first.resident / _MB:.2f} and {last.resident / _MB:.2f} MB; whole answers, "
-        "stopped ones, streams and abandoned streams, one process",
-        statistic="sum",
-    )
+    name = f"memory growth, generations {first.done} to {last.done:,}"
+    calls = "whole answers, stopped ones, streams and abandoned streams, one process"
+    return _difference(name, first, last, _GROWTH_MB, f"; {calls}")
 
 
 def _long(samples: list[Sample]) -> Figure:
     long = _after(samples, "long")
     first, last = long[_SETTLED - 1], long[-1]
-    return Figure.of(
-        f"memory growth, long batches {first.done} to {last.done}",
-        [(last.resident - first.resident) / _MB],
-        _GROWTH_MB,
-        "MB",
-        f"resident {first.resident / _MB:.2f} and {last.resident / _MB:.2f} MB, peak "
-        f"{last.peak / _MB:.0f} MB: the next batch reuses the caches of the last",
-        statistic="sum",
-    )
+    name = f"memory growth, long batches {first.done} to {last.done}"
+    peak = f", peak {last.peak / _MB:.0f} MB: the next batch reuses the caches of the last"
+    return _difference(name, first, last, _GROWTH_MB, peak)
 
 
 def _closed(samples: list[Sample]) -> Figure:
     before, after = _after(samples, "ordinary")[-1], samples[-1]
+    name = "memory after the decoder closes minus before the long batches"
+    peak = f", up to {after.peak / _MB:.0f} MB in between"
+    return _difference(name, before, after, _CLOSED_MB, peak)
+
+
+def _difference(name: str, first: Sample, last: Sample, limit_mb: float, note: str) -> Figure:
     return Figure.of(
-        "memory after the decoder closes minus before the long batches",
-        [(after.resident - before.resident) / _MB],
-        _CLOSED_MB,
+        name,
+        [(last.resident - first.resident) / _MB],
+        limit_mb,
         "MB",
-        f"resident {after.resident / _MB:.2f} and {before.resident / _MB:.2f} MB, up to "
-        f"{after.peak / _MB:.0f} MB in between",
+        f"resident {first.resident / _MB:.2f} and {last.resident / _MB:.2f} MB{note}",
         statistic="sum",
     )
 

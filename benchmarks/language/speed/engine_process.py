@@ -9,12 +9,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.language.speed.answer_loop import Request
-from benchmarks.processes import last_line
+from benchmarks.processes import ChildProcess, last_line
 
 _ROOT: Final = str(Path(__file__).parents[3])
 _LONGEST_S: Final = 180.0
@@ -40,8 +39,8 @@ class TimedOutput:
     took_ns: int
 
 
-class EngineProcess:
-    """A process that generates on one thread; as a context manager, it runs for a block.
+class EngineProcess(ChildProcess):
+    """A process that generates on one thread.
 
     Args:
         python: Interpreter of the engine's environment.
@@ -56,12 +55,17 @@ class EngineProcess:
     version = ""
 
     def __init__(self, python: Path | str, module: str, *arguments: str, log: Path) -> None:
+        super().__init__()
         self._name = " ".join((module.rpartition(".")[2], *arguments[:1]))
         self._command: Sequence[str] = [str(python), "-m", module, *arguments]
         self._log = log
-        self._process: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Start the process and wait until it has loaded its model.
+
+        Raises:
+            BenchmarkError: It ended, or took too long.
+        """
         paths = [_ROOT, os.environ.get("PYTHONPATH", "")]
         path = os.pathsep.join(filter(None, paths))
         with self._log.open("w", encoding="utf-8") as log:
@@ -73,27 +77,7 @@ class EngineProcess:
                 text=True,
                 env=os.environ | _ENVIRONMENT | {"PYTHONPATH": path},
             )
-        try:
-            self.version = self._read()["version"]
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
+        self.version = self._read()["version"]
 
     def __call__(self, request: Request) -> TimedOutput:
         """Generate once.

@@ -1,4 +1,4 @@
-"""The demo of a task runs language models, and every figure follows from its per-sample file."""
+"""`demo --task` runs language models, and every figure follows from its per-sample file."""
 
 import dataclasses
 import json
@@ -10,8 +10,10 @@ from tools.things import new_language_model, write_task
 
 from benchmarks.commands.cascade import CheckSettings, DemoSettings
 from benchmarks.errors import CheckError
-from benchmarks.language.demo.cascades import read_asked, save_asked
+from benchmarks.language.demo import chain, report
+from benchmarks.language.demo.cascades import choose_small_models
 from benchmarks.language.demo.table import variants
+from benchmarks.language.demo.transcripts import read_transcripts, save_transcripts
 from edge_runtime import metrics
 from edge_runtime.errors import SettingError
 from train.comparison.samples import read_samples
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """Return the result folder of a half taught M_S beside a taught M_L."""
+    """Return the result folder of a half trained M_S and a trained M_L."""
     root = tmp_path_factory.mktemp("language-demo")
     task = str(write_task(root / "things"))
     for name, epochs in (("small", 8), ("large", 20)):
@@ -32,16 +34,23 @@ def demo(tmp_path_factory):
         FitLanguageSettings(
             checkpoint=start, task=task, out=root / name, epochs=epochs, batch_size=8
         ).run()
-    out = root / "out"
-    DemoSettings(
+    settings = DemoSettings(
         task=task,
         small=str(root / "small"),
         large=str(root / "large"),
         steps=20,
         seeds=(0,),
-        out=out,
-    ).run()
-    return out
+        out=root / "out",
+    )
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for module in (chain, report):  # every export takes seconds
+            monkeypatch.setattr(module, "choose_small_models", first_two)
+        settings.run()
+        yield root / "out"
+
+
+def first_two(*arguments):
+    return choose_small_models(*arguments)[:2]
 
 
 def test_the_demo_leaves_models_answers_pages_and_pictures(demo):
@@ -81,11 +90,11 @@ def test_the_demos_rows_are_the_answers_of_the_models(demo):
             assert surest < rows[name].confidence[~deferred, 0].min()
 
 
-def test_the_running_cascades_say_what_their_models_say(demo):
-    asked = read_asked(demo / "cascade-samples.npz")
+def test_the_running_cascades_answer_as_their_models_do(demo):
+    transcripts = read_transcripts(demo / "cascade-samples.npz")
     large = load_answers(demo / "answers" / "large-test.npz").right
     rows = variants(read_samples(demo / "lm-samples.npz"), 0.3)[0]
-    for (name, one), row in zip(asked.items(), ("control", "tuned"), strict=False):
+    for (name, one), row in zip(transcripts.items(), ("control", "tuned"), strict=False):
         small = load_answers(demo / "answers" / f"{name.partition(' + ')[0]}-test.npz").right
         # Float32 in two libraries: an answer on the edge may fall the other way.
         assert one.same.mean() > 0.9
@@ -95,8 +104,23 @@ def test_the_running_cascades_say_what_their_models_say(demo):
         np.testing.assert_array_equal(one.right[0][one.same[0]], expected[one.same[0]])
 
 
-def test_ending_a_generation_early_saves_tokens_and_changes_no_decision(demo):
-    for one in read_asked(demo / "cascade-samples.npz").values():
+@pytest.mark.parametrize(
+    ("best", "further"),
+    [
+        ("gatekeeper-0.3 + min_prob", ["gatekeeper-0.3 + min_prob"]),
+        ("control + neg_entropy", []),
+        ("control + token_quantiles", []),
+    ],
+)
+def test_validations_choice_ships_if_it_is_another_and_a_graph_holds_it(demo, best, further):
+    samples = read_samples(demo / "lm-samples.npz")
+    names = [model.name for model in choose_small_models(samples, {"best": best}, 0.3)]
+    assert names[0] == "control + neg_entropy"
+    assert names[2:] == further
+
+
+def test_stopping_a_generation_early_saves_tokens_and_changes_no_decision(demo):
+    for one in read_transcripts(demo / "cascade-samples.npz").values():
         np.testing.assert_array_equal(one.deferred, one.whole_deferred)
         assert (one.tokens <= one.whole_tokens).all()
         np.testing.assert_array_equal(one.tokens[~one.deferred], one.whole_tokens[~one.deferred])
@@ -142,20 +166,20 @@ def test_check_finds_a_touched_sample_and_a_touched_page_of_the_cascades(demo, t
     CheckSettings(folders=(demo,)).run()
     assert "all as printed" in capsys.readouterr().out
     copy = copied(demo, tmp_path / "copy")
-    report = (copy / "report.md").read_text()
-    (copy / "report.md").write_text(report.replace("decisions changed by it", "decisions"))
-    with pytest.raises(CheckError, match="running cascades"):
+    page = (copy / "report.md").read_text()
+    (copy / "report.md").write_text(page.replace("decisions changed by it", "decisions"))
+    with pytest.raises(CheckError, match=r"report\.md does not show"):
         CheckSettings(folders=(copy,)).run()
-    (copy / "report.md").write_text(report)
-    asked = read_asked(copy / "cascade-samples.npz")
-    name, one = next(iter(asked.items()))
+    (copy / "report.md").write_text(page)
+    transcripts = read_transcripts(copy / "cascade-samples.npz")
+    name, one = next(iter(transcripts.items()))
     touched = dataclasses.replace(one, right=~one.right)
-    save_asked(copy / "cascade-samples.npz", {**asked, name: touched})
+    save_transcripts(copy / "cascade-samples.npz", {**transcripts, name: touched})
     with pytest.raises(CheckError, match="joint accuracy"):
         CheckSettings(folders=(copy,)).run()
 
 
-def test_a_folder_that_is_no_language_model_is_refused_before_anything_is_trained(demo, tmp_path):
+def test_a_folder_without_a_language_model_is_refused_before_the_training(demo, tmp_path):
     task = str(demo.parent / "things")
     settings = DemoSettings(task=task, small=str(tmp_path), out=tmp_path / "out")
     with pytest.raises(CheckpointError, match=r"expected a config\.json"):
@@ -164,14 +188,14 @@ def test_a_folder_that_is_no_language_model_is_refused_before_anything_is_traine
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "says"),
     [
-        ({"task": "t", "alpha": 0.3}, "expected --alpha only without --task"),
-        ({"task": "t", "dataset": "cifar10"}, "expected --dataset only without --task"),
-        ({"steps": 20}, "expected --steps only with --task"),
-        ({"task_data": "d"}, "expected --task-data only with --task"),
+        ({"task": "t", "alpha": 0.3}, "--alpha works only without --task"),
+        ({"task": "t", "dataset": "cifar10"}, "--dataset works only without --task"),
+        ({"steps": 20}, "--steps works only with --task"),
+        ({"task_data": "d"}, "--task-data works only with --task"),
     ],
 )
-def test_a_flag_that_nothing_would_read_is_refused(settings, told):
-    with pytest.raises(SettingError, match=told):
+def test_a_flag_that_nothing_would_read_is_refused(settings, says):
+    with pytest.raises(SettingError, match=says):
         DemoSettings(**settings)
