@@ -45,7 +45,9 @@ class Stages:
 
     def __init__(self, count: int) -> None:
         self._shown = _Warnings(sys.stderr)
-        self._bar = tqdm(total=count, bar_format=_BAR, file=sys.stderr, leave=False, disable=None)
+        self._bar = tqdm(
+            total=count, desc="start", bar_format=_BAR, file=sys.stderr, leave=False, disable=None
+        )
         self._count, self._done = count, 0
 
     @contextlib.contextmanager

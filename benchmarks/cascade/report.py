@@ -202,6 +202,8 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def _cell(figure: Mapping[str, float]) -> str:
+    if math.isnan(figure["value"]):
+        return "not defined"
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
