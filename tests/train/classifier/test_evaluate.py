@@ -10,7 +10,7 @@ from edge_runtime import metrics
 from train import data
 from train.classifier.settings import EvaluateSettings
 from train.errors import DataError
-from train.models import open_checkpoint
+from train.models import build, open_checkpoint, save
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +77,9 @@ def test_texts_have_no_mirror_image(small_checkpoint, tmp_path):
         EvaluateSettings(
             checkpoint=small_checkpoint, data=str(tmp_path), second_look="mirror"
         ).run()
+
+
+def test_evaluating_on_other_labels_is_refused(tmp_path):
+    save(build("small-cnn", labels=list("abcdefghij"), image_size=(8, 8)), tmp_path / "letters")
+    with pytest.raises(DataError, match="expected the 10 labels of"):
+        EvaluateSettings(checkpoint=tmp_path / "letters", limit=20).run()

@@ -1,74 +1,18 @@
-"""Bad masks, data sets and checkpoints: each is refused in words or handled as it says."""
-
-import json
-import shutil
+"""Data sets by name: their splits, and what is refused."""
 
 import datasets
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from tools.processes import contents
 
-from train import GatekeeperLoss, data, gatekeeper_loss, linear_gatekeeper_loss
-from train.classifier.loop import train_checkpoint
-from train.classifier.settings import EvaluateSettings, FitSettings
-from train.errors import CheckpointError, DataError, TrainingError
-from train.models import build, open_checkpoint, save
-from train.objectives import CrossEntropy
-from train.training.schedule import Schedule
-
-LABELS = [str(i) for i in range(10)]
+from train import data
+from train.errors import DataError
 
 
-def test_an_integer_attention_mask_means_the_same_as_a_boolean_one():
-    torch.manual_seed(0)
-    hidden, weight = torch.randn(2, 3, 4), torch.randn(5, 4)
-    labels, mask = torch.tensor([[0, 1, 2], [3, 4, 0]]), torch.tensor([[1, 1, 0], [1, 0, 0]])
-    for loss in (
-        lambda m: gatekeeper_loss(hidden @ weight.T, labels, 0.5, mask=m),
-        lambda m: linear_gatekeeper_loss(hidden, weight, labels, 0.5, mask=m),
-    ):
-        assert loss(mask).item() == loss(mask.bool()).item()
-
-
-def test_a_mask_of_another_shape_is_refused():
-    hidden, weight, labels = torch.zeros(2, 3, 4), torch.zeros(5, 4), torch.zeros(2, 3).long()
-    with pytest.raises(ValueError, match="mask of shape"):
-        linear_gatekeeper_loss(hidden, weight, labels, 0.5, mask=torch.ones(3).bool())
-
-
-def test_impossible_classes_get_no_gradient():
-    impossible = float("-inf")
-    logits = torch.tensor([[2.0, impossible, 0.0], [2.0, impossible, 0.0]], requires_grad=True)
-    gatekeeper_loss(logits, torch.tensor([0, 1]), 0.3).backward()
-    assert torch.isfinite(logits.grad).all()
-    assert torch.equal(logits.grad[:, 1], torch.zeros(2))
-
-
-def test_the_loss_module_refuses_alpha_on_creation():
-    with pytest.raises(ValueError, match="alpha in"):
-        GatekeeperLoss(1.5)
-
-
-def test_the_chunked_loss_equals_the_dense_one_in_float32():
-    torch.manual_seed(1)
-    leaves = [torch.randn(6, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)]
-    labels = torch.arange(6)
-    chunked = linear_gatekeeper_loss(*leaves, labels, 0.4, chunk_tokens=4)
-    dense = gatekeeper_loss(leaves[0] @ leaves[1].T, labels, 0.4)
-    torch.testing.assert_close(chunked, dense, atol=1e-5, rtol=0)
-    pairs = zip(
-        torch.autograd.grad(chunked, leaves), torch.autograd.grad(dense, leaves), strict=True
-    )
-    for ours, wanted in pairs:
-        torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=0)
-
-
-def write_folder(path, count=12):
+def write_folder(path, classes=("cat", "dog"), count=12):
     draws = np.random.default_rng(0)
     for split in ("train", "test"):
-        for name in ("cat", "dog"):
+        for name in classes:
             folder = path / split / name
             folder.mkdir(parents=True)
             for i in range(count):
@@ -118,7 +62,7 @@ def test_a_test_class_that_train_lacks_is_refused(tmp_path):
         data.load(str(tmp_path))
 
 
-def test_a_picture_that_does_not_decode_is_refused_when_it_is_asked_for(tmp_path):
+def test_a_picture_that_does_not_decode_is_refused_on_access(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "test" / "cat" / "0.png").write_bytes(b"no picture")
     test = data.load(str(tmp_path)).test
@@ -130,56 +74,6 @@ def test_a_picture_that_does_not_decode_is_refused_when_it_is_asked_for(tmp_path
 def test_a_missing_path_is_refused_without_asking_the_hub(name):
     with pytest.raises(DataError, match="nothing is there"):
         data.load(name)
-
-
-def edit_config(path, **changes):
-    file = path / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-
-def test_labels_that_do_not_count_from_zero_are_refused(small_checkpoint, tmp_path):
-    path = shutil.copytree(small_checkpoint, tmp_path / "copy")
-    names = {str(i + 1): name for i, name in enumerate(LABELS)}
-    edit_config(path, id2label=names, label2id={v: int(k) for k, v in names.items()})
-    with pytest.raises(CheckpointError, match="id2label"):
-        open_checkpoint(path)
-
-
-def test_another_number_of_labels_than_weights_is_refused(small_checkpoint, tmp_path):
-    path = shutil.copytree(small_checkpoint, tmp_path / "copy")
-    names = dict(enumerate(LABELS[:7]))
-    edit_config(path, id2label=names, label2id={v: k for k, v in names.items()})
-    with pytest.raises(CheckpointError, match=r"of another shape: .*of another number of labels"):
-        open_checkpoint(path)
-
-
-def test_a_configuration_that_does_not_classify_pictures_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(CheckpointError, match=r"tokenizer|classifier"):
-        build(str(tmp_path), labels=LABELS)
-
-
-def test_a_foreign_architecture_gets_pictures_of_its_own_size(tmp_path):
-    sizes = {"image_size": 16, "patch_size": 8, "hidden_size": 16, "intermediate_size": 16}
-    layers = {"num_hidden_layers": 1, "num_attention_heads": 2}
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", **sizes, **layers}))
-    checkpoint = build(str(tmp_path), labels=LABELS, image_size=(8, 8))
-    assert checkpoint.predict([np.zeros((8, 8, 3), np.uint8)]).shape == (1, 10)
-
-
-def test_pictures_too_small_to_pool_are_refused():
-    with pytest.raises(CheckpointError, match="at least 4 x 4"):
-        build("small-cnn", labels=LABELS, image_size=(3, 3))
-
-
-def test_no_pictures_give_no_logits():
-    assert build("small-cnn", labels=LABELS, image_size=(8, 8)).predict([]).shape == (0, 10)
-
-
-def test_evaluating_on_other_labels_is_refused(tmp_path):
-    save(build("small-cnn", labels=list("abcdefghij"), image_size=(8, 8)), tmp_path / "letters")
-    with pytest.raises(DataError, match="expected the 10 labels of"):
-        EvaluateSettings(checkpoint=tmp_path / "letters", limit=20).run()
 
 
 def test_fewer_samples_than_classes_are_refused(tmp_path):
@@ -202,42 +96,30 @@ def test_a_class_that_train_lacks_is_noted(tmp_path, capsys):
     assert "1 of 3 classes" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kept", [False, True])
-def test_a_loss_that_leaves_the_numbers_stops_the_run(kept, tmp_path):
-    settings = {"epochs": 3, "limit": 64, "batch_size": 8, "overwrite": kept}
-    if kept:
-        FitSettings(out=tmp_path / "out", **settings).run()
-    before = contents(tmp_path / "out")
-    with pytest.raises(TrainingError, match="--learning-rate"):
-        FitSettings(out=tmp_path / "out", learning_rate=1e30, **settings).run()
-    assert contents(tmp_path / "out") == before
-    assert bool(before) == kept
+def test_digits_splits_share_no_picture():
+    small, more = data.load("digits"), data.load("digits-more")
+    assert len(small.test) > 700
+    assert small.test.ids == more.test.ids
+    assert set(small.train.ids) < set(more.train.ids)
+    parts = [set(part.ids) for part in (more.train, more.validation, more.test)]
+    assert len(set.union(*parts)) == sum(map(len, parts)) == 1797
 
 
-@pytest.mark.slow
-def test_a_loss_that_is_nan_later_keeps_the_epochs_before_it(small_checkpoint, tmp_path):
-    splits = data.load("digits", limit=64)
-    calls = iter(range(10_000))
+def test_a_folder_of_grey_pictures_is_a_data_set(tmp_path):
+    write_folder(tmp_path)
+    splits = data.load(str(tmp_path))
+    assert splits.label_names == ("cat", "dog")
+    assert splits.test.array().shape == (24, 6, 7, 3)
+    assert len(splits.train) + len(splits.validation) == 24
+    assert set(splits.validation.labels) == {0, 1}
 
-    class Breaks(CrossEntropy):
-        def loss(self, step):
-            good = super().loss(step)
-            return good if next(calls) < 8 else good * float("nan")
 
-    schedule = Schedule(
-        epochs=5, batch_size=16, learning_rate=1e-3, weight_decay=0.0, scheduler="cosine"
-    )
-    with pytest.raises(TrainingError, match="keeps the last good epoch"):
-        train_checkpoint(
-            open_checkpoint(small_checkpoint),
-            splits,
-            Breaks(),
-            schedule,
-            out=tmp_path / "out",
-            resume=False,
-            overwrite=False,
-            record={},
-        )
-    # 64 pictures, 16 a step: two epochs of four steps were good.
-    assert [p.name for p in (tmp_path / ".out.training").glob("checkpoint-*")] == ["checkpoint-8"]
+def test_a_missing_data_set_is_named():
+    with pytest.raises(DataError, match="/nowhere"):
+        data.load("/nowhere")
+
+
+def test_a_single_class_is_refused(tmp_path):
+    write_folder(tmp_path, ["cat"])
+    with pytest.raises(DataError, match="at least 2 classes"):
+        data.load(str(tmp_path))

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from tools.devices import DEVICES
 
-from train import GatekeeperLoss, gatekeeper_loss
+from train import GatekeeperLoss, gatekeeper_loss, linear_gatekeeper_loss
 
 
 def unquote(value):
@@ -60,3 +61,45 @@ def test_a_batch_of_masked_positions_is_zero_and_has_a_gradient():
 def test_alpha_out_of_range_is_refused(alpha):
     with pytest.raises(ValueError, match="alpha in"):
         gatekeeper_loss(torch.zeros(1, 2), torch.tensor([0]), alpha)
+
+
+def test_an_integer_attention_mask_means_the_same_as_a_boolean_one():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(2, 3, 4), torch.randn(5, 4)
+    labels, mask = torch.tensor([[0, 1, 2], [3, 4, 0]]), torch.tensor([[1, 1, 0], [1, 0, 0]])
+    for loss in (
+        lambda m: gatekeeper_loss(hidden @ weight.T, labels, 0.5, mask=m),
+        lambda m: linear_gatekeeper_loss(hidden, weight, labels, 0.5, mask=m),
+    ):
+        assert loss(mask).item() == loss(mask.bool()).item()
+
+
+def test_impossible_classes_get_no_gradient():
+    impossible = float("-inf")
+    logits = torch.tensor([[2.0, impossible, 0.0], [2.0, impossible, 0.0]], requires_grad=True)
+    gatekeeper_loss(logits, torch.tensor([0, 1]), 0.3).backward()
+    assert torch.isfinite(logits.grad).all()
+    assert torch.equal(logits.grad[:, 1], torch.zeros(2))
+
+
+def test_the_loss_module_refuses_alpha_on_creation():
+    with pytest.raises(ValueError, match="alpha in"):
+        GatekeeperLoss(1.5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_loss_of_half_precision_logits_is_that_of_their_values_in_float64(device, dtype):
+    torch.manual_seed(0)
+    half = torch.randn(64, 1000, device=device).mul(4).to(dtype).requires_grad_()
+    labels = torch.where(torch.arange(64) % 2 == 0, half.argmax(-1).cpu(), 7).to(device)
+    exact = half.detach().double().requires_grad_()
+    ours, wanted = (gatekeeper_loss(z, labels, 0.3) for z in (half, exact))
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=0)
+    (gradient,), (wanted_gradient,) = (
+        torch.autograd.grad(loss, z) for loss, z in ((ours, half), (wanted, exact))
+    )
+    # The gradient has the type of the logits: half a unit in its last place is what rounding costs.
+    step = torch.finfo(dtype).eps
+    torch.testing.assert_close(gradient.double(), wanted_gradient, rtol=step, atol=1e-7)

@@ -442,3 +442,34 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
     alone, both = (torch.load(tmp_path / name) for name in ("alone.pt", "both.pt"))
     for name, gradient in alone.items():
         torch.testing.assert_close(both[name], gradient, atol=1e-12, rtol=1e-12)
+
+
+def test_a_mask_of_another_shape_is_refused():
+    hidden, weight, labels = torch.zeros(2, 3, 4), torch.zeros(5, 4), torch.zeros(2, 3).long()
+    with pytest.raises(ValueError, match="mask of shape"):
+        linear_gatekeeper_loss(hidden, weight, labels, 0.5, mask=torch.ones(3).bool())
+
+
+def test_the_chunked_loss_equals_the_dense_one_in_float32():
+    torch.manual_seed(1)
+    leaves = [torch.randn(6, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)]
+    labels = torch.arange(6)
+    chunked = linear_gatekeeper_loss(*leaves, labels, 0.4, chunk_tokens=4)
+    dense = gatekeeper_loss(leaves[0] @ leaves[1].T, labels, 0.4)
+    torch.testing.assert_close(chunked, dense, atol=1e-5, rtol=0)
+    pairs = zip(
+        torch.autograd.grad(chunked, leaves), torch.autograd.grad(dense, leaves), strict=True
+    )
+    for ours, wanted in pairs:
+        torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_chunked_loss_agrees_in_bfloat16(device):
+    torch.manual_seed(1)
+    hidden = torch.randn(48, 32, device=device, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(500, 32, device=device, dtype=torch.bfloat16, requires_grad=True)
+    labels = torch.randint(0, 500, (48,), device=device)
+    chunked = linear_gatekeeper_loss(hidden, weight, labels, 0.4, chunk_tokens=16)
+    dense = gatekeeper_loss(hidden @ weight.T, labels, 0.4)
+    torch.testing.assert_close(chunked, dense, rtol=1e-3, atol=0)

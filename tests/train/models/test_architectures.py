@@ -207,3 +207,17 @@ def test_one_step_of_training_reaches_every_weight(name):
     output = model(pixel_values=torch.randn(8, 3, 32, 32), labels=torch.arange(8) % 5)
     output.loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_small_cnn_has_the_papers_size():
+    # 3*16*9+16 + 2*16  +  16*32*9+32 + 2*32  +  2048*64+64  +  64*10+10
+    model = build("small-cnn", labels=list("0123456789"), image_size=(32, 32)).model
+    assert sum(p.numel() for p in model.parameters()) == 136_970
+    assert model.classifier[1].in_features == 2048
+
+
+def test_resnet_20_keeps_its_size_for_small_pictures():
+    model = build("resnet-20", labels=list("0123456789"), image_size=(8, 8)).model
+    assert model(pixel_values=torch.zeros(2, 3, 8, 8)).logits.shape == (2, 10)
+    # He et al. 2016, table 6: 0.27 M
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(0.27e6, rel=0.01)

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from train import gatekeeper_loss
+from train import data, gatekeeper_loss
 from train.errors import CheckpointError
-from train.models import build
+from train.models import build, open_checkpoint
 from train.objectives import Auxiliary, CascadeAware, CrossEntropy, Gatekeeper, Step
 from train.objectives.basic import LARGE_RIGHT, RIGHT
 
@@ -84,3 +84,27 @@ def test_a_model_without_a_linear_head_takes_no_second_one():
     model.config.num_labels = 7
     with pytest.raises(CheckpointError, match="second head"):
         Auxiliary(CrossEntropy()).attach(model)
+
+
+@pytest.mark.slow
+def test_accumulation_gives_the_update_of_the_whole_batch(small_checkpoint):
+    whole = gradients_after(small_checkpoint, batch_size=8, accumulation=1)
+    split = gradients_after(small_checkpoint, batch_size=4, accumulation=2)
+    for ours, wanted in zip(split, whole, strict=True):
+        torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=1e-4)
+
+
+def gradients_after(path, *, batch_size, accumulation):
+    """Return the summed gradients of one update of 8 rows, in eval mode."""
+    from train.objectives import Gatekeeper, Step
+
+    checkpoint = open_checkpoint(path)
+    train = data.load("digits", limit=8).train
+    pixels = checkpoint.pixel_values([train.inputs[i] for i in range(8)])
+    labels = torch.from_numpy(train.labels)
+    loss = Gatekeeper(0.5).loss
+    for step in range(accumulation):
+        rows = slice(step * batch_size, (step + 1) * batch_size)
+        logits = checkpoint.model(pixel_values=pixels[rows]).logits
+        loss(Step(logits, labels[rows], {}, 8)).backward()
+    return [p.grad for p in checkpoint.model.parameters()]

@@ -1,4 +1,4 @@
-"""Sweeps: real trainings in several processes, killed and resumed, and what follows from them."""
+"""Sweeps: real trainings, in one process and in several, killed and resumed; their results."""
 
 import json
 import shutil
@@ -26,12 +26,16 @@ from train.sweeps.methods import METHODS, chains, trainings
 from train.sweeps.results import RESULTS_FILE, SAMPLES_FILE, _gates, report
 from train.sweeps.settings import SweepSettings
 
+METHODS_SHORT = (
+    "gatekeeper:0.3,auxiliary:0.5,path,cascade_aware,average,deep_gamblers,self_adaptive"
+)
 SHORT = {
     "seeds": (0, 1),
-    "methods": ("gatekeeper", "auxiliary:0.5", "path", "average", "deep_gamblers", "self_adaptive"),
+    "methods": tuple(METHODS_SHORT.split(",")),
     "alphas": (0.3, 0.7),
     "fit_epochs": 6,
     "epochs": 2,
+    "limit": 200,
 }
 
 
@@ -80,7 +84,7 @@ def row(joint, accuracy=0.8, passes=1.0, s_d=0.5):
     return {"passes": passes, "figures": {name: {"value": v} for name, v in values.items()}}
 
 
-def test_the_choice_is_what_the_user_gets_within_the_limits():
+def test_the_choice_is_the_best_figure_within_the_limits():
     rows = {
         "untuned": row(0.90, accuracy=0.81),
         "control": row(0.91),
@@ -98,8 +102,8 @@ def test_the_choice_is_what_the_user_gets_within_the_limits():
     assert recommend(rivals, select=name) == "costly"
 
 
-@pytest.mark.parametrize(("large", "told"), [(0.7, True), (0.8, True), (0.81, False)])
-def test_a_large_model_that_is_no_better_is_told(large, told):
+@pytest.mark.parametrize(("large", "reported"), [(0.7, True), (0.8, True), (0.81, False)])
+def test_a_large_model_that_is_no_better_is_reported(large, reported):
     none = {"value": float("nan"), "low": float("nan"), "high": float("nan")}
     control = row(0.8, s_d=float("nan")) | {
         "minus_control": dict.fromkeys(("joint accuracy at 30%", "s_d"), none)
@@ -110,10 +114,10 @@ def test_a_large_model_that_is_no_better_is_told(large, told):
         select="joint accuracy at 30%",
         large_accuracy=large,
     )
-    assert any("Take a better M_L" in line for line in lines) == told
+    assert any("Use a better M_L" in line for line in lines) == reported
 
 
-def test_nothing_is_said_of_an_s_d_that_is_not_defined():
+def test_nothing_is_claimed_of_an_s_d_that_is_not_defined():
     lost = {"value": -0.02, "low": -0.04, "high": -0.01}
     # Some draws of the bootstrap define it where the sample does not.
     odd = {"value": float("nan"), "low": -6.0, "high": -0.8}
@@ -142,13 +146,13 @@ def test_the_average_waits_for_the_controls_of_both_seeds():
     ]
 
 
-def test_neighbours_go_round():
+def test_after_the_last_seed_comes_the_first():
     assert [_pair((5, 1, 3), seed) for seed in (5, 1, 3)] == [(5, 1), (1, 3), (3, 5)]
 
 
 def test_a_gate_that_one_seed_lacks_is_no_candidate():
     with_head, without = (
-        Scores({}, {}, {}, dict.fromkeys(gates, 1.0))
+        Scores({}, {}, dict.fromkeys(gates, 1.0))
         for gates in (("max_softmax", "margin", "deferral_head"), ("max_softmax", "margin"))
     )
     assert "deferral_head" in _gates("control", [with_head, with_head])
@@ -156,7 +160,7 @@ def test_a_gate_that_one_seed_lacks_is_no_candidate():
     assert _gates("gatekeeper-0.5", [with_head, with_head]) == ["max_softmax"]
 
 
-def test_the_page_says_which_gate_was_left_out_and_why(sweep_content):
+def test_the_page_names_each_gate_that_was_left_out_and_why(sweep_content):
     page = report({**sweep_content, "left_out": {"control + deferral_head, seed 1": "too few"}})
     assert page.splitlines()[-1] == "- Left out: control + deferral_head, seed 1: too few."
 
@@ -169,18 +173,10 @@ def sweep_content():
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory):
-    from train.classifier.settings import FitSettings
-
-    out = tmp_path_factory.mktemp("sweep-large") / "large"
-    FitSettings(model="small-cnn", data="digits-more", out=out, epochs=8, patience=8).run()
-    return out
-
-
-@pytest.fixture(scope="module")
-def sweep(large, tmp_path_factory):
+def sweep(models, tmp_path_factory):
+    """Return the folder of a sweep in which M_L also teaches M_S."""
     out = tmp_path_factory.mktemp("sweep") / "sweep"
-    SweepSettings(large=large, out=out, jobs=2, **SHORT).run()
+    SweepSettings(large=models[1], teacher=models[1], out=out, **SHORT).run()
     return out
 
 
@@ -191,21 +187,27 @@ def test_a_sweep_has_every_candidate_on_every_input(sweep):
     assert {"untuned + entropy", "control + mirror", "gatekeeper-0.3", "auxiliary-0.5"} <= names
     assert {"untuned + deferral_head", "control + deferral_head"} <= names
     assert not {"gatekeeper-0.3 + entropy", "gatekeeper-0.3 + deferral_head"} & names
-    for split, size in (("validation", 359), ("test", 809)):
-        assert samples.large[split].shape == (size,)
-        assert samples.candidates[split]["control"].right.shape == (2, size)
+    for split in ("validation", "test"):
+        assert samples.large[split].shape == (200,)
+        assert samples.candidates[split]["control"].right.shape == (2, 200)
     control = samples.candidates["test"]["control"]
     again = open_checkpoint(sweep / "seed-1" / "control")
-    test = data.load("digits").test
+    test = data.load("digits", limit=200).test
     right = again.predict(test.inputs).argmax(axis=-1) == test.labels
     np.testing.assert_array_equal(control.right[1], right)
+
+
+def test_stage_1_of_a_sweep_is_distilled_from_its_teacher(sweep, models):
+    record = json.loads((sweep / "seed-0" / "small" / "training.json").read_text())
+    assert record["settings"]["teacher"] == str(models[1])
+    assert not list(sweep.glob("seed-*/.small.teacher.npz"))
 
 
 @pytest.mark.slow
 def test_the_average_is_that_of_two_controls(sweep):
     samples = read_samples(sweep / SAMPLES_FILE)
     controls = [open_checkpoint(sweep / f"seed-{seed}" / "control") for seed in (0, 1)]
-    splits = data.load("digits")
+    splits = data.load("digits", limit=200)
     for split in ("validation", "test"):
         part = getattr(splits, split)
         # In torch, and by 1 - max p, which cancels: to 1e-6 alone.
@@ -223,37 +225,39 @@ def test_the_average_is_that_of_two_controls(sweep):
         assert not np.allclose(average.uncertainty[0], control.uncertainty[0], atol=1e-3)
     content = json.loads((sweep / "sweep-results.json").read_text())
     assert content["test"]["average"]["figures"]["acc(M_S)"]["value"] == pytest.approx(right.mean())
-    assert any("never chosen, as a bundle holds one model" in f for f in content["findings"])
+    assert any("never chosen, because a bundle holds one model" in f for f in content["findings"])
     names = set(samples.candidates["test"])
     assert {"deep_gamblers", "self_adaptive", "self_adaptive + mirror"} <= names
     assert "average + mirror" not in names
 
 
 @pytest.mark.slow
-def test_a_finished_sweep_gives_its_table_without_training_again(sweep, large, capsys):
+def test_a_finished_sweep_gives_its_table_without_training_again(sweep, models, capsys):
     before = {p: p.stat().st_mtime_ns for p in sweep.rglob("*.safetensors")}
-    SweepSettings(large=large, out=sweep, jobs=1, **SHORT).run()
+    again = {"large": models[1], "teacher": models[1]}
+    SweepSettings(**again, out=sweep, **SHORT).run()
     assert {p: p.stat().st_mtime_ns for p in sweep.rglob("*.safetensors")} == before
     assert "| control | 1.00 |" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_sweep_of_other_settings_or_data_is_refused(sweep, large, tmp_path):
-    with pytest.raises(OutputError, match="epochs differ"):
-        SweepSettings(large=large, out=sweep, **{**SHORT, "epochs": 3}).run()
+def test_a_sweep_of_other_settings_or_data_is_refused(sweep, models, tmp_path):
+    again = {"large": models[1], "teacher": models[1]}
+    with pytest.raises(OutputError, match="got others for epochs"):
+        SweepSettings(**again, out=sweep, **{**SHORT, "epochs": 3}).run()
     copy = shutil.copytree(sweep, tmp_path / "copy")
     record = json.loads((copy / "sweep.json").read_text())
     (copy / "sweep.json").write_text(json.dumps({**record, "data_sha256": "0"}))
     with pytest.raises(OutputError, match="has changed since"):
-        SweepSettings(large=large, out=copy, **SHORT).run()
+        SweepSettings(**again, out=copy, **SHORT).run()
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("mine")
-    with pytest.raises(OutputError, match="other things are there"):
-        SweepSettings(large=large, out=tmp_path / "folder", **SHORT).run()
+    with pytest.raises(OutputError, match="got other files"):
+        SweepSettings(**again, out=tmp_path / "folder", **SHORT).run()
 
 
 @pytest.mark.slow
-def test_recommend_shows_the_choice_beside_the_control(sweep, capsys):
+def test_recommend_shows_the_choice_next_to_the_control(sweep, capsys):
     assert main("python -m train", COMMANDS, argv=["recommend", "--sweep", str(sweep)]) == 0
     out = capsys.readouterr().out
     assert "Chosen on validation by joint accuracy at 30%" in out
@@ -276,23 +280,26 @@ def test_check_recomputes_a_sweep_and_finds_a_touched_figure(sweep, tmp_path, ca
 
 
 @pytest.mark.slow
-def test_the_pictures_of_a_sweep_are_drawn(sweep):
-    ReportSettings(folders=(sweep,)).run()
-    assert all((sweep / f"{name}.png").stat().st_size > 20_000 for name in ("pareto", "alphas"))
+def test_the_pictures_of_a_sweep_are_drawn(sweep_content, tmp_path):
+    (tmp_path / RESULTS_FILE).write_text(json.dumps(sweep_content))
+    ReportSettings(folders=(tmp_path,)).run()
+    assert all((tmp_path / f"{n}.png").stat().st_size > 20_000 for n in ("pareto", "alphas"))
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_where_it_stopped(large, tmp_path):
+def test_a_killed_sweep_continues_where_it_stopped(models, tmp_path):
     out = tmp_path / "sweep"
-    line = ["sweep", "--large", large, "--out", out, "--seeds", "0", "--fit-epochs", "4"]
-    line += ["--epochs", "4", "--methods", "gatekeeper:0.5"]
+    flags = {"seeds": "0", "fit-epochs": 2, "epochs": 2, "limit": 60}
+    flags |= {"methods": "gatekeeper:0.5,label_smoothing,deep_gamblers"}
+    line = ["sweep", "--large", models[1], "--out", out]
+    line += [word for name, value in flags.items() for word in (f"--{name}", value)]
     process = processes.start("train", *line)
     processes.wait_for((out / "seed-0" / "control.scores.npz").exists, process)
     process.kill()
     process.communicate(timeout=60)
     kept = (out / "seed-0" / "control.scores.npz").stat().st_mtime_ns
     assert not (out / "sweep-results.json").exists()
-    code, error, _ = processes.finish("train", *line)
-    assert code == 0, error
+    argv = [*map(str, line), "--jobs=2"]
+    assert main("python -m train", COMMANDS, argv=argv) == 0
     assert (out / "seed-0" / "control.scores.npz").stat().st_mtime_ns == kept
     assert (out / "sweep-results.json").exists()

@@ -1,6 +1,4 @@
-"""A GPU does all the work that it is asked for, and says what a CPU would say."""
-
-import json
+"""A GPU does all the work that it is asked to do, with the results of a CPU."""
 
 import numpy as np
 import pytest
@@ -40,10 +38,8 @@ def test_predictions_are_those_of_the_cpu(name, device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("device", DEVICES)
-def test_a_sweep_works_where_it_was_asked_to(
-    device, places, small_checkpoint, large_checkpoint, tmp_path
-):
+@pytest.mark.parametrize("device", [cuda])  # on the CPU the tests of sweeps show it
+def test_a_sweep_works_on_its_device(device, places, small_checkpoint, large_checkpoint, tmp_path):
     SweepSettings(
         large=large_checkpoint,
         teacher=large_checkpoint,
@@ -55,20 +51,16 @@ def test_a_sweep_works_where_it_was_asked_to(
         device=device,
     ).run()
     assert places == {device}
-    record = json.loads((tmp_path / "sweep/seed-0/small/training.json").read_text())
-    assert record["settings"]["teacher"] == str(large_checkpoint)
-    assert not list(tmp_path.glob("sweep/seed-*/.small.teacher.npz"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_student_is_taught_and_tuned_where_it_was_asked_to(
-    device, places, large_checkpoint, tmp_path
-):
+def test_a_student_is_taught_and_tuned_on_its_device(device, places, large_checkpoint, tmp_path):
     student, tuned = tmp_path / "student", tmp_path / "tuned"
-    DistillSettings(teacher=str(large_checkpoint), out=student, epochs=1, device=device).run()
-    settings = {"large": large_checkpoint, "objective": "cascade_aware", "epochs": 1}
-    TuneSettings(checkpoint=student, out=tuned, device=device, **settings).run()
+    shared = {"epochs": 1, "limit": 60, "device": device}
+    DistillSettings(teacher=str(large_checkpoint), out=student, **shared).run()
+    settings = {"large": large_checkpoint, "objective": "cascade_aware", **shared}
+    TuneSettings(checkpoint=student, out=tuned, **settings).run()
     assert places == {device}
 
 

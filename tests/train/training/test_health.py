@@ -1,13 +1,10 @@
 """Tuning that would do harm is warned of, stopped, or ended with the last good weights."""
 
-import json
 import math
 
 import numpy as np
 import pytest
 
-from train.classifier.settings import FitSettings, TuneSettings
-from train.models import open_checkpoint
 from train.training.health import Health, balance, warnings_before
 
 
@@ -59,60 +56,3 @@ def test_losing_more_than_ten_points_is_a_collapse():
         predicted = labels.copy()
         predicted[:lost] = 1
         assert (Health.of(predicted, labels).illness(start) is not None) == ill
-
-
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    out = tmp_path_factory.mktemp("guards") / "small"
-    FitSettings(out=out, epochs=15, patience=15).run()
-    return out
-
-
-def tuned(fitted, out, **settings):
-    TuneSettings(checkpoint=fitted, out=out, **settings).run()
-    record = json.loads((out / "training.json").read_text())
-    return record["stopped"], record["validation_accuracy"]
-
-
-@pytest.mark.slow
-def test_a_collapsing_run_ends_with_its_last_good_weights(fitted, tmp_path, capsys):
-    before = json.loads((fitted / "training.json").read_text())["validation_accuracy"]
-    # Nothing but "be uncertain where you are wrong": the quickest way there is to forget.
-    settings = {"alpha": 0.0, "epochs": 40, "stage2_data": "same", "learning_rate": 3e-3}
-    reason, accuracy = tuned(fitted, tmp_path / "guarded", **settings)
-    assert reason.startswith("stopped in epoch")
-    assert accuracy >= before - 0.1
-    assert "rho = 0.00" in capsys.readouterr().err
-    reason, accuracy = tuned(fitted, tmp_path / "free", guard=False, **settings)
-    assert reason is None
-    assert accuracy < before - 0.1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"stage2_data": "crossfit"}, "fold-2: validation accuracy"),
-        (
-            {"stage2_data": "holdout", "learning_rate": 3e-4},
-            "held-out inputs, not on the 90 of train",
-        ),
-        ({"correctness": "eval", "stage2_data": "same"}, "joint accuracy at 30%"),
-        ({"head": "auxiliary"}, "stage 2 data: "),
-        ({"objective": "label_smoothing"}, "a perfect M_L"),
-    ],
-)
-def test_every_way_of_tuning_says_what_it_does(settings, says, fitted, tmp_path, capsys):
-    out = tmp_path / "tuned"
-    assert tuned(fitted, out, epochs=3, **settings)[0] is None
-    assert open_checkpoint(out).labels == tuple("0123456789")
-    assert [p.name for p in tmp_path.iterdir()] == ["tuned"]
-    assert says in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_cascade_aware_training_asks_the_large_model(fitted, tmp_path, capsys):
-    out = tmp_path / "tuned"
-    settings = {"objective": "cascade_aware", "large": fitted, "epochs": 2}
-    assert tuned(fitted, out, **settings)[0] is None
-    assert "with M_L" in capsys.readouterr().out

@@ -1,0 +1,88 @@
+"""Checkpoints open with the answers they were saved with; damage is named."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from train.errors import CheckpointError
+from train.models import build, open_checkpoint
+
+LABELS = [str(i) for i in range(10)]
+
+
+def edit_config(path, **changes):
+    file = path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_labels_that_do_not_count_from_zero_are_refused(small_checkpoint, tmp_path):
+    path = shutil.copytree(small_checkpoint, tmp_path / "copy")
+    names = {str(i + 1): name for i, name in enumerate(LABELS)}
+    edit_config(path, id2label=names, label2id={v: int(k) for k, v in names.items()})
+    with pytest.raises(CheckpointError, match="id2label"):
+        open_checkpoint(path)
+
+
+def test_another_number_of_labels_than_weights_is_refused(small_checkpoint, tmp_path):
+    path = shutil.copytree(small_checkpoint, tmp_path / "copy")
+    names = dict(enumerate(LABELS[:7]))
+    edit_config(path, id2label=names, label2id={v: k for k, v in names.items()})
+    with pytest.raises(CheckpointError, match=r"of another shape: .*of another number of labels"):
+        open_checkpoint(path)
+
+
+def test_a_configuration_that_does_not_classify_pictures_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(CheckpointError, match=r"tokenizer|classifier"):
+        build(str(tmp_path), labels=LABELS)
+
+
+def test_a_foreign_architecture_gets_pictures_of_its_own_size(tmp_path):
+    sizes = {"image_size": 16, "patch_size": 8, "hidden_size": 16, "intermediate_size": 16}
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", **sizes, **layers}))
+    checkpoint = build(str(tmp_path), labels=LABELS, image_size=(8, 8))
+    assert checkpoint.predict([np.zeros((8, 8, 3), np.uint8)]).shape == (1, 10)
+
+
+def test_pictures_too_small_to_pool_are_refused():
+    with pytest.raises(CheckpointError, match="at least 4 x 4"):
+        build("small-cnn", labels=LABELS, image_size=(3, 3))
+
+
+def test_no_pictures_give_no_logits():
+    assert build("small-cnn", labels=LABELS, image_size=(8, 8)).predict([]).shape == (0, 10)
+
+
+def test_a_checkpoint_opens_with_the_same_answers(small_checkpoint, pictures):
+    built = build("small-cnn", labels=LABELS, image_size=(8, 8), seed=3)
+    np.testing.assert_array_equal(
+        open_checkpoint(small_checkpoint).predict(pictures), built.predict(pictures)
+    )
+
+
+def damage_headless(path):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(path / "model.safetensors")
+    kept = {k: v for k, v in weights.items() if not k.startswith("classifier.3")}
+    save_file(kept, path / "model.safetensors", metadata={"format": "pt"})
+
+
+DAMAGES = {
+    "config.json": lambda p: (p / "config.json").unlink(),
+    "safetensors": lambda p: (p / "model.safetensors").rename(p / "pytorch_model.bin"),
+    "does not open": lambda p: (p / "model.safetensors").write_bytes(b"short"),
+    "do not fit": damage_headless,
+    "nothing is at": shutil.rmtree,
+}
+
+
+@pytest.mark.parametrize("words", DAMAGES)
+def test_the_damage_of_a_checkpoint_is_named(words, small_checkpoint, tmp_path):
+    path = shutil.copytree(small_checkpoint, tmp_path / "copy")
+    DAMAGES[words](path)
+    with pytest.raises(CheckpointError, match=words):
+        open_checkpoint(path)
