@@ -45,12 +45,12 @@ def test_inspect_says_what_a_language_models_bundle_is(lm_bundle, capsys):
     size = sum(file.stat().st_size for file in lm_bundle.iterdir() if file.name != "bundle.json")
     assert {
         "input: text str ['batch']",
-        f"threshold: {gate.threshold:.9g}; an answer under it (or NaN) is deferred",
+        f"threshold: {gate.threshold:.9g}; an answer below it (or NaN) is deferred",
         f"size: {size / 1e6:.2f} MB in 2 files",
         "tokenizer: tokenizer.json, 300 tokens",
         "answers: at most 2 tokens, 48 together with the prompt; ended by '<eos>' (2)",
         # Two tensors of one head of eight numbers of four bytes.
-        "cache: 1 layers, 1 heads of 8 numbers: 64 bytes a token",
+        "cache: 1 layers, 1 heads of 8 numbers: 64 bytes per token",
         "it was chosen to defer at most 25.0% of the inputs",
     } <= set(lines)
     assert any(line.startswith("verified: the float graph gave PyTorch's tokens") for line in lines)
@@ -132,7 +132,7 @@ def test_verify_tells_other_weights_from_a_damaged_export(
 ):
     other = half_taught.parent / "half"
     line = ["verify", "--task", things, "--bundle"]
-    says = "the bundle was made of other weights"
+    says = "the bundle was made from other weights"
     refused([*line, lm_bundle, "--against", other], capfd, says=says)
     folder = copy()
     os.truncate(folder / "tokenizer.json", 100)

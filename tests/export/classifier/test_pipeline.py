@@ -111,7 +111,7 @@ def test_inspect_says_what_the_threshold_means(bundle):
     text = " ".join(describe(read_bundle(bundle)))
     assert "to defer at most 30.0% of the inputs" in text
     assert "of 359 inputs (validation of digits)" in text
-    assert "an input under it (or NaN) is deferred" in text
+    assert "an input below it (or NaN) is deferred" in text
 
 
 def test_retune_changes_the_threshold_alone(bundle, tmp_path, pictures):

@@ -57,12 +57,11 @@ refused_here = partial(processes.refused_here, "export", COMMANDS, default=Build
         ("--checkpoint c --out b --threshold 1 --confidence entropy", "max_softmax, neg_entropy"),
         ("--checkpoint c --out b --threshold 1 --second-look mirror", "--calibrate DATA with"),
         ("--checkpoint c --out b --threshold 1 --second-look left", "one of none, mirror"),
-        ("--checkpoint c --out b --threshold 1 --band 0.1", "--second-look with --band"),
+        ("--checkpoint c --out b --threshold 1 --band 0.1", "--second-look VIEW with --band"),
         ("retune --bundle b --treshold 1", "did you mean '--threshold'"),
         ("inspect --bundel b", "did you mean '--bundle'"),
         ("inspect b", "see --help"),
-        ("verify --bundle b", "--data DATA, or of a language model --task TASK"),
-        ("verify --bundle b --task t --limit 0", "--limit of at least 1, got 0"),
+        ("verify --bundle b", "--data DATA, or for a language model --task TASK"),
         ("verify --bundle b --data digits --split tset", "train, validation, test"),
     ],
 )
@@ -252,8 +251,8 @@ def test_an_output_that_is_taken_is_refused_before_the_work(
     refused_here([*line, copy], capfd, says="--overwrite replaces it")
     # A slip of the fingers must not cost a folder that is no bundle.
     other = [*line, tmp_path / "folder", "--overwrite"]
-    refused_here(other, capfd, says="a folder of other things")
-    refused_here([*line, tmp_path / "file" / "b"], capfd, says="folder that can be written")
+    refused_here(other, capfd, says="or a folder with bundle.json")
+    refused_here([*line, tmp_path / "file" / "b"], capfd, says="writable folder")
     assert contents(tmp_path) == before
 
 
@@ -277,7 +276,7 @@ def test_a_disk_that_may_not_be_written_is_refused(bundle, small_checkpoint, tmp
         before = contents(disk)
         line = ["--checkpoint", small_checkpoint, "--threshold", "0.5", "--out"]
         for out in (disk / "new", disk / "deep" / "er", copy):
-            refused_here([*line, out, "--overwrite"], capfd, says="folder that can be written")
+            refused_here([*line, out, "--overwrite"], capfd, says="writable folder")
         retune = ["retune", "--bundle", copy, "--threshold", "0.5"]
         refused_here(retune, capfd, says="Read-only file system")
         assert contents(disk) == before

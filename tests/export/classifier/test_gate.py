@@ -12,8 +12,9 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper
 
 from edge_runtime import contract, metrics
-from export.classifier.gate import append_gate, set_threshold
+from export.classifier.gate import append_gate
 from export.errors import GraphError
+from export.gate import set_threshold
 from export.session import open_graph
 
 KINDS = [contract.MAX_SOFTMAX, contract.NEG_ENTROPY]

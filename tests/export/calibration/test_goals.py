@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.calibration import LeastCost, MaxHarm, MaxRisk, Sample, TargetAccuracy, calibrate
-from export.calibration.certificates import HarmCertificate, RiskCertificate
 from export.errors import CalibrationError
 
 rows = st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.booleans()), min_size=1, max_size=40)
@@ -55,9 +54,9 @@ def test_no_threshold_costs_less(drawn, cloud_cost, large_known):
     choice = LeastCost(cloud_cost, 2.0).choose(sample)
     tried = [cost(t) for t in [np.inf, *np.unique(sample.confidence)]]
     assert cost(choice.threshold) == pytest.approx(min(tried))
-    assert choice.found["cost"] == pytest.approx(min(tried))
-    assert choice.found["cost_all_cloud"] == pytest.approx(tried[0])
-    assert choice.found["cost_all_edge"] == pytest.approx(tried[1])
+    assert choice.evidence["cost"] == pytest.approx(min(tried))
+    assert choice.evidence["cost_all_cloud"] == pytest.approx(tried[0])
+    assert choice.evidence["cost_all_edge"] == pytest.approx(tried[1])
 
 
 def _binomial_tail(k, n, p):
@@ -67,7 +66,7 @@ def _binomial_tail(k, n, p):
 def test_the_test_of_a_risk_is_the_exact_lower_tail():
     confidence = np.array([0.9, 0.9, 0.8, 0.8, 0.7, np.nan], np.float32)
     right = np.array([True, True, True, False, False, True])
-    found = RiskCertificate(0.3, 0.05).test(
+    found = MaxRisk(0.3, 0.05).test(
         Sample(confidence, right), np.array([0.9, 0.75, 0.0], np.float32)
     )
     expected = [_binomial_tail(0, 2, 0.3), _binomial_tail(1, 4, 0.3), _binomial_tail(2, 5, 0.3)]
@@ -78,8 +77,8 @@ def test_the_test_of_a_harm_is_the_difference_of_two_exact_limits():
     small = np.array([False] * 3 + [True] * 2 + [True] * 15)
     large = np.array([True] * 3 + [False] * 2 + [True] * 15)
     sample = Sample(np.full(20, 0.5, np.float32), small, large)
-    (bound,) = HarmCertificate(0.1, 0.1).test(sample, np.array([0.5], np.float32))
-    (none,) = HarmCertificate(0.1, 0.1).test(sample, np.array([0.6], np.float32))
+    (bound,) = MaxHarm(0.1, 0.1).test(sample, np.array([0.5], np.float32))
+    (none,) = MaxHarm(0.1, 0.1).test(sample, np.array([0.6], np.float32))
     assert none == pytest.approx(1 - 0.05 ** (1 / 20))
     # Clopper-Pearson limits are where the tails are delta / 2.
     lost = _solve(lambda p: _binomial_tail(3, 20, p) - 0.05)
@@ -157,9 +156,9 @@ def test_nan_is_never_answered():
 
 def test_too_few_data_are_refused_with_a_number_that_does():
     draws = np.random.default_rng(6)
-    with pytest.raises(CalibrationError, match=r"30 inputs do not support .* about \d+ could") as e:
+    with pytest.raises(CalibrationError, match=r"30 inputs do not support .* use about \d+,") as e:
         MaxRisk(0.05, 0.05).choose(Sample(draws.random(30).astype(np.float32), np.ones(30, bool)))
-    enough = 2 * int(str(e.value).split("about ")[1].split()[0])
+    enough = 2 * int(str(e.value).split("use about ")[1].split(",")[0])
     confidence = draws.random(enough).astype(np.float32)
     MaxRisk(0.05, 0.05).choose(Sample(confidence, np.ones(enough, bool)))
 

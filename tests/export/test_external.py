@@ -14,8 +14,8 @@ from export.classifier import pipeline
 from export.commands.build import BuildSettings
 from export.commands.retune import RetuneSettings
 from export.errors import GraphError
-from export.external import inlined, load_onnx
-from export.graphs import serialized
+from export.external import inline_weights, load_onnx
+from export.graphs import serialize
 from export.sources.onnx_file import open_onnx
 
 LIMIT = 1 << 14
@@ -50,7 +50,7 @@ def export_outside(small_checkpoint, tmp_path):
         settings = BuildSettings(onnx=path, out=out, **given)
         scratch = tmp_path / folder / "scratch"
         scratch.mkdir(parents=True)
-        pipeline._build(settings, open_onnx(path, settings, scratch, inside_bytes=LIMIT))
+        pipeline.build_from(open_onnx(path, settings, scratch, inside_bytes=LIMIT), settings)
         return out
 
     return run
@@ -102,12 +102,12 @@ def test_more_weights_than_a_message_takes_are_not_moved_into_one(model, tmp_pat
     (tmp_path / "outside").mkdir()
     loaded = load_onnx(model, tmp_path / "outside", inside_bytes=LIMIT)
     size = (tmp_path / "outside" / "model.onnx.data").stat().st_size
-    whole = inlined(loaded.model, loaded.weights, limit=size + 1)
-    assert len(serialized(whole, limit=2 * size)) > 0.9 * size
+    whole = inline_weights(loaded.model, loaded.weights, limit=size + 1)
+    assert len(serialize(whole, limit=2 * size)) > 0.9 * size
     with pytest.raises(GraphError, match=r"for --quantize, got weights of .* give the result"):
-        inlined(loaded.model, loaded.weights, limit=size)
+        inline_weights(loaded.model, loaded.weights, limit=size)
     with pytest.raises(GraphError, match=r"got .* save it as ONNX with external data and give"):
-        serialized(whole, limit=size // 2)
+        serialize(whole, limit=size // 2)
 
 
 def test_a_file_of_more_bytes_than_a_message_takes_is_refused(refused, tmp_path):

@@ -9,7 +9,7 @@ from export.commands.build import BuildSettings
 from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings
 from export.errors import CalibrationError
-from export.freshness import remarks, require_fresh
+from export.data import freshness_note, require_fresh
 from train.classifier.tune import TuneSettings
 from train.models import Training, training_of
 
@@ -20,9 +20,9 @@ HELD_OUT = {"training": Training("digits", ("train", "validation"), ("validation
 def test_fresh_inputs_are_certified_without_a_remark(tmp_path):
     for made_with in ({}, FITTED, HELD_OUT, {"training": "of another toolkit"}):
         require_fresh(made_with, "digits", "test")
-        assert remarks(made_with, "digits", "test", certified=True) == ""
+        assert freshness_note(made_with, "digits", "test", certified=True) == ""
         require_fresh(made_with, str(tmp_path), "validation")
-        assert remarks(made_with, str(tmp_path), "validation", certified=True) == ""
+        assert freshness_note(made_with, str(tmp_path), "validation", certified=True) == ""
 
 
 def test_inputs_that_fitted_weights_are_refused():
@@ -35,9 +35,9 @@ def test_inputs_that_fitted_weights_are_refused():
 
 def test_inputs_that_chose_the_model_are_remarked_on_beside_a_guarantee():
     require_fresh(FITTED, "digits", "validation")
-    said = remarks(FITTED, "digits", "validation", certified=True)
+    said = freshness_note(FITTED, "digits", "validation", certified=True)
     assert "validation of digits also decided when training stopped" in said
-    assert remarks(FITTED, "digits", "validation", certified=False) == ""
+    assert freshness_note(FITTED, "digits", "validation", certified=False) == ""
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_certified_export_says_which_inputs_it_rests_on(models, tmp_path, caps
     BuildSettings(out=tmp_path / "test", split="test", **line).run()
     assert "training stopped" not in capsys.readouterr().out
     words = {n: "\n".join(describe(read_bundle(tmp_path / n))) for n in ("validation", "test")}
-    assert "strictly it is for a model made without them" in words["validation"]
+    assert "strictly the guarantee holds only for a model made without them" in words["validation"]
     assert "strictly" not in words["test"]
     RetuneSettings(bundle=tmp_path / "test", calibrate="digits", max_risk=0.2, delta=0.1).run()
     assert "also decided when training stopped" in capsys.readouterr().out

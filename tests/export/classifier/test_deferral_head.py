@@ -24,7 +24,7 @@ from export.commands.retune import RetuneSettings
 from export.commands.verify import VerifySettings
 from export.errors import GraphError, VerificationError
 from export.session import open_graph
-from export.sources.reference import Gate, ask_pytorch
+from export.sources.reference import Gate, checkpoint_reference
 from train.errors import CheckpointError
 from train.models import (
     HEAD_FILE,
@@ -161,7 +161,7 @@ def test_a_missing_or_stale_head_is_refused(damage, headed, headed_bundle, tmp_p
 
 def test_a_confidence_of_another_toolkit_is_no_comparison(small_checkpoint, pictures):
     with pytest.raises(VerificationError, match="or deferral_head, got 'margin'"):
-        ask_pytorch(open_checkpoint(small_checkpoint), pictures, Gate("margin", 0.5))
+        checkpoint_reference(open_checkpoint(small_checkpoint), pictures, Gate("margin", 0.5))
 
 
 def linear_graph(layer, element=TensorProto.FLOAT, *, matrix=(4, 3), after=()):
@@ -253,7 +253,7 @@ ODD = {
     "an activation after the layer": (lambda: linear_graph(gemm(), after=("Relu",)), "node Relu"),
     "no constant matrix": (variable_matrix, "without a constant matrix"),
     "other features": (lambda: linear_graph(gemm(transB=1), matrix=(3, 4)), "of 5 features"),
-    "no layer": (lambda: linear_graph(helper.make_node("Identity", ["x"], ["z"])), "none at all"),
+    "no layer": (lambda: linear_graph(helper.make_node("Identity", ["x"], ["z"])), "got no layer"),
 }
 
 

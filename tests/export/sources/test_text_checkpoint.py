@@ -219,7 +219,7 @@ def test_a_guarantee_for_a_text_classifier(text_models, texts, tmp_path, capsys)
     assert (record["goal"], record["n"]) == ("max_harm", 300)
     InspectSettings(bundle=out).run()
     assert (
-        "the cascade is right at most 10.00% less often than M_L alone" in capsys.readouterr().out
+        "the accuracy of the cascade is at most 10.00% below that of M_L alone" in capsys.readouterr().out
     )
 
 
@@ -227,7 +227,7 @@ def test_a_guarantee_for_a_text_classifier(text_models, texts, tmp_path, capsys)
     ("settings", "says"),
     [
         ({"second_look": "mirror"}, "no --second-look for a text classifier"),
-        ({"preprocessing": "none"}, "its bundle carries the tokenizer"),
+        ({"preprocessing": "none"}, "its bundle always holds the tokenizer"),
         ({"quantize": "int8"}, "int8-dynamic, int4 or fp16 for a text classifier, got int8"),
     ],
 )
@@ -238,13 +238,13 @@ def test_what_is_for_pictures_is_refused(settings, says, checkpoints, texts, tmp
 
 
 def test_data_of_the_other_kind_are_refused(checkpoints, small_checkpoint, bundle, texts, tmp_path):
-    with pytest.raises(LabelError, match=r"expected texts for .*, digits holds images"):
+    with pytest.raises(LabelError, match=r"expected texts for .*, got images in digits"):
         export(checkpoints["bert"], tmp_path / "b", "digits")
-    with pytest.raises(LabelError, match=r"expected images for .* holds texts"):
+    with pytest.raises(LabelError, match=r"expected images for .*, got texts in"):
         export(small_checkpoint, tmp_path / "b", texts)
-    with pytest.raises(LabelError, match="digits holds images"):
+    with pytest.raises(LabelError, match="got images in digits"):
         RetuneSettings(bundle=bundle, calibrate="digits", target_deferral=0.1).run()
-    with pytest.raises(LabelError, match="digits holds images"):
+    with pytest.raises(LabelError, match="got images in digits"):
         VerifySettings(bundle=bundle, data="digits").run()
 
 
@@ -253,28 +253,28 @@ def test_a_tokenizer_without_padding_is_refused(tmp_path):
     tokenizer = make_tokenizer()
     tokenizer.pad_token = None
     tokenizer.save_pretrained(path)
-    with pytest.raises(PreprocessingError, match=r"a padding token in .*, it has none"):
+    with pytest.raises(PreprocessingError, match=r"a padding token in .*, got none"):
         BuildSettings(checkpoint=path, out=tmp_path / "b", threshold=0.5).run()
 
 
 def test_a_tokenizer_that_works_in_python_alone_is_refused(checkpoints):
-    from export.sources.text_checkpoint import _as_one_file
+    from export.sources.text_checkpoint import standalone_tokenizer
 
     class Slow:
         is_fast = False
 
-    with pytest.raises(PreprocessingError, match="Slow works in Python alone"):
-        _as_one_file(Slow(), checkpoints["bert"])
+    with pytest.raises(PreprocessingError, match="got Slow, which works in Python alone"):
+        standalone_tokenizer(Slow(), checkpoints["bert"])
 
 
 def test_a_tokenizer_that_decides_otherwise_is_found_out(checkpoints, texts, tmp_path):
-    from export.sources.opening import open_source
+    from export.sources import open_source
 
     settings = BuildSettings(checkpoint=checkpoints["bert"], out=tmp_path / "b", threshold=0.5)
     with open_source(settings) as source:
-        inputs = source.made_up(0)
+        inputs = source.synthetic(0)
         ids = inputs.feeds["input_ids"].copy()
         ids[3, 1] += 1
         other = dataclasses.replace(inputs, feeds={**inputs.feeds, "input_ids": ids})
-        with pytest.raises(VerificationError, match="make the input_ids of the checkpoint's"):
-            source.ask(other, None)
+        with pytest.raises(VerificationError, match="the same input_ids from the bundle's"):
+            source.reference(other, None)

@@ -42,7 +42,7 @@ class Two(Named):
 def test_several_candidates_are_named(module, export, refused, small_checkpoint, digits, tmp_path):
     path = write_program(Named(module), tmp_path / "named.pt2")
     refused(path, r"got several \(coarse, embedding, scores\): name it with --logits")
-    refused(path, "no 'score': its outputs are coarse, embedding, scores", logits="score")
+    refused(path, "got 'score': name one of its outputs coarse, embedding, scores", logits="score")
     gated = EdgeModel.open(export(path, logits="scores"))(digits)
     expected = open_checkpoint(small_checkpoint).predict(digits).argmax(-1)
     np.testing.assert_array_equal(gated.prediction, expected)
