@@ -10,7 +10,8 @@ from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings
 from export.data import freshness_note, require_fresh
 from export.errors import CalibrationError
-from train.classifier.settings import TuneSettings
+from export.data import freshness_note, require_fresh
+from train.classifier.tune import TuneSettings
 from train.models import Training, training_of
 
 FITTED = {"training": Training("digits", ("train",), ("validation",)).as_record()}

@@ -156,9 +156,9 @@ def test_nan_is_never_answered():
 
 def test_too_few_data_are_refused_with_a_number_that_does():
     draws = np.random.default_rng(6)
-    with pytest.raises(CalibrationError, match=r"30 inputs do not support .* about \d+ could") as e:
+    with pytest.raises(CalibrationError, match=r"30 inputs do not support .* use about \d+,") as e:
         MaxRisk(0.05, 0.05).choose(Sample(draws.random(30).astype(np.float32), np.ones(30, bool)))
-    enough = 2 * int(str(e.value).split("about ")[1].split()[0])
+    enough = 2 * int(str(e.value).split("use about ")[1].split(",")[0])
     confidence = draws.random(enough).astype(np.float32)
     MaxRisk(0.05, 0.05).choose(Sample(confidence, np.ones(enough, bool)))
 

@@ -253,7 +253,7 @@ ODD = {
     "an activation after the layer": (lambda: linear_graph(gemm(), after=("Relu",)), "node Relu"),
     "no constant matrix": (variable_matrix, "without a constant matrix"),
     "other features": (lambda: linear_graph(gemm(transB=1), matrix=(3, 4)), "of 5 features"),
-    "no layer": (lambda: linear_graph(helper.make_node("Identity", ["x"], ["z"])), "none at all"),
+    "no layer": (lambda: linear_graph(helper.make_node("Identity", ["x"], ["z"])), "got no layer"),
 }
 
 

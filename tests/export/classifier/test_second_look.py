@@ -189,7 +189,7 @@ def of_tokens():
     ("model", "kind", "view", "words"),
     [
         (pixels_graph, contract.NEG_ENTROPY, contract.MIRROR, "max_softmax for a second look"),
-        (pixels_graph, contract.MAX_SOFTMAX, "upside-down", "one of mirror as second view"),
+        (pixels_graph, contract.MAX_SOFTMAX, "upside-down", "expected mirror as second view"),
         (two_inputs, contract.MAX_SOFTMAX, contract.MIRROR, "got pixel_values, more"),
         (of_tokens, contract.MAX_SOFTMAX, contract.MIRROR, "expected one input"),
     ],

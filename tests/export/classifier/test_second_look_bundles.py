@@ -130,7 +130,7 @@ def test_inspect_says_what_the_second_look_does_and_costs(look_bundle):
     text = " ".join(describe(read_bundle(look_bundle)))
     assert f"first confidence is from {look.low:.6g} to {look.high:.6g} runs through" in text
     assert "as mirror view" in text
-    assert "20.3% of the calibration inputs needed it, 1.20 passes an input" in text
+    assert "20.3% of the calibration inputs needed it, 1.20 passes per input" in text
 
 
 def test_the_same_export_gives_the_same_bytes(look_bundle, small_checkpoint, tmp_path):
@@ -166,7 +166,7 @@ def test_a_band_without_limits_averages_every_input(
         "share": 1.0,
     }
     assert "every input runs through the model twice" in " ".join(describe(bundle))
-    assert "cost: two passes an input" in describe(bundle)
+    assert "cost: two passes per input" in describe(bundle)
     given_ = digits
     if preprocessing == "none":
         given_ = open_checkpoint(small_checkpoint).pixel_values(list(digits)).numpy()
@@ -267,10 +267,10 @@ def test_digits_of_any_size_are_looked_at_twice_behind_fused_preprocessing(tmp_p
     ("line", "says"),
     [
         ({"threshold": 0.5, "second_look": "mirror"}, "--calibrate DATA with --second-look"),
-        ({"threshold": 0.5, "second_look": "mirror", "band": 0.3}, "give --band 1 to look twice"),
-        ({"threshold": 0.5, "band": 0.3}, "--second-look with --band"),
-        ({**DIGITS, "band": -0.1}, "--band of at least 0, got -0.1"),
-        ({**DIGITS, "band": NAN}, "--band of at least 0, got nan"),
+        ({"threshold": 0.5, "second_look": "mirror", "band": 0.3}, "--band 1 looks twice"),
+        ({"threshold": 0.5, "band": 0.3}, "--second-look VIEW with --band"),
+        ({**DIGITS, "band": -0.1}, "--band at least 0, got -0.1"),
+        ({**DIGITS, "band": NAN}, "a number as --band, got NaN"),
         ({**DIGITS, "confidence": "neg_entropy"}, "--confidence max_softmax with --second-look"),
     ],
 )

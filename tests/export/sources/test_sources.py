@@ -193,7 +193,7 @@ def test_labels_are_those_of_the_data_a_file_or_a_config(trained, bundles, tmp_p
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a\nb\n", "expected 10 labels, as many as .* has classes, .* has 2"),
+        ("a\nb\n", "expected 10 labels, one for each class of .*, got 2 in"),
         ("\n", "one label a line"),
     ],
 )
