@@ -120,7 +120,9 @@ def test_several_candidates_are_named(small_checkpoint, export, refused, pixels,
     module = Several(open_checkpoint(small_checkpoint))
     path = write_onnx(module, tmp_path / "several.onnx", names=("scores", "coarse", "mean"))
     refused(path, r"got several \(scores, coarse, mean\): name it with --logits")
-    refused(path, "got 'score': name another, e.g. of its outputs scores, coarse, mean", logits="score")
+    refused(
+        path, "got 'score': name another, e.g. of its outputs scores, coarse, mean", logits="score"
+    )
     refused(path, "expected 3 labels", logits="coarse")
     bundle = export(path, logits="scores")
     assert_decides_like(bundle, path, pixels, digits)

@@ -219,7 +219,8 @@ def test_a_guarantee_for_a_text_classifier(text_models, texts, tmp_path, capsys)
     assert (record["goal"], record["n"]) == ("max_harm", 300)
     InspectSettings(bundle=out).run()
     assert (
-        "the accuracy of the cascade is at most 10.00% below that of M_L alone" in capsys.readouterr().out
+        "the accuracy of the cascade is at most 10.00% below that of M_L alone"
+        in capsys.readouterr().out
     )
 
 
