@@ -88,7 +88,7 @@ def compare(expected: Any, stored: Any, where: str) -> int:
 
     Args:
         expected: Numbers and texts, in dictionaries and lists.
-        stored: The same from a file; it may hold more.
+        stored: Content of a file, which may hold more than is expected.
         where: Place of both, for messages.
 
     Raises:

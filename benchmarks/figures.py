@@ -67,7 +67,7 @@ class Figure:
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the limit is kept; None without a measurement or a limit."""
+        """True if the limit is kept; None without a measurement or a limit."""
         if self.value is None or self.limit is None:
             return None
         return self.value >= self.limit if self.at_least else self.value <= self.limit

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -108,7 +108,8 @@ def _rows(
         )
         for name, model in models.items()
     }
-    times = _times_us(settings, models, test)
+    calls = {name: _call(model, test.inputs[0]) for name, model in models.items()}
+    times = paired_medians_us(calls, rounds=settings.rounds, calls_a_round=_CALLS)
     return {
         name: {
             **_row(exports, name, test),
@@ -140,13 +141,6 @@ def _row(exports: dict[str, _Export], name: str, test: LabelledData) -> dict[str
     }
 
 
-def _times_us(
-    settings: QuantizationSettings, models: dict[str, EdgeModel], test: LabelledData
-) -> dict[str, float]:
-    calls = {name: _call(model, test.inputs[0]) for name, model in models.items()}
-    return paired_medians_us(calls, rounds=settings.rounds, calls_a_round=_CALLS)
-
-
 def _call(model: EdgeModel, picture: Any) -> Any:
     rows = model.reader.single(picture)
     return lambda: model(rows)
@@ -156,37 +150,25 @@ def _bytes(bundle: Path) -> int:
     return sum(file.stat().st_size for file in bundle.iterdir() if file.name != "bundle.json")
 
 
+_COLUMNS: Final[dict[str, str]] = {
+    "MB": "{megabytes:.2f}",
+    "smaller": "{smaller:.2f} x",
+    "ms": "{median_ms:.3f}",
+    "faster": "{faster:.2f} x",
+    "accuracy": "{accuracy:.4f}",
+    "predictions differing": "{predictions_differing:.2%}",
+    "decisions differing": "{decisions_differing:.2%}",
+    "deferred": "{deferral_ratio:.1%}",
+    "interval printed": "{interval[0]:.1%} to {interval[1]:.1%}",
+}
+
+
 def precisions(rows: dict[str, Any]) -> str:
     """Render sizes, times, accuracies and flips as a Markdown table."""
-    head = (
-        "source, precision",
-        "MB",
-        "smaller",
-        "ms",
-        "faster",
-        "accuracy",
-        "predictions differing",
-        "decisions differing",
-        "deferred",
-        "interval printed",
-    )
-    return markdown([head, *(_precision(name, row) for name, row in rows.items())])
-
-
-def _precision(name: str, row: dict[str, Any]) -> tuple[str, ...]:
-    low, high = row["interval"]
-    return (
-        name,
-        f"{row['megabytes']:.2f}",
-        f"{row['smaller']:.2f} x",
-        f"{row['median_ms']:.3f}",
-        f"{row['faster']:.2f} x",
-        f"{row['accuracy']:.4f}",
-        f"{row['predictions_differing']:.2%}",
-        f"{row['decisions_differing']:.2%}",
-        f"{row['deferral_ratio']:.1%}",
-        f"{low:.1%} to {high:.1%}",
-    )
+    lines = [
+        (name, *(cell.format(**row) for cell in _COLUMNS.values())) for name, row in rows.items()
+    ]
+    return markdown([("source, precision", *_COLUMNS), *lines])
 
 
 def goals(rows: dict[str, Any]) -> str:

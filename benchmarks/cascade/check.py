@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
 
 from benchmarks import figures
 from benchmarks.cascade import report as cascade
@@ -16,23 +16,6 @@ from benchmarks.language.demo import report as language
 from edge_runtime.errors import GatekeeperError
 
 COMMITTED = Path(__file__).parents[1] / "results"
-
-
-class Kind(NamedTuple):
-    """A kind of result folder.
-
-    Attributes:
-        documents: Returns the documents of a folder.
-        draw: Draws the pictures of a folder anew; returns their files.
-    """
-
-    documents: Callable[[Path], Iterable[Document]]
-    draw: Callable[[Path], list[Path]]
-
-
-_SWEEP = Kind(sweeps.documents, sweeps.draw)
-_LANGUAGE = Kind(language.documents, language.draw)
-_CASCADE = Kind(cascade.documents, cascade.draw)
 
 
 def check(settings: CheckSettings) -> None:
@@ -77,10 +60,11 @@ def committed() -> tuple[Path, ...]:
     return (*folders, *filter(figures.holds_figures, sorted(COMMITTED.glob("*.json"))))
 
 
-def _kind(folder: Path) -> Kind:
+def _kind(folder: Path) -> ModuleType:
+    """Return the module that knows the folder's kind: its `documents`, and how to `draw` it."""
     if sweeps.is_sweep(folder):
-        return _SWEEP
-    return _LANGUAGE if language.is_language(folder) else _CASCADE
+        return sweeps
+    return language if language.is_language(folder) else cascade
 
 
 def _documents(folder: Path) -> Iterable[Document]:

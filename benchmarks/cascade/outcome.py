@@ -1,4 +1,4 @@
-"""What the user gets: the small model alone, the large model alone, and the cascade."""
+"""The user's gain: accuracy and cost of the small model, the large model, and the cascade."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -100,15 +101,13 @@ def read_samples(path: Path) -> dict[str, Samples]:
 
 
 def _variant(rows: list[dict[str, str]]) -> Samples:
-    seeds = list(dict.fromkeys(int(row["seed"]) for row in rows))
     parts = []
-    for seed in seeds:
-        mine = [row for row in rows if int(row["seed"]) == seed]
-        arrays: dict[str, npt.NDArray[np.float64]] = {
-            name: np.array([float(row[name]) for row in mine])[:, None]
+    for seed in dict.fromkeys(row["seed"] for row in rows):
+        mine = [row for row in rows if row["seed"] == seed]
+        arrays: dict[str, Any] = {
+            name: np.array([row[name] if name == "source" else float(row[name]) for row in mine])
             for name in _COLUMNS[3:]
-            if name != "source"
         }
-        source = np.array([row["source"] for row in mine])[:, None]
-        parts.append(Samples(tuple(r["id"] for r in mine), (seed,), source=source, **arrays))
+        columns = {name: values[:, None] for name, values in arrays.items()}
+        parts.append(Samples(tuple(row["id"] for row in mine), (int(seed),), **columns))
     return Samples.joined(parts)

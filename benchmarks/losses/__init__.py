@@ -1,1 +1,1 @@
-"""What the gate and the loss add in time and memory."""
+"""Measures the time and memory that the gate and the loss add."""

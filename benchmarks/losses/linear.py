@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from statistics import median
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -82,37 +82,34 @@ def _memory_of_processes(case: Case, rounds: int) -> Iterator[Figure]:
         for name, samples in peaks.items():
             samples.append(peak_bytes(name, case))
     for name in _DENSE:
-        yield _peak_figure(name, peaks, _PEAK_LIMIT, case)
+        yield _ratio("peak memory", name, peaks, _PEAK_LIMIT, case)
 
 
-def _peak_figure(
-    name: Name, peaks: Mapping[Name, Sequence[float]], limit: float | None, case: Case
+def _ratio(
+    measure: Literal["peak memory", "time"],
+    name: Name,
+    samples: Mapping[Name, Sequence[float]],
+    limit: float | None,
+    case: Case,
 ) -> Figure:
-    ours, theirs = (median(peaks[one]) / 1e6 for one in ("ours", name))
+    """Compare our samples, in bytes or microseconds, with another loss's, round by round."""
+    ours, theirs = samples["ours"], samples[name]
+    if measure == "time":
+        detail = f"{median(ours) / 1e3:.4g} and {median(theirs) / 1e3:.4g} ms with gradients"
+    else:
+        megabytes = f"{median(ours) / 1e6:.0f} and {median(theirs) / 1e6:.0f} MB"
+        detail = f"{megabytes} above inputs and gradients"
     return Figure.of(
-        f"peak memory, ours / {_WORDS[name]}{_suffix(case)}",
-        _ratios(peaks, name),
+        _title(measure, name, case),
+        [one / other for one, other in zip(ours, theirs, strict=True)],
         limit,
         "x",
-        f"{ours:.0f} and {theirs:.0f} MB above inputs and gradients, {_sizes(case)}",
+        f"{detail}, {_sizes(case)}",
     )
 
 
-def _time_figure(
-    name: Name, times_us: Mapping[Name, Sequence[float]], limit: float | None, case: Case
-) -> Figure:
-    ours, theirs = (median(times_us[one]) / 1e3 for one in ("ours", name))
-    return Figure.of(
-        f"time, ours / {_WORDS[name]}{_suffix(case)}",
-        _ratios(times_us, name),
-        limit,
-        "x",
-        f"{ours:.4g} and {theirs:.4g} ms with gradients, {_sizes(case)}",
-    )
-
-
-def _ratios(samples: Mapping[Name, Sequence[float]], name: Name) -> list[float]:
-    return [ours / theirs for ours, theirs in zip(samples["ours"], samples[name], strict=True)]
+def _title(measure: str, name: Name, case: Case) -> str:
+    return f"{measure}, ours / {_WORDS[name]}{_suffix(case)}"
 
 
 def _suffix(case: Case) -> str:
@@ -132,7 +129,7 @@ def _time_on_cpu(case: Case, rounds: int) -> Iterator[Figure]:
         for name, loss in found.items():
             times[name] += [ns / 1e3 for ns in time_each(partial(step, loss, *inputs), 1)]
     for name in _DENSE:
-        yield _time_figure(name, times, _TIME_LIMIT, case)
+        yield _ratio("time", name, times, _TIME_LIMIT, case)
 
 
 def _difference(case: Case) -> Figure:
@@ -170,11 +167,10 @@ def _on_cuda(case: Case, rounds: int) -> Iterator[Figure]:
     for name in (*_DENSE, *_LIGER):
         limit = _LIGER_LIMIT if name in _LIGER else None
         if name not in found:
-            title = f"time, ours / {_WORDS[name]}{_suffix(case)}"
-            yield Figure(title, None, limit, "x", NO_LIGER)
+            yield Figure(_title("time", name, case), None, limit, "x", NO_LIGER)
             continue
-        yield _peak_figure(name, peaks, None, case)
-        yield _time_figure(name, times, limit, case)
+        yield _ratio("peak memory", name, peaks, None, case)
+        yield _ratio("time", name, times, limit, case)
     yield _difference(case)
 
 
