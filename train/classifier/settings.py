@@ -198,7 +198,9 @@ class TuneSettings(TrainingRun, does="train.classifier.stage2:tune"):
     )
     guard: bool = field("stop a run that collapses; --guard=false lets it continue", default=True)
     epochs: int = field("number of epochs (no early stopping)", default=15, least=1)
-    accumulation: int = field("steps per update; more of them act like a larger batch", default=1, least=1)
+    accumulation: int = field(
+        "steps per update; more of them act like a larger batch", default=1, least=1
+    )
     learning_rate: float = field("peak learning rate, half that of `fit`", default=1.5e-3, above=0)
     augment: Augmentation = field(f"for --stage2-data augment: {_AUGMENT_HELP}", default="auto")
     seed: int = field("seed of the order of the inputs", default=0, least=0)
