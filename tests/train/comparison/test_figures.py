@@ -6,6 +6,8 @@ import pytest
 from edge_runtime import metrics
 from train.comparison.figures import DRAWN, Candidate, Draws, compare, figures, interval
 
+pytestmark = pytest.mark.once
+
 
 def candidate(draws, n=400, seeds=2, *, coarse=False):
     uncertainty = draws.random((seeds, n)).astype(np.float32)

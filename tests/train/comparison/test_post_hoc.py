@@ -8,6 +8,8 @@ from edge_runtime import metrics
 from train.comparison import post_hoc
 from train.comparison.post_hoc import FOLDS, STRENGTHS
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def separable(generator):

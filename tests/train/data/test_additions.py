@@ -9,6 +9,8 @@ from train import data
 from train.data import NO_LABEL
 from train.errors import DataError
 
+pytestmark = pytest.mark.once
+
 LABELS = [str(i) for i in range(10)]
 
 

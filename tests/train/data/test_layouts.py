@@ -13,6 +13,8 @@ from PIL import Image
 from train import data
 from train.errors import DataError
 
+pytestmark = pytest.mark.once
+
 DRAWS = np.random.default_rng(7)
 CLASSES = ("apple pie", "waffles")
 

@@ -8,6 +8,8 @@ from PIL import Image
 from train import data
 from train.errors import DataError
 
+pytestmark = pytest.mark.once
+
 
 def write_folder(path, classes=("cat", "dog"), count=12):
     draws = np.random.default_rng(0)

@@ -8,6 +8,8 @@ from tools.devices import DEVICES
 
 from train import GatekeeperLoss, gatekeeper_loss, linear_gatekeeper_loss
 
+pytestmark = pytest.mark.once
+
 
 def unquote(value):
     if isinstance(value, list):

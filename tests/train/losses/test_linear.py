@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from train import gatekeeper_loss, linear_gatekeeper_loss
 from train.losses import kernel as row_kernel
 
+pytestmark = pytest.mark.once
+
 EXACT = {torch.float64: 1e-12, torch.float32: 1e-5}
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_"}
 

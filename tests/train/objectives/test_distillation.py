@@ -8,6 +8,8 @@ import torch
 from train.data import NO_LABEL
 from train.objectives import CrossEntropy, Distillation, Step
 
+pytestmark = pytest.mark.once
+
 
 def loss_by_hand(student, teacher, labels, temperature, weight):
     """Hinton et al. 2015 in plain Python floats, summed over the rows."""

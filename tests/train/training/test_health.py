@@ -7,6 +7,8 @@ import pytest
 
 from train.training.health import Health, balance, warnings_before
 
+pytestmark = pytest.mark.once
+
 
 def test_the_balance_of_right_and_wrong_by_hand():
     # Three of four right at alpha 1/4: (1/4 * 3/4) / (3/4 * 1/4).
