@@ -38,12 +38,9 @@ class OnnxFile:
 
 
 def load_onnx(path: Path, folder: Path, *, inside_bytes: int = INSIDE_BYTES) -> OnnxFile:
-    """Load an ONNX file with its weights.
+    """Load an ONNX file with its weights, which lie in the same folder or below.
 
-    Args:
-        path: The file, with its external weights in the same folder or below.
-        folder: Target folder of weights that are larger than `inside_bytes` together.
-        inside_bytes: Largest size of weights inside the graph.
+    Weights that are larger than `inside_bytes` together go into a file in `folder`.
 
     Raises:
         GraphError: The file is not ONNX, or weights are missing, truncated or outside its folder.

@@ -47,12 +47,8 @@ def calibrate(
 ) -> tuple[float, dict[str, Any]]:
     """Return (threshold, calibration record) for a goal.
 
-    Args:
-        goal: The goal.
-        sample: The calibration data as the graph answers them.
-        data: Name of the data, for the record.
-        split: Split of the data, for the record.
-        extra: Metadata of the model; a guarantee on inputs that stopped its training is marked.
+    The name and split of the data go into the record. A guarantee on inputs that stopped the
+    training of the model, according to its metadata `extra`, is marked there.
 
     Raises:
         CalibrationError: The data cannot give a threshold for this goal.

@@ -78,12 +78,8 @@ class FusedCache:
     ) -> Tensor:
         """Attend in one layer, and keep the present keys and values.
 
-        Args:
-            layer: Index of the layer.
-            query: float [batch, heads, tokens, size].
-            keys: New keys, float [batch, kv_heads, tokens, size].
-            values: New values, float [batch, kv_heads, tokens, size].
-            **attributes: `attn_mask` and `scale` of the operator.
+        Queries, new keys and new values are float [batch, heads, tokens, size], where keys and
+        values may have fewer heads. The attributes are `attn_mask` and `scale` of the operator.
         """
         past_keys, past_values = self.past[layer]
         attended, present_keys, present_values, _ = torch.onnx.ops.attention(

@@ -32,11 +32,7 @@ def open_onnx(
 ) -> ForeignSource:
     """Open an ONNX file, and check that ONNX Runtime can run it.
 
-    Args:
-        path: The file, with external weights beside it.
-        settings: The logits, labels and processor.
-        scratch: A folder for weights that stay outside the graph.
-        inside_bytes: Largest size of weights inside the graph.
+    Weights that are larger than `inside_bytes` together go into a file in `scratch`.
 
     Raises:
         ExportError: `prepare` refuses the model, or ONNX Runtime does not take the file.

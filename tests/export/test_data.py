@@ -1,4 +1,4 @@
-"""A guarantee wants inputs that had no part in making the model; what is not so is said."""
+"""A guarantee needs inputs that had no part in making the model; others are refused or noted."""
 
 import json
 
@@ -10,14 +10,14 @@ from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings
 from export.data import freshness_note, require_fresh
 from export.errors import CalibrationError
-from train.classifier.settings import TuneSettings
+from train.classifier.tune import TuneSettings
 from train.models import Training, training_of
 
 FITTED = {"training": Training("digits", ("train",), ("validation",)).as_record()}
 HELD_OUT = {"training": Training("digits", ("train", "validation"), ("validation",)).as_record()}
 
 
-def test_fresh_inputs_are_certified_without_a_remark(tmp_path):
+def test_fresh_inputs_are_certified_without_a_note(tmp_path):
     for made_with in ({}, FITTED, HELD_OUT, {"training": "of another toolkit"}):
         require_fresh(made_with, "digits", "test")
         assert freshness_note(made_with, "digits", "test", certified=True) == ""
@@ -33,24 +33,24 @@ def test_inputs_that_fitted_weights_are_refused():
         require_fresh(head, "digits", "validation")
 
 
-def test_inputs_that_chose_the_model_are_remarked_on_beside_a_guarantee():
+def test_inputs_that_chose_the_model_are_noted_with_a_guarantee():
     require_fresh(FITTED, "digits", "validation")
-    said = freshness_note(FITTED, "digits", "validation", certified=True)
-    assert "validation of digits also decided when training stopped" in said
+    note = freshness_note(FITTED, "digits", "validation", certified=True)
+    assert "validation of digits also decided when training stopped" in note
     assert freshness_note(FITTED, "digits", "validation", certified=False) == ""
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", '"fit"', '{"settings": null}', '{"settings": {"data": 3}}', "{}"]
 )
-def test_what_another_tool_wrote_beside_the_weights_is_passed_over(text, tmp_path):
+def test_a_training_record_of_another_tool_is_ignored(text, tmp_path):
     assert training_of(tmp_path) is None
     (tmp_path / "training.json").write_text(text)
     assert training_of(tmp_path) is None
 
 
 @pytest.mark.slow
-def test_a_certified_export_says_which_inputs_it_rests_on(models, tmp_path, capsys):
+def test_a_certified_export_notes_the_inputs_it_rests_on(models, tmp_path, capsys):
     line = {"checkpoint": models[0], "calibrate": "digits", "max_risk": 0.2, "delta": 0.1}
     BuildSettings(out=tmp_path / "validation", **line).run()
     assert "also decided when training stopped" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Models of over 2 GB, which is more than a protobuf message takes: their weights stay files.
+"""Models over 2 GB, more than a protobuf message can hold: their weights stay in files.
 
 Writes 25 GB and takes minutes: GATEKEEPER_HUGE=1 python -m pytest tests/export/test_huge_models.py
 """
@@ -92,7 +92,7 @@ def test_it_goes_through_every_command(bundle, module, capsys):
     np.testing.assert_allclose(gated.confidence, probabilities.amax(-1), atol=1e-5)
 
 
-def test_quantization_says_what_to_do(source, tmp_path):
+def test_a_refused_quantization_names_the_remedy(source, tmp_path):
     processor = tmp_path / "processor"
     ViTImageProcessor(do_resize=False, do_rescale=False, do_normalize=False).save_pretrained(
         processor

@@ -1,4 +1,4 @@
-"""Each goal's threshold against a search by hand, and the guarantees against known populations."""
+"""Goals: thresholds against an exhaustive search, guarantees against known populations."""
 
 import math
 
@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from export.calibration import LeastCost, MaxHarm, MaxRisk, Sample, TargetAccuracy, calibrate
 from export.errors import CalibrationError
+
+pytestmark = pytest.mark.once
 
 rows = st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.booleans()), min_size=1, max_size=40)
 
@@ -163,7 +165,7 @@ def test_too_few_data_are_refused_with_a_number_that_does():
     MaxRisk(0.05, 0.05).choose(Sample(confidence, np.ones(enough, bool)))
 
 
-def test_what_no_number_of_inputs_supports_is_said():
+def test_a_guarantee_that_no_number_of_inputs_supports_is_refused():
     draws = np.random.default_rng(7)
     sample = Sample(draws.random(500).astype(np.float32), draws.random(500) < 0.5)
     with pytest.raises(CalibrationError, match="no number of inputs"):

@@ -1,4 +1,4 @@
-"""The threshold is the largest float32 whose strictly-below share does not exceed the ratio."""
+"""Thresholds for a deferral ratio, their interval, and the band of a second look."""
 
 import numpy as np
 import pytest
@@ -16,6 +16,8 @@ from export.calibration import (
     threshold_for_deferral_ratio,
 )
 from export.errors import CalibrationError
+
+pytestmark = pytest.mark.once
 
 
 @given(
@@ -66,7 +68,7 @@ def test_the_interval_covers_fresh_data():
     ("threshold", "says"),
     [(0.5, ", looks twice at 20.0%"), (0.39, "out of"), (0.61, "out of")],
 )
-def test_a_second_look_that_decides_nothing_is_said(threshold, says):
+def test_a_second_look_without_effect_is_noted(threshold, says):
     look = SecondLook(view="mirror", low=0.4, high=0.6, band=0.1, share=0.2)
     note = band_note(threshold, look)
     assert says in note

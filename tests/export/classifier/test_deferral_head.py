@@ -1,4 +1,4 @@
-"""Bundles that decide by a deferral head, held to numpy on torch's features, and how they fail."""
+"""Bundles with a deferral head: compared with numpy on torch's features, and refused otherwise."""
 
 import shutil
 
@@ -42,7 +42,7 @@ KIND = contract.DEFERRAL_HEAD
 NAN, INF = float("nan"), float("inf")
 
 
-def made_up_head(width, seed=0):
+def random_head(width, seed=0):
     draws = np.random.default_rng(seed)
     weight = draws.normal(size=width + 1).astype(np.float32)
     record = {"n": 9, "gained": 3, "split": "validation", "data": "digits", "large": "runs/large"}
@@ -53,7 +53,7 @@ def made_up_head(width, seed=0):
 def headed(small_checkpoint, tmp_path_factory):
     """Return the folder of a SmallCNN for digits with a head of random weights."""
     path = shutil.copytree(small_checkpoint, tmp_path_factory.mktemp("headed") / "small")
-    write_head(made_up_head(64), path)
+    write_head(random_head(64), path)
     return path
 
 
@@ -100,7 +100,7 @@ def test_one_picture_is_decided_as_among_many(headed_bundle, pictures):
     np.testing.assert_allclose(alone, together[:5], atol=1e-6)
 
 
-def test_the_bundle_says_what_it_is(headed_bundle):
+def test_the_bundle_describes_the_head(headed_bundle):
     bundle = read_bundle(headed_bundle)
     assert bundle.metadata.confidence_kind == KIND
     assert bundle.metadata.confidence_range == (0.0, 1.0)
@@ -136,9 +136,9 @@ def test_verify_and_retune_take_the_bundle(headed, headed_bundle, pictures, tmp_
     assert EdgeModel.open(copy)(pictures).defer.all()
 
 
-def test_another_head_beside_the_same_weights_does_not_verify(headed, headed_bundle, tmp_path):
+def test_another_head_for_the_same_weights_does_not_verify(headed, headed_bundle, tmp_path):
     copy = shutil.copytree(headed, tmp_path / "copy")
-    write_head(made_up_head(64, seed=1), copy)
+    write_head(random_head(64, seed=1), copy)
     with pytest.raises(VerificationError, match="decisions to differ"):
         VerifySettings(bundle=headed_bundle, data="digits", against=copy).run()
 
@@ -204,7 +204,7 @@ GRAPHS = {
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_every_spelling_of_a_linear_layer_is_found(name):
-    model, head = GRAPHS[name](), made_up_head(4)
+    model, head = GRAPHS[name](), random_head(4)
     logits = model.graph.output[0].name
     x = np.random.default_rng(1).normal(size=(6, 4)).astype(np.float32)
     (z,) = open_graph(model).run([logits], {"x": x})
@@ -215,7 +215,7 @@ def test_every_spelling_of_a_linear_layer_is_found(name):
 
 
 def test_a_half_precision_model_has_its_head_in_float32():
-    model, head = linear_graph(gemm(), TensorProto.FLOAT16), made_up_head(4)
+    model, head = linear_graph(gemm(), TensorProto.FLOAT16), random_head(4)
     x = np.random.default_rng(1).normal(size=(6, 4)).astype(np.float16)
     (z,) = open_graph(model).run(["z"], {"x": x})
     append_gate(model, kind=KIND, threshold=0.5, head=head)
@@ -229,7 +229,7 @@ def test_a_half_precision_model_has_its_head_in_float32():
 @pytest.mark.parametrize("rows", [1, 2, 33])
 @pytest.mark.parametrize("weighs", [True, False])
 def test_what_is_not_a_number_defers(odd, rows, weighs):
-    model, head = linear_graph(gemm()), made_up_head(4)
+    model, head = linear_graph(gemm()), random_head(4)
     if not weighs:  # a head that does not read what is odd must not answer for it
         head = DeferralHead(np.zeros(5, np.float32), -3.0, {})
     append_gate(model, kind=KIND, threshold=-1e30, head=head)
@@ -260,7 +260,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_a_graph_without_such_a_layer_is_refused(name):
     make, says = ODD[name]
-    head = made_up_head(5 if name == "other features" else 4)
+    head = random_head(5 if name == "other features" else 4)
     with pytest.raises(GraphError, match=f"{says}.*another --confidence"):
         append_gate(make(), kind=KIND, threshold=0.5, head=head)
 
@@ -268,7 +268,7 @@ def test_a_graph_without_such_a_layer_is_refused(name):
 def test_a_second_look_and_a_missing_head_are_refused():
     with pytest.raises(GraphError, match="max_softmax for a second look"):
         append_gate(
-            linear_graph(gemm()), kind=KIND, threshold=0.5, head=made_up_head(4), view="mirror"
+            linear_graph(gemm()), kind=KIND, threshold=0.5, head=random_head(4), view="mirror"
         )
     with pytest.raises(GraphError, match="a deferral head for deferral_head"):
         append_gate(linear_graph(gemm()), kind=KIND, threshold=0.5)
@@ -299,7 +299,7 @@ def test_the_features_of_other_models_are_found(name):
     checkpoint, size = MODELS[name]()
     pictures = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
     features, _ = features_of(checkpoint, pictures)
-    head = made_up_head(features.shape[1])
+    head = random_head(features.shape[1])
     graph = logits_graph(checkpoint, size)
     append_gate(graph, kind=KIND, threshold=0.5, head=head)
     pixels = checkpoint.pixel_values(pictures).numpy()

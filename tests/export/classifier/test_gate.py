@@ -17,6 +17,8 @@ from export.errors import GraphError
 from export.gate import set_threshold
 from export.session import open_graph
 
+pytestmark = pytest.mark.once
+
 KINDS = [contract.MAX_SOFTMAX, contract.NEG_ENTROPY]
 INF, NAN = float("inf"), float("nan")
 

@@ -44,7 +44,7 @@ def largest_difference(picture, session, target, resample):
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_nearest_picks_pillows_pixels(target, generator):
     session = resizer(target, NEAREST)
-    # 1 to 80 pixels: float64 steps land beside many a pixel's edge here.
+    # 1 to 80 pixels: at these sizes many float64 steps fall near a pixel's edge.
     for size in [*SIZES, *((n, 81 - n) for n in range(1, 81))]:
         noise = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
         assert largest_difference(noise, session, target, NEAREST) == 0, size

@@ -1,10 +1,11 @@
-"""A quantized export from end to end: chosen on, verified on and running as what ships."""
+"""A quantized export from end to end: calibrated and verified on the graph that ships."""
 
 import json
 import shutil
 
 import numpy as np
 import pytest
+from tools.processor import needs_exact_int8
 
 from edge_runtime import Cascade
 from edge_runtime.bundle import read_bundle
@@ -55,7 +56,7 @@ def test_fresh_data_are_deferred_as_printed(quantized):
     assert low <= defer.mean() <= high
 
 
-def test_what_it_measured_is_what_two_sessions_say(quantized):
+def test_the_recorded_figures_are_those_of_two_sessions(quantized):
     found = json.loads((quantized[0] / "bundle.json").read_text())["verification"]["quantization"]
     (p8, c8, d8), labels = _answers(quantized[0], "validation")
     (p, c, d), _ = _answers(quantized[1], "validation")
@@ -69,6 +70,7 @@ def test_what_it_measured_is_what_two_sessions_say(quantized):
     assert sizes[0] < 0.5 * sizes[1]
 
 
+@needs_exact_int8
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_confidences_hardly_move(quantized, split):
     (_, c8, d8), _ = _answers(quantized[0], split)
@@ -115,7 +117,7 @@ def test_verify_takes_a_quantized_bundle_that_defers_everything(
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, []), (1, [2]), (2, [1, 2]), (4, [0, 1, 2, 3])])
-def test_the_least_sure_are_as_many_as_asked_for(count, expected):
+def test_the_least_sure_are_selected_by_number(count, expected):
     found = least_sure(np.array([0.5, 0.1, np.nan, 0.5]), count)
     assert list(np.flatnonzero(found)) == expected
 
@@ -135,7 +137,7 @@ def test_too_many_flips_write_nothing(small_checkpoint, tmp_path):
         ({"threshold": 0.5, "quantize": "int8"}, "--calibrate with --quantize"),
     ],
 )
-def test_what_cannot_be_trusted_is_refused(flags, says, tmp_path):
+def test_quantization_needs_calibration_data(flags, says, tmp_path):
     with pytest.raises(SettingError, match=says):
         BuildSettings(checkpoint=tmp_path, out=tmp_path / "b", **flags)
 

@@ -1,4 +1,4 @@
-"""A second look: rows near the threshold are judged by two views, in the graph alone."""
+"""A second look: the graph alone judges rows near the threshold by two views."""
 
 import numpy as np
 import pytest
@@ -13,6 +13,8 @@ from export.classifier.gate import append_gate
 from export.classifier.second_look import set_band
 from export.errors import GraphError
 from export.session import open_graph
+
+pytestmark = pytest.mark.once
 
 INF, NAN = float("inf"), float("nan")
 
@@ -34,7 +36,7 @@ def pixels_graph(classes=3, element=TensorProto.FLOAT, nodes=()):
     )
 
 
-def looking(low, high, model=None, *, threshold=0.5, emit="none"):
+def session_with_band(low, high, model=None, *, threshold=0.5, emit="none"):
     """Return a session over a gate that looks again from `low` to `high`."""
     model = model or pixels_graph()
     append_gate(
@@ -49,7 +51,7 @@ def lines(*probabilities):
     return np.log(np.array(probabilities, np.float32))[:, None, None, :]
 
 
-def ask(session, pictures):
+def answers(session, pictures):
     return session.run(contract.GATE_OUTPUTS, {"pixel_values": pictures})
 
 
@@ -58,7 +60,7 @@ THREE = lines([0.6, 0.3, 0.1], [0.5, 0.3, 0.2], [0.05, 0.15, 0.8])
 
 
 def test_the_confidence_is_the_mean_of_both_views_of_the_first_views_prediction():
-    prediction, confidence, defer = ask(looking(-INF, INF), THREE)
+    prediction, confidence, defer = answers(session_with_band(-INF, INF), THREE)
     assert prediction.tolist() == [0, 0, 2]
     np.testing.assert_allclose(confidence, [0.35, 0.35, 0.425], atol=1e-6)
     assert defer.all()  # all of them are under 0.5 now
@@ -76,20 +78,20 @@ def test_the_confidence_is_the_mean_of_both_views_of_the_first_views_prediction(
     ],
 )
 def test_only_rows_in_the_band_are_looked_at_again(low, high, expected):
-    session = looking(low, high)
-    np.testing.assert_allclose(ask(session, THREE)[1], expected, atol=1e-6)
+    session = session_with_band(low, high)
+    np.testing.assert_allclose(answers(session, THREE)[1], expected, atol=1e-6)
     for row in range(3):  # alone, and in another order, they are judged alike
-        alone = ask(session, THREE[[row]])[1]
+        alone = answers(session, THREE[[row]])[1]
         np.testing.assert_allclose(alone, expected[row : row + 1], atol=1e-6)
-    np.testing.assert_allclose(ask(session, THREE[::-1])[1], expected[::-1], atol=1e-6)
+    np.testing.assert_allclose(answers(session, THREE[::-1])[1], expected[::-1], atol=1e-6)
 
 
 def test_the_limits_belong_to_the_band():
-    first = ask(looking(INF, -INF), THREE)[1]
-    confidence = ask(looking(first[1], first[0]), THREE)[1]
+    first = answers(session_with_band(INF, -INF), THREE)[1]
+    confidence = answers(session_with_band(first[1], first[0]), THREE)[1]
     np.testing.assert_allclose(confidence, [0.35, 0.35, 0.8], atol=1e-6)
     inside = np.nextafter(first[1], np.float32(1)), np.nextafter(first[0], np.float32(0))
-    np.testing.assert_array_equal(ask(looking(*inside), THREE)[1], first)
+    np.testing.assert_array_equal(answers(session_with_band(*inside), THREE)[1], first)
 
 
 def test_a_nan_of_either_view_defers_its_own_row_alone():
@@ -97,12 +99,13 @@ def test_a_nan_of_either_view_defers_its_own_row_alone():
     pictures = np.concatenate([THREE, np.full((3, 1, 1, 1), -INF, np.float32)], axis=-1)
     pictures[0, ..., 0] = NAN
     pictures[1, ..., 3] = NAN
-    session = looking(-INF, INF, threshold=-1.0)
-    _, confidence, defer = ask(session, pictures)
+    session = session_with_band(-INF, INF, threshold=-1.0)
+    _, confidence, defer = answers(session, pictures)
     assert np.isnan(confidence).tolist() == [True, True, False]
     assert defer.tolist() == [True, True, False]
-    # Outside the band nobody looks at the fourth pixel.
-    assert ask(looking(INF, -INF, threshold=-1.0), pictures)[2].tolist() == [True, False, False]
+    # Outside the band the fourth pixel has no effect.
+    _, _, defer = answers(session_with_band(INF, -INF, threshold=-1.0), pictures)
+    assert defer.tolist() == [True, False, False]
 
 
 @settings(max_examples=60, deadline=None)
@@ -115,7 +118,7 @@ def test_a_nan_of_either_view_defers_its_own_row_alone():
 def test_the_graph_decides_as_torch_does(four_classes, z, limits):
     model, pictures = four_classes, z[:, None, None, :]
     set_band(model, *limits)
-    prediction, confidence, _ = ask(open_graph(model), pictures)
+    prediction, confidence, _ = answers(open_graph(model), pictures)
     logits = torch.from_numpy(z).double()
     first, chosen = logits.softmax(-1).max(-1)
     second = logits.flip(-1).softmax(-1).gather(-1, chosen[:, None])[:, 0]
@@ -138,14 +141,14 @@ def four_classes():
 
 
 def test_what_is_emitted_is_the_first_views():
-    session = looking(-INF, INF, emit="probabilities")
+    session = session_with_band(-INF, INF, emit="probabilities")
     (probabilities,) = session.run([contract.PROBABILITIES], {"pixel_values": THREE})
     np.testing.assert_allclose(probabilities, np.exp(THREE[:, 0, 0]), atol=1e-6)
 
 
 def test_half_precision_logits_are_looked_at_twice():
-    session = looking(-INF, INF, pixels_graph(element=TensorProto.FLOAT16))
-    confidence = ask(session, THREE.astype(np.float16))[1]
+    session = session_with_band(-INF, INF, pixels_graph(element=TensorProto.FLOAT16))
+    confidence = answers(session, THREE.astype(np.float16))[1]
     np.testing.assert_allclose(confidence, [0.35, 0.35, 0.425], atol=1e-3)
 
 
@@ -168,7 +171,7 @@ def test_a_model_with_branches_of_its_own_runs_again():
         ),
     )
     model = pixels_graph(nodes=[flat, count, condition, branch])
-    confidence = ask(looking(-INF, INF, model), THREE)[1]
+    confidence = answers(session_with_band(-INF, INF, model), THREE)[1]
     np.testing.assert_allclose(confidence, [0.35, 0.35, 0.425], atol=1e-6)
 
 

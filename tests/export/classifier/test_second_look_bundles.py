@@ -1,4 +1,4 @@
-"""Bundles with a second look: they decide as PyTorch does on two views, and say what it costs."""
+"""Bundles with a second look: they decide as PyTorch does on two views, and state the cost."""
 
 import dataclasses
 import json
@@ -110,22 +110,22 @@ def test_calibration_accounts_for_the_second_look(look_bundle, small_checkpoint)
     assert (look.view, look.band, look.share) == ("mirror", 0.1, pytest.approx(73 / n))
 
 
-def test_graph_and_bundle_json_say_the_same_of_the_second_look(look_bundle):
+def test_graph_and_bundle_json_agree_on_the_second_look(look_bundle):
     record = json.loads((look_bundle / "bundle.json").read_text())
     model = onnx.load(look_bundle / "model.onnx")
     (entry,) = [p for p in model.metadata_props if p.key == contract.METADATA_KEY]
     assert json.loads(entry.value) == record["metadata"]
-    said = record["metadata"]["second_look"]
-    assert set(said) == {"view", "low", "high", "band", "share"}
+    fields = record["metadata"]["second_look"]
+    assert set(fields) == {"view", "low", "high", "band", "share"}
     limits = {
         t.name: float(numpy_helper.to_array(t)) for t in model.graph.initializer if not t.dims
     }
-    assert limits[contract.SECOND_LOOK_LOW] == said["low"]
-    assert limits[contract.SECOND_LOOK_HIGH] == said["high"]
+    assert limits[contract.SECOND_LOOK_LOW] == fields["low"]
+    assert limits[contract.SECOND_LOOK_HIGH] == fields["high"]
     assert record["metadata"]["confidence_range"] == [0.05, 1.0]  # of 0.1, and nothing mirrored
 
 
-def test_inspect_says_what_the_second_look_does_and_costs(look_bundle):
+def test_inspect_explains_the_second_look_and_its_cost(look_bundle):
     look = SecondLook.from_fields(read_bundle(look_bundle).metadata.second_look)
     text = " ".join(describe(read_bundle(look_bundle)))
     assert f"first confidence is from {look.low:.6g} to {look.high:.6g} runs through" in text
@@ -167,11 +167,11 @@ def test_a_band_without_limits_averages_every_input(
     }
     assert "every input runs through the model twice" in " ".join(describe(bundle))
     assert "cost: two passes per input" in describe(bundle)
-    given_ = digits
+    inputs = digits
     if preprocessing == "none":
-        given_ = open_checkpoint(small_checkpoint).pixel_values(list(digits)).numpy()
+        inputs = open_checkpoint(small_checkpoint).pixel_values(list(digits)).numpy()
     _, first, second = two_views(small_checkpoint, digits)
-    confidence = EdgeModel(bundle)(given_).confidence
+    confidence = EdgeModel(bundle)(inputs).confidence
     np.testing.assert_allclose(confidence, (first + second) / 2, atol=1e-5)
 
 
@@ -191,7 +191,7 @@ def test_retune_moves_threshold_and_band_as_a_new_export_would(
     assert (copy / "bundle.json").read_bytes() == (look_bundle / "bundle.json").read_bytes()
 
 
-def test_a_threshold_by_hand_keeps_the_band_and_says_so(look_bundle, tmp_path, capsys):
+def test_a_threshold_by_hand_keeps_the_band_with_a_note(look_bundle, tmp_path, capsys):
     copy = shutil.copytree(look_bundle, tmp_path / "copy")
     RetuneSettings(bundle=copy, threshold=0.5).run()
     assert "the second look keeps its band" in capsys.readouterr().out
@@ -219,7 +219,7 @@ def test_verify_compares_both_views(look_bundle, small_checkpoint, capsys):
     assert "decision flips             0.0000" in capsys.readouterr().out
 
 
-def test_an_export_that_looks_elsewhere_than_it_says_is_refused(
+def test_a_graph_with_another_band_than_its_metadata_is_refused(
     look_bundle, small_checkpoint, digits
 ):
     checkpoint = open_checkpoint(small_checkpoint)
@@ -294,7 +294,7 @@ LOOK = {"view": "mirror", "low": 0.25, "high": None, "band": 0.1, "share": 0.5}
         {"share": None},
     ],
 )
-def test_a_second_look_that_is_none_is_refused(change):
+def test_an_invalid_second_look_is_refused(change):
     with pytest.raises(BundleError, match="expected second_look with view"):
         SecondLook.from_fields({**LOOK, **change})
     with pytest.raises(BundleError, match="expected second_look with view"):

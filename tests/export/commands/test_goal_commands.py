@@ -1,4 +1,4 @@
-"""The goals through the commands: exports, retunes, and what inspect says of them."""
+"""Goals through the commands: build, retune, and the descriptions of inspect."""
 
 import re
 
@@ -38,7 +38,7 @@ def test_a_target_accuracy_is_reached_on_the_data_it_was_chosen_on(models, tmp_p
 
 
 @pytest.mark.slow
-def test_a_guaranteed_risk_stands_in_words_with_its_evidence(models, tmp_path):
+def test_inspect_explains_a_guaranteed_risk_with_its_evidence(models, tmp_path):
     bundle = _export(models[0], tmp_path / "b", max_risk=0.2, delta=0.1)
     record = bundle.metadata.calibration
     assert record["p_value"] <= 0.1
@@ -97,7 +97,7 @@ def test_contradictory_goals_are_refused(flags, says, tmp_path):
         RetuneSettings(bundle=tmp_path, **flags)
 
 
-def test_a_guarantee_beside_a_band_is_refused(tmp_path):
+def test_a_guarantee_with_a_band_is_refused(tmp_path):
     with pytest.raises(SettingError, match="--band 1"):
         BuildSettings(
             checkpoint=tmp_path,

@@ -1,4 +1,4 @@
-"""A task, a language model that half knows it, and exports of that model; nobody changes them."""
+"""A task, a language model that half knows it, and exports of that model, none of them changed."""
 
 import json
 import shutil
@@ -18,9 +18,9 @@ def things(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def half_taught(things, tmp_path_factory):
-    """Return a checkpoint that is right about as often as not.
+    """Return a checkpoint that is right about half of the time.
 
-    It has four tokens more than its tokenizer, as models have whose vocabulary is rounded up.
+    It has four tokens more than its tokenizer, like models whose vocabulary is rounded up.
     """
     root = tmp_path_factory.mktemp("language")
     start = new_language_model(things, root / "new", "llama")
@@ -52,7 +52,7 @@ def exported(half_taught, things, tmp_path_factory):
                 calibrate=things,
                 target_deferral=0.25,
                 quantize=quantize,
-                max_flips=0.25,
+                max_flips=1.0,
                 out=made[quantize],
             ).run()
         return made[quantize]

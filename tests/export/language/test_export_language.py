@@ -80,21 +80,19 @@ def test_a_threshold_by_hand_needs_no_data_and_all_ends_of_the_model_are_the_bun
 ):
     folder = shutil.copytree(half_taught, tmp_path / "lm")
     model = open_language_model(folder)
-    end, said = model.tokenizer.eos_token_id, int(model.generate(["the sky:"], 1).tokens[0, 0])
+    end, first = model.tokenizer.eos_token_id, int(model.generate(["the sky:"], 1).tokens[0, 0])
     settings = json.loads((folder / "generation_config.json").read_text())
-    settings["eos_token_id"] = [end, said]
+    settings["eos_token_id"] = [end, first]
     (folder / "generation_config.json").write_text(json.dumps(settings))
     LanguageSettings(checkpoint=folder, threshold=-0.5, out=tmp_path / "bundle").run()
     record = json.loads((tmp_path / "bundle" / "bundle.json").read_text())["metadata"]
-    assert record["generation"]["eos_token_ids"] == sorted((end, said))
+    assert record["generation"]["eos_token_ids"] == sorted((end, first))
     (answer,) = Decoder.open(tmp_path / "bundle").generate(["the sky:"])
-    assert (answer.tokens, answer.text, answer.ended) == ((said,), "", "eos")
+    assert (answer.tokens, answer.text, answer.ended) == ((first,), "", "eos")
     assert answer.defer == (not answer.confidence >= np.float32(-0.5))
 
 
-def test_what_cannot_be_exported_is_refused_and_nothing_is_written(
-    half_taught, things, small_checkpoint, tmp_path
-):
+def test_a_refused_export_writes_nothing(half_taught, things, small_checkpoint, tmp_path):
     out = tmp_path / "bundle"
     goal = {"calibrate": things, "target_deferral": 0.25, "out": out}
     with pytest.raises(CheckpointError, match="expected a causal language model"):
@@ -132,7 +130,7 @@ def of_a_larger_model(folder):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "says"),
     [
         (truncated, "expected a language model and its tokenizer"),
         (without_tokenizer, "tokenizer"),
@@ -141,11 +139,11 @@ def of_a_larger_model(folder):
     ],
 )
 def test_a_checkpoint_with_another_tokenizer_or_none_is_refused(
-    damage, told, half_taught, tmp_path
+    damage, says, half_taught, tmp_path
 ):
     folder = shutil.copytree(half_taught, tmp_path / "lm")
     damage(folder)
-    with pytest.raises(CheckpointError, match=told) as caught:
+    with pytest.raises(CheckpointError, match=says) as caught:
         LanguageSettings(checkpoint=folder, threshold=-1.0, out=tmp_path / "bundle").run()
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "bundle").exists()
@@ -162,12 +160,12 @@ def test_a_prompt_over_the_context_is_refused_on_the_device_and_by_the_model(
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "says"),
     [
         ({"quantize": "int4"}, "--calibrate with --quantize"),
         ({"data": "x"}, "--calibrate TASK with --data"),
     ],
 )
-def test_settings_without_sense_are_refused(settings, told, tmp_path):
-    with pytest.raises(SettingError, match=told):
+def test_invalid_settings_are_refused(settings, says, tmp_path):
+    with pytest.raises(SettingError, match=says):
         LanguageSettings(checkpoint=tmp_path, threshold=0.0, out=tmp_path / "b", **settings)

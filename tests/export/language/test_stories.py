@@ -1,4 +1,4 @@
-"""`stories260K`, exported and decoded on the device, tells the published story."""
+"""`stories260K`, exported and decoded on the device, reproduces the published story."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from train.language.settings import ConvertLanguageSettings
 pytestmark = pytest.mark.slow
 
 
-def test_the_bundle_goes_on_as_the_published_sample_does(real_data, tmp_path):
+def test_the_bundle_continues_like_the_published_sample(real_data, tmp_path):
     weights = real_data / "weights" / "stories260k"
     ConvertLanguageSettings(
         weights=weights / "stories260K.bin",
@@ -22,7 +22,7 @@ def test_the_bundle_goes_on_as_the_published_sample_does(real_data, tmp_path):
     ).run()
     opening = "Once upon a time, there was a little girl named Lily."
     (answer,) = Decoder.open(tmp_path / "bundle").generate([opening])
-    told = opening + " " + answer.text.strip()
-    assert len(told) > 500
-    assert PUBLISHED.startswith(told) or told.startswith(PUBLISHED)
+    story = opening + " " + answer.text.strip()
+    assert len(story) > 500
+    assert PUBLISHED.startswith(story) or story.startswith(PUBLISHED)
     assert not answer.defer

@@ -1,4 +1,4 @@
-"""Somebody else's ONNX file: half precision, quantized, old, or no classifier."""
+"""Foreign ONNX files: half precision, quantized, old, or not a classifier."""
 
 import numpy as np
 import onnx
@@ -120,9 +120,8 @@ def test_several_candidates_are_named(small_checkpoint, export, refused, pixels,
     module = Several(open_checkpoint(small_checkpoint))
     path = write_onnx(module, tmp_path / "several.onnx", names=("scores", "coarse", "mean"))
     refused(path, r"got several \(scores, coarse, mean\): name it with --logits")
-    refused(
-        path, "got 'score': name another, e.g. of its outputs scores, coarse, mean", logits="score"
-    )
+    says = "got 'score': name another, e.g. of its outputs scores, coarse, mean"
+    refused(path, says, logits="score")
     refused(path, "expected 3 labels", logits="coarse")
     bundle = export(path, logits="scores")
     assert_decides_like(bundle, path, pixels, digits)
@@ -145,7 +144,7 @@ def by_hand(z):
 
 
 @pytest.mark.parametrize("squash", [torch.sigmoid, lambda z: torch.softmax(z, -1)])
-def test_probabilities_are_told_and_what_to_name_instead(
+def test_probabilities_are_refused_and_the_logits_named(
     squash, small_checkpoint, export, refused, pixels, digits, tmp_path
 ):
     path = write_onnx(Squashed(open_checkpoint(small_checkpoint), squash), tmp_path / "p.onnx")
@@ -235,16 +234,16 @@ def with_int32_in(proto):
         (with_int32_in, "input of float32, float16 or uint8 .* numbers is INT32"),
     ],
 )
-def test_what_cannot_be_gated_is_one_line(change, says, model, refused, tmp_path):
+def test_a_graph_that_cannot_be_gated_is_refused(change, says, model, refused, tmp_path):
     refused(rewrite(model, tmp_path / "other.onnx", change), says)
 
 
-def test_a_fixed_batch_axis_is_told(module, refused, tmp_path):
+def test_a_fixed_batch_axis_is_refused(module, refused, tmp_path):
     path = write_onnx(module, tmp_path / "fixed.onnx", batch=1)
     refused(path, "expected a free batch axis .* always takes 1")
 
 
-def test_a_batch_axis_that_is_free_in_name_only_is_told(model, refused, tmp_path):
+def test_a_batch_axis_that_is_free_in_name_only_is_refused(model, refused, tmp_path):
     def tie(proto):
         proto.graph.initializer.append(
             onnx.numpy_helper.from_array(np.array([2, 10], np.int64), "two_rows")

@@ -1,4 +1,4 @@
-"""ONNX classifiers of other pictures and outputs: channels last, bytes, rank 4, classes."""
+"""ONNX classifiers with other inputs and outputs: channels last, bytes, rank 4, classes."""
 
 import numpy as np
 import onnx
@@ -133,7 +133,7 @@ def test_logits_of_one_pixel_are_taken(
     assert emitted.shape == (len(digits), 10)
 
 
-def test_logits_of_many_pixels_are_told(model, refused, tmp_path):
+def test_logits_of_many_pixels_are_refused(model, refused, tmp_path):
     inner = next(n.output[0] for n in onnx.load(model).graph.node if n.op_type == "Conv")
     refused(
         model, r"expected logits \[batch, classes\] .* name another with --logits", logits=inner
@@ -146,7 +146,7 @@ def with_classes_only(proto):
     show(proto, "label", TensorProto.INT64, ("N",))
 
 
-def test_a_model_that_gives_classes_alone_is_told_what_to_name(
+def test_a_model_that_gives_only_classes_is_refused_and_the_logits_named(
     model, export, refused, pixels, digits, tmp_path
 ):
     path = rewrite(model, tmp_path / "classes.onnx", with_classes_only)
@@ -156,7 +156,7 @@ def test_a_model_that_gives_classes_alone_is_told_what_to_name(
 
 
 @pytest.mark.parametrize("element", [TensorProto.INT64, TensorProto.DOUBLE, TensorProto.UINT8])
-def test_logits_of_another_type_are_told(element, model, refused, tmp_path):
+def test_logits_of_another_type_are_refused(element, model, refused, tmp_path):
     def cast(proto):
         proto.graph.node.append(helper.make_node("Cast", ["scores"], ["cast"], to=element))
         show(proto, "cast", element)

@@ -1,4 +1,4 @@
-"""Programs of `torch.export`: what can be one, which output, and nothing that runs code."""
+"""Programs of `torch.export`: which ones are accepted, their outputs, and attacks by code."""
 
 import json
 import pickle
@@ -17,7 +17,7 @@ from train.models import open_checkpoint
 
 
 class Named(torch.nn.Module):
-    """A dict of outputs, as many own models have."""
+    """A module with a dict of outputs."""
 
     def __init__(self, model):
         super().__init__()
@@ -70,7 +70,7 @@ class Inside(Named):
 
 
 @pytest.mark.slow
-def test_bfloat16_is_told(small_checkpoint, refused, tmp_path):
+def test_bfloat16_is_refused(small_checkpoint, refused, tmp_path):
     bf16 = Logits(open_checkpoint(small_checkpoint)).bfloat16()
     path = write_program(bf16, tmp_path / "bf16.pt2", dtype=torch.bfloat16)
     refused(path, "x is BFLOAT16: convert the model to float32")
@@ -116,13 +116,13 @@ class Classes(Named):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("logits", [None, "label", "rows"])
-def test_a_program_without_logits_is_told(logits, module, refused, tmp_path):
+def test_a_program_without_logits_is_refused(logits, module, refused, tmp_path):
     path = write_program(Classes(module), tmp_path / "classes.pt2")
     refused(path, "logits", logits=logits)
 
 
 @pytest.mark.slow
-def test_a_program_is_held_to_itself(module, export, tmp_path):
+def test_a_program_is_verified_against_itself(module, export, tmp_path):
     bundle = export(write_program(module, tmp_path / "model.pt2"))
     graph = read_bundle(bundle).verification["graph"]
     assert graph["inputs"] == 256
@@ -130,12 +130,12 @@ def test_a_program_is_held_to_itself(module, export, tmp_path):
 
 
 @pytest.mark.slow
-def test_probabilities_are_told(module, refused, tmp_path):
+def test_probabilities_are_refused(module, refused, tmp_path):
     path = write_program(Squashed(module), tmp_path / "squashed.pt2")
     refused(path, "Softmax makes of .* a program that returns its logits")
 
 
-def test_a_fixed_batch_axis_is_told(module, refused, tmp_path):
+def test_a_fixed_batch_axis_is_refused(module, refused, tmp_path):
     path = write_program(module, tmp_path / "fixed.pt2", batch=4)
     refused(path, "free batch axis .* always takes 4: .*dynamic_shapes")
 
