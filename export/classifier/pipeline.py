@@ -42,7 +42,6 @@ def build(settings: BuildSettings) -> None:
         ExportError: The source, its graph or preprocessing, the data or the verification failed;
             nothing was written.
     """
-    bundle.require_writable(settings.out, overwrite=settings.overwrite)
     with open_source(settings) as source:
         build_from(source, settings)
 

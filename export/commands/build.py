@@ -169,3 +169,10 @@ class BuildSettings(SourceSettings, Overwrite, does="export.classifier.pipeline:
     def view(self) -> str | None:
         """The second view in the graph; None also for an empty band, which needs no second pass."""
         return self.second_look if self.half_width > 0 else None
+
+    def run(self) -> None:
+        """Refuse a taken output folder before torch loads, then export the classifier."""
+        from export.bundle import require_writable
+
+        require_writable(self.out, overwrite=self.overwrite)
+        super().run()

@@ -49,3 +49,10 @@ class LanguageSettings(TaskGoalSettings, Overwrite, does="export.language.pipeli
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_quantization(self.quantize)
+
+    def run(self) -> None:
+        """Refuse a taken output folder before torch loads, then export the model."""
+        from export.bundle import require_writable
+
+        require_writable(self.out, overwrite=self.overwrite)
+        super().run()

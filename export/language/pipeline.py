@@ -73,7 +73,6 @@ def build(settings: LanguageSettings) -> None:
     Raises:
         ExportError: Model, tokenizer, data or verification failed; nothing was written.
     """
-    bundle.require_writable(settings.out, overwrite=settings.overwrite)
     task = calibration_task(settings)
     model = open_language_model(settings.checkpoint)
     settings.out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from train.classifier.settings import TuneSettings
 
 from edge_runtime.bundle import read_bundle
 from export.commands.build import BuildSettings
@@ -10,7 +11,6 @@ from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings
 from export.data import freshness_note, require_fresh
 from export.errors import CalibrationError
-from train.classifier.tune import TuneSettings
 from train.models import Training, training_of
 
 FITTED = {"training": Training("digits", ("train",), ("validation",)).as_record()}
