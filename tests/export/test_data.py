@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from train.classifier.settings import TuneSettings
 
 from edge_runtime.bundle import read_bundle
 from export.commands.build import BuildSettings
@@ -11,6 +10,7 @@ from export.commands.inspect import describe
 from export.commands.retune import RetuneSettings
 from export.data import freshness_note, require_fresh
 from export.errors import CalibrationError
+from train.classifier.settings import TuneSettings
 from train.models import Training, training_of
 
 FITTED = {"training": Training("digits", ("train",), ("validation",)).as_record()}
