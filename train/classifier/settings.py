@@ -125,7 +125,7 @@ class DistillSettings(FitSettings, does="train.classifier.stage1:distill"):
 
     @property
     def teacher_is_server(self) -> bool:
-        """Whether `teacher` is an address; a file or folder of that name comes first."""
+        """True if `teacher` is an address; a file or folder of that name comes first."""
         return _ADDRESS.fullmatch(self.teacher) is not None and not Path(self.teacher).exists()
 
 
