@@ -36,10 +36,12 @@ class Bounds:
         if low is not None and high is not None:
             left = "[" if self.least is not None else "("
             right = "]" if self.most is not None else ")"
-            return f"in {left}{low:g}, {high:g}{right}"
+            return f"in {left}{low:.10g}, {high:.10g}{right}"
         limits = {"at least": self.least, "above": self.above, "at most": self.most}
         limits["below"] = self.below
-        return " ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)
+        return " ".join(
+            f"{word} {limit:.10g}" for word, limit in limits.items() if limit is not None
+        )
 
 
 def field(

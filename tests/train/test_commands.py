@@ -148,7 +148,7 @@ def test_an_output_that_is_taken_is_refused_before_the_work(small_checkpoint, tm
     (tmp_path / "folder" / "thesis.tex").write_text("mine")
     before = contents(tmp_path)
     line = ["tune", "--checkpoint", small_checkpoint, "--epochs", "100000", "--out"]
-    refused_here([*line, tmp_path / "file"], capfd, says="is a file")
+    refused_here([*line, tmp_path / "file"], capfd, says="a file is there")
     refused_here([*line, tmp_path / "folder"], capfd, says="--overwrite replaces it")
     assert contents(tmp_path) == before
 

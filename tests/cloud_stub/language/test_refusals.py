@@ -64,7 +64,7 @@ def test_only_the_bad_prompt_falls_back_with_its_reason(opened, generator, model
     )
     assert "INVALID_ARGUMENT: the prompt is empty" in answers[3].error
     # Both are too long for the small model as well, which gives its reason too.
-    assert "tokens, of the context's 40 none is left to answer" in answers[1].error
+    assert "tokens: the context of 40 has no room for an answer" in answers[1].error
     assert not cascade.cloud.breaker.is_open
     assert cascade.stats.snapshot().errors == {"CloudRejectedError": 1}
 

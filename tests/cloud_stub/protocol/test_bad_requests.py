@@ -113,7 +113,9 @@ def refused_in_stream(channel, message):
 def test_bytes_that_are_not_a_message_are_invalid(channel, method, garbage):
     code, details = refusal(channel, garbage, method)
     assert code == INVALID
-    assert details.startswith(f"expected a inference.{method}Request, got {len(garbage)} bytes")
+    assert details.startswith(
+        f"expected a inference.{method}Request, got {len(garbage)} other bytes"
+    )
 
 
 @pytest.mark.parametrize("method", [*NAMED, "ModelInfer"])

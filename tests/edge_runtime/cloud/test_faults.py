@@ -151,7 +151,7 @@ def test_a_server_that_is_stopped_and_continued(engine, open_cascade, pictures):
     assert "circuit breaker is open" in ask(cascade, pictures)[1]
     assert time.monotonic() - begin < DEADLINE_S  # nothing waits
     time.sleep(1)  # a probe meets the stopped server
-    engine.go_on()
+    engine.resume()
     recovers(cascade, pictures)
 
 
@@ -430,7 +430,7 @@ def test_a_wall_clock_that_jumps(engine, bundle, tmp_path):
         stopped = time.monotonic()
         engine.stop()
         jump(1, -1, 5, -5, 0, pause_s=0.35)  # calls are waiting for their deadline
-        engine.go_on()
+        engine.resume()
         continued = time.monotonic()
         answers(report.stat().st_size + 200)
         engine.kill()

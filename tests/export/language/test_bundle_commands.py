@@ -161,8 +161,8 @@ def test_a_quantized_bundle_is_compared_by_decision(exported, half_taught, thing
 def test_flags_of_the_other_kind_of_bundle_are_refused(lm_bundle, bundle, things, capfd):
     line = ["verify", "--bundle"]
     refused([*line, lm_bundle, "--data", "digits"], capfd, says="--task TASK for the lang")
-    refused([*line, bundle, "--task", things], capfd, says="--data DATA, and no")
-    refused([*line, bundle, "--against", "x"], capfd, says="--data DATA, and no")
+    refused([*line, bundle, "--task", things], capfd, says="--data DATA without --task")
+    refused([*line, bundle, "--against", "x"], capfd, says="--data DATA without --task")
     refused([*line, bundle], capfd, status=2, says="--task TASK or --against CHECKPOINT")
     retune = ["retune", "--calibrate", "digits", "--target-deferral", "0.1", "--data", "x"]
     refused([*retune, "--bundle", bundle], capfd, says="no --data and no --limit")

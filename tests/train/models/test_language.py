@@ -308,6 +308,6 @@ def test_a_language_model_is_not_a_classifier_and_its_commands_are_named(kind, f
         open_checkpoint(folder, kind=kind)
     assert str(caught.value) == (
         f"expected an image or text classifier in {folder}, it holds a language model "
-        "(LlamaForCausalLM): python -m train fit-lm, tune-lm and evaluate-lm take it, "
+        "(LlamaForCausalLM): use python -m train fit-lm, tune-lm and evaluate-lm, "
         "and python -m export lm"
     )
