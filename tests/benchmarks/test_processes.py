@@ -60,7 +60,7 @@ def test_a_process_holds_more_than_what_it_has_just_filled():
     before = resident_bytes()
     if before is None:
         pytest.skip("needs Linux' /proc")
-    filled = np.ones(4_000_000)
+    filled = np.ones(16_000_000)  # too large to come from memory that the process already holds
     assert resident_bytes() - before > 0.9 * filled.nbytes
     full = resident_bytes()
     del filled
