@@ -28,6 +28,8 @@ from train.models import (
 )
 from train.models.deferral_head import classification_head, features_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def fitted(small_checkpoint, large_checkpoint, tmp_path_factory):

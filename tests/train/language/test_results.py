@@ -24,7 +24,7 @@ from train.language.results import (
 )
 from train.language.rivals import Responses, all_rivals
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 SEEDS = (0, 1)
 N = 120
 MODELS = ("untuned", "control", "gatekeeper-0.3")

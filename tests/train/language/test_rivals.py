@@ -25,7 +25,7 @@ from train.language.rivals import (
 )
 from train.models.deferral_head import sigmoid
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 VOCABULARY = 50
 
 

@@ -197,6 +197,7 @@ def test_a_sweep_has_every_candidate_on_every_input(sweep):
     np.testing.assert_array_equal(control.right[1], right)
 
 
+@pytest.mark.slow
 def test_stage_1_of_a_sweep_is_distilled_from_its_teacher(sweep, models):
     record = json.loads((sweep / "seed-0" / "small" / "training.json").read_text())
     assert record["settings"]["teacher"] == str(models[1])
