@@ -121,20 +121,18 @@ def test_a_middle_tier_starts_and_answers_before_the_further_cloud(launch_middle
         assert labels_of(caller.future(pictures_request(UNSURE, CLEAR))) == [b"bright", b"bright"]
 
 
-def test_a_deadline_shrinks_from_tier_to_tier(slow_bundle, launch, launch_middle):
+def test_a_deadline_shrinks_from_tier_to_tier(large, launch_middle):
     """The further wait ends before the caller's, with enough time left for an answer."""
-    large = launch("--bundle", str(slow_bundle), "--port", "0")
     middle = launch_middle(large.address, "--cloud-deadline", "600")
 
     def is_answered_in_time():
-        # The large model takes longer; on a busy machine the way back may take too long as well.
+        # On a busy machine the way back may take too long.
         call = caller.future(pictures_request(UNSURE), timeout=0.4)
-        return call.exception() is None and labels_of(call) == [b"bright"]
+        return call.exception() is None and labels_of(call) == [OWN.encode()]
 
-    with Caller(middle.address) as caller, Caller(large.address) as behind:
+    with Caller(middle.address) as caller:
         # The connection is open, and a patient caller waits for the large model.
-        assert labels_of(caller.future(pictures_request(UNSURE))) == [b"bright"]
-        assert behind.statistics().inference_stats.success.count == 1
+        assert labels_of(caller.future(pictures_request(UNSURE))) == [ONWARD.encode()]
+        large.process.send_signal(signal.SIGSTOP)
         wait_until(is_answered_in_time)
-        wait_until(lambda: behind.statistics().inference_stats.fail.count > 0)
-        assert behind.statistics().inference_stats.success.count == 1
+        large.process.send_signal(signal.SIGCONT)
