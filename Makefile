@@ -11,7 +11,7 @@ GENAI := $(VENV)-genai
 JOBS ?= 2
 PYTEST := -m pytest -n $(JOBS) --dist loadfile
 
-.PHONY: demo test test-transformers5 test-fast lint format figures wire clean
+.PHONY: demo test test-transformers5 test-lowest test-fast faults lint format figures wire clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks demo --out runs/demo --overwrite
@@ -25,6 +25,10 @@ test-transformers5: $(NEXT)/.installed
 
 test-fast: $(INSTALLED)
 	$(BIN)/python $(PYTEST) -m "not slow"
+
+# Every fault ever found here, by the tests that docs/faults.md names.
+faults: $(INSTALLED) $(MLSERVER)/.installed
+	$(BIN)/python $(PYTEST) $$($(BIN)/python tests/tools/faults.py)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

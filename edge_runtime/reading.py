@@ -1,0 +1,70 @@
+"""Reads small text files that others wrote: regular files only, of bounded size and depth."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+SMALL = 16 * 2**20
+"""Bytes that a settings file, a list of names or a document may have."""
+_DEPTH = 64
+_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+def read_bytes(path: Path, *, limit: int = SMALL) -> bytes:
+    """Return the content of a regular file.
+
+    Args:
+        path: The file. A pipe or a device is refused before anything is read from it.
+        limit: Bytes that the file may have.
+
+    Raises:
+        OSError: The file is missing, not readable, not a regular file, or larger than `limit`.
+    """
+    # A pipe without a writer would block the call to open.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"expected a regular file at {path}, got something else")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(f"expected at most {limit} bytes in {path}, it has more")
+    return content
+
+
+def read_text(path: Path, *, limit: int = SMALL) -> str:
+    """Return the text of a UTF-8 file without its byte-order mark.
+
+    Raises:
+        OSError: As `read_bytes` raises it.
+        ValueError: The file is not UTF-8.
+    """
+    return read_bytes(path, limit=limit).decode("utf-8-sig")
+
+
+def read_json(path: Path, *, limit: int = SMALL, depth: int = _DEPTH) -> Any:
+    """Return the value in a JSON file.
+
+    Raises:
+        OSError: As `read_bytes` raises it.
+        ValueError: The file is not JSON in UTF-8, or is nested deeper than `depth`.
+    """
+    return parse_json(read_text(path, limit=limit), depth=depth)
+
+
+def parse_json(text: str, *, depth: int = _DEPTH) -> Any:
+    """Return the value that a JSON text stands for.
+
+    Raises:
+        ValueError: The text is not JSON, or is nested deeper than `depth`.
+    """
+    level = 0
+    for match in _STRUCTURE.finditer(text):
+        level += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)
+        if level > depth:
+            raise ValueError(f"nested deeper than {depth} levels")
+    return json.loads(text)

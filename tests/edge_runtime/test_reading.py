@@ -1,0 +1,34 @@
+import os
+
+import pytest
+
+from edge_runtime.reading import parse_json, read_bytes, read_json, read_text
+
+
+def test_a_pipe_and_a_device_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(OSError, match="regular file|directory"):
+            read_bytes(path)
+    with pytest.raises(OSError, match="regular file"):
+        read_json(type(tmp_path)("/dev/zero"))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    (tmp_path / "names").write_bytes(b"\xef\xbb\xbfcat\ndog\n")
+    assert read_text(tmp_path / "names") == "cat\ndog\n"
+
+
+def test_a_file_over_the_limit_is_refused(tmp_path):
+    (tmp_path / "big").write_bytes(b"1" * 11)
+    assert read_bytes(tmp_path / "big", limit=11) == b"1" * 11
+    with pytest.raises(OSError, match="at most 10 bytes"):
+        read_bytes(tmp_path / "big", limit=10)
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":['])
+def test_deep_nesting_is_refused_before_it_is_parsed(opening):
+    with pytest.raises(ValueError, match="deeper than 64"):
+        parse_json(opening * 100_000)
+    assert parse_json("[" * 64 + "]" * 64)
+    assert parse_json('["[[[[\\"[[[["]' * 1, depth=1) == ['[[[["[[[[']
