@@ -8,7 +8,7 @@ from edge_runtime.reading import parse_json, read_bytes, read_json, read_text
 def test_a_pipe_and_a_device_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path):
-        with pytest.raises(OSError, match="regular file|directory"):
+        with pytest.raises(OSError, match=r"regular file|directory"):
             read_bytes(path)
     with pytest.raises(OSError, match="regular file"):
         read_json(type(tmp_path)("/dev/zero"))
