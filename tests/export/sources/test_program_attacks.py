@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import random
 import shutil
 import sys
 
@@ -18,11 +17,8 @@ from tools.hostile_programs import (
     replace_text,
     saved,
     with_two_directories,
-    write_archive,
 )
 
-from edge_runtime.errors import GatekeeperError
-from export.errors import GraphError
 from export.sources.program import read_program
 
 
@@ -250,7 +246,9 @@ def operator_as_argument(files, trap):
 
 
 def operator_that_writes(files, trap):
-    call(files, "torch.ops.aten.save.default", {"as_tensor": {"name": "x"}}, {"as_string": str(trap)})
+    call(
+        files, "torch.ops.aten.save.default", {"as_tensor": {"name": "x"}}, {"as_string": str(trap)}
+    )
 
 
 def operator_that_maps_a_file(files, trap):
