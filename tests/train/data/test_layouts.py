@@ -121,6 +121,7 @@ def test_a_batch_that_would_run_code_is_refused_and_runs_none(tmp_path):
         (lambda path: path.write_bytes(b""), "damaged"),
         (lambda path: path.write_bytes(pickle.dumps([1, 2])), "not a batch of CIFAR"),
         (lambda path: path.write_bytes(pickle.dumps({b"labels": [0]})), "expected data in"),
+        (lambda path: path.write_bytes(pickle.dumps({b"data": 1, b"labels": [[]]})), "a list of"),
         (
             lambda path: path.write_bytes(
                 pickle.dumps({b"labels": [0, 1], b"data": np.zeros((1, 3072), np.uint8)})

@@ -1,13 +1,12 @@
 """Binary files of pictures as published: CIFAR-10 and CIFAR-100, MNIST and Fashion-MNIST.
 
-CIFAR comes as pickled batches, which are read without running their code; MNIST as idx files,
-gzipped or not (LeCun et al., 1998).
+CIFAR comes as pickled batches, which `plain_pickle` reads without Python's unpickler; MNIST as idx
+files, gzipped or not (LeCun et al., 1998).
 """
 
 from __future__ import annotations
 
 import gzip
-import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -16,21 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.files import one_line
+from edge_runtime.reading import read_bytes
 from train.data.labelled import LabelledData
+from train.data.layouts.plain_pickle import PlainPickleError, parse
 from train.errors import DataError
 
 _SIDE = 32
 _CHANNELS = 3
 _CIFAR_10 = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 _CIFAR_100 = {"train": ["train"], "test": ["test"]}
-# The only classes in such files, besides plain Python values.
-_ADMITTED = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-}
+_LARGEST_BATCH = 2**29  # CIFAR-100's training set has 155 MB
 _IDX_SPLITS = {"train": "train", "test": "t10k"}
 _UNSIGNED_BYTE = 8
 
@@ -45,8 +40,7 @@ def read_cifar(folder: Path) -> dict[str, LabelledData]:
     """Read train and test; the labels of CIFAR-100 are its hundred fine classes."""
     hundred = (folder / "meta").is_file()
     key, meta = ("fine_label", "meta") if hundred else ("label", "batches.meta")
-    entries = _entry(_unpickle(folder / meta), f"{key}_names", folder / meta)
-    names = tuple(name.decode() if isinstance(name, bytes) else name for name in entries)
+    names = _names(_entry(_read(folder / meta), f"{key}_names", folder / meta), folder / meta)
     found = {}
     for split, files in (_CIFAR_100 if hundred else _CIFAR_10).items():
         parts = [_batch(folder / n, f"{key}s") for n in files if (folder / n).is_file()]
@@ -58,45 +52,45 @@ def read_cifar(folder: Path) -> dict[str, LabelledData]:
 
 
 def _batch(path: Path, key: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    content = _unpickle(path)
-    pixels = np.asarray(_entry(content, "data", path))
-    labels = np.asarray(_entry(content, key, path))
-    if pixels.shape != (len(labels), _CHANNELS * _SIDE * _SIDE) or pixels.dtype != np.uint8:
-        raise DataError(
-            f"expected uint8 [{len(labels)}, {_CHANNELS * _SIDE * _SIDE}] as data in {path}, got "
-            f"{pixels.dtype} {list(pixels.shape)}"
-        )
+    content = _read(path)
+    pixels, labels = _entry(content, "data", path), _labels(_entry(content, key, path), path)
+    shape = (len(labels), _CHANNELS * _SIDE * _SIDE)
+    if getattr(pixels, "shape", None) != shape or pixels.dtype != np.uint8:
+        got = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else "none"
+        raise DataError(f"expected uint8 {list(shape)} as data in {path}, got {got}")
     images = pixels.reshape(-1, _CHANNELS, _SIDE, _SIDE).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(images), labels.astype(np.int64)
+    return np.ascontiguousarray(images), labels
 
 
-def _entry(content: Any, key: str, path: Path) -> Any:
-    # Written by Python 2: the keys are bytes.
-    for name in (key.encode(), key):
-        if isinstance(content, dict) and name in content:
-            return content[name]
-    raise DataError(f"expected {key} in {path}: it is not a batch of CIFAR")
+def _labels(values: Any, path: Path) -> npt.NDArray[np.int64]:
+    is_list = isinstance(values, list) and all(isinstance(value, int) for value in values)
+    if not is_list and not (isinstance(values, np.ndarray) and values.ndim == 1):
+        raise DataError(f"expected a list of whole numbers as labels in {path}, got something else")
+    return np.asarray(values).astype(np.int64)
 
 
-def _unpickle(path: Path) -> Any:
+def _names(values: Any, path: Path) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(name, bytes | str) for name in values):
+        raise DataError(f"expected a list of class names in {path}, got something else")
+    return tuple(
+        name.decode(errors="replace") if isinstance(name, bytes) else name for name in values
+    )
+
+
+def _entry(content: dict[str, Any], key: str, path: Path) -> Any:
+    if key not in content:
+        raise DataError(f"expected {key} in {path}: it is not a batch of CIFAR")
+    return content[key]
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            return _PlainUnpickler(file, encoding="bytes").load()
-    except DataError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a damaged pickle raises nearly anything
-        raise DataError(f"expected a batch of CIFAR at {path}, it is damaged: {error}") from None
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds numpy arrays and plain values, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
-            raise DataError(
-                f"expected plain arrays in a batch, it asks for {module}.{name}: refused"
-            )
-        return super().find_class(module, name)
+        return parse(read_bytes(path, limit=_LARGEST_BATCH))
+    except (OSError, PlainPickleError) as error:
+        raise DataError(
+            f"expected a batch of CIFAR at {path}, it is damaged ({one_line(error, 120)}): "
+            "download it again"
+        ) from None
 
 
 def matches_idx(folder: Path) -> bool:
