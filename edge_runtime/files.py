@@ -16,6 +16,8 @@ from edge_runtime.errors import GatekeeperError
 
 FileState: TypeAlias = tuple[int, int, int]
 """Modification time in ns, size in bytes and inode of a file."""
+SHOWN = "\n\t"
+"""What a text of several lines may hold beside printable characters, for `clean`."""
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 

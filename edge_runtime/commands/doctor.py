@@ -24,6 +24,7 @@ from edge_runtime.errors import (
     GatekeeperError,
     SettingError,
 )
+from edge_runtime.files import one_line
 from edge_runtime.wire.address import is_loopback, split_address
 
 if TYPE_CHECKING:
@@ -79,12 +80,12 @@ def check_installation(settings: DoctorSettings) -> None:
     failed = 0
     for name, check in _checks(settings):
         try:
-            print(f"ok    {name}: {check()}")
+            print(f"ok    {name}: {one_line(check())}")
         except ConcernError as concern:
-            print(f"warn  {name}: {concern}")
+            print(f"warn  {name}: {one_line(concern)}")
         except GatekeeperError as error:
             failed += 1
-            print(f"FAIL  {name}: {error}")
+            print(f"FAIL  {name}: {one_line(error)}")
     if failed:
         raise DoctorError(f"{failed} check(s) failed: the lines above say what to do")
 
