@@ -29,6 +29,7 @@ from edge_runtime.errors import (
     CloudCircuitOpenError,
     CloudDeadlineError,
     CloudError,
+    CloudProtocolError,
     CloudRejectedError,
 )
 from edge_runtime.inputs import Batch, max_request_bytes
@@ -205,6 +206,7 @@ class Escalation:
             if budget is not None and held is not None:
                 budget.refund(held)
             raise
+        _check_rows(answers, len(request.rows))
         if budget is not None and held is not None:
             budget.settle(held, answers.request_bytes)
         with self._lock:
@@ -260,6 +262,16 @@ def limit_completion(
     left = np.zeros_like(result.unfinished)
     left[rows[list(outcome.fallbacks)]] = True
     return result._replace(unfinished=result.unfinished & left)
+
+
+def _check_rows(answers: CloudAnswers, rows: int) -> None:
+    """Raise a `CloudProtocolError` unless every row has an answer, whatever kind of cloud it is."""
+    counts = {len(answers.label), len(answers.prediction), len(answers.confidence)}
+    counts |= set() if answers.errors is None else {len(answers.errors)}
+    if counts != {rows}:
+        raise CloudProtocolError(
+            f"expected answers to {rows} rows, got {sorted(counts)}: none of them is used"
+        )
 
 
 def max_retries(rows: int) -> int:

@@ -16,13 +16,32 @@ from edge_runtime.errors import GatekeeperError
 
 FileState: TypeAlias = tuple[int, int, int]
 """Modification time in ns, size in bytes and inode of a file."""
+SHOWN = "\n\t"
+"""What a text of several lines may hold beside printable characters, for `clean`."""
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
 def one_line(error: object, limit: int | None = None) -> str:
-    """Return the text of an error on one line, cut to `limit` characters if given."""
-    return " ".join(str(error).split())[:limit]
+    """Return the text of an error on one line, cleaned and cut to `limit` characters if given."""
+    return clean(" ".join(str(error).split()))[:limit]
+
+
+def clean(text: str, keep: str = "") -> str:
+    """Return foreign text with each character that is not printable as its escape sequence.
+
+    Control characters, line separators, marks of writing direction, invisible characters and halves
+    of surrogate pairs could otherwise steer a terminal, forge lines of a log or hide words.
+
+    Args:
+        text: The text.
+        keep: Characters to leave as they are, e.g. line feeds of a text of several lines.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def write_atomically(path: Path, content: str | bytes | Callable[[Path], None]) -> None:

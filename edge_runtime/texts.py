@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ _FIELDS = {
     contract.TOKEN_TYPE_IDS: "type_ids",
 }
 """Attribute of a `tokenizers` encoding for each input of a graph."""
+_UNKNOWN = "\U0010fffd"
 
 
 def tokenizer_file(bundle: Bundle) -> Path:
@@ -36,18 +38,60 @@ def tokenizer_file(bundle: Bundle) -> Path:
 
 
 def open_tokenizer(file: Path) -> Any:
-    """Return the tokenizer of a `tokenizer.json`, or raise a `BundleError`."""
+    """Return the tokenizer of a `tokenizer.json` after `read_as_text`, or raise a `BundleError`."""
     try:
         from tokenizers import Tokenizer
     except ImportError:
         raise DependencyError("tokenizers", "reading texts", "text") from None
     try:
-        return Tokenizer.from_file(str(file))
+        tokenizer = Tokenizer.from_file(str(file))
+        read_as_text(tokenizer)
     except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception
         raise BundleError(
             f"expected a tokenizer in {file}, it does not open ({one_line(error, 200)}): export "
             "the bundle again, or update tokenizers"
         ) from None
+    return tokenizer
+
+
+def read_as_text(tokenizer: Any) -> None:
+    """Make a tokenizer read control tokens that are written in a text, e.g. `</s>`, as plain text.
+
+    A user could otherwise end a prompt, forge a turn, or begin a text twice. Vocabularies that look
+    words up whole would still find the token, so there a space parts its name. The tokens that the
+    tokenizer itself puts around a text, and added tokens that are not special, stay.
+
+    Args:
+        tokenizer: One of `tokenizers`, which is changed; doing so again changes nothing.
+    """
+    tokenizer.encode_special_tokens = True
+    names = _control_tokens_in_texts(tokenizer)
+    if names:
+        from tokenizers import Regex, normalizers
+
+        within = (f"(?<={re.escape(name[0])})(?={re.escape(name[1:])})" for name in names)
+        part = normalizers.Replace(Regex("|".join(within)), " ")
+        own = tokenizer.normalizer  # it goes first, as it may write a name in its usual letters
+        tokenizer.normalizer = part if own is None else normalizers.Sequence([own, part])
+
+
+def _control_tokens_in_texts(tokenizer: Any) -> list[str]:
+    """Return the names of control tokens that a text can still produce."""
+
+    def tokens(text: str) -> set[int]:
+        whole = tokenizer.encode(text, add_special_tokens=False)
+        parts = (whole, *whole.overflowing)  # what lies beyond the limit of a text, too
+        return {i for p in parts for i, used in zip(p.ids, p.attention_mask, strict=True) if used}
+
+    names = {
+        number: token.content
+        for number, token in tokenizer.get_added_tokens_decoder().items()
+        if token.special and len(token.content) > 1
+    }
+    # Each for itself would take a second where there are thousands.
+    found = tokens(" ".join(names.values())) | tokens("a".join(names.values()))
+    found -= tokens(_UNKNOWN)  # what is unknown controls nothing
+    return [name for number, name in names.items() if number in found]
 
 
 class TextEncoder:

@@ -33,6 +33,7 @@ from cloud_stub.errors import (
 from cloud_stub.language.answers import MAX_TOKENS, Answers, generation_signature
 from cloud_stub.model_settings import KEY_VARIABLE, ModelSettings
 from edge_runtime import contract, metrics
+from edge_runtime.cloud.redaction import foreign
 from edge_runtime.cloud.security import Security, Token
 from edge_runtime.errors import SettingError
 
@@ -178,7 +179,7 @@ def _put(completions: list[_Completion], event: Any) -> Iterator[int]:
     by_index = dict(enumerate(completions))  # a list would take a negative index as well
     try:
         if "error" in event:
-            raise ModelFailureError(f"the upstream failed: {str(event['error'])[:_SHOWN]}")
+            raise ModelFailureError(f"the upstream failed: {foreign(event['error'], _SHOWN)}")
         for choice in event["choices"]:
             index = choice.get("index", 0)
             by_index[index].put(choice)
@@ -186,7 +187,7 @@ def _put(completions: list[_Completion], event: Any) -> Iterator[int]:
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ModelFailureError(
             "the upstream failed: expected choices with index, text and logprobs.token_logprobs "
-            f"in an event, got {str(event)[:_SHOWN]}"
+            f"in an event, got {foreign(event, _SHOWN)}"
         ) from None
 
 
@@ -260,15 +261,13 @@ class _Completions:
         if kind != "text/event-stream":
             response.close()
             raise ModelFailureError(
-                f"the upstream failed: expected a stream of events, got {kind[:_SHOWN]}"
+                f"the upstream failed: expected a stream of events, got {foreign(kind, _SHOWN)}"
             )
         return response
 
     def _refuse(self, response: HTTPResponse) -> NoReturn:
-        reason = _message(response.read(_MOST_ERROR_BYTES))[:_SHOWN] or response.reason
-        if self._token is not None:
-            reason = self._token.redact(reason)
-        text = f"the upstream answered {response.status}: {reason}"
+        reason = _message(response.read(_MOST_ERROR_BYTES)).strip() or response.reason
+        text = f"the upstream answered {response.status}: {foreign(reason, _SHOWN)}"
         if response.status == _TOO_MANY:
             raise OverloadError(text, pushback_s=_retry_s(response))
         raise _ERRORS.get(response.status, ModelFailureError)(text)
@@ -322,7 +321,7 @@ def _call_error(error: Exception, silence_s: float) -> CallError:
         return ExpiredError(f"the upstream sent nothing for {silence_s:g} s")
     if isinstance(error, HTTPException) and not isinstance(error, _LOST):
         return ModelFailureError(f"the upstream failed: expected HTTP, got {type(error).__name__}")
-    return UnavailableError(f"the upstream cannot be reached: {error}")
+    return UnavailableError(f"the upstream cannot be reached: {foreign(error, _SHOWN)}")
 
 
 def _message(body: bytes) -> str:

@@ -7,12 +7,12 @@ import logging
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import grpc
 
 from edge_runtime.cloud.security import TOKEN_FORM
-from edge_runtime.errors import SettingError
+from edge_runtime.errors import SettingError, UseError
 from edge_runtime.files import file_state
 
 SHORTEST: Final = 16
@@ -25,8 +25,9 @@ _LOG: Final = logging.getLogger(__name__)
 class Tokens:
     """The tokens of a file, one per line; read again when it changes.
 
-    No `repr` or error holds a token. Several are valid at once, so that one can be rotated: add the
-    new one, hand it out, remove the old one. Blank lines and lines that begin with # are skipped.
+    No `repr`, error or pickle holds a token. Several are valid at once, so that one can be rotated:
+    add the new one, hand it out, remove the old one. Blank lines and lines that begin with # are
+    skipped.
 
     If the file disappears or becomes invalid while the server runs, the last tokens stay valid and
     an error is logged: refusing everyone would turn a typing error into an outage, and admitting
@@ -71,6 +72,11 @@ class Tokens:
     def __repr__(self) -> str:
         return f"Tokens({str(self._file)!r}, {len(self)} of them)"
 
+    def __reduce__(self) -> NoReturn:
+        raise UseError(
+            "expected no copy or pickle of Tokens, which would carry them: open the file"
+        )
+
 
 class TokenGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Refuses calls without an accepted token as UNAUTHENTICATED, except health calls.
@@ -109,10 +115,12 @@ class TokenGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         if len(sent) != 1:
             return f"expected a bearer token, got {'several' if sent else 'none'}: {advice}"
         value = sent[0] if isinstance(sent[0], bytes) else sent[0].encode()
-        scheme, _, token = value.partition(b" ")
+        # White space around a field's value does not belong to it (RFC 9110, section 5.5), and
+        # several spaces may follow the scheme (section 11.4).
+        scheme, _, token = value.strip(b" \t").partition(b" ")
         if scheme.lower() != b"bearer":
             return f"expected a bearer token, got another scheme: {advice}"
-        if not self._tokens.accept(token):
+        if not self._tokens.accept(token.lstrip(b" ")):
             return "the bearer token is not accepted here: check it, it may have been rotated"
         return None
 

@@ -239,10 +239,7 @@ def _row_entries(reasons: Mapping[int, str]) -> Iterator[tuple[str, str]]:
 
 def _line(error: GatekeeperError | str) -> str:
     """Return an error's text; names in it come from the caller and may hold anything."""
-    line = one_line(error, _DETAILS_LENGTH)
-    if line.isprintable():
-        return line
-    return "".join(mark if mark.isprintable() else "?" for mark in line)
+    return one_line(error, _DETAILS_LENGTH)
 
 
 def _wrap(response: bytes) -> bytes:

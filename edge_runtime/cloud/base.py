@@ -17,7 +17,8 @@ class CloudAnswers(NamedTuple):
         label: Class name or text of each row.
         confidence: float32 [n], M_L's own; NaN where a foreign engine reports none.
         request_bytes: Size of the request message.
-        compute_s: Compute time that the server reports; 0 where it reports none.
+        compute_s: Compute time that the server reports, at most that of the call; 0 where it
+            reports none.
         errors: For each row, why a smaller model on the way answered instead of M_L, else None;
             None where M_L answered all rows.
     """

@@ -58,6 +58,11 @@ _OPTIONS: Final[tuple[tuple[str, str | int], ...]] = (
     # Otherwise channels to one address share a connection, and a new one would inherit a dead one.
     ("grpc.use_local_subchannel_pool", 1),
 )
+# By itself gRPC obeys http_proxy, which is meant for the web, and GRPC_ADDRESS_HTTP_PROXY.
+_NO_PROXY: Final[tuple[tuple[str, str | int], ...]] = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.address_http_proxy_enabled_addresses", ""),
+)
 
 
 class Link:
@@ -67,14 +72,23 @@ class Link:
         address: `HOST:PORT`.
         security: TLS with its certificates and token; None is plaintext.
         allow_plaintext: Whether plaintext may leave this machine.
+        use_proxy: Whether to connect through the proxy that the environment names.
 
     Raises:
         SettingError: The address is malformed, or another machine's without protection; a file of
             `security` is missing or malformed.
     """
 
-    def __init__(self, address: str, security: Security | None, *, allow_plaintext: bool) -> None:
+    def __init__(
+        self,
+        address: str,
+        security: Security | None,
+        *,
+        allow_plaintext: bool,
+        use_proxy: bool = False,
+    ) -> None:
         self.address = address
+        self._use_proxy = use_proxy
         self._host, self._port = split_address(address)
         self._security = security
         self._credentials: grpc.ChannelCredentials | None = None
@@ -93,12 +107,18 @@ class Link:
     def connect(self) -> grpc.Channel:
         """Return a new channel, with the current certificates of the files."""
         if self._security is None:
-            return open_channel(self._host, self._port)
+            return open_channel(self._host, self._port, use_proxy=self._use_proxy)
         try:
             self._credentials = self._security.credentials()
         except (SettingError, OSError) as error:
             _LOG.warning("the previous certificates stay in use: %s", error)
-        return open_channel(self._host, self._port, self._credentials, self._security.server_name)
+        return open_channel(
+            self._host,
+            self._port,
+            self._credentials,
+            self._security.server_name,
+            use_proxy=self._use_proxy,
+        )
 
     def metadata(self) -> Metadata | None:
         """Return a call's metadata: the current token.
@@ -109,8 +129,7 @@ class Link:
 
     def translate(self, error: Any, timeout_s: float) -> CloudError:
         """Return the `CloudError` of a `grpc.RpcError`."""
-        redact = str if self._token is None else self._token.redact
-        failure = translate(error, self.address, timeout_s, redact)
+        failure = translate(error, self.address, timeout_s)
         if self._security is None or not isinstance(failure, CloudUnavailableError):
             return failure
         from edge_runtime.cloud.diagnosis import client_mistake
@@ -151,11 +170,12 @@ def open_channel(
     port: int,
     credentials: grpc.ChannelCredentials | None = None,
     server_name: str | None = None,
+    *,
+    use_proxy: bool = False,
 ) -> grpc.Channel:
     """Return a channel that connects on first use; without credentials it is in plaintext."""
-    # Traffic within this machine must not go through an http_proxy meant for the web.
-    options: list[tuple[str, str | int]] = [*_OPTIONS]
-    options.append(("grpc.enable_http_proxy", int(not is_loopback(host))))
+    is_direct = not use_proxy or is_loopback(host)
+    options = [*_OPTIONS, *(_NO_PROXY if is_direct else ())]
     target = join_address(host, port)
     if credentials is None:
         return grpc.insecure_channel(target, options)

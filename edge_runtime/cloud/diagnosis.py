@@ -18,6 +18,7 @@ from edge_runtime.files import one_line
 
 _EXPIRED, _NOT_YET, _OTHER_HOST, _OTHER_IP = 10, 9, 62, 64
 """OpenSSL's X509_V_ERR_ codes."""
+_NAMES_LENGTH: Final = 300
 # A client's first bytes in HTTP/2; a server that accepts the client answers with its settings.
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SPEAKS_TLS: Final = (
@@ -143,7 +144,7 @@ def _names(host: str, port: int, security: Security, limit_s: float) -> str:
         _connect(host, port, context, security.server_name, limit_s) as link,
     ):
         names = (link.getpeercert() or {}).get("subjectAltName", ())
-        return ", ".join(str(name[1]) for name in names) or "no name"
+        return one_line(", ".join(str(name[1]) for name in names), _NAMES_LENGTH) or "no name"
     return "other names"
 
 

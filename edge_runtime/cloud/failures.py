@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 
 import grpc
 
 from edge_runtime import contract
+from edge_runtime.cloud.redaction import foreign
 from edge_runtime.errors import (
     CloudDeadlineError,
     CloudError,
@@ -18,7 +19,6 @@ from edge_runtime.errors import (
     CloudRejectedError,
     CloudUnavailableError,
 )
-from edge_runtime.files import one_line
 
 _DETAILS_LENGTH: Final = 300
 _MAX_DIGITS: Final = 10
@@ -68,12 +68,10 @@ _CERTIFICATE: Final = {
 }
 
 
-def translate(
-    error: Any, address: str, timeout_s: float, redact: Callable[[str], str] = str
-) -> CloudError:
-    """Return the `CloudError` of a `grpc.RpcError`; `redact` removes secrets from its text."""
+def translate(error: Any, address: str, timeout_s: float) -> CloudError:
+    """Return the `CloudError` of a `grpc.RpcError`."""
     code = error.code()
-    details = one_line(redact(error.details() or "no details"), _DETAILS_LENGTH)
+    details = foreign(error.details() or "no details", _DETAILS_LENGTH)
     kind, advice = _kind(code, details)
     if kind is CloudDeadlineError:
         return kind(f"{address}: no answer within {timeout_s:g} s: {advice}")
@@ -83,7 +81,7 @@ def translate(
     reasons = _refused_rows(error.trailing_metadata() or ())
     return CloudRejectedError(
         text,
-        rows={row: f"{address}: {code.name}: {redact(why)}" for row, why in reasons.items()},
+        rows={row: f"{address}: {code.name}: {why}" for row, why in reasons.items()},
         is_divisible=code in _DIVISIBLE or bool(_TOO_LARGE.search(details)),
     )
 
@@ -92,7 +90,7 @@ def _refused_rows(metadata: Iterable[tuple[str, str | bytes]]) -> dict[int, str]
     """Return the reason for each row that the server refuses."""
     entries = [str(value).partition(" ") for key, value in metadata if key == contract.REFUSED_ROW]
     return {
-        int(row): one_line(reason, _DETAILS_LENGTH)
+        int(row): foreign(reason, _DETAILS_LENGTH)
         for row, _, reason in entries
         if row.isascii() and row.isdigit() and len(row) < _MAX_DIGITS
     }

@@ -14,6 +14,7 @@ import itertools
 import math
 import secrets
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any, Final, Literal, Self
 
 import grpc
@@ -24,6 +25,7 @@ from edge_runtime import contract
 from edge_runtime.cloud.base import CloudAnswers
 from edge_runtime.cloud.breaker import BreakerSettings, CircuitBreaker
 from edge_runtime.cloud.connection import Connections, Link
+from edge_runtime.cloud.redaction import foreign
 from edge_runtime.cloud.security import Security
 from edge_runtime.errors import (
     CloudError,
@@ -34,7 +36,6 @@ from edge_runtime.errors import (
     InputError,
     SettingError,
 )
-from edge_runtime.files import one_line
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 from edge_runtime.wire.answers import AnswerReader, TextAnswerReader
@@ -88,6 +89,7 @@ class CloudModel:
         labels: Sequence[str] | None,
         deadline_s: float = DEFAULT_DEADLINE_S,
         allow_plaintext: bool = False,
+        use_proxy: bool = False,
         security: Security | None = None,
         probe_s: float | None = DEFAULT_PROBE_S,
         cloud_input: str = contract.IMAGE,
@@ -107,6 +109,8 @@ class CloudModel:
                 generates text.
             deadline_s: Time limit of a call including its retries, over 0.
             allow_plaintext: Whether inputs may travel unencrypted to another machine.
+            use_proxy: Whether to connect through the proxy that `grpc_proxy`, `https_proxy` or
+                `http_proxy` names; without it they are ignored.
             security: TLS with certificates and token; plaintext if None.
             probe_s: Time limit of the check for mistakes in certificates, token and protection;
                 None leaves them to the first call.
@@ -124,7 +128,7 @@ class CloudModel:
             CloudMisconfiguredError: The server is up, but certificate, token or protection is
                 wrong. A server that is down is no error.
         """
-        link = Link(address, security, allow_plaintext=allow_plaintext)
+        link = Link(address, security, allow_plaintext=allow_plaintext, use_proxy=use_proxy)
         _check_deadline(deadline_s)
         reader = _reader(labels, cloud_output, cloud_reduce, cloud_labels)
         cloud = cls(
@@ -177,9 +181,11 @@ class CloudModel:
         data = self._request(request_id, rows, confidences, threshold)
         self.breaker.check()
         connection = self._connections.acquire()
+        start = perf_counter()
         try:
             reply = self._call(connection.infer, data, deadline_s)
-            answers = self._read(reply, request_id, len(rows), len(data))
+            most_s = perf_counter() - start
+            answers = self._read(reply, request_id, len(rows), len(data), most_s)
         except CloudError as error:
             self.breaker.record_failure(error)
             raise
@@ -224,9 +230,11 @@ class CloudModel:
         try:
             return bool(tensors.parse(pb.ModelReadyResponse, reply).ready)
         except tensors.WireError as error:
-            raise CloudProtocolError(f"{self.address}: {one_line(error)}") from None
+            raise CloudProtocolError(f"{self.address}: {foreign(error)}") from None
 
-    def _read(self, reply: bytes, request_id: str, rows: int, request_bytes: int) -> CloudAnswers:
+    def _read(
+        self, reply: bytes, request_id: str, rows: int, request_bytes: int, most_s: float
+    ) -> CloudAnswers:
         try:
             response = tensors.parse(pb.ModelInferResponse, reply)
             self._check_echo(response, request_id)
@@ -236,9 +244,10 @@ class CloudModel:
                 answers = self._reader.read(outputs, rows)
             names, confidence = answers
         except (tensors.WireError, CloudProtocolError) as error:
-            raise CloudProtocolError(f"{self.address}: {one_line(error)}") from None
+            raise CloudProtocolError(f"{self.address}: {foreign(error)}") from None
         prediction = self._reader.numbers(names)
-        return CloudAnswers(prediction, names, confidence, request_bytes, _compute_s(response))
+        compute_s = min(_compute_s(response), most_s)  # the server may report anything
+        return CloudAnswers(prediction, names, confidence, request_bytes, compute_s)
 
     def _request(
         self, request_id: str, rows: tensors.Array, confidences: Any, threshold: float | None

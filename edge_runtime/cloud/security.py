@@ -16,11 +16,12 @@ import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from edge_runtime.cloud import certificates
 from edge_runtime.cloud.certificates import Validity
-from edge_runtime.errors import SettingError
+from edge_runtime.cloud.redaction import hold
+from edge_runtime.errors import SettingError, UseError
 from edge_runtime.files import FileState, file_state
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _context() -> ssl.SSLContext:
 
 
 class Token:
-    """A bearer token that may change while the program runs; no `repr` or error shows its value.
+    """A bearer token that may change while the program runs; no `repr`, error or pickle has it.
 
     Args:
         file: File that holds the token and nothing else but white space.
@@ -196,16 +197,11 @@ class Token:
             self._state = state
         return self._metadata
 
-    def redact(self, text: str) -> str:
-        """Return a server's text without the token: some servers repeat a token they refuse."""
-        for _, value in self._metadata:
-            text = text.replace(value.removeprefix(_SCHEME), "[token]")
-        return text
-
     def _read(self) -> tuple[FileState | None, str | None]:
         """Return the file's state and, if it is new, the token."""
         if self._file is None:
-            return None, os.environ.get(self._env or "")
+            text = os.environ.get(self._env or "")
+            return None, None if text is None else text.strip()
         state = file_state(self._file)
         if state is None or state == self._state:
             return state, None
@@ -215,7 +211,14 @@ class Token:
             return None, None
 
     def _set(self, text: str) -> None:
+        hold(text)
         self._metadata = (("authorization", f"{_SCHEME}{text}"),)
 
     def __repr__(self) -> str:
         return f"Token({self.source})"
+
+    def __reduce__(self) -> NoReturn:
+        raise UseError(
+            "expected no copy or pickle of a Token, which would carry the secret: open it from its "
+            "Security where it is used"
+        )

@@ -24,6 +24,7 @@ from edge_runtime.errors import (
     GatekeeperError,
     SettingError,
 )
+from edge_runtime.files import one_line
 from edge_runtime.wire.address import is_loopback, split_address
 
 if TYPE_CHECKING:
@@ -79,12 +80,12 @@ def check_installation(settings: DoctorSettings) -> None:
     failed = 0
     for name, check in _checks(settings):
         try:
-            print(f"ok    {name}: {check()}")
+            print(f"ok    {name}: {one_line(check())}")
         except ConcernError as concern:
-            print(f"warn  {name}: {concern}")
+            print(f"warn  {name}: {one_line(concern)}")
         except GatekeeperError as error:
             failed += 1
-            print(f"FAIL  {name}: {error}")
+            print(f"FAIL  {name}: {one_line(error)}")
     if failed:
         raise DoctorError(f"{failed} check(s) failed: the lines above say what to do")
 
@@ -100,7 +101,7 @@ def _checks(settings: DoctorSettings) -> Iterator[tuple[str, Callable[[], str]]]
     if bundle is not None:
         yield "bundle", partial(_check_bundle, bundle, settings.provider)
     if bundle is not None and cloud is not None:
-        yield "link", partial(check_link, cloud, settings.deadline_s)
+        yield "link", partial(check_link, cloud, settings.deadline_s, use_proxy=settings.use_proxy)
         yield (
             "certificates",
             lambda: check_certificates(cloud, settings.security(), settings.deadline_s),
@@ -183,7 +184,7 @@ def check_clock(bundle: Path | None) -> str:
     return f"{now:%Y-%m-%d %H:%M} UTC"
 
 
-def check_link(address: str, limit_s: float) -> str:
+def check_link(address: str, limit_s: float, *, use_proxy: bool = False) -> str:
     """Open a connection to the server and close it.
 
     Raises:
@@ -196,7 +197,7 @@ def check_link(address: str, limit_s: float) -> str:
         socket.create_connection((host, port), limit_s).close()
     except OSError as error:
         proxy = next((name for name in _PROXIES if os.environ.get(name)), None)
-        if proxy is not None and not is_loopback(host):
+        if use_proxy and proxy is not None and not is_loopback(host):
             raise ConcernError(
                 f"no direct connection to {address}, gRPC uses the proxy in {proxy}: see below "
                 "whether the cloud answers"

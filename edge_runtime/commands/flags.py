@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edge_runtime.policies.drift import DriftAlarm
 
 _TLS_FLAGS = ("ca", "certificate", "key", "token_file", "token_env", "server_name")
+_LINK_FLAGS = ("tls", "allow_plaintext", "use_proxy")
 _ENGINE_FLAGS = ("cloud_input", "cloud_output", "cloud_reduce", "cloud_labels")
 _KB = 1_000
 _DAY_S = 86_400.0
@@ -47,6 +48,9 @@ class CloudFlags(Command):
     allow_plaintext: bool = field(
         "send inputs unencrypted to another machine, on a network you trust", default=False
     )
+    use_proxy: bool = field(
+        "go through the proxy that grpc_proxy, https_proxy or http_proxy names", default=False
+    )
     cloud_input: str | None = field(
         "input of a foreign engine, if its name is not the bundle's", default=None
     )
@@ -73,7 +77,7 @@ class CloudFlags(Command):
             )
         if self.tls and self.allow_plaintext:
             raise SettingError("expected --tls or --allow-plaintext, got both: give one of them")
-        for flag in (*self._present(("tls", "allow_plaintext")), *engine_flags):
+        for flag in (*self._present(_LINK_FLAGS), *engine_flags):
             if not has_cloud:
                 raise SettingError(f"{flag} needs --cloud: name the server")
         if self.cloud_output is None and (self.cloud_reduce or self.cloud_labels):
@@ -98,6 +102,7 @@ class CloudFlags(Command):
         return {
             "security": self.security(),
             "allow_plaintext": self.allow_plaintext,
+            "use_proxy": self.use_proxy,
             "forward": self.forward,
             **options,
         }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
+from edge_runtime.files import SHOWN, clean
 
 if TYPE_CHECKING:
     from edge_runtime.language.decoder import Decoder
@@ -89,11 +90,11 @@ def _generations(decoder: Decoder, settings: GenerateSettings) -> Iterator[tuple
             elif settings.json:
                 print(json.dumps({"prompt": prompt, "piece": piece}), flush=True)
             else:
-                print(piece, end="", flush=True)
+                print(clean(piece, SHOWN), end="", flush=True)
 
 
 def _text_lines(generation: Generation, *, is_printed: bool) -> str:
-    text = "" if is_printed else generation.text
+    text = "" if is_printed else clean(generation.text, SHOWN)
     ended = generation.reason or generation.ended
     return (
         f"{text}\n  confidence {generation.confidence:.4f}  "

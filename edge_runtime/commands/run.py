@@ -16,6 +16,7 @@ from edge_runtime.answer import Answer
 from edge_runtime.cli import field
 from edge_runtime.commands.flags import CloudFlags, PolicyFlags
 from edge_runtime.errors import CloudError, GatekeeperError, InputError, SettingError
+from edge_runtime.files import SHOWN, clean, one_line
 from edge_runtime.pictures import PICTURES, find_inputs, read_input
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ def _answer(cascade: Cascade, name: str, read: Callable[[], Any], *, as_json: bo
         answer = cascade(read())
     except (InputError, CloudError) as error:
         failed = {"input": name, "error": str(error)}
-        print(json.dumps(failed) if as_json else f"{name}  {_NO_ANSWER}  ({error})")
+        line = f"{clean(name)}  {_NO_ANSWER}  ({one_line(error)})"
+        print(json.dumps(failed) if as_json else line)
         return _NO_ANSWER
     print(_json_line(name, answer) if as_json else _text_line(name, answer))
     return answer.source
@@ -163,9 +165,11 @@ def _json_line(name: str, answer: Answer) -> str:
 
 
 def _text_line(name: str, answer: Answer) -> str:
-    reason = f"  ({answer.error})" if answer.error else ""
+    reason = f"  ({clean(answer.error)})" if answer.error else ""
+    is_text = answer.prediction == contract.NO_CLASS
+    label = clean(answer.label, SHOWN if is_text else "")
     total_ms = answer.timings.total_s * 1e3
     return (
-        f"{name}  {answer.label}  confidence {answer.confidence:.4f}  "
+        f"{clean(name)}  {label}  confidence {answer.confidence:.4f}  "
         f"{answer.source}  {total_ms:.2f} ms{reason}"
     )

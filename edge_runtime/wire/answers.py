@@ -86,7 +86,9 @@ class AnswerReader:
             labels = decode_bytes(contents[contract.LABEL], rows)
         except WireError:
             return None
-        return self._decode(labels), np.frombuffer(contents[contract.CONFIDENCE], "<f4")
+        self._check_classes(np.frombuffer(contents[contract.PREDICTION], "<i8"))
+        confidence = np.frombuffer(contents[contract.CONFIDENCE], "<f4")
+        return self._decode(labels), _check_confidence(confidence)
 
     def read(
         self, outputs: dict[str, Array], rows: int
@@ -109,7 +111,7 @@ class AnswerReader:
                 f"unknown outputs {', '.join(sorted(unknown))[:200]}: a foreign engine needs "
                 "cloud_output= to name the one that answers"
             )
-        _check(outputs, contract.PREDICTION, _INT64, rows)
+        self._check_classes(_check(outputs, contract.PREDICTION, _INT64, rows))
         label = _check(outputs, contract.LABEL, _OBJECT, rows)
         return self._decode(label), confidence_of(outputs, rows)
 
@@ -133,12 +135,15 @@ class AnswerReader:
             )
         if classes.dtype.kind == "O":
             return self._decode(flat)
-        if rows and not (flat.min() >= 0 and flat.max() < len(self.labels)):
-            raise CloudProtocolError(
-                f"expected class indices under {len(self.labels)} in {self.output}, "
-                f"got {flat.min()} to {flat.max()}"
-            )
+        self._check_classes(flat)
         return [self.labels[position] for position in flat]
+
+    def _check_classes(self, classes: Array) -> None:
+        if classes.size and not (classes.min() >= 0 and classes.max() < len(self.labels)):
+            raise CloudProtocolError(
+                f"expected class indices under {len(self.labels)} in "
+                f"{self.output or contract.PREDICTION}, got {classes.min()} to {classes.max()}"
+            )
 
     def _decode(self, values: Iterable[bytes]) -> list[str]:
         names = [value.decode("utf-8", "backslashreplace") for value in values]
@@ -192,7 +197,14 @@ def _is_one_per_row(array: Array, rows: int) -> bool:
 
 def confidence_of(outputs: dict[str, Array], rows: int) -> npt.NDArray[np.float32]:
     """Return the contract's confidences of n rows, or raise a `CloudProtocolError`."""
-    return _check(outputs, contract.CONFIDENCE, _FLOAT32, rows)
+    return _check_confidence(_check(outputs, contract.CONFIDENCE, _FLOAT32, rows))
+
+
+def _check_confidence(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    # NaN stands for none, or for one bad row among good ones.
+    if np.isinf(values).any():
+        raise CloudProtocolError(f"expected finite values in {contract.CONFIDENCE}, got infinity")
+    return values
 
 
 class TextAnswerReader:

@@ -13,6 +13,7 @@ from edge_runtime.bundle import Bundle, read_bundle, role_of
 from edge_runtime.cli import Command, field
 from edge_runtime.contract import SecondLook
 from edge_runtime.errors import BundleError
+from edge_runtime.files import clean
 from edge_runtime.texts import open_tokenizer, tokenizer_file
 from export.verification import quantization_summary
 
@@ -37,9 +38,9 @@ def inspect(settings: InspectSettings) -> None:
     """Check the hashes of a bundle, and print its description."""
     bundle = read_bundle(settings.bundle, role_of(settings.bundle))
     if settings.json:
-        print(json.dumps(json.loads(bundle.metadata.to_json()), indent=2, ensure_ascii=False))
+        print(json.dumps(json.loads(bundle.metadata.to_json()), indent=2))
     else:
-        print("\n".join(describe(bundle)))
+        print("\n".join(map(clean, describe(bundle))))
 
 
 def describe(bundle: Bundle) -> list[str]:

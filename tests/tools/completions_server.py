@@ -9,6 +9,7 @@ it prints its port. The next word of a text is the one that most often followed 
 - `!event TEXT`: send one event of this text, in which `~` ends a line, then [DONE];
 - `!cut WORDS`: close the connection after the first event;
 - `!html`: send a page instead of a stream;
+- `!kind TEXT`: name this text as the type of the answer;
 - `!garbage`: send bytes that are not HTTP.
 
 GET /words returns the number of generated words, and GET /request the last request.
@@ -143,6 +144,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _cut(self, rest, request):
         self._stream([rest], request, most_events=1)
+
+    def _kind(self, rest, request):
+        self._begin(rest)
 
     def _html(self, rest, request):
         self._begin("text/html")

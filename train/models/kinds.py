@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from edge_runtime.files import one_line
+from edge_runtime.texts import read_as_text
 from train.data import Kind
 from train.errors import CheckpointError
 from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
@@ -104,9 +105,17 @@ def open_processor(family: Family, folder: Path, model: Any) -> Any:
     # transformers 5 makes an empty tokenizer if it finds no file.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise CheckpointError(f"expected a tokenizer of the text classifier in {folder}, got none")
+    plain_texts(tokenizer)
     # The limit of tokenizers without one is about 1e30.
     tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(model))
     return tokenizer
+
+
+def plain_texts(tokenizer: Any) -> None:
+    """Make a tokenizer of transformers read texts as the device does; see `read_as_text`."""
+    tokenizer.split_special_tokens = True  # else every call would set the library's own choice
+    if getattr(tokenizer, "is_fast", False):
+        read_as_text(tokenizer.backend_tokenizer)
 
 
 def _positions(model: Any) -> int:

@@ -15,7 +15,7 @@ from train.errors import CheckpointError
 from train.models.checkpoint import check_files, write_folder
 from train.models.decoding import ends_of
 from train.models.generation import Generated, generate
-from train.models.kinds import SAFE, generates
+from train.models.kinds import SAFE, generates, plain_texts
 from train.models.running_batch import RunningBatch
 
 Weights = Literal["fp32", "bf16"]
@@ -24,7 +24,7 @@ _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal language model with its tokenizer.
+    """A causal language model with its tokenizer, which reads control tokens in a text as text.
 
     Attributes:
         model: In eval mode; takes `input_ids`, returns `.logits` float [n, T, V].
@@ -35,6 +35,9 @@ class LanguageModel:
     model: Any
     tokenizer: Any
     path: Path | None
+
+    def __post_init__(self) -> None:
+        plain_texts(self.tokenizer)
 
     @property
     def context(self) -> int:

@@ -37,6 +37,15 @@ def test_texts_are_answered_as_transformers_generates_them(asker, model):
     assert same(asker.ask(*PROMPTS), model, PROMPTS)
 
 
+def test_control_tokens_in_a_prompt_are_text(asker, model):
+    prompts = ["<bos>what", "what <eos> is", "<pad>"]
+    assert same(asker.ask(*prompts), model, prompts)
+    # Each character of these names is a token of its own, and the whole would be one.
+    for prompt, ids in zip(prompts, model[1].tokenizer(prompts)["input_ids"], strict=True):
+        assert len(ids) > prompt.count("<") * 4
+        assert ids.count(model[1].tokenizer.bos_token_id) == 1
+
+
 def test_the_metadata_describe_inputs_and_outputs(generator, asker):
     assert generator.ready_line.startswith(
         "cloud_stub: serving large, talker, three, two, narrow, restless, pair on "

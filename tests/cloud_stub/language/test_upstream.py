@@ -18,6 +18,7 @@ from edge_runtime.wire import messages as pb
 pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 KEY = "sk-a-key-of-the-test"
+OTHER_KEY = "sk-another-key"
 PROMPT = "look at the"
 INVALID, INTERNAL, UNAVAILABLE, EXPIRED, EXHAUSTED = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -44,7 +45,7 @@ def port(open_completions):
 def front(port, start, tmp_path_factory):
     """One server with several links to the upstream; no test may harm it."""
     folder = tmp_path_factory.mktemp("upstream")
-    for name, key in (("key", KEY), ("wrong", "sk-another-key")):
+    for name, key in (("key", KEY), ("wrong", OTHER_KEY)):
         (folder / name).write_text(f"{key}\n")
         (folder / name).chmod(0o600)
     here = f"http://127.0.0.1:{port}/v1"
@@ -169,6 +170,10 @@ def test_a_cancelled_call_ends_the_upstream_s_generation(asker, port):
             "large", INTERNAL, "expected events of JSON",
         ),
         ('!event data: {"error": {"message": "broke"}}', "large", INTERNAL, "broke"),
+        ('!event data: {"error": "\\u001b[2J\\n\\u202e"}', "large", INTERNAL, r"\x1b[2J \u202e"),
+        (f'!event data: {{"error": "{KEY} {OTHER_KEY}"}}', "large", INTERNAL, "[token] [token]"),
+        (f'!event data: {{"text": "{KEY}"}}', "large", INTERNAL, "got {'text': '[token]'}"),
+        (f"!kind text/{KEY}", "large", INTERNAL, "got text/[token]"),
         ("!event : nothing", "large", INTERNAL, "it ended before all answers did"),
         (" \n", "large", INVALID, "row 0: the prompt is empty"),
     ],

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 
 import pytest
 
 from cloud_stub.operations.tokens import TokenGuard, Tokens
-from edge_runtime.errors import SettingError
+from edge_runtime.errors import SettingError, UseError
 
 pytestmark = pytest.mark.once
 
@@ -42,6 +43,11 @@ def test_the_scheme_is_read_in_any_case(file):
     assert reason(tokens, f"BEARER {FIRST}".encode()) is None
 
 
+@pytest.mark.parametrize("value", [f"Bearer {FIRST} \t ", f" Bearer {FIRST}", f"Bearer  {FIRST}"])
+def test_white_space_around_the_token_is_no_part_of_it(value, file):
+    assert reason(Tokens(file), value) is None
+
+
 @pytest.mark.parametrize(
     ("sent", "words"),
     [
@@ -50,7 +56,6 @@ def test_the_scheme_is_read_in_any_case(file):
         (("",), "another scheme"),
         (("Bearer c2VjcmV0c2VjcmV0c2VjcmV0",), "not accepted here"),
         (("Bearer ",), "not accepted here"),
-        ((f"Bearer  {FIRST}",), "not accepted here"),
         ((f"Bearer {FIRST}", f"Bearer {FIRST}"), "got several"),
         ((b"Bearer c2VjcmV0\xff",), "not accepted here"),
     ],
@@ -136,6 +141,11 @@ def test_a_missing_file_a_folder_and_a_pipe_are_refused(tmp_path):
     ):
         with pytest.raises(SettingError, match=words):
             Tokens(file)
+
+
+def test_tokens_are_not_pickled(file):
+    with pytest.raises(UseError, match="open the file"):
+        pickle.dumps(Tokens(file))
 
 
 def test_no_repr_holds_a_token(file):

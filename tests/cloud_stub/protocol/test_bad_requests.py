@@ -178,7 +178,7 @@ def test_an_unknown_model_or_version_is_not_found(channel, method, fields):
     [
         ({"name": "picture"}, "expected one input 'image', got picture"),
         ({"name": ""}, "expected one input 'image', got none"),
-        ({"name": "image\0"}, "expected one input 'image', got image?"),
+        ({"name": "image\0"}, "expected one input 'image', got image\\x00"),
         ({"name": "x" * 99_999}, "expected one input 'image', got xxx"),
         ({"datatype": "FP32"}, "expected image as UINT8 [n, height, width, 3] or BYTES [n] with"),
         ({"datatype": "FP16", "raw": bytes(96)}, "got FP16 [1, 4, 4, 3]"),

@@ -193,9 +193,10 @@ def test_a_link_through_a_proxy_is_a_concern_not_a_failure(dead, monkeypatch):
         check_link("cloud.invalid:8001", 1.0)
     monkeypatch.setenv("https_proxy", "http://proxy.invalid:3128")
     with pytest.raises(ConcernError, match="uses the proxy in https_proxy"):
-        check_link("cloud.invalid:8001", 1.0)
-    with pytest.raises(CloudUnavailableError):
-        check_link(dead, 1.0)
+        check_link("cloud.invalid:8001", 1.0, use_proxy=True)
+    for address, use_proxy in ((dead, True), ("cloud.invalid:8001", False)):
+        with pytest.raises(CloudUnavailableError):
+            check_link(address, 1.0, use_proxy=use_proxy)
 
 
 def test_a_clock_that_is_behind_the_bundle_is_named(bundle, monkeypatch):

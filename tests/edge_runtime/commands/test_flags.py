@@ -33,6 +33,7 @@ def test_without_flags_the_bundle_decides():
         "forward": "original",
         "security": None,
         "allow_plaintext": False,
+        "use_proxy": False,
     }
 
 
@@ -62,6 +63,7 @@ def test_a_file_of_class_names_that_cannot_be_read_is_named(labels, content):
         (["--cloud=h:1", "--tls", "--key=k"], "key needs certificate"),
         (["--tls"], "--tls needs --cloud"),
         (["--allow-plaintext"], "--allow-plaintext needs --cloud"),
+        (["--use-proxy"], "--use-proxy needs --cloud"),
     ],
 )
 def test_contradictory_flags_are_bad_usage(command, words, why, capsys):

@@ -36,6 +36,13 @@ def test_a_stream_ends_with_the_same_lines(generate):
     assert streamed.split("  ")[:-1] == whole.split("  ")[:-1]
 
 
+@pytest.mark.parametrize("words", [(), ("--stream",)])
+def test_what_a_model_says_does_not_steer_the_terminal(words, generate, tmp_path):
+    bundle = write_adder(tmp_path, Adder.saying("a\x1b[\n\t\x7fb\r"))
+    _, out, _ = generate("?", *words, bundle=bundle)
+    assert out.startswith("a\\x1b[\n\t\\x7fb\\r\n  confidence")
+
+
 def test_json_lines_are_one_answer_each_in_order(generate):
     status, out, _ = generate("?", "", "--json")
     first, second = map(json.loads, out.splitlines())
