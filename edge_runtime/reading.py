@@ -12,7 +12,8 @@ from typing import Any
 SMALL = 16 * 2**20
 """Bytes that a settings file, a list of names or a document may have."""
 _DEPTH = 64
-_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+# A text without an end is one match too: else each quote in it would be tried as a beginning.
+_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
 
 
 def read_bytes(path: Path, *, limit: int = SMALL) -> bytes:

@@ -32,3 +32,10 @@ def test_deep_nesting_is_refused_before_it_is_parsed(opening):
         parse_json(opening * 100_000)
     assert parse_json("[" * 64 + "]" * 64)
     assert parse_json('["[[[[\\"[[[["]' * 1, depth=1) == ['[[[["[[[[']
+
+
+@pytest.mark.parametrize("ending", ["", "\\"])
+def test_a_text_without_an_end_takes_no_longer_than_its_length(ending):
+    # Of a text of 2 MB: a reader that begins again at each quote takes hours.
+    with pytest.raises(ValueError, match="Unterminated string"):
+        parse_json('"' + '\\"' * 1_000_000 + ending)

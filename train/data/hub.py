@@ -10,6 +10,7 @@ from typing import Any
 from edge_runtime.files import one_line
 from train.data.labelled import LabelledData
 from train.data.layouts import tables
+from train.data.layouts.columns import of_dataset
 from train.errors import DataError
 
 _BUFFER = 10_000
@@ -33,7 +34,8 @@ def load(name: str, limit: int | None = None) -> dict[str, LabelledData]:
         found = datasets.load_dataset(name, streaming=limit is not None)
         if limit is not None:
             found = {split: _first(rows, limit) for split, rows in found.items()}
-    return {split: tables.from_table(table, split) for split, table in found.items()}
+    columns = {split: of_dataset(table, split) for split, table in found.items()}
+    return {split: tables.from_columns(table, split) for split, table in columns.items()}
 
 
 def open_tables(name: str, config: str | None = None) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def _read(name: str, limit: int | None) -> dict[str, LabelledData]:
         return read_folder(path)
     # Hub names are NAME or OWNER/NAME. Anything else is a path, and asking the hub takes long.
     is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if is_path or path.suffix in tables.BUILDERS:
+    if is_path or path.suffix in tables.SUFFIXES:
         raise DataError(f"expected a data set at {name}, nothing is there: check the path")
     return hub.load(name, limit)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from train.data.records import read_text
 from train.data.tasks import load_task
-from train.data.tasks.rows import read_text
 from train.errors import DataError
 from train.language.settings import ConvertLanguageSettings, NewLanguageSettings
 from train.models import LanguageModel, save_language_model

@@ -93,7 +93,11 @@ def test_fewer_samples_than_classes_are_refused(tmp_path):
 
 
 def test_a_class_that_train_lacks_is_noted(tmp_path, capsys):
-    write_parquet(tmp_path / "train.parquet", [0, 2] * 10)
+    kinds = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b", "c"])}
+    )
+    table = datasets.Dataset.from_dict({"text": ["x"] * 20, "label": [0, 2] * 10}, features=kinds)
+    table.to_parquet(tmp_path / "train.parquet")
     data.load(str(tmp_path))
     assert "1 of 3 classes" in capsys.readouterr().err
 

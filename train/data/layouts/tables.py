@@ -1,11 +1,10 @@
 """Tables of pictures or texts: parquet, csv and jsonl files, and Hugging Face data sets.
 
-They stay on disk, memory-mapped; pictures are decoded on access.
+Nothing of a file is copied to disk. Pictures stay in their file and are decoded on access.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.files import one_line
 from train.data.labelled import Kind, LabelledData
-from train.data.pictures import EncodedPictures
+from train.data.layouts.columns import IMAGES, LABELS, SUFFIXES, TEXTS, Columns, read_columns
+from train.data.pictures import LazyPictures
 from train.errors import DataError
 
-BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 SPLITS = ("train", "validation", "valid", "val", "dev", "test")
-_IMAGES = ("image", "img")
-_TEXTS = ("text", "sentence", "utterance", "query")
-_LABELS = ("label", "labels", "fine_label", "intent", "category", "coarse_label")
 
 
 def matches(folder: Path) -> bool:
@@ -36,7 +31,7 @@ def read(folder: Path) -> dict[str, LabelledData]:
     for split, files in _files(folder).items():
         if len({path.suffix for path in files}) > 1:
             raise DataError(f"expected files of one kind for {split} in {folder}, got several")
-        found[split] = from_table(_open(files), split)
+        found[split] = from_columns(read_columns(files, split), split)
     return found
 
 
@@ -46,9 +41,9 @@ def read_file(path: Path) -> dict[str, LabelledData]:
     Raises:
         DataError: It is not a table, is damaged, or has no inputs or labels.
     """
-    if path.suffix not in BUILDERS:
-        raise DataError(f"expected a file {', '.join(BUILDERS)}, got {path}")
-    return {"train": from_table(_open([path]), "train")}
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"expected a file {', '.join(SUFFIXES)}, got {path}")
+    return {"train": from_columns(read_columns([path], "train"), "train")}
 
 
 def read_inputs(path: Path) -> tuple[Sequence[Any], Kind]:
@@ -60,118 +55,91 @@ def read_inputs(path: Path) -> tuple[Sequence[Any], Kind]:
     found = _files(path) if path.is_dir() else {"train": [path]}
     groups = [found["train"]] if "train" in found else list(found.values())
     files = [file for group in groups for file in group]
-    odd = next((file for file in files if file.suffix not in BUILDERS), None)
+    odd = next((file for file in files if file.suffix not in SUFFIXES), None)
     if odd is not None or len({file.suffix for file in files}) > 1:
-        raise DataError(f"expected files of one kind ({', '.join(BUILDERS)}), got {odd or path}")
-    return _inputs(_open(files), path.name)
+        raise DataError(f"expected files of one kind ({', '.join(SUFFIXES)}), got {odd or path}")
+    return _inputs(read_columns(files, path.name), path.name)
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
-    tables = sorted(p for p in folder.iterdir() if p.suffix in BUILDERS and p.is_file())
+    tables = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file())
     found = {s: [p for p in tables if p.name.startswith((f"{s}.", f"{s}-"))] for s in SPLITS}
     return {split: files for split, files in found.items() if files}
 
 
-def _open(files: Sequence[Path]) -> Any:
-    import datasets
-
-    datasets.disable_progress_bars()
-    suffix = files[0].suffix
-    try:
-        if suffix == ".csv":
-            return datasets.Dataset(_csv(files))
-        names = [str(path) for path in files]
-        return datasets.load_dataset(BUILDERS[suffix], data_files={"train": names})["train"]
-    except Exception as error:  # noqa: BLE001 - datasets raises many unrelated classes
-        reason = _broken_line(files) if suffix == ".jsonl" else None
-        reason = reason or one_line(error.__cause__ or error, 160)
-        raise DataError(
-            f"expected a {suffix[1:]} table in {files[0]}, it does not open: {reason}"
-        ) from None
-
-
-def _csv(files: Sequence[Path]) -> Any:
-    # The csv reader of datasets reads the words "null", "None" and "NA" as missing values.
-    import pyarrow as pa
-    from pyarrow import csv
-
-    quoted_newlines = csv.ParseOptions(newlines_in_values=True)
-    return pa.concat_tables(csv.read_csv(path, parse_options=quoted_newlines) for path in files)
-
-
-def _broken_line(files: Sequence[Path]) -> str | None:
-    for path in files:
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
-            try:
-                json.loads(line)
-            except ValueError as error:
-                return f"line {number} of {path.name}: {error}"
-    return None
-
-
-def from_table(table: Any, split: str) -> LabelledData:
-    """Return a split from a table of the `datasets` library.
+def from_columns(table: Columns, split: str) -> LabelledData:
+    """Return a split from the columns of a table.
 
     Raises:
-        DataError: It has no column of inputs or of labels, or some are missing.
+        DataError: It has no column of inputs or of labels, or some are missing or of a wrong type.
     """
-    columns = table.column_names
-    label = next((c for c in _LABELS if c in columns), None)
-    if label is None or not any(c in columns for c in (*_IMAGES, *_TEXTS)):
+    column = table.first(LABELS)
+    if column is None or table.first((*IMAGES, *TEXTS)) is None:
         raise DataError(
-            f"expected a column {'|'.join((*_IMAGES, *_TEXTS))} and a column {'|'.join(_LABELS)} "
-            f"in {split}, got {columns}: rename them, on the first line of a csv file"
+            f"expected a column {'|'.join((*IMAGES, *TEXTS))} and a column {'|'.join(LABELS)} "
+            f"in {split}, got {_shown(table)}: rename them, on the first line of a csv file"
         )
-    labels, names = _labels(table, label, split)
+    labels, names = _labels(table.values[column], table.classes.get(column), split)
     ids = tuple(f"{split}-{i}" for i in range(len(labels)))
     inputs, kind = _inputs(table, split)
     return LabelledData(inputs, labels, ids, names, kind)
 
 
-def _inputs(table: Any, split: str) -> tuple[Sequence[Any], Kind]:
-    columns = table.column_names
-    image = next((c for c in _IMAGES if c in columns), None)
+def _inputs(table: Columns, split: str) -> tuple[Sequence[Any], Kind]:
+    image = table.first(IMAGES)
     if image is not None:
-        return _pictures(table, image, split), "image"
-    text = next((c for c in _TEXTS if c in columns), None)
+        if not isinstance(table.values[image], LazyPictures):
+            raise DataError(
+                f"expected encoded pictures in {image} of {split}, got texts: use a parquet file, "
+                "or a folder of pictures per class"
+            )
+        return table.values[image], "image"
+    text = table.first(TEXTS)
     if text is None:
         raise DataError(
-            f"expected a column {'|'.join((*_IMAGES, *_TEXTS))} in {split}, got {columns}: rename "
-            "it, on the first line of a csv file"
+            f"expected a column {'|'.join((*IMAGES, *TEXTS))} in {split}, got {_shown(table)}: "
+            "rename it, on the first line of a csv file"
         )
-    return _texts(table, text, split), "text"
+    return _texts(table.values[text], split), "text"
 
 
-def _pictures(table: Any, column: str, split: str) -> EncodedPictures:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    values = table.data.column(column)
-    if pa.types.is_struct(values.type):
-        values = pc.struct_field(values, "bytes")
-    if not (pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)):
-        raise DataError(f"expected encoded pictures in {column} of {split}, got {values.type}")
-    return EncodedPictures(values, split)
+def _shown(table: Columns) -> list[str]:
+    return [name[:40] for name in table.names[:20]]
 
 
-def _texts(table: Any, column: str, split: str) -> list[str]:
-    texts = table[column][:]
-    empty = next((i for i, t in enumerate(texts) if not isinstance(t, str) or not t.strip()), None)
-    if empty is not None:
-        raise DataError(f"expected a text in every row of {split}, row {empty} has none")
-    return list(texts)
+def _texts(texts: Sequence[Any], split: str) -> Sequence[str]:
+    for row, text in enumerate(texts):
+        if text is None or (isinstance(text, str) and not text.strip()):
+            raise DataError(f"expected a text in every row of {split}, row {row} has none")
+        if not isinstance(text, str):
+            raise DataError(
+                f"expected a text in every row of {split}, row {row} has {text!r:.40}: write it as "
+                "a text, in quotes"
+            )
+    return texts
 
 
-def _labels(table: Any, column: str, split: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    values = table[column][:]
-    missing = next((i for i, v in enumerate(values) if v in {None, ""}), None)
-    if missing is not None:
-        raise DataError(f"expected a label in every row of {split}, row {missing} has none")
-    if all(isinstance(v, str) for v in values):
-        names, numbers = np.unique(np.array(values, dtype=object), return_inverse=True)
-        return numbers.astype(np.int64), tuple(names.tolist())
-    if not all(isinstance(v, int) for v in values):
-        raise DataError(f"expected whole numbers or names as labels in {split}, got {values[0]!r}")
-    labels = np.array(values, np.int64)
-    declared = getattr(table.features[column], "names", None)
-    return labels, tuple(declared or (str(i) for i in range(int(labels.max(initial=0)) + 1)))
+def _labels(
+    values: Sequence[Any], declared: tuple[str, ...] | None, split: str
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    kinds: set[type] = set()
+    for row, value in enumerate(values):
+        if value in (None, ""):
+            raise DataError(f"expected a label in every row of {split}, row {row} has none")
+        kinds.add(type(value))
+        if type(value) not in (str, int, bool) or len(kinds) > 1:
+            raise DataError(
+                f"expected whole numbers or names as labels in {split}, the same in all rows and "
+                f"one a row, row {row} has {value!r:.40}"
+            )
+        if type(value) is int and value < 0:
+            raise DataError(
+                f"expected a label in every row of {split}, labels from 0 on, row {row} has {value}"
+            )
+    if declared is not None:
+        return np.array(values, np.int64), declared
+    # Only classes that occur: a number may be an id, with millions of others below it.
+    classes = sorted(set(values))
+    numbers = {value: number for number, value in enumerate(classes)}
+    names = tuple(str(c).lower() if kinds == {bool} else str(c) for c in classes)
+    return np.array([numbers[value] for value in values], np.int64), names

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from train.data.records import csv_records
 from train.data.tasks.parsers import LetterParser
-from train.data.tasks.rows import Row, SplitRows, csv_lines
+from train.data.tasks.rows import Row, SplitRows
 from train.data.tasks.sources import Source
 from train.data.tasks.task import Example, Task, assemble, convert_rows
 from train.errors import DataError
@@ -223,7 +224,7 @@ def _original_rows(place: Path) -> SplitRows | None:
 
 
 def _subject_rows(path: Path, subject: str) -> Iterable[Row]:
-    for record, where in csv_lines(path):
+    for record, where in csv_records(path):
         if len(record) != _COLUMNS:
             raise DataError(
                 f"expected question, four choices and a letter in {where}, got {len(record)} "

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from train.data import hub
-from train.data.tasks.rows import SUFFIXES, SplitRows, read_rows, rows_of_table
+from train.data.layouts.columns import SUFFIXES
+from train.data.tasks.rows import SplitRows, read_rows, rows_of_table
 from train.errors import DataError
 
 DATA_VARIABLE: Final = "GATEKEEPER_DATA"

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from train.data.records import json_value, read_text
 from train.data.tasks.parsers import LabelParser, label_words, parse_text
-from train.data.tasks.rows import Row, SplitRows, read_json, read_rows
+from train.data.tasks.rows import Row, SplitRows, read_rows
 from train.data.tasks.sources import Source, split_files, split_of
 from train.data.tasks.task import Example, Task, assemble, convert_rows
 from train.errors import DataError
@@ -49,7 +50,7 @@ def _full_file(place: Path) -> SplitRows | None:
     path = place if place.name == _FULL else place / _FULL
     if not path.is_file():
         return None
-    content = read_json(path)
+    content = json_value(read_text(path), str(path))
     try:
         return {
             split: [
@@ -77,7 +78,7 @@ def _answers(place: Path | str, rows: SplitRows) -> tuple[str, ...]:
     folder = place.parent if isinstance(place, Path) and place.is_file() else place
     path = folder / _CATEGORIES if isinstance(folder, Path) else None
     if path is not None and path.is_file():
-        names = _names(read_json(path), path)
+        names = _names(json_value(read_text(path), str(path)), path)
     else:
         names = sorted({_label(row) for part in rows.values() for row in part})
     words = tuple(label_words(name) for name in names)
