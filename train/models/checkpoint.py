@@ -20,6 +20,7 @@ from edge_runtime.files import fresh_folder, one_line
 from train.data import Kind
 from train.errors import CheckpointError
 from train.models.kinds import SAFE, Family, encode, family_of, open_processor
+from train.models.single_label import require_single_label, split_single_logit
 
 FILE = "training.json"
 BATCH = 256
@@ -99,7 +100,7 @@ def open_checkpoint(path: Path | str, *, kind: Kind | None = "image") -> Checkpo
 
     Raises:
         CheckpointError: It is missing or damaged, has no safetensors weights or no processor, or is
-            not a classifier of that kind with all its weights.
+            not a classifier of that kind, of one label an input, with all its weights.
     """
     folder = Path(path)
     check_files(folder)
@@ -123,6 +124,8 @@ def open_checkpoint(path: Path | str, *, kind: Kind | None = "image") -> Checkpo
             f"{one_line(error, 200)}"
         ) from None
     _require_weights(report, type(model).__name__, folder)
+    require_single_label(model.config, folder)
+    split_single_logit(model, folder)
     labels = _labels(model.config, folder)
     return Checkpoint(model.eval(), processor, labels, folder, family.kind)
 
