@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -173,6 +174,14 @@ def check_files(folder: Path) -> None:
             f"expected safetensors weights in {folder}, got none: pickled weights can run code and "
             "are not opened, save the model with safe_serialization=True"
         )
+    for file in weight_files(folder):
+        try:
+            file.open("rb").close()
+        except OSError as error:  # safetensors calls every one of them a missing file
+            raise CheckpointError(
+                f"expected weights that can be read in {folder}, {file.name} gives "
+                f"{error.strerror}: check its owner and mode"
+            ) from None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -209,6 +218,9 @@ def write_folder(model: Any, processor: Any, folder: Path, extra: dict[str, Any]
     """Write a folder for `from_pretrained`, with `extra` as `training.json`, in one step."""
     with fresh_folder(folder) as fresh:
         model.save_pretrained(fresh, safe_serialization=True)
+        # safetensors lets the owner alone read its files, whatever the umask says.
+        for weights in weight_files(fresh):
+            weights.chmod(stat.S_IMODE((fresh / "config.json").stat().st_mode))
         processor.save_pretrained(fresh)
         if extra is not None:
             text = json.dumps(extra, indent=2) + "\n"
