@@ -299,12 +299,11 @@ class GateMetadata:
         fields = {"calibration": None, "second_look": None, **fields}
         fields = {"source_sha256": "", "toolkit_version": "", **fields}
         try:
-            low, high = _typed(fields, "confidence_range", list)
             return cls(
                 contract_version=CONTRACT_VERSION,
                 task=_typed(fields, "task", str),
                 confidence_kind=_typed(fields, "confidence_kind", str),
-                confidence_range=(_number(low), _number(high)),
+                confidence_range=_range(_typed(fields, "confidence_range", list)),
                 threshold=_number(_typed(fields, "threshold", (int, float))),
                 labels=_labels(_typed(fields, "labels", list)),
                 input=_input(_typed(fields, "input", dict)),
@@ -333,6 +332,13 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
         raise ValueError(f"expected a number, got {value!r}")
     return float(value)
+
+
+def _range(values: list[Any]) -> tuple[float, float]:
+    low, high = map(_number, values)
+    if not low < high:  # the softmax of a single logit, for example
+        raise ValueError(f"no input can defer: its confidence is from {low:g} to {high:g}")
+    return low, high
 
 
 def _labels(values: list[Any]) -> tuple[str, ...]:

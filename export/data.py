@@ -16,6 +16,7 @@ from edge_runtime.contract import GateMetadata
 from export.errors import CalibrationError, LabelError
 from train import data
 from train.data import Kind, LabelledData
+from train.models import naming_hint
 
 TRAINING = "training"
 """Key of the metadata: data, fitted_on and chosen_on, as in `train.models.Training`."""
@@ -56,7 +57,7 @@ def require_labels(
         raise LabelError(
             f"expected the {len(labels)} labels of {owner} ({', '.join(labels[:5])} ...), got "
             f"{len(got)} in {place} ({', '.join(got[:5])} ...): use the data that the model was "
-            "trained for"
+            f"trained for{naming_hint(labels)}"
         )
 
 

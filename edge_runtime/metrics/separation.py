@@ -27,6 +27,8 @@ _NAN = float("nan")
 # float32 arithmetic and 1 + g / log V overshoot [0, 1] by rounding; a wrong scale by far more.
 _OVERSHOOT = 1e-6
 
+_LEAST_SAMPLES = 2  # of either group: a spread needs two
+
 POINTS = 4097
 """Grid points on [0, 1], both ends included."""
 BANDWIDTH_FLOOR = 1e-3
@@ -80,7 +82,8 @@ def distributional_overlap(confidence: npt.ArrayLike, correct: npt.ArrayLike) ->
         correct: 1 right, 0 wrong, [n].
 
     Returns:
-        0 (apart) to 1 (the same); NaN where all are right or all wrong.
+        0 (apart) to 1 (the same); NaN where fewer than two are right or fewer than two wrong: a
+        single sample has no spread, so its density has no width.
 
     Raises:
         InputError: Shapes differ or are empty, a confidence is outside [0, 1], or `correct` holds
@@ -88,7 +91,7 @@ def distributional_overlap(confidence: npt.ArrayLike, correct: npt.ArrayLike) ->
     """
     g = _unit(column("confidence", confidence))
     right = right_or_wrong("correct", correct, g.size)
-    if right.all() or not right.any():
+    if min(right.sum(), (~right).sum()) < _LEAST_SAMPLES:
         return _NAN
     return overlap(density(g[right]), density(g[~right]))
 
@@ -140,7 +143,7 @@ def _centred(values: Floats) -> Floats:
 
 
 def density(samples: Floats) -> Floats:
-    """Return the density of `samples`, float64 [n] in [0, 1], n >= 1, on the grid [4097]."""
+    """Return the density of `samples`, float64 [n] in [0, 1], n >= 2, on the grid [4097]."""
     width = bandwidth(samples)
     nearest = np.rint(samples * _STEPS).astype(np.intp)
     moves = (samples - nearest / _STEPS) / width
@@ -156,7 +159,7 @@ def density(samples: Floats) -> Floats:
 
 def bandwidth(samples: Floats) -> float:
     """Return Scott's bandwidth of one group, not below the floor."""
-    spread = float(samples.std(ddof=1)) if samples.size > 1 else 0.0
+    spread = float(samples.std(ddof=1))
     return float(max(spread * float(samples.size) ** -0.2, BANDWIDTH_FLOOR))
 
 

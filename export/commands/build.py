@@ -13,10 +13,11 @@ from edge_runtime.contract import SecondView
 from edge_runtime.errors import SettingError
 from export.commands.goal import GoalSettings
 
+Scores = Literal["logits", "probabilities", "percentages"]
 BAND = 0.1
 """Ranks on either side of the threshold: most of what two looks at every input would gain."""
 _SOURCES = ("checkpoint", "program", "onnx")
-_FOREIGN = ("logits", "labels", "processor")
+_FOREIGN = ("logits", "scores", "labels", "processor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,10 @@ class SourceSettings(GoalSettings):
     onnx: Path | None = field("existing ONNX classifier instead of a checkpoint", default=None)
     logits: str | None = field(
         "name of the logits in --program or --onnx, if several values qualify", default=None
+    )
+    scores: Scores | None = field(
+        "what --logits of --program or --onnx holds, if it is not what its values look like",
+        default=None,
     )
     labels: Path | None = field(
         "labels of --program or --onnx: a text file with one label a line, or a folder with "

@@ -16,7 +16,7 @@ import torch
 from onnx import helper
 
 from edge_runtime.contract import InputDescription
-from export.commands.build import SourceSettings
+from export.commands.build import Scores, SourceSettings
 from export.errors import GraphError, LabelError
 from export.external import OnnxFile
 from export.graphs import (
@@ -40,14 +40,20 @@ from export.sources.pixels import (
 )
 from export.sources.probes import synthetic_pictures
 from export.sources.reference import TOLERANCE, Gate, Reference, logits_reference
+from export.sources.scores import append_logits, as_logits, require_scores
 from export.sources.source import Feeds, Inputs, Pictures, Source
 from train import data
 from train.models import VIEWS
 
 _RANK = 2
 _PICTURE_RANK = 4
-_SUMS_TO_ONE = 1e-2  # probabilities in fp16 and int8 sum to 1 only roughly
 _PROBE_SEED = 0
+_CAVEATS = {
+    "Softmax": ", or --scores probabilities",
+    "Sigmoid": " if one class alone is right for an input: a model of several labels has no place "
+    "in a cascade",
+}
+"""What else to say of an operator that squashes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +63,9 @@ class Original:
     Attributes:
         place: The file that the user named.
         file: The graph, its weights, and the files of the model.
-        logits: Name of the logits in the graph.
-        element: Type of the logits, of `onnx.TensorProto`.
-        run: The original itself, from inputs [n, ...] to logits float32 [n, classes].
+        logits: Name of the logits, or of the scores that stand for them, in the graph.
+        element: Their type, of `onnx.TensorProto`.
+        run: The original itself, from inputs [n, ...] to these float32 [n, columns].
         runs_in: Name of the original in messages.
         tolerance: Rounding error of the original; see `export.sources.reference`.
     """
@@ -79,10 +85,14 @@ class ForeignSource(Source):
 
     Attributes:
         original: The model as it came.
+        declared: What its output is, if the user says so.
+        scores: What its output is.
         prepared: Its graph, ready for the gate.
     """
 
     original: Original
+    declared: Scores | None
+    scores: Scores
     prepared: onnx.ModelProto
 
     def translate(self) -> OnnxFile:
@@ -102,11 +112,17 @@ class ForeignSource(Source):
         return Inputs(self.feeds(pictures), pictures, synthetic=True)
 
     def reference(self, inputs: Inputs, gate: Gate) -> Reference:
-        """Return the decisions that follow from the original's logits."""
+        """Return the decisions that follow from the original's logits.
+
+        Raises:
+            GraphError: On data it turns out that its output is no logits.
+        """
 
         def logits(view: str | None) -> Pixels:
             pixels = inputs.pixels if view is None else self._view(inputs.pixels, view)
-            return self.original.run(pixels)
+            values = self.original.run(pixels)
+            _require_scores(self.original, values, self.declared)
+            return as_logits(values, self.scores)
 
         return logits_reference(logits, gate, tolerance=self.original.tolerance)
 
@@ -146,11 +162,16 @@ def prepare(original: Original, settings: SourceSettings) -> ForeignSource:
     drop_weights_from_inputs(model.graph)
     described = describe_input(model.graph, original.place)
     processor = settings.processor and open_processor(settings.processor, described)
-    _refuse_squashed(original)
-    classes = _count_classes(original, synthetic_pixels(described, processor, _PROBE_SEED))
+    if settings.scores is None:
+        _refuse_squashed(original)
+    values = _run_probes(original, synthetic_pixels(described, processor, _PROBE_SEED))
+    scores = _require_scores(original, values, settings.scores)
+    columns = values.shape[1]
+    classes = max(columns, 2)  # a single one tells two classes apart
     labels = _labels(settings, classes, original.place)
     strip_traces(model)
-    keep_output(model.graph, original.logits, original.element, classes)
+    logits, element = append_logits(model, original.logits, original.element, scores, columns)
+    keep_output(model.graph, logits, element, classes)
     rename_reserved(model.graph)
     name = model.graph.input[0].name
     return ForeignSource(
@@ -161,6 +182,8 @@ def prepare(original: Original, settings: SourceSettings) -> ForeignSource:
         processor=processor,
         image_size=size_of(described, processor) if processor else None,
         original=original,
+        declared=settings.scores,
+        scores=scores,
         prepared=model,
     )
 
@@ -220,11 +243,13 @@ def _config_labels(text: str, file: Path) -> tuple[str, ...]:
 
 def is_class_shape(shape: Sequence[Any]) -> bool:
     """Return whether a shape is [batch, classes], or one pixel from a final convolution."""
-    return len(shape) == _RANK or is_pixel_shape(shape)
+    return len(shape) == _RANK or (len(shape) > 1 and is_pixel_shape(shape))
 
 
 def is_pixel_shape(shape: Sequence[Any]) -> bool:
-    """Return whether a shape is [batch, classes, 1, 1] or [batch, 1, 1, classes]."""
+    """Return whether a shape is [batch, classes, 1, 1], [batch, 1, 1, classes] or [batch]."""
+    if len(shape) == 1:
+        return True
     sides = [axis for axis in shape[1:] if isinstance(axis, int) and axis == 1]
     return len(shape) == _PICTURE_RANK and len(sides) >= _PICTURE_RANK - _RANK
 
@@ -244,29 +269,27 @@ def _refuse_squashed(original: Original) -> None:
         operator, before = squashing
         raise GraphError(
             f"expected logits in {original.place}, {original.logits!r} is what {operator} makes of "
-            f"{before!r}: give {_alternative(original, before)}"
+            f"{before!r}: give {_alternative(original, before)}{_CAVEATS.get(operator, '')}"
         )
 
 
-def _count_classes(original: Original, pixels: Pixels) -> int:
-    """Return the number of classes in the original's logits of synthetic inputs.
+def _run_probes(original: Original, pixels: Pixels) -> Pixels:
+    """Return the original's values [n, columns] for synthetic inputs.
 
     Raises:
-        GraphError: They have another shape, or are probabilities.
+        GraphError: They have another shape.
     """
-    logits = original.run(pixels)
-    if logits.ndim != _RANK or len(logits) != len(pixels):
+    values = original.run(pixels)
+    if values.ndim != _RANK or len(values) != len(pixels):
         raise GraphError(
             f"expected logits [batch, classes] in {original.place}, {original.logits!r} is "
-            f"{list(logits.shape)} for {len(pixels)} inputs: name another with --logits"
+            f"{list(values.shape)} for {len(pixels)} inputs: name another with --logits"
         )
-    rows = logits.astype(np.float64)
-    if rows.shape[1] > 1 and (rows >= 0).all() and (np.abs(rows.sum(1) - 1) < _SUMS_TO_ONE).all():
-        raise GraphError(
-            f"expected logits in {original.place}, {original.logits!r} holds probabilities (each "
-            f"row is positive and sums to 1): give {_alternative(original, None)}"
-        )
-    return rows.shape[1]
+    return values
+
+
+def _require_scores(original: Original, values: Pixels, declared: Scores | None) -> Scores:
+    return require_scores(values, declared, original.place, _alternative(original, None))
 
 
 def _alternative(original: Original, before: str | None) -> str:

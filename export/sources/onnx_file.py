@@ -79,7 +79,10 @@ def open_onnx(
 def _only_candidate(model: onnx.ModelProto, session: Any, path: Path) -> str:
     """Return the one output that can be logits."""
     outputs = session.get_outputs()
-    fitting = [o.name for o in outputs if o.type in _ELEMENTS and is_class_shape(o.shape or ())]
+    floats = [o for o in outputs if o.type in _ELEMENTS]
+    fitting = [o.name for o in floats if is_class_shape(o.shape or ())]
+    # A binary model may give its single logit without an axis of classes.
+    fitting = fitting or [o.name for o in floats if is_pixel_shape(o.shape or ())]
     if len(fitting) == 1:
         return str(fitting[0])
     expected = f"expected one output of logits, float [batch, classes], in {path}, got"

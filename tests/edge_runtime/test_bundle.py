@@ -152,6 +152,7 @@ DAMAGES = {
     "threshold is NaN": (set_metadata(threshold=float("nan")), "expected a number, got nan"),
     "threshold is too large": (set_metadata(threshold=10**400), "too large"),
     "range of one": (set_metadata(confidence_range=[0.1]), "malformed"),
+    "range without width": (set_metadata(confidence_range=[1.0, 1.0]), "no input can defer"),
     "input is a text": (set_metadata(input="image"), "input is 'image'"),
     "shape is a text": (
         set_metadata(input={"name": "image", "dtype": "uint8", "shape": "nhwc"}),

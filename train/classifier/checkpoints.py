@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from train.data import LabelledData
 from train.errors import DataError
-from train.models import Checkpoint, open_checkpoint
+from train.models import Checkpoint, naming_hint, open_checkpoint
 from train.training.schedule import Device, move_to
 
 _SHOWN = 5
@@ -37,6 +37,7 @@ def open_for(path: Path, data: LabelledData, name: str, *, device: Device = "cpu
             f"expected the {len(checkpoint.labels)} labels of {path} "
             f"({', '.join(checkpoint.labels[:_SHOWN])} ...), {name} has {len(data.label_names)} "
             f"({', '.join(data.label_names[:_SHOWN])} ...): use the data it was trained for"
+            f"{naming_hint(checkpoint.labels)}"
         )
     return move_to(checkpoint, device)
 

@@ -37,6 +37,9 @@ def evaluate(settings: EvaluateSettings) -> None:
         columns["confidence_second_look"], second_look = _look_twice(settings, small, split, logits)
     figures = {name: _figures(g, right, quality) for name, g in columns.items()}
     _print(list(figures.values()), second_look)
+    if np.isnan(figures["confidence"]["s_o"]):
+        hits = int(right.sum())
+        print(f"note: s_o needs two right and two wrong inputs, got {hits} and {len(right) - hits}")
     if settings.out is not None:
         rows = {**{n: g.tolist() for n, g in columns.items()}, "small_quality": right.tolist()}
         record: Figures = {"figures": figures["confidence"], "ids": list(split.ids), **rows}

@@ -15,6 +15,7 @@ from train.models.generation import Generated
 from train.models.language import LanguageModel, open_language_model, save_language_model
 from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
 from train.models.registry import NAMES, Normalisation, build
+from train.models.single_label import naming_hint
 from train.models.small_cnn import SmallCNN, SmallCNNConfig
 from train.models.small_resnet import SmallResNet, SmallResNetConfig
 
@@ -36,6 +37,7 @@ __all__ = [
     "Training",
     "build",
     "features_of",
+    "naming_hint",
     "open_checkpoint",
     "open_language_model",
     "read_head",

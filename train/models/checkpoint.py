@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from edge_runtime.files import fresh_folder, one_line
 from train.data import Kind
 from train.errors import CheckpointError
 from train.models.kinds import SAFE, Family, encode, family_of, open_processor
+from train.models.single_label import require_single_label, split_single_logit
 
 FILE = "training.json"
 BATCH = 256
@@ -99,7 +101,7 @@ def open_checkpoint(path: Path | str, *, kind: Kind | None = "image") -> Checkpo
 
     Raises:
         CheckpointError: It is missing or damaged, has no safetensors weights or no processor, or is
-            not a classifier of that kind with all its weights.
+            not a classifier of that kind, of one label an input, with all its weights.
     """
     folder = Path(path)
     check_files(folder)
@@ -123,6 +125,8 @@ def open_checkpoint(path: Path | str, *, kind: Kind | None = "image") -> Checkpo
             f"{one_line(error, 200)}"
         ) from None
     _require_weights(report, type(model).__name__, folder)
+    require_single_label(model.config, folder)
+    split_single_logit(model, folder)
     labels = _labels(model.config, folder)
     return Checkpoint(model.eval(), processor, labels, folder, family.kind)
 
@@ -170,6 +174,14 @@ def check_files(folder: Path) -> None:
             f"expected safetensors weights in {folder}, got none: pickled weights can run code and "
             "are not opened, save the model with safe_serialization=True"
         )
+    for file in weight_files(folder):
+        try:
+            file.open("rb").close()
+        except OSError as error:  # safetensors calls every one of them a missing file
+            raise CheckpointError(
+                f"expected weights that can be read in {folder}, {file.name} gives "
+                f"{error.strerror}: check its owner and mode"
+            ) from None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -206,6 +218,9 @@ def write_folder(model: Any, processor: Any, folder: Path, extra: dict[str, Any]
     """Write a folder for `from_pretrained`, with `extra` as `training.json`, in one step."""
     with fresh_folder(folder) as fresh:
         model.save_pretrained(fresh, safe_serialization=True)
+        # safetensors lets the owner alone read its files, whatever the umask says.
+        for weights in weight_files(fresh):
+            weights.chmod(stat.S_IMODE((fresh / "config.json").stat().st_mode))
         processor.save_pretrained(fresh)
         if extra is not None:
             text = json.dumps(extra, indent=2) + "\n"

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialize
 from torch import Tensor, nn
 
 from edge_runtime import metrics
@@ -103,7 +103,8 @@ def write_head(head: DeferralHead, folder: Path) -> None:
     record = {**head.record, _WEIGHTS: weights_sha256(folder)}
     tensors = {"weight": head.weight, "bias": np.array([head.bias], np.float32)}
     metadata = {_RECORD: json.dumps(record)}
-    write_atomically(folder / HEAD_FILE, lambda file: save_file(tensors, file, metadata=metadata))
+    # Not by `save_file`, which lets the owner alone read its files, whatever the umask says.
+    write_atomically(folder / HEAD_FILE, serialize(tensors, metadata=metadata))
 
 
 def read_head(checkpoint: Checkpoint) -> DeferralHead:

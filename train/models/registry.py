@@ -98,6 +98,8 @@ def _foreign(
         raise CheckpointError(
             f"expected one of {', '.join(NAMES)} or a folder with a config.json, got '{path}'"
         )
+    # The folder's own type may be another one, as of a model of several labels an input.
+    names = {**names, "problem_type": "single_label_classification"}
     try:
         family = family_of(path)
         model = _model(family, path, names)

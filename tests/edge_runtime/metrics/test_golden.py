@@ -146,6 +146,12 @@ def test_overlap_is_that_of_reflected_scipy_densities(seed):
     assert metrics.distributional_overlap(g, right) == pytest.approx(wanted, abs=1e-6)
 
 
+@pytest.mark.parametrize("right", [[1, 0, 0, 0], [1, 1, 1, 0], [1, 0], [1, 1], [0, 0]])
+def test_the_overlap_of_a_single_sample_is_undefined(right):
+    g = [0.9, 0.8, 0.3, 0.2][: len(right)]
+    assert np.isnan(metrics.distributional_overlap(g, right))
+
+
 def test_joint_accuracy_at_a_threshold_by_hand():
     # 0.2 and NaN are deferred: large is right on one of them, small on one of the two kept.
     joint, ratio = metrics.joint_accuracy_at_threshold(

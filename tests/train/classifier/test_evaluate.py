@@ -83,3 +83,13 @@ def test_evaluating_on_other_labels_is_refused(tmp_path):
     save(build("small-cnn", labels=list("abcdefghij"), image_size=(8, 8)), tmp_path / "letters")
     with pytest.raises(DataError, match="expected the 10 labels of"):
         EvaluateSettings(checkpoint=tmp_path / "letters", limit=20).run()
+
+
+def test_an_undefined_overlap_comes_with_its_reason(small_checkpoint, views, tmp_path, capsys):
+    # `--limit` keeps inputs evenly spaced.
+    right = views[2]
+    limit = next(n for n in range(2, 60) if right[np.arange(n) * len(right) // n].sum() == 1)
+    record = evaluate(small_checkpoint, tmp_path / "r.json", limit=limit)
+    assert np.isnan(record["figures"]["s_o"])
+    says = f"note: s_o needs two right and two wrong inputs, got 1 and {limit - 1}\n"
+    assert capsys.readouterr().out.endswith(says)

@@ -1,13 +1,14 @@
 """Checkpoints open with the answers they were saved with; damage is named."""
 
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 
 from train.errors import CheckpointError
-from train.models import build, open_checkpoint
+from train.models import DeferralHead, build, open_checkpoint, save, write_head
 
 LABELS = [str(i) for i in range(10)]
 
@@ -71,11 +72,35 @@ def damage_headless(path):
     save_file(kept, path / "model.safetensors", metadata={"format": "pt"})
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_the_files_of_a_checkpoint_have_the_modes_that_the_umask_leaves(
+    umask, small_checkpoint, tmp_path
+):
+    checkpoint = open_checkpoint(small_checkpoint)
+    usual = os.umask(umask)
+    try:
+        save(checkpoint, tmp_path / "new", extra={})
+        write_head(DeferralHead(np.zeros(65, np.float32), 0.0, {}), tmp_path / "new")
+    finally:
+        os.umask(usual)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "new").iterdir()}
+    assert {"model.safetensors", "deferral_head.safetensors", "config.json"} < modes.keys()
+    assert set(modes.values()) == {0o666 & ~umask}
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def damage_link(path):
+    file = path / "model.safetensors"
+    file.unlink()
+    file.symlink_to(path / "none")
+
+
 DAMAGES = {
     "config.json": lambda p: (p / "config.json").unlink(),
     "safetensors": lambda p: (p / "model.safetensors").rename(p / "pytorch_model.bin"),
     "does not open": lambda p: (p / "model.safetensors").write_bytes(b"short"),
     "do not fit": damage_headless,
+    "model.safetensors gives No such file or directory: check its owner and mode": damage_link,
     "nothing is at": shutil.rmtree,
 }
 
