@@ -20,6 +20,10 @@ _TYPES: Final = {
     contract.LABEL: BYTES,
     contract.CONFIDENCE: "FP32",
 }
+# A message of 64 MiB that is made of empty parts takes gigabytes once it is parsed.
+_HEADER_BYTES: Final = 1 << 16
+_ROW_BYTES: Final = 64
+_TEXT_BYTES: Final = 1 << 20
 _INT64, _FLOAT32, _OBJECT = np.dtype(np.int64), np.dtype(np.float32), np.dtype(object)
 
 
@@ -68,6 +72,13 @@ class AnswerReader:
     def numbers(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the edge model's class index of each name, int64 [n]."""
         return np.fromiter((self.index[name] for name in names), np.int64, len(names))
+
+    def most_bytes(self, rows: int) -> int | None:
+        """Return the most bytes of an answer; None where it may hold other outputs, of any size."""
+        if self.output is not None:
+            return None
+        longest = max((len(name.encode()) for name in self.labels), default=0)
+        return _HEADER_BYTES + rows * (_ROW_BYTES + longest)
 
     def read_raw(
         self, response: pb.ModelInferResponse, rows: int
@@ -214,10 +225,15 @@ class TextAnswerReader:
 
     def __init__(self, output: str | None) -> None:
         self.output = output or contract.TEXT
+        self._is_foreign = output is not None
 
     def numbers(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the value for no class, int64 [n]."""
         return np.full(len(names), contract.NO_CLASS, np.int64)
+
+    def most_bytes(self, rows: int) -> int | None:
+        """Return the most bytes of an answer; None for a foreign engine's."""
+        return None if self._is_foreign else _HEADER_BYTES + rows * _TEXT_BYTES
 
     def read_raw(self, _: pb.ModelInferResponse, __: int) -> None:
         """Leave every response to `read`."""

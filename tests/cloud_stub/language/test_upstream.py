@@ -64,7 +64,11 @@ def front(port, start, tmp_path_factory):
             for name, link in links.items()
         )
     )
-    running = start("--models", str(file), "--port", "0")
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):  # nothing answers there
+            environment.setenv(name, "http://127.0.0.1:1")
+        environment.delenv("no_proxy", raising=False)
+        running = start("--models", str(file), "--port", "0")
     yield running
     assert running.stop() == 0
     log = "".join(running.errors)
