@@ -18,6 +18,7 @@ from torch import Tensor
 
 from edge_runtime import contract
 from edge_runtime.files import fresh_folder, one_line
+from edge_runtime.names import class_name
 from train.data import Kind
 from train.errors import CheckpointError
 from train.models.kinds import SAFE, Family, encode, family_of, open_processor
@@ -158,7 +159,7 @@ def _labels(config: Any, folder: Path) -> tuple[str, ...]:
             f"expected id2label with 0 to {config.num_labels - 1} in {folder}/config.json, got "
             f"{sorted(config.id2label)[:5]} ...: number the labels from 0"
         )
-    return tuple(str(config.id2label[i]) for i in numbers)
+    return tuple(class_name(str(config.id2label[i])) for i in numbers)
 
 
 def check_files(folder: Path) -> None:
