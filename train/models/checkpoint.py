@@ -21,6 +21,7 @@ from edge_runtime.files import fresh_folder, one_line
 from edge_runtime.names import class_name
 from train.data import Kind
 from train.errors import CheckpointError
+from train.models.channels import open_channels
 from train.models.kinds import SAFE, Family, encode, family_of, open_processor
 from train.models.single_label import require_single_label, split_single_logit
 
@@ -128,6 +129,8 @@ def open_checkpoint(path: Path | str, *, kind: Kind | None = "image") -> Checkpo
     _require_weights(report, type(model).__name__, folder)
     require_single_label(model.config, folder)
     split_single_logit(model, folder)
+    if family.kind == "image":
+        open_channels(model, processor, folder)
     labels = _labels(model.config, folder)
     return Checkpoint(model.eval(), processor, labels, folder, family.kind)
 
