@@ -190,3 +190,11 @@ def test_names_of_classes_have_no_byte_order_mark_and_composed_accents(
 
 def test_a_single_column_of_percentages_is_not_taken_for_logits(write, refused, two_names):
     refused(write(percentages), "its output holds percentages, it seems", **two_names)
+
+
+@pytest.mark.parametrize("form", ["probabilities", "percentages"])
+def test_scores_are_quantized_no_further_than_logits(form, write, export, digits):
+    bundle = export(write(FORMS[form]), scores=form, quantize="int8", max_flips=0.5)
+    figures = read_bundle(bundle).verification["quantization"]
+    assert figures["confidence_difference_max"] < 0.02
+    assert len(np.unique(EdgeModel.open(bundle)(digits).confidence)) > 0.9 * len(digits)
