@@ -185,6 +185,8 @@ def _requirement(output: TensorDescription, labels: tuple[str, ...]) -> str | No
     """Return the requirement that an output does not meet; None if it can be the answer."""
     if is_scores(output):
         classes = output.shape[1]
+        if classes == 1:
+            return "scores of two classes, which a bundle of a model with a single logit has,"
         if labels and classes not in {None, len(labels)}:
             return f"scores of {len(labels)} classes, one per label,"
         return None
