@@ -165,6 +165,7 @@ class TextReader(PromptReader):
                 f"{dict(dtypes)}: export the bundle again"
             )
         self._encode = TextEncoder(tokenizer_file(bundle), tuple(dtypes))
+        bundle.require_unchanged()
 
     def feeds(self, rows: npt.NDArray[Any]) -> Tokens:
         """Return the tokens."""

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from edge_runtime.reading import parse_json, read_bytes, read_json, read_text
+from edge_runtime.reading import parse_json, read_bytes, read_json, read_text, read_toml
 
 
 def test_a_pipe_and_a_device_are_refused_at_once(tmp_path):
@@ -39,3 +39,23 @@ def test_a_text_without_an_end_takes_no_longer_than_its_length(ending):
     # Of a text of 2 MB: a reader that begins again at each quote takes hours.
     with pytest.raises(ValueError, match="Unterminated string"):
         parse_json('"' + '\\"' * 1_000_000 + ending)
+
+
+@pytest.mark.parametrize(
+    "text", ["a=" + "[" * 100_000, ".".join("a" * 16_000) + "=1", "[" + "a." * 16_000 + "a]"]
+)
+def test_deep_toml_is_refused_before_it_is_parsed(text, tmp_path):
+    (tmp_path / "t").write_text(text)
+    with pytest.raises(ValueError, match="deeper than 64"):
+        read_toml(tmp_path / "t")
+
+
+def test_toml_with_brackets_and_dots_in_texts_is_read(tmp_path):
+    text = f"""# don't {"[" * 99}
+a.b = "{"." * 99}{"[" * 99}" # it's
+c = '{"[" * 99}'
+d = '''{"[" * 99}'''
+e = {[1.5] * 99}
+"""
+    (tmp_path / "t").write_text(text)
+    assert read_toml(tmp_path / "t")["a"] == {"b": "." * 99 + "[" * 99}

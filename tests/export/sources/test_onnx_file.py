@@ -257,12 +257,12 @@ def test_a_batch_axis_that_is_free_in_name_only_is_refused(model, refused, tmp_p
 @pytest.mark.parametrize("content", [b"", b"no graph at all", b"\x08\x07" * 50])
 def test_other_bytes_are_refused(content, refused, tmp_path):
     (tmp_path / "broken.onnx").write_bytes(content)
-    refused(tmp_path / "broken.onnx", "expected an ONNX file")
+    refused(tmp_path / "broken.onnx", "expected an ONNX (file|graph)")
 
 
 def test_a_file_cut_short_or_missing_is_refused(model, refused, tmp_path):
     (tmp_path / "short.onnx").write_bytes(model.read_bytes()[:-500])
-    refused(tmp_path / "short.onnx", "expected an ONNX file|ONNX Runtime")
+    refused(tmp_path / "short.onnx", "expected an ONNX graph|ONNX Runtime")
     refused(tmp_path / "none.onnx", "No such file")
 
 
