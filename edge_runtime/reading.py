@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import os
 import re
 import stat
 import tomllib
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 SMALL = 16 * 2**20
 """Bytes that a settings file, a list of names or a document may have."""
+ARRAYS = 1 << 30
+"""Bytes that the arrays of a file may have in memory."""
 _DEPTH = 64
 # A text without an end is one match too: else each quote in it would be tried as a beginning.
 _STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
@@ -55,6 +63,40 @@ def read_bytes(path: Path, *, limit: int = SMALL) -> bytes:
     if len(content) > limit:
         raise OSError(f"expected at most {limit} bytes in {path}, it has more")
     return content
+
+
+def read_gzip(path: Path, *, limit: int = SMALL) -> bytes:
+    """Return what a gzip file unpacks to.
+
+    Raises:
+        OSError: As `read_bytes` raises it, or the file is damaged.
+        EOFError: The file was cut short.
+        ValueError: It unpacks to more than `limit` bytes.
+    """
+    with open_regular(path) as packed, gzip.GzipFile(fileobj=packed) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"it unpacks to more than {limit} bytes")
+    return content
+
+
+@contextlib.contextmanager
+def open_arrays(path: Path, *, limit: int = ARRAYS) -> Iterator[Any]:
+    """Open a `.npz` file of numpy, without pickles, for the block.
+
+    Raises:
+        OSError: As `read_bytes` raises it.
+        ValueError: Its arrays have more than `limit` bytes together.
+        zipfile.BadZipFile: It is another kind of file.
+    """
+    with open_regular(path) as file:
+        with zipfile.ZipFile(file) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > limit:
+            raise ValueError(f"it unpacks to {size} bytes, more than {limit}")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            yield arrays
 
 
 def read_text(path: Path, *, limit: int = SMALL) -> str:

@@ -1,8 +1,19 @@
+import gzip
 import os
+import zipfile
 
+import numpy as np
 import pytest
 
-from edge_runtime.reading import parse_json, read_bytes, read_json, read_text, read_toml
+from edge_runtime.reading import (
+    open_arrays,
+    parse_json,
+    read_bytes,
+    read_gzip,
+    read_json,
+    read_text,
+    read_toml,
+)
 
 
 def test_a_pipe_and_a_device_are_refused_at_once(tmp_path):
@@ -59,3 +70,26 @@ e = {[1.5] * 99}
 """
     (tmp_path / "t").write_text(text)
     assert read_toml(tmp_path / "t")["a"] == {"b": "." * 99 + "[" * 99}
+
+
+def test_arrays_that_unpack_to_more_than_the_limit_are_refused(tmp_path):
+    file = tmp_path / "a.npz"
+    np.savez_compressed(file, a=np.zeros(1 << 20), b=np.arange(3))
+    assert file.stat().st_size < 1 << 14
+    with open_arrays(file, limit=9 << 20) as arrays:
+        assert arrays["b"].tolist() == [0, 1, 2]
+    with (
+        pytest.raises(ValueError, match="it unpacks to 838.* bytes, more than 8388608"),
+        open_arrays(file, limit=8 << 20),
+    ):
+        pass
+    file.write_bytes(b"no archive")
+    with pytest.raises(zipfile.BadZipFile), open_arrays(file):
+        pass
+
+
+def test_a_gzip_file_that_unpacks_to_more_than_the_limit_is_refused(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(bytes(1 << 20)))
+    assert len(read_gzip(tmp_path / "a.gz", limit=1 << 20)) == 1 << 20
+    with pytest.raises(ValueError, match="unpacks to more than 1048575 bytes"):
+        read_gzip(tmp_path / "a.gz", limit=(1 << 20) - 1)

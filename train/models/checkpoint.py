@@ -18,6 +18,7 @@ from torch import Tensor
 
 from edge_runtime import contract
 from edge_runtime.files import fresh_folder, one_line
+from edge_runtime.reading import open_regular, read_json
 from train.data import Kind
 from train.errors import CheckpointError
 from train.models.kinds import SAFE, Family, encode, family_of, open_processor
@@ -197,7 +198,7 @@ def weights_sha256(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     for file in weight_files(folder):
-        with file.open("rb") as content:
+        with open_regular(file) as content:
             while block := content.read(_BLOCK_BYTES):
                 digest.update(block)
     return digest.hexdigest()
@@ -249,7 +250,7 @@ class Training:
 def training_of(folder: Path) -> Training | None:
     """Return the record of a checkpoint's training; None if this toolkit did not train it."""
     try:
-        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        record = read_json(folder / FILE)
         settings = record["settings"]
         # For a language model the task: its `data` may name the place of the task.
         data = settings["task"] if "task" in settings else settings["data"]
