@@ -79,7 +79,7 @@ def test_arrays_that_unpack_to_more_than_the_limit_are_refused(tmp_path):
     with open_arrays(file, limit=9 << 20) as arrays:
         assert arrays["b"].tolist() == [0, 1, 2]
     with (
-        pytest.raises(ValueError, match="it unpacks to 838.* bytes, more than 8388608"),
+        pytest.raises(ValueError, match=r"it unpacks to 838.* bytes, more than 8388608"),
         open_arrays(file, limit=8 << 20),
     ):
         pass
