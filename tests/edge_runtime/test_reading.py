@@ -61,6 +61,13 @@ def test_deep_toml_is_refused_before_it_is_parsed(text, tmp_path):
         read_toml(tmp_path / "t")
 
 
+@pytest.mark.parametrize("text", ['a="' + '\\"' * 300_000, "a" * 500_000, "a='" + "'''x" * 200_000])
+def test_toml_without_an_end_takes_no_longer_than_its_length(text, tmp_path):
+    (tmp_path / "t").write_text(text)
+    with pytest.raises(ValueError, match=r"line 1|end of document|Unterminated"):
+        read_toml(tmp_path / "t")
+
+
 def test_toml_with_brackets_and_dots_in_texts_is_read(tmp_path):
     text = f"""# don't {"[" * 99}
 a.b = "{"." * 99}{"[" * 99}" # it's
