@@ -17,6 +17,7 @@ from export.errors import GraphError, PreprocessingError
 from export.graphs import has_channels_last, shape_of, sides_of
 from export.sources.probes import image_size, synthetic_pictures, synthetic_tensor
 from export.sources.source import Pictures
+from train.models import check_regular
 from train.models.kinds import SAFE
 
 _ELEMENTS: dict[int, str] = {
@@ -80,6 +81,8 @@ def open_processor(folder: Path, description: InputDescription) -> Any:
         PreprocessingError: The processor does not open, or makes other pixels than the model takes.
     """
     try:
+        if folder.is_dir():
+            check_regular(folder)
         processor = AutoImageProcessor.from_pretrained(folder, use_fast=False, **SAFE)
     except Exception as error:  # noqa: BLE001 - transformers raises OSError, ValueError, KeyError
         raise PreprocessingError(

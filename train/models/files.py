@@ -58,13 +58,7 @@ def check_config(folder: Path) -> None:
     """Raise `CheckpointError` where a folder has no configuration, or one of an endless model."""
     if not folder.is_dir():
         raise CheckpointError(f"expected a checkpoint folder, nothing is at {folder}")
-    for file in folder.iterdir():
-        is_large = file.suffix in _SETTINGS and file.is_file() and _size(file) > _MOST_FILE
-        if is_large or (file.exists() and not (file.is_dir() or file.is_file())):
-            raise CheckpointError(
-                f"expected files of at most {_MOST_FILE >> 20} MiB beside the weights, {file} is "
-                "larger or no regular file: remove it"
-            )
+    check_regular(folder)
     if (folder / "adapter_config.json").exists():
         raise CheckpointError(
             f"expected a whole model in {folder}, adapter_config.json asks for one in another "
@@ -82,6 +76,17 @@ def check_config(folder: Path) -> None:
             raise CheckpointError(
                 f"expected at most {most} as {name} in {folder / _CONFIG}, got "
                 f"{value:.3g}: no model of that size is opened"
+            )
+
+
+def check_regular(folder: Path) -> None:
+    """Raise `CheckpointError` where a folder holds pipes, devices, or settings of endless size."""
+    for file in folder.iterdir():
+        is_large = file.suffix in _SETTINGS and file.is_file() and _size(file) > _MOST_FILE
+        if is_large or (file.exists() and not (file.is_dir() or file.is_file())):
+            raise CheckpointError(
+                f"expected files of at most {_MOST_FILE >> 20} MiB beside the weights, {file} is "
+                "larger or no regular file: remove it"
             )
 
 

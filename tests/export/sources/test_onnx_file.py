@@ -1,5 +1,7 @@
 """Foreign ONNX files: half precision, quantized, old, or not a classifier."""
 
+import os
+
 import numpy as np
 import onnx
 import pytest
@@ -276,3 +278,8 @@ def test_a_quantized_file_is_not_quantized_again(model, refused, tmp_path):
 def test_the_error_is_a_graph_error(model, export, tmp_path):
     with pytest.raises(GraphError):
         export(rewrite(model, tmp_path / "other.onnx", with_opset(12)))
+
+
+def test_a_processor_that_is_a_pipe_is_refused_at_once(model, refused, tmp_path):
+    os.mkfifo(tmp_path / "preprocessor_config.json")
+    refused(model, "an image processor in .* no regular file", processor=tmp_path)
