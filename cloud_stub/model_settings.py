@@ -43,6 +43,11 @@ class ModelSettings(Command):
         "ONNX file to serve instead, under the names of its own tensors", default=None
     )
     model: str = field("name of the model in requests", default=contract.DEFAULT_MODEL)
+    allow_loops: bool = field(
+        "serve an --onnx with operators that run a part of it again and again, such as Loop and "
+        "Scan: one from a stranger may never end",
+        default=False,
+    )
     upstream: str = field(
         "URL of an OpenAI-compatible server to forward prompts to instead, up to and including "
         f"/v1; its key comes from --upstream-key-file or the environment variable {KEY_VARIABLE}",
@@ -129,6 +134,8 @@ class ModelSettings(Command):
             raise SettingError(
                 f"expected --confidence as one of {_KINDS}, got {self.confidence[:80]!r}"
             )
+        if self.onnx is None:
+            self._refuse_any(("allow_loops",), "needs --onnx")
         if self.bundle is not None or self.onnx is not None:
             self.refuse_generation_flags("a bundle or an ONNX file")
         self._check_upstream()

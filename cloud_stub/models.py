@@ -102,7 +102,7 @@ def open_backend(settings: ModelSettings) -> Backend:
     if settings.onnx is not None:
         from cloud_stub.backends.graph import GraphBackend
 
-        return GraphBackend(settings.onnx, settings.threads)
+        return GraphBackend(settings.onnx, settings.threads, allow_loops=settings.allow_loops)
     from cloud_stub.backends.classifiers import BundleBackend, CascadeBackend
 
     assert settings.bundle is not None  # noqa: S101 - the settings hold exactly one source

@@ -78,7 +78,7 @@ class BundleBackend(_BundleClassifier):
     def __init__(self, path: Path, threads: int) -> None:
         bundle = read_bundle(path)
         super().__init__(bundle, path, "gatekeeper_bundle")
-        self._session = open_session(bundle.graph, threads)
+        self._session = open_session(bundle, threads)
         self._reader = open_reader(bundle, self._session.get_inputs())
 
     def infer(self, batch: Batch) -> Iterator[Outputs]:

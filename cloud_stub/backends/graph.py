@@ -10,8 +10,10 @@ from typing import Any, Final
 import numpy as np
 
 from cloud_stub.backends.backend import FREE, Batch, Column, Outputs, Signature, TensorSpec
+from edge_runtime.bundle import Bundle
 from edge_runtime.errors import BundleError, DependencyError, InputError
 from edge_runtime.files import one_line
+from edge_runtime.onnx_file import read_onnx_file, require_beside
 from edge_runtime.wire.tensors import BF16, BYTES, DTYPES, Array
 
 DATATYPES: Final = {
@@ -44,15 +46,18 @@ class GraphBackend:
     Args:
         path: The file; external data are next to it.
         threads: Threads of one run; 0 leaves the choice to ONNX Runtime.
+        allow_loops: Whether its operators may run a subgraph any number of times.
 
     Raises:
-        BundleError: It cannot be opened, or has a tensor of a type that the protocol lacks.
+        BundleError: It cannot be opened, has loops or weights in another folder, or has a tensor of
+            a type that the protocol lacks.
     """
 
     workers = 1
     labels: tuple[str, ...] = ()
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, *, allow_loops: bool = False) -> None:
+        require_beside(path, read_onnx_file(path, allow_loops=allow_loops).external)
         self._session = open_session(path, threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self.signature = Signature(
@@ -99,11 +104,11 @@ class GraphBackend:
         ]
 
 
-def open_session(graph: Path, threads: int = 0, *, will_run: bool = True) -> Any:
+def open_session(graph: Path | Bundle, threads: int = 0, *, will_run: bool = True) -> Any:
     """Open a graph on the best device that ONNX Runtime offers.
 
     Args:
-        graph: An ONNX file.
+        graph: An ONNX file, or a bundle with one.
         threads: Threads of one run; 0 leaves the choice to ONNX Runtime.
         will_run: Whether the graph will be run; a graph that is only described is not optimised.
 
@@ -113,6 +118,8 @@ def open_session(graph: Path, threads: int = 0, *, will_run: bool = True) -> Any
     """
     try:
         import onnxruntime
+
+        from edge_runtime.sessions import load_bundle
     except ImportError:
         raise DependencyError("onnxruntime", "opening an ONNX graph", "cpu") from None
     options = onnxruntime.SessionOptions()
@@ -124,10 +131,15 @@ def open_session(graph: Path, threads: int = 0, *, will_run: bool = True) -> Any
     if not will_run:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers = ["CPUExecutionProvider"]
+    path = graph if isinstance(graph, Path) else graph.graph
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=providers)
+        if isinstance(graph, Path):
+            return onnxruntime.InferenceSession(graph, options, providers=providers)
+        return load_bundle(graph, options, providers)
+    except BundleError:
+        raise
     except Exception as error:  # noqa: BLE001 - onnxruntime has a class for every failure
-        raise BundleError(f"{graph} cannot be opened: {one_line(error)}") from None
+        raise BundleError(f"{path} cannot be opened: {one_line(error)}") from None
 
 
 def _spec(node: Any, path: Path) -> TensorSpec:

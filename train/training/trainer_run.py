@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import warnings
@@ -13,6 +12,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+from edge_runtime.reading import ARRAYS, read_json
 from train.errors import TrainingError
 
 
@@ -63,7 +63,7 @@ def _last_saved(work: Path) -> str | None:
 def _is_complete(folder: Path) -> bool:
     # The Trainer writes this file last.
     try:
-        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        read_json(folder / "trainer_state.json", limit=ARRAYS)
     except (OSError, ValueError):
         return False
     return True
