@@ -111,3 +111,18 @@ def test_the_damage_of_a_checkpoint_is_named(words, small_checkpoint, tmp_path):
     DAMAGES[words](path)
     with pytest.raises(CheckpointError, match=words):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"_attn_implementation": "someone/kernel@main"},
+        {"attn_implementation": {"": "someone/kernel"}},
+        {"backbone_config": {"_experts_implementation_internal": "flash|someone/kernel:name"}},
+    ],
+)
+def test_attention_from_a_repository_is_refused(entry, small_checkpoint, tmp_path):
+    path = shutil.copytree(small_checkpoint, tmp_path / "copy")
+    edit_config(path, **entry)
+    with pytest.raises(CheckpointError, match="its config.json asks for code from '.*someone/kern"):
+        open_checkpoint(path)
