@@ -351,6 +351,12 @@ def test_a_file_is_read_by_one_parser(path, trap, refused):
     refused(path, "got the file serialized_exported_program.json")
 
 
+def test_a_program_that_does_not_fit_its_outputs_is_refused(path, refused):
+    keys = {"type": "builtins.dict", "context": json.dumps(["logits", "more"])}
+    change_archive(path, lambda files: outputs(files, keys))
+    refused(path, "expected a program that runs in .*, it failed")
+
+
 def test_an_archive_that_was_only_packed_anew_is_the_same(path, written):
     change_archive(path, lambda files: None)
     x = torch.rand(3, 3, 8, 8)
