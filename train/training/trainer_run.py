@@ -72,7 +72,7 @@ def _refuse_objects(folder: Path) -> None:
         CheckpointError: A file is one, or is damaged.
     """
     # Beside tensors, the state of numpy's generator is an array.
-    numbers = [np.zeros(1).__reduce__()[0], np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+    numbers: list[Any] = [np.zeros(1).__reduce__()[0], np.ndarray, np.dtype, type(np.dtype(np.uint32))]
     for file in sorted({*folder.glob("*.pt*"), *folder.glob("*.bin")}):
         if file.name == TRAINING_ARGS_NAME:  # written for people, never read
             continue
