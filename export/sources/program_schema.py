@@ -265,8 +265,6 @@ def _is_constant(node: ast.expr) -> bool:
 
 
 def _is_symbol(node: ast.Call) -> bool:
-    if ast.unparse(node.func) != "Symbol":
-        return False
     values = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
     return (
         len(values) == len(node.args) == 1
@@ -280,9 +278,9 @@ def _is_symbol(node: ast.Call) -> bool:
 
 
 def _is_low_power(base: ast.expr, exponent: ast.expr) -> bool:
-    """Return whether a symbol has an exponent up to 8; a power of powers never ends."""
+    """Return whether an exponent is at most 8, of no other power: those never end."""
     is_low = bool(re.fullmatch(r"Integer\([0-8]\)", ast.unparse(exponent)))
-    return is_low and isinstance(base, ast.Call) and _is_symbol(base)
+    return is_low and "Pow" not in ast.unparse(base) and _fits(base)
 
 
 def _inputs(text: str) -> str:

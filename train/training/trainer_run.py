@@ -72,12 +72,13 @@ def _refuse_objects(folder: Path) -> None:
         CheckpointError: A file is one, or is damaged.
     """
     # Beside tensors, the state of numpy's generator is an array.
-    numbers: list[Any] = [np.zeros(1).__reduce__()[0], np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+    kinds: list[Any] = [np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+    kinds.append(np.zeros(1).__reduce__()[0])
     for file in sorted({*folder.glob("*.pt*"), *folder.glob("*.bin")}):
         if file.name == TRAINING_ARGS_NAME:  # written for people, never read
             continue
         try:
-            with torch.serialization.safe_globals(numbers):
+            with torch.serialization.safe_globals(kinds):
                 torch.load(file, map_location="meta", weights_only=True)  # reads no tensor's data
         except Exception:  # noqa: BLE001 - a damaged file raises many unrelated classes
             raise CheckpointError(

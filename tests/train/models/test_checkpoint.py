@@ -124,5 +124,5 @@ def test_the_damage_of_a_checkpoint_is_named(words, small_checkpoint, tmp_path):
 def test_attention_from_a_repository_is_refused(entry, small_checkpoint, tmp_path):
     path = shutil.copytree(small_checkpoint, tmp_path / "copy")
     edit_config(path, **entry)
-    with pytest.raises(CheckpointError, match="its config.json asks for code from '.*someone/kern"):
+    with pytest.raises(CheckpointError, match=r"config.json asks for code from '.*someone/kern"):
         open_checkpoint(path)
