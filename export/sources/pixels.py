@@ -17,8 +17,8 @@ from export.errors import GraphError, PreprocessingError
 from export.graphs import has_channels_last, shape_of, sides_of
 from export.sources.probes import image_size, synthetic_pictures, synthetic_tensor
 from export.sources.source import Pictures
-from train.models.channels import spread_statistics
 from train.models import check_regular
+from train.models.channels import spread_statistics
 from train.models.kinds import SAFE
 
 _ELEMENTS: dict[int, str] = {

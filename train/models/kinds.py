@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from edge_runtime.files import one_line
+from edge_runtime.reading import read_json
 from edge_runtime.texts import no_panic, read_as_text, require_bounded
 from train.data import Kind
 from train.errors import CheckpointError
@@ -65,12 +66,38 @@ def generates(config: Any) -> bool:
     return str(named[0]).endswith(("ForCausalLM", "LMHeadModel"))
 
 
+def refuse_kernels(folder: Path) -> None:
+    """Refuse a `config.json` that names attention or experts by a repository, at any depth.
+
+    transformers downloads and imports such code if the package `kernels` is installed, whatever
+    `SAFE` says.
+
+    Raises:
+        CheckpointError: The configuration does.
+        OSError: There is no such file, or it is too large.
+        ValueError: The file is no JSON.
+    """
+    waiting = [(False, read_json(folder / "config.json"))]
+    while waiting:
+        named, value = waiting.pop()
+        if named and isinstance(value, str) and "/" in value:
+            raise CheckpointError(
+                f"expected attention that transformers has in {folder}, its config.json asks for "
+                f"code from {value[:60]!a}: remove the entry"
+            )
+        if isinstance(value, dict):
+            waiting.extend((named or "_implementation" in key, v) for key, v in value.items())
+        elif isinstance(value, list):
+            waiting.extend((named, item) for item in value)
+
+
 def family_of(folder: Path) -> Family:
     """Return the family of a folder's `config.json`.
 
     Raises:
         CheckpointError: The model classifies neither pictures nor texts.
     """
+    refuse_kernels(folder)
     config = AutoConfig.from_pretrained(folder, **SAFE)
     if generates(config):
         raise CheckpointError(

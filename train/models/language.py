@@ -16,7 +16,7 @@ from train.models.checkpoint import write_folder
 from train.models.decoding import ends_of
 from train.models.files import check_config, check_files, require_fitting
 from train.models.generation import Generated, generate
-from train.models.kinds import SAFE, generates, load_tokenizer, plain_texts
+from train.models.kinds import SAFE, generates, load_tokenizer, plain_texts, refuse_kernels
 from train.models.running_batch import RunningBatch
 
 Weights = Literal["fp32", "bf16"]
@@ -147,6 +147,7 @@ def attention_of(config: Any) -> str | None:
 
 def _require_causal(folder: Path) -> Any:
     """Return the configuration of a causal language model."""
+    refuse_kernels(folder)
     config = AutoConfig.from_pretrained(folder, **SAFE)
     # BERT and related models could generate, but their classifiers were never trained to.
     named = (getattr(config, "architectures", None) or [None])[0]

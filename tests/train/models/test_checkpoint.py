@@ -173,3 +173,18 @@ def test_a_configuration_of_endless_layers_is_not_built(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(layers))
     with pytest.raises(CheckpointError, match="at most 2000 as num_hidden_layers"):
         build(str(tmp_path), labels=LABELS)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"_attn_implementation": "someone/kernel@main"},
+        {"attn_implementation": {"": "someone/kernel"}},
+        {"backbone_config": {"_experts_implementation_internal": "flash|someone/kernel:name"}},
+    ],
+)
+def test_attention_from_a_repository_is_refused(entry, small_checkpoint, tmp_path):
+    path = shutil.copytree(small_checkpoint, tmp_path / "copy")
+    edit_config(path, **entry)
+    with pytest.raises(CheckpointError, match=r"config.json asks for code from '.*someone/kern"):
+        open_checkpoint(path)
