@@ -193,6 +193,28 @@ def test_a_parquet_file_that_unpacks_to_too_much_is_refused_before_that(tmp_path
         data.load(str(path))
 
 
+def varint(value, length=0):
+    """Spell a number as the footer of a parquet file does, in at least `length` bytes."""
+    value, spelt = 2 * value, []
+    while value or len(spelt) < max(1, length):
+        spelt.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*spelt[:-1], spelt[-1] & 127])
+
+
+def test_a_parquet_file_that_lies_about_its_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpacking, "MOST_BYTES", 2**20)
+    path = tmp_path / "a.parquet"
+    texts = [f"{i}".ljust(10_000) for i in range(2000)]
+    columns = {"text": texts, "label": [0, 1] * 1000}
+    parquet.write_table(pa.table(columns), path, compression="zstd")
+    size = parquet.read_metadata(path).row_group(0).column(0).total_uncompressed_size
+    path.write_bytes(path.read_bytes().replace(varint(size), varint(7, len(varint(size)))))
+    assert parquet.read_metadata(path).row_group(0).column(0).total_uncompressed_size == 7
+    with pytest.raises(DataError, match="once it is unpacked"):
+        data.load(str(path))
+
+
 def test_rows_of_a_task_count_what_they_repeat(tmp_path, monkeypatch):
     monkeypatch.setattr(unpacking, "MOST_BYTES", 2**20)
     table, path = pa.table({"prompt": repeated("x" * 100_000, 20)}), tmp_path / "a.parquet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,23 +63,33 @@ def class_names(schema: Any) -> dict[str, tuple[str, ...]]:
 
 
 def read_values(file: Any, column: str, path: Path) -> list[Any]:
-    """Return the values of a flat column; equal texts of a batch are one object.
+    """Return the values of a flat column; equal texts are one object.
 
     Raises:
         DataError: They unpack to too much.
     """
-    import pyarrow as pa
-
     require_unpacked(path, weight(file.metadata, {column}))
     values: list[Any] = []
-    for batch in file.iter_batches(columns=[column], use_threads=False):
-        array = batch.column(0)
-        if pa.types.is_dictionary(array.type):
-            known = [*array.dictionary.to_pylist(), None]
-            values.extend(known[i] for i in array.indices.fill_null(len(known) - 1).to_pylist())
-        else:
-            values.extend(array.to_pylist())
+    known: dict[Any, Any] = {}
+    size = 0  # what a damaged or hostile file states of itself may be wrong
+    for batch in file.iter_batches(columns=[column], batch_size=_MOST_ROWS, use_threads=False):
+        found, new = _shared(batch.column(0), known)
+        values += found
+        size += new + _VALUE_BYTES * len(found)
+        require_unpacked(path, size)
     return values
+
+
+def _shared(array: Any, known: dict[Any, Any]) -> tuple[list[Any], int]:
+    """Return an array's values, texts as they are in `known`, and the bytes that are new there."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(array.type):
+        return array.to_pylist(), 0
+    texts = array.dictionary.to_pylist()
+    new = sum(sys.getsizeof(text) for text in texts if text not in known)
+    texts = [*(known.setdefault(text, text) for text in texts), None]
+    return [texts[i] for i in array.indices.fill_null(len(texts) - 1).to_pylist()], new
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, Any]], dict[str, tuple[str, ...]]]:
@@ -91,11 +102,10 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], dict[str, tuple[str, ..
 
     rows: list[dict[str, Any]] = []
     with opened(path, once=False) as file:
-        known = set(file.schema_arrow.names)
-        size = weight(file.metadata, known)
+        size = weight(file.metadata)
         require_unpacked(path, size)
         groups = range(file.metadata.num_row_groups)
-        largest = max((weight(file.metadata, known, [group]) for group in groups), default=1)
+        largest = max((weight(file.metadata, groups=[group]) for group in groups), default=1)
         # Each row may repeat the largest value.
         few = max(1, min(_MOST_ROWS, _BATCH_BYTES // max(1, largest)))
         for batch in file.iter_batches(batch_size=few, use_threads=False):
@@ -116,15 +126,17 @@ def _spelt_out(column: Any, path: Path) -> Any:
     return column
 
 
-def weight(metadata: Any, columns: set[str], groups: Sequence[int] | None = None) -> int:
-    """Return the memory of some columns as the file states it, in bytes, repetitions once."""
+def weight(
+    metadata: Any, columns: set[str] | None = None, groups: Sequence[int] | None = None
+) -> int:
+    """Return the bytes that some or all columns take as the file states it, repetitions once."""
     chosen = range(metadata.num_row_groups) if groups is None else groups
     parts = (metadata.row_group(group) for group in chosen)
     chunks = (part.column(i) for part in parts for i in range(metadata.num_columns))
     return sum(
         chunk.total_uncompressed_size + _VALUE_BYTES * chunk.num_values
         for chunk in chunks
-        if chunk.path_in_schema.split(".")[0] in columns
+        if columns is None or chunk.path_in_schema.split(".")[0] in columns
     )
 
 
@@ -176,6 +188,13 @@ class ParquetPictures(LazyPictures):
             raise DataError(f"expected {path} as it was opened, it has changed: start again")
         with opened(path) as file:
             require_unpacked(path, weight(file.metadata, {self._column}, [part]))
-            table = file.read_row_group(part, columns=[self._column], use_threads=False)
-        values = table.column(0)
-        return pc.struct_field(values, "bytes") if pa.types.is_struct(values.type) else values
+            parts, size = [], 0
+            for batch in file.iter_batches(
+                _MOST_ROWS, row_groups=[part], columns=[self._column], use_threads=False
+            ):
+                values = batch.column(0)
+                is_struct = pa.types.is_struct(values.type)
+                parts.append(pc.struct_field(values, "bytes") if is_struct else values)
+                size += batch.nbytes
+                require_unpacked(path, size)
+        return pa.chunked_array(parts)
