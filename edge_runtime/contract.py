@@ -19,6 +19,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, Final, Literal
@@ -344,7 +346,19 @@ def _range(values: list[Any]) -> tuple[float, float]:
 def _labels(values: list[Any]) -> tuple[str, ...]:
     if not values or not all(isinstance(value, str) for value in values):
         raise ValueError(f"expected labels as texts, got {str(values)[:40]}")
-    return tuple(values)
+    return unique_names(values)
+
+
+def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return class names with the class's number behind each that occurs more than once.
+
+    An answer travels as a name, and ImageNet has two cranes: they become `crane (134)` and
+    `crane (517)`, on the device and in the cloud alike. Unique names stay as they are.
+    """
+    named = tuple(names)
+    while len(counts := Counter(named)) < len(named):
+        named = tuple(f"{n} ({i})" if counts[n] > 1 else n for i, n in enumerate(named))
+    return named
 
 
 def _input(described: dict[str, Any]) -> InputDescription:

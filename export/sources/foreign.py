@@ -15,7 +15,7 @@ import onnx
 import torch
 from onnx import helper
 
-from edge_runtime.contract import InputDescription
+from edge_runtime.contract import InputDescription, unique_names
 from export.commands.build import Scores, SourceSettings
 from export.errors import GraphError, LabelError
 from export.external import OnnxFile
@@ -201,7 +201,7 @@ def _labels(settings: SourceSettings, classes: int, place: Path) -> tuple[str, .
             f"expected {classes} labels, one for each class of {place}, got {len(labels)} in "
             f"{owner}: name others with --labels"
         )
-    return labels
+    return unique_names(labels)
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

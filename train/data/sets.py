@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_runtime.contract import unique_names
 from train.data import hub
-from train.data.labelled import NO_LABEL, LabelledData, Splits, join, split_stratified
+from train.data.labelled import LabelledData, Splits, join, split_stratified
 from train.data.layouts import read_folder, tables
 from train.errors import DataError
 
@@ -71,11 +72,10 @@ def load_train(name: str, *, limit: int | None = None) -> LabelledData:
 
 
 def _read_labelled(name: str, limit: int | None = None) -> dict[str, LabelledData]:
-    found = _read(name, limit)
-    for split, part in found.items():
-        if (part.labels == NO_LABEL).any():
-            raise DataError(f"expected a label in every row of {split} of {name}, got {NO_LABEL}")
-    return found
+    return {
+        split: dataclasses.replace(part, label_names=unique_names(part.label_names))
+        for split, part in _read(name, limit).items()
+    }
 
 
 def _read(name: str, limit: int | None) -> dict[str, LabelledData]:

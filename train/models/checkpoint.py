@@ -17,6 +17,7 @@ import transformers
 from torch import Tensor
 
 from edge_runtime import contract
+from edge_runtime.contract import unique_names
 from edge_runtime.files import fresh_folder, one_line
 from train.data import Kind
 from train.errors import CheckpointError
@@ -158,7 +159,7 @@ def _labels(config: Any, folder: Path) -> tuple[str, ...]:
             f"expected id2label with 0 to {config.num_labels - 1} in {folder}/config.json, got "
             f"{sorted(config.id2label)[:5]} ...: number the labels from 0"
         )
-    return tuple(str(config.id2label[i]) for i in numbers)
+    return unique_names([str(config.id2label[i]) for i in numbers])
 
 
 def check_files(folder: Path) -> None:

@@ -212,6 +212,14 @@ def test_tiny_imagenet_numbers_its_classes_as_wnids_does(tmp_path):
     assert splits.validation.inputs[3].shape == (5, 6, 3)
 
 
+def test_a_class_that_is_listed_twice_is_named(tmp_path):
+    tiny_imagenet(tmp_path)
+    with (tmp_path / "wnids.txt").open("a") as file:
+        file.write("n01443537\n")
+    with pytest.raises(DataError, match=r"each class once in .*wnids\.txt, got n01443537 twice"):
+        data.load(str(tmp_path))
+
+
 def test_an_annotation_of_tiny_imagenet_without_a_class_is_named(tmp_path):
     tiny_imagenet(tmp_path)
     (tmp_path / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn01443537\nval_1.JPEG\n")

@@ -251,3 +251,31 @@ def test_a_file_that_changes_after_it_was_opened_is_not_read_on(picture_file):
     picture_file.write_bytes(picture_file.read_bytes())
     with pytest.raises(DataError, match="as it was opened, it has changed"):
         found.array()
+
+
+def declare(path, labels, names):
+    kinds = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
+    rows = {"text": ["x"] * len(labels), "label": labels}
+    table = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+    table.to_parquet(path)
+    return path
+
+
+def test_declared_names_that_occur_twice_stay_two_classes(tmp_path, monkeypatch):
+    # datasets refuses such names; other writers of its metadata do not.
+    path = declare(tmp_path / "a.parquet", [0, 1, 2] * 10, ["crane", "dog", "spare"])
+    table = parquet.read_table(path)
+    metadata = {b"huggingface": table.schema.metadata[b"huggingface"].replace(b"spare", b"crane")}
+    parquet.write_table(table.replace_schema_metadata(metadata), path)
+    assert data.load(str(path)).label_names == ("crane (0)", "dog", "crane (2)")
+
+
+def test_a_label_without_a_declared_name_is_refused(tmp_path):
+    path = declare(tmp_path / "a.parquet", [0, 1] * 3, ["a", "b"])
+    table = parquet.read_table(path)
+    big = pa.array([0, 1, 0, 1, 2**64 - 1, 0], pa.uint64())
+    parquet.write_table(table.set_column(1, "label", big), path)
+    with pytest.raises(DataError, match=r"labels from 0 to 1 in train, got 18446744073709551615"):
+        data.load(str(path))
+    parquet.write_table(table.set_column(1, "label", pa.array(["x", "y"] * 3)), path)
+    assert data.load_all(str(path)).label_names == ("x", "y")

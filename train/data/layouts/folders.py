@@ -125,6 +125,9 @@ def _labelled(
     pairs: Sequence[tuple[Path, str]], names: Sequence[str], ids: Sequence[str], source: Path
 ) -> LabelledData:
     """Return pairs of a picture and its class as a split; `source` names the classes."""
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise DataError(f"expected each class once in {source}, got {twice} twice: remove one")
     unknown = sorted({name for _, name in pairs} - set(names))
     if unknown:
         raise DataError(f"expected only the classes of {source}, got {unknown[:3]}")

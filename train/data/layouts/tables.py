@@ -136,7 +136,11 @@ def _labels(
             raise DataError(
                 f"expected a label in every row of {split}, labels from 0 on, row {row} has {value}"
             )
-    if declared is not None:
+    if declared is not None and kinds == {int}:
+        if max(values) >= len(declared):
+            raise DataError(
+                f"expected labels from 0 to {len(declared) - 1} in {split}, got {max(values)}"
+            )
         return np.array(values, np.int64), declared
     # Only classes that occur: a number may be an id, with millions of others below it.
     classes = sorted(set(values))
