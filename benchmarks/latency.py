@@ -17,6 +17,7 @@ from edge_runtime import Cascade, contract
 from edge_runtime.bundle import role_of
 from edge_runtime.environment import describe
 from edge_runtime.errors import SettingError
+from edge_runtime.reading import read_text
 
 _SIZE = 32  # where the graph leaves height or width free
 _TEXT = "what do I have to do when my card does not come by post?"
@@ -90,7 +91,7 @@ def _time(
 
 
 def _read(file: Path) -> list[str]:
-    prompts = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    prompts = [line for line in read_text(file).splitlines() if line.strip()]
     if not prompts:
         raise BenchmarkError(f"expected prompts in {file}, one per line, got none")
     return prompts

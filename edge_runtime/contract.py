@@ -19,13 +19,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections import Counter
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, Final, Literal
 
 from edge_runtime.errors import BundleError, ContractVersionError
+from edge_runtime.names import unique_names
+
+_OTHER_BYTE = re.compile("[\udc80-\udcff]")
 
 CONTRACT_VERSION: Final = 1
 
@@ -266,10 +268,14 @@ class GateMetadata:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Serialise with sorted keys, so that equal metadata give equal text."""
+        r"""Serialise with sorted keys, so that equal metadata give equal text.
+
+        A byte of a file's name that is not UTF-8 becomes the text `\xff`, as in `file_name`.
+        """
         fields = dataclasses.asdict(self)
         fields.update(fields.pop("extra"))
-        return json.dumps(fields, sort_keys=True, ensure_ascii=False)
+        text = json.dumps(fields, sort_keys=True, ensure_ascii=False)
+        return _OTHER_BYTE.sub(lambda byte: rf"\\x{ord(byte[0]) & 0xFF:02x}", text)
 
     @classmethod
     def from_json(cls, text: str) -> GateMetadata:
@@ -347,18 +353,6 @@ def _labels(values: list[Any]) -> tuple[str, ...]:
     if not values or not all(isinstance(value, str) for value in values):
         raise ValueError(f"expected labels as texts, got {str(values)[:40]}")
     return unique_names(values)
-
-
-def unique_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return class names with the class's number behind each that occurs more than once.
-
-    An answer travels as a name, and ImageNet has two cranes: they become `crane (134)` and
-    `crane (517)`, on the device and in the cloud alike. Unique names stay as they are.
-    """
-    named = tuple(names)
-    while len(counts := Counter(named)) < len(named):
-        named = tuple(f"{n} ({i})" if counts[n] > 1 else n for i, n in enumerate(named))
-    return named
 
 
 def _input(described: dict[str, Any]) -> InputDescription:

@@ -13,6 +13,7 @@ from typing import Any
 
 from edge_runtime import contract
 from edge_runtime.contract import GateMetadata
+from edge_runtime.names import file_name
 from export.errors import CalibrationError, LabelError
 from train import data
 from train.data import Kind, LabelledData
@@ -123,4 +124,7 @@ def _record(extra: Record, key: str) -> Record:
 
 
 def _is_same(record: Record, data: str) -> bool:
-    return "data" in record and Path(str(record["data"])).absolute() == Path(data).absolute()
+    if "data" not in record:
+        return False
+    one, other = (Path(file_name(str(name))) for name in (record["data"], data))
+    return one.absolute() == other.absolute()

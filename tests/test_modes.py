@@ -1,4 +1,4 @@
-"""Folders that commands write can be read by a server under another user, if the umask allows it."""
+"""What commands write can be read by a server under another user, if the umask allows it."""
 
 import os
 

@@ -24,6 +24,7 @@ from cloud_stub.deploy.settings import DEFAULT_MAX_BATCH, REPOSITORY, DeploySett
 from cloud_stub.errors import DeployError
 from edge_runtime.errors import DependencyError
 from edge_runtime.files import fresh_folder, require_free
+from edge_runtime.names import read_class_names
 
 SERVICE_FILE: Final = "inference-service.yaml"
 _RUNTIME: Final = "kserve-tritonserver"
@@ -70,13 +71,14 @@ def _read(settings: DeploySettings) -> DeployedModel:
 
 
 def _read_labels(file: Path) -> tuple[str, ...]:
-    if not file.is_file():
-        raise DeployError(f"expected a file of labels at {file}, found none: correct the path")
     try:
-        labels = tuple(file.read_text(encoding="utf-8").splitlines())
+        labels = read_class_names(file)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DeployError(f"expected a file of labels at {file}, got {reason}") from None
     except UnicodeDecodeError as error:
         raise DeployError(f"expected UTF-8 in {file}, got {error.reason}: convert it") from None
-    if not labels:
+    if labels == ("",):
         raise DeployError(f"expected one label per line in {file}, got none: write them there")
     return check_labels(labels)
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from edge_runtime.cli.help import show
-from edge_runtime.cli.line import BAD_USAGE, fail, missing_library, unknown_word
+from edge_runtime.cli.line import BAD_USAGE, accept_any_text, fail, missing_library, unknown_word
 from edge_runtime.cli.line import main as run_line
 
 PACKAGES = {
@@ -27,6 +27,7 @@ _PROGRAM = "gatekeeper"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `gatekeeper PACKAGE COMMAND ...`, from the process by default; return its status."""
+    accept_any_text()
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in {"-h", "--help", "help"}:
         show(_overview())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import io
 import signal
 import sys
 import threading
@@ -42,6 +43,7 @@ def main(
         default: The command of a line that starts with a flag.
         argv: The words of the line; those of the process by default.
     """
+    accept_any_text()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         name, command, rest = _select(program, commands, default, words)
@@ -51,6 +53,13 @@ def main(
     except (UsageError, SettingError) as error:
         return fail(program, error, BAD_USAGE)
     return _run(program, settings)
+
+
+def accept_any_text() -> None:
+    """Let output that is not in UTF-8 show an escape for a character that it lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # closed at the start it is None
+            stream.reconfigure(errors="backslashreplace")
 
 
 def fail(program: str, error: object, status: int = FAILED) -> int:

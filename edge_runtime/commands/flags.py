@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edge_runtime.cli import Command, field
 from edge_runtime.errors import SettingError
+from edge_runtime.names import read_class_names
 from edge_runtime.policies.budget import DeferralBudget
 from edge_runtime.policies.policy import Mode, OnCloudFailure, Policy
 
@@ -113,9 +114,9 @@ class CloudFlags(Command):
 
 def _read_labels(file: Path) -> tuple[str, ...]:
     try:
-        return tuple(file.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        return read_class_names(file)
+    except (OSError, ValueError) as error:
+        reason = (error.strerror or error) if isinstance(error, OSError) else "not UTF-8"
         raise SettingError(
             f"expected a file of class names at {file}, one per line ({reason}): check the path"
         ) from None

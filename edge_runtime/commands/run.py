@@ -17,6 +17,7 @@ from edge_runtime.cli import field
 from edge_runtime.commands.flags import CloudFlags, PolicyFlags
 from edge_runtime.errors import CloudError, GatekeeperError, InputError, SettingError
 from edge_runtime.files import SHOWN, clean, one_line
+from edge_runtime.names import file_name
 from edge_runtime.pictures import PICTURES, find_inputs, read_input
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _inputs(settings: RunSettings) -> Iterator[tuple[str, Callable[[], Any]]]:
     for path in find_inputs(settings.inputs):
         # A picture is forwarded as the file it is.
         is_picture = path.suffix.lower() in PICTURES
-        yield str(path), partial(Path, path) if is_picture else partial(read_input, path)
+        yield file_name(path), partial(Path, path) if is_picture else partial(read_input, path)
 
 
 def _answer(cascade: Cascade, name: str, read: Callable[[], Any], *, as_json: bool) -> str:

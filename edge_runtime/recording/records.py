@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge_runtime.errors import InputError
+from edge_runtime.names import class_name
 
 RECORDS_FILE: Final = "records.jsonl"
 _NUMBERS: Final = ("confidence", "small_confidence", "threshold")
@@ -60,6 +61,7 @@ class Record:
         if not isinstance(fields, dict) or not names <= fields.keys():
             raise ValueError(f"expected the keys {sorted(names)}")
         values = {name: _value(name, fields[name]) for name in names}
+        values |= {name: class_name(values[name]) for name in ("label", "small_label")}
         # The line must not lead outside the folder, whoever wrote it.
         if Path(values["file"]).name != values["file"]:
             raise ValueError(f"expected the name of a file, got {values['file']!r}")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.errors import CloudProtocolError, SettingError
+from edge_runtime.names import class_name
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire.tensors import BYTES, Array, WireError, decode_bytes, is_typed
 
@@ -60,8 +61,12 @@ class AnswerReader:
         foreign_labels: Sequence[str] | None,
     ) -> Self:
         """Build a reader for an edge model's labels, or raise a `SettingError`."""
-        index = {name: position for position, name in enumerate(labels)}
-        order = tuple(labels if foreign_labels is None else foreign_labels)
+        index = {class_name(name): position for position, name in enumerate(labels)}
+        if len(index) < len(labels):
+            raise SettingError(
+                "expected each label of the edge model once, one occurs twice: rename one"
+            )
+        order = tuple(map(class_name, labels if foreign_labels is None else foreign_labels))
         return cls(output=output, reduce=reduce, labels=order, index=index)
 
     def numbers(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -146,7 +151,7 @@ class AnswerReader:
             )
 
     def _decode(self, values: Iterable[bytes]) -> list[str]:
-        names = [value.decode("utf-8", "backslashreplace") for value in values]
+        names = [class_name(value.decode("utf-8", "backslashreplace")) for value in values]
         for name in names:
             if name not in self.index:
                 raise CloudProtocolError(

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 import torch
 from onnx import helper
 
-from edge_runtime.contract import InputDescription, unique_names
+from edge_runtime.contract import InputDescription
+from edge_runtime.names import class_name, read_class_names, unique_names
+from edge_runtime.reading import parse_json, read_text
 from export.commands.build import Scores, SourceSettings
 from export.errors import GraphError, LabelError
 from export.external import OnnxFile
@@ -45,6 +46,7 @@ from export.sources.source import Feeds, Inputs, Pictures, Source
 from train import data
 from train.models import VIEWS
 
+_Content = TypeVar("_Content")
 _RANK = 2
 _PICTURE_RANK = 4
 _PROBE_SEED = 0
@@ -210,27 +212,29 @@ def read_labels(path: Path) -> tuple[str, ...]:
     Raises:
         LabelError: There are no labels.
     """
-    file = path / "config.json" if path.is_dir() else path
+    if path.is_dir():
+        return _config_labels(path / "config.json")
+    labels = tuple(name.strip() for name in _read(path, read_class_names) if name.strip())
+    if not labels:
+        raise LabelError(f"expected one label a line in {path}, got an empty file: fill it")
+    return labels
+
+
+def _read(file: Path, reader: Callable[[Path], _Content]) -> _Content:
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
+        return reader(file)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not text in UTF-8"
         raise LabelError(
             f"expected labels in {file}, got {reason}: name a text file with one label a line, or "
             "a folder with config.json"
         ) from None
-    if path.is_dir():
-        return _config_labels(text, file)
-    labels = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if not labels:
-        raise LabelError(f"expected one label a line in {file}, got an empty file: fill it")
-    return labels
 
 
-def _config_labels(text: str, file: Path) -> tuple[str, ...]:
+def _config_labels(file: Path) -> tuple[str, ...]:
     try:
-        names: dict[str, Any] = json.loads(text)["id2label"]
-        labels = tuple(str(names[str(i)]) for i in range(len(names)))
+        names: dict[str, Any] = parse_json(_read(file, read_text))["id2label"]
+        labels = tuple(class_name(str(names[str(i)])) for i in range(len(names)))
     except (ValueError, KeyError, TypeError):
         labels = ()
     if not labels:

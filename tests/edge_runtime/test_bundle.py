@@ -15,7 +15,6 @@ from edge_runtime.bundle import file_sha256, read_bundle
 from edge_runtime.cli import main
 from edge_runtime.commands.doctor import DoctorSettings
 from edge_runtime.commands.run import RunSettings
-from edge_runtime.contract import unique_names
 from edge_runtime.onnx_file import read_onnx_file
 from export.__main__ import COMMANDS
 from export.commands.retune import RetuneSettings
@@ -326,17 +325,3 @@ def test_a_graph_with_another_input_than_described_is_refused(
     seal(path)
     with pytest.raises(BundleError, match=words):
         EdgeModel.open(path)
-
-
-@pytest.mark.parametrize(
-    ("names", "unique"),
-    [
-        (("a", "b"), ("a", "b")),
-        (("a", "b", "a"), ("a (0)", "b", "a (2)")),
-        (("a", "a", "a (1)"), ("a (0)", "a (1) (1)", "a (1) (2)")),
-        (("",) * 3, (" (0)", " (1)", " (2)")),
-    ],
-)
-def test_names_that_occur_twice_get_their_number(names, unique):
-    assert unique_names(names) == unique
-    assert unique_names(unique) == unique

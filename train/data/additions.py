@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.files import files_under
+from edge_runtime.names import file_name
 from train.data import sets
 from train.data.labelled import NO_LABEL, Kind, LabelledData, Splits, join
 from train.data.layouts import IMAGE_FOLDER, TABLES, layout_of, tables
@@ -97,7 +98,7 @@ def _pictures(folder: Path) -> tuple[Sequence[Any], tuple[str, ...], Kind]:
             f"expected pictures ({', '.join(sorted(SUFFIXES))}) in {root}, found none: name a "
             "folder of pictures, or a data set"
         )
-    return PictureFiles(files), tuple(str(p.relative_to(root)) for p in files), "image"
+    return PictureFiles(files), tuple(file_name(p.relative_to(root)) for p in files), "image"
 
 
 def _require_kind(more: LabelledData, splits: Splits, name: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.contract import unique_names
 from train.data import hub
 from train.data.labelled import LabelledData, Splits, join, split_stratified
 from train.data.layouts import read_folder, tables
@@ -40,7 +39,7 @@ def load(name: str, *, seed: int = 0, limit: int | None = None) -> Splits:
     """
     if name in {DIGITS, DIGITS_MORE}:
         return load_built_in(more=name == DIGITS_MORE).limited(limit)
-    splits = _carve(_read_labelled(name, limit), seed, name)
+    splits = _carve(_read(name, limit), seed, name)
     _require_classes(splits, name)
     return splits.limited(limit)
 
@@ -54,7 +53,7 @@ def load_all(name: str) -> LabelledData:
     if name in {DIGITS, DIGITS_MORE}:
         splits = load(DIGITS_MORE)
         return join([splits.train, splits.validation, splits.test])
-    found = _read_labelled(name)
+    found = _read(name)
     names = next(iter(found.values())).label_names
     return join([_relabel(part, names, split) for split, part in found.items()])
 
@@ -67,18 +66,11 @@ def load_train(name: str, *, limit: int | None = None) -> LabelledData:
     """
     if name in {DIGITS, DIGITS_MORE}:
         return load(name, limit=limit).train
-    train = _train_of(_read_labelled(name, limit), name)
+    train = _train_of(_read(name, limit), name)
     return train if limit is None else train.limited(limit)
 
 
-def _read_labelled(name: str, limit: int | None = None) -> dict[str, LabelledData]:
-    return {
-        split: dataclasses.replace(part, label_names=unique_names(part.label_names))
-        for split, part in _read(name, limit).items()
-    }
-
-
-def _read(name: str, limit: int | None) -> dict[str, LabelledData]:
+def _read(name: str, limit: int | None = None) -> dict[str, LabelledData]:
     path = Path(name)
     if path.is_file():
         return tables.read_file(path)

@@ -17,10 +17,11 @@ import transformers
 from torch import Tensor
 
 from edge_runtime import contract
-from edge_runtime.contract import unique_names
 from edge_runtime.files import fresh_folder, one_line
+from edge_runtime.names import unique_names
 from train.data import Kind
 from train.errors import CheckpointError
+from train.models.channels import open_channels
 from train.models.kinds import SAFE, Family, encode, family_of, open_processor
 from train.models.single_label import require_single_label, split_single_logit
 
@@ -128,6 +129,8 @@ def open_checkpoint(path: Path | str, *, kind: Kind | None = "image") -> Checkpo
     _require_weights(report, type(model).__name__, folder)
     require_single_label(model.config, folder)
     split_single_logit(model, folder)
+    if family.kind == "image":
+        open_channels(model, processor, folder)
     labels = _labels(model.config, folder)
     return Checkpoint(model.eval(), processor, labels, folder, family.kind)
 
@@ -159,7 +162,7 @@ def _labels(config: Any, folder: Path) -> tuple[str, ...]:
             f"expected id2label with 0 to {config.num_labels - 1} in {folder}/config.json, got "
             f"{sorted(config.id2label)[:5]} ...: number the labels from 0"
         )
-    return unique_names([str(config.id2label[i]) for i in numbers])
+    return unique_names(str(config.id2label[i]) for i in numbers)
 
 
 def check_files(folder: Path) -> None:

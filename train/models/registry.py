@@ -13,6 +13,7 @@ from transformers import AutoConfig, ViTImageProcessor
 
 from edge_runtime.files import one_line
 from train.errors import CheckpointError
+from train.models.channels import open_channels
 from train.models.checkpoint import Checkpoint
 from train.models.kinds import SAFE, Family, family_of, open_processor
 from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
@@ -107,6 +108,8 @@ def _foreign(
             processor = open_processor(family, path, model)
         else:
             processor = _processor(_own_size(model.config, image_size), normalisation)
+        if family.kind == "image":
+            open_channels(model, processor, path)
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 - transformers raises many unrelated classes

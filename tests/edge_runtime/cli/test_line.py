@@ -1,5 +1,6 @@
 """A command runs only once its whole line has been parsed."""
 
+import io
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from tools.processes import start
 
 from edge_runtime.cli import Command, field, main
+from edge_runtime.cli.gatekeeper import main as gatekeeper
 from edge_runtime.errors import GatekeeperError
 
 RAN = []
@@ -179,3 +181,20 @@ def test_an_interrupt_that_a_finaliser_swallowed_comes_again():
         [sys.executable, "-c", SWALLOWED], capture_output=True, text=True, timeout=60, check=False
     )
     assert (found.returncode, found.stderr) == (130, "program: interrupted\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize("entry", ["package", "gatekeeper"])
+def test_a_terminal_of_any_encoding_shows_escapes_of_what_it_lacks(encoding, entry, monkeypatch):
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    if entry == "package":
+        assert run("paint", "--colour", "天", "--coats", "0\udcff") == 2
+    else:
+        assert gatekeeper(["\udcff天"]) == 2
+    print("天 and 🙂")
+    out.flush()
+    err.flush()
+    assert out.buffer.getvalue() == b"\\u5929 and \\U0001f642\n"
+    assert b"udcff" in err.buffer.getvalue()

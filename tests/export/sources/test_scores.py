@@ -1,5 +1,8 @@
 """ONNX files whose output is no row of logits: one logit, probabilities, percentages, scores."""
 
+import json
+import unicodedata
+
 import numpy as np
 import pytest
 import torch
@@ -165,3 +168,18 @@ def test_log_probabilities_and_logits_between_0_and_1_in_a_few_rows_are_logits()
     logs = z - np.log(np.exp(z).sum(1, keepdims=True))
     for values in (z, logs, np.full((8, 5), 0.5)):
         assert scores.require_scores(values, None, "a.onnx", "another") == "logits"
+
+
+@pytest.mark.parametrize("kind", ["file", "config"])
+def test_names_of_classes_have_no_byte_order_mark_and_composed_accents(
+    kind, write, export, two_names, tmp_path
+):
+    names = ("Äpfel", "naïve")
+    apart = [unicodedata.normalize("NFD", name) for name in names]
+    place, file, text = two_names["labels"], two_names["labels"], "\r\n".join(apart)
+    if kind == "config":
+        place, file = tmp_path, tmp_path / "config.json"
+        text = json.dumps({"id2label": dict(enumerate(apart))}, ensure_ascii=False)
+    file.write_bytes(text.encode("utf-8-sig"))
+    bundle = export(write(single), **two_names | {"labels": place})
+    assert EdgeModel.open(bundle).labels == names

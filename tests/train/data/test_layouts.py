@@ -4,6 +4,7 @@ import gzip
 import os
 import pickle
 import struct
+import unicodedata
 
 import datasets
 import numpy as np
@@ -374,3 +375,33 @@ def test_the_published_files_open(real_data, name, kind, classes, test):
     splits = data.load(str(real_data / name))
     assert (splits.test.kind, len(splits.label_names), len(splits.test)) == (kind, classes, test)
     assert len(splits.test.inputs[test - 1]) > 0
+
+
+def test_classes_and_pictures_may_have_any_names_that_a_system_allows(tmp_path):
+    apart = unicodedata.normalize("NFD", "été")
+    for place in (apart, "zoo", os.fsdecode(b"k\xe9t")):
+        for number in range(3):
+            picture(tmp_path / "data" / place / os.fsdecode(b"p\xff%d.png" % number))
+    splits = data.load(str(tmp_path / "data"))
+    # In the order of the composed names, as on a system that writes them composed.
+    assert splits.label_names == (r"k\xe9t", "zoo", "été")
+    assert splits.train.inputs[0].shape == (5, 6, 3)
+    assert all(i.isprintable() for i in splits.train.ids)
+    assert len(splits.fingerprint()) == 64
+
+
+def test_names_of_one_class_in_two_forms_are_one_class(tmp_path):
+    file = tmp_path / "train.csv"
+    rows = [f"text {i},{unicodedata.normalize(form, 'été')}" for i, form in enumerate(FORMS)]
+    file.write_text("\n".join(["text,label", *rows, *(f"{i},zoo" for i in range(4))]))
+    assert data.load_train(str(file)).label_names == ("zoo", "été")
+
+
+FORMS = ("NFC", "NFD", "NFC", "NFD")
+
+
+def test_a_list_of_classes_may_have_a_byte_order_mark(tmp_path):
+    tiny_imagenet(tmp_path)
+    file = tmp_path / "wnids.txt"
+    file.write_bytes(file.read_text().encode("utf-8-sig"))
+    assert data.load_train(str(tmp_path)).label_names[0][0] == "n"

@@ -26,6 +26,13 @@ def test_labels_that_do_not_count_from_zero_are_refused(small_checkpoint, tmp_pa
         open_checkpoint(path)
 
 
+def test_accents_of_labels_are_composed(small_checkpoint, tmp_path):
+    path = shutil.copytree(small_checkpoint, tmp_path / "copy")
+    names = {str(i): f"e\u0301{i}" for i in range(10)}
+    edit_config(path, id2label=names, label2id={v: int(k) for k, v in names.items()})
+    assert open_checkpoint(path).labels == tuple(f"\u00e9{i}" for i in range(10))
+
+
 def test_another_number_of_labels_than_weights_is_refused(small_checkpoint, tmp_path):
     path = shutil.copytree(small_checkpoint, tmp_path / "copy")
     names = dict(enumerate(LABELS[:7]))

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from edge_runtime.files import is_hidden
+from edge_runtime.names import class_name, file_name
+from edge_runtime.reading import read_text
 from train.data.labelled import LabelledData
 from train.data.layouts.tables import SPLITS
 from train.data.pictures import SUFFIXES, PictureFiles
@@ -47,12 +49,14 @@ def _class_folders(folder: Path, split: str) -> LabelledData:
         raise DataError(
             f"expected a folder behind the link {lost}, it leads nowhere: mend the link"
         )
-    classes = sorted(path.name for path in visible if path.is_dir())
-    pairs = [(path, name) for name in classes for path in _pictures(folder / name)]
+    named = sorted(
+        (class_name(file_name(place.name)), place) for place in visible if place.is_dir()
+    )
+    pairs = [(path, name) for name, place in named for path in _pictures(place)]
     if not pairs:
         raise DataError(f"expected one folder of pictures per class in {folder}, found none")
-    ids = [f"{split}/{path.relative_to(folder)}" for path, _ in pairs]
-    return _labelled(pairs, classes, ids, folder)
+    ids = [f"{split}/{file_name(path.relative_to(folder))}" for path, _ in pairs]
+    return _labelled(pairs, list(dict(named)), ids, folder)
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -73,7 +77,7 @@ def matches_tiny_imagenet(folder: Path) -> bool:
 
 def read_tiny_imagenet(folder: Path) -> dict[str, LabelledData]:
     """Read train and validation; classes are WordNet ids, in the order of `wnids.txt`."""
-    names = (folder / "wnids.txt").read_text(encoding="utf-8").split()
+    names = read_text(folder / "wnids.txt").split()
     train = [
         (path, name)
         for name in names
@@ -84,15 +88,16 @@ def read_tiny_imagenet(folder: Path) -> dict[str, LabelledData]:
     annotations = folder / "val" / "val_annotations.txt"
     if annotations.is_file():
         pairs["validation"] = _annotated(annotations)
-    return {
-        split: _labelled(part, names, [path.name for path, _ in part], folder / "wnids.txt")
-        for split, part in pairs.items()
-    }
+    found = {}
+    for split, part in pairs.items():
+        ids = [file_name(path.name) for path, _ in part]
+        found[split] = _labelled(part, names, ids, folder / "wnids.txt")
+    return found
 
 
 def _annotated(annotations: Path) -> list[tuple[Path, str]]:
     pairs = []
-    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(annotations).splitlines(), 1):
         fields = line.split("\t")
         if len(fields) < 2:  # noqa: PLR2004 - a picture and its class, then a box
             raise DataError(f"expected a picture and its class in line {number} of {annotations}")
@@ -110,12 +115,12 @@ def read_food101(folder: Path) -> dict[str, LabelledData]:
     classes = folder / "meta" / "classes.txt"
     if not classes.is_file():
         raise DataError(f"expected the classes in {classes}, it is missing")
-    names = classes.read_text(encoding="utf-8").split()
+    names = read_text(classes).split()
     found = {}
     for split in ("train", "test"):
         file = folder / "meta" / f"{split}.txt"
         if file.is_file():
-            entries = file.read_text(encoding="utf-8").split()
+            entries = read_text(file).split()
             pairs = [(folder / "images" / f"{e}.jpg", e.split("/")[0]) for e in entries]
             found[split] = _labelled(pairs, names, entries, classes)
     return found

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.names import class_name
 from train.data.labelled import Kind, LabelledData
 from train.data.layouts.columns import IMAGES, LABELS, SUFFIXES, TEXTS, Columns, read_columns
 from train.data.pictures import LazyPictures
@@ -143,6 +144,8 @@ def _labels(
             )
         return np.array(values, np.int64), declared
     # Only classes that occur: a number may be an id, with millions of others below it.
+    if kinds == {str}:
+        values = [class_name(value) for value in values]
     classes = sorted(set(values))
     numbers = {value: number for number, value in enumerate(classes)}
     names = tuple(str(c).lower() if kinds == {bool} else str(c) for c in classes)
