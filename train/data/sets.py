@@ -11,6 +11,7 @@ import numpy as np
 from train.data import hub
 from train.data.labelled import LabelledData, Splits, join, split_stratified
 from train.data.layouts import read_folder, tables
+from train.data.layouts.columns import SUFFIXES
 from train.errors import DataError
 
 DIGITS = "digits"
@@ -78,7 +79,7 @@ def _read(name: str, limit: int | None = None) -> dict[str, LabelledData]:
         return read_folder(path)
     # Hub names are NAME or OWNER/NAME. Anything else is a path, and asking the hub takes long.
     is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if is_path or path.suffix in tables.SUFFIXES:
+    if is_path or path.suffix in SUFFIXES:
         raise DataError(f"expected a data set at {name}, nothing is there: check the path")
     return hub.load(name, limit)
 

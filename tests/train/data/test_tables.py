@@ -133,6 +133,23 @@ def test_the_numbers_of_a_jsonl_file_are_no_texts(tmp_path):
         data.load(str(tmp_path / "a.jsonl"))
 
 
+@pytest.mark.parametrize(("text", "label"), [("\\ud83d", "a"), ("x", "\\udc00")])
+def test_half_a_character_is_named_with_its_row(tmp_path, text, label):
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "{text}", "label": "{label}"}}\n')
+    with pytest.raises(DataError, match="row 0 has half of a surrogate pair"):
+        data.load(str(tmp_path / "a.jsonl"))
+
+
+def test_a_column_that_occurs_twice_is_refused(tmp_path):
+    columns = [pa.array(["x"]), pa.array(["y"]), pa.array([0])]
+    table = pa.Table.from_arrays(columns, names=["text", "text", "label"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("text,text,label\nx,y,0\n")
+    for suffix in (".parquet", ".csv"):
+        with pytest.raises(DataError, match=r"expected each column once in .*: rename"):
+            data.load(str(tmp_path / f"a{suffix}"))
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json"])
 def test_another_encoding_is_named_with_its_line(tmp_path, encoding, suffix):
