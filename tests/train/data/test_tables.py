@@ -232,6 +232,23 @@ def test_a_parquet_file_that_lies_about_its_size_is_refused(tmp_path, monkeypatc
         data.load(str(path))
 
 
+@pytest.mark.parametrize("wrong", [0xFF, 0x01])
+def test_a_parquet_file_with_any_byte_wrong_is_read_or_refused(tmp_path, wrong):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": [f"t{i % 3}" for i in range(8)], "label": [0, 1] * 4})
+    parquet.write_table(table, path, compression="none", store_schema=False)
+    right = path.read_bytes()
+    refused = 0
+    for place in range(len(right)):
+        path.write_bytes(right[:place] + bytes([right[place] ^ wrong]) + right[place + 1 :])
+        try:
+            data.load_all(str(path))
+        except DataError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > len(right) // 4
+
+
 def test_rows_of_a_task_count_what_they_repeat(tmp_path, monkeypatch):
     monkeypatch.setattr(unpacking, "MOST_BYTES", 2**20)
     table, path = pa.table({"prompt": repeated("x" * 100_000, 20)}), tmp_path / "a.parquet"
