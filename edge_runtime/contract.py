@@ -25,7 +25,7 @@ from types import NoneType
 from typing import Any, Final, Literal
 
 from edge_runtime.errors import BundleError, ContractVersionError
-from edge_runtime.names import class_name
+from edge_runtime.names import unique_names
 
 _OTHER_BYTE = re.compile("[\udc80-\udcff]")
 
@@ -352,7 +352,7 @@ def _range(values: list[Any]) -> tuple[float, float]:
 def _labels(values: list[Any]) -> tuple[str, ...]:
     if not values or not all(isinstance(value, str) for value in values):
         raise ValueError(f"expected labels as texts, got {str(values)[:40]}")
-    return tuple(map(class_name, values))
+    return unique_names(values)
 
 
 def _input(described: dict[str, Any]) -> InputDescription:

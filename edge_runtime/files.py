@@ -18,6 +18,8 @@ FileState: TypeAlias = tuple[int, int, int]
 """Modification time in ns, size in bytes and inode of a file."""
 SHOWN = "\n\t"
 """What a text of several lines may hold beside printable characters, for `clean`."""
+_HIDDEN = frozenset({"__MACOSX", "@eaDir"})
+"""Folders that macOS and network drives put among a user's; they hold no pictures of his."""
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -42,6 +44,40 @@ def clean(text: str, keep: str = "") -> str:
     return "".join(
         c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
     )
+
+
+def is_hidden(path: Path) -> bool:
+    """Return whether a file or folder was put among others by a system, such as `._cat.png`."""
+    return path.name.startswith(".") or path.name in _HIDDEN
+
+
+def files_under(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files under a folder that are not hidden, and the folders that cannot be read.
+
+    Links to folders are followed, except to a folder that is read already, and to those that hold
+    `folder` itself: links in a circle end there.
+    """
+    files: list[Path] = []
+    closed: list[Path] = []
+    seen = {_identity(parent) for parent in folder.resolve().parents}
+    for root, folders, names in os.walk(
+        folder, followlinks=True, onerror=lambda error: closed.append(Path(error.filename))
+    ):
+        here = Path(root)
+        if _identity(here) in seen:
+            folders.clear()
+            continue
+        seen.add(_identity(here))
+        # Of a folder and a link to it, the folder gives its files their names.
+        folders[:] = sorted(folders, key=lambda name: (Path(root, name).is_symlink(), name))
+        folders[:] = [name for name in folders if not is_hidden(Path(name))]
+        files += [path for name in names if not is_hidden(path := here / name)]
+    return sorted(files), closed
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def write_atomically(path: Path, content: str | bytes | Callable[[Path], None]) -> None:

@@ -13,6 +13,7 @@ from edge_runtime import contract
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import BundleError, InputError
 from edge_runtime.pictures import PICTURES, decode_picture, read_input
+from edge_runtime.reading import read_bytes
 
 Rows = npt.NDArray[Any]
 """Inputs along the first axis: a tensor, or an object array [n] of texts."""
@@ -23,6 +24,7 @@ _ORT_DTYPES = {
     "tensor(int64)": "int64",
 }
 _BLANK_PIXELS: Final = 32  # of a free axis
+_FILE_BYTES: Final = 2**29  # of one picture's file
 _HEADER_BYTES: Final = 512
 """Upper bound of a request's names, shapes and parameters."""
 _ROW_BYTES: Final = 24
@@ -175,10 +177,10 @@ def _read(value: Any) -> tuple[Any, bytes | None]:
     if value.suffix.lower() not in PICTURES:
         return read_input(value), None
     try:
-        data = value.read_bytes()
+        data = read_bytes(value, limit=_FILE_BYTES)
     except OSError as error:
         raise InputError(
-            f"expected a readable picture at {value} ({error.strerror}): check the path"
+            f"expected a readable picture at {value} ({error.strerror or error}): check the path"
         ) from None
     return decode_picture(data, str(value)), data
 

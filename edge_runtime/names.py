@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from edge_runtime.reading import read_text
@@ -15,6 +17,18 @@ def class_name(text: str) -> str:
     Some systems write an accent as a character of its own (NFD), in the names of folders above all.
     """
     return unicodedata.normalize("NFC", text)
+
+
+def unique_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return class names in form NFC, with its number behind each that occurs more than once.
+
+    An answer travels as a name, and ImageNet has two cranes: they become `crane (134)` and
+    `crane (517)`, on the device and in the cloud alike. Unique names stay as they are.
+    """
+    named = tuple(map(class_name, names))
+    while len(counts := Counter(named)) < len(named):
+        named = tuple(f"{n} ({i})" if counts[n] > 1 else n for i, n in enumerate(named))
+    return named
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import DependencyError, InputError, PictureSizeError
-from edge_runtime.files import one_line
+from edge_runtime.files import files_under, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -111,16 +111,14 @@ def _as_rgb(picture: Image, form: str | None, name: str) -> npt.NDArray[np.uint8
 def find_inputs(paths: Iterable[Path]) -> Iterator[Path]:
     """Yield the files among the paths, and the inputs under the folders, sorted.
 
-    A path that does not exist, and a folder without inputs, are yielded unchanged: reading them
-    gives the error, and does not affect the other inputs.
+    Hidden files are left out, links to folders are followed. A path that does not exist, a folder
+    without inputs, and one that cannot be read are yielded unchanged: reading them gives the error,
+    and does not affect the other inputs.
     """
     for path in paths:
-        inputs = sorted(p for p in path.rglob("*") if _is_input(p)) if _is_folder(path) else []
-        yield from inputs or [path]
-
-
-def _is_input(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES | {_ARRAY, _TEXT} and not _is_folder(path)
+        files, closed = files_under(path) if _is_folder(path) else ([], [])
+        inputs = [file for file in files if file.suffix.lower() in PICTURES | {_ARRAY, _TEXT}]
+        yield from sorted(inputs + closed) or [path]
 
 
 def _is_folder(path: Path) -> bool:
@@ -158,6 +156,8 @@ def _require_file(path: Path) -> None:
         raise InputError(
             f"expected pictures, .npy or .txt files under {path}, found none: name others"
         )
+    if not path.is_file():  # a pipe would be waited for
+        raise InputError(f"expected a file or folder, {path} is something else: name another")
 
 
 def _read_text(path: Path) -> str:

@@ -67,6 +67,10 @@ class AnswerReader:
     ) -> Self:
         """Build a reader for an edge model's labels, or raise a `SettingError`."""
         index = {class_name(name): position for position, name in enumerate(labels)}
+        if len(index) < len(labels):
+            raise SettingError(
+                "expected each label of the edge model once, one occurs twice: rename one"
+            )
         order = tuple(map(class_name, labels if foreign_labels is None else foreign_labels))
         return cls(output=output, reduce=reduce, labels=order, index=index)
 

@@ -15,7 +15,7 @@ import torch
 from onnx import helper
 
 from edge_runtime.contract import InputDescription
-from edge_runtime.names import class_name, read_class_names
+from edge_runtime.names import class_name, read_class_names, unique_names
 from edge_runtime.reading import parse_json, read_text
 from export.commands.build import Scores, SourceSettings
 from export.errors import GraphError, LabelError
@@ -203,7 +203,7 @@ def _labels(settings: SourceSettings, classes: int, place: Path) -> tuple[str, .
             f"expected {classes} labels, one for each class of {place}, got {len(labels)} in "
             f"{owner}: name others with --labels"
         )
-    return labels
+    return unique_names(labels)
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

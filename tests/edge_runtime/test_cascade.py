@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 from tools.processes import finish
 
+from benchmarks.processes import running_server
 from edge_runtime import Cascade, InputError, SettingError, Source, UseError
 from edge_runtime.commands.doctor import DoctorError, DoctorSettings
-from train.models import open_checkpoint
+from export.commands.build import BuildSettings
+from train.models import build, open_checkpoint, save
 
 
 @pytest.mark.slow
@@ -32,6 +34,31 @@ def test_only_deferred_rows_are_forwarded_and_return_to_their_places(
         assert pixels < cascade.request_bytes < pixels + 2000
         one = cascade(pictures[0])
     assert (one.prediction, one.source) == (answers[0].prediction, answers[0].source)
+
+
+@pytest.mark.slow
+def test_two_classes_of_one_name_stay_two_on_the_way_to_the_cloud_and_back(tmp_path, pictures):
+    names = ["cat", "dog"] + ["crane"] * 8
+    for seed, kind in enumerate(("small-cnn", "resnet-20")):
+        save(build(kind, labels=names, image_size=(8, 8), seed=seed), tmp_path / kind)
+    bundle = tmp_path / "bundle"
+    BuildSettings(checkpoint=tmp_path / "small-cnn", out=bundle, threshold=2.0).run()
+    # A bundle of an older release holds the names as the model has them.
+    record = json.loads((bundle / "bundle.json").read_text())
+    assert record["metadata"]["labels"][2] == "crane (2)"
+    record["metadata"]["labels"] = names
+    (bundle / "bundle.json").write_text(json.dumps(record))
+    large = open_checkpoint(tmp_path / "resnet-20").predict(pictures).argmax(-1)
+    assert len(set(large.tolist())) > 1
+    server = ["cloud_stub", "--checkpoint", str(tmp_path / "resnet-20"), "--port", "0"]
+    with (
+        running_server(server) as address,
+        Cascade.open(bundle, cloud=address, deadline_s=20) as cascade,
+    ):
+        answers = cascade.batch(pictures)
+    expected = [names[i] if i < 2 else f"crane ({i})" for i in large]
+    assert [(a.prediction, a.label) for a in answers] == list(zip(large, expected, strict=True))
+    assert {a.source for a in answers} == {Source.CLOUD}
 
 
 def test_an_unreachable_cloud_falls_back_with_the_reason(bundle, pictures):

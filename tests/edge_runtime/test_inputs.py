@@ -1,6 +1,7 @@
 """Every input works or gets a line of its own with the reason."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from edge_runtime import Cascade, EdgeModel, InputError, Source
 from edge_runtime.__main__ import COMMANDS
 from edge_runtime.cli import main
 from edge_runtime.commands.run import RunSettings
-from edge_runtime.pictures import read_input
+from edge_runtime.pictures import find_inputs, read_input
 from export.commands.build import BuildSettings
 
 GREY16 = np.array([[0, 128, 129, 257, 32_768, 65_535]], np.uint16)
@@ -279,3 +280,55 @@ def test_ctrl_c_ends_a_run_with_one_line(bundle, pictures, tmp_path):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "python -m edge_runtime: interrupted\n")
+
+
+def found(*paths):
+    return [str(path) for path in find_inputs(paths)]
+
+
+def fill(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def test_hidden_files_and_folders_are_no_inputs(tmp_path):
+    fill(
+        tmp_path, "a.png", "._a.png", "__MACOSX/._a.png", "b/@eaDir/a.png", ".git/a.txt", "b/c.txt"
+    )
+    assert found(tmp_path) == [str(tmp_path / "a.png"), str(tmp_path / "b" / "c.txt")]
+    assert found(tmp_path / "._a.png", tmp_path / ".git") == [
+        str(tmp_path / "._a.png"),
+        str(tmp_path / ".git" / "a.txt"),
+    ]
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    fill(tmp_path, "disk/a.png", "run/b.png", "run/z/c.png")
+    (tmp_path / "run" / "far").symlink_to(tmp_path / "disk")
+    for loop, target in (("up", "run"), ("root", "/"), ("a", "run/z"), ("z/back", "run")):
+        (tmp_path / "run" / loop).symlink_to(tmp_path / target)
+    names = ("b.png", "far/a.png", "z/c.png")
+    assert found(tmp_path / "run") == [str(tmp_path / "run" / name) for name in names]
+
+
+def test_links_that_double_at_each_level_end(tmp_path):
+    for level in range(40):
+        (tmp_path / str(level)).mkdir()
+        for name in "ab":
+            (tmp_path / str(level) / name).symlink_to(tmp_path / str(level + 1))
+    fill(tmp_path, "40/a.png")
+    # The system itself refuses a path through 40 links or more.
+    assert found(tmp_path / "10") == [str(tmp_path / "10" / "/".join("a" * 30) / "a.png")]
+    assert len(found(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".txt", ".npy"])
+def test_a_pipe_is_refused_and_not_waited_for(suffix, bundle, tmp_path, capsys):
+    os.mkfifo(tmp_path / f"a{suffix}")
+    (tmp_path / f"b{suffix}").symlink_to(tmp_path / "gone")
+    assert main("edge", COMMANDS, argv=["run", "--bundle", str(bundle), str(tmp_path)]) == 1
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[:2]] == [
+        str(tmp_path / f"a{suffix}"),
+        str(tmp_path / f"b{suffix}"),
+    ]

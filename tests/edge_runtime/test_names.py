@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 
 from edge_runtime.contract import GateMetadata, InputDescription
-from edge_runtime.names import class_name, file_name, read_class_names
+from edge_runtime.names import class_name, file_name, read_class_names, unique_names
 from edge_runtime.wire.answers import AnswerReader
 
 COMPOSED = ("Café", "Ångström", "곰")
@@ -58,3 +58,18 @@ def test_edge_and_cloud_agree_in_either_form(edge, cloud):
     reader = AnswerReader.of(edge, output=None, reduce=None, foreign_labels=cloud)
     names = reader._decode(name.encode() for name in cloud)
     assert reader.numbers(names).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("names", "unique"),
+    [
+        (("a", "b"), ("a", "b")),
+        (("a", "b", "a"), ("a (0)", "b", "a (2)")),
+        (("a", "a", "a (1)"), ("a (0)", "a (1) (1)", "a (1) (2)")),
+        (("caf\u00e9", "cafe\u0301"), ("caf\u00e9 (0)", "caf\u00e9 (1)")),
+        (("",) * 3, (" (0)", " (1)", " (2)")),
+    ],
+)
+def test_names_that_occur_twice_get_their_number(names, unique):
+    assert unique_names(names) == unique
+    assert unique_names(unique) == unique

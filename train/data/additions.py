@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from edge_runtime.files import files_under
+from edge_runtime.names import file_name
 from train.data import sets
 from train.data.labelled import NO_LABEL, Kind, LabelledData, Splits, join
 from train.data.layouts import IMAGE_FOLDER, TABLES, layout_of, tables
@@ -87,13 +89,16 @@ def _unlabelled(name: str, limit: int | None) -> tuple[Sequence[Any], tuple[str,
 
 def _pictures(folder: Path) -> tuple[Sequence[Any], tuple[str, ...], Kind]:
     root = folder / "train" if (folder / "train").is_dir() else folder
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found, closed = files_under(root)
+    if closed:
+        raise DataError(f"expected folders that can be read in {root}, {closed[0]} cannot")
+    files = [p for p in found if p.suffix.lower() in SUFFIXES and p.is_file()]
     if not files:
         raise DataError(
             f"expected pictures ({', '.join(sorted(SUFFIXES))}) in {root}, found none: name a "
             "folder of pictures, or a data set"
         )
-    return PictureFiles(files), tuple(str(p.relative_to(root)) for p in files), "image"
+    return PictureFiles(files), tuple(file_name(p.relative_to(root)) for p in files), "image"
 
 
 def _require_kind(more: LabelledData, splits: Splits, name: str) -> None:

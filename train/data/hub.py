@@ -64,8 +64,8 @@ def _explain_failure(expected: str) -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001 - datasets raises many unrelated classes
         raise DataError(
-            f"expected {expected} does not open: {one_line(error, 200)}: check the name, the path "
-            "and the connection"
+            f"expected {expected} does not open: {one_line(error, 200)}: check the name, the "
+            "connection, and that the cache (HF_HOME) can be written"
         ) from None
     finally:
         logger.setLevel(level)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.names import class_name
+from edge_runtime.names import unique_names
 from train.errors import DataError
 
 Picture = npt.NDArray[np.uint8]
@@ -40,7 +40,7 @@ class LabelledData:
     kind: Kind = "image"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "label_names", tuple(map(class_name, self.label_names)))
+        object.__setattr__(self, "label_names", unique_names(self.label_names))
         if not len(self.inputs) == len(self.labels) == len(self.ids) >= 1:
             raise DataError(f"expected at least one input with a label, got {len(self.labels)}")
         known = self.labels[self.labels != NO_LABEL]

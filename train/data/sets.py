@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from train.data import hub
-from train.data.labelled import NO_LABEL, LabelledData, Splits, join, split_stratified
+from train.data.labelled import LabelledData, Splits, join, split_stratified
 from train.data.layouts import read_folder, tables
+from train.data.layouts.columns import SUFFIXES
 from train.errors import DataError
 
 DIGITS = "digits"
@@ -39,7 +40,7 @@ def load(name: str, *, seed: int = 0, limit: int | None = None) -> Splits:
     """
     if name in {DIGITS, DIGITS_MORE}:
         return load_built_in(more=name == DIGITS_MORE).limited(limit)
-    splits = _carve(_read_labelled(name, limit), seed, name)
+    splits = _carve(_read(name, limit), seed, name)
     _require_classes(splits, name)
     return splits.limited(limit)
 
@@ -53,7 +54,7 @@ def load_all(name: str) -> LabelledData:
     if name in {DIGITS, DIGITS_MORE}:
         splits = load(DIGITS_MORE)
         return join([splits.train, splits.validation, splits.test])
-    found = _read_labelled(name)
+    found = _read(name)
     names = next(iter(found.values())).label_names
     return join([_relabel(part, names, split) for split, part in found.items()])
 
@@ -66,19 +67,11 @@ def load_train(name: str, *, limit: int | None = None) -> LabelledData:
     """
     if name in {DIGITS, DIGITS_MORE}:
         return load(name, limit=limit).train
-    train = _train_of(_read_labelled(name, limit), name)
+    train = _train_of(_read(name, limit), name)
     return train if limit is None else train.limited(limit)
 
 
-def _read_labelled(name: str, limit: int | None = None) -> dict[str, LabelledData]:
-    found = _read(name, limit)
-    for split, part in found.items():
-        if (part.labels == NO_LABEL).any():
-            raise DataError(f"expected a label in every row of {split} of {name}, got {NO_LABEL}")
-    return found
-
-
-def _read(name: str, limit: int | None) -> dict[str, LabelledData]:
+def _read(name: str, limit: int | None = None) -> dict[str, LabelledData]:
     path = Path(name)
     if path.is_file():
         return tables.read_file(path)
@@ -86,7 +79,7 @@ def _read(name: str, limit: int | None) -> dict[str, LabelledData]:
         return read_folder(path)
     # Hub names are NAME or OWNER/NAME. Anything else is a path, and asking the hub takes long.
     is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if is_path or path.suffix in tables.SUFFIXES:
+    if is_path or path.suffix in SUFFIXES:
         raise DataError(f"expected a data set at {name}, nothing is there: check the path")
     return hub.load(name, limit)
 

@@ -19,7 +19,7 @@ from transformers import AutoConfig
 
 from edge_runtime import contract
 from edge_runtime.files import fresh_folder, one_line
-from edge_runtime.names import class_name
+from edge_runtime.names import unique_names
 from edge_runtime.reading import open_regular, read_json
 from train.data import Kind
 from train.errors import CheckpointError
@@ -166,7 +166,7 @@ def _labels(config: Any, folder: Path) -> tuple[str, ...]:
             f"expected id2label with 0 to {config.num_labels - 1} in {folder}/config.json, got "
             f"{sorted(config.id2label)[:5]} ...: number the labels from 0"
         )
-    return tuple(class_name(str(config.id2label[i])) for i in numbers)
+    return unique_names(str(config.id2label[i]) for i in numbers)
 
 
 def weights_sha256(folder: Path) -> str:

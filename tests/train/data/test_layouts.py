@@ -173,6 +173,29 @@ def test_a_truncated_gzip_is_named(tmp_path):
         data.load(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "shape", [(2**20, 100, 100), (2**32 - 1, 0, 0), (2**23, 1, 1), (2**32 - 1, 2**32 - 1, 1)]
+)
+def test_an_idx_file_that_unpacks_to_more_than_memory_is_refused(tmp_path, shape):
+    mnist(tmp_path, ".gz")
+    content = gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, *shape) + bytes(10**6))
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
+    with pytest.raises(DataError, match="once it is unpacked"):
+        data.load(str(tmp_path))
+
+
+def test_an_idx_file_is_unpacked_no_further_than_its_header_says(tmp_path):
+    mnist(tmp_path, ".gz")
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    with gzip.open(path, "ab") as file:
+        for _ in range(50):
+            file.write(bytes(2**20))
+    # The end of the file is damaged: a reader that goes on to it would say so.
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"expected 31360 bytes .* got more: download it again"):
+        data.load(str(tmp_path))
+
+
 def test_more_pictures_than_labels_are_refused(tmp_path):
     mnist(tmp_path)
     idx_file(tmp_path / "train-labels-idx1-ubyte", np.zeros(39, np.uint8))
@@ -188,6 +211,14 @@ def test_tiny_imagenet_numbers_its_classes_as_wnids_does(tmp_path):
     # The test pictures have no labels: a tenth of train takes their place.
     assert (len(splits.train), len(splits.test)) == (36, 4)
     assert splits.validation.inputs[3].shape == (5, 6, 3)
+
+
+def test_a_class_that_is_listed_twice_is_named(tmp_path):
+    tiny_imagenet(tmp_path)
+    with (tmp_path / "wnids.txt").open("a") as file:
+        file.write("n01443537\n")
+    with pytest.raises(DataError, match=r"each class once in .*wnids\.txt, got n01443537 twice"):
+        data.load(str(tmp_path))
 
 
 def test_an_annotation_of_tiny_imagenet_without_a_class_is_named(tmp_path):

@@ -129,3 +129,48 @@ def test_a_single_class_is_refused(tmp_path):
     write_folder(tmp_path, ["cat"])
     with pytest.raises(DataError, match="at least 2 classes"):
         data.load(str(tmp_path))
+
+
+def test_what_a_system_put_among_pictures_is_neither_a_class_nor_a_picture(tmp_path):
+    write_folder(tmp_path)
+    hidden = ["__MACOSX/train/cat/._0.png", "train/cat/._0.png", "train/.ipynb_checkpoints/a.png"]
+    hidden += ["train/@eaDir/0.png", "train/__MACOSX/0.png", "test/dog/.thumbnail.png"]
+    for name in hidden:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\x00\x05\x16\x07")
+    everything = data.load_all(str(tmp_path))
+    assert everything.label_names == ("cat", "dog")
+    assert everything.array().shape == (48, 6, 7, 3)
+    for split in ("train", "test"):
+        (tmp_path / split).rename(tmp_path / f"{split}-old")
+    (tmp_path / "train-old").rename(tmp_path / "all")
+    assert len(data.load_unlabelled(str(tmp_path / "all"), ("cat", "dog"))) == 24
+
+
+def test_a_folder_with_nothing_but_hidden_ones_is_no_folder_of_pictures(tmp_path):
+    (tmp_path / "__MACOSX" / "cat").mkdir(parents=True)
+    with pytest.raises(DataError, match="expected parquet, csv"):
+        data.load(str(tmp_path))
+
+
+def test_linked_folders_of_pictures_are_read(tmp_path):
+    write_folder(tmp_path / "disk")
+    (tmp_path / "set").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "set" / name).symlink_to(tmp_path / "disk" / "train" / name)
+    assert len(data.load_all(str(tmp_path / "set"))) == 24
+    assert len(data.load_unlabelled(str(tmp_path / "set"), ("cat", "dog"))) == 24
+
+
+def test_a_class_whose_link_leads_nowhere_is_named(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train" / "emu").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"behind the link .*emu, it leads nowhere"):
+        data.load(str(tmp_path))
+
+
+def test_a_folder_inside_that_of_a_class_is_noted(tmp_path, capsys):
+    write_folder(tmp_path)
+    (tmp_path / "train" / "cat" / "more").mkdir()
+    data.load(str(tmp_path))
+    assert "more is not read" in capsys.readouterr().err

@@ -133,6 +133,23 @@ def test_the_numbers_of_a_jsonl_file_are_no_texts(tmp_path):
         data.load(str(tmp_path / "a.jsonl"))
 
 
+@pytest.mark.parametrize(("text", "label"), [("\\ud83d", "a"), ("x", "\\udc00")])
+def test_half_a_character_is_named_with_its_row(tmp_path, text, label):
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "{text}", "label": "{label}"}}\n')
+    with pytest.raises(DataError, match="row 0 has half of a surrogate pair"):
+        data.load(str(tmp_path / "a.jsonl"))
+
+
+def test_a_column_that_occurs_twice_is_refused(tmp_path):
+    columns = [pa.array(["x"]), pa.array(["y"]), pa.array([0])]
+    table = pa.Table.from_arrays(columns, names=["text", "text", "label"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("text,text,label\nx,y,0\n")
+    for suffix in (".parquet", ".csv"):
+        with pytest.raises(DataError, match=r"expected each column once in .*: rename"):
+            data.load(str(tmp_path / f"a{suffix}"))
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json"])
 def test_another_encoding_is_named_with_its_line(tmp_path, encoding, suffix):
@@ -193,6 +210,45 @@ def test_a_parquet_file_that_unpacks_to_too_much_is_refused_before_that(tmp_path
         data.load(str(path))
 
 
+def varint(value, length=0):
+    """Spell a number as the footer of a parquet file does, in at least `length` bytes."""
+    value, spelt = 2 * value, []
+    while value or len(spelt) < max(1, length):
+        spelt.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*spelt[:-1], spelt[-1] & 127])
+
+
+def test_a_parquet_file_that_lies_about_its_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpacking, "MOST_BYTES", 2**20)
+    path = tmp_path / "a.parquet"
+    texts = [f"{i}".ljust(10_000) for i in range(2000)]
+    columns = {"text": texts, "label": [0, 1] * 1000}
+    parquet.write_table(pa.table(columns), path, compression="zstd")
+    size = parquet.read_metadata(path).row_group(0).column(0).total_uncompressed_size
+    path.write_bytes(path.read_bytes().replace(varint(size), varint(7, len(varint(size)))))
+    assert parquet.read_metadata(path).row_group(0).column(0).total_uncompressed_size == 7
+    with pytest.raises(DataError, match="once it is unpacked"):
+        data.load(str(path))
+
+
+@pytest.mark.parametrize("wrong", [0xFF, 0x01])
+def test_a_parquet_file_with_any_byte_wrong_is_read_or_refused(tmp_path, wrong):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": [f"t{i % 3}" for i in range(8)], "label": [0, 1] * 4})
+    parquet.write_table(table, path, compression="none", store_schema=False)
+    right = path.read_bytes()
+    refused = 0
+    for place in range(len(right)):
+        path.write_bytes(right[:place] + bytes([right[place] ^ wrong]) + right[place + 1 :])
+        try:
+            data.load_all(str(path))
+        except DataError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > len(right) // 4
+
+
 def test_rows_of_a_task_count_what_they_repeat(tmp_path, monkeypatch):
     monkeypatch.setattr(unpacking, "MOST_BYTES", 2**20)
     table, path = pa.table({"prompt": repeated("x" * 100_000, 20)}), tmp_path / "a.parquet"
@@ -229,3 +285,31 @@ def test_a_file_that_changes_after_it_was_opened_is_not_read_on(picture_file):
     picture_file.write_bytes(picture_file.read_bytes())
     with pytest.raises(DataError, match="as it was opened, it has changed"):
         found.array()
+
+
+def declare(path, labels, names):
+    kinds = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
+    rows = {"text": ["x"] * len(labels), "label": labels}
+    table = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+    table.to_parquet(path)
+    return path
+
+
+def test_declared_names_that_occur_twice_stay_two_classes(tmp_path, monkeypatch):
+    # datasets refuses such names; other writers of its metadata do not.
+    path = declare(tmp_path / "a.parquet", [0, 1, 2] * 10, ["crane", "dog", "spare"])
+    table = parquet.read_table(path)
+    metadata = {b"huggingface": table.schema.metadata[b"huggingface"].replace(b"spare", b"crane")}
+    parquet.write_table(table.replace_schema_metadata(metadata), path)
+    assert data.load(str(path)).label_names == ("crane (0)", "dog", "crane (2)")
+
+
+def test_a_label_without_a_declared_name_is_refused(tmp_path):
+    path = declare(tmp_path / "a.parquet", [0, 1] * 3, ["a", "b"])
+    table = parquet.read_table(path)
+    big = pa.array([0, 1, 0, 1, 2**64 - 1, 0], pa.uint64())
+    parquet.write_table(table.set_column(1, "label", big), path)
+    with pytest.raises(DataError, match=r"labels from 0 to 1 in train, got 18446744073709551615"):
+        data.load(str(path))
+    parquet.write_table(table.set_column(1, "label", pa.array(["x", "y"] * 3)), path)
+    assert data.load_all(str(path)).label_names == ("x", "y")

@@ -19,6 +19,7 @@ from edge_runtime.files import one_line
 from edge_runtime.reading import read_bytes
 from train.data.labelled import LabelledData
 from train.data.layouts.plain_pickle import PlainPickleError, parse
+from train.data.layouts.unpacking import require_unpacked
 from train.errors import DataError
 
 _SIDE = 32
@@ -28,6 +29,7 @@ _CIFAR_100 = {"train": ["train"], "test": ["test"]}
 _LARGEST_BATCH = 2**29  # CIFAR-100's training set has 155 MB
 _IDX_SPLITS = {"train": "train", "test": "t10k"}
 _UNSIGNED_BYTE = 8
+_LEAST_BYTES = 256
 
 
 def matches_cifar(folder: Path) -> bool:
@@ -127,23 +129,28 @@ def _idx_split(split: str, images_file: Path, labels_file: Path) -> LabelledData
 
 def _idx_array(path: Path, rank: int) -> npt.NDArray[np.uint8]:
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            shape = _idx_shape(file.read(4 + 4 * rank), rank, path)
+            values = int(np.prod(shape, dtype=object))
+            # A picture becomes an object of its own, however small it is.
+            require_unpacked(path, shape[0] * max(values // max(1, shape[0]), _LEAST_BYTES))
+            content = file.read(values + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"expected an idx file at {path}, it is unreadable: {error}") from None
-    header = 4 + 4 * rank
-    if len(content) < header or content[:4] != bytes([0, 0, _UNSIGNED_BYTE, rank]):
+    if len(content) != values:
+        raise DataError(
+            f"expected {values} bytes after the header of {path}, got "
+            f"{len(content) if len(content) < values else 'more'}: download it again"
+        )
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _idx_shape(header: bytes, rank: int, path: Path) -> tuple[int, ...]:
+    if len(header) < 4 + 4 * rank or header[:4] != bytes([0, 0, _UNSIGNED_BYTE, rank]):
         raise DataError(
             f"expected an idx file of unsigned bytes of rank {rank} at {path}, got another file"
         )
-    shape = struct.unpack(f">{rank}I", content[4:header])
-    values = int(np.prod(shape, dtype=object))
-    if len(content) - header != values:
-        raise DataError(
-            f"expected {values} bytes after the header of {path}, got {len(content) - header}: "
-            "download it again"
-        )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return struct.unpack(f">{rank}I", header[4:])
 
 
 def _ids(split: str, count: int) -> tuple[str, ...]:

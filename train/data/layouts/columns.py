@@ -13,10 +13,17 @@ from train.data.pictures import EncodedPictures
 from train.data.records import csv_rows, json_records
 from train.errors import DataError
 
-IMAGES: Final = ("image", "img")
-TEXTS: Final = ("text", "sentence", "utterance", "query")
-LABELS: Final = ("label", "labels", "fine_label", "intent", "category", "coarse_label")
-SUFFIXES: Final = (".parquet", ".jsonl", ".json", ".csv")
+IMAGES: Final[tuple[str, ...]] = ("image", "img")
+TEXTS: Final[tuple[str, ...]] = ("text", "sentence", "utterance", "query")
+LABELS: Final[tuple[str, ...]] = (
+    "label",
+    "labels",
+    "fine_label",
+    "intent",
+    "category",
+    "coarse_label",
+)
+SUFFIXES: Final[tuple[str, ...]] = (".parquet", ".jsonl", ".json", ".csv")
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _FRACTION: Final = re.compile(r"-?[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?")
 
@@ -64,7 +71,9 @@ def _collect(rows: Iterator[dict[str, Any]]) -> Columns:
     for row in rows:
         names.update(dict.fromkeys(row))
         kept.append({c: row[c] for c in (*IMAGES, *TEXTS, *LABELS) if c in row})
-    values = {c: [row.get(c) for row in kept] for c in _wanted(tuple(names))}
+    values: dict[str, Sequence[Any]] = {
+        column: [row.get(column) for row in kept] for column in _wanted(tuple(names))
+    }
     return Columns(tuple(names), values)
 
 
@@ -79,26 +88,29 @@ def _numbers(labels: Sequence[str], name: str) -> Sequence[Any]:
 
 
 def _parquet(files: Sequence[Path], name: str) -> Columns:
-    values: dict[str, list[Any]] = {}
+    flat: dict[str, list[Any]] = {}
     schemas = []
     for path in files:
         with parquet.opened(path) as file:
             schemas.append(file.schema_arrow)
+            if len(set(schemas[-1].names)) < len(schemas[-1].names):
+                raise DataError(f"expected each column once in {path}, got one twice: rename it")
             for column in _flat_columns(schemas[-1], name):
                 part = parquet.read_values(file, column, path)
-                values.setdefault(column, []).extend(part)
+                flat.setdefault(column, []).extend(part)
     names = tuple(schemas[0].names)
     if any(set(schema.names) != set(names) for schema in schemas):
         raise DataError(f"expected the same columns in all files of {name}: name one file")
     classes = [parquet.class_names(schema) for schema in schemas]
     if any(one != classes[0] for one in classes):
         raise DataError(f"expected the same class names in all files of {name}: name one file")
+    values: dict[str, Sequence[Any]] = dict(flat)
     image = _first(names, IMAGES)
     if image is not None:
         for schema in schemas:
             require_pictures(schema.field(image).type, image, name)
-        values[image] = parquet.ParquetPictures(files, image, name)  # type: ignore[assignment]
-    return Columns(names, dict(values), classes[0])
+        values[image] = parquet.ParquetPictures(files, image, name)
+    return Columns(names, values, classes[0])
 
 
 def of_dataset(table: Any, name: str) -> Columns:
@@ -146,7 +158,7 @@ def _flat_columns(schema: Any, name: str) -> Iterator[str]:
         if not (is_text or is_number or kinds.is_null(inner)):
             raise DataError(
                 f"expected texts{' or numbers' * (column in LABELS)} in the column {column} of "
-                f"{name}, got {kind}: write it as texts"
+                f"{name}, got {inner}: write it as texts"
             )
         yield column
 

@@ -6,11 +6,13 @@ test split is carved out of `train`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from edge_runtime.files import is_hidden
 from edge_runtime.names import class_name, file_name
 from edge_runtime.reading import read_text
 from train.data.labelled import LabelledData
@@ -20,8 +22,12 @@ from train.errors import DataError
 
 
 def matches_image_folder(folder: Path) -> bool:
-    """Return whether a folder holds folders."""
-    return any(p.is_dir() for p in folder.iterdir())
+    """Return whether a folder holds folders, or links that lead nowhere."""
+    return any(p.is_dir() or _leads_nowhere(p) for p in folder.iterdir() if not is_hidden(p))
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def read_image_folder(folder: Path) -> dict[str, LabelledData]:
@@ -37,8 +43,15 @@ def read_image_folder(folder: Path) -> dict[str, LabelledData]:
 
 
 def _class_folders(folder: Path, split: str) -> LabelledData:
-    places = [p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."]
-    named = sorted((class_name(file_name(place.name)), place) for place in places)
+    visible = [path for path in folder.iterdir() if not is_hidden(path)]
+    lost = next(filter(_leads_nowhere, visible), None)
+    if lost is not None:
+        raise DataError(
+            f"expected a folder behind the link {lost}, it leads nowhere: mend the link"
+        )
+    named = sorted(
+        (class_name(file_name(place.name)), place) for place in visible if place.is_dir()
+    )
     pairs = [(path, name) for name, place in named for path in _pictures(place)]
     if not pairs:
         raise DataError(f"expected one folder of pictures per class in {folder}, found none")
@@ -47,9 +60,13 @@ def _class_folders(folder: Path, split: str) -> LabelledData:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    visible = [path for path in folder.iterdir() if not is_hidden(path)]
+    found = sorted(path for path in visible if path.suffix.lower() in SUFFIXES)
     if not found:
         raise DataError(f"expected pictures of the class {folder.name} in {folder}, found none")
+    inner = next((path for path in visible if path.is_dir()), None)
+    if inner is not None:
+        print(f"note: {inner} is not read: it is a folder in that of a class", file=sys.stderr)
     return found
 
 
@@ -65,7 +82,7 @@ def read_tiny_imagenet(folder: Path) -> dict[str, LabelledData]:
         (path, name)
         for name in names
         for path in sorted((folder / "train" / name / "images").glob("*"))
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in SUFFIXES and not is_hidden(path)
     ]
     pairs = {"train": train}
     annotations = folder / "val" / "val_annotations.txt"
@@ -113,6 +130,9 @@ def _labelled(
     pairs: Sequence[tuple[Path, str]], names: Sequence[str], ids: Sequence[str], source: Path
 ) -> LabelledData:
     """Return pairs of a picture and its class as a split; `source` names the classes."""
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise DataError(f"expected each class once in {source}, got {twice} twice: remove one")
     unknown = sorted({name for _, name in pairs} - set(names))
     if unknown:
         raise DataError(f"expected only the classes of {source}, got {unknown[:3]}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -42,7 +43,7 @@ def opened(path: Path, *, once: bool = True) -> Iterator[Any]:
         texts = [leaf.path for leaf in columns if once and leaf.physical_type == "BYTE_ARRAY"]
         with parquet.ParquetFile(path, read_dictionary=texts) as file:
             yield file
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(
             f"expected a parquet table at {path}, it does not open: {one_line(error, 160)}"
         ) from None
@@ -62,23 +63,33 @@ def class_names(schema: Any) -> dict[str, tuple[str, ...]]:
 
 
 def read_values(file: Any, column: str, path: Path) -> list[Any]:
-    """Return the values of a flat column; equal texts of a batch are one object.
+    """Return the values of a flat column; equal texts are one object.
 
     Raises:
         DataError: They unpack to too much.
     """
+    require_unpacked(path, weight(file.metadata, range(file.metadata.num_row_groups)))
+    values: list[Any] = []
+    known: dict[Any, Any] = {}
+    size = 0  # what a damaged or hostile file states of itself may be wrong
+    for batch in _batches(file, columns=[column]):
+        found, new = _shared(batch.column(0), known)
+        values += found
+        size += new + _VALUE_BYTES * len(found)
+        require_unpacked(path, size)
+    return values
+
+
+def _shared(array: Any, known: dict[Any, Any]) -> tuple[list[Any], int]:
+    """Return an array's values, texts as they are in `known`, and the bytes that are new there."""
     import pyarrow as pa
 
-    require_unpacked(path, weight(file.metadata, {column}))
-    values: list[Any] = []
-    for batch in file.iter_batches(columns=[column], use_threads=False):
-        array = batch.column(0)
-        if pa.types.is_dictionary(array.type):
-            known = [*array.dictionary.to_pylist(), None]
-            values.extend(known[i] for i in array.indices.fill_null(len(known) - 1).to_pylist())
-        else:
-            values.extend(array.to_pylist())
-    return values
+    if not pa.types.is_dictionary(array.type):
+        return array.to_pylist(), 0
+    texts = array.dictionary.to_pylist()
+    new = sum(sys.getsizeof(text) for text in texts if text not in known)
+    texts = [*(known.setdefault(text, text) for text in texts), None]
+    return [texts[i] for i in array.indices.fill_null(len(texts) - 1).to_pylist()], new
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, Any]], dict[str, tuple[str, ...]]]:
@@ -91,14 +102,13 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], dict[str, tuple[str, ..
 
     rows: list[dict[str, Any]] = []
     with opened(path, once=False) as file:
-        known = set(file.schema_arrow.names)
-        size = weight(file.metadata, known)
-        require_unpacked(path, size)
         groups = range(file.metadata.num_row_groups)
-        largest = max((weight(file.metadata, known, [group]) for group in groups), default=1)
+        size = weight(file.metadata, groups)
+        require_unpacked(path, size)
+        largest = max((weight(file.metadata, [group]) for group in groups), default=1)
         # Each row may repeat the largest value.
         few = max(1, min(_MOST_ROWS, _BATCH_BYTES // max(1, largest)))
-        for batch in file.iter_batches(batch_size=few, use_threads=False):
+        for batch in _batches(file, few):
             columns = {name: _spelt_out(batch.column(name), path) for name in batch.schema.names}
             size += sum(column.nbytes for column in columns.values())
             require_unpacked(path, size)
@@ -116,16 +126,18 @@ def _spelt_out(column: Any, path: Path) -> Any:
     return column
 
 
-def weight(metadata: Any, columns: set[str], groups: Sequence[int] | None = None) -> int:
-    """Return the memory of some columns as the file states it, in bytes, repetitions once."""
-    chosen = range(metadata.num_row_groups) if groups is None else groups
-    parts = (metadata.row_group(group) for group in chosen)
-    chunks = (part.column(i) for part in parts for i in range(metadata.num_columns))
-    return sum(
-        chunk.total_uncompressed_size + _VALUE_BYTES * chunk.num_values
-        for chunk in chunks
-        if chunk.path_in_schema.split(".")[0] in columns
-    )
+def _batches(file: Any, rows: int = _MOST_ROWS, **parts: Any) -> Iterator[Any]:
+    for batch in file.iter_batches(rows, use_threads=False, **parts):
+        # Arrow trusts the places and lengths in a damaged file, also where they lie outside of it.
+        batch.validate(full=True)
+        yield batch
+
+
+def weight(metadata: Any, groups: Iterable[int]) -> int:
+    """Return the bytes that parts of a file take as it states it, repetitions once."""
+    # Only the figures of whole parts: Arrow ends the process where those of a column are damaged.
+    parts = [metadata.row_group(group) for group in groups]
+    return sum(part.total_byte_size + _VALUE_BYTES * part.num_rows for part in parts)
 
 
 class ParquetPictures(LazyPictures):
@@ -175,7 +187,12 @@ class ParquetPictures(LazyPictures):
         if file_state(path) != self._states[path]:
             raise DataError(f"expected {path} as it was opened, it has changed: start again")
         with opened(path) as file:
-            require_unpacked(path, weight(file.metadata, {self._column}, [part]))
-            table = file.read_row_group(part, columns=[self._column], use_threads=False)
-        values = table.column(0)
-        return pc.struct_field(values, "bytes") if pa.types.is_struct(values.type) else values
+            require_unpacked(path, weight(file.metadata, [part]))
+            parts, size = [], 0
+            for batch in _batches(file, row_groups=[part], columns=[self._column]):
+                values = batch.column(0)
+                is_struct = pa.types.is_struct(values.type)
+                parts.append(pc.struct_field(values, "bytes") if is_struct else values)
+                size += batch.nbytes
+                require_unpacked(path, size)
+        return pa.chunked_array(parts)

@@ -5,6 +5,7 @@ Nothing of a file is copied to disk. Pictures stay in their file and are decoded
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from train.data.layouts.columns import IMAGES, LABELS, SUFFIXES, TEXTS, Columns,
 from train.data.pictures import LazyPictures
 from train.errors import DataError
 
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 
 
@@ -117,7 +119,16 @@ def _texts(texts: Sequence[Any], split: str) -> Sequence[str]:
                 f"expected a text in every row of {split}, row {row} has {text!r:.40}: write it as "
                 "a text, in quotes"
             )
+        _require_whole(text, split, row)
     return texts
+
+
+def _require_whole(text: str, split: str, row: int) -> None:
+    if not text.isascii() and _HALF_PAIR.search(text):
+        raise DataError(
+            f"expected whole characters in {split}, row {row} has half of a surrogate pair in "
+            f"{text!r:.40}: correct or drop it"
+        )
 
 
 def _labels(
@@ -130,14 +141,20 @@ def _labels(
         kinds.add(type(value))
         if type(value) not in (str, int, bool) or len(kinds) > 1:
             raise DataError(
-                f"expected whole numbers or names as labels in {split}, the same in all rows and "
+                f"expected whole numbers or names as labels in {split}, of one kind and "
                 f"one a row, row {row} has {value!r:.40}"
             )
         if type(value) is int and value < 0:
             raise DataError(
                 f"expected a label in every row of {split}, labels from 0 on, row {row} has {value}"
             )
-    if declared is not None:
+        if type(value) is str:
+            _require_whole(value, split, row)
+    if declared is not None and kinds == {int}:
+        if max(values) >= len(declared):
+            raise DataError(
+                f"expected labels from 0 to {len(declared) - 1} in {split}, got {max(values)}"
+            )
         return np.array(values, np.int64), declared
     # Only classes that occur: a number may be an id, with millions of others below it.
     if kinds == {str}:

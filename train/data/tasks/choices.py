@@ -210,13 +210,13 @@ def _mmlu_letter(answer: Any, count: int, where: str) -> str:
 
 def _original_rows(place: Path) -> SplitRows | None:
     """Return the rows of the original release, which has a csv file per subject and split."""
-    folder = next((f for f in (place, place / "data") if any(f.glob("test/*_test.csv"))), None)
+    folder = next((f for f in (place, place / "data") if any(f.glob("test/[!.]*_test.csv"))), None)
     if folder is None:
         return None
     return {
         split: [
             row
-            for path in sorted((folder / name).glob(f"*_{name}.csv"))
+            for path in sorted((folder / name).glob(f"[!.]*_{name}.csv"))
             for row in _subject_rows(path, path.name.removesuffix(f"_{name}.csv"))
         ]
         for split, name in _ORIGINAL.items()
