@@ -10,7 +10,9 @@ from typing import Any, Final
 from cloud_stub.backends.backend import Backend
 from cloud_stub.errors import NotServedError
 from cloud_stub.model_settings import ModelSettings
+from cloud_stub.protocol.bounds import RowBounds
 from cloud_stub.scheduling.batcher import Batcher, Limits
+from cloud_stub.scheduling.pieces import Pace, Pieces
 from cloud_stub.scheduling.runner import Runner
 from cloud_stub.scheduling.statistics import Statistics
 from edge_runtime.cloud.security import Security
@@ -27,29 +29,40 @@ class ServedModel:
         name: Its name on the wire.
         backend: The model itself.
         limits: Limits of batches and of the queue.
+        bounds: Most rows of a call, and the largest row.
     """
 
-    def __init__(self, name: str, backend: Backend, limits: Limits) -> None:
+    def __init__(
+        self, name: str, backend: Backend, limits: Limits, bounds: RowBounds | None = None
+    ) -> None:
         if not backend.signature.is_batched:
             limits = replace(limits, max_delay_s=0.0)  # no other call can ever join
         self.name = name
         self.backend = backend
         self.limits = limits
+        self.bounds = RowBounds() if bounds is None else bounds
         self.signature = backend.signature
         self.statistics = Statistics()
+        is_continuous = backend.signature.is_continuous
+        self._pace = Pace(limits.max_batch, is_timed=not is_continuous)
         self.batcher = Batcher(
             Runner(backend),
             workers=backend.workers,
             limits=limits,
             name=f"model-{name}",
-            is_continuous=backend.signature.is_continuous,
-            record=self.statistics.record_batch,
+            is_continuous=is_continuous,
+            record=self._record_batch,
         )
+        self.calls = Pieces(self.batcher, self._pace)
 
     @property
     def is_usable(self) -> bool:
         """True while the model accepts calls; false once too many of its workers hang."""
         return not self.batcher.is_stuck
+
+    def _record_batch(self, rows: int, took_s: float) -> None:
+        self.statistics.record_batch(rows, took_s)
+        self._pace.observe_batch(took_s)
 
     def close(self) -> None:
         """Release workers and backend."""

@@ -181,7 +181,7 @@ class _Server:
         self._settings, self._certificates, self._guard = settings, certificates, guard
         self._log = log
         self._models = Models(
-            ServedModel(each.model, open_backend(each), each.limits())
+            ServedModel(each.model, open_backend(each), each.limits(), each.bounds())
             for each in settings.each_model()
         )
         self._decoder = PictureDecoder(max(model.limits.max_queue for model in self._models))
