@@ -274,7 +274,9 @@ class Batcher:
                 self._record(sum(job.rows for job in run.jobs), took_s)
             for job, result in zip(run.jobs, results, strict=True):
                 job.finish(result)
-        if self._queue:
+        if any(job.piece is not None for job in run.jobs):
+            self._start_soon()  # the next piece must be in the queue, or its call loses its place
+        elif self._queue:
             self._start_batches()
 
     def _watch(self) -> None:
