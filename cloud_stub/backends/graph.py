@@ -61,6 +61,7 @@ class GraphBackend:
             outputs=tuple(_spec(node, path) for node in outputs),
             is_batched=_is_batched([*inputs, *outputs]),
             platform="onnxruntime_onnx",
+            is_reentrant=True,
         )
         specs = (*self.signature.inputs, *self.signature.outputs)
         # numpy has no bfloat16: such a graph runs on ONNX Runtime's own values.

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Final, TypeAlias
 
 from cloud_stub.errors import BadRequestError
 from edge_runtime.wire import messages as pb
@@ -26,10 +26,13 @@ _ID: Final = 3
 _INPUT: Final = 5
 _NESTED: Final = frozenset({4, _INPUT, 6})
 """The parameters, inputs and outputs of a request."""
+_RAW: Final = 7
 _SHAPE: Final = 3
 _CONTENTS: Final = 5
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _LONGEST_VARINT: Final = 10
+_Field: TypeAlias = tuple[int, int, int, int]
+"""Its number, or 0 for a bare number; begin of its key; begin and end of its content."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +62,15 @@ class RowBounds:
             )
 
 
-async def parse_request(data: bytes) -> pb.ModelInferRequest:
-    """Parse a request with a bounded number of fields; a large one is parsed in a thread.
+Parsed: TypeAlias = "tuple[pb.ModelInferRequest, list[memoryview]]"
+
+
+async def parse_request(data: bytes) -> Parsed:
+    """Parse a request with a bounded number of fields; one with large fields in a thread.
+
+    Returns:
+        The request, its raw contents left empty, and these contents as they lie in the message:
+        protobuf would copy them while all other calls wait.
 
     Raises:
         WireError: It is none, or has more fields than any request needs.
@@ -70,17 +80,16 @@ async def parse_request(data: bytes) -> pb.ModelInferRequest:
         if len(fields) == _MOST_FIELDS:
             raise _too_many(f"{_MOST_FIELDS} parameters and tensors")
         fields.append(field)
-    nested = [(number, start, end) for number, start, end in fields if number in _NESTED]
-    if sum(end - start for _, start, end in nested) <= _MOST_INLINE_BYTES:
-        return _parse(data, nested)
-    return await asyncio.to_thread(_parse, data, nested)
+    if sum(end - start for number, _, start, end in fields if number != _RAW) <= _MOST_INLINE_BYTES:
+        return _parse(data, fields)
+    return await asyncio.to_thread(_parse, data, fields)
 
 
 def request_id(data: bytes) -> str:
     """Return the id of a request that may be malformed, without parsing the rest."""
     found = ""
     try:
-        for count, (number, start, end) in enumerate(_fields(data, 0, len(data))):
+        for count, (number, _, start, end) in enumerate(_fields(data, 0, len(data))):
             if number == _ID:
                 found = data[start:end].decode()
             if count == _MOST_FIELDS:
@@ -90,10 +99,20 @@ def request_id(data: bytes) -> str:
     return found
 
 
-def _parse(data: bytes, nested: list[tuple[int, int, int]]) -> pb.ModelInferRequest:
+def _parse(data: bytes, fields: list[_Field]) -> Parsed:
+    _check_nested(data, [field for field in fields if field[0] in _NESTED])
+    head = b"".join(data[begin:end] for number, begin, _, end in fields if number != _RAW)
+    request = tensors.parse(pb.ModelInferRequest, head)
+    view = memoryview(data)
+    contents = [view[start:end] for number, _, start, end in fields if number == _RAW]
+    request.raw_input_contents.extend([b""] * len(contents))
+    return request, contents
+
+
+def _check_nested(data: bytes, nested: list[_Field]) -> None:
     count = typed = 0
-    for outer, begin, limit in nested:
-        for number, start, end in _fields(data, begin, limit):
+    for outer, _, begin, limit in nested:
+        for number, _, start, end in _fields(data, begin, limit):
             count += 1
             if outer == _INPUT and number == _SHAPE and end - start > _MOST_AXES_BYTES:
                 raise _too_many(f"{tensors.MAX_RANK} axes")
@@ -105,7 +124,6 @@ def _parse(data: bytes, nested: list[tuple[int, int, int]]) -> pb.ModelInferRequ
                     f"{_MOST_NESTED} parameters and typed elements that are not packed, and "
                     f"{_MOST_TYPED_BYTES} bytes of packed ones"
                 )
-    return tensors.parse(pb.ModelInferRequest, data)
 
 
 def _count(data: bytes, start: int, end: int, most: int) -> int:
@@ -119,9 +137,10 @@ def _too_many(limit: str) -> tensors.WireError:
     )
 
 
-def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the number of each field of a serialised message, and where its content is."""
+def _fields(data: bytes, start: int, end: int) -> Iterator[_Field]:
+    """Yield where the fields of a serialised message are."""
     while start < end:
+        begin = start
         key, start = _varint(data, start, end)
         kind, stop = key & 7, start
         if kind == _LENGTH:
@@ -135,7 +154,8 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]
             raise _garbage(data)
         if stop > end:
             raise _garbage(data)
-        yield key >> 3, start, stop
+        # A field of another kind than expected is unknown to protobuf.
+        yield key >> 3 if kind == _LENGTH else 0, begin, start, stop
         start = stop
 
 

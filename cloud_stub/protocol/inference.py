@@ -128,8 +128,8 @@ class Inference:
         Raises:
             GatekeeperError: The call is refused, or the model failed.
         """
-        request, model = await self._parse(data, caller)
-        call = _Call(request, model, caller)
+        request, contents, model = await self._parse(data, caller)
+        call = _Call(request, contents, model, caller)
         try:
             # Elements that become Python objects take more memory than they did in the message.
             unpacked = requests.unpacked_bytes(request, len(data))
@@ -155,12 +155,14 @@ class Inference:
         self._record(call, None)
         return reply
 
-    async def _parse(self, data: bytes, caller: Caller) -> tuple[pb.ModelInferRequest, ServedModel]:
-        """Return the request and its model; a stray call counts for no model."""
+    async def _parse(
+        self, data: bytes, caller: Caller
+    ) -> tuple[pb.ModelInferRequest, list[memoryview], ServedModel]:
+        """Return the request, its raw contents and its model; a stray call counts for no model."""
         request = pb.ModelInferRequest()
         try:
-            request = await parse_request(data)
-            return request, self._models.find(request.model_name, request.model_version)
+            request, contents = await parse_request(data)
+            return request, contents, self._models.find(request.model_name, request.model_version)
         except GatekeeperError as error:
             self.strays += 1
             code = status_of(error)
@@ -195,7 +197,8 @@ class Inference:
 
     async def _read(self, call: _Call) -> Mapping[str, Column]:
         signature = call.model.signature
-        read = partial(requests.read_inputs, call.request, signature, call.model.bounds)
+        bounds = call.model.bounds
+        read = partial(requests.read_inputs, call.request, call.contents, signature, bounds)
         inputs = await asyncio.to_thread(read) if call.is_large else read()
         columns = inputs.columns
         if inputs.is_encoded:
@@ -255,6 +258,7 @@ class _Call:
     """The state of a call while it runs."""
 
     request: pb.ModelInferRequest
+    contents: list[memoryview]
     model: ServedModel
     caller: Caller
     began: float = field(default_factory=monotonic)

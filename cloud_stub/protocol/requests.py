@@ -22,7 +22,6 @@ TEXT_BYTES = 100
 """Memory of an element of BYTES in Python, besides its content."""
 NUMBER_BYTES = 8
 _MOST_EMPTY = 1 << 20
-_BOUNDS = RowBounds()
 _RAGGED = "rows"
 """Key of jobs with rows of any sizes."""
 
@@ -70,9 +69,18 @@ def count_unknown_parameters(request: pb.ModelInferRequest, signature: Signature
 
 
 def read_inputs(
-    request: pb.ModelInferRequest, signature: Signature, bounds: RowBounds = _BOUNDS
+    request: pb.ModelInferRequest,
+    contents: Sequence[memoryview],
+    signature: Signature,
+    bounds: RowBounds,
 ) -> Inputs:
     """Return a request's inputs, checked against the signature and the bounds.
+
+    Args:
+        request: The request.
+        contents: Its raw contents.
+        signature: What the model takes.
+        bounds: Most rows, and the largest row.
 
     Raises:
         BadRequestError: A tensor, type or shape differs, there is no row, or too many, or a row is
@@ -81,8 +89,8 @@ def read_inputs(
     """
     _check_names(request, signature)
     if signature.takes == "tensors":
-        return _read_tensors(request, signature, bounds)
-    return _read_original(request, signature, bounds)
+        return _read_tensors(request, contents, signature, bounds)
+    return _read_original(request, contents, signature, bounds)
 
 
 def read_parameters(
@@ -186,7 +194,10 @@ def _check_names(request: pb.ModelInferRequest, signature: Signature) -> None:
 
 
 def _read_original(
-    request: pb.ModelInferRequest, signature: Signature, bounds: RowBounds
+    request: pb.ModelInferRequest,
+    contents: Sequence[memoryview],
+    signature: Signature,
+    bounds: RowBounds,
 ) -> Inputs:
     takes, spec = signature.takes, signature.inputs[0]
     datatype, shape = request.inputs[0].datatype, list(request.inputs[0].shape)
@@ -204,7 +215,7 @@ def _read_original(
         raise BadRequestError(
             f"expected pictures of at most {bounds.max_pixels} pixels, got {shape[1]} x {shape[2]}"
         )
-    values = tensors.decode_tensors(request.inputs, request.raw_input_contents)[spec.name]
+    values = tensors.decode_tensors(request.inputs, contents)[spec.name]
     if takes == contract.TEXT:
         return Inputs({spec.name: _decode_texts(values, bounds.max_text_bytes)}, len(values))
     if not is_bytes:
@@ -212,7 +223,12 @@ def _read_original(
     return Inputs({spec.name: values}, len(values), is_encoded=is_bytes)
 
 
-def _read_tensors(request: pb.ModelInferRequest, signature: Signature, bounds: RowBounds) -> Inputs:
+def _read_tensors(
+    request: pb.ModelInferRequest,
+    contents: Sequence[memoryview],
+    signature: Signature,
+    bounds: RowBounds,
+) -> Inputs:
     specs = {spec.name: spec for spec in signature.inputs}
     for tensor in request.inputs:
         spec, shape = specs[tensor.name], tuple(tensor.shape)
@@ -225,7 +241,7 @@ def _read_tensors(request: pb.ModelInferRequest, signature: Signature, bounds: R
         if signature.is_batched and spec.datatype == tensors.BYTES:
             tensors.element_count(shape)
             bounds.check_rows(shape[0])  # before each element becomes an object
-    inputs = tensors.decode_tensors(request.inputs, request.raw_input_contents)
+    inputs = tensors.decode_tensors(request.inputs, contents)
     most = bounds.max_text_bytes
     for name, array in inputs.items():
         _check_extent(name, array.shape)
