@@ -217,7 +217,7 @@ class _Server:
         until = monotonic() + self._settings.grace
         await front.drain(min(self._settings.grace, _DRAIN_S))
         await server.stop(max(0.0, until - monotonic()))
-        if any(model.batcher.in_flight or model.batcher.waiting for model in self._models):
+        if any(model.in_flight or model.waiting for model in self._models):
             # The end of the loop would print a traceback of a call that was just cut off.
             await asyncio.sleep(_CUT_OFF_S)
 
@@ -285,7 +285,7 @@ class _Server:
             model.close()
         answered = sum(model.statistics.outcomes[Outcome.ANSWERED] for model in self._models)
         ignored = sum(model.statistics.ignored_parameters for model in self._models)
-        abandoned = sum(model.batcher.in_flight + model.batcher.hanging for model in self._models)
+        abandoned = sum(model.in_flight + model.hanging for model in self._models)
         if abandoned:
             _LOG.warning("calls are abandoned", extra={"calls": abandoned})
         _LOG.info(

@@ -31,7 +31,7 @@ from cloud_stub.protocol.pictures import PictureDecoder
 from cloud_stub.protocol.responses import infer_response, unpacked_bytes
 from cloud_stub.scheduling.queue import Job
 from cloud_stub.scheduling.statistics import Histogram, Outcome, Received, Statistics
-from cloud_stub.scheduling.workers import MemoryBudget
+from cloud_stub.scheduling.workers import MemoryBudget, Trimmer
 from edge_runtime import contract
 from edge_runtime.errors import GatekeeperError
 from edge_runtime.wire import messages as pb
@@ -113,7 +113,7 @@ class Inference:
         self.strays = 0
         self._models = models
         self._decoder = decoder
-        self._memory = memory
+        self._memory, self._trimmer = memory, Trimmer()
         self._on_call = on_call
 
     async def answer(self, data: bytes, caller: Caller, on_part: OnPart | None = None) -> bytes:
@@ -152,6 +152,7 @@ class Inference:
             raise failure from error
         finally:
             self._memory.release(call.held_bytes)
+            self._trimmer.note(call.held_bytes)
         self._record(call, None)
         return reply
 

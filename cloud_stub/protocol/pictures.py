@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import sys
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
@@ -17,6 +14,7 @@ import numpy.typing as npt
 from cloud_stub.errors import BadRequestError, RefusedRowsError
 from cloud_stub.scheduling.batcher import Batcher, Limits
 from cloud_stub.scheduling.queue import Job
+from cloud_stub.scheduling.workers import give_way
 from edge_runtime import pictures
 from edge_runtime.errors import DependencyError, InputError
 
@@ -26,7 +24,6 @@ _PIXEL_BYTES: Final = 3
 _PIECE_S: Final = 0.002
 """Time after which the rest of a request's pictures waits for its next turn."""
 _LARGE_PIXELS: Final = 1 << 20
-_NICENESS: Final = 10
 
 Pictures: TypeAlias = list[npt.NDArray[np.uint8]]
 _T = TypeVar("_T")
@@ -104,8 +101,7 @@ def _work(jobs: list[Job]) -> list[Any]:
 
 
 def _work_nicely(jobs: list[Job]) -> list[Any]:
-    if sys.platform == "linux":  # elsewhere it would be the process's
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+    give_way()
     return _work(jobs)
 
 

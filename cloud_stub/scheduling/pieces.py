@@ -30,6 +30,8 @@ _FIRST_ROWS: Final = 4
 _ROW_BYTES: Final = 1024
 """Weight of a row besides its content."""
 _MOST_BYTES: Final = 16 * MIB
+_HEAVY_BYTES: Final = 2 * MIB
+_HEAVY: Final = 2
 _BLANK: Final[Mapping[str, Any]] = {"f": np.nan, "O": b""}
 """By kind of an output's type: the value of a row that is not answered yet."""
 
@@ -71,6 +73,10 @@ class Pace:
             end, weight = row + 1, weight + more
         return end, weight
 
+    def is_heavy(self, weight: int) -> bool:
+        """Return whether a piece of one row takes far longer than a piece should."""
+        return weight > _HEAVY_BYTES and (not self._last or weight > _HEAVY * self._most_weight())
+
     def _most_weight(self) -> float:
         if not (self._last and self._is_timed):
             return _MOST_BYTES
@@ -84,10 +90,11 @@ class Pieces:
     Args:
         batcher: The batcher.
         pace: The size of pieces.
+        heavy: A further batcher for rows that take far longer than others and cannot be cut.
     """
 
-    def __init__(self, batcher: Batcher, pace: Pace) -> None:
-        self._batcher, self._pace = batcher, pace
+    def __init__(self, batcher: Batcher, pace: Pace, heavy: Batcher | None = None) -> None:
+        self._batcher, self._pace, self._heavy = batcher, pace, heavy
 
     async def run(self, job: Job) -> Result:
         """Wait until all rows of a call are worked on, and return the result.
@@ -95,7 +102,7 @@ class Pieces:
         Raises:
             CallError: A piece could not be worked on; the rows of the whole call are named.
         """
-        if job.key is None or job.rows == 1:
+        if job.key is None:
             whole: Result = await self._batcher.run(job)
             return whole
         done: list[Result] = []
@@ -103,11 +110,14 @@ class Pieces:
         while start < job.rows:
             end, weight = self._pace.next_piece(job.inputs, start, job.rows)
             piece = job if (start, end) == (0, job.rows) else _cut(job, start, end, done)
+            is_heavy = end - start == 1 and self._pace.is_heavy(weight)
+            batcher = self._heavy if is_heavy and self._heavy is not None else self._batcher
             try:
-                result: Result = await self._batcher.run(piece)
+                result: Result = await batcher.run(piece)
             except CallError as error:
                 raise _moved(error, start) from None
-            self._pace.observe_piece(weight, result.compute_s)
+            if job.rows > 1 and not is_heavy:
+                self._pace.observe_piece(weight, result.compute_s)
             job.queue_s += 0.0 if piece is job else piece.queue_s
             done.append(result)
             start = end
