@@ -52,6 +52,17 @@ _CONNECTION_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # Clients that ping to keep a path through a router open must not be cut off for it; by default
     # gRPC does that after the third ping within ten minutes.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # Further calls of a connection wait on the client's side. Otherwise gRPC ends some of a flood,
+    # and of the calls of others, as if their callers had cancelled them.
+    ("grpc.max_concurrent_streams", 128),
+    # With this on, gRPC lowers the limit under load and refuses calls that were within it.
+    ("grpc.http.overload_protection", 0),
+    # The same end without a reason comes to calls of many connections, from 1,000 on by default.
+    ("grpc.server.max_pending_requests", 10_000),
+    ("grpc.server.max_pending_requests_hard_limit", 10_000),
+    # Both bounds: between them gRPC refuses headers by chance.
+    ("grpc.max_metadata_size", 8 * 1024),
+    ("grpc.absolute_max_metadata_size", 8 * 1024),
     # Closes the connection of a client without calls; its next call connects again.
     ("grpc.max_connection_idle_ms", 600_000),
 )

@@ -18,7 +18,9 @@ _Task: TypeAlias = tuple[Callable[[], Any], Callable[[Any], None]]
 MIB: Final = 1 << 20
 _PUSHBACK_S: Final = 0.1
 _NICENESS: Final = 10
-_TRIM_THRESHOLD: Final = -1  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX of glibc's malloc.h
+_TRIM_THRESHOLD: Final = (
+    -1
+)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX of glibc's malloc.h
 _MMAP_THRESHOLD: Final = -3
 _ARENA_MAX: Final = -8
 _KEPT_BYTES: Final = 256 * MIB
