@@ -41,7 +41,7 @@ class Limits:
     """Limits of batches, of the queue and of waiting.
 
     Attributes:
-        max_batch: Most rows of a batch; a single call with more rows runs alone.
+        max_batch: Most rows of a batch; a single job with more rows runs alone.
         max_delay_s: Longest wait of a batch that is not full.
         max_queue: Most calls that may wait.
         stall_s: Seconds without a sign of life after which a batch is given up and another worker

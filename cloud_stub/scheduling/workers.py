@@ -117,18 +117,25 @@ class Trimmer:
     """
 
     def __init__(self) -> None:
-        self._timer: asyncio.Handle | None = None
+        self._is_due = self._is_waiting = False
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
 
     def note(self, size: int) -> None:
         """Note that a call ended that held so many bytes."""
-        if size >= _LARGE_BYTES and self._timer is None and self._trim is not None:
-            self._timer = asyncio.get_running_loop().call_later(_TRIM_AFTER_S, self._start)
+        if size >= _LARGE_BYTES and self._trim is not None:
+            self._is_due = True
+            self._wait()
+
+    def _wait(self) -> None:
+        if self._is_due and not self._is_waiting:
+            self._is_due, self._is_waiting = False, True
+            asyncio.get_running_loop().call_later(_TRIM_AFTER_S, self._start)
 
     def _start(self) -> None:
-        self._timer = None
         # In a thread: it visits all pages that were ever used.
         asyncio.get_running_loop().run_in_executor(None, self._trim, 0)
+        self._is_waiting = False
+        self._wait()  # for calls that ended since the last one
 
 
 class MemoryBudget:

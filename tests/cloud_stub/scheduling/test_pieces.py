@@ -205,3 +205,25 @@ def test_rows_weigh_what_they_hold():
     assert pace.next_piece({"image": big}, 0, len(big))[0] == 1
     assert pace.next_piece({"image": big}, 3, len(big))[0] - 3 > rows
     assert pace.next_piece({"text": ["x" * 10**6] * 9}, 0, 9)[0] == 1
+
+
+def test_heavy_rows_run_beside_the_others():
+    async def scenario():
+        work, slow = Echo(), Echo()
+        batcher = batcher_of(work, max_batch=BATCH)
+        pieces = Pieces(batcher, Pace(BATCH), batcher_of(slow, max_batch=BATCH))
+        heavy = Job(
+            {"number": np.zeros(1), "picture": np.zeros((1, 3 << 20), np.uint8)},
+            1,
+            key="k",
+            client="a",
+        )
+        call = asyncio.create_task(pieces.run(heavy))
+        await until(lambda: len(slow.batches) == 1)
+        work.may_continue.release(ROWS)
+        await submit(pieces, range(20))
+        assert not call.done()
+        slow.may_continue.release()
+        await call
+
+    run(scenario)
