@@ -75,7 +75,7 @@ async def parse_request(data: bytes) -> Parsed:
     Raises:
         WireError: It is none, or has more fields than any request needs.
     """
-    fields = []
+    fields: list[_Field] = []
     for field in _fields(data, 0, len(data)):
         if len(fields) == _MOST_FIELDS:
             raise _too_many(f"{_MOST_FIELDS} parameters and tensors")

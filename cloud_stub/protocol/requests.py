@@ -147,7 +147,7 @@ def batch_key(inputs: Mapping[str, Column], signature: Signature) -> Hashable | 
     )
 
 
-def _decode_texts(encoded: Sequence[bytes], most: int) -> list[str]:
+def _decode_texts(encoded: tensors.Array, most: int) -> list[str]:
     _check_texts(encoded, most)
     texts = []
     for row, content in enumerate(encoded):

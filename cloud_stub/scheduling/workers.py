@@ -118,7 +118,9 @@ class Trimmer:
 
     def __init__(self) -> None:
         self._is_due = self._is_waiting = False
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+        self._trim: Any = (
+            getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+        )
 
     def note(self, size: int) -> None:
         """Note that a call ended that held so many bytes."""
