@@ -52,7 +52,7 @@ class ServeSettings(ModelSettings, does="cloud_stub.server:serve"):
         "file of bearer tokens, one per line; every call must carry one of them", default=None
     )
     max_message_mib: int = field(
-        "largest request or answer, in MiB", default=64, within=(1, _MOST_MESSAGE_MIB)
+        "largest request or answer, in MiB", default=16, within=(1, _MOST_MESSAGE_MIB)
     )
     max_memory_mib: int = field(
         "most memory of all calls together, in MiB, including decoded pictures", default=1024

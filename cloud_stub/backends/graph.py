@@ -35,6 +35,8 @@ DATATYPES: Final = {
 """The protocol's datatype of each type that ONNX Runtime names."""
 _BFLOAT16: Final = 16  # onnx.TensorProto.BFLOAT16
 _FATAL_ONLY: Final = 4
+_LARGE_BYTES: Final = 8 << 20
+"""Inputs of a batch of ordinary pictures, as bytes, have less."""
 
 
 class GraphBackend:
@@ -66,6 +68,7 @@ class GraphBackend:
             outputs=tuple(_spec(node, path) for node in outputs),
             is_batched=_is_batched([*inputs, *outputs]),
             platform="onnxruntime_onnx",
+            is_reentrant=True,
         )
         specs = (*self.signature.inputs, *self.signature.outputs)
         # numpy has no bfloat16: such a graph runs on ONNX Runtime's own values.
@@ -79,15 +82,16 @@ class GraphBackend:
         }
         names = [spec.name for spec in self.signature.outputs]
         run = self._run_values if self._has_bf16 else self._session.run
+        arrays = run(names, feeds, run_options(feeds))
         yield {
             spec.name: _encode(array) if spec.datatype == BYTES else array
-            for spec, array in zip(self.signature.outputs, run(names, feeds), strict=True)
+            for spec, array in zip(self.signature.outputs, arrays, strict=True)
         }
 
     def close(self) -> None:
         """Do nothing: the session ends with the process."""
 
-    def _run_values(self, names: list[str], feeds: Mapping[str, Any]) -> list[Array]:
+    def _run_values(self, names: list[str], feeds: Mapping[str, Any], options: Any) -> list[Array]:
         from onnxruntime import OrtValue
 
         values = {}
@@ -97,7 +101,7 @@ class GraphBackend:
                 values[spec.name] = OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16)
             else:
                 values[spec.name] = OrtValue.ortvalue_from_numpy(array)
-        results = self._session.run_with_ort_values(names, values)
+        results = self._session.run_with_ort_values(names, values, options)
         return [
             _bit_patterns(value) if spec.datatype == BF16 else value.numpy()
             for spec, value in zip(self.signature.outputs, results, strict=True)
@@ -140,6 +144,23 @@ def open_session(graph: Path | Bundle, threads: int = 0, *, will_run: bool = Tru
         raise
     except Exception as error:  # noqa: BLE001 - onnxruntime has a class for every failure
         raise BundleError(f"{path} cannot be opened: {one_line(error)}") from None
+
+
+def run_options(feeds: Mapping[str, Any]) -> Any:
+    """Return the options of a run: after large inputs its memory is given back.
+
+    ONNX Runtime keeps what its largest run ever needed.
+
+    Args:
+        feeds: The run's inputs.
+    """
+    if sum(array.nbytes for array in feeds.values()) <= _LARGE_BYTES:
+        return None
+    from onnxruntime import RunOptions
+
+    options = RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def _spec(node: Any, path: Path) -> TensorSpec:
