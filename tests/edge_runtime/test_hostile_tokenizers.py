@@ -57,7 +57,19 @@ def templates(times):
 
 
 BYTES = [pre_tokenizers.ByteLevel(use_regex=False)] * 7
+EMPTY = [normalizers.Prepend(""), normalizers.Lowercase(), normalizers.Lowercase()]
 HOSTILE = {
+    # Found by tests/fuzz/tokenizer.py: the library panics on its first text.
+    "writes nothing in front": (
+        tokenizer_with(
+            normalizer=normalizers.Sequence([normalizers.Prepend("kkkkk\0\0"), *EMPTY]),
+            pre_tokenizer=pre_tokenizers.Sequence(
+                [pre_tokenizers.UnicodeScripts(), pre_tokenizers.ByteLevel()]
+            ),
+        ),
+        None,
+        "does not open .*index out of bounds",
+    ),
     "doubles 40 times": (
         tokenizer_with(normalizer=normalizers.Sequence([DOUBLE] * 40)),
         None,
