@@ -197,19 +197,20 @@ class _Scan:
         if ("", _BRANCHES) in self._functions:
             raise ValueError(f"it defines {_BRANCHES} anew")
         sizes: dict[_Operator, int] = {}
-
-        def count(body: _Operator, level: int) -> int:
-            if level > _MOST_LEVELS:
-                raise ValueError(f"functions call each other over {_MOST_LEVELS} levels")
-            if body not in sizes:
-                called = [one for one in self._bodies[body] if one in self._bodies and one != _MAIN]
-                inside = sum(count(one, level + 1) for one in called)
-                sizes[body] = len(self._bodies[body]) + inside
-            return sizes[body]
-
-        nodes = max((count(body, 0) for body in self._bodies), default=0)
+        nodes = max((self._count(body, 0, sizes) for body in self._bodies), default=0)
         if nodes > _MOST_NODES:
             raise ValueError(f"it has {nodes} nodes, at most {_MOST_NODES} are opened")
+
+    def _count(self, body: _Operator, level: int, sizes: dict[_Operator, int]) -> int:
+        """Return the nodes of a body with all that it calls in line."""
+        if level > _MOST_LEVELS:
+            raise ValueError(f"functions call each other over {_MOST_LEVELS} levels")
+        if body not in sizes:
+            nodes = self._bodies[body]
+            called = [one for one in nodes if one in self._bodies and one != _MAIN]
+            inside = sum(self._count(one, level + 1, sizes) for one in called)
+            sizes[body] = len(nodes) + inside
+        return sizes[body]
 
     def _add_entry(self, message: str, start: int, end: int) -> None:
         texts = {number: self._text(a, b) for number, _, a, b in self._fields(start, end)}

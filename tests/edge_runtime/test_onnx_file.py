@@ -1,5 +1,8 @@
 """Graphs whose work has no end are refused by a scan whose own work has one."""
 
+import gc
+import sys
+
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -117,6 +120,17 @@ def test_a_file_of_countless_parts_is_refused(monkeypatch):
         scan(model_of(call("Identity", 400, domain="")))
     with pytest.raises(BundleError, match="more than 500 parts"):
         scan(model_of(call("Identity", 600, domain="")))
+
+
+def test_a_scan_keeps_no_bytes_until_the_next_collection():
+    content = model_of(call("f3"), doubling(3)).SerializeToString()
+    before = sys.getrefcount(content)
+    gc.disable()
+    try:
+        scan_onnx(content, onnx_file.Path("m.onnx"))
+        assert sys.getrefcount(content) == before
+    finally:
+        gc.enable()
 
 
 def test_a_huge_text_is_refused(monkeypatch):
