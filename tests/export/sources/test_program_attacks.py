@@ -153,11 +153,6 @@ def endless_size(files, _):
     replace_text(files, SIZE, "9**9**9**9")
 
 
-def endless_power(files, _):
-    nine = "Integer(9)"
-    replace_text(files, SIZE, f"Pow({nine}, Pow({nine}, Pow({nine}, {nine})))")
-
-
 def slow_size(files, _):
     replace_text(files, SIZE, f"CeilDiv(Max({SIZE}, Integer(3)), Integer(2))")
 
@@ -287,7 +282,6 @@ SIZE = "Symbol('s77', positive=True, integer=True)"
 PROGRAMS = {
     evaluated_size: "the size .*__import__",
     endless_size: r"the size .*9\*\*9\*\*9",
-    endless_power: r"the size .*Pow\(Integer\(9\)",
     power_of_powers: "the size 'Pow",
     slow_size: "the size .CeilDiv",
     many_sizes: "more than 200 different symbolic sizes",
