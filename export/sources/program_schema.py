@@ -315,7 +315,7 @@ def _branch(node: Any, key: Callable[[str], str]) -> dict[str, Any]:
             context = json.dumps(
                 [key(name) if isinstance(name, str) else int(name) for name in keys]
             )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, GraphError):
             raise
         raise refusal(f"the structure {_shown(node)}") from None

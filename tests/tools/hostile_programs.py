@@ -73,6 +73,23 @@ def replace_text(files, old, new):
     files["models/model.json"] = text.replace(f'"{old}"', json.dumps(new)).encode()
 
 
+def add_products(program):
+    """Add the square of the batch's size, the square of that, and so on, forty times."""
+    nodes = program["graph_module"]["graph"]["nodes"]
+    size = {"name": "s0", "target": "torch.ops.aten.sym_size.int", "metadata": {}}
+    x = {"name": "self", "arg": {"as_tensor": {"name": "x"}}, "kind": 1}
+    dim = {"name": "dim", "arg": {"as_int": 0}, "kind": 1}
+    nodes.append({**size, "inputs": [x, dim], "outputs": [_symbol(0)]})
+    for i in range(40):
+        both = [{"name": name, "arg": _symbol(i), "kind": 1} for name in "ab"]
+        product = {"name": f"s{i + 1}", "target": "_operator.mul", "metadata": {}}
+        nodes.append({**product, "inputs": both, "outputs": [_symbol(i + 1)]})
+
+
+def _symbol(i):
+    return {"as_sym_int": {"as_name": f"s{i}"}}
+
+
 def with_two_directories(first, second):
     """Return a zip file that holds `first` for PyTorch's reader and `second` for Python's.
 

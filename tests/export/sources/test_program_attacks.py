@@ -11,6 +11,7 @@ from tools.foreign_models import write_program
 from tools.hostile_programs import (
     Hidden,
     Malicious,
+    add_products,
     change_archive,
     change_program,
     read_archive,
@@ -152,11 +153,6 @@ def endless_size(files, _):
     replace_text(files, SIZE, "9**9**9**9")
 
 
-def endless_power(files, _):
-    nine = "Integer(9)"
-    replace_text(files, SIZE, f"Pow({nine}, Pow({nine}, Pow({nine}, {nine})))")
-
-
 def slow_size(files, _):
     replace_text(files, SIZE, f"CeilDiv(Max({SIZE}, Integer(3)), Integer(2))")
 
@@ -185,22 +181,7 @@ def endless_symbols(files, _):
 
 
 def endless_products(files, _):
-    def change(program):
-        nodes = program["graph_module"]["graph"]["nodes"]
-        size = {"name": "s0", "target": "torch.ops.aten.sym_size.int", "metadata": {}}
-        x = {"name": "self", "arg": {"as_tensor": {"name": "x"}}, "kind": 1}
-        dim = {"name": "dim", "arg": {"as_int": 0}, "kind": 1}
-        nodes.append({**size, "inputs": [x, dim], "outputs": [symbol(0)]})
-        for i in range(40):
-            both = [{"name": name, "arg": symbol(i), "kind": 1} for name in "ab"]
-            product = {"name": f"s{i + 1}", "target": "_operator.mul", "metadata": {}}
-            nodes.append({**product, "inputs": both, "outputs": [symbol(i + 1)]})
-
-    change_program(files, change)
-
-
-def symbol(i):
-    return {"as_sym_int": {"as_name": f"s{i}"}}
+    change_program(files, add_products)
 
 
 def name_of_a_placeholder(files, trap):
@@ -301,7 +282,6 @@ SIZE = "Symbol('s77', positive=True, integer=True)"
 PROGRAMS = {
     evaluated_size: "the size .*__import__",
     endless_size: r"the size .*9\*\*9\*\*9",
-    endless_power: r"the size .*Pow\(Integer\(9\)",
     power_of_powers: "the size 'Pow",
     slow_size: "the size .CeilDiv",
     many_sizes: "more than 200 different symbolic sizes",
