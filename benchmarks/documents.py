@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.errors import CheckError
+from edge_runtime import reading
 from edge_runtime.files import write_atomically
 
 FINDINGS: Final = "findings"
@@ -72,9 +73,11 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckError: It is missing or damaged.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = reading.read_json(path)
     except (OSError, ValueError) as error:
         raise CheckError(f"expected {path.name} in {path.parent}: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckError(f"expected a JSON object in {path}, got {type(content).__name__}")
     return content
 
 

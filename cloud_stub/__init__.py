@@ -2,6 +2,7 @@
 
 import os
 
-# gRPC prints a line for every handshake that fails, past all logging: a flood of them would fill
-# the disk. It reads this variable when it is imported; a value that is already set stays.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+# gRPC prints lines about handshakes that fail and headers that are malformed, past all logging: a
+# flood of them would fill the disk, and they are no JSON. It reads this variable when it is
+# imported; a value that is already set stays.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")

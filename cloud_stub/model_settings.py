@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+from cloud_stub.protocol.bounds import RowBounds
 from cloud_stub.scheduling.batcher import MOST_CALLS, Limits
 from edge_runtime import contract
 from edge_runtime.cli import Command, field
@@ -19,6 +20,7 @@ from edge_runtime.wire.address import is_loopback, split_address
 KEY_VARIABLE: Final = "GATEKEEPER_UPSTREAM_KEY"
 _MOST_TOKENS: Final = 1 << 20
 _MOST_THREADS: Final = 4096
+_MOST_PIXELS: Final = 178_000_000  # Pillow refuses larger pictures itself
 _KINDS: Final = ", ".join(SEQUENCE_KINDS)
 _CLOUD_SECRETS: Final = ("cloud_ca", "cloud_certificate", "cloud_key", "cloud_token_file")
 _UPSTREAM_FLAGS: Final = (
@@ -43,6 +45,11 @@ class ModelSettings(Command):
         "ONNX file to serve instead, under the names of its own tensors", default=None
     )
     model: str = field("name of the model in requests", default=contract.DEFAULT_MODEL)
+    allow_loops: bool = field(
+        "serve an --onnx with operators that run a part of it again and again, such as Loop and "
+        "Scan: one from a stranger may never end",
+        default=False,
+    )
     upstream: str = field(
         "URL of an OpenAI-compatible server to forward prompts to instead, up to and including "
         f"/v1; its key comes from --upstream-key-file or the environment variable {KEY_VARIABLE}",
@@ -106,6 +113,19 @@ class ModelSettings(Command):
     max_queue: int = field(
         "most calls that may wait; a further call is refused", default=128, within=(1, MOST_CALLS)
     )
+    max_rows: int = field(
+        "most rows of a call; one with more is refused", default=1 << 16, within=(1, MOST_CALLS)
+    )
+    max_pixels: int = field(
+        "most pixels of a picture; a larger one is refused before it is decoded",
+        default=1 << 25,
+        within=(1, _MOST_PIXELS),
+    )
+    max_text_bytes: int = field(
+        "most bytes of a text, in UTF-8; a longer one is refused",
+        default=1 << 17,
+        within=(1, MOST_CALLS),
+    )
     stall: float = field(
         "seconds without a sign of life after which a batch counts as hanging",
         default=60.0,
@@ -129,6 +149,8 @@ class ModelSettings(Command):
             raise SettingError(
                 f"expected --confidence as one of {_KINDS}, got {self.confidence[:80]!r}"
             )
+        if self.onnx is None:
+            self._refuse_any(("allow_loops",), "needs --onnx")
         if self.bundle is not None or self.onnx is not None:
             self.refuse_generation_flags("a bundle or an ONNX file")
         self._check_upstream()
@@ -151,6 +173,12 @@ class ModelSettings(Command):
             max_delay_s=self.max_delay_ms / 1e3,
             max_queue=self.max_queue,
             stall_s=self.stall,
+        )
+
+    def bounds(self) -> RowBounds:
+        """Return the bounds of a call's rows."""
+        return RowBounds(
+            max_rows=self.max_rows, max_pixels=self.max_pixels, max_text_bytes=self.max_text_bytes
         )
 
     def refuse_generation_flags(self, source: str) -> None:

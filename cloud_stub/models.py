@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -10,9 +10,13 @@ from typing import Any, Final
 from cloud_stub.backends.backend import Backend
 from cloud_stub.errors import NotServedError
 from cloud_stub.model_settings import ModelSettings
+from cloud_stub.protocol.bounds import RowBounds
 from cloud_stub.scheduling.batcher import Batcher, Limits
+from cloud_stub.scheduling.pieces import Pace, Pieces
+from cloud_stub.scheduling.queue import Job
 from cloud_stub.scheduling.runner import Runner
 from cloud_stub.scheduling.statistics import Statistics
+from cloud_stub.scheduling.workers import give_way
 from edge_runtime.cloud.security import Security
 from edge_runtime.errors import DependencyError
 
@@ -27,33 +31,73 @@ class ServedModel:
         name: Its name on the wire.
         backend: The model itself.
         limits: Limits of batches and of the queue.
+        bounds: Most rows of a call, and the largest row.
     """
 
-    def __init__(self, name: str, backend: Backend, limits: Limits) -> None:
+    def __init__(
+        self, name: str, backend: Backend, limits: Limits, bounds: RowBounds | None = None
+    ) -> None:
         if not backend.signature.is_batched:
             limits = replace(limits, max_delay_s=0.0)  # no other call can ever join
         self.name = name
         self.backend = backend
         self.limits = limits
+        self.bounds = RowBounds() if bounds is None else bounds
         self.signature = backend.signature
         self.statistics = Statistics()
+        is_continuous = backend.signature.is_continuous
+        self._pace = Pace(limits.max_batch, is_timed=not is_continuous)
+        self._runner = Runner(backend)
         self.batcher = Batcher(
-            Runner(backend),
+            self._runner,
             workers=backend.workers,
             limits=limits,
             name=f"model-{name}",
-            is_continuous=backend.signature.is_continuous,
+            is_continuous=is_continuous,
+            record=self._record_batch,
+        )
+        self.heavy = Batcher(
+            self._run_heavy,
+            workers=1,
+            limits=limits,
+            name=f"heavy-{name}",
             record=self.statistics.record_batch,
         )
+        can_share = backend.signature.is_reentrant
+        self.calls = Pieces(self.batcher, self._pace, self.heavy if can_share else None)
 
     @property
     def is_usable(self) -> bool:
         """True while the model accepts calls; false once too many of its workers hang."""
-        return not self.batcher.is_stuck
+        return not (self.batcher.is_stuck or self.heavy.is_stuck)
+
+    @property
+    def waiting(self) -> int:
+        """Number of calls that wait for a worker."""
+        return self.batcher.waiting + self.heavy.waiting
+
+    @property
+    def in_flight(self) -> int:
+        """Number of calls that workers have."""
+        return self.batcher.in_flight + self.heavy.in_flight
+
+    @property
+    def hanging(self) -> int:
+        """Number of workers that were given up and have not come back."""
+        return self.batcher.hanging + self.heavy.hanging
+
+    def _run_heavy(self, jobs: list[Job]) -> Sequence[Any]:
+        give_way()
+        return self._runner(jobs)
+
+    def _record_batch(self, rows: int, took_s: float) -> None:
+        self.statistics.record_batch(rows, took_s)
+        self._pace.observe_batch(took_s)
 
     def close(self) -> None:
         """Release workers and backend."""
         self.batcher.close()
+        self.heavy.close()
         self.backend.close()
 
 
@@ -102,7 +146,7 @@ def open_backend(settings: ModelSettings) -> Backend:
     if settings.onnx is not None:
         from cloud_stub.backends.graph import GraphBackend
 
-        return GraphBackend(settings.onnx, settings.threads)
+        return GraphBackend(settings.onnx, settings.threads, allow_loops=settings.allow_loops)
     from cloud_stub.backends.classifiers import BundleBackend, CascadeBackend
 
     assert settings.bundle is not None  # noqa: S101 - the settings hold exactly one source

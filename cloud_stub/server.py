@@ -52,6 +52,17 @@ _CONNECTION_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # Clients that ping to keep a path through a router open must not be cut off for it; by default
     # gRPC does that after the third ping within ten minutes.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # Further calls of a connection wait on the client's side. Otherwise gRPC ends some of a flood,
+    # and of the calls of others, as if their callers had cancelled them.
+    ("grpc.max_concurrent_streams", 128),
+    # With this on, gRPC lowers the limit under load and refuses calls that were within it.
+    ("grpc.http.overload_protection", 0),
+    # The same end without a reason comes to calls of many connections, from 1,000 on by default.
+    ("grpc.server.max_pending_requests", 10_000),
+    ("grpc.server.max_pending_requests_hard_limit", 10_000),
+    # Both bounds: between them gRPC refuses headers by chance.
+    ("grpc.max_metadata_size", 8 * 1024),
+    ("grpc.absolute_max_metadata_size", 8 * 1024),
     # Closes the connection of a client without calls; its next call connects again.
     ("grpc.max_connection_idle_ms", 600_000),
 )
@@ -181,7 +192,7 @@ class _Server:
         self._settings, self._certificates, self._guard = settings, certificates, guard
         self._log = log
         self._models = Models(
-            ServedModel(each.model, open_backend(each), each.limits())
+            ServedModel(each.model, open_backend(each), each.limits(), each.bounds())
             for each in settings.each_model()
         )
         self._decoder = PictureDecoder(max(model.limits.max_queue for model in self._models))
@@ -217,7 +228,7 @@ class _Server:
         until = monotonic() + self._settings.grace
         await front.drain(min(self._settings.grace, _DRAIN_S))
         await server.stop(max(0.0, until - monotonic()))
-        if any(model.batcher.in_flight or model.batcher.waiting for model in self._models):
+        if any(model.in_flight or model.waiting for model in self._models):
             # The end of the loop would print a traceback of a call that was just cut off.
             await asyncio.sleep(_CUT_OFF_S)
 
@@ -285,7 +296,7 @@ class _Server:
             model.close()
         answered = sum(model.statistics.outcomes[Outcome.ANSWERED] for model in self._models)
         ignored = sum(model.statistics.ignored_parameters for model in self._models)
-        abandoned = sum(model.batcher.in_flight + model.batcher.hanging for model in self._models)
+        abandoned = sum(model.in_flight + model.hanging for model in self._models)
         if abandoned:
             _LOG.warning("calls are abandoned", extra={"calls": abandoned})
         _LOG.info(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from cloud_stub.operations.security import ServerSecurity
 from edge_runtime.cli import Command, field
 from edge_runtime.cli.command import flag_name
 from edge_runtime.errors import SettingError
+from edge_runtime.reading import read_toml
 from edge_runtime.wire.address import MAX_PORT
 
 _SHOWN: Final = 200
@@ -52,7 +52,7 @@ class ServeSettings(ModelSettings, does="cloud_stub.server:serve"):
         "file of bearer tokens, one per line; every call must carry one of them", default=None
     )
     max_message_mib: int = field(
-        "largest request or answer, in MiB", default=64, within=(1, _MOST_MESSAGE_MIB)
+        "largest request or answer, in MiB", default=16, within=(1, _MOST_MESSAGE_MIB)
     )
     max_memory_mib: int = field(
         "most memory of all calls together, in MiB, including decoded pictures", default=1024
@@ -132,8 +132,8 @@ def read_models(path: Path) -> list[ModelSettings]:
         SettingError: It is missing or malformed, or two models have the same name.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        tables = read_toml(path)
+    except (OSError, ValueError) as error:
         raise SettingError(f"expected a TOML file of models in {path}: {error}") from None
     content = tables.get("model")
     is_list = isinstance(content, list) and all(isinstance(table, dict) for table in content)

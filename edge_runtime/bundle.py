@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import posixpath
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from edge_runtime import contract
 from edge_runtime.errors import BundleError
-from edge_runtime.onnx_file import read_onnx_file
+from edge_runtime.onnx_file import scan_onnx
+from edge_runtime.reading import open_regular, read_json
 
 _AGAIN = "copy or export the bundle again"
+_MOST_GRAPH: Final = 2**31 - 1  # bytes of a protobuf message
 _COMMANDS = {
     contract.ROLE_CLASSIFIER: "`python -m edge_runtime run`",
     contract.ROLE_DECODER: "`python -m edge_runtime generate`",
@@ -31,6 +35,9 @@ class Bundle:
         verification: The measurements of the export's own verification.
         others: Further files of the bundle, external data for example.
         hashes: sha256 of each file by its name, from `bundle.json`.
+        content: The bytes of the graph that were hashed and checked; empty in a model that is open.
+        is_whole: Whether the graph holds all its weights.
+        states: The state of each file while it was hashed.
     """
 
     path: Path
@@ -39,6 +46,28 @@ class Bundle:
     verification: dict[str, Any]
     others: tuple[Path, ...] = ()
     hashes: Mapping[str, str] = field(default_factory=dict)
+    content: bytes = field(default=b"", repr=False)
+    is_whole: bool = True
+    states: Mapping[Path, tuple[int, ...]] = field(default_factory=dict, repr=False)
+
+    def require_unchanged(self) -> None:
+        """Raise a `BundleError` where a file that is opened by its name is not the one hashed.
+
+        These are weights with their graph, and tokenizers; a whole graph is loaded from `content`.
+        Asked for once they are open.
+        """
+        for file, state in self.states.items():
+            if self.is_whole and file == self.graph:
+                continue
+            try:
+                is_same = _state(file.stat()) == state
+            except OSError:
+                is_same = False
+            if not is_same:
+                raise BundleError(
+                    f"bundle file {file} was replaced or altered while it was opened: open the "
+                    "bundle again"
+                )
 
 
 def read_bundle(path: Path | str, role: str = contract.ROLE_CLASSIFIER) -> Bundle:
@@ -66,9 +95,9 @@ def read_bundle(path: Path | str, role: str = contract.ROLE_CLASSIFIER) -> Bundl
 def role_of(path: Path | str) -> str:
     """Return the role of a bundle's graph; classifier where the bundle does not name one."""
     try:
-        record = json.loads((Path(path) / contract.BUNDLE_FILE).read_text(encoding="utf-8"))
+        record = read_json(Path(path) / contract.BUNDLE_FILE)
         graphs = record["graphs"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return contract.ROLE_CLASSIFIER  # `read_bundle` raises the error
     is_decoder = isinstance(graphs, dict) and contract.ROLE_DECODER in graphs
     return contract.ROLE_DECODER if is_decoder else contract.ROLE_CLASSIFIER
@@ -76,8 +105,15 @@ def role_of(path: Path | str) -> str:
 
 def file_sha256(path: Path) -> str:
     """Return the hexadecimal sha256 of a file's bytes."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    """Return what differs once a file was written or replaced, even if its times were set back."""
+    # The time of the last change cannot be set; on Windows it is that of the creation.
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_size, *times
 
 
 def _read(folder: Path, role: str) -> Bundle:
@@ -88,7 +124,7 @@ def _read(folder: Path, role: str) -> Bundle:
     graphs = _section(record, "graphs")
     name = graphs.get(role)
     _check_paths(folder, files)
-    _check_hashes(folder, files)
+    content, states = _check_hashes(folder, files, name)
     if name is None and (known := graphs.keys() & _COMMANDS.keys()):
         other = min(known)
         raise BundleError(
@@ -100,9 +136,19 @@ def _read(folder: Path, role: str) -> Bundle:
             f"expected a graph with the role {role!r} and its hash in "
             f"{folder / contract.BUNDLE_FILE}, got {name!r}: export the bundle again"
         )
-    _check_graph(folder / name, metadata, files)
+    is_whole = _check_graph(folder, name, content, metadata, files)
     others = tuple(folder / other for other in files if other != name)
-    return Bundle(folder, folder / name, metadata, verification, others, files)
+    return Bundle(
+        folder,
+        folder / name,
+        metadata,
+        verification,
+        others,
+        files,
+        content=content,
+        is_whole=is_whole,
+        states=states,
+    )
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -113,8 +159,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
             "make one with `python -m export --checkpoint DIR --out BUNDLE`"
         )
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        record = read_json(file)
+    except ValueError as error:
         raise BundleError(f"{file} is not JSON ({error}): export the bundle again") from None
     if not isinstance(record, dict):
         raise BundleError(
@@ -143,13 +189,26 @@ def _check_paths(folder: Path, files: dict[str, Any]) -> None:
         )
 
 
-def _check_hashes(folder: Path, files: dict[str, Any]) -> None:
-    for name, digest in files.items():
-        if file_sha256(folder / name) != digest:
+def _check_hashes(
+    folder: Path, files: dict[str, Any], graph: object
+) -> tuple[bytes, dict[Path, tuple[int, ...]]]:
+    """Return the bytes of the graph, and the states of all files."""
+    content, states = b"", {}
+    for name, expected in files.items():
+        path = folder / name
+        with open_regular(path) as file:
+            states[path] = _state(os.fstat(file.fileno()))
+            if name == graph:
+                content = file.read(_MOST_GRAPH)
+                digest = hashlib.sha256(content).hexdigest()
+            else:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != expected:
             raise BundleError(
-                f"bundle file {folder / name} was altered or truncated (its sha256 differs from "
+                f"bundle file {path} was altered or truncated (its sha256 differs from "
                 f"{contract.BUNDLE_FILE}): {_AGAIN}"
             )
+    return content, states
 
 
 def _check_path(folder: Path, name: str) -> None:
@@ -174,9 +233,16 @@ def _unlisted_file(folder: Path, files: dict[str, Any]) -> str | None:
     return None
 
 
-def _check_graph(graph: Path, metadata: contract.GateMetadata, files: dict[str, Any]) -> None:
-    """Check the graph against `bundle.json` before ONNX Runtime opens it."""
-    header = read_onnx_file(graph)
+def _check_graph(
+    folder: Path,
+    name: str,
+    content: bytes,
+    metadata: contract.GateMetadata,
+    files: Iterable[str],
+) -> bool:
+    """Check the graph against `bundle.json`; return whether it holds all its weights."""
+    graph = folder / name
+    header = scan_onnx(content, graph)
     text = header.metadata.get(contract.METADATA_KEY)
     if text is None:
         raise BundleError(f"{graph} has no gate metadata: export it with `python -m export`")
@@ -185,8 +251,10 @@ def _check_graph(graph: Path, metadata: contract.GateMetadata, files: dict[str, 
             f"the metadata in {graph} and {contract.BUNDLE_FILE} differ: export the bundle again"
         )
     for location in header.external:
-        if location not in files:
+        # A graph names its weights from its own folder, `bundle.json` all files from the bundle's.
+        if posixpath.join(posixpath.dirname(name), location) not in files:
             raise BundleError(
                 f"{graph} takes weights from {location!r}, which {contract.BUNDLE_FILE} does not "
                 "list: refused, export the bundle again"
             )
+    return not header.external

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,10 +75,10 @@ class EdgeModel:
         threshold: float | None = None,
         session: SessionSettings | None = None,
     ) -> None:
-        self.bundle = bundle
+        self.bundle = dataclasses.replace(bundle, content=b"")
         self.metadata = bundle.metadata
         self.labels = bundle.metadata.labels
-        self.session = open_session(bundle.graph, session or SessionSettings())
+        self.session = open_session(bundle, session or SessionSettings())
         self.reader = open_reader(bundle, self.session.get_inputs())
         _check_contract(self.session, bundle)
         self._feeds: dict[str, Any] = {}

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edge_runtime import contract
+from edge_runtime.bundle import Bundle
 from edge_runtime.errors import BundleError, SettingError
 from edge_runtime.files import one_line
 
@@ -52,11 +53,11 @@ class SessionSettings:
             raise SettingError(f"expected at least 1 thread, got {self.threads}")
 
 
-def open_session(graph: Path, settings: SessionSettings) -> Any:
-    """Return a session of a graph.
+def open_session(bundle: Bundle, settings: SessionSettings) -> Any:
+    """Return a session of a bundle's graph as it was checked.
 
     Raises:
-        BundleError: The graph does not load.
+        BundleError: The graph does not load, or was replaced meanwhile.
         SettingError: A provider is not available here.
     """
     pairs = require_offered(settings.providers)
@@ -67,13 +68,31 @@ def open_session(graph: Path, settings: SessionSettings) -> Any:
     options.enable_cpu_mem_arena = settings.arena
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
     try:
-        session = ort.InferenceSession(str(graph), options, providers=pairs)
+        session = load_bundle(bundle, options, pairs)
+    except BundleError:
+        raise
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
         raise BundleError(
-            f"{graph} does not load in ONNX Runtime {ort.__version__} "
+            f"{bundle.graph} does not load in ONNX Runtime {ort.__version__} "
             f"({one_line(error, REASON_LENGTH)}): export the bundle again, or update onnxruntime"
         ) from None
     require_started(session, pairs)
+    return session
+
+
+def load_bundle(bundle: Bundle, options: Any, providers: Sequence[Provider]) -> Any:
+    """Return a session over the graph of a bundle as it was checked.
+
+    Raises:
+        BundleError: A graph with weights beside it was replaced meanwhile, or its weights.
+        Exception: ONNX Runtime does not take the graph.
+    """
+    # Bytes have no folder, and ONNX Runtime 1.20 cannot be told in which one their weights lie.
+    source = bundle.content if bundle.is_whole else str(bundle.graph)
+    session = ort.InferenceSession(source, options, providers=providers)
+    bundle.require_unchanged()
+    # It would keep the bytes for another provider, to which no session here may move.
+    session._model_bytes = None  # noqa: SLF001 - there is no public way
     return session
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from edge_runtime import contract
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import BundleError, DependencyError, InputError
 from edge_runtime.files import one_line
+from edge_runtime.reading import parse_json, read_bytes
 
 Tokens = dict[str, npt.NDArray[np.int64]]
 _FIELDS = {
@@ -23,6 +27,24 @@ _FIELDS = {
 }
 """Attribute of a `tokenizers` encoding for each input of a graph."""
 _UNKNOWN = "\U0010fffd"
+_MOST_BYTES = 1 << 28  # of a tokenizer.json; that of 262,000 tokens has 33 MB
+# The parts of a tokenizer whose work grows with the text alone, or by a factor that is checked.
+_PARTS = {
+    "normalizer": "Sequence BertNormalizer ByteLevel Lowercase NFC NFD NFKC NFKD Nmt Precompiled "
+    "Prepend Replace Strip StripAccents",
+    "pre_tokenizer": "Sequence BertPreTokenizer ByteLevel CharDelimiterSplit Digits FixedLength "
+    "Metaspace Punctuation Split UnicodeScripts Whitespace WhitespaceSplit",
+    "post_processor": "Sequence BertProcessing ByteLevel RobertaProcessing TemplateProcessing",
+    "decoder": "Sequence BPEDecoder ByteFallback ByteLevel CTC Fuse Metaspace Replace Strip "
+    "WordPiece",
+}
+_INNER = ("normalizers", "pretokenizers", "processors", "decoders")
+_MOST_PARTS = 64
+_MOST_GROWTH = 64
+"""Factor by which all parts of one kind together may lengthen a text."""
+_PAIR = 2
+_MOST_PADDING = 1 << 17  # tokens
+_MOST_WORD = 1000  # WordPiece's work is the square of a word's length
 
 
 def tokenizer_file(bundle: Bundle) -> Path:
@@ -44,14 +66,87 @@ def open_tokenizer(file: Path) -> Any:
     except ImportError:
         raise DependencyError("tokenizers", "reading texts", "text") from None
     try:
-        tokenizer = Tokenizer.from_file(str(file))
-        read_as_text(tokenizer)
+        with no_panic():
+            tokenizer = Tokenizer.from_buffer(read_bytes(file, limit=_MOST_BYTES))
+            require_bounded(tokenizer)
+            read_as_text(tokenizer)
     except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception
         raise BundleError(
             f"expected a tokenizer in {file}, it does not open ({one_line(error, 200)}): export "
             "the bundle again, or update tokenizers"
         ) from None
     return tokenizer
+
+
+@contextlib.contextmanager
+def no_panic() -> Iterator[None]:
+    """Turn a panic of `tokenizers`, which no `except Exception` holds, into an `InputError`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise InputError(
+            f"expected a text that the tokenizer can read, it failed ({one_line(error, 100)}): "
+            "leave the text out, or update tokenizers"
+        ) from None
+
+
+def require_bounded(tokenizer: Any) -> None:
+    """Raise a `ValueError` for a tokenizer whose work or tokens grow out of all proportion.
+
+    Args:
+        tokenizer: One of `tokenizers`, from a file of unknown origin, before its first text.
+    """
+    for kind, allowed in _PARTS.items():
+        part = getattr(tokenizer, kind)
+        if part is None:
+            continue
+        found = list(_parts(parse_json(part.__getstate__().decode())))
+        unknown = {str(one.get("type")) for one in found} - set(allowed.split())
+        if unknown:
+            raise ValueError(f"its {kind} is a {min(unknown)}, which is not known here")
+        if len(found) > _MOST_PARTS:
+            raise ValueError(f"its {kind} has {len(found)} parts, more than {_MOST_PARTS}")
+        if math.prod(map(_growth, found)) > _MOST_GROWTH:
+            raise ValueError(f"its {kind} lengthens a text more than {_MOST_GROWTH} times")
+    padding = tokenizer.padding or {}
+    if max(padding.get("length") or 0, padding.get("pad_to_multiple_of") or 0) > _MOST_PADDING:
+        raise ValueError(f"it pads to more than {_MOST_PADDING} tokens")
+    if getattr(tokenizer.model, "max_input_chars_per_word", 0) > _MOST_WORD:
+        raise ValueError(f"it looks for words of more than {_MOST_WORD} characters")
+
+
+def _parts(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield part
+    for name in _INNER:
+        for inner in part.get(name, ()):
+            yield from _parts(inner)
+
+
+def _growth(part: dict[str, Any]) -> float:
+    """Return the most by which a part lengthens a text; a part that cannot be is infinite."""
+    match part:
+        case {"type": "Replace", "content": content, "pattern": {"String": text}} if text:
+            return math.ceil(max(1, len(content)) / len(text))
+        # A regular expression may match between two letters.
+        case {"type": "Replace", "content": content} | {"type": "Prepend", "prepend": content}:
+            return 1 + len(content)
+        case {"type": "ByteLevel"}:
+            return 2
+        case {"type": "Precompiled", "precompiled_charsmap": packed}:
+            content = base64.b64decode(packed or "")
+            texts = content[4 + int.from_bytes(content[:4], "little") :].split(b"\0")
+            return max(2, max(map(len, texts)) // 8)  # the longest of Unicode's own has 33 bytes
+        case {"type": "TemplateProcessing", "single": single, "pair": pair}:
+            is_once = _count_texts(single) <= 1 and _count_texts(pair) <= _PAIR
+            return 1 if is_once and len(single) <= _MOST_PARTS else math.inf
+    return 1
+
+
+def _count_texts(template: list[dict[str, Any]]) -> int:
+    """Return how often a template puts in a text between its special tokens."""
+    return sum("Sequence" in item for item in template)
 
 
 def read_as_text(tokenizer: Any) -> None:
@@ -108,7 +203,8 @@ class TextEncoder:
         or has no token, raises an `InputError`.
         """
         try:
-            encodings = self._tokenizer.encode_batch_fast(texts)
+            with no_panic():
+                encodings = self._tokenizer.encode_batch_fast(texts)
         except (TypeError, UnicodeError) as error:  # e.g. half of a surrogate pair
             raise InputError(f"expected texts of Unicode characters, got none: {error}") from None
         for row, encoding in enumerate(encodings):
@@ -165,6 +261,7 @@ class TextReader(PromptReader):
                 f"{dict(dtypes)}: export the bundle again"
             )
         self._encode = TextEncoder(tokenizer_file(bundle), tuple(dtypes))
+        bundle.require_unchanged()
 
     def feeds(self, rows: npt.NDArray[Any]) -> Tokens:
         """Return the tokens."""

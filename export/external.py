@@ -11,7 +11,9 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 from onnx.external_data_helper import load_external_data_for_tensor, set_external_data
 
+from edge_runtime.errors import BundleError
 from edge_runtime.files import one_line
+from edge_runtime.onnx_file import read_onnx_file, require_beside
 from export.errors import GraphError
 from export.graphs import MESSAGE_BYTES, copy_model, tensors
 
@@ -87,7 +89,11 @@ def _load_graph(path: Path) -> onnx.ModelProto:
                 f"expected an ONNX file under 2 GB at {path}, got {path.stat().st_size / 1e9:.1f} "
                 "GB in one file, more than protobuf reads: save it with external data"
             )
+        # Before onnx or ONNX Runtime follow what a file of unknown origin asks for.
+        require_beside(path, read_onnx_file(path).external)
         model = onnx.load(str(path), load_external_data=False)
+    except BundleError as error:
+        raise GraphError(str(error)) from None
     except OSError as error:
         raise GraphError(
             f"expected an ONNX file at {path}, got {error.strerror or error}: check the path"

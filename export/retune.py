@@ -39,7 +39,7 @@ def retune(settings: RetuneSettings) -> None:
     """
     role = role_of(settings.bundle)
     bundle = read_bundle(settings.bundle, role)
-    model = onnx.load(str(bundle.graph), load_external_data=False)
+    model = onnx.load_model_from_string(bundle.content)
     choose = _for_decoder if role == contract.ROLE_DECODER else _for_classifier
     gate, record = choose(settings, bundle)
     set_threshold(model, gate.threshold)
@@ -93,7 +93,7 @@ def _for_classifier(settings: RetuneSettings, bundle: Bundle) -> tuple[Gate, _Re
     before, model = None, onnx.ModelProto()
     if bundle.metadata.second_look is not None:
         before = SecondLook.from_fields(bundle.metadata.second_look)
-        model = onnx.load(str(bundle.graph), load_external_data=False)
+        model = onnx.load_model_from_string(bundle.content)
 
     def answer(band: Band | None) -> Answers:
         if band is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.processes import running_server
 from benchmarks.steps import Stages, empty_folder
 from edge_runtime import Cascade, Recorder, Source, environment
+from edge_runtime.reading import read_json
 from train import data
 from train.classifier.checkpoints import accuracy, open_for
 from train.classifier.harvest import COUNTS
@@ -152,5 +152,5 @@ def _tune(
 
 
 def _counts(folder: Path) -> dict[str, int]:
-    counts: dict[str, int] = json.loads((folder / "harvest" / COUNTS).read_text("utf-8"))["counts"]
+    counts: dict[str, int] = read_json(folder / "harvest" / COUNTS)["counts"]
     return counts

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.errors import CheckError
+from edge_runtime.reading import read_gzip
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,6 +30,10 @@ _COLUMNS = (
     "source",
     "total_ms",
 )
+
+
+_MOST_BYTES = 64 << 20
+"""Of the unpacked table: ten times the largest of a benchmark here."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,11 @@ def read_samples(path: Path) -> dict[str, Samples]:
         CheckError: The file is missing or malformed.
     """
     try:
-        with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        text = read_gzip(path, limit=_MOST_BYTES).decode()
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
         variants = dict.fromkeys(row["variant"] for row in rows)
         return {name: _variant([r for r in rows if r["variant"] == name]) for name in variants}
-    except (OSError, EOFError, KeyError, ValueError) as error:
+    except (OSError, EOFError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise CheckError(f"expected the per-sample file {path}: {error}") from None
 
 

@@ -21,6 +21,7 @@ import grpc
 
 from benchmarks.errors import ServerStartError
 from benchmarks.processes import ChildProcess
+from edge_runtime.reading import read_json
 from edge_runtime.wire import messages as pb
 
 EXECUTABLE: Final = Path(__file__).parents[2] / ".venv-mlserver" / "bin" / "mlserver"
@@ -107,7 +108,7 @@ class MLServer(ChildProcess):
 
     def __init__(self, folder: Path, *, ready_timeout_s: float = 120.0) -> None:
         super().__init__()
-        settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        settings = read_json(folder / _SETTINGS)
         self.address = f"{settings['host']}:{settings['grpc_port']}"
         self.models = sorted(file.parent.name for file in folder.rglob("model-settings.json"))
         self._folder = folder

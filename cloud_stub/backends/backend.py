@@ -73,6 +73,8 @@ class Signature:
         parameters: Numbers that a request may set besides the inputs.
         is_continuous: Whether concurrent batches are computed together; all of them together then
             have at most as many rows as a single one may have.
+        is_reentrant: Whether one more batch may run beside the others: rows that take far longer
+            than others then get a thread of their own.
     """
 
     takes: Takes
@@ -82,6 +84,7 @@ class Signature:
     platform: str
     parameters: tuple[Parameter, ...] = ()
     is_continuous: bool = False
+    is_reentrant: bool = False
 
 
 def _always(_row: int) -> bool:
@@ -179,7 +182,12 @@ def classifier_signature(
         sides = [FREE if side is None else side for side in image_size]
         spec = TensorSpec(contract.IMAGE, "UINT8", (FREE, *sides, 3))
     return Signature(
-        takes=takes, inputs=(spec,), outputs=CLASSIFIER_OUTPUTS, is_batched=True, platform=platform
+        takes=takes,
+        inputs=(spec,),
+        outputs=CLASSIFIER_OUTPUTS,
+        is_batched=True,
+        platform=platform,
+        is_reentrant=takes == contract.IMAGE,  # a tokenizer may not be used twice at once
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from cloud_stub.backends.backend import Batch, Classes, Column, Outputs, classifier_signature
-from cloud_stub.backends.graph import open_session
+from cloud_stub.backends.graph import open_session, run_options
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.cascade import Cascade
@@ -78,7 +78,7 @@ class BundleBackend(_BundleClassifier):
     def __init__(self, path: Path, threads: int) -> None:
         bundle = read_bundle(path)
         super().__init__(bundle, path, "gatekeeper_bundle")
-        self._session = open_session(bundle.graph, threads)
+        self._session = open_session(bundle, threads)
         self._reader = open_reader(bundle, self._session.get_inputs())
 
     def infer(self, batch: Batch) -> Iterator[Outputs]:
@@ -93,8 +93,9 @@ class BundleBackend(_BundleClassifier):
         """Do nothing: the session ends with the process."""
 
     def _run(self, rows: Any) -> Any:
+        feeds = self._reader.feeds(rows)
         return self._session.run(
-            [contract.PREDICTION, contract.CONFIDENCE], self._reader.feeds(rows)
+            [contract.PREDICTION, contract.CONFIDENCE], feeds, run_options(feeds)
         )
 
 

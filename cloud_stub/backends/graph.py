@@ -10,8 +10,10 @@ from typing import Any, Final
 import numpy as np
 
 from cloud_stub.backends.backend import FREE, Batch, Column, Outputs, Signature, TensorSpec
+from edge_runtime.bundle import Bundle
 from edge_runtime.errors import BundleError, DependencyError, InputError
 from edge_runtime.files import one_line
+from edge_runtime.onnx_file import read_onnx_file, require_beside
 from edge_runtime.wire.tensors import BF16, BYTES, DTYPES, Array
 
 DATATYPES: Final = {
@@ -33,6 +35,8 @@ DATATYPES: Final = {
 """The protocol's datatype of each type that ONNX Runtime names."""
 _BFLOAT16: Final = 16  # onnx.TensorProto.BFLOAT16
 _FATAL_ONLY: Final = 4
+_LARGE_BYTES: Final = 8 << 20
+"""Inputs of a batch of ordinary pictures, as bytes, have less."""
 
 
 class GraphBackend:
@@ -44,15 +48,18 @@ class GraphBackend:
     Args:
         path: The file; external data are next to it.
         threads: Threads of one run; 0 leaves the choice to ONNX Runtime.
+        allow_loops: Whether its operators may run a subgraph any number of times.
 
     Raises:
-        BundleError: It cannot be opened, or has a tensor of a type that the protocol lacks.
+        BundleError: It cannot be opened, has loops or weights in another folder, or has a tensor of
+            a type that the protocol lacks.
     """
 
     workers = 1
     labels: tuple[str, ...] = ()
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, *, allow_loops: bool = False) -> None:
+        require_beside(path, read_onnx_file(path, allow_loops=allow_loops).external)
         self._session = open_session(path, threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self.signature = Signature(
@@ -61,6 +68,7 @@ class GraphBackend:
             outputs=tuple(_spec(node, path) for node in outputs),
             is_batched=_is_batched([*inputs, *outputs]),
             platform="onnxruntime_onnx",
+            is_reentrant=True,
         )
         specs = (*self.signature.inputs, *self.signature.outputs)
         # numpy has no bfloat16: such a graph runs on ONNX Runtime's own values.
@@ -74,15 +82,16 @@ class GraphBackend:
         }
         names = [spec.name for spec in self.signature.outputs]
         run = self._run_values if self._has_bf16 else self._session.run
+        arrays = run(names, feeds, run_options(feeds))
         yield {
             spec.name: _encode(array) if spec.datatype == BYTES else array
-            for spec, array in zip(self.signature.outputs, run(names, feeds), strict=True)
+            for spec, array in zip(self.signature.outputs, arrays, strict=True)
         }
 
     def close(self) -> None:
         """Do nothing: the session ends with the process."""
 
-    def _run_values(self, names: list[str], feeds: Mapping[str, Any]) -> list[Array]:
+    def _run_values(self, names: list[str], feeds: Mapping[str, Any], options: Any) -> list[Array]:
         from onnxruntime import OrtValue
 
         values = {}
@@ -92,18 +101,18 @@ class GraphBackend:
                 values[spec.name] = OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16)
             else:
                 values[spec.name] = OrtValue.ortvalue_from_numpy(array)
-        results = self._session.run_with_ort_values(names, values)
+        results = self._session.run_with_ort_values(names, values, options)
         return [
             _bit_patterns(value) if spec.datatype == BF16 else value.numpy()
             for spec, value in zip(self.signature.outputs, results, strict=True)
         ]
 
 
-def open_session(graph: Path, threads: int = 0, *, will_run: bool = True) -> Any:
+def open_session(graph: Path | Bundle, threads: int = 0, *, will_run: bool = True) -> Any:
     """Open a graph on the best device that ONNX Runtime offers.
 
     Args:
-        graph: An ONNX file.
+        graph: An ONNX file, or a bundle with one.
         threads: Threads of one run; 0 leaves the choice to ONNX Runtime.
         will_run: Whether the graph will be run; a graph that is only described is not optimised.
 
@@ -113,6 +122,8 @@ def open_session(graph: Path, threads: int = 0, *, will_run: bool = True) -> Any
     """
     try:
         import onnxruntime
+
+        from edge_runtime.sessions import load_bundle
     except ImportError:
         raise DependencyError("onnxruntime", "opening an ONNX graph", "cpu") from None
     options = onnxruntime.SessionOptions()
@@ -124,10 +135,32 @@ def open_session(graph: Path, threads: int = 0, *, will_run: bool = True) -> Any
     if not will_run:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers = ["CPUExecutionProvider"]
+    path = graph if isinstance(graph, Path) else graph.graph
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=providers)
+        if isinstance(graph, Path):
+            return onnxruntime.InferenceSession(graph, options, providers=providers)
+        return load_bundle(graph, options, providers)
+    except BundleError:
+        raise
     except Exception as error:  # noqa: BLE001 - onnxruntime has a class for every failure
-        raise BundleError(f"{graph} cannot be opened: {one_line(error)}") from None
+        raise BundleError(f"{path} cannot be opened: {one_line(error)}") from None
+
+
+def run_options(feeds: Mapping[str, Any]) -> Any:
+    """Return the options of a run: after large inputs its memory is given back.
+
+    ONNX Runtime keeps what its largest run ever needed.
+
+    Args:
+        feeds: The run's inputs.
+    """
+    if sum(array.nbytes for array in feeds.values()) <= _LARGE_BYTES:
+        return None
+    from onnxruntime import RunOptions
+
+    options = RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def _spec(node: Any, path: Path) -> TensorSpec:

@@ -12,7 +12,7 @@ from cloud_stub.errors import DeployError
 from edge_runtime import contract
 from edge_runtime.bundle import read_bundle
 from edge_runtime.errors import BundleError
-from edge_runtime.onnx_file import read_onnx_file
+from edge_runtime.onnx_file import read_onnx_file, require_beside
 
 GRAPH_FILE: Final = "model.onnx"
 """Name of the graph that Triton's ONNX Runtime backend expects in a version's folder."""
@@ -185,6 +185,8 @@ def _requirement(output: TensorDescription, labels: tuple[str, ...]) -> str | No
     """Return the requirement that an output does not meet; None if it can be the answer."""
     if is_scores(output):
         classes = output.shape[1]
+        if classes == 1:
+            return "scores of two classes, which a bundle of a model with a single logit has,"
         if labels and classes not in {None, len(labels)}:
             return f"scores of {len(labels)} classes, one per label,"
         return None
@@ -211,17 +213,13 @@ def _check(
 
 
 def _read_graph(path: Path) -> Graph:
-    if not path.is_file():
-        raise DeployError(f"expected an ONNX file at {path}, found none: correct the path")
     try:
-        external = read_onnx_file(path).external
-    except BundleError:
-        raise DeployError(
-            f"expected an ONNX file at {path}, got other bytes: export or copy it again"
-        ) from None
-    # Before ONNX Runtime opens the files that a file of unknown origin names.
-    for name in external:
-        _check_external(path, name)
+        external = read_onnx_file(path, allow_loops=True).external  # the engine runs it
+        # Before ONNX Runtime opens the files that a file of unknown origin names.
+        require_beside(path, external)
+    except BundleError as error:
+        raise DeployError(str(error)) from None
+    _require_names(path, external)
     try:
         session = open_session(path, will_run=False)
     except BundleError as error:
@@ -234,18 +232,8 @@ def _read_graph(path: Path) -> Graph:
     )
 
 
-def _check_external(path: Path, name: str) -> None:
-    folder = path.parent.resolve()
-    if "\0" in name or not (folder / name).resolve().is_relative_to(folder):
-        raise DeployError(
-            f"expected the weights of {path} next to it, it names {name!r}: refused, save the "
-            "model with its weights in one folder"
-        )
-    if not (folder / name).is_file():
-        raise DeployError(
-            f"expected the weights {name!r} next to {path}, found none: copy them there too"
-        )
-    if Path(name) == Path(GRAPH_FILE):
+def _require_names(path: Path, external: tuple[str, ...]) -> None:
+    if any(Path(name) == Path(GRAPH_FILE) for name in external):
         raise DeployError(
             f"expected another name than {GRAPH_FILE} for the weights of {path}: in a repository "
             "the graph itself has that name, so save the weights under another"

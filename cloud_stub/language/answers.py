@@ -58,9 +58,9 @@ class Answers:
             confidence: Its confidence so far.
             is_whole: Whether the answer is complete.
         """
-        text = text if is_whole else text.rstrip(_PARTIAL)
-        # Half of a surrogate pair, which an upstream's JSON may hold, cannot be encoded.
-        self._texts[row] = text.encode(errors="replace")
+        # An upstream's JSON may split a surrogate pair between two chunks, or hold half of one.
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        self._texts[row] = (text if is_whole else text.rstrip(_PARTIAL)).encode()
         self._confidence[row] = confidence
 
     def outputs(self) -> Outputs:

@@ -171,7 +171,7 @@ class _Schedule:
         self._names: dict[int, tuple[_Call, int]] = {}
         self._next = 0
         self._running: RunningBatch | None = None
-        self._reading: RunningBatch | None = None
+        self._readings: deque[RunningBatch] = deque()
 
     @property
     def has_work(self) -> bool:
@@ -188,8 +188,7 @@ class _Schedule:
         try:
             self._read()
         except BaseException as error:  # noqa: BLE001 - the thread serves all calls
-            self._fail(self._reading, error)
-            self._reading = None
+            self._fail(None, error)
         try:
             if self._running is not None:
                 self._emit(self._running.step())
@@ -207,7 +206,8 @@ class _Schedule:
             wanted = deque(row for row in call.waiting if call.is_wanted(row))
             call.drop(len(call.waiting) - len(wanted))
             call.waiting = wanted
-        self._reading = self._keep_wanted(self._reading)
+        kept = map(self._keep_wanted, self._readings)
+        self._readings = deque(batch for batch in kept if batch is not None)
         self._running = self._keep_wanted(self._running)
 
     def _keep_wanted(self, batch: RunningBatch | None) -> RunningBatch | None:
@@ -222,14 +222,21 @@ class _Schedule:
         return batch if len(batch) else None
 
     def _read(self) -> None:
-        if self._reading is None:
-            self._reading = self._next_prompts()
-        if self._reading is None:
+        """Read a piece of some prompts; the prompts of different calls take turns."""
+        begun = self._next_prompts()
+        if begun is not None:
+            self._readings.append(begun)
+        if not self._readings:
             return
-        if self._reading.read(max(_LEAST_COLUMNS, _PIECE // len(self._reading))):
+        batch = self._readings.popleft()
+        try:
+            if batch.read(max(_LEAST_COLUMNS, _PIECE // len(batch))):
+                self._readings.append(batch)
+                return
+            first = batch.step()
+        except BaseException as error:  # noqa: BLE001 - only these calls are affected
+            self._fail(batch, error)
             return
-        batch, first = self._reading, self._reading.step()
-        self._reading = None
         self._emit(first)
         if not len(batch):
             return
@@ -239,11 +246,17 @@ class _Schedule:
             self._running.join(batch)
 
     def _next_prompts(self) -> RunningBatch | None:
-        """Begin as many prompts of similar length as fit, the calls taking turns."""
-        rows = [] if self._running is None else self._running.rows.tolist()
-        widths = [call.width(row) for call, row in map(self._names.__getitem__, rows)]
+        """Begin as many prompts of similar length as fit, the calls taking turns.
+
+        A call's next prompts wait until those that are being read are done.
+        """
+        running = [] if self._running is None else [self._running]
+        batches = [batch.rows.tolist() for batch in (*running, *self._readings)]
+        widths = [call.width(row) for rows in batches for call, row in map(self._of, rows)]
+        reading = {self._of(name)[0] for batch in self._readings for name in batch.rows.tolist()}
         taken: list[tuple[_Call, int]] = []
-        while (call := next((c for c in self._calls if c.waiting), None)) is not None:
+        free = [call for call in self._calls if call not in reading]
+        while (call := next((c for c in free if c.waiting), None)) is not None:
             row = call.waiting[0]
             widths.append(call.width(row))
             # A prompt that does not fit also holds back the others, or its turn would never come.
@@ -252,8 +265,9 @@ class _Schedule:
             if taken and not _are_similar(call.prompts[row], taken[0][0].prompts[taken[0][1]]):
                 break
             taken.append((call, call.waiting.popleft()))
-            self._calls.remove(call)
-            self._calls.append(call)
+            for calls in (free, self._calls):
+                calls.remove(call)
+                calls.append(call)
         if not taken:
             return None
         names = range(self._next, self._next + len(taken))
@@ -261,6 +275,9 @@ class _Schedule:
         self._names.update(zip(names, taken, strict=True))
         prompts = [call.prompts[row] for call, row in taken]
         return self._lm.batch(prompts, [call.limits[row] for call, row in taken], names)
+
+    def _of(self, name: int) -> tuple[_Call, int]:
+        return self._names[name]
 
     def _emit(self, step: Step) -> None:
         pairs = [self._names[name] for name in step.rows.tolist()]
@@ -275,6 +292,7 @@ class _Schedule:
         """End the calls with rows in a batch, or all calls if no batch is known to be at fault."""
         if batch is None:
             self._running = None
+            self._readings.clear()
             calls = set(self._calls)
         else:
             pairs = [self._names.pop(name, None) for name in batch.rows.tolist()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import socket
 import ssl
@@ -109,8 +110,11 @@ class UpstreamBackend:
                 one = completions[row]
                 answers.put(row, one.text, one.confidence(self._kind), is_whole=one.is_whole)
             yield Part(answers.outputs()) if batch.is_streamed else heartbeat
-        if not all(one.is_whole for one in completions):
+        # Not every server gives a reason for the end of an answer; [DONE] ends them all.
+        if not all(one.is_begun for one in completions):
             raise ModelFailureError("the upstream failed: it ended before all answers did")
+        for row, one in enumerate(completions):
+            answers.put(row, one.text, one.confidence(self._kind), is_whole=True)
         yield answers.outputs()
 
     def close(self) -> None:
@@ -142,7 +146,7 @@ class _Completion:
 
     def __init__(self) -> None:
         self.text = ""
-        self.is_whole = False
+        self.is_begun = self.is_whole = False
         self._logprob: list[float] = []
 
     def put(self, choice: Any) -> None:
@@ -151,15 +155,20 @@ class _Completion:
         Raises:
             KeyError, TypeError, ValueError: The choice is malformed.
         """
-        text, logprobs = choice["text"], choice.get("logprobs")
+        # Servers send null for what a chunk, usually the last one, does not have.
+        text = "" if choice["text"] is None else choice["text"]
+        logprobs = (choice.get("logprobs") or {}).get("token_logprobs")
         if not isinstance(text, str):
             raise TypeError
-        self.text += text
-        if logprobs is not None:
-            self._logprob += [float(value) for value in logprobs["token_logprobs"]]
-        elif text:
+        if text and logprobs is None:
             raise KeyError("logprobs")
-        self.is_whole = choice.get("finish_reason") is not None
+        values = [float(value) for value in logprobs or ()]
+        if not all(map(math.isfinite, values)):  # JSON's 1e999 is infinite
+            raise ValueError(values)
+        self.text += text
+        self._logprob += values
+        self.is_begun = True
+        self.is_whole |= bool(choice.get("finish_reason"))
 
     def confidence(self, kind: str) -> float:
         """Return the confidence; the lowest possible one for an answer without tokens."""
@@ -178,10 +187,10 @@ def _put(completions: list[_Completion], event: Any) -> Iterator[int]:
     """Add the choices of an event, and yield their rows."""
     by_index = dict(enumerate(completions))  # a list would take a negative index as well
     try:
-        if "error" in event:
+        if event.get("error") is not None:
             raise ModelFailureError(f"the upstream failed: {foreign(event['error'], _SHOWN)}")
-        for choice in event["choices"]:
-            index = choice.get("index", 0)
+        for choice in event["choices"] or ():
+            index = choice.get("index") or 0
             by_index[index].put(choice)
             yield index
     except (AttributeError, KeyError, TypeError, ValueError):

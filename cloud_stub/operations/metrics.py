@@ -52,12 +52,12 @@ _FIGURES: Final[tuple[tuple[str, str, Callable[[ServedModel], float]], ...]] = (
         lambda m: m.statistics.input_s,
     ),
     ("output_seconds_total", "Time spent on writing answers.", lambda m: m.statistics.output_s),
-    ("waiting_calls", "Calls that wait for a worker.", lambda m: m.batcher.waiting),
-    ("in_flight_calls", "Calls that workers have.", lambda m: m.batcher.in_flight),
+    ("waiting_calls", "Calls that wait for a worker.", lambda m: m.waiting),
+    ("in_flight_calls", "Calls that workers have.", lambda m: m.in_flight),
     (
         "hanging_workers",
         "Workers that were given up and have not come back.",
-        lambda m: m.batcher.hanging,
+        lambda m: m.hanging,
     ),
     ("ready", "1 while the model accepts calls, otherwise 0.", lambda m: float(m.is_usable)),
     (

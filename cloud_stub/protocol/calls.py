@@ -7,7 +7,6 @@ INTERNAL; here they are an INVALID_ARGUMENT like any other bad input.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.metadata
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from math import inf
@@ -16,9 +15,10 @@ from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 
-from cloud_stub.errors import CallError, OverloadError, UnavailableError
+from cloud_stub.errors import BadRequestError, CallError, OverloadError, UnavailableError
 from cloud_stub.models import Models
 from cloud_stub.protocol import responses
+from cloud_stub.protocol.bounds import request_id
 from cloud_stub.protocol.inference import Caller, Inference, OnPart, status_of
 from edge_runtime import contract
 from edge_runtime.errors import GatekeeperError
@@ -33,6 +33,8 @@ _METADATA_BYTES: Final = 4096  # gRPC's clients accept 8,192, including the deta
 _ENTRY_BYTES: Final = 32  # overhead of an entry in HTTP/2
 _PARTS_AHEAD: Final = 64
 """Most parts of one answer that wait to be read."""
+_MOST_PLAIN_BYTES: Final = 1 << 16
+"""Largest message of a call without inputs; it is read on the event loop."""
 _QUIET_S: Final = 0.1
 _AHEAD: Final = 16
 """Most requests of one stream that are worked on at once."""
@@ -206,6 +208,10 @@ def _with_status(handle: _Handle) -> Callable[[bytes, Any], Awaitable[bytes]]:
 
     async def call(data: bytes, context: Any) -> bytes:
         try:
+            if len(data) > _MOST_PLAIN_BYTES:
+                raise BadRequestError(
+                    f"expected a message of at most {_MOST_PLAIN_BYTES} bytes, got {len(data)}"
+                )
             return await handle(data)
         except GatekeeperError as error:
             await _abort(context, error)
@@ -249,8 +255,7 @@ def _wrap(response: bytes) -> bytes:
 
 def _wrap_error(data: bytes, error: GatekeeperError) -> bytes:
     message = pb.ModelStreamInferResponse(error_message=_line(error))
-    with contextlib.suppress(tensors.WireError):
-        message.infer_response.id = tensors.parse(pb.ModelInferRequest, data).id
+    message.infer_response.id = request_id(data)
     return message.SerializeToString()
 
 

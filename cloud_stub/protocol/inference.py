@@ -26,11 +26,12 @@ from cloud_stub.errors import (
 )
 from cloud_stub.models import Models, ServedModel
 from cloud_stub.protocol import requests
+from cloud_stub.protocol.bounds import parse_request
 from cloud_stub.protocol.pictures import PictureDecoder
 from cloud_stub.protocol.responses import infer_response, unpacked_bytes
-from cloud_stub.scheduling.queue import Job, Result
+from cloud_stub.scheduling.queue import Job
 from cloud_stub.scheduling.statistics import Histogram, Outcome, Received, Statistics
-from cloud_stub.scheduling.workers import MemoryBudget
+from cloud_stub.scheduling.workers import MemoryBudget, Trimmer
 from edge_runtime import contract
 from edge_runtime.errors import GatekeeperError
 from edge_runtime.wire import messages as pb
@@ -112,7 +113,7 @@ class Inference:
         self.strays = 0
         self._models = models
         self._decoder = decoder
-        self._memory = memory
+        self._memory, self._trimmer = memory, Trimmer()
         self._on_call = on_call
 
     async def answer(self, data: bytes, caller: Caller, on_part: OnPart | None = None) -> bytes:
@@ -127,8 +128,8 @@ class Inference:
         Raises:
             GatekeeperError: The call is refused, or the model failed.
         """
-        request, model = self._parse(data, caller)
-        call = _Call(request, model, caller)
+        request, contents, model = await self._parse(data, caller)
+        call = _Call(request, contents, model, caller)
         try:
             # Elements that become Python objects take more memory than they did in the message.
             unpacked = requests.unpacked_bytes(request, len(data))
@@ -151,15 +152,18 @@ class Inference:
             raise failure from error
         finally:
             self._memory.release(call.held_bytes)
+            self._trimmer.note(call.held_bytes)
         self._record(call, None)
         return reply
 
-    def _parse(self, data: bytes, caller: Caller) -> tuple[pb.ModelInferRequest, ServedModel]:
-        """Return the request and its model; a stray call counts for no model."""
+    async def _parse(
+        self, data: bytes, caller: Caller
+    ) -> tuple[pb.ModelInferRequest, list[memoryview], ServedModel]:
+        """Return the request, its raw contents and its model; a stray call counts for no model."""
         request = pb.ModelInferRequest()
         try:
-            request = tensors.parse(pb.ModelInferRequest, data)
-            return request, self._models.find(request.model_name, request.model_version)
+            request, contents = await parse_request(data)
+            return request, contents, self._models.find(request.model_name, request.model_version)
         except GatekeeperError as error:
             self.strays += 1
             code = status_of(error)
@@ -180,7 +184,7 @@ class Inference:
             on_part=None if on_part is None else _part_sender(request, specs, on_part),
         )
         call.input_s = monotonic() - call.began
-        result: Result = await call.model.batcher.run(job)
+        result = await call.model.calls.run(job)
         call.compute_s = result.compute_s
         begin = monotonic()
         outputs = result.outputs
@@ -193,29 +197,39 @@ class Inference:
         return reply
 
     async def _read(self, call: _Call) -> Mapping[str, Column]:
-        request, signature = call.request, call.model.signature
-        if call.is_large:
-            inputs = await asyncio.to_thread(requests.read_inputs, request, signature)
-        else:
-            inputs = requests.read_inputs(request, signature)
+        signature = call.model.signature
+        bounds = call.model.bounds
+        read = partial(requests.read_inputs, call.request, call.contents, signature, bounds)
+        inputs = await asyncio.to_thread(read) if call.is_large else read()
         columns = inputs.columns
         if inputs.is_encoded:
             columns = await self._decode(columns, call)
         if signature.parameters:
-            columns = {**columns, **requests.read_parameters(request, signature, inputs.rows)}
+            parameters = requests.read_parameters(call.request, signature, inputs.rows)
+            columns = {**columns, **parameters}
         call.rows = inputs.rows
         return columns
 
     async def _decode(self, columns: Mapping[str, Column], call: _Call) -> Mapping[str, Column]:
         ((name, column),) = columns.items()
         encoded: Any = column
+
+        def hold(size: int) -> None:
+            call.held_bytes += self._memory.take(size)
+
         images = await self._decoder.decode(
-            list(encoded), client=call.caller.client, deadline=call.caller.deadline
+            list(encoded),
+            client=call.caller.client,
+            deadline=call.caller.deadline,
+            max_pixels=call.model.bounds.max_pixels,
+            hold=hold,
         )
-        call.held_bytes += self._memory.take(sum(image.nbytes for image in images))
         requests.check_size(images, call.model.signature.inputs[0])
-        if len({image.shape for image in images}) == 1:
-            return {name: images[0][None] if len(images) == 1 else np.stack(images)}
+        if len(images) == 1:
+            return {name: images[0][None]}
+        size = sum(image.nbytes for image in images)
+        if len({image.shape for image in images}) == 1 and size <= _MOST_INLINE_BYTES:
+            return {name: np.stack(images)}  # joins calls with arrays of that size
         return {name: images}
 
     def _record(
@@ -245,6 +259,7 @@ class _Call:
     """The state of a call while it runs."""
 
     request: pb.ModelInferRequest
+    contents: list[memoryview]
     model: ServedModel
     caller: Caller
     began: float = field(default_factory=monotonic)

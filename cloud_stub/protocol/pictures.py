@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import monotonic
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from cloud_stub.errors import BadRequestError, OverloadError
+from cloud_stub.errors import BadRequestError, RefusedRowsError
 from cloud_stub.scheduling.batcher import Batcher, Limits
 from cloud_stub.scheduling.queue import Job
+from cloud_stub.scheduling.workers import give_way
 from edge_runtime import pictures
-from edge_runtime.errors import DependencyError, InputError, PictureSizeError
+from edge_runtime.errors import DependencyError, InputError
 
 MAX_REQUEST_PIXELS: Final = pictures.MAX_PIXELS
-"""Limit of all decoded pictures of a request together."""
+"""Limit of all decoded pictures of a request together, or that of one picture if it is greater."""
+_PIXEL_BYTES: Final = 3
+_PIECE_S: Final = 0.002
+"""Time after which the rest of a request's pictures waits for its next turn."""
+_LARGE_PIXELS: Final = 1 << 20
 
 Pictures: TypeAlias = list[npt.NDArray[np.uint8]]
+_T = TypeVar("_T")
 
 
 class PictureDecoder:
-    """Decodes one request at a time: two at once would be no faster while a model is working.
+    """Decodes some pictures of one request, then some of the next one.
+
+    Large pictures, which cannot be decoded in pieces, have a thread of their own that leaves the
+    processor to the others.
 
     Args:
         max_queue: Most requests that may wait.
@@ -29,39 +41,97 @@ class PictureDecoder:
 
     def __init__(self, max_queue: int) -> None:
         limits = Limits(max_batch=1, max_queue=max_queue)
-        self._batcher = Batcher(_decode, workers=1, limits=limits, name="pictures")
+        self._small = Batcher(_work, workers=1, limits=limits, name="pictures")
+        self._large = Batcher(_work_nicely, workers=1, limits=limits, name="large-pictures")
 
-    async def decode(self, encoded: Sequence[bytes], *, client: str, deadline: float) -> Pictures:
+    async def decode(
+        self,
+        encoded: Sequence[bytes],
+        *,
+        client: str,
+        deadline: float,
+        max_pixels: int,
+        hold: Callable[[int], None],
+    ) -> Pictures:
         """Return pictures uint8 [h, w, 3] RGB.
 
+        Args:
+            encoded: Their files.
+            client: The caller's connection.
+            deadline: Time at which the caller gives up, on the clock of `time.monotonic`.
+            max_pixels: Limit of each picture.
+            hold: Function that gets the bytes that the pictures will take, before they are decoded.
+
         Raises:
-            BadRequestError: A picture cannot be decoded.
-            OverloadError: Together they exceed `MAX_REQUEST_PIXELS`, or too many requests wait.
+            RefusedRowsError: Pictures cannot be decoded, or have too many pixels.
+            BadRequestError: Together they have too many pixels.
+            OverloadError: Too many requests wait, or `hold` refuses their size.
         """
-        column: Any = encoded
-        job = Job({"image": column}, len(encoded), key=None, client=client, deadline=deadline)
-        decoded: Pictures = await self._batcher.run(job)
-        return decoded
+
+        async def each(batcher: Batcher, step: Callable[[bytes, int], _T]) -> list[_T]:
+            done: list[_T] = []
+            while len(done) < len(encoded):
+                work: Any = {"work": partial(_some, step, encoded, len(done))}
+                piece = len(done) or None
+                done += await batcher.run(
+                    Job(work, 1, key=None, client=client, deadline=deadline, piece=piece)
+                )
+            return done
+
+        sizes = await each(self._small, _pixels)
+        largest, total = max(sizes), sum(min(size, max_pixels) for size in sizes)
+        if total > max(MAX_REQUEST_PIXELS, max_pixels):
+            raise BadRequestError(
+                f"expected pictures of at most {MAX_REQUEST_PIXELS} pixels together, got {total}: "
+                "send fewer at once"
+            )
+        hold(total * _PIXEL_BYTES)
+        batcher = self._large if largest > _LARGE_PIXELS else self._small
+        return await each(batcher, partial(_decode, max_pixels))
 
     def close(self) -> None:
-        """Release the worker."""
-        self._batcher.close()
+        """Release the workers."""
+        self._small.close()
+        self._large.close()
 
 
-def _decode(jobs: list[Job]) -> list[Pictures | Exception]:
-    (job,) = jobs
-    encoded: Any = job.inputs["image"]
-    budget = MAX_REQUEST_PIXELS  # checked with each header, before its picture is decoded
-    images = []
+def _work(jobs: list[Job]) -> list[Any]:
+    work: Any = jobs[0].inputs["work"]
+    return [work()]
+
+
+def _work_nicely(jobs: list[Job]) -> list[Any]:
+    give_way()
+    return _work(jobs)
+
+
+def _some(
+    step: Callable[[bytes, int], _T], encoded: Sequence[bytes], start: int
+) -> list[_T] | Exception:
+    """Take a step with each file from one on, for a short time."""
+    until, done = monotonic() + _PIECE_S, []
+    for row in range(start, len(encoded)):
+        try:
+            done.append(step(encoded[row], row))
+        except InputError as error:
+            return RefusedRowsError({row: str(error)})
+        except DependencyError as error:
+            return error
+        if monotonic() > until:
+            break
+    return done
+
+
+def _pixels(encoded: bytes, _: int) -> int:
+    """Return the size that a file's header claims; 0 if it has none, which decoding will tell."""
     try:
-        for row, picture in enumerate(encoded):
-            image = pictures.decode_picture(picture, f"picture {row}", max_pixels=budget)
-            budget -= image.shape[0] * image.shape[1]
-            images.append(image)
-    except PictureSizeError as error:
-        return [OverloadError(str(error))]
-    except InputError as error:
-        return [BadRequestError(str(error))]
-    except DependencyError as error:
-        return [error]
-    return [images]
+        from PIL import Image
+
+        with Image.open(io.BytesIO(encoded), formats=pictures.FORMATS) as picture:
+            return picture.width * picture.height
+    except Exception:  # noqa: BLE001 - Pillow raises many unrelated classes
+        return 0
+
+
+def _decode(max_pixels: int, encoded: bytes, row: int) -> npt.NDArray[np.uint8]:
+    return pictures.decode_picture(encoded, f"picture {row}", max_pixels=max_pixels)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from cloud_stub.backends.backend import FREE, Column, Signature, TensorSpec
-from cloud_stub.errors import BadRequestError
+from cloud_stub.errors import BadRequestError, RefusedRowsError
+from cloud_stub.protocol.bounds import RowBounds
 from edge_runtime import contract
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
@@ -67,17 +68,29 @@ def count_unknown_parameters(request: pb.ModelInferRequest, signature: Signature
     return count
 
 
-def read_inputs(request: pb.ModelInferRequest, signature: Signature) -> Inputs:
-    """Return a request's inputs, checked against the signature.
+def read_inputs(
+    request: pb.ModelInferRequest,
+    contents: Sequence[memoryview],
+    signature: Signature,
+    bounds: RowBounds,
+) -> Inputs:
+    """Return a request's inputs, checked against the signature and the bounds.
+
+    Args:
+        request: The request.
+        contents: Its raw contents.
+        signature: What the model takes.
+        bounds: Most rows, and the largest row.
 
     Raises:
-        BadRequestError: A tensor, type or shape differs, or there is no row.
+        BadRequestError: A tensor, type or shape differs, there is no row, or too many, or a row is
+            too large.
         WireError: The contents are malformed.
     """
     _check_names(request, signature)
     if signature.takes == "tensors":
-        return _read_tensors(request, signature)
-    return _read_original(request, signature)
+        return _read_tensors(request, contents, signature, bounds)
+    return _read_original(request, contents, signature, bounds)
 
 
 def read_parameters(
@@ -134,7 +147,8 @@ def batch_key(inputs: Mapping[str, Column], signature: Signature) -> Hashable | 
     )
 
 
-def _decode_texts(encoded: Iterable[bytes]) -> list[str]:
+def _decode_texts(encoded: tensors.Array, most: int) -> list[str]:
+    _check_texts(encoded, most)
     texts = []
     for row, content in enumerate(encoded):
         try:
@@ -142,6 +156,16 @@ def _decode_texts(encoded: Iterable[bytes]) -> list[str]:
         except UnicodeDecodeError as error:
             raise BadRequestError(f"expected texts in UTF-8, row {row} is not: {error}") from None
     return texts
+
+
+def _check_texts(encoded: Iterable[bytes], most: int) -> None:
+    too_long = {
+        row: f"expected texts of at most {most} bytes, got {len(content)}: shorten it"
+        for row, content in enumerate(encoded)
+        if len(content) > most
+    }
+    if too_long:
+        raise RefusedRowsError(too_long)
 
 
 def check_size(images: Iterable[tensors.Array], spec: TensorSpec) -> None:
@@ -169,7 +193,12 @@ def _check_names(request: pb.ModelInferRequest, signature: Signature) -> None:
     raise BadRequestError(f"expected the inputs {', '.join(expected)}, each once, got {came}")
 
 
-def _read_original(request: pb.ModelInferRequest, signature: Signature) -> Inputs:
+def _read_original(
+    request: pb.ModelInferRequest,
+    contents: Sequence[memoryview],
+    signature: Signature,
+    bounds: RowBounds,
+) -> Inputs:
     takes, spec = signature.takes, signature.inputs[0]
     datatype, shape = request.inputs[0].datatype, list(request.inputs[0].shape)
     # Before decoding, so that the message is about the model's input, not the protocol's tensor.
@@ -180,15 +209,26 @@ def _read_original(request: pb.ModelInferRequest, signature: Signature) -> Input
         raise BadRequestError(
             f"expected {takes} as {array}BYTES [n] with n >= 1, got {datatype[:40]} {shape[:8]}"
         )
-    values = tensors.decode_tensors(request.inputs, request.raw_input_contents)[spec.name]
+    tensors.element_count(shape)
+    bounds.check_rows(shape[0])
+    if not is_bytes and shape[1] * shape[2] > bounds.max_pixels:
+        raise BadRequestError(
+            f"expected pictures of at most {bounds.max_pixels} pixels, got {shape[1]} x {shape[2]}"
+        )
+    values = tensors.decode_tensors(request.inputs, contents)[spec.name]
     if takes == contract.TEXT:
-        return Inputs({spec.name: _decode_texts(values)}, len(values))
+        return Inputs({spec.name: _decode_texts(values, bounds.max_text_bytes)}, len(values))
     if not is_bytes:
         check_size(values[:1], spec)
     return Inputs({spec.name: values}, len(values), is_encoded=is_bytes)
 
 
-def _read_tensors(request: pb.ModelInferRequest, signature: Signature) -> Inputs:
+def _read_tensors(
+    request: pb.ModelInferRequest,
+    contents: Sequence[memoryview],
+    signature: Signature,
+    bounds: RowBounds,
+) -> Inputs:
     specs = {spec.name: spec for spec in signature.inputs}
     for tensor in request.inputs:
         spec, shape = specs[tensor.name], tuple(tensor.shape)
@@ -198,9 +238,17 @@ def _read_tensors(request: pb.ModelInferRequest, signature: Signature) -> Inputs
                 f"[{', '.join(map(_side, spec.shape))}], got {tensor.datatype[:40]} "
                 f"{list(shape)[:8]}"
             )
-    inputs = tensors.decode_tensors(request.inputs, request.raw_input_contents)
+        if signature.is_batched and spec.datatype == tensors.BYTES:
+            tensors.element_count(shape)
+            bounds.check_rows(shape[0])  # before each element becomes an object
+    inputs = tensors.decode_tensors(request.inputs, contents)
+    most = bounds.max_text_bytes
     for name, array in inputs.items():
         _check_extent(name, array.shape)
+        if array.dtype.kind == "O" and len(longest := max(array.flat, key=len, default=b"")) > most:
+            raise BadRequestError(
+                f"expected texts of at most {most} bytes in {name!r}, got {len(longest)}"
+            )
     if not signature.is_batched:
         return Inputs(inputs, 1)
     counts = {len(array) for array in inputs.values()}
@@ -209,7 +257,9 @@ def _read_tensors(request: pb.ModelInferRequest, signature: Signature) -> Inputs
             "expected inputs with the same number of rows, at least 1, got "
             f"{', '.join(map(str, sorted(counts)))}"
         )
-    return Inputs(inputs, counts.pop())
+    rows = counts.pop()
+    bounds.check_rows(rows)
+    return Inputs(inputs, rows)
 
 
 def _check_extent(name: str, shape: tuple[int, ...]) -> None:

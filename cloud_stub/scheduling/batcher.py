@@ -41,7 +41,7 @@ class Limits:
     """Limits of batches, of the queue and of waiting.
 
     Attributes:
-        max_batch: Most rows of a batch; a single call with more rows runs alone.
+        max_batch: Most rows of a batch; a single job with more rows runs alone.
         max_delay_s: Longest wait of a batch that is not full.
         max_queue: Most calls that may wait.
         stall_s: Seconds without a sign of life after which a batch is given up and another worker
@@ -274,7 +274,9 @@ class Batcher:
                 self._record(sum(job.rows for job in run.jobs), took_s)
             for job, result in zip(run.jobs, results, strict=True):
                 job.finish(result)
-        if self._queue:
+        if any(job.piece is not None for job in run.jobs):
+            self._start_soon()  # the next piece must be in the queue, or its call loses its place
+        elif self._queue:
             self._start_batches()
 
     def _watch(self) -> None:

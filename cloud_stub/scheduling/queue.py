@@ -48,6 +48,7 @@ class Job:
         arrived: Time of its arrival, on the same clock.
         queue_s: Seconds that it waited, once a worker has it.
         alive_s: Time of its batch's last sign of life, on the same clock.
+        piece: Number of the piece of a larger call that it is, from 0; None for a whole call.
         future: The result, or the exception it ended in.
     """
 
@@ -62,6 +63,7 @@ class Job:
     arrived: float = field(default_factory=monotonic)
     queue_s: float = 0.0
     alive_s: float = 0.0
+    piece: int | None = None
     future: asyncio.Future[Any] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -71,6 +73,11 @@ class Job:
         # Without a loop nobody is waiting any more.
         with contextlib.suppress(RuntimeError):
             self.future.get_loop().call_soon_threadsafe(self.finish, result)
+
+    @property
+    def is_begun(self) -> bool:
+        """True for a piece of a call whose first pieces are done."""
+        return bool(self.piece)
 
     def finish(self, result: Any) -> None:
         """Answer the job on the event loop, unless it has an answer or its caller is gone."""
@@ -117,19 +124,25 @@ class FairQueue:
         return min((jobs[0].arrived for jobs in self._clients.values()), default=None)
 
     def put(self, job: Job) -> Job | None:
-        """Add a job.
+        """Add a job; a call that is begun always has room, in the place that it had.
 
         Returns:
             The job that has to leave for lack of room: this one, or another client's newest; None
             if there was room.
         """
-        victim = self._victim(job.client) if self._count >= self._limit else None
-        if victim == job.client:
-            return job
-        dropped = None if victim is None else self._clients[victim].pop()
-        if dropped is not None:
-            self._uncount(dropped)
-        self._clients.setdefault(job.client, deque()).append(job)
+        dropped = None
+        if self._count >= self._limit and not job.is_begun:
+            dropped = self._newest(self._victim(job.client), job)
+            if dropped is job:
+                return job
+            self.discard(dropped)
+        jobs = self._clients.setdefault(job.client, deque())
+        place = len(jobs)
+        if job.is_begun:
+            # Calls of one piece go first. Other large calls wait until this one is done: if all of
+            # them advanced together, all would end late.
+            place = next((n for n, other in enumerate(jobs) if other.piece == 0), place)
+        jobs.insert(place, job)
         self._count += 1
         self.rows += job.rows
         return dropped
@@ -170,6 +183,12 @@ class FairQueue:
         own = len(self._clients.get(client, ())) + 1
         waiting = len(self._clients.get(most, ()))
         return most if most != client and waiting > _FAR_MORE * own else client
+
+    def _newest(self, client: str, newcomer: Job) -> Job:
+        """Return a client's newest call that is not begun; the newcomer if there is none."""
+        if client == newcomer.client:
+            return newcomer
+        return next((job for job in reversed(self._clients[client]) if not job.is_begun), newcomer)
 
     def _take_one(self, key: Hashable | None, room: int) -> Job | None:
         for client, jobs in self._clients.items():

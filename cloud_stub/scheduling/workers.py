@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
+import os
+import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -14,9 +17,15 @@ _Task: TypeAlias = tuple[Callable[[], Any], Callable[[Any], None]]
 
 MIB: Final = 1 << 20
 _PUSHBACK_S: Final = 0.1
-_TRIM_THRESHOLD: Final = -1  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
+_NICENESS: Final = 10
+_TRIM_THRESHOLD: Final = (
+    -1
+)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX of glibc's malloc.h
 _MMAP_THRESHOLD: Final = -3
+_ARENA_MAX: Final = -8
 _KEPT_BYTES: Final = 256 * MIB
+_LARGE_BYTES: Final = 4 * MIB
+_TRIM_AFTER_S: Final = 1.0
 
 
 class Workers:
@@ -76,6 +85,13 @@ class Workers:
             with self._lock:
                 self._pending -= 1
             report(result)
+            del task, work, report, result  # they hold inputs and answers, and the wait may be long
+
+
+def give_way() -> None:
+    """Have the calling thread leave the processor to the others, where threads have a priority."""
+    if sys.platform == "linux":  # elsewhere it would be the process's
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def keep_freed() -> None:
@@ -88,8 +104,40 @@ def keep_freed() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
+    # The ends of other arenas' heaps, up to 64 MiB each, are never given back.
+    mallopt(_ARENA_MAX, 1)
     mallopt(_MMAP_THRESHOLD, 32 * MIB)  # the greatest value it accepts
     mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+class Trimmer:
+    """Gives freed memory back to the system a moment after a large call; for one event loop.
+
+    glibc does so only at the end of a heap, where some small object always lies.
+    """
+
+    def __init__(self) -> None:
+        self._is_due = self._is_waiting = False
+        self._trim: Any = (
+            getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+        )
+
+    def note(self, size: int) -> None:
+        """Note that a call ended that held so many bytes."""
+        if size >= _LARGE_BYTES and self._trim is not None:
+            self._is_due = True
+            self._wait()
+
+    def _wait(self) -> None:
+        if self._is_due and not self._is_waiting:
+            self._is_due, self._is_waiting = False, True
+            asyncio.get_running_loop().call_later(_TRIM_AFTER_S, self._start)
+
+    def _start(self) -> None:
+        # In a thread: it visits all pages that were ever used.
+        asyncio.get_running_loop().run_in_executor(None, self._trim, 0)
+        self._is_waiting = False
+        self._wait()  # for calls that ended since the last one
 
 
 class MemoryBudget:

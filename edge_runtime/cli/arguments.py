@@ -1,11 +1,12 @@
-"""Turns the words of a command line into settings.
+r"""Turns the words of a command line into settings.
 
 python-fire parses the line, but binds it to a recorder: fire calls a function *before* it checks
 the rest of the line, so a misspelt flag would run the command with that flag's default. The
 settings are built, and the command runs, only once the whole line has been parsed.
 
 Text converts to `str`, `int`, `float`, `bool`, `Path`, an optional of these, a `Literal`, and
-tuples of them (`--seeds 0,1,2`). A positional tuple takes the words that are not flags.
+tuples of them (`--seeds 0,1,2`; `\,` is a comma inside an element). A positional tuple takes the
+words that are not flags, a repeated one (`--stop , --stop .`) each of its flags' values.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import dataclasses
 import difflib
 import inspect
 import io
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -30,6 +32,7 @@ from edge_runtime.cli.help import fields, page, show
 from edge_runtime.errors import GatekeeperError
 
 _SIGNED = {"-inf", "-infinity", "-nan"}
+_COMMA = re.compile(r"(?<!\\),")
 
 
 class UsageError(GatekeeperError):
@@ -54,7 +57,8 @@ def parse(name: str, command: type[Command], argv: list[str]) -> Command:
         show(page(name, command))
         raise SystemExit(0)
     _reject_unknown_flags(command, argv)
-    recorded = _record(command, _close_switches(command, argv))
+    repeated, rest = _take_repeated(command, argv)
+    recorded = _record(command, _close_switches(command, rest)) | repeated
     hints = typing.get_type_hints(command)
     values = {
         item.name: _convert(recorded[item.name], hints[item.name], item)
@@ -81,6 +85,29 @@ def _reject_unknown_flags(command: type[Command], argv: list[str]) -> None:
                 f"unknown flag {word.split('=', 1)[0]}{suggest(flag, known)}, nothing was run: "
                 "see --help"
             )
+
+
+def _take_repeated(
+    command: type[Command], argv: list[str]
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Return the values of repeated flags, and the other words; fire would keep the last value."""
+    names = {
+        flag_name(item): item.name for item in fields(command) if item.metadata.get("repeated")
+    }
+    taken: dict[str, tuple[str, ...]] = {}
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        flag = flag.replace("_", "-")
+        if flag not in names:
+            rest.append(word)
+            continue
+        value = value if equals else next(words, "--")
+        if not equals and value.startswith("--"):
+            raise UsageError(f"{flag} expects a value, got none: write {flag}=VALUE")
+        taken[names[flag]] = (*taken.get(names[flag], ()), value)
+    return taken, rest
 
 
 def _close_switches(command: type[Command], argv: list[str]) -> list[str]:
@@ -143,13 +170,26 @@ def _convert(value: Any, hint: Any, item: dataclasses.Field[Any]) -> Any:
         inner = next(a for a in arguments if a is not types.NoneType)
         return _convert(value, inner, item)
     if origin is tuple:
-        parts = value if isinstance(value, tuple) else [p for p in value.split(",") if p]
+        if isinstance(value, tuple) and arguments[0] is str:
+            return value  # words as they came, even if one of them is "True"
+        parts = value if isinstance(value, tuple) else _elements(value, name)
         return tuple(_convert(part, arguments[0], item) for part in parts)
     if origin is Literal:
         if value not in arguments:
             raise UsageError(f"{name} expects one of {', '.join(arguments)}, got {value!r}")
         return value
     return _scalar(value, hint, name)
+
+
+def _elements(text: str, name: str) -> list[str]:
+    if not text:
+        return []
+    parts = [part.replace("\\,", ",") for part in _COMMA.split(text)]
+    if not all(parts):
+        raise UsageError(
+            f"{name} expects elements between commas, got {text!r}: write \\, for a comma in one"
+        )
+    return parts
 
 
 def _scalar(text: str, kind: Any, name: str) -> Any:

@@ -55,6 +55,7 @@ def field(
     below: float | None = None,
     within: tuple[float, float] | None = None,
     nonempty: bool = False,
+    repeated: bool = False,
 ) -> Any:
     """Declare a flag of a command, for use in its dataclass.
 
@@ -68,6 +69,8 @@ def field(
         below: Exclusive upper limit.
         within: Smallest and greatest allowed number, in place of `least` and `most`.
         nonempty: Whether a tuple without elements is refused.
+        repeated: Whether the flag is given once for each element of a tuple, which may then hold
+            anything; otherwise commas separate the elements.
     """
     if within is not None:
         least, most = within
@@ -77,6 +80,7 @@ def field(
         "positional": positional,
         "bounds": None if bounds == Bounds() else bounds,
         "nonempty": nonempty,
+        "repeated": repeated,
     }
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)

@@ -236,6 +236,7 @@ class CloudModel:
         self, reply: bytes, request_id: str, rows: int, request_bytes: int, most_s: float
     ) -> CloudAnswers:
         try:
+            self._check_size(reply, rows)
             response = tensors.parse(pb.ModelInferResponse, reply)
             self._check_echo(response, request_id)
             answers = self._reader.read_raw(response, rows)
@@ -291,6 +292,13 @@ class CloudModel:
         if reply is None:  # the status was OK, but no message came
             raise CloudProtocolError(f"{self.address}: expected a message, got none")
         return reply
+
+    def _check_size(self, reply: bytes, rows: int) -> None:
+        most = self._reader.most_bytes(rows)
+        if most is not None and len(reply) > most:
+            raise CloudProtocolError(
+                f"expected at most {most} bytes in the answer to {rows} rows, got {len(reply)}"
+            )
 
     def _check_echo(self, response: pb.ModelInferResponse, request_id: str) -> None:
         for field, sent, echoed in (

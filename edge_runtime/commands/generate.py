@@ -32,7 +32,11 @@ class GenerateSettings(Command, does="edge_runtime.commands.generate:answer_prom
     threshold: float | None = field(
         "replaces the bundle's threshold; a higher one defers more", default=None
     )
-    stop: tuple[str, ...] = field("strings that end an answer", default=())
+    stop: tuple[str, ...] = field(
+        "string that ends an answer; give the flag again for each further one",
+        default=(),
+        repeated=True,
+    )
     to_the_end: bool = field(
         "keep generating after deferral is certain, to get the full text", default=False
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -50,14 +51,14 @@ class Decoder:
         threshold: float | None = None,
         session: SessionSettings | None = None,
     ) -> None:
-        self.bundle = bundle
+        self.bundle = dataclasses.replace(bundle, content=b"")
         self.metadata = bundle.metadata
         self.settings = DecoderSettings.from_metadata(bundle.metadata)
         baked = bundle.metadata.threshold
         self.threshold = float(threshold_feed(baked if threshold is None else threshold))
         self._tokenizer = PromptTokenizer(tokenizer_file(bundle))
         require_version(bundle.graph, self.settings.least_onnxruntime)
-        opened = open_session(bundle.graph, session or SessionSettings())
+        opened = open_session(bundle, session or SessionSettings())
         self._opened: DecoderGraph | None = DecoderGraph(opened, bundle.graph, self.settings)
         self._batch = 1 if _shares_scales(bundle) else BATCH
 

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from edge_runtime.texts import open_tokenizer
+from edge_runtime.errors import InputError
+from edge_runtime.texts import no_panic, open_tokenizer
 
 EMPTY: Final = "the prompt is empty"
 NO_TEXT: Final = "the prompt is not valid text: it holds half of a surrogate pair"
+FAILED: Final = "the tokenizer fails on the prompt"
 NOTHING: Final = "the prompt has no token"
 _MAX_BATCH_TOKENS: Final = 1 << 15  # every layer caches them
 _MAX_LENGTH_RATIO: Final = 2  # of the longest to the shortest prompt of a batch
@@ -29,9 +31,12 @@ class PromptTokenizer:
         if not prompt.strip():
             return [], EMPTY
         try:
-            encoding = self._tokenizer.encode(prompt)
+            with no_panic():
+                encoding = self._tokenizer.encode(prompt)
         except (TypeError, UnicodeError):
             return [], NO_TEXT
+        except InputError:
+            return [], FAILED
         tokens = list(encoding.ids)
         if all(encoding.special_tokens_mask):
             return tokens, NOTHING
@@ -44,7 +49,8 @@ class PromptTokenizer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, without special ones."""
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+        with no_panic():
+            return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 def batches(rooms: Mapping[int, tuple[int, int]], most: int) -> Iterator[list[int]]:

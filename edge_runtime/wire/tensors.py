@@ -87,7 +87,7 @@ def encode_array(array: Array) -> memoryview:
     return wire.reshape(-1).view(np.uint8).data
 
 
-def decode_array(raw: bytes, datatype: str, shape: Sequence[int]) -> Array:
+def decode_array(raw: bytes | memoryview, datatype: str, shape: Sequence[int]) -> Array:
     """Return the array of raw contents, as a read-only view where numpy has the type.
 
     Args:
@@ -168,7 +168,9 @@ def element_count(shape: Sequence[int]) -> int:
     return count
 
 
-def decode_tensors(tensors: Sequence[Tensor], raw_contents: Sequence[bytes]) -> dict[str, Array]:
+def decode_tensors(
+    tensors: Sequence[Tensor], raw_contents: Sequence[bytes | memoryview]
+) -> dict[str, Array]:
     """Return the arrays of a request's inputs or a response's outputs by name.
 
     Some peers answer in raw form only to raw requests, and some never do: both forms are read. A
@@ -203,7 +205,7 @@ def is_typed(tensor: Tensor) -> bool:
     return tensor.HasField("contents") and tensor.contents.ByteSize() > 0
 
 
-def _decode(tensor: Tensor, raw: bytes | None) -> Array:
+def _decode(tensor: Tensor, raw: bytes | memoryview | None) -> Array:
     if raw is None:
         return _decode_typed(tensor)
     if is_typed(tensor):
@@ -212,7 +214,7 @@ def _decode(tensor: Tensor, raw: bytes | None) -> Array:
     datatype, shape = tensor.datatype, tuple(tensor.shape)
     if datatype != BYTES:
         return decode_array(raw, datatype, shape)
-    return _object_array(decode_bytes(raw, element_count(shape)), shape)
+    return _object_array(decode_bytes(bytes(raw), element_count(shape)), shape)
 
 
 def _decode_typed(tensor: Tensor) -> Array:

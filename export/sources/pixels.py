@@ -17,6 +17,7 @@ from export.errors import GraphError, PreprocessingError
 from export.graphs import has_channels_last, shape_of, sides_of
 from export.sources.probes import image_size, synthetic_pictures, synthetic_tensor
 from export.sources.source import Pictures
+from train.models import check_regular
 from train.models.channels import spread_statistics
 from train.models.kinds import SAFE
 
@@ -81,6 +82,8 @@ def open_processor(folder: Path, description: InputDescription) -> Any:
         PreprocessingError: The processor does not open, or makes other pixels than the model takes.
     """
     try:
+        if folder.is_dir():
+            check_regular(folder)
         processor = AutoImageProcessor.from_pretrained(folder, use_fast=False, **SAFE)
         spread_statistics(processor, folder)
     except Exception as error:  # noqa: BLE001 - transformers raises OSError, ValueError, KeyError

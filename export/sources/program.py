@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,16 @@ def open_program(path: Path, settings: SourceSettings, scratch: Path) -> Foreign
             of its operators.
     """
     program = read_program(path)
-    _require_free_batch(program, path)
-    index = _find_logits(program, settings.logits, path)
-    translated = _translate(program, path, scratch)
-    output = translated.model.graph.output[index]
-    is_pixel = is_pixel_shape(shape_of(output))
-    module = program.module()
+    with _explained(path):
+        _require_free_batch(program, path)
+        index = _find_logits(program, settings.logits, path)
+        translated = _translate(program, path, scratch)
+        output = translated.model.graph.output[index]
+        is_pixel = is_pixel_shape(shape_of(output))
+        module = program.module()
 
     def run(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        with torch.inference_mode():
+        with _explained(path), torch.inference_mode():
             logits = pytree.tree_leaves(module(torch.from_numpy(pixels)))[index]
         values: npt.NDArray[Any] = logits.float().numpy()
         return values.reshape(len(values), -1) if is_pixel else values
@@ -61,6 +63,20 @@ def open_program(path: Path, settings: SourceSettings, scratch: Path) -> Foreign
         tolerance=HALF_TOLERANCE if has_halves(translated.model.graph) else TOLERANCE,
     )
     return prepare(original, settings)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what a damaged program raises into an error that names its file."""
+    try:
+        yield
+    except GraphError:
+        raise
+    except Exception as error:  # noqa: BLE001 - PyTorch raises nearly anything
+        raise GraphError(
+            f"expected a program that runs in {path}, it failed ({one_line(error, 200)}): export "
+            "it again with torch.export.export"
+        ) from None
 
 
 def _require_free_batch(program: Any, path: Path) -> None:

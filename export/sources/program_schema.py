@@ -32,17 +32,15 @@ _LONGEST_TEXT: Final = 2**16
 _LONGEST_NAME: Final = 1000
 _LONGEST_SIZE: Final = 2000
 _MOST_PARTS: Final = 64  # of a size: sympy simplifies it, in more than linear time
-_MOST_SIZES: Final = 50_000
+_MOST_SIZES: Final = 200  # that differ
 _MOST_FACTORS: Final = 64  # Python's integers have no limit: squares of squares never end
-_HIGHEST_POWER: Final = 8
 _LARGEST: Final = 2**63
 _SYMBOL: Final = re.compile(r"[a-z]{1,5}\d{1,5}")  # torch counts up to an unbacked symbol's number
+# Without those on fractions: sympy looks for common divisors in them, for minutes.
 _CLASSES: Final = re.compile(
-    r"Add|Mul|Max|Min|Integer|Rational|Equality|Unequality|Eq|Ne|Ge|Le|Gt|Lt|(Strict)?GreaterThan|"
-    r"(Strict)?LessThan|And|Or|Not|FloorDiv|ModularIndexing|Where|PythonMod|Mod|CleanDiv|CeilDiv|"
-    r"(Ceil|Floor|Trunc|Round)ToInt|(Float|Int)TrueDiv|TruncToFloat|ToFloat|Identity"
+    r"Add|Mul|Max|Min|Integer|Equality|Unequality|Eq|Ne|Ge|Le|Gt|Lt|(Strict)?GreaterThan|"
+    r"(Strict)?LessThan|And|Or|Not|FloorDiv|ModularIndexing|PythonMod|Mod|CleanDiv"
 )
-_FLOAT: Final = re.compile(r"Float\('-?\d{1,40}(\.\d{1,40})?(e[-+]?\d{1,3})?', precision=\d{1,2}\)")
 _ASSUMPTIONS: Final = re.compile(r"integer|positive|nonnegative|negative|real|finite|zero")
 _CONTAINERS: Final = re.compile(
     r"builtins\.(tuple|list|dict)|collections\.OrderedDict|"
@@ -81,7 +79,7 @@ class _Admission:
     """Walks one value, and counts what is costly."""
 
     def __init__(self) -> None:
-        self._sizes = 0
+        self._sizes: set[str] = set()
         self._factors: dict[str, int] = {}
 
     def build(self, hint: Any, value: Any, place: str) -> Any:
@@ -102,6 +100,11 @@ class _Admission:
         hints = _hints(cls)
         if issubclass(cls, Union) and (len(value) != 1 or not value.keys() <= hints.keys()):
             raise refusal(f"{_shown(value)} as {place}")
+        missing = [
+            f.name for f in dataclasses.fields(cls) if _is_required(f) and f.name not in value
+        ]
+        if missing and not issubclass(cls, Union):
+            raise refusal(f"no {missing[0]} in {cls.__name__}")
         built = {}
         for name in (name for name in hints if name in value):
             inner = f"{cls.__name__}.{name}"
@@ -110,15 +113,15 @@ class _Admission:
                 _LEFT_OUT[inner] if left_out else self.build(hints[name], value[name], inner)
             )
         if cls is schema.SymExpr:
-            self._count_size()
+            self._count_size(built["expr_str"])
         if cls is schema.Node:
             self._count_factors(built)
         return built
 
-    def _count_size(self) -> None:
-        self._sizes += 1
-        if self._sizes > _MOST_SIZES:
-            raise refusal(f"more than {_MOST_SIZES} symbolic sizes")
+    def _count_size(self, text: str) -> None:
+        self._sizes.add(text)
+        if len(self._sizes) > _MOST_SIZES:
+            raise refusal(f"more than {_MOST_SIZES} different symbolic sizes")
 
     def _count_factors(self, node: dict[str, Any]) -> None:
         """Bound the factors of the product that a whole number at run time is made of."""
@@ -137,10 +140,14 @@ class _Admission:
                 self._factors[name] = factors
 
 
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
+
+
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, globalns=vars(schema))
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _symbolic_name(argument: dict[str, Any]) -> str | None:
@@ -244,12 +251,8 @@ def _fits(node: ast.expr) -> bool:
     name, args = node.func.id, node.args
     if name == "Symbol":
         return _is_symbol(node)
-    if name == "Float":
-        return bool(_FLOAT.fullmatch(ast.unparse(node)))
     if name in {"Pow", "PowByNatural"}:
-        return (
-            len(args[1:]) == 1 and not node.keywords and _fits(args[0]) and _is_low_power(args[1])
-        )
+        return len(args[1:]) == 1 and not node.keywords and _is_low_power(*args)
     return bool(_CLASSES.fullmatch(name)) and not node.keywords and all(map(_fits, args))
 
 
@@ -274,10 +277,10 @@ def _is_symbol(node: ast.Call) -> bool:
     )
 
 
-def _is_low_power(node: ast.expr) -> bool:
-    """Return whether an exponent is Integer(n), n at most 8 and at least -8."""
-    match = re.fullmatch(r"Integer\((-?\d)\)", ast.unparse(node))
-    return match is not None and abs(int(match[1])) <= _HIGHEST_POWER
+def _is_low_power(base: ast.expr, exponent: ast.expr) -> bool:
+    """Return whether an exponent is at most 8, of no other power: those never end."""
+    is_low = bool(re.fullmatch(r"Integer\([0-8]\)", ast.unparse(exponent)))
+    return is_low and "Pow" not in ast.unparse(base) and _fits(base)
 
 
 def _inputs(text: str) -> str:

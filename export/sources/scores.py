@@ -52,8 +52,8 @@ def require_scores(values: Values, declared: Scores | None, place: Path, instead
     found = _looks_like(numbers)
     if found in _WHOLE:
         raise GraphError(
-            f"expected logits in {place}, its output holds {found}: give --scores {found}, or "
-            f"{instead}"
+            f"expected logits in {place}, its output holds {found}, it seems: give --scores "
+            f"{found} or logits, whichever they are, or {instead}"
         )
     if found is not None:
         raise GraphError(
@@ -66,15 +66,14 @@ def require_scores(values: Values, declared: Scores | None, place: Path, instead
 
 def _looks_like(values: npt.NDArray[np.float64]) -> str | None:
     """Return what values that are no logits seem to be, or None for logits."""
-    columns = values.shape[1]
-    if columns > 1:
-        for name in _WHOLE:
-            if _may_be(values, name):
-                return name
+    is_single = values.shape[1] == 1
+    # Logits of a single column have either sign sooner or later.
+    is_unclear = is_single and (len(values) < _LEAST_ROWS or bool((values < 0).any()))
+    for name in () if is_unclear else _WHOLE:
+        if _may_be(values, name):
+            return name
     within = bool((values >= 0).all() and (values <= 1).all()) and len(values) >= _LEAST_ROWS
-    if not within:
-        return None
-    return "probabilities" if columns == 1 else "scores from 0 to 1 of each class by itself"
+    return "scores from 0 to 1 of each class by itself" if within and not is_single else None
 
 
 def _may_be(values: npt.NDArray[np.float64], name: str) -> bool:

@@ -231,7 +231,7 @@ def server(bundle) -> Iterator[Server]:
 def zoo(bundle, tmp_path_factory) -> Iterator[Server]:
     """One server of many models for all tests; none of them may harm it."""
     models = write_zoo(tmp_path_factory.mktemp("zoo"), bundle)
-    running = start_server("--models", str(models), "--port", "0")
+    running = start_server("--models", str(models), "--port", "0", "--max-message-mib", "64")
     yield running
     assert running.stop() == 0
     assert "Traceback" not in "".join(running.errors)

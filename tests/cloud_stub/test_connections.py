@@ -87,6 +87,63 @@ def test_garbage_after_a_good_beginning_ends_only_its_own_connection(launch_mood
     assert running.stop() == 0
 
 
+def test_a_flood_of_one_connection_cancels_no_call(launch_moody):
+    running = launch_moody("--max-queue", "200")
+    with callers(running.address, 2) as (flooding, quiet):
+        flooding.is_server_ready()
+        flood = [flooding.order((ANSWER, n)) for n in range(3000)]
+        for n in range(20):
+            assert quiet.numbers((ANSWER, n)) == [n]
+        ends = Counter(call.code() for call in flood)
+        assert ends == {grpc.StatusCode.OK: 3000}
+    assert running.stop() == 0
+
+
+def test_many_connections_with_many_calls_each_cancel_no_call(launch_moody):
+    running = launch_moody("--max-queue", "4000")
+    with callers(running.address, 20) as several:
+        flood = [caller.order((ANSWER, n)) for n in range(120) for caller in several]
+        assert Counter(call.code() for call in flood) == {grpc.StatusCode.OK: 2400}
+    assert running.stop() == 0
+
+
+def http2_frame(kind, flags, stream, payload):
+    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+
+
+def header(key, value, *, is_kept=False):
+    """Return a header field in plain letters, which the server may be asked to keep."""
+    length = len(value)
+    size = bytes([length]) if length < 127 else bytes([127, length - 127 & 127 | 128, 31])
+    return bytes([0x40 if is_kept else 0, len(key)]) + key + size + value
+
+
+def request_headers(*more):
+    path = b"/inference.GRPCInferenceService/ServerLive"
+    fields = [(b":path", path), (b":authority", b"x"), (b"content-type", b"application/grpc")]
+    return b"\x83\x86" + b"".join([*(header(*field) for field in fields), *more])
+
+
+@pytest.mark.parametrize("attack", ["timeouts", "references"])
+def test_malformed_and_enormous_headers_write_no_lines_of_another_form(launch_moody, attack):
+    large = header(b"k", bytes(97 for _ in range(127 + 31 * 128)), is_kept=True)
+    more = {
+        "timeouts": [header(b"grpc-timeout", b"9999999999X")],
+        "references": [b"\xbe" * 8000],  # the entry that the first request had kept
+    }[attack]
+    running = launch_moody("--log", "json")
+    with Caller(running.address) as caller:
+        with connect(running.address) as connection, contextlib.suppress(OSError):
+            connection.sendall(PREFACE + SETTINGS)
+            connection.sendall(http2_frame(1, 5, 1, request_headers(large)))
+            for n in range(1, 30):
+                stream = 2 * n + 1
+                connection.sendall(http2_frame(1, 5, stream, request_headers(*more)))
+        assert caller.numbers((ANSWER, 7)) == [7]
+    assert running.stop() == 0
+    assert all(line.startswith("{") for line in running.errors), running.errors
+
+
 @pytest.fixture
 def allow_files():
     """Return a function that sets the open files allowed to this process and its children."""

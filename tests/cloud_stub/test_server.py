@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
+from tools.processes import needs_proc
 from tools.waiting import wait_for
 
 from edge_runtime.cloud.model import CloudModel
@@ -50,6 +51,23 @@ def request_of(datatype="UINT8", shape=(1, 4, 4, 3), raw=bytes(48), name="image"
 def call(channel, request):
     send = channel.unary_unary(pb.METHODS["ModelInfer"], None, None)
     return pb.ModelInferResponse.FromString(send(request.SerializeToString(), timeout=20))
+
+
+@needs_proc
+def test_memory_returns_after_large_calls(bundle, launch):
+    running = launch("--bundle", str(bundle), "--port", "0", "--max-message-mib", "32")
+    with grpc.insecure_channel(running.address) as channel:
+        small = request_of()
+        call(channel, small)
+        before = running.resident_bytes()
+        for shape in ((1, 3000, 3000, 3), (100, 300, 300, 3), (40_000, 8, 8, 3)):
+            call(channel, request_of(shape=shape, raw=bytes(int(np.prod(shape)))))
+        file = picture("PNG", size=(5000, 5000))
+        encoded = tensors.encode_bytes([file])
+        call(channel, request_of("BYTES", (1,), encoded))
+        assert running.peak_bytes() - before > 100 << 20
+        assert wait_for(lambda: running.resident_bytes() - before < 50 << 20)
+        call(channel, small)
 
 
 def labels(response):

@@ -30,6 +30,8 @@ KEYS = "expected keys of checkpoint, bundle, onnx, model, "
         (b"\xff\xfe", "expected a TOML file of models in {path}: 'utf-8' codec"),
         ("[[model]\n", "expected a TOML file of models in {path}: Expected"),
         (ONE + 'onnx = "b.onnx"', "Cannot overwrite a value"),
+        ("model = " + "[" * 100_000, "nested deeper than 64 levels"),
+        ("[" + "a." * 30_000 + "a]", "nested deeper than 64 levels"),
         ("", "expected [[model]] tables and nothing else in {path}, got none"),
         ("# nothing yet\n", "got none"),
         ("model = []", "expected [[model]] tables"),

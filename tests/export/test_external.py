@@ -91,6 +91,20 @@ def test_large_weights_take_the_rest(more, model, export_outside, digits):
         assert (bundle / "model.onnx.data").read_bytes() == weights
 
 
+def test_weights_behind_a_link_and_loops_are_refused_before_onnx_opens_them(model, tmp_path):
+    path = split_up(model, tmp_path / "split")
+    (path.parent / "weights.bin").rename(tmp_path / "weights.bin")
+    (path.parent / "weights.bin").symlink_to(tmp_path / "weights.bin")
+    with pytest.raises(GraphError, match=r"next to it, it names 'weights\.bin'"):
+        load_onnx(path, tmp_path)
+    body = onnx.helper.make_graph([], "body", [], [])
+    changed = onnx.load(model)
+    changed.graph.node.append(onnx.helper.make_node("Loop", ["", ""], ["never"], body=body))
+    onnx.save(changed, tmp_path / "loop.onnx")
+    with pytest.raises(GraphError, match=r"without loops in .*loop\.onnx, got Loop"):
+        load_onnx(tmp_path / "loop.onnx", tmp_path)
+
+
 def test_quantization_counts_the_weights_outside(model, export_outside):
     bundle = export_outside(model, quantize="int8", max_flips=1)
     found = read_bundle(bundle).verification["quantization"]
@@ -120,7 +134,7 @@ def test_external_weights_that_are_missing_or_elsewhere_are_refused(model, refus
     path = split_up(model, tmp_path / "split")
     weights = path.parent / "weights.bin"
     weights.rename(tmp_path / "weights.bin")
-    refused(path, "external weights of .* does not load")
+    refused(path, "weights .* next to .* found none")
 
     def outside(proto):
         for tensor in proto.graph.initializer:
@@ -131,4 +145,4 @@ def test_external_weights_that_are_missing_or_elsewhere_are_refused(model, refus
     proto = onnx.load(path, load_external_data=False)
     outside(proto)
     path.write_bytes(proto.SerializeToString())
-    refused(path, "external weights of .* does not load")
+    refused(path, "the weights of .* next to it")

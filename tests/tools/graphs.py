@@ -70,13 +70,14 @@ def write_zoo(folder, bundle):
     """Write a `--models` file: `large`, a bundle, and identity graphs of all kinds.
 
     Each datatype has a model under its name that takes `x` [n, 2], and another that waits for a
-    full batch. `fixed` and the scalars have no batch axis, `free` has two free axes, and `several`
-    takes three inputs of different types and shapes.
+    full batch. `fixed` and the scalars have no batch axis, `free` and `words` have two free axes,
+    and `several` takes three inputs of different types and shapes.
     """
     zoo = {datatype: {"x": (datatype, ["n", 2])} for datatype in ELEMENTS}
     zoo |= {f"{kind}.scalar": {"x": (kind, [])} for kind in ("FP64", "BF16", "BYTES", "BOOL")}
     zoo["fixed"] = {"x": ("FP32", [2, 3])}
     zoo["free"] = {"x": ("FP32", ["n", "width"])}
+    zoo["words"] = {"x": ("BYTES", ["n", "width"])}
     zoo["several"] = {
         "values": ("FP32", ["n", "width"]),
         "ids": ("INT64", ["n"]),

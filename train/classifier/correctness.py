@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import torch
 from transformers import TrainerCallback
 
+from edge_runtime.reading import read_json
 from train.classifier.batches import EncodedData
 from train.classifier.checkpoints import right_of
 from train.classifier.loop import train_checkpoint
@@ -92,7 +92,7 @@ def _schedule_of(start: Checkpoint, schedule: Schedule) -> Schedule:
     record: dict[str, Any] = {}
     file = None if start.path is None else start.path / "training.json"
     if file is not None and file.is_file():
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file)
     settings = record.get("settings", {})
     return dataclasses.replace(
         schedule,

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.files import write_atomically
+from edge_runtime.reading import open_arrays
 from train.comparison.figures import FIGURES, Candidate
 from train.comparison.scores import SPLITS
 from train.errors import DataError
@@ -60,7 +61,7 @@ def read_samples(path: Path) -> Samples:
         DataError: The file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_arrays(path) as file:
             names = [str(name) for name in file["names"]]
             return Samples(
                 ids={s: file[f"{s}/ids"] for s in SPLITS},

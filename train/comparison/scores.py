@@ -19,6 +19,7 @@ from scipy.special import softmax
 
 from edge_runtime import contract, metrics
 from edge_runtime.files import write_atomically
+from edge_runtime.reading import open_arrays
 from train.classifier.checkpoints import LargeAnswers
 from train.comparison.post_hoc import HeadInputs, fit_head, predict_out_of_fold
 from train.data import LabelledData, Splits
@@ -143,7 +144,7 @@ def load_scores(path: Path) -> Scores:
         DataError: The file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_arrays(path) as file:
             gates = [str(name) for name in file["gates"]]
             doubts = {s: dict(zip(gates, file[f"uncertainty/{s}"], strict=True)) for s in SPLITS}
             return Scores(

@@ -7,7 +7,6 @@ that was guessed; quantiles over the tokens keep both apart. The lowest is the l
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from tqdm.auto import tqdm
 
 from edge_runtime import metrics
 from edge_runtime.files import write_atomically
+from edge_runtime.reading import open_arrays, parse_json
 from train.data.tasks import Example, Task
 from train.errors import CheckpointError, DataError
 from train.models import Generated, LanguageModel
@@ -196,9 +196,8 @@ def load_answers(path: Path) -> Answers:
         DataError: The file is missing or damaged.
     """
     try:
-        # From memory: numpy leaves the handle of a damaged file open.
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            texts = json.loads(file["words"].tobytes())
+        with open_arrays(path) as file:
+            texts = parse_json(file["words"].tobytes().decode())
             return Answers(
                 ids=tuple(texts["ids"]),
                 texts=tuple(texts["texts"]),

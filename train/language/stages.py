@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from edge_runtime.reading import read_json
 from train.data.tasks import Example, Task, load_task
 from train.language.encoding import IGNORED, TokenData, answer_tokens
 from train.language.guard import WATCHED
@@ -218,7 +218,7 @@ def _standing(model: LanguageModel, task: Task, examples: Sequence[Example]) -> 
 def _record(folder: Path) -> dict[str, Any]:
     """Return the `training.json` of a checkpoint; empty if it is missing or unreadable."""
     try:
-        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        record = read_json(folder / FILE)
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

@@ -7,10 +7,10 @@ from train.models.checkpoint import (
     open_checkpoint,
     save,
     training_of,
-    weight_files,
     weights_sha256,
 )
 from train.models.deferral_head import HEAD_FILE, DeferralHead, features_of, read_head, write_head
+from train.models.files import check_regular, weight_files
 from train.models.generation import Generated
 from train.models.language import LanguageModel, open_language_model, save_language_model
 from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
@@ -36,6 +36,7 @@ __all__ = [
     "SmallResNetConfig",
     "Training",
     "build",
+    "check_regular",
     "features_of",
     "naming_hint",
     "open_checkpoint",

@@ -15,13 +15,16 @@ import numpy.typing as npt
 import torch
 import transformers
 from torch import Tensor
+from transformers import AutoConfig
 
 from edge_runtime import contract
 from edge_runtime.files import fresh_folder, one_line
 from edge_runtime.names import unique_names
+from edge_runtime.reading import open_regular, read_json
 from train.data import Kind
 from train.errors import CheckpointError
 from train.models.channels import open_channels
+from train.models.files import check_files, require_fitting, weight_files
 from train.models.kinds import SAFE, Family, encode, family_of, open_processor
 from train.models.single_label import require_single_label, split_single_logit
 
@@ -110,6 +113,7 @@ def open_checkpoint(path: Path | str, *, kind: Kind | None = "image") -> Checkpo
     try:
         family = family_of(folder)
         _require_kind(family, kind, folder)
+        require_fitting(family.auto_model, AutoConfig.from_pretrained(folder, **SAFE), folder)
         model, report = family.auto_model.from_pretrained(
             folder,
             dtype=torch.float32,  # transformers 5 would keep the stored type
@@ -165,34 +169,6 @@ def _labels(config: Any, folder: Path) -> tuple[str, ...]:
     return unique_names(str(config.id2label[i]) for i in numbers)
 
 
-def check_files(folder: Path) -> None:
-    """Raise `CheckpointError` where a folder has no configuration or no safetensors weights."""
-    if not folder.is_dir():
-        raise CheckpointError(f"expected a checkpoint folder, nothing is at {folder}")
-    try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"expected a config.json in {folder}: {error}") from None
-    if not weight_files(folder):
-        raise CheckpointError(
-            f"expected safetensors weights in {folder}, got none: pickled weights can run code and "
-            "are not opened, save the model with safe_serialization=True"
-        )
-    for file in weight_files(folder):
-        try:
-            file.open("rb").close()
-        except OSError as error:  # safetensors calls every one of them a missing file
-            raise CheckpointError(
-                f"expected weights that can be read in {folder}, {file.name} gives "
-                f"{error.strerror}: check its owner and mode"
-            ) from None
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the files of a checkpoint's weights in order, without its deferral head."""
-    return sorted(folder.glob("model*.safetensors"))
-
-
 def weights_sha256(folder: Path) -> str:
     """Return the hexadecimal sha256 of a checkpoint's weights, all files joined.
 
@@ -201,7 +177,7 @@ def weights_sha256(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     for file in weight_files(folder):
-        with file.open("rb") as content:
+        with open_regular(file) as content:
             while block := content.read(_BLOCK_BYTES):
                 digest.update(block)
     return digest.hexdigest()
@@ -253,7 +229,7 @@ class Training:
 def training_of(folder: Path) -> Training | None:
     """Return the record of a checkpoint's training; None if this toolkit did not train it."""
     try:
-        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        record = read_json(folder / FILE)
         settings = record["settings"]
         # For a language model the task: its `data` may name the place of the task.
         data = settings["task"] if "task" in settings else settings["data"]

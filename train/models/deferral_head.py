@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from edge_runtime import metrics
 from edge_runtime.files import write_atomically
+from edge_runtime.reading import parse_json
 from train.errors import CheckpointError
 from train.models.checkpoint import BATCH, Checkpoint, weights_sha256
 
@@ -138,7 +139,7 @@ def read_head(checkpoint: Checkpoint) -> DeferralHead:
 
 def _read(path: Path) -> DeferralHead:
     with safe_open(path, framework="numpy") as file:
-        record = json.loads((file.metadata() or {})[_RECORD])
+        record = parse_json((file.metadata() or {})[_RECORD])
         weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
     if not isinstance(record, dict):
         raise TypeError(f"its record is {str(record)[:40]}")

@@ -14,6 +14,7 @@ import torch
 
 from edge_runtime import metrics
 from edge_runtime.errors import InputError
+from edge_runtime.texts import no_panic
 from train.models.decoding import Steps, decode, ends_of, greedy_mode
 
 Floats = npt.NDArray[np.float64]
@@ -137,7 +138,8 @@ def encode(tokenizer: Any, prompts: Sequence[str]) -> list[list[int] | None]:
     valid = [i for i, prompt in enumerate(prompts) if _is_text(prompt)]
     encoded: list[list[int] | None] = [None] * len(prompts)
     if valid:
-        found = tokenizer([prompts[i] for i in valid])["input_ids"]
+        with no_panic():
+            found = tokenizer([prompts[i] for i in valid])["input_ids"]
         for i, ids in zip(valid, found, strict=True):
             encoded[i] = ids
     return encoded

@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from edge_runtime.files import one_line
-from edge_runtime.texts import read_as_text
+from edge_runtime.reading import read_json
+from edge_runtime.texts import no_panic, read_as_text, require_bounded
 from train.data import Kind
 from train.errors import CheckpointError
 from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
@@ -65,12 +66,38 @@ def generates(config: Any) -> bool:
     return str(named[0]).endswith(("ForCausalLM", "LMHeadModel"))
 
 
+def refuse_kernels(folder: Path) -> None:
+    """Refuse a `config.json` that names attention or experts by a repository, at any depth.
+
+    transformers downloads and imports such code if the package `kernels` is installed, whatever
+    `SAFE` says.
+
+    Raises:
+        CheckpointError: The configuration does.
+        OSError: There is no such file, or it is too large.
+        ValueError: The file is no JSON.
+    """
+    waiting = [(False, read_json(folder / "config.json"))]
+    while waiting:
+        named, value = waiting.pop()
+        if named and isinstance(value, str) and "/" in value:
+            raise CheckpointError(
+                f"expected attention that transformers has in {folder}, its config.json asks for "
+                f"code from {value[:60]!a}: remove the entry"
+            )
+        if isinstance(value, dict):
+            waiting.extend((named or "_implementation" in key, v) for key, v in value.items())
+        elif isinstance(value, list):
+            waiting.extend((named, item) for item in value)
+
+
 def family_of(folder: Path) -> Family:
     """Return the family of a folder's `config.json`.
 
     Raises:
         CheckpointError: The model classifies neither pictures nor texts.
     """
+    refuse_kernels(folder)
     config = AutoConfig.from_pretrained(folder, **SAFE)
     if generates(config):
         raise CheckpointError(
@@ -96,7 +123,7 @@ def open_processor(family: Family, folder: Path, model: Any) -> Any:
     if family.kind == "image":
         return AutoImageProcessor.from_pretrained(folder, use_fast=False, **SAFE)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **SAFE)
+        tokenizer = load_tokenizer(folder, use_fast=True)
     except Exception as error:  # noqa: BLE001 - a missing file is a TypeError, or another
         raise CheckpointError(
             f"expected a tokenizer of the text classifier in {folder}, none opens "
@@ -108,6 +135,21 @@ def open_processor(family: Family, folder: Path, model: Any) -> Any:
     plain_texts(tokenizer)
     # The limit of tokenizers without one is about 1e30.
     tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(model))
+    return tokenizer
+
+
+def load_tokenizer(folder: Path, **more: Any) -> Any:
+    """Return transformers' tokenizer of a folder.
+
+    Raises:
+        InputError: Its library panics.
+        ValueError: A text would make work out of all proportion; see `require_bounded`.
+        Exception: There is none, or it is damaged.
+    """
+    with no_panic():
+        tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE, **more)
+        if getattr(tokenizer, "is_fast", False):
+            require_bounded(tokenizer.backend_tokenizer)
     return tokenizer
 
 
@@ -135,7 +177,8 @@ def encode(kind: Kind, processor: Any, inputs: Sequence[Any]) -> dict[str, Tenso
         `input_ids`, `attention_mask` and the like int64 [n, tokens] for texts.
     """
     if kind == "text":
-        encoded = processor(list(inputs), padding=True, truncation=True, return_tensors="pt")
+        with no_panic():
+            encoded = processor(list(inputs), padding=True, truncation=True, return_tensors="pt")
         return dict(encoded)
     processed = processor(list(inputs), return_tensors="np", input_data_format="channels_last")
     pixels = np.ascontiguousarray(processed["pixel_values"], dtype=np.float32)

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from edge_runtime.files import one_line
 from train.errors import CheckpointError
-from train.models.checkpoint import check_files, write_folder
+from train.models.checkpoint import write_folder
 from train.models.decoding import ends_of
+from train.models.files import check_config, check_files, require_fitting
 from train.models.generation import Generated, generate
-from train.models.kinds import SAFE, generates, plain_texts
+from train.models.kinds import SAFE, generates, load_tokenizer, plain_texts, refuse_kernels
 from train.models.running_batch import RunningBatch
 
 Weights = Literal["fp32", "bf16"]
@@ -98,15 +99,17 @@ def open_language_model(path: Path | str, *, weights: Weights = "fp32") -> Langu
     folder = Path(path)
     check_files(folder)
     try:
+        config = _require_causal(folder)
+        require_fitting(AutoModelForCausalLM, config, folder)
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
-            attn_implementation=attention_of(_require_causal(folder)),
+            attn_implementation=attention_of(config),
             dtype=_TYPES[weights],
             use_safetensors=True,
             output_loading_info=True,
             **SAFE,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
+        tokenizer = load_tokenizer(folder)
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 - safetensors, json and transformers raise their own
@@ -129,6 +132,7 @@ def open_language_model(path: Path | str, *, weights: Weights = "fp32") -> Langu
 def is_language_model(folder: Path) -> bool:
     """Return whether a folder's `config.json` names an architecture for causal generation."""
     try:
+        check_config(folder)
         return generates(AutoConfig.from_pretrained(folder, **SAFE))
     except Exception:  # noqa: BLE001 - a broken configuration names no architecture
         return False
@@ -143,6 +147,7 @@ def attention_of(config: Any) -> str | None:
 
 def _require_causal(folder: Path) -> Any:
     """Return the configuration of a causal language model."""
+    refuse_kernels(folder)
     config = AutoConfig.from_pretrained(folder, **SAFE)
     # BERT and related models could generate, but their classifiers were never trained to.
     named = (getattr(config, "architectures", None) or [None])[0]

@@ -15,6 +15,7 @@ from edge_runtime.files import one_line
 from train.errors import CheckpointError
 from train.models.channels import open_channels
 from train.models.checkpoint import Checkpoint
+from train.models.files import check_config, check_files
 from train.models.kinds import SAFE, Family, family_of, open_processor
 from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
 from train.models.small_cnn import SmallCNN, SmallCNNConfig
@@ -101,6 +102,7 @@ def _foreign(
         )
     # The folder's own type may be another one, as of a model of several labels an input.
     names = {**names, "problem_type": "single_label_classification"}
+    check_config(path)
     try:
         family = family_of(path)
         model = _model(family, path, names)
@@ -122,6 +124,7 @@ def _foreign(
 
 def _model(family: Family, path: Path, names: dict[str, Any]) -> Any:
     if any(path.glob("*.safetensors")):
+        check_files(path)
         return family.auto_model.from_pretrained(
             path, use_safetensors=True, ignore_mismatched_sizes=True, **SAFE, **names
         )

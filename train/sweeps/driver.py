@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from edge_runtime.reading import read_json
 from train.classifier.checkpoints import LargeAnswers, open_for
 from train.data import Splits
 from train.errors import OutputError
@@ -65,7 +66,7 @@ def _claim(settings: SweepSettings, splits: Splits) -> None:
         settings.out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
         return
-    theirs = json.loads(path.read_text(encoding="utf-8"))
+    theirs = read_json(path)
     if theirs["data_sha256"] != mine["data_sha256"]:
         raise OutputError(
             f"expected the data with which {settings.out} was started, {settings.data} has changed "

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy.special import log_softmax, logsumexp
 
 from edge_runtime.files import write_atomically
+from edge_runtime.reading import open_arrays
 from train import data
 from train.classifier.checkpoints import LargeAnswers
 from train.classifier.settings import DistillSettings, FitSettings, TuneSettings
@@ -128,7 +129,7 @@ def save_large(path: Path, answers: LargeAnswers) -> None:
 @lru_cache(maxsize=1)
 def load_large(path: Path) -> LargeAnswers:
     """Read the file that `save_large` wrote."""
-    with np.load(path, allow_pickle=False) as file:
+    with open_arrays(path) as file:
         return LargeAnswers(dict(zip(file["ids"].tolist(), file["right"].tolist(), strict=True)))
 
 

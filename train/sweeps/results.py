@@ -12,6 +12,7 @@ import numpy as np
 
 from edge_runtime import contract, environment
 from edge_runtime.files import write_atomically
+from edge_runtime.reading import read_json
 from train.comparison.figures import FIGURES, Candidate, compare, joint_name
 from train.comparison.samples import (
     Samples,
@@ -163,7 +164,7 @@ def _stopped(settings: SweepSettings) -> dict[str, str]:
             if training.flags is None:
                 continue
             file = jobs.seed_folder(settings, seed) / training.name / "training.json"
-            reason = json.loads(file.read_text(encoding="utf-8")).get("stopped")
+            reason = read_json(file).get("stopped")
             if reason:
                 stopped[f"{training.name}, seed {seed}"] = reason
     return stopped

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
 
-from train.errors import TrainingError
+from edge_runtime.reading import ARRAYS, read_json
+from train.errors import CheckpointError, TrainingError
 
 
 def keep_batch(batch: Any) -> Any:
@@ -32,9 +34,12 @@ def run(trainer: Trainer, work: Path, *, resume: bool) -> None:
     """Train to the end, from the last state that is saved in `work` if `resume` is set.
 
     Raises:
+        CheckpointError: The saved state is damaged, or holds objects.
         TrainingError: The device's memory is too small.
     """
     last = _last_saved(work) if resume else None
+    if last is not None:
+        _refuse_objects(Path(last))
     try:
         with warnings.catch_warnings():
             # With coarse time stamps the Trainer sorts its epochs by number, and warns about it.
@@ -60,10 +65,32 @@ def _last_saved(work: Path) -> str | None:
     return next((str(folder) for folder in reversed(folders) if _is_complete(folder)), None)
 
 
+def _refuse_objects(folder: Path) -> None:
+    """Refuse pickles of more than tensors and numbers before the Trainer reads them.
+
+    Raises:
+        CheckpointError: A file is one, or is damaged.
+    """
+    # Beside tensors, the state of numpy's generator is an array.
+    kinds: list[Any] = [np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+    kinds.append(np.zeros(1).__reduce__()[0])
+    for file in sorted({*folder.glob("*.pt*"), *folder.glob("*.bin")}):
+        if file.name == TRAINING_ARGS_NAME:  # written for people, never read
+            continue
+        try:
+            with torch.serialization.safe_globals(kinds):
+                torch.load(file, map_location="meta", weights_only=True)  # reads no tensor's data
+        except Exception:  # noqa: BLE001 - a damaged file raises many unrelated classes
+            raise CheckpointError(
+                f"expected the tensors of a saved state in {file}, it is damaged or holds objects, "
+                "which can run code when loaded: leave --resume out to start again"
+            ) from None
+
+
 def _is_complete(folder: Path) -> bool:
     # The Trainer writes this file last.
     try:
-        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        read_json(folder / "trainer_state.json", limit=ARRAYS)
     except (OSError, ValueError):
         return False
     return True

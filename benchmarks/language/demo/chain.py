@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from benchmarks.language.demo.models import (
 )
 from benchmarks.steps import Stages, empty_folder
 from edge_runtime import environment
+from edge_runtime.reading import read_json
 from train.comparison.samples import Samples
 from train.data.tasks import Task, load_task
 from train.language.results import Meta, gather, write_results
@@ -138,7 +138,7 @@ def _early_stops(settings: DemoSettings) -> dict[str, str]:
     for seed in settings.seeds:
         for model in MODELS[1:]:
             file = _folder(settings, seed) / model / TRAINING_FILE
-            reason = json.loads(file.read_text(encoding="utf-8"))["stopped"]
+            reason = read_json(file)["stopped"]
             if reason:
                 stops[f"{model}, seed {seed}"] = reason
     return stops

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from benchmarks.errors import CheckError
 from edge_runtime.files import write_atomically
+from edge_runtime.reading import open_arrays
 
 FILE = "cascade-samples.npz"
 
@@ -70,7 +71,7 @@ def read_transcripts(path: Path) -> dict[str, Transcript]:
         CheckError: The file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_arrays(path) as file:
             return {
                 str(name): Transcript(**{array: file[f"{i}/{array}"] for array in _ARRAYS})
                 for i, name in enumerate(file["names"])

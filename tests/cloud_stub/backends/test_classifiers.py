@@ -1,5 +1,6 @@
 """Classifiers as backends, without a server."""
 
+import json
 import shutil
 
 import pytest
@@ -17,6 +18,12 @@ def pickle_weights(path):
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
 
 
+def take_several_labels(path):
+    config = json.loads((path / "config.json").read_text())
+    config["problem_type"] = "multi_label_classification"
+    (path / "config.json").write_text(json.dumps(config))
+
+
 def truncate_weights(path):
     file = path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:500])
@@ -28,6 +35,7 @@ def truncate_weights(path):
         (shutil.rmtree, "nothing is at"),
         (pickle_weights, "pickled weights can run code"),
         (truncate_weights, "does not open"),
+        (take_several_labels, "one label an input"),
         (lambda path: (path / "config.json").write_text("{}"), "config.json"),
     ],
 )

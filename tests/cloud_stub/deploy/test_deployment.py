@@ -285,6 +285,10 @@ def test_a_model_that_cannot_be_served_is_refused_on_one_line(capsys, tmp_path):
         [helper.make_node("Cast", ["x"], ["scores"], to=TensorProto.FLOAT)],
     )
     refused(capsys, tmp_path, "cast it in the graph", "--onnx", half)
+    one = write_scores(tmp_path / "one.onnx", shape=("n", 1))
+    refused(capsys, tmp_path, "has 0 among", "--onnx", one)
+    words = ["--onnx", one, "--answer", "scores"]
+    refused(capsys, tmp_path, "scores of two classes, which a bundle of a model with", *words)
     (tmp_path / "labels").write_text("a\nb\n")
     words = ["--onnx", two, "--answer", "logits", "--labels", tmp_path / "labels"]
     refused(capsys, tmp_path, "scores of 2 classes, one per label", *words)

@@ -10,6 +10,7 @@ from cloud_stub.language.engine import Engine
 
 pytestmark = pytest.mark.slow
 
+PATIENCE_S = 20.0
 ALWAYS = lambda _row: True  # noqa: E731
 
 
@@ -113,3 +114,36 @@ def test_more_rows_than_fit_into_memory_take_turns(lm, engine, monkeypatch):
     steps = list(steps)
     assert max(len(step.rows) for step in itertools.chain.from_iterable(steps)) <= 2
     assert collected(steps, 5) == [alone(lm, prompt, 9) for prompt in PROMPTS]
+
+
+def test_a_short_prompt_is_answered_while_long_ones_are_read(lm, engine, monkeypatch):
+    for name in ("_PIECE", "_LEAST_COLUMNS"):
+        monkeypatch.setattr(f"cloud_stub.language.engine.{name}", 1)
+    checks, is_read, is_sent, is_answered = itertools.count(), *(threading.Event() for _ in "123")
+    in_time = []
+
+    def is_wanted(_row):  # called by the engine before each piece
+        check = next(checks)
+        if check == 1:
+            is_read.set()
+            assert is_sent.wait(PATIENCE_S)
+        if check == 20:
+            in_time.append(is_answered.wait(PATIENCE_S))
+        return True
+
+    def generate_long():
+        prompt = tokens(lm, PROMPTS[1:2])[0]
+        assert len(prompt) > 30
+        answers.append(collected(engine.steps([prompt], [3], is_wanted, is_eager=True), 1))
+
+    answers = []
+    long = threading.Thread(target=generate_long)
+    long.start()
+    assert is_read.wait(PATIENCE_S)
+    steps = engine.steps([tokens(lm, PROMPTS[:1])[0][:2]], [1], ALWAYS, is_eager=True)
+    threading.Timer(0.05, is_sent.set).start()  # the engine waits until the call is there
+    collected(steps, 1)
+    is_answered.set()
+    long.join()
+    assert in_time == [True]
+    assert answers == [[alone(lm, PROMPTS[1], 3)]]

@@ -64,7 +64,11 @@ def front(port, start, tmp_path_factory):
             for name, link in links.items()
         )
     )
-    running = start("--models", str(file), "--port", "0")
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):  # nothing answers there
+            environment.setenv(name, "http://127.0.0.1:1")
+        environment.delenv("no_proxy", raising=False)
+        running = start("--models", str(file), "--port", "0")
     yield running
     assert running.stop() == 0
     log = "".join(running.errors)
@@ -169,6 +173,10 @@ def test_a_cancelled_call_ends_the_upstream_s_generation(asker, port):
             '!event data: {"choices": [{"text": "", "logprobs": {"token_logprobs": [NaN]}}]}',
             "large", INTERNAL, "expected events of JSON",
         ),
+        (
+            '!event data: {"choices": [{"text": "", "logprobs": {"token_logprobs": [-1e999]}}]}',
+            "large", INTERNAL, "expected choices with",
+        ),
         ('!event data: {"error": {"message": "broke"}}', "large", INTERNAL, "broke"),
         ('!event data: {"error": "\\u001b[2J\\n\\u202e"}', "large", INTERNAL, r"\x1b[2J \u202e"),
         (f'!event data: {{"error": "{KEY} {OTHER_KEY}"}}', "large", INTERNAL, "[token] [token]"),
@@ -186,6 +194,40 @@ def test_every_failure_is_a_status_and_one_line(asker, prompt, model, code, why)
 def test_an_answer_without_tokens_has_the_lowest_confidence(asker):
     event = '!event data: {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}'
     assert asker.ask(event, model="sure") == ([""], [0.0])
+
+
+def events(*chunks):
+    """Return a prompt whose answer are these chunks."""
+    return "!event " + "~~".join(f"data: {json.dumps(chunk)}" for chunk in chunks)
+
+
+def choice(**fields):
+    return {"choices": [{"index": 0, "logprobs": {"token_logprobs": [-1.0]}, **fields}]}
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [choice(text="c", finish_reason="stop"), {"choices": None, "usage": {"total_tokens": 3}}],
+        [choice(text="c", finish_reason="stop"), choice(text="", finish_reason=None)],
+        [choice(text="c"), choice(text=None, finish_reason="stop", logprobs=None)],
+        [choice(text="c", finish_reason=None)],
+        [choice(text="c", finish_reason=""), choice(text="", logprobs={"token_logprobs": None})],
+        [choice(text="c", index=None), {"choices": [], "error": None}],
+    ],
+)
+def test_null_in_a_chunk_loses_nothing_of_the_answer(last, asker):
+    texts, (confidence,) = asker.ask(events(choice(text="a"), choice(text="b"), *last))
+    assert texts == ["abc"]
+    assert confidence == -1.0
+
+
+def test_a_surrogate_pair_that_two_chunks_share_is_one_character(asker):
+    halves = events(choice(text="a\ud83d"), choice(text="\ude00b", finish_reason="stop"))
+    assert asker.ask(halves)[0] == ["a😀b"]
+    assert [text for (text,), _ in asker.parts(halves)] == ["a", "a😀b", "a😀b"]
+    single = events(choice(text="a\ude00b\ud83d", finish_reason="stop"))
+    assert asker.ask(single)[0] == ["a\ufffdb\ufffd"]
 
 
 def test_the_caller_s_deadline_ends_a_slow_answer(asker):

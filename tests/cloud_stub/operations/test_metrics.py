@@ -26,17 +26,12 @@ LARGE = {"model": "large"}
 
 
 @dataclass
-class Queue:
-    waiting: int = 0
-    in_flight: int = 0
-    hanging: int = 0
-
-
-@dataclass
 class Model:
     name: str = "large"
     statistics: Statistics = field(default_factory=Statistics)
-    batcher: Queue = field(default_factory=Queue)
+    waiting: int = 0
+    in_flight: int = 0
+    hanging: int = 0
     is_usable: bool = True
 
 
@@ -86,7 +81,7 @@ def test_numbers_are_those_of_the_statistics(model, collector):
     statistics.failed_s, statistics.input_s, statistics.output_s = 0.5, 0.25, 0.125
     statistics.last_unix_s = 1_700_000_000.5
     statistics.ignored_parameters = 4
-    model.batcher.waiting, model.batcher.in_flight, model.batcher.hanging = 2, 6, 1
+    model.waiting, model.in_flight, model.hanging = 2, 6, 1
     model.is_usable = False
     for name, expected in (
         ("rows_total", 12),

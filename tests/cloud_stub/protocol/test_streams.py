@@ -91,7 +91,7 @@ def test_a_client_that_cancels_ends_the_generation():
     speller = Speller(pause_s=0.01)
 
     async def scenario(served):
-        call = served.stream(spell("w " * 100_000))
+        call = served.stream(spell("w " * 60_000))
         await call.read()
         call.cancel()
         await until(speller.has_ended.is_set)
@@ -108,7 +108,7 @@ class Rattler(Speller):
     def infer(self, batch):
         for _ in range(2000):
             self.spoken += 1
-            yield {"spelled": np.array([b"r" * 100_000] * batch.rows, dtype=object)}
+            yield {"spelled": np.array([b"r" * 60_000] * batch.rows, dtype=object)}
 
 
 def test_a_slow_reader_misses_parts_but_gets_the_complete_answer():
@@ -158,7 +158,7 @@ def test_a_deadline_ends_the_generation():
     speller = Speller(pause_s=0.01)
 
     async def scenario(served):
-        call = served.stream(spell("w " * 100_000), timeout=0.5)
+        call = served.stream(spell("w " * 60_000), timeout=0.5)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await answers_of(call)
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED

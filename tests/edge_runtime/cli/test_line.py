@@ -12,6 +12,7 @@ import pytest
 from tools.processes import start
 
 from edge_runtime.cli import Command, field, main
+from edge_runtime.cli.arguments import _elements
 from edge_runtime.cli.gatekeeper import main as gatekeeper
 from edge_runtime.errors import GatekeeperError
 
@@ -30,6 +31,7 @@ class Paint(Command):
     coats: int = field("how many", default=1, least=1)
     litres: float | None = field("at most", default=None)
     seeds: tuple[int, ...] = field("seeds", default=(0,))
+    marks: tuple[str, ...] = field("marks", default=(), repeated=True)
     finish: Literal["matt", "gloss"] = field("surface", default="matt")
     dry: bool = field("wait", default=False)
 
@@ -66,6 +68,37 @@ def test_text_is_converted_to_the_fields_types():
     ] == RAN
 
 
+@pytest.mark.parametrize(
+    ("words", "marks"),
+    [
+        (["--marks", ","], (",",)),
+        (["--marks=,"], (",",)),
+        (
+            ["--marks=", "--marks", "a,b", "--marks=--dry", "--marks=x=y"],
+            ("", "a,b", "--dry", "x=y"),
+        ),
+        (["--marks", "\\,", "north", "--marks", "-", "--marks=True"], ("\\,", "-", "True")),
+    ],
+)
+def test_a_repeated_flag_takes_each_value_whole(words, marks):
+    assert run("paint", "--colour", "red", *words) == 0
+    assert RAN[0].marks == marks
+
+
+@pytest.mark.parametrize(
+    ("line", "walls"),
+    [
+        ("a,b", ("a", "b")),
+        ("a\\,b,c", ("a,b", "c")),
+        ("\\,", (",",)),
+        ("a\\b", ("a\\b",)),
+        ("", ()),
+    ],
+)
+def test_a_comma_inside_an_element_of_a_list_is_escaped(line, walls):
+    assert tuple(_elements(line, "--walls")) == walls
+
+
 def test_a_switch_does_not_swallow_the_word_after_it():
     assert run("paint", "--colour", "red", "--dry", "north") == 0
     assert RAN[0].dry
@@ -80,6 +113,10 @@ def test_a_switch_does_not_swallow_the_word_after_it():
         ("paint --colour red --coats 0", ["expected --coats at least 1, got 0"]),
         ("paint --colour", ["--colour expects a value"]),
         ("paint --colour red --finish shiny", ["matt, gloss", "'shiny'"]),
+        ("paint --colour red --seeds 1,,2", ["--seeds expects elements", "'1,,2'", r"write \,"]),
+        ("paint --colour red --seeds ,", ["--seeds expects elements between commas, got ','"]),
+        ("paint --colour red --marks", ["--marks expects a value, got none: write --marks=VALUE"]),
+        ("paint --colour red --marks --dry", ["--marks expects a value"]),
         ("paint north", ["--colour required"]),
         ("pain --colour red", ["did you mean 'paint'"]),
         ("", ["expected a command (paint)"]),

@@ -119,6 +119,20 @@ def test_a_reported_compute_time_is_within_that_of_the_call(reported_us, bundle,
     assert times.edge_s + times.wire_s + times.cloud_s <= times.total_s + 1e-6
 
 
+@pytest.mark.parametrize(
+    ("labels", "most"), [(("a", "b"), 65536 + 2 * 65), (None, 65536 + (2 << 20))]
+)
+def test_an_answer_that_is_far_too_large_is_not_parsed(labels, most, server):
+    server.reply = lambda *_: b"\x32\x00" * (most // 2 + 1)  # empty outputs
+    with (
+        CloudModel.open(
+            f"127.0.0.1:{server.port}", labels=labels, deadline_s=20, probe_s=None
+        ) as cloud,
+        pytest.raises(CloudProtocolError, match=f"at most {most} bytes in the answer to 2 rows"),
+    ):
+        cloud.infer(ROWS)
+
+
 class FewAnswers:
     """A larger model that leaves out the last row."""
 

@@ -62,6 +62,16 @@ def test_streamed_json_lines_are_pieces_and_then_the_answer(generate):
     assert (answer["text"], answer["ended"]) == ("aé€", "stop")
 
 
+@pytest.mark.parametrize(
+    ("words", "text"), [(["--stop", ","], "a"), (["--stop=c", "--stop=d,"], "a,b")]
+)
+def test_a_stop_string_may_hold_a_comma(words, text, generate, tmp_path):
+    bundle = write_adder(tmp_path, Adder.saying("a,bcd"))
+    _, out, _ = generate("?", "--json", *words, bundle=bundle)
+    assert json.loads(out)["text"] == text
+    assert json.loads(out)["ended"] == "stop"
+
+
 def test_a_certain_deferral_ends_early_but_to_the_end_on_request(generate, tmp_path):
     bundle = write_adder(tmp_path, Adder.saying("abcdefgh"), kind="sum_logprob", threshold=-0.05)
     _, short, _ = generate("?", "--json", bundle=bundle)

@@ -1,5 +1,6 @@
 """Exports of checkpoints: the bundle decides as the model does, describes itself, and is whole."""
 
+import dataclasses
 import json
 import shutil
 
@@ -22,7 +23,7 @@ from edge_runtime.errors import SettingError
 from export.__main__ import COMMANDS
 from export.classifier.preprocessing import fuse_preprocessing
 from export.commands.build import BuildSettings
-from export.commands.inspect import describe
+from export.commands.inspect import InspectSettings, describe, inspect
 from export.commands.retune import RetuneSettings
 from export.errors import OutputError, PreprocessingError
 from export.session import open_graph
@@ -103,6 +104,18 @@ def test_graph_and_bundle_json_say_the_same(bundle):
     ]
     assert json.loads(entry.value) == record["metadata"]
     assert record["verification"]["graph"]["decisions_differing"] == 0
+
+
+def test_inspect_shows_the_names_of_a_stranger_s_bundle_cleaned(bundle, monkeypatch, capsys):
+    read = read_bundle(bundle)
+    metadata = dataclasses.replace(read.metadata, labels=("\x1b[2J\n", *read.metadata.labels[1:]))
+    strange = dataclasses.replace(read, metadata=metadata)
+    monkeypatch.setattr("export.commands.inspect.read_bundle", lambda *_: strange)
+    for as_json in (False, True):
+        inspect(InspectSettings(bundle=bundle, json=as_json))
+        out = capsys.readouterr().out
+        assert "\x1b" not in out
+        assert ("u001b[2J\\n" if as_json else "x1b[2J\\n, ") in out
 
 
 def test_inspect_explains_the_threshold(bundle):

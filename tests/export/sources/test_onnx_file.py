@@ -1,5 +1,7 @@
 """Foreign ONNX files: half precision, quantized, old, or not a classifier."""
 
+import os
+
 import numpy as np
 import onnx
 import pytest
@@ -257,12 +259,12 @@ def test_a_batch_axis_that_is_free_in_name_only_is_refused(model, refused, tmp_p
 @pytest.mark.parametrize("content", [b"", b"no graph at all", b"\x08\x07" * 50])
 def test_other_bytes_are_refused(content, refused, tmp_path):
     (tmp_path / "broken.onnx").write_bytes(content)
-    refused(tmp_path / "broken.onnx", "expected an ONNX file")
+    refused(tmp_path / "broken.onnx", "expected an ONNX (file|graph)")
 
 
 def test_a_file_cut_short_or_missing_is_refused(model, refused, tmp_path):
     (tmp_path / "short.onnx").write_bytes(model.read_bytes()[:-500])
-    refused(tmp_path / "short.onnx", "expected an ONNX file|ONNX Runtime")
+    refused(tmp_path / "short.onnx", "expected an ONNX graph|ONNX Runtime")
     refused(tmp_path / "none.onnx", "No such file")
 
 
@@ -276,3 +278,8 @@ def test_a_quantized_file_is_not_quantized_again(model, refused, tmp_path):
 def test_the_error_is_a_graph_error(model, export, tmp_path):
     with pytest.raises(GraphError):
         export(rewrite(model, tmp_path / "other.onnx", with_opset(12)))
+
+
+def test_a_processor_that_is_a_pipe_is_refused_at_once(model, refused, tmp_path):
+    os.mkfifo(tmp_path / "preprocessor_config.json")
+    refused(model, "an image processor in .* no regular file", processor=tmp_path)

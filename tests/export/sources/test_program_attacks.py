@@ -157,6 +157,24 @@ def endless_power(files, _):
     replace_text(files, SIZE, f"Pow({nine}, Pow({nine}, Pow({nine}, {nine})))")
 
 
+def slow_size(files, _):
+    replace_text(files, SIZE, f"CeilDiv(Max({SIZE}, Integer(3)), Integer(2))")
+
+
+def many_sizes(files, _):
+    def change(program):
+        values = program["graph_module"]["graph"]["sym_int_values"]
+        for i in range(201):
+            size = f"Add({SIZE}, Integer({i}))"
+            values[f"n{i}"] = {"as_expr": {"expr_str": size, "hint": None}}
+
+    change_program(files, change)
+
+
+def power_of_powers(files, _):
+    replace_text(files, SIZE, f"Pow({'Pow(' * 19}Integer(9){', Integer(8))' * 20}")
+
+
 def long_size(files, _):
     replace_text(files, SIZE, f"Add({', '.join(['Integer(7)'] * 70)})")
 
@@ -284,6 +302,9 @@ PROGRAMS = {
     evaluated_size: "the size .*__import__",
     endless_size: r"the size .*9\*\*9\*\*9",
     endless_power: r"the size .*Pow\(Integer\(9\)",
+    power_of_powers: "the size 'Pow",
+    slow_size: "the size .CeilDiv",
+    many_sizes: "more than 200 different symbolic sizes",
     long_size: "the size .*Add",
     endless_symbols: "the symbol 'u999999999999'",
     endless_products: "a size that is a product of 128 sizes",
@@ -349,6 +370,12 @@ def test_a_file_is_read_by_one_parser(path, trap, refused):
     shown = {f"model/{name}": content for name, content in later.items()}
     path.write_bytes(with_two_directories(shown, hidden))
     refused(path, "got the file serialized_exported_program.json")
+
+
+def test_a_program_that_does_not_fit_its_outputs_is_refused(path, refused):
+    keys = {"type": "builtins.dict", "context": json.dumps(["logits", "more"])}
+    change_archive(path, lambda files: outputs(files, keys))
+    refused(path, "expected a program that runs in .*, it failed")
 
 
 def test_an_archive_that_was_only_packed_anew_is_the_same(path, written):

@@ -103,7 +103,8 @@ def test_a_single_probability_is_one_of_the_second_class(
     write, export, refused, two_names, pixels, digits
 ):
     path = write(lambda z, x: 1 / (1 + torch.exp(-single(z, x))))
-    refused(path, "its output holds probabilities: give --scores probabilities, or", **two_names)
+    says = "its output holds probabilities, it seems: give --scores probabilities or logits"
+    refused(path, says, **two_names)
     gated = EdgeModel.open(export(path, scores="probabilities", **two_names))(digits)
     probability = run_alone(path, pixels, "scores")[:, 0]
     np.testing.assert_array_equal(gated.prediction, probability > 0.5)
@@ -122,7 +123,9 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_shares_are_refused_until_they_are_named(form, write, export, refused, pixels, digits):
     path, name = write(FORMS[form]), form.split()[0]
-    refused(path, f"its output holds {name}: give --scores {name}, or --logits")
+    refused(
+        path, f"its output holds {name}, it seems: give --scores {name} or logits, .*, or --logits"
+    )
     gated = EdgeModel.open(export(path, scores=name))(digits)
     told = run_alone(path, pixels, "scores")
     told /= told.sum(-1, keepdims=True)
@@ -183,3 +186,15 @@ def test_names_of_classes_have_no_byte_order_mark_and_composed_accents(
     file.write_bytes(text.encode("utf-8-sig"))
     bundle = export(write(single), **two_names | {"labels": place})
     assert EdgeModel.open(bundle).labels == names
+
+
+def test_a_single_column_of_percentages_is_not_taken_for_logits(write, refused, two_names):
+    refused(write(percentages), "its output holds percentages, it seems", **two_names)
+
+
+@pytest.mark.parametrize("form", ["probabilities", "percentages"])
+def test_scores_are_quantized_no_further_than_logits(form, write, export, digits):
+    bundle = export(write(FORMS[form]), scores=form, quantize="int8", max_flips=0.5)
+    figures = read_bundle(bundle).verification["quantization"]
+    assert figures["confidence_difference_max"] < 0.02
+    assert len(np.unique(EdgeModel.open(bundle)(digits).confidence)) > 0.9 * len(digits)

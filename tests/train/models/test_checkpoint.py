@@ -9,6 +9,7 @@ import pytest
 
 from train.errors import CheckpointError
 from train.models import DeferralHead, build, open_checkpoint, save, write_head
+from train.models.language import is_language_model, open_language_model
 
 LABELS = [str(i) for i in range(10)]
 
@@ -117,4 +118,73 @@ def test_the_damage_of_a_checkpoint_is_named(words, small_checkpoint, tmp_path):
     path = shutil.copytree(small_checkpoint, tmp_path / "copy")
     DAMAGES[words](path)
     with pytest.raises(CheckpointError, match=words):
+        open_checkpoint(path)
+
+
+def replace_by_pipe(path, name):
+    (path / name).unlink(missing_ok=True)
+    os.mkfifo(path / name)
+
+
+def name_in_index(name):
+    def change(path):
+        index = {"metadata": {}, "weight_map": {"layer": name}}
+        (path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda p: replace_by_pipe(p, "config.json"), "no regular file"),
+        (lambda p: replace_by_pipe(p, "model.safetensors"), "no regular file"),
+        (lambda p: replace_by_pipe(p, "vocab.txt"), "no regular file"),
+        (lambda p: (p / "config.json").write_text("[" * 100_000), "nested deeper than 64 levels"),
+        (lambda p: (p / "config.json").write_text("[]"), "expected an object in"),
+        (lambda p: os.truncate(p / "preprocessor_config.json", 1 << 29), "at most 256 MiB"),
+        (lambda p: edit_config(p, num_hidden_layers=10**7), "at most 2000 as num_hidden_layers"),
+        (lambda p: edit_config(p, text_config={"depths": [1, 10**7]}), "at most 2000 as depths"),
+        (lambda p: edit_config(p, num_labels=10**9), "at most 16777216 as num_labels"),
+        (lambda p: edit_config(p, widths=[1 << 14] * 2), "config.json asks for .* MB, the files"),
+        (name_in_index("../other/model.safetensors"), "it names '../other/model.safetensors'"),
+        (name_in_index("other.safetensors"), "it names 'other.safetensors'"),
+        (name_in_index(7), "it names '7'"),
+        (
+            lambda p: edit_config(p, transformers_weights="../other/model.safetensors"),
+            "it names '../other/model.safetensors'",
+        ),
+        (lambda p: (p / "adapter_config.json").write_text("{}"), "merge the adapter"),
+    ],
+)
+def test_a_folder_that_was_made_to_harm_is_refused(change, says, small_checkpoint, tmp_path):
+    path = shutil.copytree(small_checkpoint, tmp_path / "copy")
+    change(path)
+    with pytest.raises(CheckpointError, match=says) as refused:
+        open_checkpoint(path)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(CheckpointError):
+        open_language_model(path)
+    assert not is_language_model(path)
+
+
+def test_a_configuration_of_endless_layers_is_not_built(tmp_path):
+    layers = {"model_type": "vit", "num_hidden_layers": 10**7}
+    (tmp_path / "config.json").write_text(json.dumps(layers))
+    with pytest.raises(CheckpointError, match="at most 2000 as num_hidden_layers"):
+        build(str(tmp_path), labels=LABELS)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"_attn_implementation": "someone/kernel@main"},
+        {"attn_implementation": {"": "someone/kernel"}},
+        {"backbone_config": {"_experts_implementation_internal": "flash|someone/kernel:name"}},
+    ],
+)
+def test_attention_from_a_repository_is_refused(entry, small_checkpoint, tmp_path):
+    path = shutil.copytree(small_checkpoint, tmp_path / "copy")
+    edit_config(path, **entry)
+    with pytest.raises(CheckpointError, match=r"config.json asks for code from '.*someone/kern"):
         open_checkpoint(path)

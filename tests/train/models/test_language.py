@@ -288,6 +288,11 @@ def test_code_in_a_folder_is_not_run(folder, tmp_path):
     assert not mark.exists()
 
 
+def test_attention_from_a_repository_is_refused(folder):
+    change_json(folder / "config.json", _attn_implementation="someone/kernel")
+    assert_refused(folder, "its config.json asks for code from 'someone/kernel'")
+
+
 def test_a_classifier_is_not_a_language_model(tmp_path, text_start):
     save(build("small-cnn", labels=["a", "b"], image_size=(8, 8)), tmp_path / "pictures")
     assert_refused(tmp_path / "pictures", "its config.json describes another kind: SmallCNN")

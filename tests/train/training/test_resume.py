@@ -5,12 +5,14 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from tools.devices import DEVICES
+from tools.hostile_programs import Malicious
 from tools.processes import start, wait_for
 
 from train import data
 from train.classifier.settings import TuneSettings
-from train.errors import DataError
+from train.errors import CheckpointError, DataError
 from train.models import open_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -60,3 +62,16 @@ def test_a_run_does_not_continue_with_other_data(killed, small_checkpoint, tmp_p
     with pytest.raises(DataError, match="they have changed since: leave --resume out"):
         tune(small_checkpoint, copy / "out", device=device, resume=True, limit=60)
     assert list(copy.glob(".out.training/checkpoint-*"))
+
+
+@pytest.mark.parametrize("name", ["rng_state.pth", "optimizer.pt", "pytorch_model.bin"])
+def test_a_pickle_among_the_saved_states_is_refused_and_not_run(
+    killed, small_checkpoint, tmp_path, name
+):
+    device, folder = killed
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for state in copy.glob(".out.training/checkpoint-*"):
+        torch.save(Malicious(tmp_path / "trap"), state / name)
+    with pytest.raises(CheckpointError, match=f"{name}, it is damaged or holds objects"):
+        tune(small_checkpoint, copy / "out", device=device, resume=True)
+    assert not (tmp_path / "trap").exists()

@@ -1,0 +1,180 @@
+"""Cuts large calls into pieces that take turns with the other calls.
+
+A model that has begun a batch cannot be interrupted, so a batch must be short: at most about twice
+as long as the model's shortest one, whatever a message holds. Between two pieces other calls are
+worked on, and the rest of a call whose caller has left or whose deadline has passed is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from time import monotonic
+from typing import Any, Final
+
+import numpy as np
+
+from cloud_stub.backends.backend import Column, Outputs
+from cloud_stub.errors import CallError, ExpiredError, RefusedRowsError
+from cloud_stub.scheduling.batcher import Batcher
+from cloud_stub.scheduling.queue import Job, Result
+from cloud_stub.scheduling.workers import MIB
+from edge_runtime.wire.tensors import Array
+
+_LEAST_S: Final = 0.002
+"""A piece may take as long in any case: handing it over takes a tenth of that."""
+_SHORTEST_BATCHES: Final = 2
+_DECAY: Final = 1.01
+_GROWTH: Final = 4
+_FIRST_ROWS: Final = 4
+_ROW_BYTES: Final = 1024
+"""Weight of a row besides its content."""
+_MOST_BYTES: Final = 16 * MIB
+_HEAVY_BYTES: Final = 2 * MIB
+_HEAVY: Final = 2
+_BLANK: Final[Mapping[str, Any]] = {"f": np.nan, "O": b""}
+"""By kind of an output's type: the value of a row that is not answered yet."""
+
+
+class Pace:
+    """Chooses how many rows a piece has, by the time that the pieces before it took.
+
+    Args:
+        max_batch: Most rows of a piece.
+        is_timed: Whether batches show how long rows take; otherwise a piece has half of
+            `max_batch`, and the other half is left to other calls.
+    """
+
+    def __init__(self, max_batch: int, *, is_timed: bool = True) -> None:
+        self._most = max_batch if is_timed else max(1, max_batch // 2)
+        self._is_timed = is_timed
+        self._shortest_s = float("inf")
+        self._weight_s = float("inf")  # seconds per unit of weight
+        self._last = 0
+
+    def observe_batch(self, took_s: float) -> None:
+        """Note how long a batch took; short ones show what other calls are used to."""
+        self._shortest_s = min(took_s, self._shortest_s * _DECAY)
+
+    def observe_piece(self, weight: int, took_s: float) -> None:
+        """Note how long a piece took."""
+        # The shortest times: a processor that others keep busy says nothing about the rows.
+        self._weight_s = min(took_s / weight, self._weight_s * _DECAY)
+        self._last = weight
+
+    def next_piece(self, inputs: Mapping[str, Column], start: int, rows: int) -> tuple[int, int]:
+        """Return the end of the piece that begins at a row, and its weight."""
+        most, end, weight = self._most_weight(), start, 0
+        most_rows = self._most if self._last or not self._is_timed else _FIRST_ROWS
+        for row in range(start, min(rows, start + most_rows)):
+            more = _ROW_BYTES + sum(_size(column[row]) for column in inputs.values())
+            if row > start and weight + more > most:
+                break
+            end, weight = row + 1, weight + more
+        return end, weight
+
+    def is_heavy(self, weight: int) -> bool:
+        """Return whether a piece of one row takes far longer than a piece should."""
+        return weight > _HEAVY_BYTES and (not self._last or weight > _HEAVY * self._most_weight())
+
+    def _most_weight(self) -> float:
+        if not (self._last and self._is_timed):
+            return _MOST_BYTES
+        target_s = max(_LEAST_S, _SHORTEST_BATCHES * self._shortest_s)
+        return min(target_s / self._weight_s, float(_GROWTH * self._last), _MOST_BYTES)
+
+
+class Pieces:
+    """Runs calls on a batcher, large ones piece by piece.
+
+    Args:
+        batcher: The batcher.
+        pace: The size of pieces.
+        heavy: A further batcher for rows that take far longer than others and cannot be cut.
+    """
+
+    def __init__(self, batcher: Batcher, pace: Pace, heavy: Batcher | None = None) -> None:
+        self._batcher, self._pace, self._heavy = batcher, pace, heavy
+
+    async def run(self, job: Job) -> Result:
+        """Wait until all rows of a call are worked on, and return the result.
+
+        Raises:
+            CallError: A piece could not be worked on; the rows of the whole call are named.
+        """
+        if job.key is None:
+            whole: Result = await self._batcher.run(job)
+            return whole
+        done: list[Result] = []
+        start = 0
+        while start < job.rows:
+            end, weight = self._pace.next_piece(job.inputs, start, job.rows)
+            piece = job if (start, end) == (0, job.rows) else _cut(job, start, end, done)
+            is_heavy = end - start == 1 and self._pace.is_heavy(weight)
+            batcher = self._heavy if is_heavy and self._heavy is not None else self._batcher
+            try:
+                result: Result = await batcher.run(piece)
+            except CallError as error:
+                raise _moved(error, start) from None
+            if job.rows > 1 and not is_heavy:
+                self._pace.observe_piece(weight, result.compute_s)
+            job.queue_s += 0.0 if piece is job else piece.queue_s
+            done.append(result)
+            start = end
+            if start < job.rows and job.deadline <= monotonic():
+                raise ExpiredError(f"the deadline passed after {start} of {job.rows} rows")
+        return done[0] if len(done) == 1 else _whole(done)
+
+
+def _size(value: Any) -> int:
+    size: int = value.nbytes if hasattr(value, "nbytes") else len(value)
+    return size
+
+
+def _cut(job: Job, start: int, end: int, done: list[Result]) -> Job:
+    inputs: dict[str, Column] = {name: column[start:end] for name, column in job.inputs.items()}
+    on_part = job.on_part
+    if on_part is not None:
+        on_part = partial(_pass_on, job, [result.outputs for result in done])
+    return Job(
+        inputs,
+        end - start,
+        key=job.key,
+        client=job.client,
+        deadline=job.deadline,
+        on_part=on_part,
+        piece=len(done),
+        arrived=job.arrived,
+    )
+
+
+def _pass_on(job: Job, done: list[Outputs], part: Outputs) -> None:
+    """Send the pieces so far and a part of the next one, the other rows blank."""
+    assert job.on_part is not None  # noqa: S101 - set with the piece's own function
+    outputs = {}
+    for name, array in part.items():
+        known = np.concatenate([*(some[name] for some in done), array])
+        blank = np.full(
+            (job.rows - len(known), *known.shape[1:]), _BLANK.get(known.dtype.kind, 0), known.dtype
+        )
+        outputs[name] = np.concatenate([known, blank])
+    job.on_part(outputs)
+
+
+def _moved(error: CallError, start: int) -> CallError:
+    """Return an error of a piece with the rows' numbers in the call."""
+    if not (start and error.reasons):
+        return error
+    reasons = {start + row: why for row, why in error.reasons.items()}
+    if isinstance(error, RefusedRowsError):
+        return RefusedRowsError(reasons)
+    error.reasons = reasons
+    return error
+
+
+def _whole(done: list[Result]) -> Result:
+    first = done[0].outputs
+    outputs: dict[str, Array] = {
+        name: np.concatenate([result.outputs[name] for result in done]) for name in first
+    }
+    return Result(outputs, sum(result.compute_s for result in done))
