@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -86,16 +87,14 @@ async def parse_request(data: bytes) -> Parsed:
 
 
 def request_id(data: bytes) -> str:
-    """Return the id of a request that may be malformed, without parsing the rest."""
+    """Return the id of a request, as far as it can be read; a large one is not parsed for it."""
     found = ""
-    try:
-        for count, (number, _, start, end) in enumerate(_fields(data, 0, len(data))):
+    with contextlib.suppress(tensors.WireError, UnicodeDecodeError):
+        if len(data) <= _MOST_INLINE_BYTES:
+            return tensors.parse(pb.ModelInferRequest, data).id
+        for number, _, start, end in islice(_fields(data, 0, len(data)), _MOST_FIELDS):
             if number == _ID:
                 found = data[start:end].decode()
-            if count == _MOST_FIELDS:
-                break
-    except (tensors.WireError, UnicodeDecodeError):
-        pass
     return found
 
 

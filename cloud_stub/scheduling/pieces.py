@@ -112,13 +112,15 @@ class Pieces:
             piece = job if (start, end) == (0, job.rows) else _cut(job, start, end, done)
             is_heavy = end - start == 1 and self._pace.is_heavy(weight)
             batcher = self._heavy if is_heavy and self._heavy is not None else self._batcher
+            submitted = monotonic()
             try:
                 result: Result = await batcher.run(piece)
             except CallError as error:
                 raise _moved(error, start) from None
             if job.rows > 1 and not is_heavy:
                 self._pace.observe_piece(weight, result.compute_s)
-            job.queue_s += 0.0 if piece is job else piece.queue_s
+            if piece is not job:  # it counts from the call's arrival, so as not to be delayed
+                job.queue_s += piece.arrived + piece.queue_s - submitted
             done.append(result)
             start = end
             if start < job.rows and job.deadline <= monotonic():
