@@ -7,6 +7,7 @@ INSTALLED := $(VENV)/.installed
 NEXT := $(VENV)-transformers5
 MLSERVER := $(VENV)-mlserver
 GENAI := $(VENV)-genai
+LOWEST := $(VENV)-lowest
 # Tests run in this many processes, each file in one of them.
 JOBS ?= 2
 PYTEST := -m pytest -n $(JOBS) --dist loadfile
@@ -22,6 +23,10 @@ test: lint $(MLSERVER)/.installed
 # The chain on the next major version of transformers, where optimum's exporter does not exist yet.
 test-transformers5: $(NEXT)/.installed
 	$(NEXT)/bin/python $(PYTEST) -m "not once" tests/train tests/export tests/cloud_stub
+
+# The runtime at the lowest versions that it allows.
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python $(PYTEST) tests/edge_runtime --ignore=tests/edge_runtime/cloud/test_mlserver.py
 
 test-fast: $(INSTALLED)
 	$(BIN)/python $(PYTEST) -m "not slow"
@@ -63,6 +68,15 @@ $(MLSERVER)/.installed: constraints-mlserver.txt
 	$(MLSERVER)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $< mlserver onnxruntime pillow
 	touch $@
 
+# pytest, and what makes the bundles of the tests, come from the first environment.
+PURELIB := python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+$(LOWEST)/.installed: constraints-lowest.txt pyproject.toml $(INSTALLED)
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $< -e '.[cpu,image,text,serve]' onnx pandas pyarrow tritonclient
+	$(BIN)/$(PURELIB) > "$$($(LOWEST)/bin/$(PURELIB))/rest.pth"
+	touch $@
+
 # onnxruntime-genai as its users run it. Its builder of graphs wants torch and transformers 5, which are
 # in the environment of these.
 $(GENAI)/.installed: constraints-genai.txt $(NEXT)/.installed
@@ -82,4 +96,4 @@ touch $(1)/.installed
 endef
 
 clean:
-	rm -rf $(VENV) $(NEXT) $(MLSERVER) $(GENAI) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(NEXT) $(MLSERVER) $(GENAI) $(LOWEST) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -118,7 +118,8 @@ def decode_array(raw: bytes | memoryview, datatype: str, shape: Sequence[int]) -
 
 def _widen(halves: Array) -> Array:
     """Return float32 from bfloat16 bit patterns, which are its upper half."""
-    return (halves.astype(np.uint32) << 16).view(np.float32)
+    # Shifting an array without axes gives a number, which numpy 1 does not view as another type.
+    return np.asarray(halves.astype(np.uint32) << 16, np.uint32).view(np.float32)
 
 
 def encode_bytes(values: Iterable[bytes | str]) -> bytes:

@@ -1,10 +1,11 @@
 """Makes text classifiers with real tokenizers, and texts to classify."""
 
 import csv
+import string
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -80,14 +81,16 @@ def write_classifier(path, kind="bert", *, labels=LABELS, seed=0, scale=3.0, **s
 
 def make_tokenizer():
     """Return a WordPiece tokenizer; it knows most words, and the rest by their letters."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    known = sorted({word for words in _WORDS.values() for word in words.split()[:8]})
+    known += sorted(set(_FILLING.lower().split()) - set(known))
+    letters = sorted(set("".join(known)) | set(string.ascii_lowercase))
+    # Trained, the vocabulary would have another order in every process.
+    entries = dict.fromkeys([*_SPECIAL, *letters, *(f"##{one}" for one in letters), *known])
+    vocabulary = {entry: number for number, entry in enumerate(entries)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(_SPECIAL)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    known = [_FILLING, *(" ".join(words.split()[:8]) for words in _WORDS.values())]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=300, special_tokens=_SPECIAL, show_progress=False
-    )
-    tokenizer.train_from_iterator(known * 3, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )

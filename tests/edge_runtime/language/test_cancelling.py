@@ -1,5 +1,6 @@
 """Reading a long prompt ends with a cancellation, in a real graph that is slow."""
 
+import itertools
 import threading
 import time
 
@@ -9,7 +10,6 @@ import pytest
 from onnx import helper, numpy_helper
 from tools.adding_decoder import Adder, seal, write_adder
 from tools.callers import wait_until
-from tools.faulty_graphs import loop_body
 
 from edge_runtime.bundle import read_bundle
 from edge_runtime.contract import ROLE_DECODER
@@ -17,8 +17,8 @@ from edge_runtime.language.decoder import Decoder
 
 pytestmark = pytest.mark.slow
 
-STEPS_A_TOKEN = 14_000_000
-"""Iterations of a loop; a prompt of 36 tokens takes minutes, at least ten seconds anywhere."""
+PRODUCTS, SIDE = 4000, 1024
+"""Products of square matrices, of 2 * 1024^3 operations each: they take minutes on one core."""
 SOON_S = 8.0
 
 
@@ -31,10 +31,7 @@ def write_slow_adder(folder):
     graph, node = model.graph, helper.make_node
     constants = {
         "far": np.array(35, np.int64),
-        "nil": np.array(0, np.int64),
-        "pace": np.array(STEPS_A_TOKEN, np.int64),
-        "still": np.array(True),
-        "start": np.zeros(64, np.float32),
+        "ones": np.full((SIDE, SIDE), 1 / SIDE, np.float32),
         "nought": np.array(0, np.float32),
     }
     graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in constants.items())
@@ -44,10 +41,10 @@ def write_slow_adder(folder):
     slow = [
         node("Shape", ["input_ids"], ["read_"], start=1),
         node("Squeeze", ["read_"], ["read"]),
-        node("Sub", ["read", "far"], ["over"]),
-        node("Max", ["over", "nil"], ["long"]),
-        node("Mul", ["long", "pace"], ["turns"]),
-        node("Loop", ["turns", "still", "start"], ["spun"], body=loop_body()),
+        node("Greater", ["read", "far"], ["is_long"]),
+        node("Cast", ["is_long"], ["factor"], to=onnx.TensorProto.FLOAT),
+        node("Mul", ["ones", "factor"], ["product0"]),  # depends on the prompt: not folded
+        node("If", ["is_long"], ["spun"], then_branch=products(), else_branch=nothing()),
         node("ReduceMax", ["spun"], ["most"], keepdims=0),
         node("Mul", ["most", "nought"], ["nothing"]),
         node("Add", ["plain_numbers", "nothing"], ["numbers"]),
@@ -59,6 +56,24 @@ def write_slow_adder(folder):
     onnx.save(model, file)
     seal(folder, metadata)
     return folder
+
+
+def products():
+    """Return a branch that multiplies a matrix by another many times."""
+    names = [f"product{n}" for n in range(PRODUCTS + 1)]
+    pairs = itertools.pairwise(names)
+    nodes = [helper.make_node("MatMul", [one, "product0"], [to]) for one, to in pairs]
+    return helper.make_graph(nodes, "products", [], [matrix(names[-1])])
+
+
+def nothing():
+    return helper.make_graph(
+        [helper.make_node("Identity", ["product0"], ["same"])], "nothing", [], [matrix("same")]
+    )
+
+
+def matrix(name):
+    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [SIDE, SIDE])
 
 
 @pytest.fixture(scope="module")

@@ -33,13 +33,18 @@ def test_committed_descriptor_and_stub_are_what_the_proto_compiles_to(tmp_path):
     assert (WIRE / "messages.pyi").read_text(encoding="utf-8") == stub
 
 
+def _is_repeated(field):
+    # Older protobuf has no such attribute, and newer ones warn of the label.
+    return field.is_repeated if hasattr(field, "is_repeated") else field.label == 3
+
+
 def _fields(descriptor, prefix=""):
     """Every field of a message and the messages nested in it."""
     found = {
         (prefix, field.name): (
             field.number,
             field.type,
-            field.is_repeated,
+            _is_repeated(field),
             field.message_type and field.message_type.full_name,
             field.containing_oneof and field.containing_oneof.name,
         )
