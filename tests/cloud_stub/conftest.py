@@ -315,4 +315,6 @@ def moody(tmp_path_factory):
 @pytest.fixture
 def launch_moody(moody, launch):
     """Start a server of that graph on one thread, with further flags."""
-    return lambda *words: launch("--onnx", str(moody.path), "--threads", "1", "--port", "0", *words)
+    return lambda *words: launch(
+        "--onnx", str(moody.path), "--allow-loops", "--threads", "1", "--port", "0", *words
+    )
