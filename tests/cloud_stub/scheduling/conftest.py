@@ -30,7 +30,8 @@ def orders(moody, start, tmp_path_factory):
     file = tmp_path_factory.mktemp("orders") / "models.toml"
     file.write_text(
         "".join(
-            f'[[model]]\nmodel = "{name}"\nonnx = "{moody.path}"\nallow_loops = true\nthreads = 1\n{settings}\n'
+            f'[[model]]\nmodel = "{name}"\nonnx = "{moody.path}"\n'
+            f"allow_loops = true\nthreads = 1\n{settings}\n"
             for name, settings in MODELS.items()
         )
     )
