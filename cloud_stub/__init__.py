@@ -2,6 +2,8 @@
 
 import os
 
+import edge_runtime  # noqa: F401 - switches off what libraries report, before their import
+
 # gRPC prints lines about handshakes that fail and headers that are malformed, past all logging: a
 # flood of them would fill the disk, and they are no JSON. It reads this variable when it is
 # imported; a value that is already set stays.

@@ -13,6 +13,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime import reports
+
+reports.switch_off()
+
 if TYPE_CHECKING:
     from edge_runtime.answer import Answer, Source, Timings
     from edge_runtime.async_cascade import AsyncCascade

@@ -11,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 
+import edge_runtime  # noqa: F401 - switches off what libraries report, before a test imports one
+
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests" / "data"
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import edge_runtime  # noqa: F401 - switches off what libraries report, before their import
+
 if TYPE_CHECKING:
     from train.losses.gatekeeper import GatekeeperLoss, gatekeeper_loss
     from train.losses.linear import linear_gatekeeper_loss

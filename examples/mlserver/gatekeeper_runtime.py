@@ -15,7 +15,11 @@ Pixels come as UINT8 [n, height, width, 3], picture files and texts as BYTES [n]
 from __future__ import annotations
 
 import io
+import os
 from typing import Any
+
+# ONNX Runtime reads this on import: else it looks up a host and leaves a device id.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime

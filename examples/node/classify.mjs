@@ -1,5 +1,6 @@
 /** Classifies pictures with a bundle: `node classify.mjs BUNDLE digit.png` prints a line of JSON each. */
 
+import "./quiet.mjs";
 import { readFile, realpath } from "node:fs/promises";
 import { join, sep } from "node:path";
 import { parseArgs } from "node:util";
