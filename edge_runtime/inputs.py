@@ -229,4 +229,5 @@ def _stack(values: Any) -> Rows:
     if len(sizes) != 1:
         found = "none" if not sizes else ", ".join(str(list(s)) for s in sorted(sizes))
         raise InputError(f"expected inputs of one size in a batch, got {found}: batch by size")
-    return np.stack(rows)
+    # A single large picture is not copied.
+    return np.stack(rows) if len(rows) > 1 else rows[0][None]

@@ -5,7 +5,9 @@ Pictures are decoded with Pillow, the same way on the device, in training and in
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,8 +25,16 @@ if TYPE_CHECKING:
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Formats that Pillow may decode; some of its other readers start programs."""
 MAX_PIXELS = 64 * 1024 * 1024
-"""Most pixels of a picture: 192 MiB of RGB."""
+"""Most pixels of a picture: 192 MiB of RGB. A JPEG with more is decoded at half its size."""
 _WIDE_STEP = 257  # 65535 / 255: 16-bit grey levels per 8-bit level
+_STRIP = 1 << 20  # pixels that become RGB at a time
+_ORIENTATION = 0x0112  # the tag's number, in EXIF and in TIFF
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+# Pillow's numbers of the turns that put a picture upright, by orientation.
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+_EXCHANGED = frozenset({5, 6, 7, 8})  # the first row becomes a column
+_FROM_END = frozenset({3, 4, 6, 7})  # the first row becomes the last one
+_SCAN = 0xDA  # marker of a JPEG's scan, whose head begins with its number of channels
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 _ARRAY = ".npy"
@@ -36,13 +46,16 @@ def decode_picture(
 ) -> npt.NDArray[np.uint8]:
     """Return a picture as RGB, uint8 [height, width, 3].
 
-    Pictures are rotated as their EXIF says, 16-bit grey is scaled to 8 bits, an alpha channel is
-    dropped.
+    Pictures are rotated as their EXIF, or else their XMP, says; damaged EXIF is ignored. 16-bit
+    grey is scaled to 8 bits, an alpha channel is dropped. A JPEG of more than `MAX_PIXELS` is
+    scaled to half its width and height while it is decoded, unless its scans are separate, as in
+    progressive files: those are held whole in memory first.
 
     Args:
         file: The path, or the encoded bytes.
         name: The picture's name in error messages.
-        max_pixels: Size limit, checked against the header before anything is decoded.
+        max_pixels: Limit of the decoded size, checked against the header before anything is
+            decoded.
 
     Raises:
         PictureSizeError: The picture has too many pixels.
@@ -50,18 +63,18 @@ def decode_picture(
         DependencyError: Pillow is missing.
     """
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise DependencyError("Pillow", "reading pictures", "image") from None
     source = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
         with warnings.catch_warnings():
-            # Pillow has a pixel limit of its own, and only warns at first.
+            # Pillow warns of large pictures, whose size is checked here, and of damaged EXIF.
+            warnings.simplefilter("ignore", UserWarning)
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(source, formats=FORMATS) as picture:
-                _check_size(picture, name, max_pixels)
-                upright = ImageOps.exif_transpose(picture) if _has_exif(picture) else picture
-                return _as_rgb(upright, picture.format, name)
+                _limit_size(picture, name, max_pixels)
+                return _as_rgb(picture, name)
     except InputError:
         raise
     except Image.DecompressionBombError:
@@ -82,17 +95,61 @@ def _size_error(name: str, size: str, limit: int) -> PictureSizeError:
     )
 
 
-def _check_size(picture: Image, name: str, limit: int) -> None:
+def _limit_size(picture: Image, name: str, limit: int) -> None:
+    width, height = picture.size
+    # The size alone decides, not `limit`: device and server must see the same pixels.
+    if width * height > MAX_PIXELS and _is_streamed(picture):
+        picture.draft(None, (width // 2, height // 2))
     if picture.width * picture.height > limit:
-        raise _size_error(name, f"{picture.width} x {picture.height}", limit)
+        raise _size_error(name, f"{width} x {height}", limit)
 
 
-def _has_exif(picture: Image) -> bool:
-    # Reading the EXIF of every JPEG takes longer than decoding a small one.
-    return picture.format != "JPEG" or "exif" in picture.info
+def _is_streamed(picture: Any) -> bool:
+    """Return whether a picture is a JPEG whose only scan can be decoded line by line."""
+    if picture.format not in {"JPEG", "MPO"} or "progressive" in picture.info:
+        return False
+    file = picture.fp
+    file.seek(2)  # behind the start marker, to the first segment: a marker and a length
+    while len(head := file.read(4)) == 4 and head[0] == 0xFF and head[1] != _SCAN:  # noqa: PLR2004
+        file.seek(int.from_bytes(head[2:], "big") - 2, io.SEEK_CUR)
+    return bool(head[1:2] == bytes((_SCAN,)) and file.read(1) == bytes((picture.layers,)))
 
 
-def _as_rgb(picture: Image, form: str | None, name: str) -> npt.NDArray[np.uint8]:
+def _orientation(picture: Any) -> int:
+    """Return the orientation of a loaded picture that is still to be applied, 1 to 8."""
+    found = None
+    if picture.format != "JPEG" or "exif" in picture.info:  # it takes longer than a small JPEG
+        with contextlib.suppress(Exception):  # damaged: Pillow raises many unrelated classes
+            found = picture.getexif().get(_ORIENTATION)
+    if found is None and (match := _XMP_ORIENTATION.search(picture.info.get("xmp", b""))):
+        found = int(match[1])
+    return found if found in _TURNS else 1
+
+
+def _as_rgb(picture: Any, name: str) -> npt.NDArray[np.uint8]:
+    # Pillow turns a TIFF by its own tag when it loads it.
+    is_turned = picture.format == "TIFF" and _ORIENTATION in picture.getexif()
+    picture.load()
+    orientation = 1 if is_turned else _orientation(picture)
+    width, height = picture.size
+    is_exchanged = orientation in _EXCHANGED
+    upright = np.empty((width, height, 3) if is_exchanged else (height, width, 3), np.uint8)
+    lines = upright.swapaxes(0, 1) if is_exchanged else upright
+    # In strips: Pillow's conversions and numpy's copy would each hold the whole picture again.
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        strip = picture if rows >= height else picture.crop((0, top, width, bottom))
+        if orientation in _TURNS:
+            strip = strip.transpose(_TURNS[orientation])
+        pixels = _strip_as_rgb(strip, picture.format, name)
+        first = height - bottom if orientation in _FROM_END else top
+        place = lines[first : first + bottom - top]
+        place[:] = pixels.swapaxes(0, 1) if is_exchanged else pixels
+    return upright
+
+
+def _strip_as_rgb(picture: Image, form: str | None, name: str) -> npt.NDArray[np.uint8]:
     # Pillow clips 16-bit grey at 255 when it converts. Old releases open such a PNG as 32-bit.
     if picture.mode.startswith("I;16") or (picture.mode == "I" and form == "PNG"):
         wide = np.asarray(picture).astype(np.uint32)
