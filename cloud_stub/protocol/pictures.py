@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
@@ -127,8 +128,10 @@ def _pixels(encoded: bytes, _: int) -> int:
     try:
         from PIL import Image
 
-        with Image.open(io.BytesIO(encoded), formats=pictures.FORMATS) as picture:
-            return picture.width * picture.height
+        with warnings.catch_warnings():  # Pillow's of a large one: it may be one too many here
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(encoded), formats=pictures.FORMATS) as picture:
+                return picture.width * picture.height
     except Exception:  # noqa: BLE001 - Pillow raises many unrelated classes
         return 0
 

@@ -14,8 +14,10 @@ Pixels come as UINT8 [n, height, width, 3], picture files and texts as BYTES [n]
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import re
 from typing import Any
 
 # ONNX Runtime reads this on import: else it looks up a host and leaves a device id.
@@ -28,10 +30,14 @@ from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.errors import InferenceError
 from mlserver.types import InferenceRequest, InferenceResponse, RequestInput
 from mlserver.utils import get_model_uri
-from PIL import Image, ImageOps
+from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-MAX_PIXELS = 16_000_000
+# As the device decodes pictures: see edge_runtime/pictures.py for the reasons.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+MAX_PIXELS = 64 * 1024 * 1024
+ORIENTATION = 0x0112
+XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Pillow's numbers
 
 
 class GatekeeperRuntime(MLModel):
@@ -73,9 +79,33 @@ def _decode(tensor: RequestInput) -> Any:
 def _pixels(data: bytes) -> Any:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS and "progressive" not in picture.info:
+                picture.draft(None, (picture.width // 2, picture.height // 2))  # a JPEG alone
             # Checked before decoding: a small file may hold a huge picture.
             if picture.width * picture.height > MAX_PIXELS:
                 raise InferenceError(f"expected at most {MAX_PIXELS} pixels, got {picture.size}")
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except OSError as error:
+            return _as_rgb(_upright(picture), picture.format)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InferenceError(f"expected a picture file, got none: {error}") from None
+
+
+def _upright(picture: Any) -> Any:
+    is_turned = picture.format == "TIFF" and ORIENTATION in picture.getexif()
+    picture.load()
+    found = None
+    with contextlib.suppress(Exception):  # damaged EXIF
+        found = picture.getexif().get(ORIENTATION)
+    if found is None and (match := XMP_ORIENTATION.search(picture.info.get("xmp", b""))):
+        found = int(match[1])
+    return picture if is_turned or found not in TURNS else picture.transpose(TURNS[found])
+
+
+def _as_rgb(picture: Any, form: str) -> Any:
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and form == "PNG"):
+        grey = ((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if picture.mode[0] in "IF":
+        raise InferenceError(f"expected 8 bits a channel or 16-bit grey, got mode {picture.mode}")
+    if "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    return np.asarray(picture.convert("RGB"))
