@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import subprocess
 import time
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 from PIL import Image
 from tools.foreign_models import Logits, write_onnx
 from tools.mlserver import add_contract_model, add_foreign_model, write_word_counter
+from tools.processes import ROOT
 from tools.secured import Authority
 
 from benchmarks.serving.mlserver import EXECUTABLE, MLServer, write_settings
+from cloud_stub.protocol.pictures import _decode
 from edge_runtime import Cascade, CloudMisconfiguredError, CloudModel, Security, Source
 from edge_runtime.cli import main
 from edge_runtime.cloud.breaker import BreakerSettings
@@ -25,8 +28,10 @@ from edge_runtime.errors import (
     CloudRejectedError,
     CloudUnavailableError,
 )
+from edge_runtime.pictures import decode_picture
 from export.commands.build import BuildSettings
 from train.classifier.settings import FitSettings
+from train.data.pictures import PictureFiles
 from train.models import open_checkpoint
 
 pytestmark = [
@@ -351,3 +356,40 @@ def test_a_killed_server_is_found_again_at_its_address(bundle, mortal, pictures)
             assert time.monotonic() < until, after.error
             time.sleep(0.05)
     assert after.label == before.label
+
+
+_DECODE = """
+import sys
+from pathlib import Path
+import numpy as np
+import gatekeeper_runtime
+
+for file in sorted(Path(sys.argv[1]).iterdir()):
+    np.save(f"{sys.argv[2]}/{file.name}.npy", gatekeeper_runtime._pixels(file.read_bytes()))
+"""
+
+
+def test_training_device_and_servers_decode_the_same_pixels(tmp_path):
+    files, decoded = tmp_path / "files", tmp_path / "decoded"
+    files.mkdir()
+    decoded.mkdir()
+    colours = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for form in ("png", "jpg", "webp", "bmp", "gif"):
+        Image.fromarray(colours).save(files / f"turned.{form}", exif=exif)
+    Image.fromarray(colours).save(files / "turned.tif", tiffinfo={0x0112: 6})
+    Image.fromarray(colours).save(files / "xmp.webp", xmp=b'tiff:Orientation="6"')
+    Image.fromarray(colours[..., 0].astype(np.uint16) * 200).save(files / "wide.png", exif=exif)
+    palette = Image.fromarray(colours).quantize(8)
+    palette.save(files / "palette.png", transparency=b"\x00\x80")
+    Image.fromarray(colours).convert("CMYK").save(files / "cmyk.jpg")
+    Image.fromarray(colours).save(files / "damaged.webp", exif=b"Exif\0\0XX")
+    python = EXECUTABLE.with_name("python")
+    folder = ROOT / "examples" / "mlserver"
+    subprocess.run([python, "-c", _DECODE, files, decoded], cwd=folder, check=True, timeout=120)
+    for file in sorted(files.iterdir()):
+        expected = decode_picture(file, file.name)
+        np.testing.assert_array_equal(np.load(decoded / f"{file.name}.npy"), expected, file.name)
+        np.testing.assert_array_equal(PictureFiles([file])[0], expected)
+        np.testing.assert_array_equal(_decode(1 << 20, file.read_bytes(), 0), expected)
