@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from edge_runtime import contract
 from edge_runtime.errors import BundleError
+from edge_runtime.files import repair
 from edge_runtime.onnx_file import scan_onnx
 from edge_runtime.reading import open_regular, read_json
 
@@ -83,6 +84,8 @@ def read_bundle(path: Path | str, role: str = contract.ROLE_CLASSIFIER) -> Bundl
         ContractVersionError: The contract version is unknown.
     """
     folder = Path(path)
+    if not folder.exists():
+        repair(folder)
     try:
         return _read(folder, role)
     except OSError as error:

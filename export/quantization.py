@@ -7,7 +7,6 @@ have only a few hundred values.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,7 +17,7 @@ import onnx
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from edge_runtime.files import one_line
+from edge_runtime.files import one_line, scratch_folder
 from export.errors import GraphError
 from export.exporters import quiet
 from export.graphs import copy_model, has_halves, sort_nodes
@@ -55,8 +54,8 @@ def quantize(model: onnx.ModelProto, kind: Kind, pixels: Pixels | None = None) -
         return model
     _require_float32(model, kind)
     try:
-        with quiet(), tempfile.TemporaryDirectory() as scratch:
-            quantized = _QUANTIZERS[kind](model, pixels, Path(scratch))
+        with quiet(), scratch_folder() as scratch:
+            quantized = _QUANTIZERS[kind](model, pixels, scratch)
     except GraphError:
         raise
     except Exception as error:  # noqa: BLE001 - the quantizers raise unrelated classes

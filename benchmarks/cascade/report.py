@@ -14,6 +14,7 @@ from benchmarks.cascade.samples import Samples, read_samples, write_samples
 from benchmarks.cascade.summary import TUNED, figures
 from benchmarks.documents import FINDINGS, Document, read_json, write_json
 from benchmarks.tables import markdown
+from edge_runtime.files import write_atomically
 from train.comparison.figures import ACCURACY, AREA
 
 RESULTS = "results.json"
@@ -58,7 +59,7 @@ def write(
     content[FINDINGS] = findings(content)
     write_samples(folder / SAMPLES, variants)
     pictures.draw(variants, folder)
-    (folder / REPORT).write_text(page(folder, content), encoding="utf-8")
+    write_atomically(folder / REPORT, page(folder, content))
     write_json(folder / RESULTS, content)
     return content
 

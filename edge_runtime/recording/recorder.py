@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import SettingError
+from edge_runtime.files import sync_tree
 from edge_runtime.recording.records import RECORDS_FILE, Record
 
 BLOCK_BYTES: Final = 4096
@@ -204,8 +205,11 @@ class RecordStore:
         return True
 
     def close(self) -> None:
-        """Close the folder's file and release its lock."""
+        """Wait until the records are on the disk, close the folder's file and release its lock."""
         if self._lines >= 0:
+            # Only here: a record's own sync would keep the queue waiting for the disk.
+            with contextlib.suppress(OSError):
+                sync_tree(self._folder)
             os.close(self._lines)
             self._lines = -1
 

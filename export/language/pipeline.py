@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import onnx
 
 from edge_runtime import contract
 from edge_runtime.contract import GateMetadata, InputDescription
+from edge_runtime.files import scratch_folder
 from edge_runtime.language import Decoder
 from export import bundle
 from export.calibration.threshold import threshold_summary
@@ -75,10 +75,8 @@ def build(settings: LanguageSettings) -> None:
     """
     task = calibration_task(settings)
     model = open_language_model(settings.checkpoint)
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
     # Beside the bundle, so that large weights need not be copied to another file system.
-    with tempfile.TemporaryDirectory(dir=settings.out.parent, prefix=".export-") as folder:
-        scratch = Path(folder)
+    with scratch_folder(settings.out) as scratch:
         traced = _trace(settings, model, task, scratch)
         exact = _gate(settings, traced, "none")
         calibrated = _calibrate(settings, exact, task, scratch / "exact")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
+from edge_runtime.files import scratch_folder
 from export.commands.build import SourceSettings
 from export.sources.checkpoint import open_image_source
 from export.sources.onnx_file import open_onnx
@@ -26,13 +25,13 @@ def open_source(settings: SourceSettings) -> Iterator[Source]:
         CheckpointError: The checkpoint does not open.
         ExportError: The program or the ONNX file does not open, or its labels do not fit.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         if settings.program is not None:
-            yield open_program(settings.program, settings, Path(scratch))
+            yield open_program(settings.program, settings, scratch)
         elif settings.onnx is not None:
-            yield open_onnx(settings.onnx, settings, Path(scratch))
+            yield open_onnx(settings.onnx, settings, scratch)
         else:
             assert settings.checkpoint is not None  # noqa: S101 - the settings name one source
             checkpoint = open_checkpoint(settings.checkpoint, kind=None)
             open_kind = open_text_source if checkpoint.kind == "text" else open_image_source
-            yield open_kind(settings.checkpoint, checkpoint, Path(scratch), settings.exporter)
+            yield open_kind(settings.checkpoint, checkpoint, scratch, settings.exporter)

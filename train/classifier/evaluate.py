@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime import metrics
+from edge_runtime.files import write_atomically
 from train import data
 from train.classifier.checkpoints import open_for, right_of
 from train.classifier.settings import EvaluateSettings
@@ -45,7 +46,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         record: Figures = {"figures": figures["confidence"], "ids": list(split.ids), **rows}
         if second_look:
             record["second_look"] = {**second_look, "figures": figures["confidence_second_look"]}
-        settings.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_atomically(settings.out, json.dumps(record, indent=2) + "\n")
 
 
 def _load_split(settings: EvaluateSettings) -> LabelledData:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import torch
 
+from edge_runtime.files import repair
 from edge_runtime.reading import SMALL, open_regular, read_json
 from train.errors import CheckpointError
 
@@ -31,6 +32,8 @@ _STORED: Final = 4
 
 def check_files(folder: Path) -> None:
     """Raise `CheckpointError` where a folder is no checkpoint, or takes weights from elsewhere."""
+    if not folder.exists():
+        repair(folder)
     check_config(folder)
     names = {file.name for file in weight_files(folder)}
     if not names:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from edge_runtime.files import write_atomically
 from edge_runtime.reading import read_json
 from train.classifier.checkpoints import LargeAnswers, open_for
 from train.data import Splits
@@ -64,7 +65,7 @@ def _claim(settings: SweepSettings, splits: Splits) -> None:
                 "another --out"
             )
         settings.out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
+        write_atomically(path, json.dumps(mine, indent=2) + "\n")
         return
     theirs = read_json(path)
     if theirs["data_sha256"] != mine["data_sha256"]:

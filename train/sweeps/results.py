@@ -59,7 +59,7 @@ def write_results(settings: SweepSettings, splits: Splits, wall_time_s: float) -
     }
     text = json.dumps(content, indent=1) + "\n"
     write_atomically(settings.out / RESULTS_FILE, text)
-    (settings.out / TABLE_FILE).write_text(report(content), encoding="utf-8")
+    write_atomically(settings.out / TABLE_FILE, report(content))
     print(_table(content["test"]))
     print("\n".join(content["findings"]))
     print(f"\n{settings.out}: {TABLE_FILE}, {RESULTS_FILE}, {SAMPLES_FILE} ({wall_time_s} s)")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.files import require_free
+from edge_runtime.files import require_free, write_atomically
 from train.errors import DataError, FullDiskError, OutputError, TrainingError
 
 _FULL_BYTES = 1 << 20  # with less free space than this, a full disk is the cause of a failed write
@@ -62,7 +62,7 @@ def require_same_data(work: Path, fingerprint: str) -> None:
     file = work / _DATA_FILE
     if not file.is_file():
         work.mkdir(parents=True, exist_ok=True)
-        file.write_text(fingerprint, encoding="utf-8")
+        write_atomically(file, fingerprint)
     elif file.read_text(encoding="utf-8") != fingerprint:
         raise DataError(
             f"expected the data with which the run in {work} was started, they have changed since: "

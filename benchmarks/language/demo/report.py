@@ -27,6 +27,7 @@ from benchmarks.language.demo.transcripts import (
 )
 from benchmarks.tables import markdown
 from benchmarks.timing import percentiles_ms
+from edge_runtime.files import write_atomically
 from train.comparison.figures import joint_name
 from train.comparison.samples import Samples, read_samples
 from train.data.tasks import Task
@@ -268,7 +269,7 @@ def write(
     """Write the demo's own samples, pictures, page and figures."""
     save_transcripts(folder / transcript_file.FILE, transcripts)
     _draw(folder, samples, content["target_deferral"], transcripts)
-    (folder / report.REPORT).write_text(page(folder, content), encoding="utf-8")
+    write_atomically(folder / report.REPORT, page(folder, content))
     write_json(folder / report.RESULTS, content)
 
 

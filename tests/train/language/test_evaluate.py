@@ -70,7 +70,7 @@ def test_the_figures_follow_from_the_answers_written_next_to_them(
     printed = capsys.readouterr().out
     assert f"{'accuracy':24}{answers.right.mean():.4f}" in printed
     assert "1: the prompt has" in printed
-    assert not list(out.parent.glob("*.partial*"))
+    assert not list(out.parent.glob(".*"))
 
 
 def test_with_a_large_model_every_confidence_has_every_figure(
