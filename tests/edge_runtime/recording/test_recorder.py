@@ -3,6 +3,7 @@ happens to its folder affects the answers."""
 
 import json
 import logging
+import os
 import signal
 import stat
 import subprocess
@@ -391,3 +392,19 @@ def test_run_records_and_prints_the_numbers(bundle, address, pictures, tmp_path,
 def test_a_recording_without_a_cloud_is_refused():
     with pytest.raises(SettingError, match="--record needs --cloud"):
         RunSettings(bundle=Path("b"), inputs=(Path("x.png"),), record=Path("r"))
+
+
+def test_records_are_on_the_disk_when_the_recorder_closes(monkeypatch, pictures, tmp_path):
+    recorder = Recorder(tmp_path / "r")
+    synced, sync = [], os.fsync
+
+    def note(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    recorder.add(pictures[0], RECORD)
+    wait_until(lambda: recorder.recorded == 1)
+    assert not synced
+    recorder.close()
+    assert {p.stat().st_ino for p in [tmp_path / "r", *(tmp_path / "r").iterdir()]} == set(synced)

@@ -191,6 +191,24 @@ def test_ctrl_c_leaves_nothing(pictures, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["r"]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+def test_the_next_harvest_removes_what_a_kill_left(pictures, tmp_path):
+    folder = record(tmp_path / "r", pictures[:1])
+    lines = folder / "records.jsonl"
+    few = lines.read_bytes()
+    lines.write_bytes(few * 100_000)
+    line = ["harvest", "--records", folder, "--labels-from", "digits", "--out", tmp_path / "o"]
+    process = processes.start("train", *line)
+    processes.wait_for(lambda: list(tmp_path.glob(".o-*/fresh")), process)
+    process.kill()
+    process.communicate(timeout=60)
+    assert len(list(tmp_path.iterdir())) == 2
+    lines.write_bytes(few)
+    harvest(tmp_path / "o", folder)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["o", "r"]
+
+
 def deferred_pictures(folder, pictures):
     folder.mkdir()
     for i, picture in enumerate(pictures):
