@@ -193,9 +193,10 @@ def repair(place: Path, parent: Path | None = None) -> None:
     """
     parent = parent or place.parent
     name = re.compile(re.escape(f".{place.name}-") + "[0-9]+-[a-z0-9_]{8}")
+    user = 0 if sys.platform == "win32" else os.geteuid()  # others could set traps in /tmp
     with contextlib.suppress(OSError):  # a folder that may not be listed or is not there
-        for found in sorted(parent.iterdir()):
-            if name.fullmatch(found.name) and not found.is_symlink():
+        for found in sorted(p for p in parent.iterdir() if name.fullmatch(p.name)):
+            if found.lstat().st_uid == user and not found.is_symlink():
                 _discard_dead(found, place)
 
 

@@ -214,6 +214,18 @@ def test_only_folders_of_the_same_place_are_removed(tmp_path):
     assert (tmp_path / "aim/.lock").is_file()
 
 
+def test_what_another_user_left_stays(monkeypatch, tmp_path):
+    left = folder(tmp_path / ".b-1-abcdefgh", "left")
+    (left / ".lock").touch()
+    user = os.geteuid()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: user + 1)
+        repair(tmp_path / "b")
+        assert content_of(left) == {"", "left"}
+    repair(tmp_path / "b")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_without_rights_is_replaced(tmp_path):
     put(tmp_path / "b", "old")
     (tmp_path / "b/part").chmod(0o500)
