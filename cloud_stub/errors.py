@@ -17,11 +17,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import grpc
 
 from edge_runtime.errors import GatekeeperError
+
+_MEMORY_PUSHBACK_S: Final = 1.0
+# What ONNX Runtime, torch and Python say in errors of other classes.
+_NO_MEMORY: Final = (
+    "bad_alloc",
+    "bad allocation",
+    "Failed to allocate memory",
+    "can't allocate memory",
+    "can't start new thread",
+)
 
 
 class ListenError(GatekeeperError, OSError):
@@ -77,6 +87,19 @@ class OverloadError(CallError):
     def __init__(self, message: str, *, pushback_s: float | None = None) -> None:
         super().__init__(message)
         self.pushback_s = pushback_s
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether something failed because the process got no memory."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY)
+
+
+def out_of_memory() -> OverloadError:
+    """Return the error of a call for which the process got no memory."""
+    return OverloadError(
+        "no memory is left for this call: send fewer rows, or try again later",
+        pushback_s=_MEMORY_PUSHBACK_S,
+    )
 
 
 class ExpiredError(CallError, TimeoutError):

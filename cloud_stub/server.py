@@ -34,6 +34,7 @@ _LOG: Final = logging.getLogger(__name__)
 _DRAIN_S: Final = 1.0
 """Longest wait for callers to notice that the server takes no more calls."""
 _CUT_OFF_S: Final = 0.1
+_STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
 # Connections are kept for clients that lose the network without notice: phones, vehicles, machines
 # in the field.
@@ -155,10 +156,24 @@ async def _serve(
 ) -> int:
     """Serve, and return the number of calls and workers that are abandoned at the end."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # Before the models are opened, which takes a while.
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _await_signals(stop, asyncio.get_running_loop())  # before models are opened: it takes a while
     return await _Server(settings, certificates, guard, log).serve(stop)
+
+
+def _await_signals(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
+    """Set the event at the first signal to stop, and ignore all others until the process is gone.
+
+    The loop's own handlers end with it: a signal would then kill the process before its last
+    answers are sent. The grace bounds the wait.
+    """
+
+    def begin(*_: object) -> None:
+        for number in _STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+        loop.call_soon_threadsafe(stop.set)
+
+    for number in _STOPPING:
+        signal.signal(number, begin)
 
 
 @contextlib.contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
-from onnx.external_data_helper import load_external_data_for_tensor, set_external_data
+from onnx.external_data_helper import set_external_data
 
 from edge_runtime.errors import BundleError
 from edge_runtime.files import one_line
@@ -78,7 +79,9 @@ def inline_weights(
             "quantize it with ONNX Runtime's tools and give the result to --onnx"
         )
     copy = copy_model(model)
-    onnx.load_external_data_for_model(copy, str(weights))
+    for tensor in tensors(copy.graph):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            _set_inside(tensor, _bytes_of(tensor, weights / WEIGHTS_FILE))
     return copy
 
 
@@ -112,17 +115,32 @@ def _bytes_of(tensor: TensorProto, path: Path) -> bytes:
     """Return the content of a tensor, inside or outside the graph."""
     if tensor.data_location != TensorProto.EXTERNAL:
         return tensor.raw_data
-    # Loaded into a copy, because a message frees memory only as a whole.
-    copy = TensorProto()
-    copy.CopyFrom(tensor)
+    entries = {entry.key: entry.value for entry in tensor.external_data}
     try:
-        load_external_data_for_tensor(copy, str(path.parent))
-    except Exception as error:  # noqa: BLE001 - onnx raises its checker's, OSError, ValueError
+        place = int(entries.get("offset", 0)), int(entries.get("length", -1))
+        return _read(path.parent / entries["location"], *place)
+    except (OSError, KeyError, ValueError) as error:
         raise GraphError(
             f"expected the external weights of {path} beside it, {tensor.name} does not load "
             f"({one_line(error, 200)}): copy all its files"
         ) from None
-    return copy.raw_data
+
+
+def _read(path: Path, offset: int, length: int) -> bytes:
+    """Read a part of a file, to its end where the length is negative.
+
+    onnx's own reader refuses files with a second name, such as those that our bundles share.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is too short.
+    """
+    with path.open("rb") as file:
+        left = file.seek(0, os.SEEK_END) - offset
+        if max(length, 0) > left:
+            raise ValueError(f"{path.name} has {left} bytes from byte {offset} on")
+        file.seek(offset)
+        return file.read(left if length < 0 else length)
 
 
 def _set_inside(tensor: TensorProto, content: bytes) -> None:

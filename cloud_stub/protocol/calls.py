@@ -15,7 +15,13 @@ from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 
-from cloud_stub.errors import BadRequestError, CallError, OverloadError, UnavailableError
+from cloud_stub.errors import (
+    BadRequestError,
+    CallError,
+    OverloadError,
+    UnavailableError,
+    out_of_memory,
+)
 from cloud_stub.models import Models
 from cloud_stub.protocol import responses
 from cloud_stub.protocol.bounds import request_id
@@ -151,7 +157,10 @@ class Front:
         if not self.is_ready:
             self._refused += 1
             raise UnavailableError("the server is shutting down")
-        return await self._inference.answer(data, caller, on_part)
+        try:
+            return await self._inference.answer(data, caller, on_part)
+        except MemoryError:
+            raise out_of_memory() from None
 
     async def _stream_infer(self, requests: AsyncIterator[bytes], context: Any) -> None:
         """Answer a stream's requests in their order, several at a time.
@@ -213,6 +222,8 @@ def _with_status(handle: _Handle) -> Callable[[bytes, Any], Awaitable[bytes]]:
                     f"expected a message of at most {_MOST_PLAIN_BYTES} bytes, got {len(data)}"
                 )
             return await handle(data)
+        except MemoryError:
+            await _abort(context, out_of_memory())
         except GatekeeperError as error:
             await _abort(context, error)
 

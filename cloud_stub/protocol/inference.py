@@ -23,6 +23,8 @@ from cloud_stub.errors import (
     NotServedError,
     OverloadError,
     UnavailableError,
+    lacks_memory,
+    out_of_memory,
 )
 from cloud_stub.models import Models, ServedModel
 from cloud_stub.protocol import requests
@@ -145,9 +147,8 @@ class Inference:
             self._record(call, error)
             raise
         except Exception as error:
-            # Lack of memory, for example: in a stream it would end the other calls as well.
-            _LOG.exception("call failed")
-            failure = ModelFailureError(f"the server failed: {type(error).__name__}: {error}")
+            # In a stream it would end the other calls as well.
+            failure = _failure(error)
             self._record(call, failure)
             raise failure from error
         finally:
@@ -303,6 +304,15 @@ def outcome_of(error: GatekeeperError | None) -> Outcome:
     if isinstance(error, OverloadError | UnavailableError):
         return Outcome.SHED
     return Outcome.EXPIRED if isinstance(error, ExpiredError) else Outcome.FAILED
+
+
+def _failure(error: Exception) -> CallError:
+    """Return the error of a call that failed outside of the model."""
+    if lacks_memory(error):
+        _LOG.warning("no memory was left for a call")
+        return out_of_memory()
+    _LOG.error("call failed", exc_info=error)
+    return ModelFailureError(f"the server failed: {type(error).__name__}: {error}")
 
 
 def status_of(error: GatekeeperError | None) -> grpc.StatusCode:

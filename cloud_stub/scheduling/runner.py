@@ -23,6 +23,8 @@ from cloud_stub.errors import (
     OverloadError,
     RefusedRowsError,
     UnavailableError,
+    lacks_memory,
+    out_of_memory,
 )
 from cloud_stub.scheduling.queue import Job, Result
 from edge_runtime import contract
@@ -218,6 +220,9 @@ def _call_error(error: Exception) -> CallError:
         return error
     if isinstance(error, InputError):
         return BadRequestError(str(error))
+    if lacks_memory(error):
+        _LOG.warning("no memory was left for a call")
+        return out_of_memory()
     # The log gets the location only: the message, which the caller gets, may repeat the input.
     _LOG.error("model failed", exc_info=error)
     return ModelFailureError(f"the model failed: {type(error).__name__}: {error}")

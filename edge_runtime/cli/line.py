@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import io
+import os
 import signal
 import sys
 import threading
@@ -43,6 +44,7 @@ def main(
         default: The command of a line that starts with a flag.
         argv: The words of the line; those of the process by default.
     """
+    open_closed_streams()
     accept_any_text()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -53,6 +55,24 @@ def main(
     except (UsageError, SettingError) as error:
         return fail(program, error, BAD_USAGE)
     return _run(program, settings)
+
+
+def open_closed_streams() -> None:
+    """Open the null device in place of standard streams that the caller closed.
+
+    Otherwise the next file or connection takes their number: it gets what is printed, and event
+    loops abort when they close it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.set_inheritable(number, True)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def accept_any_text() -> None:

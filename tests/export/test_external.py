@@ -3,13 +3,19 @@
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 from tools.decisions import assert_decides_like
 from tools.foreign_models import GOAL, write_onnx
 from tools.processes import contents
 from transformers import ViTImageProcessor
 
+from benchmarks.processes import running_server
+from edge_runtime import Cascade
+from edge_runtime import __main__ as runtime
 from edge_runtime.bundle import read_bundle
+from edge_runtime.cli import main
 from edge_runtime.edge_model import EdgeModel
+from export import __main__ as exporting
 from export.classifier import pipeline
 from export.commands.build import BuildSettings
 from export.commands.retune import RetuneSettings
@@ -89,6 +95,52 @@ def test_large_weights_take_the_rest(more, model, export_outside, digits):
     assert EdgeModel.open(bundle)(digits).defer.mean() < 0.2
     if weights is not None:
         assert (bundle / "model.onnx.data").read_bytes() == weights
+
+
+@pytest.mark.slow
+def test_every_command_takes_weights_outside(model, export_outside, digits, capsys, tmp_path):
+    folder, one = export_outside(model), tmp_path / "one.png"
+    Image.fromarray(digits[0]).save(one)
+    lines = [
+        ("export", exporting, "inspect", "--bundle", folder),
+        ("export", exporting, "retune", "--bundle", folder, "--threshold", 0.2),
+        ("export", exporting, "verify", "--bundle", folder, "--data", "digits"),
+        ("edge_runtime", runtime, "run", "--bundle", folder, one),
+    ]
+    for name, package, *words in lines:
+        argv = [str(word) for word in words]
+        assert main(f"python -m {name}", package.COMMANDS, argv=argv) == 0, capsys.readouterr()
+    edge = EdgeModel.open(folder)(digits[:4])
+    with running_server(["cloud_stub", "--bundle", str(folder), "--port", "0"]) as address:
+        cascade = Cascade.open(folder, cloud=address, threshold=np.inf)
+        with cascade:
+            answers = cascade.batch(list(digits[:4]))
+    assert [answer.source for answer in answers] == ["cloud"] * 4
+    assert [answer.prediction for answer in answers] == edge.prediction.tolist()
+
+
+def test_weights_with_a_second_name_are_read(model, tmp_path):
+    path = split_up(model, tmp_path / "split")
+    (tmp_path / "again").hardlink_to(path.parent / "weights.bin")
+    outside = load_onnx(path, tmp_path, inside_bytes=LIMIT)
+    inside = load_onnx(path, tmp_path)
+    whole = inline_weights(outside.model, outside.weights)
+    assert [t.raw_data for t in whole.graph.initializer] == [
+        t.raw_data for t in inside.model.graph.initializer
+    ]
+
+
+@pytest.mark.parametrize("entry", [("offset", -1), ("length", 2**62), ("offset", "x")])
+def test_a_place_outside_of_the_file_of_weights_is_refused(entry, model, tmp_path):
+    path = split_up(model, tmp_path / "split")
+    proto = onnx.load(path, load_external_data=False)
+    name, value = entry
+    for each in proto.graph.initializer[0].external_data:
+        if each.key == name:
+            each.value = str(value)
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(GraphError, match=r"beside it, .* does not load .*: copy all its files"):
+        load_onnx(path, tmp_path)
 
 
 def test_weights_behind_a_link_and_loops_are_refused_before_onnx_opens_them(model, tmp_path):

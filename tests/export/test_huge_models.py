@@ -1,6 +1,7 @@
-"""Models over 2 GB, more than a protobuf message can hold: their weights stay in files.
+"""Models over 2 GB, more than a protobuf message can hold, and a language model of real size.
 
-Writes 25 GB and takes minutes: GATEKEEPER_HUGE=1 python -m pytest tests/export/test_huge_models.py
+Their weights stay in files. Writes 25 GB and takes minutes:
+GATEKEEPER_HUGE=1 python -m pytest tests/export/test_huge_models.py
 """
 
 import os
@@ -12,17 +13,22 @@ import pytest
 import torch
 from tools.foreign_models import Chain
 from tools.texts import write_classifier
-from transformers import ViTImageProcessor
+from tools.things import write_task
+from transformers import LlamaConfig, LlamaForCausalLM, ViTImageProcessor
 
 from edge_runtime.bundle import read_bundle
 from edge_runtime.edge_model import EdgeModel
+from edge_runtime.language import Decoder
 from export.commands.build import BuildSettings
 from export.commands.inspect import describe
+from export.commands.language import LanguageSettings
 from export.commands.retune import RetuneSettings
 from export.commands.verify import VerifySettings
 from export.errors import GraphError
 from train import data
+from train.data.tasks import load_task
 from train.models import open_checkpoint
+from train.models.untrained import trained_tokenizer
 
 pytestmark = [
     pytest.mark.slow,
@@ -120,3 +126,46 @@ def test_a_checkpoint_of_texts_does_as_well(tmp_path):
     np.testing.assert_array_equal(gated.prediction, logits.argmax(-1))
     RetuneSettings(bundle=out, threshold=0.9).run()
     assert read_bundle(out).metadata.extra["tokenizer"] == "tokenizer.json"
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory):
+    return write_task(tmp_path_factory.mktemp("tasks") / "things")
+
+
+@pytest.fixture(scope="module")
+def language_model(things, tmp_path_factory):
+    """The shape of SmolLM-135M with random weights."""
+    folder = tmp_path_factory.mktemp("language") / "135M"
+    tokenizer = trained_tokenizer(
+        [e.prompt + e.completion for e in load_task(str(things)).train], 300
+    )
+    ends = {name: getattr(tokenizer, name) for name in ("eos_token_id", "pad_token_id")}
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+        num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True, **ends,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8-dynamic", "int4"])
+def test_a_language_model_of_real_size(quantize, language_model, things, tmp_path):
+    out = tmp_path / "b"
+    goal = {"calibrate": str(things), "target_deferral": 0.3}
+    LanguageSettings(
+        checkpoint=language_model,
+        out=out,
+        quantize=quantize,
+        max_flips=1.0,
+        max_new_tokens=4,
+        **goal,
+    ).run()
+    assert (out / "model.onnx.data").exists() == (quantize == "none")
+    VerifySettings(
+        bundle=out, task=str(things), against=language_model, max_flips=1.0, limit=8
+    ).run()
+    RetuneSettings(bundle=out, threshold=-5.0).run()
+    assert len(Decoder.open(out).generate(["the sky:"])) == 1

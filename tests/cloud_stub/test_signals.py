@@ -1,0 +1,105 @@
+"""Repeated signals, closed streams and a lack of memory lose no call."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+from tools.speller import Speller, answers_of, serving, spell
+
+from cloud_stub.protocol import inference
+from edge_runtime import CloudModel
+
+LABELS = ("dark", "middling", "bright")
+
+pytestmark = [pytest.mark.slow, pytest.mark.once]
+
+
+def image(*levels):
+    return np.stack([np.full((4, 4, 3), level, np.uint8) for level in levels])
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGTERM)])
+def test_further_signals_lose_no_call_in_flight(numbers, slow_bundle, launch):
+    running = launch("--bundle", str(slow_bundle), "--port", "0")
+    answers = []
+    with CloudModel.open(running.address, "large", labels=LABELS) as cloud:
+        assert cloud.check(deadline_s=10)
+        calling = threading.Thread(
+            target=lambda: answers.append(cloud.infer(image(255), deadline_s=30).label)
+        )
+        calling.start()
+        time.sleep(0.2)
+        while running.process.poll() is None:
+            for number in numbers:
+                running.process.send_signal(number)
+                time.sleep(0.001)
+        status = running.process.wait(30)
+        calling.join()
+    assert answers == [["bright"]]
+    assert status == 0
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_a_server_with_closed_streams_ends_in_order(closed, bundle, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    line = [sys.executable, "-m", "cloud_stub", "--bundle", str(bundle), "--port", str(port)]
+
+    def close():
+        for number in closed:
+            os.close(number)
+
+    with subprocess.Popen(line, preexec_fn=close) as process:  # noqa: PLW1509 - no other threads
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                grpc.channel_ready_future(channel).result(60)
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+LACKS = [
+    MemoryError(),
+    RuntimeError("Failed to allocate memory for requested buffer of size 9663676416"),
+    RuntimeError("can't start new thread"),
+]
+
+
+class Starved(Speller):
+    def infer(self, batch):
+        raise self.error
+
+
+CASES = [(place, error) for error in LACKS for place in ("model", "answer")]
+
+
+@pytest.mark.parametrize(("place", "error"), [*CASES, ("request", MemoryError())], ids=repr)
+def test_a_call_without_memory_may_be_repeated(place, error, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    speller = Speller()
+    if place == "model":
+        speller = Starved()
+        speller.error = error
+    elif place == "answer":
+        monkeypatch.setattr(inference, "infer_response", fail)
+    else:
+        monkeypatch.setattr(inference, "parse_request", fail)
+
+    async def scenario(served):
+        call = served.infer(spell("to be"))
+        assert await call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert dict(await call.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
+        ((_, message),) = await answers_of(served.stream(spell("to be")))
+        assert message.startswith("no memory is left for this call")
+
+    serving(scenario, speller)
