@@ -11,6 +11,8 @@ from export.errors import VerificationError
 
 MAX_FLIPPED = 0.005
 """Share of decisions that may differ between a float bundle and its original."""
+MAX_ROUNDING = 0.01
+"""Largest difference of two confidences that may explain a decision at the threshold."""
 Answers: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 """Prediction, confidence and defer, each [n]."""
 
@@ -25,6 +27,26 @@ def least_sure(confidence: npt.NDArray[Any], count: int) -> npt.NDArray[np.bool_
     deferred = np.zeros(len(confidence), np.bool_)
     deferred[order[:count]] = True
     return deferred
+
+
+def at_threshold(
+    confidence: npt.NDArray[Any], other: npt.NDArray[Any], threshold: float
+) -> npt.NDArray[np.bool_]:
+    """Return bool [n], True where two paths may decide otherwise because of rounding alone.
+
+    A threshold that defers a share of a sample is the confidence of one of its inputs, so that the
+    other path's value lies a hair beside it. How far rounding reaches is what the two paths are
+    seen to differ by, and at most `MAX_ROUNDING`.
+
+    Args:
+        confidence: Confidences of one path, [n].
+        other: Those of the other path for the same inputs, [n].
+        threshold: The threshold of both.
+    """
+    differences = np.abs(confidence.astype(np.float64) - other)
+    reach = min(float(np.nanmax(differences, initial=0.0)), MAX_ROUNDING)
+    limits = (np.abs(values - np.float32(threshold)) <= reach for values in (confidence, other))
+    return np.logical_and(*limits)
 
 
 def verify_quantized(

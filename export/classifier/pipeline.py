@@ -26,6 +26,7 @@ from export.external import inline_weights
 from export.graphs import raise_opset
 from export.quantization import quantize
 from export.sources import Inputs, Source, open_source
+from export.sources.probes import pictures_of_shapes
 from export.sources.reference import Gate
 from export.verification import Answers, quantization_summary, verify_quantized
 from train.data import LabelledData
@@ -165,9 +166,17 @@ class _Export:
                 source.processor,
                 inputs,
                 expected,
+                gate.threshold,
                 weights=graphs.weights,
             )
+            verified["preprocessing"]["pixel_difference_of_shapes"] = verification.verify_shapes(
+                graphs.shipped, source, self._shapes(), weights=graphs.weights
+            )
         return verified
+
+    def _shapes(self) -> list[Any]:
+        assert self.source.image_size is not None  # noqa: S101 - the processor has one
+        return pictures_of_shapes(self.source.processor, self.source.image_size)
 
     def verify_quantized(self, exact: GatedGraph, small: GatedGraph, gate: Gate) -> _Record:
         """Compare the float graphs with the original, and the quantized one with them.

@@ -130,7 +130,10 @@ def _resize(builder: _Builder, settings: dict[str, Any]) -> None:
         edge, crop = size["shortest_edge"], None
         if settings.get("crop_pct") and edge < _CROP_PCT_BELOW:
             edge, crop = int(edge / settings["crop_pct"]), edge
-        target = _aspect_kept(builder, edge)
+        if settings.get("crop_pct") and crop is None:  # ConvNext warps its larger pictures
+            target = builder.constant("size", [edge, edge], np.int64)
+        else:
+            target = _aspect_kept(builder, edge)
         if crop is not None:
             settings.update(do_center_crop=True, crop_size={"height": crop, "width": crop})
     if mode == "nearest":

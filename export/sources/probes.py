@@ -17,6 +17,10 @@ PROMPTS: Final = (
 )
 """Prompts that verify a language model without a task."""
 _SCALES = ((1.0, 1.0), (1.5, 1.25), (0.75, 1.0), (2.0, 3.0))  # of (height, width) of the model's
+_SHAPES = (
+    *((640, 480), (480, 640), (512, 512), (1600, 1201), (1201, 1600), (999, 1000), (333, 500)),
+    *((1, 1), (2, 3), (17, 31), (30, 900), (900, 30), (1501, 1499)),
+)  # height, width
 _COUNT = 64
 _LONG_TEXT = 64  # tokens
 
@@ -55,6 +59,18 @@ def synthetic_pictures(processor: Any, size: tuple[int, int], seed: int) -> list
     if not processor.to_dict().get("do_resize"):
         shapes = [(height, width, 3)]
     return [_smooth(draws, shapes[i % len(shapes)]) for i in range(_COUNT)]
+
+
+def pictures_of_shapes(processor: Any, size: tuple[int, int]) -> list[Any]:
+    """Return a smooth picture, uint8 [height, width, 3], of each shape that a device may see.
+
+    They are upright, broad and square, tiny, large and narrow. A processor that does not resize
+    takes pictures of the model's `size` alone.
+    """
+    draws = np.random.default_rng(0)
+    if not processor.to_dict().get("do_resize"):
+        return [_smooth(draws, (*size, 3))]
+    return [_smooth(draws, (height, width, 3)) for height, width in _SHAPES]
 
 
 def synthetic_texts(tokenizer: Any, seed: int) -> list[str]:
