@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import logging
 import os
 import signal
@@ -90,6 +91,8 @@ def serve(settings: ServeSettings) -> None:
         workers.keep_freed()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             abandoned = runner.run(_serve(settings, certificates, guard, log))
+        for number in _STOPPING:  # at its end the interpreter would restore the deadly default
+            signal.signal(number, signal.SIG_IGN)
     finally:
         log.close()
     if abandoned:
@@ -156,24 +159,31 @@ async def _serve(
 ) -> int:
     """Serve, and return the number of calls and workers that are abandoned at the end."""
     stop = asyncio.Event()
-    _await_signals(stop, asyncio.get_running_loop())  # before models are opened: it takes a while
+    # Before the models are opened, which takes a while.
+    _await_signals(stop, asyncio.get_running_loop(), settings.grace)
     return await _Server(settings, certificates, guard, log).serve(stop)
 
 
-def _await_signals(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
-    """Set the event at the first signal to stop, and ignore all others until the process is gone.
+def _await_signals(stop: asyncio.Event, loop: asyncio.AbstractEventLoop, grace_s: float) -> None:
+    """Set the event at the first signal to stop; say once that further ones change nothing.
 
-    The loop's own handlers end with it: a signal would then kill the process before its last
-    answers are sent. The grace bounds the wait.
+    The loop's own handlers would end with it, and a signal would kill the process before its last
+    answers are sent.
     """
+    seen = itertools.count(1)
 
-    def begin(*_: object) -> None:
-        for number in _STOPPING:
-            signal.signal(number, signal.SIG_IGN)
-        loop.call_soon_threadsafe(stop.set)
+    def heed(*_: object) -> None:
+        number = next(seen)
+        if loop.is_closed():
+            return
+        if number == 1:
+            loop.call_soon_threadsafe(stop.set)
+        elif number == 2:  # noqa: PLR2004
+            text = "already draining: the end comes with --grace (%g s)"
+            loop.call_soon_threadsafe(_LOG.warning, text, grace_s)
 
     for number in _STOPPING:
-        signal.signal(number, begin)
+        signal.signal(number, heed)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,14 @@ import sys
 from collections.abc import Sequence
 
 from edge_runtime.cli.help import show
-from edge_runtime.cli.line import BAD_USAGE, accept_any_text, fail, missing_library, unknown_word
+from edge_runtime.cli.line import (
+    BAD_USAGE,
+    accept_any_text,
+    fail,
+    missing_library,
+    open_closed_streams,
+    unknown_word,
+)
 from edge_runtime.cli.line import main as run_line
 
 PACKAGES = {
@@ -27,6 +34,7 @@ _PROGRAM = "gatekeeper"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `gatekeeper PACKAGE COMMAND ...`, from the process by default; return its status."""
+    open_closed_streams()
     accept_any_text()
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in {"-h", "--help", "help"}:

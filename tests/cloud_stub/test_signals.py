@@ -11,6 +11,7 @@ import time
 import grpc
 import numpy as np
 import pytest
+from tools.callers import wait_until
 from tools.speller import Speller, answers_of, serving, spell
 
 from cloud_stub.protocol import inference
@@ -44,6 +45,9 @@ def test_further_signals_lose_no_call_in_flight(numbers, slow_bundle, launch):
         calling.join()
     assert answers == [["bright"]]
     assert status == 0
+    wait_until(lambda: any("already draining" in line for line in running.errors))
+    assert sum("already draining" in line for line in running.errors) == 1
+    assert not any("Traceback" in line for line in running.errors)
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
