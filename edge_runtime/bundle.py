@@ -84,9 +84,9 @@ def read_bundle(path: Path | str, role: str = contract.ROLE_CLASSIFIER) -> Bundl
         ContractVersionError: The contract version is unknown.
     """
     folder = Path(path)
-    if not folder.exists():
-        repair(folder)
     try:
+        if not folder.exists():
+            repair(folder)
         return _read(folder, role)
     except OSError as error:
         reason = error.strerror or error

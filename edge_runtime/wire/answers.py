@@ -21,6 +21,7 @@ _TYPES: Final = {
     contract.LABEL: BYTES,
     contract.CONFIDENCE: "FP32",
 }
+_MOST_CLASSES: Final = 2**31
 # A message of 64 MiB that is made of empty parts takes gigabytes once it is parsed.
 _HEADER_BYTES: Final = 1 << 16
 _ROW_BYTES: Final = 64
@@ -103,7 +104,7 @@ class AnswerReader:
             labels = decode_bytes(contents[contract.LABEL], rows)
         except WireError:
             return None
-        self._check_classes(np.frombuffer(contents[contract.PREDICTION], "<i8"))
+        _require_indices(np.frombuffer(contents[contract.PREDICTION], "<i8"))
         confidence = np.frombuffer(contents[contract.CONFIDENCE], "<f4")
         return self._decode(labels), _check_confidence(confidence)
 
@@ -128,7 +129,7 @@ class AnswerReader:
                 f"unknown outputs {', '.join(sorted(unknown))[:200]}: a foreign engine needs "
                 "cloud_output= to name the one that answers"
             )
-        self._check_classes(_check(outputs, contract.PREDICTION, _INT64, rows))
+        _require_indices(_check(outputs, contract.PREDICTION, _INT64, rows))
         label = _check(outputs, contract.LABEL, _OBJECT, rows)
         return self._decode(label), confidence_of(outputs, rows)
 
@@ -159,8 +160,8 @@ class AnswerReader:
         values = classes.tolist()  # on few rows ten times as fast as numpy
         if values and not (min(values) >= 0 and max(values) < len(self.labels)):
             raise CloudProtocolError(
-                f"expected class indices under {len(self.labels)} in "
-                f"{self.output or contract.PREDICTION}, got {min(values)} to {max(values)}"
+                f"expected class indices under {len(self.labels)} in {self.output}, got "
+                f"{min(values)} to {max(values)}"
             )
 
     def _decode(self, values: Iterable[bytes]) -> list[str]:
@@ -172,6 +173,16 @@ class AnswerReader:
                     "both models must have the same classes"
                 )
         return names
+
+
+def _require_indices(classes: Array) -> None:
+    # They count the server's classes, which may be more than the edge's: the label decides.
+    values = classes.tolist()
+    if values and not (min(values) >= 0 and max(values) < _MOST_CLASSES):
+        raise CloudProtocolError(
+            f"expected class indices from 0 in {contract.PREDICTION}, got {min(values)} to "
+            f"{max(values)}"
+        )
 
 
 def _contract_contents(response: pb.ModelInferResponse, rows: int) -> dict[str, bytes] | None:

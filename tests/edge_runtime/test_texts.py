@@ -179,6 +179,7 @@ def test_run_answers_texts_and_doctor_tries_one(text_bundle, tmp_path):
     (tmp_path / "two.txt").write_bytes(b"caf\xe9")
     line = ["run", "--bundle", text_bundle, "--json", tmp_path, "--text", "my card was stolen"]
     code, error, out = finish("edge_runtime", *line)
+    assert out.count("\n") == 3, (code, error)
     itself, one, two = map(json.loads, out.splitlines())
     assert (code, itself["input"], one["input"]) == (1, "--text", str(tmp_path / "one.txt"))
     assert (itself["label"], itself["confidence"]) == (one["label"], one["confidence"])

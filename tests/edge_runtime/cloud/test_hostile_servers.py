@@ -86,7 +86,7 @@ def longs(*values):
         {"label": ("BYTES", [2, 1, 1], tensors.encode_bytes(["b"] * 2))},
         {"label": ("BYTES", [0], b"")},
         {"prediction": ("INT64", [1], longs(0))},
-        {"prediction": ("INT64", [2], longs(0, 3))},
+        {"prediction": ("INT64", [2], longs(0, -(2**62)))},
         {"prediction": ("INT64", [2], longs(-1, 0))},
         {"prediction": ("INT64", [2, 1], longs(2**62, 0))},
         {"confidence": ("FP32", [1], floats(0))},

@@ -90,7 +90,7 @@ def test_its_bundle_defers_below_max_p_1_minus_p(exporter, mail, spam, probabili
 def test_it_is_quantized(mail, spam, tmp_path):
     out = tmp_path / "bundle"
     goal = {"calibrate": str(mail), "target_deferral": 0.3}
-    BuildSettings(checkpoint=spam, out=out, quantize="fp16", **goal).run()
+    BuildSettings(checkpoint=spam, out=out, quantize="fp16", max_flips=0.05, **goal).run()
     assert 0 < read_bundle(out).verification["quantization"]["confidence_difference_max"] < 1e-2
 
 
