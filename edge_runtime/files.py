@@ -177,7 +177,7 @@ def scratch_folder(place: Path | None = None, parent: Path | None = None) -> Ite
     parent = parent or place.parent
     _make(parent)
     repair(place, parent)
-    folder, lock = _new_scratch(parent, place.name)
+    folder, lock = _new_scratch(parent, _label(place, parent))
     try:
         yield folder
     finally:
@@ -192,12 +192,17 @@ def repair(place: Path, parent: Path | None = None) -> None:
         parent: The folder of their temporary folders; that of `place` by default.
     """
     parent = parent or place.parent
-    name = re.compile(re.escape(f".{place.name}-") + "[0-9]+-[a-z0-9_]{8}")
+    name = re.compile(re.escape(f".{_label(place, parent)}-") + "[0-9]+-[a-z0-9_]{8}")
     user = 0 if sys.platform == "win32" else os.geteuid()  # others could set traps in /tmp
     with contextlib.suppress(OSError):  # a folder that may not be listed or is not there
         for found in sorted(p for p in parent.iterdir() if name.fullmatch(p.name)):
             if found.lstat().st_uid == user and not found.is_symlink():
                 _discard_dead(found, place)
+
+
+def _label(place: Path, parent: Path) -> str:
+    """Return the name of a place, with the folders between that and `parent`."""
+    return "+".join(Path(os.path.relpath(place, parent)).parts)
 
 
 def _new_scratch(parent: Path, name: str) -> tuple[Path, int]:

@@ -23,7 +23,7 @@ from cloud_stub.deploy.model import (
 from cloud_stub.deploy.settings import DEFAULT_MAX_BATCH, REPOSITORY, DeploySettings
 from cloud_stub.errors import DeployError
 from edge_runtime.errors import DependencyError
-from edge_runtime.files import fresh_folder, require_free
+from edge_runtime.files import fresh_folder, repair, require_free
 from edge_runtime.names import read_class_names
 
 SERVICE_FILE: Final = "inference-service.yaml"
@@ -46,6 +46,8 @@ def deploy(settings: DeploySettings) -> None:
     is_triton = settings.target == "triton"
     folder = settings.out / settings.model if is_triton else settings.out
     mark = triton.CONFIG_FILE if is_triton else SERVICE_FILE
+    if is_triton and settings.out.is_dir():
+        repair(folder, triton.scratch_place(folder))
     require_free(folder, mark=mark, overwrite=settings.overwrite, error=DeployError)
     model = _read(settings)
     max_batch = _max_batch(settings, model)

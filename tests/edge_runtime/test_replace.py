@@ -245,3 +245,29 @@ def test_a_pipe_stays_a_pipe(tmp_path):
     assert os.read(reader, 9) == b"text"
     os.close(reader)
     assert (tmp_path / "p").is_fifo()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes to kill")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_folder_of_the_same_name_elsewhere_is_not_taken_for_the_one_aside(monkeypatch, tmp_path):
+    def put_above(place, content):
+        with fresh_folder(place, scratch=tmp_path) as fresh:
+            (fresh / "file").write_text(content)
+
+    def end_at_the_second(*names, rename=os.rename):
+        if list(tmp_path.rglob("fresh-old")):
+            os._exit(9)
+        rename(*names)
+
+    monkeypatch.setattr(files, "exchange", lambda *_: False)
+    put_above(tmp_path / "one/m", "old")
+    if not (child := os.fork()):
+        os.rename = end_at_the_second
+        put_above(tmp_path / "one/m", "new")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert not (tmp_path / "one/m").exists()
+    put_above(tmp_path / "two/m", "other")
+    repair(tmp_path / "one/m", tmp_path)
+    assert content_of(tmp_path / "one/m") == {"old"}
+    assert content_of(tmp_path / "two/m") == {"other"}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from edge_runtime.files import write_atomically
+from edge_runtime.files import repair, write_atomically
 from edge_runtime.reading import read_json
 from train.classifier.checkpoints import LargeAnswers, open_for
 from train.data import Splits
@@ -58,6 +58,7 @@ def _claim(settings: SweepSettings, splits: Splits) -> None:
     """Claim an empty folder, or check that it belongs to this sweep."""
     mine: dict[str, Any] = {"settings": _record(settings), "data_sha256": splits.fingerprint()}
     path = settings.out / SWEEP_FILE
+    repair(path)
     if not path.is_file():
         if settings.out.exists() and any(settings.out.iterdir()):
             raise OutputError(
