@@ -207,7 +207,7 @@ class Batcher:
         if not self._limits.max_delay_s or self._queue.rows >= self._limits.max_batch:
             return 0.0
         oldest = self._queue.oldest
-        if oldest is None:
+        if oldest is None or self._queue.is_large:
             return 0.0
         return oldest + self._limits.max_delay_s - monotonic()
 

@@ -123,6 +123,11 @@ class FairQueue:
         """Arrival of the job that has waited longest, or None; a client's jobs are in order."""
         return min((jobs[0].arrived for jobs in self._clients.values()), default=None)
 
+    @property
+    def is_large(self) -> bool:
+        """True if the next job of a client is a piece: the other rows of its call come after it."""
+        return any(jobs[0].piece is not None for jobs in self._clients.values())
+
     def put(self, job: Job) -> Job | None:
         """Add a job; a call that is begun always has room, in the place that it had.
 
