@@ -89,6 +89,7 @@ def serve(settings: ServeSettings) -> None:
         security.check_host(settings.host)
         _raise_file_limit()
         workers.keep_freed()
+        workers.take_short_turns()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             abandoned = runner.run(_serve(settings, certificates, guard, log))
         for number in _STOPPING:  # at its end the interpreter would restore the deadly default

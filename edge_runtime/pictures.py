@@ -27,7 +27,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_PIXELS = 64 * 1024 * 1024
 """Most pixels of a picture: 192 MiB of RGB. A JPEG with more is decoded at half its size."""
 _WIDE_STEP = 257  # 65535 / 255: 16-bit grey levels per 8-bit level
-_STRIP = 1 << 20  # pixels that become RGB at a time
+_STRIP = 1 << 18  # pixels that become RGB at a time; numpy's copy keeps all other threads waiting
 _ORIENTATION = 0x0112  # the tag's number, in EXIF and in TIFF
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 # Pillow's numbers of the turns that put a picture upright, by orientation.

@@ -12,7 +12,7 @@ from edge_runtime.errors import SettingError
 
 RuntimeGroup = Literal["calls", "client", "memory", "footprint", "drift", "outage"]
 RUNTIME_GROUPS: tuple[RuntimeGroup, ...] = get_args(RuntimeGroup)
-CloudGroup = Literal["peer", "front", "overload", "drain", "connections", "soak"]
+CloudGroup = Literal["peer", "front", "overload", "fairness", "drain", "connections", "soak"]
 CLOUD_GROUPS: tuple[CloudGroup, ...] = get_args(CloudGroup)
 KINDS = ("none", "fp16", "int8", "int8-dynamic", "int4")
 GOALS = ("target-deferral", "target-accuracy", "max-risk", "max-harm")
@@ -123,6 +123,9 @@ class CloudSettings(ResultFile, does="benchmarks.serving.figures:measure"):
     )
     overload_rounds: int = field(
         "rounds of loads up to three times the capacity", default=3, least=1
+    )
+    fairness_rounds: int = field(
+        "rounds of one caller beside the largest calls of another", default=3, least=1
     )
     drains: int = field("times that one of two servers is stopped under load", default=8, least=1)
     connections: int = field(

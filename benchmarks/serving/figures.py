@@ -11,6 +11,7 @@ from benchmarks.commands.figures import CLOUD_GROUPS, CloudGroup, CloudSettings
 from benchmarks.figures import Figure, in_folder, measure_groups
 from benchmarks.serving.connections import measure_connections
 from benchmarks.serving.drain import measure_drains
+from benchmarks.serving.fairness import measure_fairness
 from benchmarks.serving.front import measure_front, measure_growth
 from benchmarks.serving.overload import measure_overload
 from benchmarks.serving.peer import measure_peers
@@ -20,6 +21,7 @@ _MEASURES: Final[dict[CloudGroup, Callable[[Path, CloudSettings], list[Figure]]]
     "peer": lambda folder, s: measure_peers(folder, s.seed, s.peer_rounds),
     "front": lambda folder, s: measure_front(folder, s.seed, s.rounds),
     "overload": lambda folder, s: measure_overload(folder, s.seed, s.overload_rounds),
+    "fairness": lambda folder, s: measure_fairness(folder, s.seed, s.fairness_rounds),
     "drain": lambda folder, s: measure_drains(small_cnn_bundle(folder, s.seed), s.seed, s.drains),
     "connections": lambda folder, s: measure_connections(folder, s.seed, s.connections),
     "soak": lambda folder, s: measure_growth(folder, s.seed, s.requests),

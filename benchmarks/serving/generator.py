@@ -63,13 +63,13 @@ class _Tally:
 
 async def generate(plan: Plan) -> dict[str, Any]:
     """Make the calls of a plan; return their outcome."""
-    request = base64.b64decode(plan.request)
+    request, first = map(base64.b64decode, (plan.request, plan.first or plan.request))
     channels = [
         grpc.aio.insecure_channel(plan.address, options=_OPTIONS) for _ in range(plan.connections)
     ]
     calls = [channel.unary_unary(pb.METHODS["ModelInfer"], None, None) for channel in channels]
     for call in calls:  # connects, one after the other: a short queue would refuse them at once
-        await call(request, timeout=30, wait_for_ready=True)
+        await call(first, timeout=30, wait_for_ready=True)
     tally = _Tally(keeps_times=plan.calls is None)
     cpu, start = process_time(), perf_counter()
     loop = _open_loop if plan.rate is not None else _closed_loop

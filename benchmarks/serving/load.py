@@ -33,6 +33,7 @@ class Plan:
     Attributes:
         address: `HOST:PORT` of the server.
         request: The serialised request in base64.
+        first: The request that opens each connection, likewise; by default the same.
         clients: Clients of the closed loop.
         connections: Connections over which the calls go in turn.
         seconds: Time during which calls begin.
@@ -44,6 +45,7 @@ class Plan:
 
     address: str
     request: str
+    first: str | None = None
     clients: int = 1
     connections: int = CONNECTIONS
     seconds: float = 1.0

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from cloud_stub.backends.backend import Batch, Classes, Column, Outputs, classifier_signature
-from cloud_stub.backends.graph import open_session, run_options
+from cloud_stub.backends.graph import open_session
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.cascade import Cascade
@@ -94,9 +94,7 @@ class BundleBackend(_BundleClassifier):
 
     def _run(self, rows: Any) -> Any:
         feeds = self._reader.feeds(rows)
-        return self._session.run(
-            [contract.PREDICTION, contract.CONFIDENCE], feeds, run_options(feeds)
-        )
+        return self._session.run([contract.PREDICTION, contract.CONFIDENCE], feeds)
 
 
 class CascadeBackend(_BundleClassifier):

@@ -35,8 +35,6 @@ DATATYPES: Final = {
 """The protocol's datatype of each type that ONNX Runtime names."""
 _BFLOAT16: Final = 16  # onnx.TensorProto.BFLOAT16
 _FATAL_ONLY: Final = 4
-_LARGE_BYTES: Final = 8 << 20
-"""Inputs of a batch of ordinary pictures, as bytes, have less."""
 
 
 class GraphBackend:
@@ -82,7 +80,7 @@ class GraphBackend:
         }
         names = [spec.name for spec in self.signature.outputs]
         run = self._run_values if self._has_bf16 else self._session.run
-        arrays = run(names, feeds, run_options(feeds))
+        arrays = run(names, feeds)
         yield {
             spec.name: _encode(array) if spec.datatype == BYTES else array
             for spec, array in zip(self.signature.outputs, arrays, strict=True)
@@ -91,7 +89,7 @@ class GraphBackend:
     def close(self) -> None:
         """Do nothing: the session ends with the process."""
 
-    def _run_values(self, names: list[str], feeds: Mapping[str, Any], options: Any) -> list[Array]:
+    def _run_values(self, names: list[str], feeds: Mapping[str, Any]) -> list[Array]:
         from onnxruntime import OrtValue
 
         values = {}
@@ -101,7 +99,7 @@ class GraphBackend:
                 values[spec.name] = OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16)
             else:
                 values[spec.name] = OrtValue.ortvalue_from_numpy(array)
-        results = self._session.run_with_ort_values(names, values, options)
+        results = self._session.run_with_ort_values(names, values)
         return [
             _bit_patterns(value) if spec.datatype == BF16 else value.numpy()
             for spec, value in zip(self.signature.outputs, results, strict=True)
@@ -128,6 +126,9 @@ def open_session(graph: Path | Bundle, threads: int = 0, *, will_run: bool = Tru
         raise DependencyError("onnxruntime", "opening an ONNX graph", "cpu") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # The arena keeps what the largest run ever needed, and all other runs wait while it shrinks;
+    # the pattern takes a run's memory in one block, which the allocator then does not keep.
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     # Warnings about the threshold, an initializer that may be fed, are expected. Errors are raised,
     # and ONNX Runtime would also print them past all logging, with parts of the input.
     options.log_severity_level = _FATAL_ONLY
@@ -144,23 +145,6 @@ def open_session(graph: Path | Bundle, threads: int = 0, *, will_run: bool = Tru
         raise
     except Exception as error:  # noqa: BLE001 - onnxruntime has a class for every failure
         raise BundleError(f"{path} cannot be opened: {one_line(error)}") from None
-
-
-def run_options(feeds: Mapping[str, Any]) -> Any:
-    """Return the options of a run: after large inputs its memory is given back.
-
-    ONNX Runtime keeps what its largest run ever needed.
-
-    Args:
-        feeds: The run's inputs.
-    """
-    if sum(array.nbytes for array in feeds.values()) <= _LARGE_BYTES:
-        return None
-    from onnxruntime import RunOptions
-
-    options = RunOptions()
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    return options
 
 
 def _spec(node: Any, path: Path) -> TensorSpec:

@@ -1,14 +1,15 @@
 """Cuts large calls into pieces that take turns with the other calls.
 
-A model that has begun a batch cannot be interrupted, so a batch must be short: at most about twice
-as long as the model's shortest one, whatever a message holds. Between two pieces other calls are
-worked on, and the rest of a call whose caller has left or whose deadline has passed is dropped.
+A model that has begun a batch cannot be interrupted, so a batch must be short: at most about half
+as long again as the model's shortest one, whatever a message holds. Between two pieces other calls
+are worked on, and the rest of a call whose caller has left or whose deadline has passed is dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Any, Final
 
@@ -23,12 +24,9 @@ from edge_runtime.wire.tensors import Array
 
 _LEAST_S: Final = 0.002
 """A piece may take as long in any case: handing it over takes a tenth of that."""
-_SHORTEST_BATCHES: Final = 2
+_SHORTEST_BATCHES: Final = 1.5
 _DECAY: Final = 1.01
-_GROWTH: Final = 4
 _FIRST_ROWS: Final = 4
-_ROW_BYTES: Final = 1024
-"""Weight of a row besides its content."""
 _MOST_BYTES: Final = 16 * MIB
 _HEAVY_BYTES: Final = 2 * MIB
 _HEAVY: Final = 2
@@ -39,6 +37,8 @@ _BLANK: Final[Mapping[str, Any]] = {"f": np.nan, "O": b""}
 class Pace:
     """Chooses how many rows a piece has, by the time that the pieces before it took.
 
+    Small rows take a time of their own, large ones a time for each byte, and a server gets both.
+
     Args:
         max_batch: Most rows of a piece.
         is_timed: Whether batches show how long rows take; otherwise a piece has half of
@@ -48,40 +48,43 @@ class Pace:
     def __init__(self, max_batch: int, *, is_timed: bool = True) -> None:
         self._most = max_batch if is_timed else max(1, max_batch // 2)
         self._is_timed = is_timed
-        self._shortest_s = float("inf")
-        self._weight_s = float("inf")  # seconds per unit of weight
-        self._last = 0
+        self._shortest_s = self._row_s = self._byte_s = inf
 
     def observe_batch(self, took_s: float) -> None:
         """Note how long a batch took; short ones show what other calls are used to."""
         self._shortest_s = min(took_s, self._shortest_s * _DECAY)
 
-    def observe_piece(self, weight: int, took_s: float) -> None:
-        """Note how long a piece took."""
+    def observe_piece(self, rows: int, size: int, took_s: float) -> None:
+        """Note how long a piece of so many rows and bytes took."""
         # The shortest times: a processor that others keep busy says nothing about the rows.
-        self._weight_s = min(took_s / weight, self._weight_s * _DECAY)
-        self._last = weight
+        self._row_s = min(took_s / rows, self._row_s * _DECAY)
+        self._byte_s = min(took_s / max(size, 1), self._byte_s * _DECAY)
 
     def next_piece(self, inputs: Mapping[str, Column], start: int, rows: int) -> tuple[int, int]:
-        """Return the end of the piece that begins at a row, and its weight."""
-        most, end, weight = self._most_weight(), start, 0
-        most_rows = self._most if self._last or not self._is_timed else _FIRST_ROWS
-        for row in range(start, min(rows, start + most_rows)):
-            more = _ROW_BYTES + sum(_size(column[row]) for column in inputs.values())
-            if row > start and weight + more > most:
+        """Return the end of the piece that begins at a row, and its size in bytes."""
+        is_first = self._is_timed and self._row_s == inf
+        end, size = start, 0
+        for row in range(start, min(rows, start + (_FIRST_ROWS if is_first else self._most))):
+            more = sum(_size(column[row]) for column in inputs.values())
+            if row > start and not self._has_time(row + 1 - start, size + more):
                 break
-            end, weight = row + 1, weight + more
-        return end, weight
+            end, size = row + 1, size + more
+        return end, size
 
-    def is_heavy(self, weight: int) -> bool:
+    def is_heavy(self, size: int) -> bool:
         """Return whether a piece of one row takes far longer than a piece should."""
-        return weight > _HEAVY_BYTES and (not self._last or weight > _HEAVY * self._most_weight())
+        if size <= _HEAVY_BYTES:
+            return False
+        return self._row_s == inf or not self._has_time(1, size, _HEAVY)
 
-    def _most_weight(self) -> float:
-        if not (self._last and self._is_timed):
-            return _MOST_BYTES
-        target_s = max(_LEAST_S, _SHORTEST_BATCHES * self._shortest_s)
-        return min(target_s / self._weight_s, float(_GROWTH * self._last), _MOST_BYTES)
+    def _has_time(self, rows: int, size: int, pieces: int = 1) -> bool:
+        """Return whether rows of so many bytes together fit into the time of some pieces."""
+        if size > pieces * _MOST_BYTES:
+            return False
+        if not self._is_timed or self._row_s == inf:
+            return True
+        time_s = max(_LEAST_S, _SHORTEST_BATCHES * self._shortest_s)
+        return max(rows * self._row_s, size * self._byte_s) <= pieces * time_s
 
 
 class Pieces:
@@ -108,17 +111,17 @@ class Pieces:
         done: list[Result] = []
         start = 0
         while start < job.rows:
-            end, weight = self._pace.next_piece(job.inputs, start, job.rows)
+            end, size = self._pace.next_piece(job.inputs, start, job.rows)
             piece = job if (start, end) == (0, job.rows) else _cut(job, start, end, done)
-            is_heavy = end - start == 1 and self._pace.is_heavy(weight)
+            is_heavy = end - start == 1 and self._pace.is_heavy(size)
             batcher = self._heavy if is_heavy and self._heavy is not None else self._batcher
             submitted = monotonic()
             try:
                 result: Result = await batcher.run(piece)
             except CallError as error:
                 raise _moved(error, start) from None
-            if job.rows > 1 and not is_heavy:
-                self._pace.observe_piece(weight, result.compute_s)
+            if job.rows > 1 or is_heavy:
+                self._pace.observe_piece(end - start, size, result.compute_s)
             if piece is not job:  # it counts from the call's arrival, so as not to be delayed
                 job.queue_s += piece.arrived + piece.queue_s - submitted
             done.append(result)

@@ -10,7 +10,7 @@ from benchmarks.commands.figures import CloudSettings
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import check
 from benchmarks.processes import processor_s, resident_bytes, running_server
-from benchmarks.serving import connections, drain, front, graphs, load, overload, peer
+from benchmarks.serving import connections, drain, fairness, front, graphs, load, overload, peer
 from benchmarks.serving.load import check_answer, stub_server
 from benchmarks.serving.mlserver import EXECUTABLE
 
@@ -115,6 +115,18 @@ def test_an_overload_is_measured(tmp_path, monkeypatch):
     assert 0 < admitted.value < 100
     assert 0 < refused.value < 5e3
     assert "RESOURCE_EXHAUSTED" in refused.detail
+
+
+def test_a_caller_is_measured_beside_large_calls_of_another(bundle, monkeypatch):
+    calls = [("3 pictures", fairness._arrays(np.zeros((3, 8, 8, 3), np.uint8)))]
+    monkeypatch.setattr(fairness, "_large_calls", lambda *_: calls)
+    monkeypatch.setattr(fairness, "small_cnn_bundle", lambda *_: bundle)
+    ratio, memory = fairness.measure_fairness(bundle, 0, 1, turn_s=0.5, side=8)
+    assert ratio.name == "p99 of one picture, beside 3 pictures / alone"
+    assert (ratio.limit, ratio.unit) == (4.0, "x")
+    assert 0 < ratio.value < 1e4
+    assert " 0 answered" not in ratio.detail
+    assert math.isfinite(memory.value)
 
 
 def test_servers_are_drained_under_load_and_lose_nothing(bundle):

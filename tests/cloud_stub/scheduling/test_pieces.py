@@ -180,8 +180,8 @@ def learned(*, alone_s, row_s, max_batch=256):
     """Return the pace of a model after some pieces, and the rows of the next one."""
     pace, rows = Pace(max_batch), 0
     for _ in range(12):
-        rows, weight = pace.next_piece(PICTURES, 0, ROWS)
-        pace.observe_piece(weight, alone_s + rows * row_s)
+        rows, size = pace.next_piece(PICTURES, 0, ROWS)
+        pace.observe_piece(rows, size, alone_s + rows * row_s)
         pace.observe_batch(alone_s + row_s)
     return pace, rows
 
@@ -189,22 +189,40 @@ def learned(*, alone_s, row_s, max_batch=256):
 @pytest.mark.parametrize(
     ("alone_s", "row_s", "fewest", "most"),
     [
-        (0, 1.0, 2, 2),  # a slow model: twice the shortest batch
+        (0, 1.0, 1, 1),  # a slow model: no second row
         (0, 1e-4, 18, 22),  # a fast one: two milliseconds
         (0, 1e-6, 256, 256),
-        (0.1, 1e-4, 256, 256),  # a batch costs hardly more than a row, as on a GPU
+        (0.1, 1e-4, 128, 256),  # a batch costs hardly more than a row, as on a GPU
     ],
 )
-def test_a_piece_takes_about_twice_as_long_as_the_shortest_batch(alone_s, row_s, fewest, most):
+def test_a_piece_takes_hardly_longer_than_the_shortest_batch(alone_s, row_s, fewest, most):
     assert fewest <= learned(alone_s=alone_s, row_s=row_s)[1] <= most
 
 
-def test_rows_weigh_what_they_hold():
+def test_large_rows_make_smaller_pieces():
     pace, rows = learned(alone_s=0, row_s=1e-4)
     big = [np.zeros((320, 320, 3), np.uint8)] * 3 + [np.zeros((8, 8, 3), np.uint8)] * ROWS
     assert pace.next_piece({"image": big}, 0, len(big))[0] == 1
-    assert pace.next_piece({"image": big}, 3, len(big))[0] - 3 > rows
+    assert pace.next_piece({"image": big}, 3, len(big))[0] == 3 + rows
     assert pace.next_piece({"text": ["x" * 10**6] * 9}, 0, 9)[0] == 1
+
+
+def test_large_rows_show_nothing_about_the_time_of_small_ones():
+    pace = Pace(256)
+    for _ in range(9):
+        pace.observe_batch(1.0)
+        pace.observe_piece(1, 2 << 20, 1.0)
+    # By their bytes alone 256 tiny pictures would take no time.
+    assert pace.next_piece({"image": np.zeros((ROWS, 8, 8, 3), np.uint8)}, 0, ROWS)[0] == 1
+
+
+def test_a_large_row_is_heavy_until_its_time_is_known():
+    pace, _ = learned(alone_s=0, row_s=1e-4)
+    assert pace.is_heavy(3 << 20)
+    pace.observe_piece(1, 3 << 20, 1e-3)
+    assert not pace.is_heavy(3 << 20)
+    assert not pace.is_heavy(1 << 20)
+    assert pace.is_heavy(40 << 20)
 
 
 def test_heavy_rows_run_beside_the_others():
