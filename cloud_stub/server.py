@@ -36,6 +36,8 @@ _DRAIN_S: Final = 1.0
 """Longest wait for callers to notice that the server takes no more calls."""
 _CUT_OFF_S: Final = 0.1
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
+_OWN_FILES: Final = 256
+"""Open files that connections leave to the server: models, tokens, certificates, metrics."""
 
 # Connections are kept for clients that lose the network without notice: phones, vehicles, machines
 # in the field.
@@ -87,11 +89,11 @@ def serve(settings: ServeSettings) -> None:
         security = settings.security()
         certificates, guard = security.certificates(), security.guard()
         security.check_host(settings.host)
-        _raise_file_limit()
+        connections = min(settings.max_connections, _raise_file_limit())
         workers.keep_freed()
         workers.take_short_turns()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            abandoned = runner.run(_serve(settings, certificates, guard, log))
+            abandoned = runner.run(_serve(settings, certificates, guard, log, connections))
         for number in _STOPPING:  # at its end the interpreter would restore the deadly default
             signal.signal(number, signal.SIG_IGN)
     finally:
@@ -128,16 +130,21 @@ def _listen_error(host: str, port: int, reason: str) -> ListenError:
     )
 
 
-def _raise_file_limit() -> None:
-    """Allow as many connections as the system does; the usual soft limit is 1,024."""
+def _raise_file_limit() -> int:
+    """Open as many files as the system allows; return the number of connections they suffice for.
+
+    The usual soft limit is 1,024.
+    """
     try:
         import resource
     except ImportError:  # not a Unix
-        return
+        return 2**31 - 1
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Some systems report no limit and then refuse to set it so.
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 2**31 - 1 if soft == resource.RLIM_INFINITY else max(1, soft - _OWN_FILES)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -157,12 +164,13 @@ async def _serve(
     certificates: ServerCertificates | None,
     guard: TokenGuard | None,
     log: logs.Writer,
+    connections: int,
 ) -> int:
     """Serve, and return the number of calls and workers that are abandoned at the end."""
     stop = asyncio.Event()
     # Before the models are opened, which takes a while.
     _await_signals(stop, asyncio.get_running_loop(), settings.grace)
-    return await _Server(settings, certificates, guard, log).serve(stop)
+    return await _Server(settings, certificates, guard, log, connections).serve(stop)
 
 
 def _await_signals(stop: asyncio.Event, loop: asyncio.AbstractEventLoop, grace_s: float) -> None:
@@ -214,9 +222,10 @@ class _Server:
         certificates: ServerCertificates | None,
         guard: TokenGuard | None,
         log: logs.Writer,
+        connections: int,
     ) -> None:
         self._settings, self._certificates, self._guard = settings, certificates, guard
-        self._log = log
+        self._log, self._connections = log, connections
         self._models = Models(
             ServedModel(each.model, open_backend(each), each.limits(), each.bounds())
             for each in settings.each_model()
@@ -262,7 +271,8 @@ class _Server:
         message_bytes = self._settings.max_message_mib * workers.MIB
         limits = [(f"grpc.max_{way}_message_length", message_bytes) for way in ("receive", "send")]
         tls = () if self._certificates is None else _TLS_OPTIONS
-        return [*_CONNECTION_OPTIONS, *tls, *limits]
+        most = ("grpc.max_allowed_incoming_connections", self._connections)
+        return [*_CONNECTION_OPTIONS, *tls, *limits, most]
 
     def _listen(self, server: grpc.aio.Server) -> int:
         host, port = self._settings.host, self._settings.port

@@ -57,6 +57,9 @@ class ServeSettings(ModelSettings, does="cloud_stub.server:serve"):
     max_memory_mib: int = field(
         "most memory of all calls together, in MiB, including decoded pictures", default=1024
     )
+    max_connections: int = field(
+        "most connections at once; further ones are closed as they come", default=10_000, least=1
+    )
     grace: float = field(
         "seconds that calls in flight may still take after SIGTERM", default=10.0, least=0
     )

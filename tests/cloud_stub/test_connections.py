@@ -189,6 +189,32 @@ def test_two_thousand_connections_are_open_at_once(launch_moody, allow_files, re
         assert running.stop(within_s=2 + PATIENCE_S) == 0
 
 
+def is_served(connection):
+    """Return whether the server answers the beginning of a connection instead of closing it."""
+    try:
+        connection.sendall(PREFACE + SETTINGS)
+        return bool(connection.recv(1))
+    except OSError:
+        return False
+
+
+def test_connections_beyond_the_limit_are_closed_and_leave_room_when_they_end(launch_moody):
+    running = launch_moody("--max-connections", "10")
+    with contextlib.ExitStack() as stack:
+        caller = stack.enter_context(Caller(running.address))
+        assert caller.numbers((ANSWER, 7)) == [7]
+        held = [stack.enter_context(connect(running.address)) for _ in range(12)]
+        assert [is_served(one) for one in held] == [True] * 9 + [False] * 3
+        assert caller.numbers((ANSWER, 8)) == [8]
+        held[0].close()
+
+        def takes_one_more():
+            return is_served(stack.enter_context(connect(running.address)))
+
+        wait_until(takes_one_more)
+    assert running.stop() == 0
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
