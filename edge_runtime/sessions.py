@@ -24,7 +24,9 @@ _PROVIDERS: Final = {"cpu": (CPU,), "cuda": (CUDA, CPU)}
 # TF32 rounds to 10 bits, which moves confidences by 1e-3: a threshold chosen on a CPU would defer
 # other inputs on a GPU.
 _DEFAULTS: Final[dict[str, dict[str, Any]]] = {CUDA: {"use_tf32": 0}}
-_ERROR_LEVEL: Final = 3  # ONNX Runtime warns about every initializer that may be fed: our threshold
+# ONNX Runtime warns about every initializer that may be fed, as our threshold is, and prints each
+# error that it raises as well.
+_FATAL_LEVEL: Final = 4
 REASON_LENGTH: Final = 200
 """Characters of ONNX Runtime's error text that a message repeats."""
 
@@ -62,7 +64,7 @@ def open_session(bundle: Bundle, settings: SessionSettings) -> Any:
     """
     pairs = require_offered(settings.providers)
     options = ort.SessionOptions()
-    options.log_severity_level = _ERROR_LEVEL
+    options.log_severity_level = _FATAL_LEVEL
     if settings.threads is not None:
         options.intra_op_num_threads = settings.threads
     options.enable_cpu_mem_arena = settings.arena

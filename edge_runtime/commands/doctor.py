@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from edge_runtime import contract
 from edge_runtime.cli import field
 from edge_runtime.commands.flags import CloudFlags
+from edge_runtime.commands.limits import limited
 from edge_runtime.errors import (
     CloudMisconfiguredError,
     CloudUnavailableError,
@@ -24,7 +25,7 @@ from edge_runtime.errors import (
     GatekeeperError,
     SettingError,
 )
-from edge_runtime.files import one_line
+from edge_runtime.files import clean, one_line
 from edge_runtime.wire.address import is_loopback, split_address
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ class DoctorSettings(CloudFlags, does="edge_runtime.commands.doctor:check_instal
         "time limit for the cloud in seconds; generous, so that a slow cloud passes",
         default=2.0,
         above=0,
+    )
+    bundle_limit_s: float = field(
+        "seconds that the bundle may take to load and to run once", default=300.0, above=0
     )
     provider: Literal["cpu", "cuda"] = field(
         "device of the small model; cuda needs the extra gpu", default="cpu"
@@ -99,7 +103,7 @@ def _checks(settings: DoctorSettings) -> Iterator[tuple[str, Callable[[], str]]]
     yield "provider", partial(_check_provider, settings.provider)
     yield "clock", partial(check_clock, bundle)
     if bundle is not None:
-        yield "bundle", partial(_check_bundle, bundle, settings.provider)
+        yield "bundle", partial(_check_bundle, bundle, settings)
     if bundle is not None and cloud is not None:
         yield "link", partial(check_link, cloud, settings.deadline_s, use_proxy=settings.use_proxy)
         yield (
@@ -125,8 +129,24 @@ def _check_provider(provider: str) -> str:
     return ", ".join(name for name, _ in require_offered(select_providers(provider)))
 
 
-def _check_bundle(bundle: Path, provider: str) -> str:
+def _check_bundle(bundle: Path, settings: DoctorSettings) -> str:
+    """Load a bundle and run it once, within limits: it may come from anyone."""
     _import("onnxruntime")
+    # CUDA takes far more address space than memory.
+    size = None if settings.provider == "cuda" else _size(bundle)
+    line = (
+        f"FAIL  bundle: expected {clean(str(bundle))} to load and run within "
+        f"{settings.bundle_limit_s:g} s, it did not: do not use it, or raise --bundle-limit-s"
+    )
+    with limited(size, settings.bundle_limit_s, line):
+        return _load_and_run(bundle, settings.provider)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _load_and_run(bundle: Path, provider: str) -> str:
     from edge_runtime.edge import open_edge
     from edge_runtime.inputs import blank_input
     from edge_runtime.sessions import select_providers
