@@ -6,12 +6,16 @@ weights of another folder: transformers would build the one and open the other.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from threading import get_ident
 from typing import Any, Final
 
 import torch
+from torch.nn.modules import module as torch_modules
+from torch.overrides import TorchFunctionMode
 
 from edge_runtime.files import repair
 from edge_runtime.reading import SMALL, open_regular, read_json
@@ -24,8 +28,14 @@ _REPEATED: Final = re.compile(r"(layers?|depths?|blocks?|stages?|experts|repeats
 _NO_SIZE: Final = re.compile(r"theta|base|seed|flos|param|token_id")
 _MOST_REPEATS: Final = 2_000
 _MOST_SIZE: Final = 1 << 24
-_SPARE_BYTES: Final = 1 << 26
-_FLOAT: Final = 4
+_LABELS: Final = re.compile(r"num_labels|n_labels|num_classes$")
+_MOST_LABELS: Final = 1 << 20
+"""transformers makes a name for each."""
+_MOST_PARTS: Final = 1 << 16
+"""Modules of a model; one of 30,000 million weights in 128 experts a layer has 31,000."""
+_MOST_NEW_BYTES: Final = 1 << 35
+"""Of a model that is built from its configuration: eight thousand million weights."""
+_SPARE_BYTES: Final = 1 << 28
 _STORED: Final = 4
 """Float32 has at most this many times the bytes of the weights on disk, e.g. of 8-bit floats."""
 
@@ -74,7 +84,7 @@ def check_config(folder: Path) -> None:
     if not isinstance(config, dict):
         raise CheckpointError(f"expected an object in {folder / _CONFIG}, got other JSON")
     for name, value in _numbers(config):
-        most = _MOST_REPEATS if _REPEATED.search(name) else _MOST_SIZE
+        most = _most(name)
         if value > most and not _NO_SIZE.search(name):
             raise CheckpointError(
                 f"expected at most {most} as {name} in {folder / _CONFIG}, got "
@@ -107,21 +117,90 @@ def require_fitting(auto_model: Any, config: Any, folder: Path) -> None:
     Args:
         auto_model: transformers' class that opens the model.
         config: Its configuration.
-        folder: The folder.
+        folder: The folder; without weights, a model is built up to a size that can be trained.
     """
-    try:
-        with torch.device("meta"):  # shapes alone
-            model = auto_model.from_config(config, trust_remote_code=False)
-    except Exception:  # noqa: BLE001 - not every model can be built without its numbers
-        return
-    wanted = _FLOAT * sum(weight.numel() for weight in model.parameters())
     stored = sum(map(_size, weight_files(folder)))
-    if wanted > _STORED * stored + _SPARE_BYTES:
+    most = _STORED * stored + _SPARE_BYTES if stored else _MOST_NEW_BYTES
+    has = f"the files have {stored / 1e6:.0f} MB" if stored else "and there are no weights"
+    extent = _Extent(most)
+    try:
+        with extent.counted():
+            auto_model.from_config(config, trust_remote_code=False)
+    except _TooLargeError as error:
         raise CheckpointError(
-            f"expected the weights of {type(model).__name__} in {folder}, its config.json asks for "
-            f"{wanted / 1e6:.0f} MB, the files have {stored / 1e6:.0f} MB: it belongs to another "
-            "model"
-        )
+            f"expected a model of at most {most / 1e6:.0f} MB and {_MOST_PARTS} parts in {folder}, "
+            f"its config.json asks for {error}, {has}: it belongs to another model"
+        ) from None
+
+
+class _TooLargeError(Exception):
+    """A model asks for more than it may have."""
+
+
+class _Extent(TorchFunctionMode):
+    """Counts what the building of a model asks for, and stops it at a limit.
+
+    Within `counted` tensors are shapes alone, so that nothing is allocated. Not only weights count:
+    tables of positions and masks are made on the way.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self._most = most_bytes
+        self._bytes = self._parts = 0
+        self._thread = get_ident()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function of torch, and look at what it made."""
+        kwargs = kwargs or {}
+        if func is torch.tensor:  # of numbers at hand, which may be asked for again
+            kwargs = {"device": "cpu", **kwargs}
+        made = func(*args, **kwargs)
+        if isinstance(made, torch.Tensor):
+            self._require(_bytes(made), "a tensor")
+        return made
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count within the block."""
+        with contextlib.ExitStack() as stack:
+            for register, hook in (
+                (torch_modules.register_module_parameter_registration_hook, self._add_tensor),
+                (torch_modules.register_module_buffer_registration_hook, self._add_tensor),
+                (torch_modules.register_module_module_registration_hook, self._add_part),
+            ):
+                stack.callback(register(hook).remove)
+            stack.enter_context(torch.device("meta"))
+            stack.enter_context(self)
+            yield
+
+    def _add_tensor(self, module: Any, name: str, tensor: torch.Tensor | None) -> None:
+        if tensor is not None and get_ident() == self._thread:
+            self._bytes += _bytes(tensor)
+            self._require(self._bytes, f"weights up to {type(module).__name__}.{name}")
+
+    def _add_part(self, module: Any, name: str, _: Any) -> None:
+        if get_ident() == self._thread:
+            self._parts += 1
+            if self._parts > _MOST_PARTS:
+                raise _TooLargeError(f"more parts, e.g. {name[:40]} of {type(module).__name__}")
+
+    def _require(self, wanted: int, what: str) -> None:
+        if wanted > self._most:
+            raise _TooLargeError(f"{what} of at least {wanted / 1e6:.3g} MB")
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _most(name: str) -> int:
+    """Return the largest number that a key of a configuration may have."""
+    if _LABELS.search(name):
+        return _MOST_LABELS
+    return _MOST_REPEATS if _REPEATED.search(name) else _MOST_SIZE
 
 
 def _weights_named(folder: Path) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from edge_runtime.files import one_line
 from train.errors import CheckpointError
 from train.models.channels import open_channels
 from train.models.checkpoint import Checkpoint
-from train.models.files import check_config, check_files
+from train.models.files import check_config, check_files, require_fitting
 from train.models.kinds import SAFE, Family, family_of, open_processor
 from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
 from train.models.small_cnn import SmallCNN, SmallCNNConfig
@@ -123,12 +123,15 @@ def _foreign(
 
 
 def _model(family: Family, path: Path, names: dict[str, Any]) -> Any:
-    if any(path.glob("*.safetensors")):
+    config = AutoConfig.from_pretrained(path, **SAFE, **names)
+    has_weights = any(path.glob("*.safetensors"))
+    if has_weights:
         check_files(path)
+    require_fitting(family.auto_model, config, path)
+    if has_weights:
         return family.auto_model.from_pretrained(
             path, use_safetensors=True, ignore_mismatched_sizes=True, **SAFE, **names
         )
-    config = AutoConfig.from_pretrained(path, **SAFE, **names)
     return family.auto_model.from_config(config, trust_remote_code=False)
 
 

@@ -145,7 +145,7 @@ def name_in_index(name):
         (lambda p: os.truncate(p / "preprocessor_config.json", 1 << 29), "at most 256 MiB"),
         (lambda p: edit_config(p, num_hidden_layers=10**7), "at most 2000 as num_hidden_layers"),
         (lambda p: edit_config(p, text_config={"depths": [1, 10**7]}), "at most 2000 as depths"),
-        (lambda p: edit_config(p, num_labels=10**9), "at most 16777216 as num_labels"),
+        (lambda p: edit_config(p, num_labels=10**9), "at most 1048576 as num_labels"),
         (lambda p: edit_config(p, widths=[1 << 14] * 2), "config.json asks for .* MB, the files"),
         (name_in_index("../other/model.safetensors"), "it names '../other/model.safetensors'"),
         (name_in_index("other.safetensors"), "it names 'other.safetensors'"),
