@@ -2,6 +2,7 @@
 
 GatekeeperError
 ├── ListenError (OSError)             the address cannot be listened on
+├── LimitError                        the system's limit on memory leaves too little for calls
 ├── DeployError (ValueError)          nothing was deployed: model, names or folder do not fit
 └── CallError                         one call is refused; carries its gRPC status
     ├── BadRequestError (ValueError)  INVALID_ARGUMENT
@@ -36,6 +37,10 @@ _NO_MEMORY: Final = (
 
 class ListenError(GatekeeperError, OSError):
     """The address is taken, forbidden, or does not belong to this machine."""
+
+
+class LimitError(GatekeeperError):
+    """The system's limit on memory leaves too little for calls."""
 
 
 class DeployError(GatekeeperError, ValueError):

@@ -23,7 +23,7 @@ from cloud_stub.errors import (
     OverloadError,
     UnavailableError,
 )
-from cloud_stub.scheduling.queue import FairQueue, Job
+from cloud_stub.scheduling.queue import MOST_BYTES, FairQueue, Job
 from cloud_stub.scheduling.workers import Workers
 from edge_runtime.errors import GatekeeperError, SettingError
 
@@ -95,6 +95,7 @@ class Batcher:
     Attributes:
         in_flight: Number of calls that workers have.
         hanging: Number of workers that were given up and have not come back.
+        most_bytes: Most bytes of the inputs of a batch of several jobs.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Batcher:
         is_continuous: bool = False,
     ) -> None:
         self.in_flight = self.hanging = 0
+        self.most_bytes = MOST_BYTES
         self._work = work
         self._record = record
         self._workers = workers
@@ -198,7 +200,7 @@ class Batcher:
             room = self._limits.max_batch - self._rows
             if self._rows and self._queue.next_rows > room:
                 return  # no other job may overtake it, or its turn would never come
-            jobs = self._keep_wanted(self._queue.take(room))
+            jobs = self._keep_wanted(self._queue.take(room, self.most_bytes))
             if jobs:
                 self._start(_Run(jobs))
 

@@ -17,7 +17,7 @@ import numpy as np
 from cloud_stub.backends.backend import Column, Outputs
 from cloud_stub.errors import CallError, ExpiredError, RefusedRowsError
 from cloud_stub.scheduling.batcher import Batcher
-from cloud_stub.scheduling.queue import Job, Result
+from cloud_stub.scheduling.queue import MOST_BYTES, Job, Result, size_of
 from cloud_stub.scheduling.workers import MIB
 from edge_runtime.wire.tensors import Array
 
@@ -29,7 +29,6 @@ _GROWTH: Final = 4
 _FIRST_ROWS: Final = 4
 _ROW_BYTES: Final = 1024
 """Weight of a row besides its content."""
-_MOST_BYTES: Final = 16 * MIB
 _HEAVY_BYTES: Final = 2 * MIB
 _HEAVY: Final = 2
 _BLANK: Final[Mapping[str, Any]] = {"f": np.nan, "O": b""}
@@ -43,11 +42,15 @@ class Pace:
         max_batch: Most rows of a piece.
         is_timed: Whether batches show how long rows take; otherwise a piece has half of
             `max_batch`, and the other half is left to other calls.
+
+    Attributes:
+        most_bytes: Most bytes of a piece of several rows.
     """
 
     def __init__(self, max_batch: int, *, is_timed: bool = True) -> None:
         self._most = max_batch if is_timed else max(1, max_batch // 2)
         self._is_timed = is_timed
+        self.most_bytes = MOST_BYTES
         self._shortest_s = float("inf")
         self._weight_s = float("inf")  # seconds per unit of weight
         self._last = 0
@@ -67,7 +70,7 @@ class Pace:
         most, end, weight = self._most_weight(), start, 0
         most_rows = self._most if self._last or not self._is_timed else _FIRST_ROWS
         for row in range(start, min(rows, start + most_rows)):
-            more = _ROW_BYTES + sum(_size(column[row]) for column in inputs.values())
+            more = _ROW_BYTES + sum(size_of(column[row]) for column in inputs.values())
             if row > start and weight + more > most:
                 break
             end, weight = row + 1, weight + more
@@ -79,9 +82,9 @@ class Pace:
 
     def _most_weight(self) -> float:
         if not (self._last and self._is_timed):
-            return _MOST_BYTES
+            return self.most_bytes
         target_s = max(_LEAST_S, _SHORTEST_BATCHES * self._shortest_s)
-        return min(target_s / self._weight_s, float(_GROWTH * self._last), _MOST_BYTES)
+        return min(target_s / self._weight_s, float(_GROWTH * self._last), self.most_bytes)
 
 
 class Pieces:
@@ -126,11 +129,6 @@ class Pieces:
             if start < job.rows and job.deadline <= monotonic():
                 raise ExpiredError(f"the deadline passed after {start} of {job.rows} rows")
         return done[0] if len(done) == 1 else _whole(done)
-
-
-def _size(value: Any) -> int:
-    size: int = value.nbytes if hasattr(value, "nbytes") else len(value)
-    return size
 
 
 def _cut(job: Job, start: int, end: int, done: list[Result]) -> Job:
