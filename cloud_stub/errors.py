@@ -25,14 +25,6 @@ import grpc
 from edge_runtime.errors import GatekeeperError
 
 _MEMORY_PUSHBACK_S: Final = 1.0
-# What ONNX Runtime, torch and Python say in errors of other classes.
-_NO_MEMORY: Final = (
-    "bad_alloc",
-    "bad allocation",
-    "Failed to allocate memory",
-    "can't allocate memory",
-    "can't start new thread",
-)
 
 
 class ListenError(GatekeeperError, OSError):
@@ -92,11 +84,6 @@ class OverloadError(CallError):
     def __init__(self, message: str, *, pushback_s: float | None = None) -> None:
         super().__init__(message)
         self.pushback_s = pushback_s
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Return whether something failed because the process got no memory."""
-    return isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY)
 
 
 def out_of_memory() -> OverloadError:

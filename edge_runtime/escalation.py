@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime import contract
 from edge_runtime.answer import Answer, Source
 from edge_runtime.cloud.base import Cloud, CloudAnswers
 from edge_runtime.edge import Edge
@@ -224,6 +225,8 @@ class Escalation:
         for place, row in enumerate(request.rows.tolist()):
             if answers.errors is not None and answers.errors[place] is not None:
                 continue  # a smaller model on the way answered
+            if result.prediction[row] == contract.NO_CLASS:
+                continue  # the small model did not
             record = Record(
                 model=cloud.model,
                 label=answers.label[place],

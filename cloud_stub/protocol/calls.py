@@ -211,7 +211,7 @@ class Front:
             return await self._answer(await self._calls.receive(context), _caller(context))
         except GatekeeperError as error:
             failure = _bare(error)
-        await _abort(context, failure)
+        return await _abort(context, failure)
 
     def _with_status(self, handle: _Handle) -> Callable[[Any, Any], Awaitable[bytes]]:
         """Turn the errors of a call into its gRPC status and one line of text."""

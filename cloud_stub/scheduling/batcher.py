@@ -22,6 +22,7 @@ from cloud_stub.errors import (
     ModelFailureError,
     OverloadError,
     UnavailableError,
+    out_of_memory,
 )
 from cloud_stub.scheduling.queue import MOST_BYTES, FairQueue, Job
 from cloud_stub.scheduling.workers import Workers
@@ -235,10 +236,11 @@ class Batcher:
             self._watchdog = loop.call_later(self._limits.stall_s, self._watch)
         try:
             self._pool.submit(partial(self._work_on, run), partial(self._report, run, loop))
-        except RuntimeError as error:  # the system has no thread left
+        except (MemoryError, RuntimeError):  # the system has no thread left
+            _LOG.warning("no thread was left for a call")
             self._release(run)
             for job in run.jobs:
-                job.finish(UnavailableError(f"the model cannot be started: {error}"))
+                job.finish(out_of_memory())
 
     def _hold_rows(self, jobs: list[Job]) -> None:
         """Count rows until their calls are answered or given up; then others may join."""

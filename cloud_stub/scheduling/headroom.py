@@ -57,7 +57,7 @@ class CallLimits:
             least = _RESERVE // MIB + _RECEIVED_PART * _FEWEST_READS
             raise LimitError(
                 f"expected at least {least} MiB that the system still gives to calls, got "
-                f"{headroom // MIB}: raise its limit on memory (ulimit -v, or that of the container)"
+                f"{headroom // MIB}: raise its limit (ulimit -v, or that of the container)"
             )
         memory = min(self.memory_mib, max(rest // _HELD_PART, message))
         batch_bytes = min(MOST_BYTES, rest * MIB // _BATCH_PART)

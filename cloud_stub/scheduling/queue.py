@@ -104,7 +104,9 @@ def size_of(value: Any) -> int:
     """Return the bytes of a column, or of one of its values."""
     if hasattr(value, "nbytes"):
         return int(value.nbytes)
-    return len(value) if isinstance(value, bytes | str) else sum(map(size_of, value))
+    if isinstance(value, list | tuple):
+        return sum(map(size_of, value))
+    return len(value) if hasattr(value, "__len__") else 0
 
 
 class FairQueue:

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import itertools
 import resource
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def request(size):
 
 
 async def flood(address, data):
-    """Return the statuses of calls that are sent at once, each over a connection of its own."""
+    """Return the statuses of calls that are sent at once, each over several connections."""
 
     async def call(number):
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
@@ -97,7 +98,8 @@ async def flood(address, data):
             calls = [infer(data, timeout=60) for _ in range(CALLS)]
             return [await one.code() for one in calls]
 
-    return collections.Counter(sum(await asyncio.gather(*map(call, range(CALLS))), []))
+    codes = await asyncio.gather(*map(call, range(CALLS)))
+    return collections.Counter(itertools.chain.from_iterable(codes))
 
 
 @needs_proc
