@@ -20,9 +20,9 @@ from edge_runtime import contract
 from edge_runtime.answer import Answer, Source, Timings
 from edge_runtime.cloud.base import Cloud, CloudAnswers
 from edge_runtime.cloud.connect import connect
-from edge_runtime.edge import Edge, edge_answers, open_edge
-from edge_runtime.edge_model import GateResult, no_result
-from edge_runtime.errors import SettingError, ShortMemoryError, UseError
+from edge_runtime.edge import Edge, edge_answers, open_edge, run_edge, stream_edge
+from edge_runtime.edge_model import GateResult
+from edge_runtime.errors import SettingError, UseError
 from edge_runtime.escalation import (
     CloudRequest,
     Escalation,
@@ -30,10 +30,11 @@ from edge_runtime.escalation import (
     Outcome,
     limit_completion,
     merge_answer,
+    require_cloud,
 )
 from edge_runtime.inputs import Batch, read_batch
 from edge_runtime.policies.policy import Policy
-from edge_runtime.sessions import CPU, Provider, short_of_memory
+from edge_runtime.sessions import CPU, Provider
 from edge_runtime.stats import Stats
 
 if TYPE_CHECKING:
@@ -42,8 +43,7 @@ if TYPE_CHECKING:
 Input = npt.NDArray[Any] | str | Path
 Forward = Literal["original", "model_input"]
 _log = logging.getLogger("edge_runtime")
-_CLOSED = 0
-"""Process id of a closed cascade."""
+_CLOSED = 0  # process id of a closed cascade
 
 
 class _Call(NamedTuple):
@@ -222,30 +222,12 @@ class Cascade:
 
         Raises:
             InputError: The inputs do not fit the model.
-            ShortMemoryError: This device has too little memory for the inputs, and M_L did not
-                answer them either.
+            ShortMemoryError: The device has too little memory for them, and M_L did not answer.
             CloudError: M_L gave no usable answer, and the policy says `on_cloud_failure="raise"`.
             UseError: The cascade is closed, or was opened in another process.
         """
         call = self._start(inputs, deadline_s, request_id)
-        try:
-            feeds = self.edge.reader.feeds(call.batch.rows)
-            fed = perf_counter()
-            result = self.edge.run(call.batch.rows, feeds)
-        except MemoryError as error:
-            return self._defer_all(call, error)
-        return self._finish(call, result, fed)
-
-    def _defer_all(self, call: _Call, error: MemoryError) -> list[Answer]:
-        """Have M_L alone answer a call for which the device has too little memory."""
-        rows = call.batch.rows
-        if not isinstance(error, ShortMemoryError):
-            error = short_of_memory(f"{len(rows)} rows")
-        _log.warning("%s", error)
-        if self.cloud is None or self.policy.mode == "edge_only":
-            raise error from None
-        result = no_result(len(rows), is_text=not self.edge.labels)
-        return self._finish(call, result, perf_counter(), error)
+        return self._finish(call, *run_edge(self.edge, call.batch.rows))
 
     def stream(self, prompt: str, *, deadline_s: float | None = None) -> Iterator[str | Answer]:
         """Yield M_S's text piece by piece as it is generated, then the final answer.
@@ -265,19 +247,14 @@ class Cascade:
         call = self._start([prompt], deadline_s, None)
         if self.policy.mode == "cloud_only":
             return iter(self.batch([prompt], deadline_s=deadline_s))
-        return self._stream(call, self.edge.stream(prompt))
+        return self._stream(call, stream_edge(self.edge, prompt))
 
     def _stream(self, call: _Call, pieces: Iterator[str | GateResult]) -> Iterator[str | Answer]:
-        try:
-            for piece in pieces:
-                if isinstance(piece, GateResult):
-                    result = piece
-                else:
-                    yield piece
-        except MemoryError as error:
-            yield from self._defer_all(call, error)
-        else:
-            yield from self._finish(call, result, call.start)
+        for piece in pieces:
+            if isinstance(piece, GateResult):
+                yield from self._finish(call, piece, call.start)
+            else:
+                yield piece
 
     def _start(self, inputs: Any, deadline_s: float | None, request_id: str | None) -> _Call:
         start = perf_counter()
@@ -285,14 +262,8 @@ class Cascade:
         request_id = request_id or f"{self._id_prefix}-{next(self._id_number)}"
         return _Call(read_batch(inputs, self.edge.reader), request_id, deadline_s, start)
 
-    def _finish(
-        self, call: _Call, result: GateResult, fed: float, short: ShortMemoryError | None = None
-    ) -> list[Answer]:
-        """Send the deferred rows to M_L, and merge and count the answers.
-
-        Raises:
-            ShortMemoryError: M_S gave no answers for lack of memory, nor M_L to all rows.
-        """
+    def _finish(self, call: _Call, result: GateResult, fed: float) -> list[Answer]:
+        """Send the deferred rows to M_L, and merge and count the answers."""
         batch, request_id, deadline_s, start = call
         gated = perf_counter()
         deferred = result.defer.tolist().count(True)  # faster than a sum on few rows
@@ -311,8 +282,8 @@ class Cascade:
         if rows is not None and outcome is not None:
             for place, row in enumerate(rows.tolist()):
                 answers[row] = merge_answer(answers[row], outcome, place)
-        if short is not None:
-            _require_cloud(answers, short)
+        if result.short is not None:
+            require_cloud(answers, result.short)
         self._count(answers, deferred, timings.total_s)
         return answers
 
@@ -407,10 +378,3 @@ class Cascade:
             f"expected the process {self._owner} that opened this cascade, got {os.getpid()}: its "
             "threads and connections do not survive a fork, open one after it"
         )
-
-
-def _require_cloud(answers: list[Answer], short: ShortMemoryError) -> None:
-    """Raise the error of M_S unless M_L answered all rows."""
-    for answer in answers:
-        if answer.source is not Source.CLOUD:
-            raise ShortMemoryError(f"{short}; {answer.error}")

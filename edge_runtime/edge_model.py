@@ -42,6 +42,7 @@ class GateResult(NamedTuple):
         texts: Answers of a language model, [batch]; None for a classifier.
         unfinished: bool [batch], True for texts that end early because their deferral was certain.
         reasons: Why a prompt was not answered, None where it was, [batch]; None for a classifier.
+        short: The lack of memory for which there are no answers at all, else None.
     """
 
     prediction: npt.NDArray[np.int64]
@@ -50,15 +51,17 @@ class GateResult(NamedTuple):
     texts: list[str] | None = None
     unfinished: npt.NDArray[np.bool_] | None = None
     reasons: list[str | None] | None = None
+    short: ShortMemoryError | None = None
 
 
-def no_result(rows: int, *, is_text: bool) -> GateResult:
-    """Return the result of a batch that the model did not work on: all of it is deferred."""
+def no_result(rows: int, short: ShortMemoryError, *, is_text: bool) -> GateResult:
+    """Return the result of a batch that M_S did not work on: all of it is deferred."""
     return GateResult(
         np.full(rows, contract.NO_CLASS, np.int64),
         np.full(rows, np.nan, np.float32),
         np.ones(rows, np.bool_),
         [""] * rows if is_text else None,
+        short=short,
     )
 
 

@@ -32,6 +32,7 @@ from edge_runtime.errors import (
     CloudError,
     CloudProtocolError,
     CloudRejectedError,
+    ShortMemoryError,
 )
 from edge_runtime.inputs import Batch, max_request_bytes
 from edge_runtime.policies.policy import Policy
@@ -254,6 +255,14 @@ def merge_answer(small: Answer, outcome: Outcome, place: int) -> Answer:
         source=Source.CLOUD,
         error=None if outcome.errors is None else outcome.errors[place],
     )
+
+
+def require_cloud(answers: Iterable[Answer], short: ShortMemoryError) -> None:
+    """Raise M_S's error for lack of memory unless M_L answered all rows."""
+    for answer in answers:
+        if answer.source is not Source.CLOUD:
+            why = (answer.error or "").removesuffix(_NO_NUMBER).removesuffix("; ")
+            raise ShortMemoryError(f"{short}; {why}" if why else f"{short}")
 
 
 def limit_completion(
