@@ -12,7 +12,7 @@ import importlib.metadata
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from math import inf
 from time import monotonic
-from typing import Any, Final, NoReturn, TypeAlias, cast
+from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 
@@ -83,9 +83,9 @@ class _Places:
             raise _no_place() from None
         except MemoryError:
             raise out_of_memory() from None
-        if data is grpc.aio.EOF:
+        if not isinstance(data, bytes):  # gRPC's mark of the end
             raise BadRequestError("expected a message, got none")
-        return cast("bytes", data)
+        return data
 
     @contextlib.asynccontextmanager
     async def hold(self) -> AsyncIterator[None]:
