@@ -2,6 +2,7 @@
 
 GatekeeperError
 ├── ListenError (OSError)             the address cannot be listened on
+├── LimitError                        the system's limit on memory leaves too little for calls
 ├── DeployError (ValueError)          nothing was deployed: model, names or folder do not fit
 └── CallError                         one call is refused; carries its gRPC status
     ├── BadRequestError (ValueError)  INVALID_ARGUMENT
@@ -24,18 +25,14 @@ import grpc
 from edge_runtime.errors import GatekeeperError
 
 _MEMORY_PUSHBACK_S: Final = 1.0
-# What ONNX Runtime, torch and Python say in errors of other classes.
-_NO_MEMORY: Final = (
-    "bad_alloc",
-    "bad allocation",
-    "Failed to allocate memory",
-    "can't allocate memory",
-    "can't start new thread",
-)
 
 
 class ListenError(GatekeeperError, OSError):
     """The address is taken, forbidden, or does not belong to this machine."""
+
+
+class LimitError(GatekeeperError):
+    """The system's limit on memory leaves too little for calls."""
 
 
 class DeployError(GatekeeperError, ValueError):
@@ -87,11 +84,6 @@ class OverloadError(CallError):
     def __init__(self, message: str, *, pushback_s: float | None = None) -> None:
         super().__init__(message)
         self.pushback_s = pushback_s
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Return whether something failed because the process got no memory."""
-    return isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY)
 
 
 def out_of_memory() -> OverloadError:

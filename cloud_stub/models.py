@@ -23,6 +23,8 @@ from edge_runtime.errors import DependencyError
 VERSION: Final = "1"
 """The only version of a model; an empty version in a request means the same."""
 
+_PIXELS_PER_BYTE: Final = 2  # of a batch: a picture is worked on alone, and rarely
+
 
 class ServedModel:
     """One of the server's models.
@@ -65,6 +67,13 @@ class ServedModel:
         )
         can_share = backend.signature.is_reentrant
         self.calls = Pieces(self.batcher, self._pace, self.heavy if can_share else None)
+
+    def bound_batches(self, most_bytes: int) -> None:
+        """Bound the inputs of a batch of several rows, and a picture, where memory is short."""
+        for part in (self._pace, self.batcher, self.heavy):
+            part.most_bytes = most_bytes
+        pixels = min(self.bounds.max_pixels, _PIXELS_PER_BYTE * most_bytes)
+        self.bounds = replace(self.bounds, max_pixels=pixels)
 
     @property
     def is_usable(self) -> bool:

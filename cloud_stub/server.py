@@ -27,6 +27,7 @@ from cloud_stub.protocol.calls import Front, toolkit_version
 from cloud_stub.protocol.inference import Inference
 from cloud_stub.protocol.pictures import PictureDecoder
 from cloud_stub.scheduling import workers
+from cloud_stub.scheduling.headroom import CallLimits, headroom
 from cloud_stub.scheduling.statistics import Outcome
 from cloud_stub.settings import ServeSettings
 from edge_runtime.wire.address import join_address
@@ -70,6 +71,8 @@ _CONNECTION_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # Closes the connection of a client without calls; its next call connects again.
     ("grpc.max_connection_idle_ms", 600_000),
 )
+# What arrives before a call may be read: on fast links gRPC would make it some MiB a call.
+_TIGHT_OPTIONS: Final = (("grpc.http2.bdp_probe", 0),)
 # A certificate is checked when a connection begins. With this limit a client with an expired
 # certificate, or with an authority that is no longer trusted, is gone within the hour. Calls under
 # way are finished, and the next one connects again.
@@ -81,6 +84,7 @@ def serve(settings: ServeSettings) -> None:
 
     Raises:
         ListenError: The address cannot be listened on.
+        LimitError: The system's limit on memory leaves too little for calls.
         GatekeeperError: A model, or a file of certificates or tokens, cannot be opened.
     """
     log = logs.configure(settings.log, settings.log_level)
@@ -213,6 +217,20 @@ def _silent_stderr() -> Iterator[None]:
         os.close(kept)
 
 
+def _limits(settings: ServeSettings) -> CallLimits:
+    """Return the limits of calls that fit into the memory that is left beside the models."""
+    asked = CallLimits(settings.max_message_mib, settings.max_memory_mib)
+    left = headroom()
+    limits = asked.within(left)
+    if (limits.message_mib, limits.memory_mib) != (asked.message_mib, asked.memory_mib):
+        text = (
+            "the system gives %d MiB more: lowered --max-memory-mib to %d, --max-message-mib to %d"
+        )
+        numbers = (left or 0) // workers.MIB, limits.memory_mib, limits.message_mib
+        _LOG.warning(text, *numbers)
+    return limits
+
+
 class _Server:
     """The parts of a serving process."""
 
@@ -231,12 +249,17 @@ class _Server:
             for each in settings.each_model()
         )
         self._decoder = PictureDecoder(max(model.limits.max_queue for model in self._models))
-        self._memory = workers.MemoryBudget(settings.max_memory_mib * workers.MIB)
+        self._limits = _limits(settings)
+        if self._limits.batch_bytes is not None:
+            for model in self._models:
+                model.bound_batches(self._limits.batch_bytes)
+        self._memory = workers.MemoryBudget(self._limits.memory_mib * workers.MIB)
         self._inference = Inference(self._models, self._decoder, self._memory, logs.log_call)
 
     async def serve(self, stop: asyncio.Event) -> int:
         """Serve until the event is set; return the number of abandoned calls and workers."""
-        front, health = Front(self._models, self._inference), Health(self._models)
+        front = Front(self._models, self._inference, self._limits.reads)
+        health = Health(self._models)
         server = grpc.aio.server(
             interceptors=[] if self._guard is None else [self._guard], options=self._options()
         )
@@ -268,11 +291,12 @@ class _Server:
             await asyncio.sleep(_CUT_OFF_S)
 
     def _options(self) -> list[tuple[str, int]]:
-        message_bytes = self._settings.max_message_mib * workers.MIB
+        message_bytes = self._limits.message_mib * workers.MIB
         limits = [(f"grpc.max_{way}_message_length", message_bytes) for way in ("receive", "send")]
         tls = () if self._certificates is None else _TLS_OPTIONS
         most = ("grpc.max_allowed_incoming_connections", self._connections)
-        return [*_CONNECTION_OPTIONS, *tls, *limits, most]
+        tight = () if self._limits.reads is None else _TIGHT_OPTIONS
+        return [*_CONNECTION_OPTIONS, *tls, *limits, *tight, most]
 
     def _listen(self, server: grpc.aio.Server) -> int:
         host, port = self._settings.host, self._settings.port

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         GatekeeperError,
         InputError,
         SettingError,
+        ShortMemoryError,
         UseError,
     )
     from edge_runtime.language.decoder import Decoder
@@ -100,6 +101,7 @@ __all__ = [
     "Recorder",
     "Security",
     "SettingError",
+    "ShortMemoryError",
     "Source",
     "Timings",
     "UseError",

@@ -20,7 +20,7 @@ from edge_runtime import contract
 from edge_runtime.answer import Answer, Source, Timings
 from edge_runtime.cloud.base import Cloud, CloudAnswers
 from edge_runtime.cloud.connect import connect
-from edge_runtime.edge import Edge, edge_answers, open_edge
+from edge_runtime.edge import Edge, edge_answers, open_edge, run_edge, stream_edge
 from edge_runtime.edge_model import GateResult
 from edge_runtime.errors import SettingError, UseError
 from edge_runtime.escalation import (
@@ -30,6 +30,7 @@ from edge_runtime.escalation import (
     Outcome,
     limit_completion,
     merge_answer,
+    require_cloud,
 )
 from edge_runtime.inputs import Batch, read_batch
 from edge_runtime.policies.policy import Policy
@@ -42,8 +43,7 @@ if TYPE_CHECKING:
 Input = npt.NDArray[Any] | str | Path
 Forward = Literal["original", "model_input"]
 _log = logging.getLogger("edge_runtime")
-_CLOSED = 0
-"""Process id of a closed cascade."""
+_CLOSED = 0  # process id of a closed cascade
 
 
 class _Call(NamedTuple):
@@ -222,13 +222,12 @@ class Cascade:
 
         Raises:
             InputError: The inputs do not fit the model.
+            ShortMemoryError: The device has too little memory for them, and M_L did not answer.
             CloudError: M_L gave no usable answer, and the policy says `on_cloud_failure="raise"`.
             UseError: The cascade is closed, or was opened in another process.
         """
         call = self._start(inputs, deadline_s, request_id)
-        feeds = self.edge.reader.feeds(call.batch.rows)
-        fed = perf_counter()
-        return self._finish(call, self.edge.run(call.batch.rows, feeds), fed)
+        return self._finish(call, *run_edge(self.edge, call.batch.rows))
 
     def stream(self, prompt: str, *, deadline_s: float | None = None) -> Iterator[str | Answer]:
         """Yield M_S's text piece by piece as it is generated, then the final answer.
@@ -248,7 +247,7 @@ class Cascade:
         call = self._start([prompt], deadline_s, None)
         if self.policy.mode == "cloud_only":
             return iter(self.batch([prompt], deadline_s=deadline_s))
-        return self._stream(call, self.edge.stream(prompt))
+        return self._stream(call, stream_edge(self.edge, prompt))
 
     def _stream(self, call: _Call, pieces: Iterator[str | GateResult]) -> Iterator[str | Answer]:
         for piece in pieces:
@@ -283,6 +282,8 @@ class Cascade:
         if rows is not None and outcome is not None:
             for place, row in enumerate(rows.tolist()):
                 answers[row] = merge_answer(answers[row], outcome, place)
+        if result.short is not None:
+            require_cloud(answers, result.short)
         self._count(answers, deferred, timings.total_s)
         return answers
 

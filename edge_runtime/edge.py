@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -11,9 +13,12 @@ import numpy.typing as npt
 from edge_runtime import contract
 from edge_runtime.answer import Answer, Source, Timings
 from edge_runtime.bundle import Bundle, role_of
-from edge_runtime.edge_model import EdgeModel, GateResult
-from edge_runtime.errors import BundleError
+from edge_runtime.edge_model import EdgeModel, GateResult, no_result
+from edge_runtime.errors import BundleError, ShortMemoryError
 from edge_runtime.inputs import InputReader
+from edge_runtime.sessions import short_of_memory
+
+_log = logging.getLogger("edge_runtime")
 
 
 class Edge(Protocol):
@@ -55,6 +60,38 @@ def open_edge(path: Path | str, *, threshold: float | None = None, **session: An
 
         return EdgeGenerator.open(path, threshold=threshold, **session)
     return EdgeModel.open(path, threshold=threshold, **session)
+
+
+def run_edge(edge: Edge, rows: npt.NDArray[Any]) -> tuple[GateResult, float]:
+    """Return M_S's result of a batch, and the time at which the graph began, on `perf_counter`.
+
+    A batch for which the device has too little memory is deferred as a whole.
+    """
+    try:
+        feeds = edge.reader.feeds(rows)
+        fed = perf_counter()
+        return edge.run(rows, feeds), fed
+    except MemoryError as error:
+        return _shortage(edge, len(rows), error), perf_counter()
+
+
+def stream_edge(edge: Edge, prompt: str) -> Iterator[str | GateResult]:
+    """Yield M_S's answer piece by piece, then its result, as `run_edge` does."""
+    pieces = edge.stream(prompt)  # a classifier's error comes at once
+    return _stream(edge, pieces)
+
+
+def _stream(edge: Edge, pieces: Iterator[str | GateResult]) -> Iterator[str | GateResult]:
+    try:
+        yield from pieces
+    except MemoryError as error:
+        yield _shortage(edge, 1, error)
+
+
+def _shortage(edge: Edge, rows: int, error: MemoryError) -> GateResult:
+    short = error if isinstance(error, ShortMemoryError) else short_of_memory(f"{rows} inputs")
+    _log.warning("%s", short)
+    return no_result(rows, short.with_traceback(None), is_text=not edge.labels)
 
 
 def edge_answers(edge: Edge, result: GateResult, timings: Timings, request_id: str) -> list[Answer]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
-from edge_runtime.errors import BundleError, InputError, UseError
+from edge_runtime.errors import BundleError, InputError, ShortMemoryError, UseError, lacks_memory
 from edge_runtime.files import one_line
 from edge_runtime.inputs import blank_input, describe_rows, open_reader
 from edge_runtime.sessions import (
@@ -21,6 +21,7 @@ from edge_runtime.sessions import (
     SessionSettings,
     open_session,
     require_threshold,
+    short_of_memory,
     threshold_feed,
 )
 
@@ -41,6 +42,7 @@ class GateResult(NamedTuple):
         texts: Answers of a language model, [batch]; None for a classifier.
         unfinished: bool [batch], True for texts that end early because their deferral was certain.
         reasons: Why a prompt was not answered, None where it was, [batch]; None for a classifier.
+        short: The lack of memory for which there are no answers at all, else None.
     """
 
     prediction: npt.NDArray[np.int64]
@@ -49,6 +51,18 @@ class GateResult(NamedTuple):
     texts: list[str] | None = None
     unfinished: npt.NDArray[np.bool_] | None = None
     reasons: list[str | None] | None = None
+    short: ShortMemoryError | None = None
+
+
+def no_result(rows: int, short: ShortMemoryError, *, is_text: bool) -> GateResult:
+    """Return the result of a batch that M_S did not work on: all of it is deferred."""
+    return GateResult(
+        np.full(rows, contract.NO_CLASS, np.int64),
+        np.full(rows, np.nan, np.float32),
+        np.ones(rows, np.bool_),
+        [""] * rows if is_text else None,
+        short=short,
+    )
 
 
 class EdgeModel:
@@ -109,6 +123,7 @@ class EdgeModel:
 
         Raises:
             InputError: Type, rank or size differ from the graph's input.
+            ShortMemoryError: This device has too little memory for the batch.
         """
         return self.run(rows, self.reader.feeds(rows))
 
@@ -117,6 +132,8 @@ class EdgeModel:
         try:
             result = GateResult(*self.session.run(contract.GATE_OUTPUTS, {**feeds, **self._feeds}))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
+            if lacks_memory(error):
+                raise short_of_memory(describe_rows(rows)) from None
             raise InputError(
                 f"expected {self.reader.description} that the graph can work on, it failed on "
                 f"{describe_rows(rows)} ({one_line(error, REASON_LENGTH)}): try an input of "
@@ -139,7 +156,7 @@ class EdgeModel:
     def warm_up(self) -> None:
         """Run a blank input, so that ONNX Runtime makes its plans before the first real one."""
         # A graph with free axes may need another size than this one: then the first call is slow.
-        with contextlib.suppress(InputError):
+        with contextlib.suppress(InputError, ShortMemoryError):
             self(self.reader.single(blank_input(self.metadata.input)))
 
 

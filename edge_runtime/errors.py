@@ -5,6 +5,7 @@ GatekeeperError
 │   └── ContractVersionError          written for a contract version this runtime does not know
 ├── InputError (ValueError)           the caller's input does not fit the model
 │   └── PictureSizeError              a picture has too many pixels to decode
+├── ShortMemoryError (MemoryError)    this device has too little memory for the input
 ├── DependencyError (ImportError)     an optional library is missing
 ├── SettingError (ValueError)         a setting is out of range or contradicts another
 ├── UseError (RuntimeError)           the object is closed, or belongs to another process
@@ -24,6 +25,19 @@ other exception is a bug in this toolkit and keeps its traceback.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
+
+# What ONNX Runtime, torch and Python say in errors of other classes.
+_NO_MEMORY: Final = (
+    "bad_alloc",
+    "bad allocation",
+    "allocate memory",  # "failed to" (ONNX Runtime), "can't", "cannot" (torch, the system)
+    "not enough memory",
+    "out of memory",
+    "alloc_failed",  # CUDA's libraries
+    "is smaller than requested bytes",  # a limited arena of ONNX Runtime
+    "can't start new thread",
+)
 
 
 class GatekeeperError(Exception):
@@ -55,6 +69,10 @@ class InputError(GatekeeperError, ValueError):
 
 class PictureSizeError(InputError):
     """A picture has too many pixels to decode."""
+
+
+class ShortMemoryError(GatekeeperError, MemoryError):
+    """This device has too little memory for an input, which may be a good one."""
 
 
 class DependencyError(GatekeeperError, ImportError):
@@ -126,3 +144,11 @@ class CloudRejectedError(CloudError):
 
 class CloudProtocolError(CloudError, ValueError):
     """The server's answer lacks the requested outputs, shapes, types or labels."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether something failed because the process got no memory."""
+    if isinstance(error, MemoryError):
+        return True
+    message = str(error).lower()
+    return any(text in message for text in _NO_MEMORY)

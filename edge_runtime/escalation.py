@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime import contract
 from edge_runtime.answer import Answer, Source
 from edge_runtime.cloud.base import Cloud, CloudAnswers
 from edge_runtime.edge import Edge
@@ -31,6 +32,7 @@ from edge_runtime.errors import (
     CloudError,
     CloudProtocolError,
     CloudRejectedError,
+    ShortMemoryError,
 )
 from edge_runtime.inputs import Batch, max_request_bytes
 from edge_runtime.policies.policy import Policy
@@ -224,6 +226,8 @@ class Escalation:
         for place, row in enumerate(request.rows.tolist()):
             if answers.errors is not None and answers.errors[place] is not None:
                 continue  # a smaller model on the way answered
+            if result.prediction[row] == contract.NO_CLASS:
+                continue  # the small model did not
             record = Record(
                 model=cloud.model,
                 label=answers.label[place],
@@ -251,6 +255,14 @@ def merge_answer(small: Answer, outcome: Outcome, place: int) -> Answer:
         source=Source.CLOUD,
         error=None if outcome.errors is None else outcome.errors[place],
     )
+
+
+def require_cloud(answers: Iterable[Answer], short: ShortMemoryError) -> None:
+    """Raise M_S's error for lack of memory unless M_L answered all rows."""
+    for answer in answers:
+        if answer.source is not Source.CLOUD:
+            why = (answer.error or "").removesuffix(_NO_NUMBER).removesuffix("; ")
+            raise ShortMemoryError(f"{short}; {why}" if why else f"{short}")
 
 
 def limit_completion(

@@ -304,6 +304,9 @@ def sync(path: Path) -> None:
     except PermissionError:
         return  # a folder that may be written but not read
     try:
+        if sys.platform == "darwin":  # where `fsync` leaves the bytes in the disk's own cache
+            with contextlib.suppress(OSError):  # a file system without it
+                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _NO_SYNC:

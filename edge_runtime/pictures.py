@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import DependencyError, InputError, PictureSizeError
+from edge_runtime.errors import (
+    DependencyError,
+    InputError,
+    PictureSizeError,
+    ShortMemoryError,
+    lacks_memory,
+)
 from edge_runtime.files import files_under, one_line
 
 if TYPE_CHECKING:
@@ -60,6 +66,7 @@ def decode_picture(
     Raises:
         PictureSizeError: The picture has too many pixels.
         InputError: The file is unreadable, or has an unsupported kind of pixels.
+        ShortMemoryError: Too little memory is left to decode it.
         DependencyError: Pillow is missing.
     """
     try:
@@ -81,12 +88,21 @@ def decode_picture(
         raise _size_error(name, "more", max_pixels) from None
     except Exception as error:  # noqa: BLE001 - Pillow raises many unrelated classes
         # Pillow's own text for an unknown format shows a memory address.
+        if lacks_memory(error):
+            raise _short(name) from None
         is_unknown = isinstance(error, UnidentifiedImageError)
         reason = "none of these formats" if is_unknown else one_line(error)
         raise InputError(
             f"expected a picture ({', '.join(FORMATS)}), {name} cannot be decoded ({reason}): save "
             "it again"
         ) from None
+
+
+def _short(name: object) -> ShortMemoryError:
+    return ShortMemoryError(
+        f"expected enough memory to read {name}, the system gave none: use a smaller one, or end "
+        "other programs"
+    )
 
 
 def _size_error(name: str, size: str, limit: int) -> PictureSizeError:
@@ -196,6 +212,7 @@ def read_array(path: Path) -> npt.NDArray[Any]:
     Raises:
         InputError: The file is missing or unreadable, a picture has too many pixels or an
             unsupported kind of them, or an array holds Python objects (never unpickled).
+        ShortMemoryError: Too little memory is left to read it.
         DependencyError: Pillow is missing.
     """
     _require_file(path)
@@ -227,8 +244,13 @@ def _read_text(path: Path) -> str:
 
 def _read_npy(path: Path) -> npt.NDArray[Any]:
     try:
-        array: Any = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError, SyntaxError) as error:
+        try:
+            array: Any = np.load(path, allow_pickle=False)
+        except MemoryError:
+            with contextlib.suppress(MemoryError, OSError):
+                np.load(path, mmap_mode="r", allow_pickle=False)  # is it as large as it says?
+            raise _short(path) from None
+    except (ValueError, EOFError, OSError, SyntaxError) as error:
         raise InputError(
             f"expected a plain numeric array in {path} ({one_line(error)}): save it with numpy.save"
         ) from None

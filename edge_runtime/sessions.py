@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle
-from edge_runtime.errors import BundleError, SettingError
+from edge_runtime.errors import BundleError, SettingError, ShortMemoryError
 from edge_runtime.files import one_line
 
 Provider = str | tuple[str, dict[str, Any]]
@@ -157,6 +157,14 @@ def threshold_feed(threshold: float) -> npt.NDArray[np.float32]:
         raise SettingError("expected a number as threshold, got NaN: it would defer everything")
     # ONNX Runtime takes a zero-dimensional array here and nothing else.
     return np.array(threshold, np.float32)
+
+
+def short_of_memory(what: str) -> ShortMemoryError:
+    """Return the error of inputs for which a graph got no memory."""
+    return ShortMemoryError(
+        f"expected enough memory on this device for {what}, the model got none: send fewer or "
+        "smaller inputs at once"
+    )
 
 
 def _remedy(name: str) -> str:

@@ -11,7 +11,6 @@ import io
 import logging
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from edge_runtime import contract
 from edge_runtime.errors import DependencyError
-from edge_runtime.files import one_line
+from edge_runtime.files import one_line, scratch_folder
 from export.errors import GraphError
 from export.external import OnnxFile, load_onnx
 from export.graphs import strip_traces
@@ -60,8 +59,8 @@ def export_logits(
         DependencyError: `exporter` is `optimum`, which is not installed.
         GraphError: The model cannot be translated.
     """
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        loaded = load_onnx(_export(checkpoint, example, free, exporter, Path(scratch)), folder)
+    with scratch_folder(folder / "graph") as scratch:
+        loaded = load_onnx(_export(checkpoint, example, free, exporter, scratch), folder)
     graph = loaded.model.graph
     names, outputs = ([value.name for value in values] for values in (graph.input, graph.output))
     if not set(names) <= set(takes) or outputs != ["logits"]:

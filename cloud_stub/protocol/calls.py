@@ -7,6 +7,7 @@ INTERNAL; here they are an INVALID_ARGUMENT like any other bad input.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from math import inf
@@ -45,8 +46,62 @@ _QUIET_S: Final = 0.1
 _AHEAD: Final = 16
 """Most requests of one stream that are worked on at once."""
 
+_RECEIVED_WITHIN_S: Final = 30.0
+"""Longest time in which a message must arrive where few may arrive at once."""
+
+_PLACE_PUSHBACK_S: Final = 1.0
+
 _Handle: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 _Replies: TypeAlias = "asyncio.Queue[bytes | None]"
+_Line: TypeAlias = "asyncio.Queue[_Replies | OverloadError | None]"
+
+
+class _Places:
+    """Places for messages that arrive; for use from one event loop.
+
+    Args:
+        most: Number of places; None for any number.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        self._free = None if most is None else asyncio.Semaphore(most)
+
+    async def receive(self, context: Any) -> bytes:
+        """Wait for a place, and return the only message of a call.
+
+        Raises:
+            OverloadError: There is no place or no memory for it, or it did not arrive in time.
+            BadRequestError: There is none.
+        """
+        try:
+            if self._free is None:
+                data = await context.read()
+            else:
+                async with asyncio.timeout(_RECEIVED_WITHIN_S), self._free:
+                    data = await context.read()
+        except TimeoutError:
+            raise _no_place() from None
+        except MemoryError:
+            raise out_of_memory() from None
+        if not isinstance(data, bytes):  # gRPC's mark of the end
+            raise BadRequestError("expected a message, got none")
+        return data
+
+    @contextlib.asynccontextmanager
+    async def hold(self) -> AsyncIterator[None]:
+        """Hold a place during the block, or raise an `OverloadError` if there is none."""
+        if self._free is None:
+            yield
+        elif self._free.locked():
+            raise _no_place()
+        else:
+            async with self._free:
+                yield
+
+
+def _no_place() -> OverloadError:
+    text = "as many messages arrive as the memory of the server allows: try again later"
+    return OverloadError(text, pushback_s=_PLACE_PUSHBACK_S)
 
 
 class Front:
@@ -55,12 +110,14 @@ class Front:
     Args:
         models: The server's models.
         inference: Handler of the two inference calls.
+        reads: Most calls, and most streams, whose messages arrive at once; None for any number.
 
     Attributes:
         is_ready: Whether inference calls are accepted; false while shutting down.
     """
 
-    def __init__(self, models: Models, inference: Inference) -> None:
+    def __init__(self, models: Models, inference: Inference, reads: int | None = None) -> None:
+        self._calls, self._streams = _Places(reads), _Places(reads)
         self.is_ready = True
         self._refused = 0
         self._models = models
@@ -78,11 +135,13 @@ class Front:
             "ModelStatistics": self._model_statistics,
             "RepositoryIndex": self._repository_index,
         }
+        # As streams of one message: gRPC would receive it before anything else, and answer a lack
+        # of memory with UNKNOWN.
         methods: dict[str, Any] = {
-            name: grpc.unary_unary_rpc_method_handler(_with_status(handle))
+            name: grpc.stream_unary_rpc_method_handler(self._with_status(handle))
             for name, handle in handles.items()
         }
-        methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._model_infer)
+        methods["ModelInfer"] = grpc.stream_unary_rpc_method_handler(self._model_infer)
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream_infer)
         return grpc.method_handlers_generic_handler(pb.SERVICE, methods)
 
@@ -147,11 +206,30 @@ class Front:
         )
         return response.SerializeToString()
 
-    async def _model_infer(self, data: bytes, context: Any) -> bytes:
+    async def _model_infer(self, _: Any, context: Any) -> bytes:
         try:
-            return await self._answer(data, _caller(context))
+            return await self._answer(await self._calls.receive(context), _caller(context))
         except GatekeeperError as error:
-            await _abort(context, error)
+            failure = _bare(error)
+        return await _abort(context, failure)
+
+    def _with_status(self, handle: _Handle) -> Callable[[Any, Any], Awaitable[bytes]]:
+        """Turn the errors of a call into its gRPC status and one line of text."""
+
+        async def call(_: Any, context: Any) -> bytes:
+            try:
+                data = await self._calls.receive(context)
+                if len(data) > _MOST_PLAIN_BYTES:
+                    raise BadRequestError(
+                        f"expected a message of at most {_MOST_PLAIN_BYTES} bytes, got {len(data)}"
+                    )
+                return await handle(data)
+            except MemoryError:
+                await _abort(context, out_of_memory())
+            except GatekeeperError as error:
+                await _abort(context, error)
+
+        return call
 
     async def _answer(self, data: bytes, caller: Caller, on_part: OnPart | None = None) -> bytes:
         if not self.is_ready:
@@ -168,37 +246,52 @@ class Front:
         As in Triton, an error answers its request and the stream continues.
         """
         caller = _caller(context)
-        line: asyncio.Queue[_Replies | None] = asyncio.Queue(_AHEAD)
-        async with asyncio.TaskGroup() as group:
-            reader = group.create_task(self._read(requests, line, caller, group))
-            try:
-                while (replies := await line.get()) is not None:
-                    while (reply := await replies.get()) is not None:
-                        await context.write(reply)
-            finally:
-                reader.cancel()
+        line: _Line = asyncio.Queue(_AHEAD)
+        try:
+            async with self._streams.hold(), asyncio.TaskGroup() as group:
+                reader = group.create_task(self._read(requests, line, caller, group))
+                try:
+                    failure = await _write_all(line, context)
+                finally:
+                    reader.cancel()
+        except OverloadError as error:
+            failure = error
+        if failure is not None:
+            await _abort(context, failure)
 
     async def _read(
         self,
         requests: AsyncIterator[bytes],
-        line: asyncio.Queue[_Replies | None],
+        line: _Line,
         caller: Caller,
         group: asyncio.TaskGroup,
     ) -> None:
-        async for data in requests:
-            replies: _Replies = asyncio.Queue()
-            await line.put(replies)
-            group.create_task(self._reply(data, caller, replies))
-        await line.put(None)
+        end: OverloadError | None = None
+        try:
+            async for data in requests:
+                replies: _Replies = asyncio.Queue()
+                await line.put(replies)
+                group.create_task(self._reply(data, caller, replies))
+        except MemoryError:  # the message is lost, and with it the order of the stream
+            end = out_of_memory()
+        await line.put(end)
 
     async def _reply(self, data: bytes, caller: Caller, replies: _Replies) -> None:
         try:
             whole = await self._answer(data, caller, lambda part: _pass_on(replies, part))
             replies.put_nowait(_wrap(whole))
         except GatekeeperError as error:
-            replies.put_nowait(_wrap_error(data, error))
+            replies.put_nowait(_wrap_error(data, _bare(error)))
         finally:
             replies.put_nowait(None)
+
+
+async def _write_all(line: _Line, context: Any) -> OverloadError | None:
+    """Write the answers of a stream in order; return the error that ended it, or None."""
+    while isinstance(replies := await line.get(), asyncio.Queue):
+        while (reply := await replies.get()) is not None:
+            await context.write(reply)
+    return replies
 
 
 def _pass_on(replies: _Replies, part: bytes) -> None:
@@ -212,22 +305,14 @@ def _caller(context: Any) -> Caller:
     return Caller(context.peer(), inf if left_s is None else monotonic() + left_s)
 
 
-def _with_status(handle: _Handle) -> Callable[[bytes, Any], Awaitable[bytes]]:
-    """Turn the errors of a call into its gRPC status and one line of text."""
+def _bare(error: GatekeeperError) -> GatekeeperError:
+    """Return an error without the frames that it went through.
 
-    async def call(data: bytes, context: Any) -> bytes:
-        try:
-            if len(data) > _MOST_PLAIN_BYTES:
-                raise BadRequestError(
-                    f"expected a message of at most {_MOST_PLAIN_BYTES} bytes, got {len(data)}"
-                )
-            return await handle(data)
-        except MemoryError:
-            await _abort(context, out_of_memory())
-        except GatekeeperError as error:
-            await _abort(context, error)
-
-    return call
+    They hold the message, and gRPC's end of the call holds the error: the next full collection
+    alone would free them, and a flood of refused calls fill the memory.
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
 
 
 async def _abort(context: Any, error: GatekeeperError) -> NoReturn:

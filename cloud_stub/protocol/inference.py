@@ -23,7 +23,6 @@ from cloud_stub.errors import (
     NotServedError,
     OverloadError,
     UnavailableError,
-    lacks_memory,
     out_of_memory,
 )
 from cloud_stub.models import Models, ServedModel
@@ -35,7 +34,7 @@ from cloud_stub.scheduling.queue import Job
 from cloud_stub.scheduling.statistics import Histogram, Outcome, Received, Statistics
 from cloud_stub.scheduling.workers import MemoryBudget, Trimmer
 from edge_runtime import contract
-from edge_runtime.errors import GatekeeperError
+from edge_runtime.errors import GatekeeperError, lacks_memory
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 

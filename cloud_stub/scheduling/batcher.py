@@ -22,8 +22,9 @@ from cloud_stub.errors import (
     ModelFailureError,
     OverloadError,
     UnavailableError,
+    out_of_memory,
 )
-from cloud_stub.scheduling.queue import FairQueue, Job
+from cloud_stub.scheduling.queue import MOST_BYTES, FairQueue, Job
 from cloud_stub.scheduling.workers import Workers
 from edge_runtime.errors import GatekeeperError, SettingError
 
@@ -95,6 +96,7 @@ class Batcher:
     Attributes:
         in_flight: Number of calls that workers have.
         hanging: Number of workers that were given up and have not come back.
+        most_bytes: Most bytes of the inputs of a batch of several jobs.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Batcher:
         is_continuous: bool = False,
     ) -> None:
         self.in_flight = self.hanging = 0
+        self.most_bytes = MOST_BYTES
         self._work = work
         self._record = record
         self._workers = workers
@@ -198,7 +201,7 @@ class Batcher:
             room = self._limits.max_batch - self._rows
             if self._rows and self._queue.next_rows > room:
                 return  # no other job may overtake it, or its turn would never come
-            jobs = self._keep_wanted(self._queue.take(room))
+            jobs = self._keep_wanted(self._queue.take(room, self.most_bytes))
             if jobs:
                 self._start(_Run(jobs))
 
@@ -233,10 +236,11 @@ class Batcher:
             self._watchdog = loop.call_later(self._limits.stall_s, self._watch)
         try:
             self._pool.submit(partial(self._work_on, run), partial(self._report, run, loop))
-        except RuntimeError as error:  # the system has no thread left
+        except (MemoryError, RuntimeError):  # the system has no thread left
+            _LOG.warning("no thread was left for a call")
             self._release(run)
             for job in run.jobs:
-                job.finish(UnavailableError(f"the model cannot be started: {error}"))
+                job.finish(out_of_memory())
 
     def _hold_rows(self, jobs: list[Job]) -> None:
         """Count rows until their calls are answered or given up; then others may join."""

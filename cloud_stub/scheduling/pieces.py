@@ -18,7 +18,7 @@ import numpy as np
 from cloud_stub.backends.backend import Column, Outputs
 from cloud_stub.errors import CallError, ExpiredError, RefusedRowsError
 from cloud_stub.scheduling.batcher import Batcher
-from cloud_stub.scheduling.queue import Job, Result
+from cloud_stub.scheduling.queue import MOST_BYTES, Job, Result, size_of
 from cloud_stub.scheduling.workers import MIB
 from edge_runtime.wire.tensors import Array
 
@@ -27,7 +27,6 @@ _LEAST_S: Final = 0.002
 _SHORTEST_BATCHES: Final = 1.5
 _DECAY: Final = 1.01
 _FIRST_ROWS: Final = 4
-_MOST_BYTES: Final = 16 * MIB
 _HEAVY_BYTES: Final = 2 * MIB
 _HEAVY: Final = 2
 _BLANK: Final[Mapping[str, Any]] = {"f": np.nan, "O": b""}
@@ -43,11 +42,15 @@ class Pace:
         max_batch: Most rows of a piece.
         is_timed: Whether batches show how long rows take; otherwise a piece has half of
             `max_batch`, and the other half is left to other calls.
+
+    Attributes:
+        most_bytes: Most bytes of a piece of several rows.
     """
 
     def __init__(self, max_batch: int, *, is_timed: bool = True) -> None:
         self._most = max_batch if is_timed else max(1, max_batch // 2)
         self._is_timed = is_timed
+        self.most_bytes = MOST_BYTES
         self._shortest_s = self._row_s = self._byte_s = inf
 
     def observe_batch(self, took_s: float) -> None:
@@ -65,7 +68,7 @@ class Pace:
         is_first = self._is_timed and self._row_s == inf
         end, size = start, 0
         for row in range(start, min(rows, start + (_FIRST_ROWS if is_first else self._most))):
-            more = sum(_size(column[row]) for column in inputs.values())
+            more = sum(size_of(column[row]) for column in inputs.values())
             if row > start and not self._has_time(row + 1 - start, size + more):
                 break
             end, size = row + 1, size + more
@@ -79,7 +82,7 @@ class Pace:
 
     def _has_time(self, rows: int, size: int, pieces: int = 1) -> bool:
         """Return whether rows of so many bytes together fit into the time of some pieces."""
-        if size > pieces * _MOST_BYTES:
+        if size > pieces * self.most_bytes:
             return False
         if not self._is_timed or self._row_s == inf:
             return True
@@ -129,11 +132,6 @@ class Pieces:
             if start < job.rows and job.deadline <= monotonic():
                 raise ExpiredError(f"the deadline passed after {start} of {job.rows} rows")
         return done[0] if len(done) == 1 else _whole(done)
-
-
-def _size(value: Any) -> int:
-    size: int = value.nbytes if hasattr(value, "nbytes") else len(value)
-    return size
 
 
 def _cut(job: Job, start: int, end: int, done: list[Result]) -> Job:

@@ -18,6 +18,8 @@ from typing import Any, Final, NamedTuple
 
 from cloud_stub.backends.backend import Column, Outputs
 
+MOST_BYTES: Final = 16 << 20
+"""Most bytes of a batch's inputs: the model makes a multiple of them."""
 _FAR_MORE: Final = 3
 
 
@@ -75,6 +77,11 @@ class Job:
             self.future.get_loop().call_soon_threadsafe(self.finish, result)
 
     @property
+    def size(self) -> int:
+        """Bytes of the inputs' content."""
+        return sum(size_of(column) for column in self.inputs.values())
+
+    @property
     def is_begun(self) -> bool:
         """True for a piece of a call whose first pieces are done."""
         return bool(self.piece)
@@ -91,6 +98,15 @@ class Job:
     def is_wanted(self) -> bool:
         """Return whether a caller is still waiting for an answer."""
         return not self.future.done()
+
+
+def size_of(value: Any) -> int:
+    """Return the bytes of a column, or of one of its values."""
+    if hasattr(value, "nbytes"):
+        return int(value.nbytes)
+    if isinstance(value, list | tuple):
+        return sum(map(size_of, value))
+    return len(value) if hasattr(value, "__len__") else 0
 
 
 class FairQueue:
@@ -152,18 +168,21 @@ class FairQueue:
         self.rows += job.rows
         return dropped
 
-    def take(self, most_rows: int) -> list[Job]:
+    def take(self, most_rows: int, most_bytes: int = MOST_BYTES) -> list[Job]:
         """Take the job whose turn is next, and the jobs that can be worked on together with it.
 
         Args:
             most_rows: Most rows that they may have together; a single job may have more.
+            most_bytes: Most bytes that their inputs may have together, likewise.
         """
-        first = self._take_one(None, 0)
+        first = self._take_one(None, 0, 0)
         if first is None:
             return []
         jobs, rows = [first], first.rows
+        room = most_bytes
         while first.key is not None and rows < most_rows:
-            job = self._take_one(first.key, most_rows - rows)
+            room -= jobs[-1].size
+            job = self._take_one(first.key, most_rows - rows, room)
             if job is None:
                 break
             jobs.append(job)
@@ -195,9 +214,11 @@ class FairQueue:
             return newcomer
         return next((job for job in reversed(self._clients[client]) if not job.is_begun), newcomer)
 
-    def _take_one(self, key: Hashable | None, room: int) -> Job | None:
+    def _take_one(self, key: Hashable | None, rows: int, size: int) -> Job | None:
         for client, jobs in self._clients.items():
-            if key is None or (jobs[0].key == key and jobs[0].rows <= room):
+            if key is None or (
+                jobs[0].key == key and jobs[0].rows <= rows and jobs[0].size <= size
+            ):
                 job = jobs.popleft()
                 self._clients.move_to_end(client)
                 self._uncount(job)

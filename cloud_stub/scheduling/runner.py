@@ -23,12 +23,11 @@ from cloud_stub.errors import (
     OverloadError,
     RefusedRowsError,
     UnavailableError,
-    lacks_memory,
     out_of_memory,
 )
 from cloud_stub.scheduling.queue import Job, Result
 from edge_runtime import contract
-from edge_runtime.errors import InputError
+from edge_runtime.errors import InputError, lacks_memory
 from edge_runtime.wire.tensors import BF16, Array
 
 _BF16_MAGNITUDE: Final = 0x7FFF

@@ -65,7 +65,7 @@ class Workers:
         thread = threading.Thread(target=self._run, name=name, daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # the system has no more: the existing threads continue
+        except (MemoryError, RuntimeError):  # the system has no more: the existing threads continue
             if not self._threads:
                 self._pending -= 1
                 raise

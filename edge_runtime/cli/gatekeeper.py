@@ -10,9 +10,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from edge_runtime.cli.help import show
+from edge_runtime.cli.help import drop_output, show
 from edge_runtime.cli.line import (
     BAD_USAGE,
+    CLOSED_PIPE,
     accept_any_text,
     fail,
     missing_library,
@@ -38,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     accept_any_text()
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in {"-h", "--help", "help"}:
-        show(_overview())
+        try:
+            show(_overview())
+        except BrokenPipeError:
+            drop_output()
+            return CLOSED_PIPE
         return 0
     package = words[0].replace("_", "-") if words else ""
     if package not in PACKAGES:

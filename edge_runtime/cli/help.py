@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import os
@@ -33,10 +32,8 @@ def page(name: str, command: type[Command]) -> str:
 
 
 def show(text: str) -> None:
-    """Print a page; its reader, `head` for example, may close the pipe before the end."""
-    with contextlib.suppress(BrokenPipeError):
-        print(text, flush=True)
-    drop_output()
+    """Print a page; raise a `BrokenPipeError` where its reader closed the pipe before the end."""
+    print(text, flush=True)
 
 
 def drop_output() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import io
 import os
 import signal
@@ -18,6 +19,8 @@ from edge_runtime.files import one_line
 
 FAILED = 1
 BAD_USAGE = 2
+CLOSED_PIPE = 141
+"""128 + SIGPIPE: how other programs end whose reader, `head` for example, has seen enough."""
 EXTRAS = {
     "edge_runtime": "cpu",
     "train": "train",
@@ -36,7 +39,9 @@ def main(
     default: type[Command] | None = None,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Run one command line and return its exit status: 0, 1 (failed), 2 (bad usage).
+    """Run one command line and return its exit status: 0, 1 (failed), 2 (bad usage), 130, 141.
+
+    130 is that of an interrupted command, 141 that of one whose output nobody reads any more.
 
     Args:
         program: Start of the line as the user typed it, e.g. `python -m export`.
@@ -54,6 +59,9 @@ def main(
         settings = parse(name, command, rest)
     except (UsageError, SettingError) as error:
         return fail(program, error, BAD_USAGE)
+    except BrokenPipeError:  # of a page of help
+        drop_output()
+        return CLOSED_PIPE
     return _run(program, settings)
 
 
@@ -84,7 +92,8 @@ def accept_any_text() -> None:
 
 def fail(program: str, error: object, status: int = FAILED) -> int:
     """Print an error on one line and return the exit status."""
-    print(f"{program}: {one_line(error)}", file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{program}: {one_line(error)}", file=sys.stderr)
     return status
 
 
@@ -101,8 +110,8 @@ def _run(program: str, settings: Command) -> int:
     try:
         settings.run()
         sys.stdout.flush()  # a write error must show here, not at the interpreter's exit
-    except BrokenPipeError:  # the reader, `head` for example, has seen enough
-        return 0
+    except BrokenPipeError:
+        return CLOSED_PIPE
     except GatekeeperError as error:
         return fail(program, error)
     except ModuleNotFoundError as error:

@@ -15,7 +15,13 @@ from edge_runtime import contract
 from edge_runtime.answer import Answer
 from edge_runtime.cli import field
 from edge_runtime.commands.flags import CloudFlags, PolicyFlags
-from edge_runtime.errors import CloudError, GatekeeperError, InputError, SettingError
+from edge_runtime.errors import (
+    CloudError,
+    GatekeeperError,
+    InputError,
+    SettingError,
+    ShortMemoryError,
+)
 from edge_runtime.files import SHOWN, clean, one_line
 from edge_runtime.names import file_name
 from edge_runtime.pictures import PICTURES, find_inputs, read_input
@@ -149,7 +155,7 @@ def _answer(cascade: Cascade, name: str, read: Callable[[], Any], *, as_json: bo
     """Print one input's line and return the source of its answer."""
     try:
         answer = cascade(read())
-    except (InputError, CloudError) as error:
+    except (InputError, ShortMemoryError, CloudError) as error:
         failed = {"input": name, "error": str(error)}
         line = f"{clean(name)}  {_NO_ANSWER}  ({one_line(error)})"
         print(json.dumps(failed) if as_json else line)

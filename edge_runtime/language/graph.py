@@ -18,10 +18,16 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edge_runtime import contract
-from edge_runtime.errors import BundleError, InputError
+from edge_runtime.errors import BundleError, InputError, lacks_memory
 from edge_runtime.files import one_line
 from edge_runtime.language.settings import DecoderSettings
-from edge_runtime.sessions import CUDA, REASON_LENGTH, require_threshold, threshold_feed
+from edge_runtime.sessions import (
+    CUDA,
+    REASON_LENGTH,
+    require_threshold,
+    short_of_memory,
+    threshold_feed,
+)
 
 _STATE: Final = (contract.STATE_CONFIDENCE, contract.STATE_COUNT, contract.STATE_ACTIVE)
 _ACCUMULATED: Final = contract.PRESENT + contract.STATE_CONFIDENCE
@@ -123,6 +129,7 @@ class Sequences:
 
         Raises:
             InputError: The graph failed.
+            ShortMemoryError: This device has too little memory for the prompts.
             StoppedError: The event ended the run.
         """
         try:
@@ -131,6 +138,8 @@ class Sequences:
         except StoppedError:
             raise
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
+            if lacks_memory(error):
+                raise short_of_memory("these prompts") from None
             raise InputError(
                 f"expected prompts that {self._graph.file} can work on, it failed "
                 f"({one_line(error, REASON_LENGTH)}): try fewer or shorter prompts, or export the "

@@ -145,13 +145,14 @@ class Server:
 
     def resident_bytes(self) -> int:
         """Return the memory that the process occupies."""
-        return self._memory_bytes("VmRSS")
+        return self.memory_bytes("VmRSS")
 
     def peak_bytes(self) -> int:
         """Return the most memory that the process ever occupied."""
-        return self._memory_bytes("VmHWM")
+        return self.memory_bytes("VmHWM")
 
-    def _memory_bytes(self, name: str) -> int:
+    def memory_bytes(self, name: str) -> int:
+        """Return a figure of the process, in bytes, by the name that Linux gives it."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         (line,) = [line for line in status.splitlines() if line.startswith(name)]
         return int(line.split()[1]) * 1024

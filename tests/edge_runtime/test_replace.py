@@ -271,3 +271,12 @@ def test_a_folder_of_the_same_name_elsewhere_is_not_taken_for_the_one_aside(monk
     repair(tmp_path / "one/m", tmp_path)
     assert content_of(tmp_path / "one/m") == {"old"}
     assert content_of(tmp_path / "two/m") == {"other"}
+
+
+def test_the_cache_of_the_disk_itself_is_emptied_on_macos(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(files.sys, "platform", "darwin")
+    monkeypatch.setattr(files.fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(files.fcntl, "fcntl", lambda _, what: asked.append(what))
+    files.sync(tmp_path)
+    assert asked == [51]

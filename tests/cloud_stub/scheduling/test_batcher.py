@@ -316,8 +316,9 @@ def test_without_a_thread_calls_are_refused_and_the_counts_stay_right(no_more_th
         batcher = batcher_of(Doubling())
         no_more_threads()
         for _ in range(SPARE_WORKERS + 2):
-            with pytest.raises(UnavailableError, match="cannot be started"):
+            with pytest.raises(OverloadError, match="no memory is left") as refusal:
                 await submit(batcher, 1)
+            assert refusal.value.pushback_s
         assert is_idle(batcher)
         threading.stack_size(0)
         assert await submit(batcher, 1) == 2

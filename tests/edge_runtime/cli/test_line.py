@@ -1,5 +1,7 @@
 """A command runs only once its whole line has been parsed."""
 
+import contextlib
+import importlib
 import io
 import os
 import subprocess
@@ -235,3 +237,59 @@ def test_a_terminal_of_any_encoding_shows_escapes_of_what_it_lacks(encoding, ent
     err.flush()
     assert out.buffer.getvalue() == b"\\u5929 and \\U0001f642\n"
     assert b"udcff" in err.buffer.getvalue()
+
+
+@contextlib.contextmanager
+def unread():
+    """Make standard output a pipe whose reader has left; it fails once it is flushed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as stream, contextlib.redirect_stdout(stream):
+        yield
+
+
+PAGES = [
+    ("edge_runtime", "generate --help"),
+    ("edge_runtime", "--help"),
+    ("export", "inspect --help"),
+    ("benchmarks", "--help"),
+]
+
+
+@pytest.mark.parametrize(("package", "line"), PAGES, ids=str)
+def test_a_page_that_nobody_reads_ends_in_silence(package, line, capfd):
+    commands = importlib.import_module(f"{package}.__main__").COMMANDS
+    with unread():
+        assert main(f"python -m {package}", commands, argv=line.split()) == 141
+    assert capfd.readouterr().err == ""
+
+
+def test_the_overview_that_nobody_reads_ends_in_silence(capfd):
+    with unread():
+        assert gatekeeper(["--help"]) == 141
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("lines", [1, 10_000])
+def test_a_command_whose_output_nobody_reads_ends_like_others(lines, capfd, monkeypatch):
+    def talk(_):
+        for number in range(lines):
+            print(number, "coats of paint")
+
+    monkeypatch.setattr(Paint, "run", talk)
+    with unread():
+        assert run("paint", "--colour", "red") == 141
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_a_run_that_head_cuts_off_ends_without_a_word(bundle, tmp_path):
+    for number in range(300):  # more lines than a pipe and the buffers hold
+        (tmp_path / f"{number}{'x' * 200}.npy").write_bytes(b"no array")
+    words = ["run", "--bundle", bundle, "--json", tmp_path]
+    with start("edge_runtime", *words) as process:
+        assert "error" in process.stdout.readline()
+        process.stdout.close()
+        error = process.stderr.read()
+        assert process.wait(60) == 141
+    assert error == ""
