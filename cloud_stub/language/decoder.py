@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Event
@@ -32,6 +34,8 @@ _WORKERS: Final = 4
 _REPLY_S: Final = 0.02
 """Part of the callers' time that is reserved for sending the answer back."""
 _REASON_LENGTH: Final = 200
+_LARGE: Final = 1 << 10
+"""Characters of prompts and tokens of answers, after which memory is given back."""
 
 
 class DecoderBackend:
@@ -69,6 +73,9 @@ class DecoderBackend:
 
     def infer(self, batch: Batch) -> Iterator[Outputs | Part]:
         """Generate the answers to texts, those of similar length together."""
+        return _giving_back(batch, self._infer(batch))
+
+    def _infer(self, batch: Batch) -> Iterator[Outputs | Part]:
         texts: Any = batch.inputs[contract.TEXT]
         prompts, refusals = self._decoder.encode(list(texts))
         if refusals:
@@ -148,6 +155,9 @@ class DecoderCascadeBackend:
 
     def infer(self, batch: Batch) -> Iterator[Outputs | Part]:
         """Answer texts; only what the bundle is unsure of is forwarded."""
+        return _giving_back(batch, self._infer(batch))
+
+    def _infer(self, batch: Batch) -> Iterator[Outputs | Part]:
         texts: list[Any] = list(batch.inputs[contract.TEXT])
         answers, whole, refused = Answers(batch.rows), set[int](), dict[int, str]()
         end_s = monotonic() + batch.timeout_s - _REPLY_S
@@ -198,6 +208,21 @@ def _open(path: Path, threads: int) -> Decoder:
     # The arena would keep what the longest prompt ever needed, 270 MB for 1,800 tokens of a model
     # of 135 million weights. Without it steps took as long, within 12 %.
     return Decoder.open(path, threads=threads or None, arena=False)
+
+
+def _giving_back(batch: Batch, parts: Iterator[Outputs | Part]) -> Iterator[Outputs | Part]:
+    """Pass on parts; after many tokens the memory of their caches goes back to the system.
+
+    The message of such a call is small, so the server does not look for it.
+    """
+    try:
+        yield from parts
+    finally:
+        texts: Any = batch.inputs[contract.TEXT]
+        size = sum(map(len, texts)) + int(np.sum(np.asarray(batch.inputs.get(MAX_TOKENS, 0))))
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+        if size >= _LARGE and trim is not None:
+            trim(0)
 
 
 class _Gone(Event):
