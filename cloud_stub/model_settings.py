@@ -19,6 +19,7 @@ from edge_runtime.wire.address import is_loopback, split_address
 
 KEY_VARIABLE: Final = "GATEKEEPER_UPSTREAM_KEY"
 _MOST_TOKENS: Final = 1 << 20
+_NEW_TOKENS: Final = 256
 _MOST_THREADS: Final = 4096
 _MOST_PIXELS: Final = 178_000_000  # Pillow refuses larger pictures itself
 _KINDS: Final = ", ".join(SEQUENCE_KINDS)
@@ -68,13 +69,14 @@ class ModelSettings(Command):
         "allow unencrypted prompts to an --upstream on another machine", default=False
     )
     max_new_tokens: int = field(
-        "most tokens of a generated answer; a request may ask for fewer (max_tokens)",
-        default=256,
-        within=(1, _MOST_TOKENS),
+        "most tokens of a generated answer; a request may ask for fewer (max_tokens); 0 takes "
+        f"{_NEW_TOKENS}, and for a bundle the limit that it was exported with",
+        default=0,
+        within=(0, _MOST_TOKENS),
     )
     confidence: str = field(
-        f"confidence of a generated answer: {_KINDS}; if not given, neg_entropy for a checkpoint "
-        "and mean_logprob for --upstream, which reports no entropies",
+        f"confidence of a generated answer: {_KINDS}; if not given, its own for a bundle, "
+        "neg_entropy for a checkpoint, mean_logprob for --upstream, which reports no entropies",
         default="",
     )
     cloud: str = field(
@@ -151,8 +153,8 @@ class ModelSettings(Command):
             )
         if self.onnx is None:
             self._refuse_any(("allow_loops",), "needs --onnx")
-        if self.bundle is not None or self.onnx is not None:
-            self.refuse_generation_flags("a bundle or an ONNX file")
+        else:
+            self.refuse_generation_flags("an ONNX file")
         self._check_upstream()
         self._check_cloud()
         self.limits()
@@ -161,6 +163,11 @@ class ModelSettings(Command):
     def confidence_kind(self) -> str:
         """The kind of confidence of generated answers."""
         return self.confidence or (contract.MEAN_LOGPROB if self.upstream else contract.NEG_ENTROPY)
+
+    @property
+    def most_new_tokens(self) -> int:
+        """The most tokens of an answer of a model that has no limit of its own."""
+        return self.max_new_tokens or _NEW_TOKENS
 
     def limits(self) -> Limits:
         """Return the limits of batches and of the queue.

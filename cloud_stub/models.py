@@ -17,6 +17,8 @@ from cloud_stub.scheduling.queue import Job
 from cloud_stub.scheduling.runner import Runner
 from cloud_stub.scheduling.statistics import Statistics
 from cloud_stub.scheduling.workers import give_way
+from edge_runtime import contract
+from edge_runtime.bundle import role_of
 from edge_runtime.cloud.security import Security
 from edge_runtime.errors import DependencyError
 
@@ -156,31 +158,40 @@ def open_backend(settings: ModelSettings) -> Backend:
         from cloud_stub.backends.graph import GraphBackend
 
         return GraphBackend(settings.onnx, settings.threads, allow_loops=settings.allow_loops)
+    assert settings.bundle is not None  # noqa: S101 - the settings hold exactly one source
+    if role_of(settings.bundle) == contract.ROLE_DECODER:
+        return _open_decoder(settings.bundle, settings)
+    settings.refuse_generation_flags("a classifier's bundle")
     from cloud_stub.backends.classifiers import BundleBackend, CascadeBackend
 
-    assert settings.bundle is not None  # noqa: S101 - the settings hold exactly one source
     if not settings.cloud:
         return BundleBackend(settings.bundle, settings.threads)
-    return CascadeBackend(
-        settings.bundle,
-        settings.threads,
-        cloud=settings.cloud,
-        deadline_s=settings.cloud_deadline,
-        **_cloud_link(settings),
+    return CascadeBackend(settings.bundle, settings.threads, **_cloud_link(settings))
+
+
+def _open_decoder(path: Path, settings: ModelSettings) -> Backend:
+    from cloud_stub.language.decoder import DecoderBackend, DecoderCascadeBackend
+
+    if settings.cloud:
+        settings.refuse_generation_flags("a middle tier, whose models have limits of their own")
+        return DecoderCascadeBackend(path, settings.threads, **_cloud_link(settings))
+    return DecoderBackend(
+        path, settings.threads, kind=settings.confidence, max_new_tokens=settings.max_new_tokens
     )
 
 
 def _cloud_link(settings: ModelSettings) -> dict[str, Any]:
-    """Return the protection of the link to the further cloud, as arguments of `Cascade.open`."""
+    """Return address, deadline and protection of the further cloud, as in `Cascade.open`."""
+    link = {"cloud": settings.cloud, "deadline_s": settings.cloud_deadline}
     if not settings.cloud_tls:
-        return {"allow_plaintext": settings.cloud_plaintext}
+        return {**link, "allow_plaintext": settings.cloud_plaintext}
     security = Security(
         ca=settings.cloud_ca,
         certificate=settings.cloud_certificate,
         key=settings.cloud_key,
         token_file=settings.cloud_token_file,
     )
-    return {"security": security}
+    return {**link, "security": security}
 
 
 def _open_checkpoint(path: Path, settings: ModelSettings) -> Backend:
@@ -197,7 +208,7 @@ def _open_checkpoint(path: Path, settings: ModelSettings) -> Backend:
             path,
             settings.threads,
             kind=settings.confidence_kind,
-            max_new_tokens=settings.max_new_tokens,
+            max_new_tokens=settings.most_new_tokens,
             max_rows=settings.max_batch,
         )
     settings.refuse_generation_flags("a classifier's checkpoint")

@@ -1,1 +1,1 @@
-"""Text generation: answers, engine, checkpoint, upstream."""
+"""Text generation: answers, engine, checkpoint, bundle, upstream."""

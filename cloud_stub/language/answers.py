@@ -16,13 +16,13 @@ _PARTIAL: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 def generation_signature(
-    platform: str, max_new_tokens: int, *, is_batched: bool, is_continuous: bool = False
+    platform: str, max_new_tokens: int | None, *, is_batched: bool, is_continuous: bool = False
 ) -> Signature:
     """Return the signature of a generator: texts in, texts and their confidences out.
 
     Args:
         platform: Name of what runs it.
-        max_new_tokens: The most tokens that a request may ask for.
+        max_new_tokens: The most tokens that a request may ask for; None if it cannot ask.
         is_batched: Whether requests of several callers can be answered as one batch.
         is_continuous: Whether a batch joins those that are running.
     """
@@ -34,7 +34,7 @@ def generation_signature(
         is_batched=is_batched,
         is_continuous=is_continuous,
         platform=platform,
-        parameters=(Parameter(MAX_TOKENS, 1, max_new_tokens),),
+        parameters=() if max_new_tokens is None else (Parameter(MAX_TOKENS, 1, max_new_tokens),),
     )
 
 

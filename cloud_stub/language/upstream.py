@@ -86,7 +86,7 @@ class UpstreamBackend:
             url, context=context, token=security.token(), silence_s=settings.upstream_timeout
         )
         self.signature = generation_signature(
-            "gatekeeper_upstream", settings.max_new_tokens, is_batched=False
+            "gatekeeper_upstream", settings.most_new_tokens, is_batched=False
         )
 
     def infer(self, batch: Batch) -> Iterator[Outputs | Part]:

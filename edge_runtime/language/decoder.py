@@ -32,6 +32,9 @@ class Decoder:
         threshold: Replaces the bundle's threshold; any float, infinities included, but not NaN.
         session: Settings of the ONNX Runtime session.
 
+    Attributes:
+        most_rows: Most prompts that are answered together.
+
     Raises:
         BundleError: The bundle is for another task, its graph or tokenizer does not load, or the
             graph does not follow the contract.
@@ -60,7 +63,7 @@ class Decoder:
         require_version(bundle.graph, self.settings.least_onnxruntime)
         opened = open_session(bundle, session or SessionSettings())
         self._opened: DecoderGraph | None = DecoderGraph(opened, bundle.graph, self.settings)
-        self._batch = 1 if _shares_scales(bundle) else BATCH
+        self.most_rows = 1 if _shares_scales(bundle) else BATCH
 
     @classmethod
     def open(cls, path: Path | str, *, threshold: float | None = None, **session: Any) -> Decoder:
@@ -124,10 +127,10 @@ class Decoder:
         """
         rules = self._rules(max_new_tokens, threshold, stop, stop_when_certain=stop_when_certain)
         graph = self._graph
-        most = self._batch if batch_size is None else batch_size
+        most = self.most_rows if batch_size is None else batch_size
         if most < 1:
             raise SettingError(f"expected batch_size of at least 1, got {most}")
-        encoded, answers = self._encode(require_texts(prompts, "prompts"))
+        encoded, answers = self.encode(require_texts(prompts, "prompts"))
         rooms = {i: (len(ids), self._room(ids, rules)) for i, ids in encoded.items()}
         for batch in batches(rooms, most):
             start = time.perf_counter()
@@ -157,6 +160,50 @@ class Decoder:
         require_texts([prompt], "prompts")
         return self._stream(prompt, rules, cancel)
 
+    def encode(self, prompts: Sequence[str]) -> tuple[dict[int, list[int]], dict[int, Generation]]:
+        """Return the tokens of the prompts that can be answered, and the refusals of the others."""
+        encoded: dict[int, list[int]] = {}
+        refusals: dict[int, Generation] = {}
+        for i, prompt in enumerate(prompts):
+            ids, reason = self._tokenizer.encode(prompt, self.settings.context)
+            if reason is None:
+                encoded[i] = ids
+            else:
+                refusals[i] = refusal(reason)
+        return encoded, refusals
+
+    def advance(
+        self,
+        prompts: Sequence[Sequence[int]],
+        rooms: Sequence[int],
+        *,
+        streams: bool = False,
+        cancel: Event | None = None,
+    ) -> Iterator[list[Row]]:
+        """Answer prompts together and to their ends, and yield their rows after every token.
+
+        For servers, which look after each answer while it grows. A row that has ended or that the
+        caller cancels leaves the others. Closing the iterator frees the caches.
+
+        Args:
+            prompts: Tokens of each prompt, as `encode` returns them.
+            rooms: The most tokens of each answer, at least 1; they fit the context.
+            streams: Whether the texts are read while they grow.
+            cancel: Event that ends them all, and the reading of a long prompt.
+
+        Raises:
+            InputError: The graph fails.
+            UseError: The decoder was closed.
+        """
+        rules = self._rules(None, None, (), stop_when_certain=False)
+        start = time.perf_counter()
+        rows = [
+            Row(ids, room, rules, self._tokenizer, start, streams=streams)
+            for ids, room in zip(prompts, rooms, strict=True)
+        ]
+        for _ in _decode(self._graph, rows, rules.threshold, cancel, compact=True):
+            yield rows
+
     def _stream(
         self, prompt: str, rules: Rules, cancel: Event | None
     ) -> Iterator[str | Generation]:
@@ -176,18 +223,6 @@ class Decoder:
         if self._opened is None:
             raise UseError("expected an open decoder, this one is closed: open it again")
         return self._opened
-
-    def _encode(self, prompts: list[str]) -> tuple[dict[int, list[int]], dict[int, Generation]]:
-        """Return the tokens of the prompts that can be answered, and the refusals of the others."""
-        encoded: dict[int, list[int]] = {}
-        refusals: dict[int, Generation] = {}
-        for i, prompt in enumerate(prompts):
-            ids, reason = self._tokenizer.encode(prompt, self.settings.context)
-            if reason is None:
-                encoded[i] = ids
-            else:
-                refusals[i] = refusal(reason)
-        return encoded, refusals
 
     def _room(self, ids: Sequence[int], rules: Rules) -> int:
         return min(rules.max_new_tokens, self.settings.context - len(ids))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,19 @@ from edge_runtime.texts import PromptReader
 
 
 class EdgeGenerator:
-    """M_S as a language model that answers prompts; an `Edge`."""
+    """M_S as a language model that answers prompts; an `Edge`.
+
+    Args:
+        decoder: The language model.
+        cancel: Event that ends its generations, as in `Decoder.generate`.
+    """
 
     labels: tuple[str, ...] = ()
     """Empty: the answers are texts, not classes."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, cancel: Event | None = None) -> None:
         self.decoder = decoder
+        self._cancel = cancel
         self.bundle = decoder.bundle
         self.metadata = decoder.metadata
         self.threshold = decoder.threshold
@@ -39,11 +46,11 @@ class EdgeGenerator:
 
     def run(self, rows: npt.NDArray[Any], feeds: Mapping[str, npt.NDArray[Any]]) -> GateResult:  # noqa: ARG002 - see `Edge`
         """Answer a batch of prompts; one that cannot be answered has the confidence NaN."""
-        return _gate_result(self.decoder.generate(rows.tolist()))
+        return _gate_result(self.decoder.generate(rows.tolist(), cancel=self._cancel))
 
     def stream(self, prompt: str) -> Iterator[str | GateResult]:
         """Yield the answer to a prompt piece by piece, then the gate's result."""
-        for piece in self.decoder.stream(prompt):
+        for piece in self.decoder.stream(prompt, cancel=self._cancel):
             yield _gate_result([piece]) if isinstance(piece, Generation) else piece
 
     def complete(self, result: GateResult, rows: npt.NDArray[Any]) -> GateResult:
@@ -51,7 +58,9 @@ class EdgeGenerator:
         if result.texts is None or result.unfinished is None or not result.unfinished.any():
             return result
         places = np.flatnonzero(result.unfinished)
-        generations = self.decoder.generate(rows[places].tolist(), stop_when_certain=False)
+        generations = self.decoder.generate(
+            rows[places].tolist(), stop_when_certain=False, cancel=self._cancel
+        )
         texts, confidence = list(result.texts), result.confidence.copy()
         for place, generation in zip(places.tolist(), generations, strict=True):
             texts[place], confidence[place] = generation.text, generation.confidence

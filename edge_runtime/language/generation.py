@@ -136,6 +136,7 @@ class Row:
     Attributes:
         ended: Reason for the end, None while in progress.
         piece: New text that is final after the last token; at the end, the rest of the text.
+        confidence: Confidence of the tokens so far; NaN before the first, and once cancelled.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class Row:
         self._tokens: list[int] = []
         self._texts: list[str] | None = [] if streams or rules.stop else None
         self._pieces, self._stops = TextPieces(tokenizer.decode), StopStrings(rules.stop)
-        self._confidence, self._defer = math.nan, True
+        self.confidence, self._defer = math.nan, True
         self._times = [start]
 
     def add(self, step: Step, at: int) -> None:
@@ -171,10 +172,10 @@ class Row:
         token = int(step.next_token[at])
         self._tokens.append(token)
         self.piece = self._decode(token)
+        self.confidence = float(step.confidence[at])
         self.ended = self._end(bool(step.active[at]), float(step.accumulated[at]))
         if self.ended is not None:
             # The graph decides, except for a certain deferral, which it may not have reached yet.
-            self._confidence = float(step.confidence[at])
             self._defer = bool(step.defer[at]) or self.ended == "certain"
             self._finish()
 
@@ -182,15 +183,22 @@ class Row:
         """End a generation in progress without a decision of the gate: it defers."""
         if self.ended is not None:
             return
-        self.ended, self.piece = "cancelled", ""
+        self.ended, self.piece, self.confidence = "cancelled", "", math.nan
         self._finish()
+
+    def text(self) -> str:
+        """Return the text so far; while it grows, without incomplete characters if it streams."""
+        if self._texts is not None:
+            return "".join(self._texts)
+        ends = self._rules.eos_token_ids  # not every tokenizer treats them as special tokens
+        return self._tokenizer.decode([token for token in self._tokens if token not in ends])
 
     def generation(self) -> Generation:
         """Return the result."""
         return Generation(
             tuple(self._tokens),
-            self._text(),
-            self._confidence,
+            self.text(),
+            self.confidence,
             self._defer,
             self.ended or "cancelled",
             CANCELLED if self.ended == "cancelled" else None,
@@ -221,12 +229,6 @@ class Row:
             rest = self._stops.add(self._pieces.rest()) + self._stops.rest()
             self._texts.append(rest)
             self.piece += rest
-
-    def _text(self) -> str:
-        if self._texts is not None:
-            return "".join(self._texts)
-        ends = self._rules.eos_token_ids  # not every tokenizer treats them as special tokens
-        return self._tokenizer.decode([token for token in self._tokens if token not in ends])
 
     def _timings(self) -> GenerationTimings:
         start, end = self._times[0], self._times[-1]

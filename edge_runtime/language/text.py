@@ -13,7 +13,8 @@ EMPTY: Final = "the prompt is empty"
 NO_TEXT: Final = "the prompt is not valid text: it holds half of a surrogate pair"
 FAILED: Final = "the tokenizer fails on the prompt"
 NOTHING: Final = "the prompt has no token"
-_MAX_BATCH_TOKENS: Final = 1 << 15  # every layer caches them
+MOST_BATCH_TOKENS: Final = 1 << 15
+"""The most tokens of a batch of several prompts, with their answers: every layer caches them."""
 _MAX_LENGTH_RATIO: Final = 2  # of the longest to the shortest prompt of a batch
 _BROKEN: Final = "\N{REPLACEMENT CHARACTER}"
 
@@ -53,7 +54,9 @@ class PromptTokenizer:
             return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
 
-def batches(rooms: Mapping[int, tuple[int, int]], most: int) -> Iterator[list[int]]:
+def batches(
+    rooms: Mapping[int, tuple[int, int]], most: int, *, most_tokens: int = MOST_BATCH_TOKENS
+) -> Iterator[list[int]]:
     """Yield batches of prompts that are similar in length and have answers of equal limits.
 
     A row that has ended stays in its batch, so the further tokens must fit its context too.
@@ -61,13 +64,14 @@ def batches(rooms: Mapping[int, tuple[int, int]], most: int) -> Iterator[list[in
     Args:
         rooms: For each prompt, its number of tokens and the most tokens of its answer.
         most: Most prompts of a batch; batches of long prompts are smaller.
+        most_tokens: Most tokens of a batch with several prompts, with their answers.
     """
     batch: list[int] = []
     held = 0
     for row in sorted(rooms, key=lambda row: (rooms[row][1], rooms[row][0])):
         prompt, room = rooms[row]
         held = max(held, prompt + room)
-        is_full = len(batch) == most or (len(batch) + 1) * held > _MAX_BATCH_TOKENS
+        is_full = len(batch) == most or (len(batch) + 1) * held > most_tokens
         first, first_room = rooms[batch[0]] if batch else (prompt, room)
         if batch and (is_full or room != first_room or prompt > _MAX_LENGTH_RATIO * first):
             yield batch

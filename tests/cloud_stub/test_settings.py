@@ -144,7 +144,7 @@ def test_a_mistake_on_the_command_line_is_reported_on_one_line(capfd, words, why
     [
         ({"checkpoint": Path("x"), "confidence": "bleu"}, "--confidence as one of neg_entropy, "),
         ({"checkpoint": Path("x"), "upstream_model": "x"}, "--upstream-model needs --upstream"),
-        ({"bundle": Path("x"), "max_new_tokens": 8}, "--max-new-tokens needs a model that gener"),
+        ({"onnx": Path("x"), "max_new_tokens": 8}, "--max-new-tokens needs a model that gener"),
         (
             {"onnx": Path("x"), "confidence": "min_prob"},
             "--confidence needs a model that generates",

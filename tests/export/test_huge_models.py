@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from tools.foreign_models import Chain
+from tools.prompts import Asker
 from tools.texts import write_classifier
 from tools.things import write_task
 from transformers import LlamaConfig, LlamaForCausalLM, ViTImageProcessor
 
+from benchmarks.processes import running_server
 from edge_runtime.bundle import read_bundle
 from edge_runtime.edge_model import EdgeModel
 from edge_runtime.language import Decoder
@@ -168,4 +170,8 @@ def test_a_language_model_of_real_size(quantize, language_model, things, tmp_pat
         bundle=out, task=str(things), against=language_model, max_flips=1.0, limit=8
     ).run()
     RetuneSettings(bundle=out, threshold=-5.0).run()
-    assert len(Decoder.open(out).generate(["the sky:"])) == 1
+    (own,) = Decoder.open(out).generate(["the sky:"], stop_when_certain=False)
+    serve = ["cloud_stub", "--bundle", str(out), "--port", "0"]
+    with running_server(serve) as address, Asker(address) as asker:
+        assert asker.ask("the sky:")[0] == [own.text]
+        assert asker.parts("the sky:")[-1][0] == [own.text]

@@ -15,13 +15,15 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from edge_runtime import contract
-from edge_runtime.bundle import file_sha256
+from edge_runtime.bundle import file_sha256, read_bundle
 from edge_runtime.contract import GateMetadata, InputDescription
 from export.language.gate import append_sequence_gate
 
 PAD, BOS, EOS = 256, 257, 258
 VOCABULARY = 259
 CONTEXT = 40
+PRODUCTS, SIDE = 4000, 1024
+"""Products of square matrices, of 2 * 1024^3 operations each: they take minutes on one core."""
 SILENT = "\0"
 """A character that the tokenizer drops."""
 
@@ -202,3 +204,57 @@ def _logits(adder):
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def write_slow_adder(folder):
+    """Write a bundle that reads a long prompt for minutes, and a short one at once."""
+    write_adder(folder, Adder.random(0))
+    file = folder / "model.onnx"
+    metadata = read_bundle(folder, contract.ROLE_DECODER).metadata
+    model = onnx.load(file)
+    graph, node = model.graph, helper.make_node
+    constants = {
+        "far": np.array(35, np.int64),
+        "ones": np.full((SIDE, SIDE), 1 / SIDE, np.float32),
+        "nought": np.array(0, np.float32),
+    }
+    graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in constants.items())
+    for one in graph.node:
+        if one.output[0] == "numbers":
+            one.output[0] = "plain_numbers"
+    slow = [
+        node("Shape", ["input_ids"], ["read_"], start=1),
+        node("Squeeze", ["read_"], ["read"]),
+        node("Greater", ["read", "far"], ["is_long"]),
+        node("Cast", ["is_long"], ["factor"], to=TensorProto.FLOAT),
+        node("Mul", ["ones", "factor"], ["product0"]),  # depends on the prompt: not folded
+        node("If", ["is_long"], ["spun"], then_branch=_products(), else_branch=_nothing()),
+        node("ReduceMax", ["spun"], ["most"], keepdims=0),
+        node("Mul", ["most", "nought"], ["nothing"]),
+        node("Add", ["plain_numbers", "nothing"], ["numbers"]),
+    ]
+    (at,) = [n for n, one in enumerate(graph.node) if one.output[0] == "plain_numbers"]
+    nodes = [*graph.node[: at + 1], *slow, *graph.node[at + 1 :]]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.save(model, file)
+    seal(folder, metadata)
+    return folder
+
+
+def _products():
+    """Return a branch that multiplies a matrix by another many times."""
+    names = [f"product{n}" for n in range(PRODUCTS + 1)]
+    pairs = itertools.pairwise(names)
+    nodes = [helper.make_node("MatMul", [one, "product0"], [to]) for one, to in pairs]
+    return helper.make_graph(nodes, "products", [], [_matrix(names[-1])])
+
+
+def _nothing():
+    return helper.make_graph(
+        [helper.make_node("Identity", ["product0"], ["same"])], "nothing", [], [_matrix("same")]
+    )
+
+
+def _matrix(name):
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, [SIDE, SIDE])

@@ -47,7 +47,9 @@ def test_a_damaged_checkpoint_is_refused_on_one_line(damage, why, small_checkpoi
     assert "\n" not in str(caught.value)
 
 
-def test_a_classifier_takes_no_flags_of_text_generation(small_checkpoint):
+def test_a_classifier_takes_no_flags_of_text_generation(small_checkpoint, bundle):
+    with pytest.raises(SettingError, match="got a classifier's bundle: leave it out"):
+        open_backend(ModelSettings(bundle=bundle, confidence="min_prob"))
     with pytest.raises(SettingError, match="got a classifier's checkpoint"):
         open_backend(ModelSettings(checkpoint=small_checkpoint, max_new_tokens=8))
     assert open_backend(ModelSettings(checkpoint=small_checkpoint)).labels[0] == "0"
