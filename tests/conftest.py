@@ -30,6 +30,13 @@ def pytest_runtest_setup():
         module.ONNXRegistry.from_torchlib = staticmethod(kept)
 
 
+def pytest_collection_modifyitems(config, items):
+    """In several processes, start with the files of slow tests: quick ones fill the end evenly."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def golden():
     """Return kind -> golden cases; a missing file fails, it is never skipped."""
