@@ -8,9 +8,9 @@ NEXT := $(VENV)-transformers5
 MLSERVER := $(VENV)-mlserver
 GENAI := $(VENV)-genai
 LOWEST := $(VENV)-lowest
-# Tests run in this many processes, each file in one of them.
+# Tests run in this many processes, each file in one of them, in the order of tests/conftest.py.
 JOBS ?= 2
-PYTEST := -m pytest -n $(JOBS) --dist loadfile
+PYTEST := -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-transformers5 test-lowest test-fast faults lint format figures wire clean
 

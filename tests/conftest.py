@@ -1,7 +1,9 @@
 """Tiny models, bundles and golden cases that several packages' tests share."""
 
+import functools
 import json
 import os
+import sys
 from pathlib import Path
 
 # Set before numpy and torch are imported: on models this small, threads wait for each other longer
@@ -15,6 +17,24 @@ import edge_runtime  # noqa: F401 - switches off what libraries report, before a
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests" / "data"
+
+
+def pytest_runtest_setup():
+    """Let torch.onnx read its library of translations once a process, not once an export.
+
+    That reading takes longer than the export of a tiny model.
+    """
+    module = sys.modules.get("torch.onnx._internal.exporter._registration")
+    if module and not hasattr(module.ONNXRegistry.from_torchlib, "cache_info"):
+        kept = functools.cache(module.ONNXRegistry.from_torchlib)
+        module.ONNXRegistry.from_torchlib = staticmethod(kept)
+
+
+def pytest_collection_modifyitems(config, items):
+    """In several processes, start with the files of slow tests: quick ones fill the end evenly."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

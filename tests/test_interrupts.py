@@ -11,12 +11,9 @@ pytestmark = [pytest.mark.slow, needs_proc]
 
 LINES = {
     "train evaluate": "--checkpoint {small} --data digits-more --split all --out {out}/e.json",
-    "train convert": "--weights {small}/model.safetensors --model small-cnn --data digits"
-    " --image-mean 0,0,0 --image-std 1,1,1 --image-size 8 --out {out}/c",
     "export verify": "--bundle {bundle} --data digits --against {small}",
     "edge_runtime doctor": "--bundle {bundle} --cloud {silent} --deadline-s 60",
     "benchmarks latency": "--bundle {bundle} --calls 100000000 --out {out}/l.json",
-    "benchmarks overhead": "--out {out}/o.json",
     "benchmarks runtime": "--out {out}/r.json",
     "benchmarks check": "",
 }

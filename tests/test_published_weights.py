@@ -59,7 +59,7 @@ def test_published_weights_keep_their_accuracy_to_the_device(
     assert np.sum(right) == wanted
 
 
-@pytest.mark.parametrize(("model", "file"), [*WEIGHTS, ("resnet-32", "resnet32-d509ac18.th")])
+@pytest.mark.parametrize(("model", "file"), [("resnet-32", "resnet32-d509ac18.th")])
 def test_published_weights_decide_the_same_from_three_sources(
     model, file, lossless, real_data, tmp_path
 ):

@@ -76,15 +76,13 @@ def words_of(command, bundle, checkpoint, tmp_path):
         "edge_runtime run": ["--bundle", bundle, picture],
         "edge_runtime doctor": ["--bundle", bundle],
         "export build": ["--checkpoint", checkpoint, "--out", tmp_path / "out", "--threshold=0.5"],
-        "export inspect": ["--bundle", bundle],
         "train fit": ["--data=digits", "--epochs=1", "--limit=50", "--out", tmp_path / "out"],
         "cloud_stub serve": ["--bundle", bundle, "--port=0"],
     }[command]
 
 
 COMMANDS = (
-    "edge_runtime run", "edge_runtime doctor", "export build", "export inspect", "train fit",
-    "cloud_stub serve",
+    "edge_runtime run", "edge_runtime doctor", "export build", "train fit", "cloud_stub serve",
 )  # fmt: skip
 
 

@@ -103,9 +103,9 @@ def _waves(draws: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np
 
 
 def _smooth(draws: np.random.Generator, shape: tuple[int, int, int]) -> Any:
-    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    """Return uint8 [height, width, 3]; sin(a + b) by its addition theorem: no sine for a pixel."""
     waves = draws.uniform(0, 6, (4, 3))
-    surface = np.sin(
-        rows[..., None] * waves[0] / shape[0] + columns[..., None] * waves[1] / shape[1] + waves[2]
-    )
+    a = np.arange(shape[0])[:, None, None] * waves[0] / shape[0] + waves[2]
+    b = np.arange(shape[1])[:, None] * waves[1] / shape[1]
+    surface = np.sin(a) * np.cos(b) + np.cos(a) * np.sin(b)
     return np.round(127.5 * (surface + 1)).astype(np.uint8)

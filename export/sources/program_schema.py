@@ -1,4 +1,4 @@
-"""What a `torch.export` program in JSON may hold: everything that is not on a list is refused.
+"""Lists of all that a `torch.export` program in JSON may hold; anything else is refused.
 
 `torch.export.load` evaluates the expressions of sizes, looks up operators by any name, imports the
 modules that descriptions of inputs name, and pastes names into Python source. The program is

@@ -1,4 +1,4 @@
-"""What the numbers of a foreign classifier are, and the logits that they stand for.
+"""Tells logits from probabilities of a foreign classifier, and turns those into logits.
 
 A gate works on logits, whose softmax is the model's belief. Log-probabilities are such logits.
 Probabilities and percentages become them by their logarithm; in a single column they are those of

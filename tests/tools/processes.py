@@ -102,7 +102,10 @@ def wait_for(condition, process):
 
 
 def has_loaded(process, library):
-    return library in Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8")
+    found = library in Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8")
+    if not found:  # imports take seconds, of the processor that looking again at once would use
+        time.sleep(0.02)
+    return found
 
 
 def has_loaded_torch(process):

@@ -9,13 +9,13 @@ import torch
 from tools import processes
 from tools.processes import contents, has_loaded_torch, make_read_only, mounted, needs_proc
 
+from edge_runtime.cli import main
 from train.__main__ import COMMANDS
 from train.models import build, open_checkpoint, save
 
 pytestmark = pytest.mark.slow
 
 start = partial(processes.start, "train")
-train = partial(processes.finish, "train")
 refused = partial(processes.refused, "train")
 refused_here = partial(processes.refused_here, "train", COMMANDS)
 
@@ -158,7 +158,7 @@ def test_a_full_disk_is_said_and_leaves_no_checkpoint(small_checkpoint, weights,
         out = ["--out", disk / "out"]
         says = "no space is left in"
         line = ["tune", *UNWARNED, "--checkpoint", small_checkpoint, "--epochs", "2"]
-        refused([*line, *out], says=says)
+        refused_here([*line, *out], capfd, says=says)
         assert not (disk / "out").exists()
         line = ["convert", "--weights", weights / "right.pth", "--model", "resnet-20"]
         refused_here([*line, "--labels", "a,b,c", *CONVERT.split(), *out], capfd, says=says)
@@ -175,6 +175,10 @@ def test_a_disk_that_may_not_be_written_is_refused(small_checkpoint, tmp_path, c
         refused_here(["fit", "--out", disk / "out", "--epochs", "1"], capfd, says=says)
         refused_here(["evaluate", *line, disk / "out.json"], capfd, says=says)
         assert not list(disk.iterdir())
+
+
+def train(*words):
+    return main("python -m train", COMMANDS, argv=[str(word) for word in words])
 
 
 @needs_proc
@@ -197,14 +201,14 @@ def test_ctrl_c_keeps_the_last_epoch_for_resume(small_checkpoint, tmp_path):
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "python -m train: interrupted\n")
     assert not out.exists()
-    assert train(*line, "40", "--resume")[0] == 0
+    assert train(*line, "40", "--resume") == 0
     assert open_checkpoint(out).labels == tuple("0123456789")
 
 
 def test_kill_9_costs_no_finished_checkpoint(small_checkpoint, tmp_path):
     out = tmp_path / "out"
     line = ["tune", "--checkpoint", small_checkpoint, "--out", out, "--overwrite", "--epochs"]
-    assert train(*line, "1")[0] == 0
+    assert train(*line, "1") == 0
     before = contents(out)
     process = start(*line, "100000")
     work = tmp_path / ".out.training"

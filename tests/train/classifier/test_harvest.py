@@ -17,6 +17,7 @@ from tools.processes import contents, finish, mounted
 
 from benchmarks.processes import running_server
 from edge_runtime import Cascade, Record, Recorder, Source
+from edge_runtime.cli import main
 from train import data
 from train.__main__ import COMMANDS
 from train.classifier.harvest import label_names
@@ -218,16 +219,15 @@ def deferred_pictures(folder, pictures):
 
 @pytest.mark.slow
 def test_from_recording_to_a_tuned_model_as_a_user_does_it(
-    bundle, small_checkpoint, large_checkpoint, tmp_path
+    bundle, small_checkpoint, large_checkpoint, tmp_path, capsys
 ):
     # Pictures that neither digits' train nor its validation holds.
     unseen = data.load("digits", limit=60).test.array()
     folder = deferred_pictures(tmp_path / "day", [*unseen, *unseen[:10]])
 
     def train(*words):
-        code, error, out = finish("train", *words)
-        assert code == 0, error
-        return out
+        assert main("python -m train", COMMANDS, argv=[str(word) for word in words]) == 0
+        return capsys.readouterr().out
 
     arguments = ["cloud_stub", "--checkpoint", str(large_checkpoint), "--port", "0"]
     with running_server(arguments) as address:

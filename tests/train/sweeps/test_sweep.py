@@ -282,7 +282,7 @@ def test_check_recomputes_a_sweep_and_finds_a_touched_figure(sweep, tmp_path, ca
 
 @pytest.mark.slow
 def test_the_pictures_of_a_sweep_are_drawn(tmp_path):
-    folder = Path(benchmarks.__file__).parent / "results" / "sweep-digits"
+    folder = Path(benchmarks.__file__).parent / "results" / "sweep-tinyimagenet-20"
     for name in (RESULTS_FILE, SAMPLES_FILE):
         shutil.copy(folder / name, tmp_path)
     ReportSettings(folders=(tmp_path,)).run()
