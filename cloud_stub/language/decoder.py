@@ -15,14 +15,14 @@ from typing import Any, Final
 import numpy as np
 
 from cloud_stub.backends.backend import Batch, Outputs, Part
-from cloud_stub.errors import ModelFailureError, RefusedRowsError, lacks_memory, out_of_memory
+from cloud_stub.errors import ModelFailureError, RefusedRowsError, out_of_memory
 from cloud_stub.language.answers import MAX_TOKENS, Answers, generation_signature
 from edge_runtime import contract
 from edge_runtime.answer import Answer, Source
 from edge_runtime.cascade import Cascade
 from edge_runtime.cloud.base import Cloud, CloudAnswers
 from edge_runtime.cloud.connect import connect
-from edge_runtime.errors import CloudDeadlineError, InputError, SettingError
+from edge_runtime.errors import CloudDeadlineError, InputError, SettingError, lacks_memory
 from edge_runtime.files import one_line
 from edge_runtime.language.decoder import Decoder
 from edge_runtime.language.edge_generator import EdgeGenerator
