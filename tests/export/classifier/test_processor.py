@@ -128,7 +128,7 @@ def test_what_the_graph_cannot_do_is_refused_in_one_line(name):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("kind", "size"), [("ConvNext", SQUARE), ("ViT", SHORT)])
+@pytest.mark.parametrize(("kind", "size"), [("ConvNext", SQUARE), ("ViT", SHORT), ("ImageGPT", 8)])
 def test_a_processor_that_prepares_no_picture_is_refused(kind, size):
     processor = make(kind, {"size": size})
     with pytest.raises(PreprocessingError):
