@@ -73,7 +73,8 @@ def image_size(processor: Any, side: Any = None) -> tuple[int, int]:
     made = made_size(processor)
     if made is not None:
         return made
-    size = processor.to_dict().get("size") or {}
+    size = processor.to_dict().get("size")
+    size = size if isinstance(size, dict) else {}
     for names in (("height", "width"), ("shortest_edge", "shortest_edge")):
         if names[0] in size:
             return int(size[names[0]]), int(size[names[1]])
