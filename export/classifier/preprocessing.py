@@ -1,7 +1,6 @@
 """Fuses a checkpoint's image processor into the graph: uint8 pictures in, `pixel_values` inside.
 
-Handled: resize to {height, width} or {shortest_edge} (nearest, bilinear, bicubic as in Pillow),
-ConvNext's crop_pct, centre crop, rescale, normalize. Anything else is refused by name.
+`export.classifier.processor` reads what the processor does; the graph does the same.
 """
 
 from __future__ import annotations
@@ -15,13 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge_runtime import contract
 from edge_runtime.contract import InputDescription
-from export.errors import PreprocessingError
+from export.classifier.processor import Steps, require_working, steps_of
 from export.graphs import LEAST_OPSET, has_channels_last, shape_of
 
 _P = "preprocessing/"
-_MODES = {0: "nearest", 2: "linear", 3: "cubic"}  # Pillow's resampling numbers
-_CROP_PCT_BELOW = 384  # ConvNext uses crop_pct only below this size
-_REFUSED = ("do_pad", "do_flip_channel_order", "do_reduce_labels", "do_thumbnail")
 
 
 @dataclass
@@ -43,9 +39,12 @@ class _Builder:
 
 
 def least_opset(processor: Any) -> int:
-    """Return the first opset with the operators of a processor; smooth resizing came late."""
-    settings = processor.to_dict()
-    return 18 if settings.get("do_resize") or settings.get("do_center_crop") else LEAST_OPSET
+    """Return the first opset with the operators of a processor; smooth resizing came late.
+
+    Raises:
+        PreprocessingError: The processor does something that is not handled.
+    """
+    return 18 if _is_free(steps_of(processor)) else LEAST_OPSET
 
 
 def fuse_preprocessing(
@@ -62,19 +61,19 @@ def fuse_preprocessing(
     Raises:
         PreprocessingError: The processor does something that is not handled.
     """
-    settings = processor.to_dict()
-    _refuse_unknown(settings)
+    steps = steps_of(processor)
+    require_working(processor, image_size)
     graph = model.graph
     pixel_values, element = graph.input[0].name, graph.input[0].type.tensor_type.elem_type
     is_last = has_channels_last(shape_of(graph.input[0]))
     builder = _Builder(contract.IMAGE)
-    height, width = _fixed_size(settings, image_size)
-    _move_pixels(builder, settings, is_last=is_last)
+    height, width = ("height", "width") if _is_free(steps) else image_size
+    _move_pixels(builder, steps, is_last=is_last)
     builder.value = builder.add("Cast", builder.value, name="float", to=TensorProto.FLOAT)
     if element == TensorProto.FLOAT:
-        _scale_and_shift(builder, settings, pixel_values, is_last=is_last)
+        _scale_and_shift(builder, steps, pixel_values, is_last=is_last)
     else:
-        _scale_and_shift(builder, settings, _P + "float_pixels", is_last=is_last)
+        _scale_and_shift(builder, steps, _P + "float_pixels", is_last=is_last)
         cast = helper.make_node("Cast", [_P + "float_pixels"], [pixel_values], to=element)
         builder.nodes.append(cast)
     graph.initializer.extend(builder.constants)
@@ -87,55 +86,36 @@ def fuse_preprocessing(
     return InputDescription(name=contract.IMAGE, dtype="uint8", shape=shape)
 
 
-def _refuse_unknown(settings: dict[str, Any]) -> None:
-    for name in _REFUSED:
-        if settings.get(name):
-            raise PreprocessingError(
-                f"expected a processor without {name}, got one that sets it: use --preprocessing "
-                "none and prepare pixel_values yourself"
-            )
-    if settings.get("do_resize") and settings.get("resample") not in _MODES:
-        raise PreprocessingError(
-            f"expected resample nearest, bilinear or bicubic, got {settings.get('resample')}: "
-            "use --preprocessing none"
-        )
+def _is_free(steps: Steps) -> bool:
+    """Return whether pictures may have any size."""
+    return steps.resize is not None or steps.crop is not None
 
 
-def _fixed_size(
-    settings: dict[str, Any], image_size: tuple[int, int]
-) -> tuple[int | str, int | str]:
-    """Return the size of pictures: free for a processor that resizes, else the model's own."""
-    return ("height", "width") if settings.get("do_resize") else image_size
-
-
-def _move_pixels(builder: _Builder, settings: dict[str, Any], *, is_last: bool) -> None:
+def _move_pixels(builder: _Builder, steps: Steps, *, is_last: bool) -> None:
     """Resize and crop with channels first, as ONNX Runtime requires, and order the axes."""
-    is_moved = bool(settings.get("do_resize") or settings.get("do_center_crop"))
+    is_moved = _is_free(steps)
     if is_moved or not is_last:
         builder.value = builder.add("Transpose", builder.value, name="nchw", perm=[0, 3, 1, 2])
-    if settings.get("do_resize"):
-        _resize(builder, settings)
-    if settings.get("do_center_crop"):  # ConvNext's resize may have set it
-        _center_crop(builder, settings["crop_size"])
+    if steps.crop_share is not None:
+        _center_crop(builder, _share_of_picture(builder, steps.crop_share), steps)
+        _blacken_nothing(builder)
+    if steps.resize is not None:
+        _resize(builder, steps.resize, steps.mode)
+    if steps.crop is not None:
+        _center_crop(builder, builder.constant("crop", steps.crop, np.int64), steps)
     if is_moved and is_last:
         builder.value = builder.add("Transpose", builder.value, name="nhwc", perm=[0, 2, 3, 1])
+    if steps.is_flipped:
+        order = builder.constant("order", [2, 1, 0], np.int64)
+        axis = 3 if is_last else 1
+        builder.value = builder.add("Gather", builder.value, order, name="flipped", axis=axis)
 
 
-def _resize(builder: _Builder, settings: dict[str, Any]) -> None:
-    size = settings["size"]
-    mode = _MODES[settings["resample"]]
-    if "height" in size:
-        target = builder.constant("size", [size["height"], size["width"]], np.int64)
+def _resize(builder: _Builder, size: tuple[int, int] | int, mode: str) -> None:
+    if isinstance(size, int):
+        target = _aspect_kept(builder, size)
     else:
-        edge, crop = size["shortest_edge"], None
-        if settings.get("crop_pct") and edge < _CROP_PCT_BELOW:
-            edge, crop = int(edge / settings["crop_pct"]), edge
-        if settings.get("crop_pct") and crop is None:  # ConvNext warps its larger pictures
-            target = builder.constant("size", [edge, edge], np.int64)
-        else:
-            target = _aspect_kept(builder, edge)
-        if crop is not None:
-            settings.update(do_center_crop=True, crop_size={"height": crop, "width": crop})
+        target = builder.constant("size", size, np.int64)
     if mode == "nearest":
         _resize_nearest(builder, target)
     else:
@@ -209,27 +189,54 @@ def _aspect_kept(builder: _Builder, edge: int) -> str:
     return builder.add("Div", scaled, shortest, name="size")
 
 
-def _center_crop(builder: _Builder, size: dict[str, int]) -> None:
-    wanted = builder.constant("crop", [size["height"], size["width"]], np.int64)
+def _share_of_picture(builder: _Builder, share: tuple[float, float]) -> str:
+    """Compute [height, width] as shares of the shorter side, rounded down."""
+    shape = builder.add("Shape", builder.value, name="whole", start=2, end=4)
+    shorter = builder.add("ReduceMin", shape, name="shorter", keepdims=1)
+    exact = builder.add("Cast", shorter, name="shorter_float", to=TensorProto.DOUBLE)
+    shares = builder.constant("shares", share, np.float64)
+    part = builder.add("Mul", shares, exact, name="part")
+    return builder.add("Cast", part, name="crop", to=TensorProto.INT64)
+
+
+def _blacken_nothing(builder: _Builder) -> None:
+    """Make a black pixel of no pixel, as Pillow does: a share of a single pixel is none."""
+    shape = builder.add("Shape", builder.value, name="part_from", start=2, end=4)
+    one = builder.constant("one", 1, np.int64)
+    filled = builder.add("Max", shape, one, name="filled")
+    missing = builder.add("Sub", filled, shape, name="unfilled")
+    before = builder.constant("begins", [0, 0], np.int64)
+    pads = builder.add("Concat", before, missing, name="fill", axis=0)
+    axes = builder.constant("fill_axes", [2, 3], np.int64)
+    black = builder.constant("fill_black", 0, np.uint8)
+    builder.value = builder.add("Pad", builder.value, pads, black, axes, name="not_empty")
+
+
+def _center_crop(builder: _Builder, wanted: str, steps: Steps) -> None:
+    """Cut [height, width] out of the middle, after a black margin if that may be needed."""
     shape = builder.add("Shape", builder.value, name="crop_from", start=2, end=4)
-    margin = builder.add("Sub", shape, wanted, name="crop_margin")
     two = builder.constant("two", 2, np.int64)
+    axes = builder.constant("crop_axes", [2, 3], np.int64)
+    if steps.is_padding:
+        none = builder.constant("none", 0, np.int64)
+        lacking = builder.add("Sub", wanted, shape, name="lacking")
+        missing = builder.add("Max", lacking, none, name="missing")
+        after = builder.add("Div", missing, two, name="pad_after")
+        before = builder.add("Sub", missing, after, name="pad_before")  # has the odd pixel
+        pads = builder.add("Concat", before, after, name="pads", axis=0)
+        black = builder.constant("black", 0, np.uint8)
+        builder.value = builder.add("Pad", builder.value, pads, black, axes, name="padded")
+        shape = builder.add("Add", shape, missing, name="padded_from")
+    margin = builder.add("Sub", shape, wanted, name="crop_margin")
     start = builder.add("Div", margin, two, name="crop_start")
     end = builder.add("Add", start, wanted, name="crop_end")
-    axes = builder.constant("crop_axes", [2, 3], np.int64)
     builder.value = builder.add("Slice", builder.value, start, end, axes, name="cropped")
 
 
-def _scale_and_shift(
-    builder: _Builder, settings: dict[str, Any], output: str, *, is_last: bool
-) -> None:
+def _scale_and_shift(builder: _Builder, steps: Steps, output: str, *, is_last: bool) -> None:
     """Rescale and normalize with one multiplication and one addition per channel."""
-    factor = settings["rescale_factor"] if settings.get("do_rescale") else 1.0
-    mean, std = np.zeros(3), np.ones(3)
-    if settings.get("do_normalize"):
-        mean, std = np.array(settings["image_mean"]), np.array(settings["image_std"])
     shape = (1, 1, 1, 3) if is_last else (1, 3, 1, 1)
-    scale = builder.constant("scale", (factor / std).reshape(shape), np.float32)
-    shift = builder.constant("shift", (-mean / std).reshape(shape), np.float32)
+    scale = builder.constant("scale", steps.scale.reshape(shape), np.float32)
+    shift = builder.constant("shift", steps.shift.reshape(shape), np.float32)
     scaled = builder.add("Mul", builder.value, scale, name="scaled_pixels")
     builder.nodes.append(helper.make_node("Add", [scaled, shift], [output]))

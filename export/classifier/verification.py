@@ -13,6 +13,7 @@ from edge_runtime import contract
 from edge_runtime.contract import SecondLook
 from edge_runtime.edge_model import EdgeModel
 from edge_runtime.errors import SettingError
+from export.classifier.processor import steps_of
 from export.commands.verify import VerifySettings
 from export.data import kind_of, load_split, require_labels
 from export.errors import VerificationError
@@ -193,10 +194,7 @@ def _pixel_difference(session: Any, inputs: Inputs) -> float:
 
 def _step(processor: Any) -> float:
     """Return the size of one step of an 8-bit picture in the processor's pixels."""
-    settings = processor.to_dict()
-    factor: float = settings["rescale_factor"] if settings.get("do_rescale") else 1.0
-    std: float = min(settings["image_std"]) if settings.get("do_normalize") else 1.0
-    return factor / std
+    return float(np.abs(steps_of(processor).scale).max())
 
 
 def verify_bundle(settings: VerifySettings) -> None:

@@ -7,7 +7,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from export.errors import GraphError
+from edge_runtime.files import one_line
+from export.errors import GraphError, PreprocessingError
 
 PROMPTS: Final = (
     "What is it?",
@@ -21,8 +22,45 @@ _SHAPES = (
     *((640, 480), (480, 640), (512, 512), (1600, 1201), (1201, 1600), (999, 1000), (333, 500)),
     *((1, 1), (2, 3), (17, 31), (30, 900), (900, 30), (1501, 1499)),
 )  # height, width
+LARGEST_SIDE: Final = 4096
+"""Longest side of a model's pictures, in pixels."""
+_ASKED = ((40, 60), (61, 39))  # height, width
 _COUNT = 64
 _LONG_TEXT = 64  # tokens
+
+
+def made_size(processor: Any) -> tuple[int, int] | None:
+    """Return the (height, width) of a processor's pixels, None if it follows the picture's.
+
+    The processor is asked, because each class reads `size` and `crop_size` in its own way.
+
+    Raises:
+        PreprocessingError: It does not make an array of pixels from a picture.
+    """
+    settings = processor.to_dict()
+    sizes = (settings.get(name) for name in ("size", "crop_size"))
+    sides = [side for size in sizes if isinstance(size, dict) for side in size.values()]
+    if any(isinstance(side, int) and side > LARGEST_SIDE for side in sides):
+        raise PreprocessingError(
+            f"expected pictures of at most {LARGEST_SIDE} pixels a side, got more in the "
+            "settings of the image processor: correct its preprocessor_config.json"
+        )
+    try:
+        made = {_made(processor, shape) for shape in _ASKED}
+    except Exception as error:  # noqa: BLE001 - transformers raises many unrelated classes
+        raise PreprocessingError(
+            f"expected an image processor that makes pixel_values, {type(processor).__name__} "
+            f"raised {one_line(error, 160)}: correct its preprocessor_config.json, or use "
+            "another processor"
+        ) from None
+    return made.pop() if len(made) == 1 else None
+
+
+def _made(processor: Any, shape: tuple[int, int]) -> tuple[int, int]:
+    picture = np.zeros((*shape, 3), np.uint8)
+    made = processor([picture], return_tensors="np", input_data_format="channels_last")
+    _, _, height, width = np.asarray(made["pixel_values"]).shape
+    return height, width
 
 
 def image_size(processor: Any, side: Any = None) -> tuple[int, int]:
@@ -30,16 +68,16 @@ def image_size(processor: Any, side: Any = None) -> tuple[int, int]:
 
     Raises:
         GraphError: Neither gives a size.
+        PreprocessingError: The processor makes no pixels.
     """
-    settings = processor.to_dict()
-    for name in ("crop_size", "size"):
-        size = settings.get(name) or {}
-        if name == "crop_size" and not settings.get("do_center_crop"):
-            continue
-        if "height" in size:
-            return int(size["height"]), int(size["width"])
-        if "shortest_edge" in size:
-            return int(size["shortest_edge"]), int(size["shortest_edge"])
+    made = made_size(processor)
+    if made is not None:
+        return made
+    size = processor.to_dict().get("size")
+    size = size if isinstance(size, dict) else {}
+    for names in (("height", "width"), ("shortest_edge", "shortest_edge")):
+        if names[0] in size:
+            return int(size[names[0]]), int(size[names[1]])
     if side is None:
         raise GraphError(
             "expected the size of the model's pictures in its processor or config, got none: add "
@@ -56,7 +94,7 @@ def synthetic_pictures(processor: Any, size: tuple[int, int], seed: int) -> list
     height, width = size
     draws = np.random.default_rng(seed)
     shapes = [(round(height * a), round(width * b), 3) for a, b in _SCALES]
-    if not processor.to_dict().get("do_resize"):
+    if made_size(processor) is None:
         shapes = [(height, width, 3)]
     return [_smooth(draws, shapes[i % len(shapes)]) for i in range(_COUNT)]
 
@@ -64,11 +102,11 @@ def synthetic_pictures(processor: Any, size: tuple[int, int], seed: int) -> list
 def pictures_of_shapes(processor: Any, size: tuple[int, int]) -> list[Any]:
     """Return a smooth picture, uint8 [height, width, 3], of each shape that a device may see.
 
-    They are upright, broad and square, tiny, large and narrow. A processor that does not resize
-    takes pictures of the model's `size` alone.
+    They are upright, broad and square, tiny, large and narrow. A processor that leaves a
+    picture's size takes those of the model's `size` alone.
     """
     draws = np.random.default_rng(0)
-    if not processor.to_dict().get("do_resize"):
+    if made_size(processor) is None:
         return [_smooth(draws, (*size, 3))]
     return [_smooth(draws, (height, width, 3)) for height, width in _SHAPES]
 

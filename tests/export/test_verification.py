@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from transformers import CLIPImageProcessor, ConvNextImageProcessor, ViTImageProcessor
+from transformers import ConvNextImageProcessor, ViTImageProcessor
 
 from export.commands.build import BuildSettings
-from export.errors import VerificationError
 from export.verification import at_threshold
 from train.models import build, save
 
@@ -66,15 +65,3 @@ def test_a_convnext_processor_crops_small_pictures_and_warps_large_ones(edge, tm
     processor = ConvNextImageProcessor(size={"shortest_edge": edge}, resample=2)
     checkpoint = write_checkpoint(tmp_path / "c", processor, (edge, edge))
     BuildSettings(checkpoint=checkpoint, out=tmp_path / "b", threshold=0.5).run()
-
-
-@pytest.mark.slow
-def test_a_crop_larger_than_the_resized_picture_is_refused_whatever_the_data(photographs, tmp_path):
-    """The processor adds a black margin to pictures of another shape than the data's."""
-    crop = {"height": 40, "width": 50}
-    processor = CLIPImageProcessor(size={"shortest_edge": 40}, crop_size=crop, resample=2)
-    checkpoint = write_checkpoint(tmp_path / "c", processor, (40, 50))
-    line = {"calibrate": str(photographs), "split": "train", "target_deferral": 0.3}
-    with pytest.raises(VerificationError, match="--preprocessing none"):
-        BuildSettings(checkpoint=checkpoint, out=tmp_path / "b", **line).run()
-    assert not (tmp_path / "b").exists()

@@ -73,4 +73,8 @@ def spread_statistics(processor: Any, place: object) -> None:
 
 
 def _in_use(processor: Any) -> tuple[str, ...]:
-    return ("image_mean", "image_std") if getattr(processor, "do_normalize", False) else ()
+    """Return the names of a processor's statistics; some classes normalise without any."""
+    if not getattr(processor, "do_normalize", False):
+        return ()
+    names = ("image_mean", "image_std")
+    return tuple(name for name in names if getattr(processor, name, None) is not None)

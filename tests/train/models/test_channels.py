@@ -1,5 +1,7 @@
 """Models of grey pictures take colour pictures; a single mean is that of each colour."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from edge_runtime.edge_model import EdgeModel
 from export.commands.build import BuildSettings
 from train.errors import CheckpointError
 from train.models import build, open_checkpoint, save
+from train.models.channels import spread_statistics
 
 LABELS = [str(i) for i in range(10)]
 NAMES = {"num_labels": 10, "id2label": dict(enumerate(LABELS))}
@@ -112,6 +115,12 @@ def test_a_single_mean_is_that_of_each_colour(mean, write, pictures):
     np.testing.assert_allclose(
         pixels, (pictures.transpose(0, 3, 1, 2) / 255 - 0.25) / 0.5, atol=1e-6
     )
+
+
+def test_a_processor_that_normalises_without_a_mean_is_given_none():
+    processor = SimpleNamespace(do_normalize=True, image_std=0.5)
+    spread_statistics(processor, "here")
+    assert vars(processor) == {"do_normalize": True, "image_std": [0.5] * 3}
 
 
 def test_the_configuration_of_a_model_of_grey_pictures_may_be_a_start(write, pictures):
