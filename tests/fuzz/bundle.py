@@ -12,6 +12,7 @@ import json
 from typing import Any
 
 import atheris
+import numpy as np
 import onnx
 from edits import SCRATCH, edit_bytes, edit_json, edit_text, fuzz
 from google.protobuf.message import DecodeError, Message
@@ -187,7 +188,10 @@ def _read_settings(metadata: contract.GateMetadata) -> None:
         with contextlib.suppress(BundleError):
             contract.SecondLook.from_fields(metadata.second_look)
     if metadata.task == contract.TASK_GENERATION:
-        DecoderSettings.from_metadata(metadata)
+        settings = DecoderSettings.from_metadata(metadata)
+        assert settings.layers <= 2000
+        np.zeros((64, settings.kv_heads, 0, settings.head_dim), np.float32)
+        np.full(1, settings.pad_token_id, np.int64)
 
 
 def _read_metadata(given: atheris.FuzzedDataProvider) -> str:
