@@ -222,7 +222,7 @@ def _read(path: Path) -> list[_Stored]:
 
 
 def _stored(content: dict[str, Any]) -> _Stored:
-    figure = Figure(**{name: value for name, value in content.items() if name in _FIELDS})
+    figure: Any = Figure(**{name: value for name, value in content.items() if name in _FIELDS})
     fits = (
         all(isinstance(text, str) for text in (figure.name, figure.unit, figure.detail))
         and all(number is None or is_number(number) for number in (figure.value, figure.limit))

@@ -14,6 +14,7 @@ import atheris
 import numpy as np
 import pyarrow as pa
 from edits import SCRATCH, edit_bytes, edit_json, edit_text, fuzz
+from PIL import Image
 from pyarrow import parquet
 
 _MODULES = ["columns", "parquet", "tables", "unpacking", "binary"]
@@ -50,12 +51,18 @@ def _parquet(table: pa.Table, **options: object) -> bytes:
     return file.getvalue()
 
 
+def _png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(file, "PNG")
+    return file.getvalue()
+
+
 def _tables() -> list[bytes]:
     """Return small parquet files of texts, of pictures and of classes with names."""
     texts = pa.table({"text": ["a", "b", "a"], "label": [0, 1, 0], "rest": [[1], [], None]})
     classes = {"info": {"features": {"label": {"names": ["x", "y"], "_type": "ClassLabel"}}}}
     named = texts.replace_schema_metadata({"huggingface": json.dumps(classes)})
-    picture = pa.array([{"bytes": b"\x89PNG", "path": "p"}, None, {"bytes": b"", "path": None}])
+    picture = pa.array([{"bytes": b"\x89PNG", "path": "p"}, None, {"bytes": _png(), "path": None}])
     pictures = pa.table({"image": picture, "label": ["cat", "dog", "cat"]})
     kept = pa.table({"text": pa.array(["a", "b"]).dictionary_encode(), "label": [1.0, 2.0]})
     plain = {"compression": "none", "use_dictionary": False, "store_schema": False}
