@@ -16,6 +16,7 @@ from typing import Any
 import atheris
 
 from edge_runtime.errors import GatekeeperError
+from edge_runtime.files import one_line
 
 SCRATCH = Path("/dev/shm" if Path("/dev/shm").is_dir() else "/tmp")  # noqa: S108 - no disk
 _VALUES: list[Any] = [
@@ -157,7 +158,7 @@ class Reader:
             outcome = self._read(atheris.FuzzedDataProvider(further + content))
         except GatekeeperError as error:
             outcome = f"refused, {type(error).__name__}"
-            if "\n" in str(error):
+            if not one_line(error).isprintable():  # what a user sees
                 raise AssertionError from error
         # Of the processor: on a busy machine an input waits, and libFuzzer's own limit means that.
         assert time.process_time() - began < self._slow
