@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,5 +114,6 @@ def compare(expected: Any, stored: Any, where: str) -> int:
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value counts as a figure; a flag does not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Return whether a value counts as a figure; a flag does not, nor what no float can hold."""
+    is_whole = type(value) is int and abs(value) <= sys.float_info.max
+    return is_whole or isinstance(value, float)

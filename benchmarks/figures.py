@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.documents import compare, read_json, write_json
+from benchmarks.documents import compare, is_number, read_json, write_json
 from benchmarks.errors import CheckError
 from benchmarks.steps import step
 from edge_runtime.environment import describe, hardware
@@ -216,18 +216,35 @@ _FIELDS: Final = {field.name for field in dataclasses.fields(Figure)}
 
 def _read(path: Path) -> list[_Stored]:
     try:
-        return [_Stored(_figure(one), one["met"]) for one in read_json(path)["figures"]]
+        return [_stored(one) for one in read_json(path)["figures"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckError(f"expected a file of figures at {path}: {error!r}") from None
 
 
-def _figure(stored: dict[str, Any]) -> Figure:
-    return Figure(**{name: value for name, value in stored.items() if name in _FIELDS})
+def _stored(content: dict[str, Any]) -> _Stored:
+    figure: Any = Figure(**{name: value for name, value in content.items() if name in _FIELDS})
+    fits = (
+        all(isinstance(text, str) for text in (figure.name, figure.unit, figure.detail))
+        and all(number is None or is_number(number) for number in (figure.value, figure.limit))
+        and isinstance(figure.at_least, bool)
+        and isinstance(content["met"], bool | None)
+        and isinstance(figure.samples, list | tuple)
+        and figure.statistic in STATISTICS
+    )
+    if not fits:
+        raise TypeError(f"not a figure: {str(content)[:80]}")
+    return _Stored(figure, content["met"])
 
 
 def _check(where: str, figure: Figure, *, is_met: bool | None) -> None:
     if figure.samples:
-        compare(STATISTICS[figure.statistic](figure.samples), figure.value, f"{where}: value")
+        try:
+            value = STATISTICS[figure.statistic](figure.samples)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise CheckError(
+                f"{where}: expected samples with a {figure.statistic}: {error}"
+            ) from None
+        compare(value, figure.value, f"{where}: value")
     # An infinite value misses its limit when it is measured, and is None in the file.
     expected = False if figure.value is None and is_met is False else figure.is_met
     if is_met is not expected:

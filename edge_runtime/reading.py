@@ -11,6 +11,7 @@ import re
 import stat
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,11 @@ def read_gzip(path: Path, *, limit: int = SMALL) -> bytes:
         EOFError: The file was cut short.
         ValueError: It unpacks to more than `limit` bytes.
     """
-    with open_regular(path) as packed, gzip.GzipFile(fileobj=packed) as file:
-        content = file.read(limit + 1)
+    try:
+        with open_regular(path) as packed, gzip.GzipFile(fileobj=packed) as file:
+            content = file.read(limit + 1)
+    except zlib.error as error:  # it has no base class in common with the others
+        raise OSError(str(error)) from None
     if len(content) > limit:
         raise ValueError(f"it unpacks to more than {limit} bytes")
     return content

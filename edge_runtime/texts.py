@@ -66,7 +66,7 @@ def open_tokenizer(file: Path) -> Any:
     except ImportError:
         raise DependencyError("tokenizers", "reading texts", "text") from None
     try:
-        with no_panic():
+        with no_panic(plain=False):
             tokenizer = Tokenizer.from_buffer(read_bytes(file, limit=_MOST_BYTES))
             require_bounded(tokenizer)
             read_as_text(tokenizer)
@@ -79,12 +79,18 @@ def open_tokenizer(file: Path) -> Any:
 
 
 @contextlib.contextmanager
-def no_panic() -> Iterator[None]:
-    """Turn a panic of `tokenizers`, which no `except Exception` holds, into an `InputError`."""
+def no_panic(*, plain: bool = True) -> Iterator[None]:
+    """Turn a panic of `tokenizers`, which no `except Exception` holds, into an `InputError`.
+
+    Args:
+        plain: Turn an `Exception` of no class of its own too: the library raises it for a text with
+            words that its model has no token for, not even the unknown one.
+    """
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        is_plain = plain and type(error) is Exception
+        if not is_plain and type(error).__name__ != "PanicException":
             raise
         raise InputError(
             f"expected a text that the tokenizer can read, it failed ({one_line(error, 100)}): "

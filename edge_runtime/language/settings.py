@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from edge_runtime import contract
 from edge_runtime.contract import GateMetadata
 from edge_runtime.errors import BundleError
+
+_MOST_TOKENS: Final = 2**31 - 1
+# Names of caches are made, and room for them, before the graph is asked what it has.
+_MOST: Final = {
+    "max_new_tokens": _MOST_TOKENS,
+    "context": _MOST_TOKENS,
+    "layers": 2000,
+    "kv_heads": 2**16,
+    "head_dim": 2**16,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +68,11 @@ def _read(fields: Any) -> DecoderSettings:
     ends = fields["eos_token_ids"]
     if not isinstance(ends, list):
         raise TypeError("eos_token_ids is not a list")
-    counts = ("max_new_tokens", "context", "layers", "kv_heads", "head_dim")
     return DecoderSettings(
         eos_token_ids=tuple(_whole("eos_token_ids", end, 0) for end in ends),
         pad_token_id=_whole("pad_token_id", fields["pad_token_id"], 0),
         least_onnxruntime=_version(fields.get("least_onnxruntime", "0")),
-        **{name: _whole(name, fields[name], 1) for name in counts},
+        **{name: _whole(name, fields[name], 1, most) for name, most in _MOST.items()},
     )
 
 
@@ -74,7 +83,7 @@ def _version(value: Any) -> tuple[int, ...]:
         raise ValueError(f"least_onnxruntime is {str(value)[:40]!r}") from None
 
 
-def _whole(name: str, value: Any, least: int) -> int:
-    if type(value) is not int or value < least:
+def _whole(name: str, value: Any, least: int, most: int = _MOST_TOKENS) -> int:
+    if type(value) is not int or not least <= value <= most:
         raise ValueError(f"{name} is {str(value)[:40]!r}")
     return value

@@ -97,7 +97,7 @@ def read_records(folder: Path | str) -> Records:
     for line in filter(None, lines):
         try:
             entries.append(Record.from_line(line))
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, OverflowError, RecursionError):
             damaged += 1
     return Records(tuple(entries), damaged)
 

@@ -84,7 +84,7 @@ class _Admission:
 
     def build(self, hint: Any, value: Any, place: str) -> Any:
         """Return `value` as the type `hint`; `place` is the field that holds it."""
-        origin, args = typing.get_origin(hint), typing.get_args(hint)
+        origin, args = _form(hint)
         if origin in (typing.Union, types.UnionType):
             (inner,) = (arg for arg in args if arg is not types.NoneType)
             return None if value is None else self.build(inner, value, place)
@@ -100,10 +100,8 @@ class _Admission:
         hints = _hints(cls)
         if issubclass(cls, Union) and (len(value) != 1 or not value.keys() <= hints.keys()):
             raise refusal(f"{_shown(value)} as {place}")
-        missing = [
-            f.name for f in dataclasses.fields(cls) if _is_required(f) and f.name not in value
-        ]
-        if missing and not issubclass(cls, Union):
+        missing = [name for name in _required(cls) if name not in value]
+        if missing:
             raise refusal(f"no {missing[0]} in {cls.__name__}")
         built = {}
         for name in (name for name in hints if name in value):
@@ -140,8 +138,19 @@ class _Admission:
                 self._factors[name] = factors
 
 
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is field.default_factory is dataclasses.MISSING
+@functools.cache
+def _form(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(hint), typing.get_args(hint)
+
+
+@functools.cache
+def _required(cls: type) -> list[str]:
+    missing = dataclasses.MISSING
+    return [
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is field.default_factory is missing and not issubclass(cls, Union)
+    ]
 
 
 @functools.cache
@@ -231,6 +240,7 @@ def _symbol(text: str) -> str:
     return text
 
 
+@functools.lru_cache  # the values of a program share their sizes
 def _size(text: str) -> str:
     """Sizes are calls of sympy's classes, e.g. Add(Integer(1), Symbol('s0', positive=True))."""
     try:

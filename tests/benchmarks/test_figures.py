@@ -93,6 +93,32 @@ def test_a_figure_that_does_not_follow_from_its_samples_is_found(tmp_path):
         check(out)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"met": 7}, "a file of figures"),
+        ({"value": "2"}, "a file of figures"),
+        ({"limit": 10**400}, "a file of figures"),
+        ({"unit": None}, "a file of figures"),
+        ({"statistic": "mode"}, "a file of figures"),
+        ({"samples": 3}, "a file of figures"),
+        ({"samples": [1, {}]}, "samples with a median"),
+        ({"samples": [[1, 1]], "statistic": "slope"}, "samples with a slope"),
+    ],
+)
+def test_a_file_of_damaged_figures_is_refused(change, says, tmp_path):
+    out = tmp_path / "f.json"
+    write_figures(out, [Figure.of("median", [1.0, 5.0, 2.0], 3.0, "ms", "")])
+    content = json.loads(out.read_text())
+    content["figures"][0] |= change
+    out.write_text(json.dumps(content))
+    with pytest.raises(CheckError, match=says):
+        check(out)
+    if says == "a file of figures":
+        with pytest.raises(CheckError, match=says):
+            table(out)
+
+
 def test_figures_are_a_table_for_a_page(tmp_path):
     out = tmp_path / "f.json"
     figures = [

@@ -153,3 +153,20 @@ def test_a_panic_of_the_library_is_an_error_of_the_text(tmp_path):
         TextEncoder(file, ("input_ids",))([text])
     assert PromptTokenizer(file).encode(text, 100) == ([], FAILED)
     assert TextEncoder(file, ("input_ids",))(["a !"])["input_ids"].shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.WordPiece({"a": 0}, unk_token="[UNK]"),
+        models.WordLevel({"a": 0}, unk_token="[UNK]"),
+        models.Unigram([("a", 0.0)]),
+    ],
+)
+def test_a_text_without_a_token_for_unknown_words_is_refused(model, tmp_path):
+    # It drops the character with which an opened tokenizer is tried.
+    file = save(tokenizer_with(model, normalizer=normalizers.BertNormalizer()), tmp_path)
+    with pytest.raises(InputError, match="the tokenizer can read, it failed"):
+        TextEncoder(file, ("input_ids",))(["b"])
+    assert PromptTokenizer(file).encode("b", 100) == ([], FAILED)
+    assert TextEncoder(file, ("input_ids",))(["a"])["input_ids"].tolist() == [[0]]

@@ -100,3 +100,11 @@ def test_a_gzip_file_that_unpacks_to_more_than_the_limit_is_refused(tmp_path):
     assert len(read_gzip(tmp_path / "a.gz", limit=1 << 20)) == 1 << 20
     with pytest.raises(ValueError, match="unpacks to more than 1048575 bytes"):
         read_gzip(tmp_path / "a.gz", limit=(1 << 20) - 1)
+
+
+def test_a_damaged_gzip_file_is_refused_as_unreadable(tmp_path):
+    content = bytearray(gzip.compress(b"a" * 100))
+    content[10:14] = b"\xff" * 4  # where the packed bytes begin
+    (tmp_path / "a.gz").write_bytes(content)
+    with pytest.raises(OSError, match="while decompressing"):
+        read_gzip(tmp_path / "a.gz")

@@ -22,6 +22,7 @@ from train.classifier.batches import EncodedData
 from train.classifier.checkpoints import right_of
 from train.classifier.loop import train_checkpoint
 from train.data import LabelledData, Splits
+from train.errors import CheckpointError
 from train.models import Checkpoint, open_checkpoint
 from train.objectives import CrossEntropy
 from train.objectives.basic import RIGHT
@@ -89,16 +90,19 @@ def _untrained(start: Checkpoint, seed: int) -> Checkpoint:
 
 def _schedule_of(start: Checkpoint, schedule: Schedule) -> Schedule:
     """Return the schedule that the start was fitted with, as far as its record is known."""
-    record: dict[str, Any] = {}
     file = None if start.path is None else start.path / "training.json"
-    if file is not None and file.is_file():
-        record = read_json(file)
-    settings = record.get("settings", {})
-    return dataclasses.replace(
-        schedule,
-        epochs=int(record.get("epochs_run") or _EPOCHS),
-        accumulation=1,
-        learning_rate=float(settings.get("learning_rate", 2 * schedule.learning_rate)),
-        weight_decay=float(settings.get("weight_decay", 1e-4)),
-        compile=False,
-    )
+    try:
+        record: dict[str, Any] = read_json(file) if file is not None and file.is_file() else {}
+        settings = record.get("settings", {})
+        return dataclasses.replace(
+            schedule,
+            epochs=int(record.get("epochs_run") or _EPOCHS),
+            accumulation=1,
+            learning_rate=float(settings.get("learning_rate", 2 * schedule.learning_rate)),
+            weight_decay=float(settings.get("weight_decay", 1e-4)),
+            compile=False,
+        )
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise CheckpointError(
+            f"expected the record of a training at {file}, it is damaged ({error}): remove it"
+        ) from None

@@ -88,7 +88,7 @@ def check_config(folder: Path) -> None:
         if value > most and not _NO_SIZE.search(name):
             raise CheckpointError(
                 f"expected at most {most} as {name} in {folder / _CONFIG}, got "
-                f"{value:.3g}: no model of that size is opened"
+                f"{str(value)[:12]}: no model of that size is opened"
             )
 
 

@@ -146,7 +146,7 @@ def load_tokenizer(folder: Path, **more: Any) -> Any:
         ValueError: A text would make work out of all proportion; see `require_bounded`.
         Exception: There is none, or it is damaged.
     """
-    with no_panic():
+    with no_panic(plain=False):
         tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE, **more)
         if getattr(tokenizer, "is_fast", False):
             require_bounded(tokenizer.backend_tokenizer)

@@ -65,6 +65,9 @@ def test_a_decoder_of_another_task_is_refused(copy):
     [
         ({"context": 0}, "context is '0'"),
         ({"layers": True}, "layers is 'True'"),
+        ({"layers": 10**9}, "layers is '1000000000'"),
+        ({"head_dim": 2**62}, "head_dim is '4611"),
+        ({"pad_token_id": 2**63}, "pad_token_id is '9223"),
         ({"eos_token_ids": 5}, "eos_token_ids is not a list"),
         ({"pad_token_id": None}, "pad_token_id is 'None'"),
         ({"least_onnxruntime": "new"}, "least_onnxruntime is 'new'"),

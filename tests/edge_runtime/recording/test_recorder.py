@@ -208,6 +208,7 @@ def test_a_line_cut_off_by_a_kill_affects_no_other(pictures, tmp_path):
         b'{"file": "a.png"}',
         RECORD.to_line().replace(b'"file": ""', b'"file": "../a.png"'),
         RECORD.to_line().replace(b"0.75", b'"high"'),
+        RECORD.to_line().replace(b"0.75", b"1" * 400),
         RECORD.to_line().replace(b'"cat"', b"7"),
     ],
 )

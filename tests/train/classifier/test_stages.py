@@ -1,15 +1,17 @@
 """Fitting and tuning: they learn, repeat, and end a run that breaks or collapses."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from tools.processes import contents
 
 from train import data
+from train.classifier.correctness import out_of_fold_right
 from train.classifier.loop import train_checkpoint
 from train.classifier.settings import FitSettings, TuneSettings
-from train.errors import OutputError, TrainingError
+from train.errors import CheckpointError, OutputError, TrainingError
 from train.models import open_checkpoint
 from train.objectives import CrossEntropy
 from train.training.schedule import Schedule
@@ -60,6 +62,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(kept, tmp_path):
         FitSettings(out=tmp_path / "out", learning_rate=1e30, **settings).run()
     assert contents(tmp_path / "out") == before
     assert bool(before) == kept
+
+
+@pytest.mark.parametrize("record", ["[]", "{", '{"settings": null}', '{"epochs_run": "x"}'])
+def test_a_start_with_a_damaged_record_is_refused(record, small_checkpoint, tmp_path):
+    start = shutil.copytree(small_checkpoint, tmp_path / "start")
+    (start / "training.json").write_text(record)
+    splits = data.load("digits", limit=64)
+    schedule = Schedule(
+        epochs=1, batch_size=16, learning_rate=1e-3, weight_decay=0.0, scheduler="cosine"
+    )
+    with pytest.raises(CheckpointError, match="the record of a training at"):
+        out_of_fold_right(open_checkpoint(start), splits.train, schedule, tmp_path / "work")
 
 
 def test_a_loss_that_is_nan_later_keeps_the_epochs_before_it(small_checkpoint, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from edge_runtime.errors import GatekeeperError
 from train import data
 from train.data.layouts import unpacking
 from train.data.layouts.parquet import ParquetPictures, read_rows
@@ -268,6 +269,20 @@ def picture_file(tmp_path):
     path = tmp_path / "a.parquet"
     datasets.Dataset.from_dict(rows, features=features).to_parquet(path, batch_size=3)
     return path
+
+
+def test_pictures_of_a_file_that_lost_some_are_refused(tmp_path):
+    picture = pa.array([{"bytes": b"\x89PNG", "path": "p"}, None, {"bytes": b"", "path": None}])
+    path, refusals = tmp_path / "t.parquet", set()
+    table = pa.table({"image": picture, "label": ["a", "b", "a"]})
+    parquet.write_table(table, path, compression="none", data_page_version="2.0")
+    right = path.read_bytes()
+    for place in range(160):  # the pages of the pictures
+        path.write_bytes(right[:place] + bytes([right[place] ^ 0x19]) + right[place + 1 :])
+        with pytest.raises(GatekeeperError) as refused:
+            ParquetPictures([path], "image", "a")[2]
+        refusals.add(str(refused.value).split(" of ")[0])
+    assert "expected 3 rows in part 0" in refusals
 
 
 def test_pictures_stay_in_their_file_and_come_part_by_part(picture_file, monkeypatch):

@@ -173,6 +173,10 @@ def test_a_configuration_of_endless_layers_is_not_built(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(layers))
     with pytest.raises(CheckpointError, match="at most 2000 as num_hidden_layers"):
         build(str(tmp_path), labels=LABELS)
+    layers["num_hidden_layers"] = 10**400  # no float holds it
+    (tmp_path / "config.json").write_text(json.dumps(layers))
+    with pytest.raises(CheckpointError, match="at most 2000 as num_hidden_layers"):
+        build(str(tmp_path), labels=LABELS)
 
 
 @pytest.mark.parametrize(

@@ -195,4 +195,7 @@ class ParquetPictures(LazyPictures):
                 parts.append(pc.struct_field(values, "bytes") if is_struct else values)
                 size += batch.nbytes
                 require_unpacked(path, size)
+            rows, found = file.metadata.row_group(part).num_rows, sum(map(len, parts))
+            if found != rows:  # a picture would take the place of another
+                raise DataError(f"expected {rows} rows in part {part} of {path}, got {found}")
         return pa.chunked_array(parts)
