@@ -1,4 +1,4 @@
-"""RowBounds of a request that are checked before it is parsed, decoded or shown to a model."""
+"""Bounds of a request that are checked before it is parsed, decoded or shown to a model."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ _MOST_TYPED_BYTES: Final = 16 << 20
 """Packed numbers, each of which takes up to eight times its size when it is parsed."""
 _MOST_INLINE_BYTES: Final = 1 << 16
 """Fields other than raw contents that are read on the event loop."""
+
+_MOST_ASPECT: Final = 64
+"""A graph that scales the shorter side to 224 makes 200 megapixels of a picture of 1 x 4096."""
 
 _ID: Final = 3
 _INPUT: Final = 5
@@ -61,6 +64,19 @@ class RowBounds:
                 f"expected at most {self.max_rows} rows in a call, got {rows}: send them in "
                 "several calls"
             )
+
+
+def check_aspect(height: int, width: int) -> None:
+    """Refuse a picture that a model could only scale to something huge.
+
+    Raises:
+        BadRequestError: One side is more than 64 times as long as the other.
+    """
+    if max(height, width) > _MOST_ASPECT * min(height, width):
+        raise BadRequestError(
+            f"expected pictures with sides of at most 1 to {_MOST_ASPECT}, got {height} x {width}: "
+            "cut it into parts"
+        )
 
 
 Parsed: TypeAlias = "tuple[pb.ModelInferRequest, list[memoryview]]"

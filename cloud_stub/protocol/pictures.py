@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cloud_stub.errors import BadRequestError, RefusedRowsError
+from cloud_stub.protocol.bounds import check_aspect
 from cloud_stub.scheduling.batcher import Batcher, Limits
 from cloud_stub.scheduling.queue import Job
 from cloud_stub.scheduling.workers import give_way
@@ -64,7 +65,8 @@ class PictureDecoder:
             hold: Function that gets the bytes that the pictures will take, before they are decoded.
 
         Raises:
-            RefusedRowsError: Pictures cannot be decoded, or have too many pixels.
+            RefusedRowsError: Pictures cannot be decoded, have too many pixels, or are far
+                longer than wide.
             BadRequestError: Together they have too many pixels.
             OverloadError: Too many requests wait, or `hold` refuses their size.
         """
@@ -114,7 +116,7 @@ def _some(
     for row in range(start, len(encoded)):
         try:
             done.append(step(encoded[row], row))
-        except InputError as error:
+        except (InputError, BadRequestError) as error:
             return RefusedRowsError({row: str(error)})
         except DependencyError as error:
             return error
@@ -137,4 +139,6 @@ def _pixels(encoded: bytes, _: int) -> int:
 
 
 def _decode(max_pixels: int, encoded: bytes, row: int) -> npt.NDArray[np.uint8]:
-    return pictures.decode_picture(encoded, f"picture {row}", max_pixels=max_pixels)
+    picture = pictures.decode_picture(encoded, f"picture {row}", max_pixels=max_pixels)
+    check_aspect(*picture.shape[:2])
+    return picture

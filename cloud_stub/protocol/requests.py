@@ -10,7 +10,7 @@ import numpy as np
 
 from cloud_stub.backends.backend import FREE, Column, Signature, TensorSpec
 from cloud_stub.errors import BadRequestError, RefusedRowsError
-from cloud_stub.protocol.bounds import RowBounds
+from cloud_stub.protocol.bounds import RowBounds, check_aspect
 from edge_runtime import contract
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
@@ -215,6 +215,8 @@ def _read_original(
         raise BadRequestError(
             f"expected pictures of at most {bounds.max_pixels} pixels, got {shape[1]} x {shape[2]}"
         )
+    if not is_bytes:
+        check_aspect(*shape[1:3])
     values = tensors.decode_tensors(request.inputs, contents)[spec.name]
     if takes == contract.TEXT:
         return Inputs({spec.name: _decode_texts(values, bounds.max_text_bytes)}, len(values))

@@ -22,7 +22,7 @@ _MODES = {0: "nearest", 2: "linear", 3: "cubic"}  # Pillow's resampling numbers
 _CLASSES: Final = (
     *("Beit", "Bit", "Blip", "CLIP", "ConvNext", "DeiT", "EfficientFormer", "EfficientNet"),
     *("Levit", "MobileNetV1", "MobileNetV2", "MobileViT", "Perceiver", "PoolFormer", "Pvt"),
-    *("Segformer", "Siglip", "ViT", "ViTHybrid"),
+    *("Segformer", "Siglip", "ViT"),
 )
 # Settings that are handled here or leave the pixels of a colour picture as they are.
 _READ: Final = frozenset(

@@ -177,7 +177,9 @@ def _read_bundle(given: atheris.FuzzedDataProvider) -> str:
     (_FOLDER / "bundle.json").write_bytes(seed.encode("utf-8", "surrogatepass"))
     role = bundle.role_of(_FOLDER) if given.ConsumeBool() else contract.ROLE_CLASSIFIER
     opened = bundle.read_bundle(_FOLDER, role)
-    assert contract.GateMetadata.from_json(opened.metadata.to_json()) == opened.metadata
+    # As texts: half a surrogate pair, which no file holds, is written as an escape.
+    text = opened.metadata.to_json()
+    assert contract.GateMetadata.from_json(text).to_json() == text
     _read_settings(opened.metadata)
     return "bundle opened"
 

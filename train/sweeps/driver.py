@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from edge_runtime.files import repair, write_atomically
+from edge_runtime.files import one_line, repair, write_atomically
 from edge_runtime.reading import read_json
 from train.classifier.checkpoints import LargeAnswers, open_for
 from train.data import Splits
@@ -68,7 +68,7 @@ def _claim(settings: SweepSettings, splits: Splits) -> None:
         settings.out.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(mine, indent=2) + "\n")
         return
-    theirs = read_json(path)
+    theirs = _read_claim(path)
     if theirs["data_sha256"] != mine["data_sha256"]:
         raise OutputError(
             f"expected the data with which {settings.out} was started, {settings.data} has changed "
@@ -80,6 +80,17 @@ def _claim(settings: SweepSettings, splits: Splits) -> None:
             f"expected the settings with which {settings.out} was started, got others for "
             f"{', '.join(other)}: choose another --out"
         )
+
+
+def _read_claim(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = read_json(path)
+        return {"data_sha256": content["data_sha256"], "settings": dict(content["settings"])}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise OutputError(
+            f"expected the record of a sweep at {path}, it is damaged ({one_line(error)}): choose "
+            "another --out"
+        ) from None
 
 
 def _record(settings: SweepSettings) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime import contract, environment
-from edge_runtime.files import write_atomically
+from edge_runtime.files import one_line, write_atomically
 from edge_runtime.reading import read_json
 from train.comparison.figures import FIGURES, Candidate, compare, joint_name
 from train.comparison.samples import (
@@ -23,6 +23,7 @@ from train.comparison.samples import (
 )
 from train.comparison.scores import SPLITS, Scores, load_scores
 from train.data import Splits
+from train.errors import OutputError
 from train.sweeps import jobs
 from train.sweeps.choice import recommend, sentences
 from train.sweeps.methods import CONTROL, UNTUNED, trainings
@@ -163,11 +164,21 @@ def _stopped(settings: SweepSettings) -> dict[str, str]:
         for training in trainings(settings.methods, settings.alphas):
             if training.flags is None:
                 continue
-            file = jobs.seed_folder(settings, seed) / training.name / "training.json"
-            reason = read_json(file).get("stopped")
-            if reason:
+            if reason := _reason(jobs.seed_folder(settings, seed) / training.name):
                 stopped[f"{training.name}, seed {seed}"] = reason
     return stopped
+
+
+def _reason(run: Path) -> str | None:
+    file = run / "training.json"
+    try:
+        reason = read_json(file).get("stopped")
+    except (OSError, ValueError, AttributeError) as error:
+        raise OutputError(
+            f"expected the record of a training at {file}, it is damaged ({one_line(error)}): "
+            f"remove {run}, and the sweep trains it again"
+        ) from None
+    return None if reason is None else str(reason)
 
 
 def _left_out(settings: SweepSettings) -> dict[str, str]:

@@ -164,6 +164,12 @@ def test_pixels_of_arrays_are_bounded():
     assert np.shape(read(PICTURES, "UINT8", [1, 2, 3, 3], bytes(18), max_pixels=6).columns["image"])
 
 
+def test_arrays_far_longer_than_wide_are_refused():
+    with pytest.raises(BadRequestError, match="at most 1 to 64, got 65 x 1"):
+        read(PICTURES, "UINT8", [1, 65, 1, 3], bytes(195))
+    assert np.shape(read(PICTURES, "UINT8", [1, 1, 64, 3], bytes(192)).columns["image"])
+
+
 def test_a_refused_request_of_a_stream_keeps_its_id_and_is_not_parsed_again():
     async def scenario(served):
         large = spell("x", request_id="7") + request(outputs=[{}] * MANY).SerializeToString()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from math import inf
 
 import pytest
+from PIL import Image
 from tools.batching import PATIENCE_S, run
 from tools.callers import picture
 
@@ -54,6 +56,17 @@ def test_a_picture_over_the_limit_is_named_and_so_are_damaged_ones(decoder):
         with pytest.raises(RefusedRowsError, match="picture 2 cannot be decoded") as no:
             await decode(decoder, [picture(0, 9), picture(0, 9), b"x"])
         assert list(no.value.reasons) == [2]
+
+    run(scenario)
+
+
+def test_a_picture_far_longer_than_wide_is_refused_and_named(decoder):
+    async def scenario():
+        file = io.BytesIO()
+        Image.new("L", (1, 65)).save(file, "PNG")
+        with pytest.raises(RefusedRowsError, match="at most 1 to 64, got 65 x 1") as no:
+            await decode(decoder, [picture(0, 9), file.getvalue()])
+        assert list(no.value.reasons) == [1]
 
     run(scenario)
 

@@ -251,6 +251,15 @@ def test_a_sweep_of_other_settings_or_data_is_refused(sweep, models, tmp_path):
     (copy / "sweep.json").write_text(json.dumps({**record, "data_sha256": "0"}))
     with pytest.raises(OutputError, match="has changed since"):
         SweepSettings(**again, out=copy, **SHORT).run()
+    for damaged in ("[]", '{"data_sha256": ""}', '{"data_sha256": "", "settings": 3}'):
+        (copy / "sweep.json").write_text(damaged)
+        with pytest.raises(OutputError, match=r"expected the record of a sweep at .*damaged"):
+            SweepSettings(**again, out=copy, **SHORT).run()
+    (copy / "sweep.json").write_text(json.dumps(record))
+    record_of_a_run = next(copy.rglob("control/training.json"))
+    record_of_a_run.write_text("[]")
+    with pytest.raises(OutputError, match=r"expected the record of a training at .*trains it"):
+        SweepSettings(**again, out=copy, **SHORT).run()
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("mine")
     with pytest.raises(OutputError, match="got other files"):
