@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Event
@@ -17,6 +15,7 @@ import numpy as np
 from cloud_stub.backends.backend import Batch, Outputs, Part
 from cloud_stub.errors import ModelFailureError, RefusedRowsError, out_of_memory
 from cloud_stub.language.answers import MAX_TOKENS, Answers, generation_signature
+from cloud_stub.scheduling.workers import give_back
 from edge_runtime import contract
 from edge_runtime.answer import Answer, Source
 from edge_runtime.cascade import Cascade
@@ -220,9 +219,8 @@ def _giving_back(batch: Batch, parts: Iterator[Outputs | Part]) -> Iterator[Outp
     finally:
         texts: Any = batch.inputs[contract.TEXT]
         size = sum(map(len, texts)) + int(np.sum(np.asarray(batch.inputs.get(MAX_TOKENS, 0))))
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-        if size >= _LARGE and trim is not None:
-            trim(0)
+        if size >= _LARGE:
+            give_back()
 
 
 class _Gone(Event):

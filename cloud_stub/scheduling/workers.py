@@ -120,24 +120,30 @@ def keep_freed() -> None:
     mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
-class Trimmer:
-    """Gives freed memory back to the system once large calls have ceased; for one event loop.
+def give_back() -> None:
+    """Give freed memory back to the system, which glibc does only at the end of a heap.
 
-    glibc does so only at the end of a heap, where some small object always lies. Not while large
-    calls go on: they use the memory again, and all allocations wait for the tens of milliseconds
-    that it takes.
+    Some small object always lies there. All allocations wait for the tens of milliseconds that it
+    takes.
+    """
+    trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
+
+
+class Trimmer:
+    """Gives freed memory back once large calls have ceased; for one event loop.
+
+    Not while large calls go on: they use the memory again.
     """
 
     def __init__(self) -> None:
         self._due_s = 0.0
         self._timer: asyncio.Handle | None = None
-        self._trim: Any = (
-            getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-        )
 
     def note(self, size: int) -> None:
         """Note that a call ended that held so many bytes."""
-        if size >= _LARGE_BYTES and self._trim is not None:
+        if size >= _LARGE_BYTES:
             loop = asyncio.get_running_loop()
             self._due_s = loop.time() + _TRIM_AFTER_S
             if self._timer is None:
@@ -150,7 +156,7 @@ class Trimmer:
             return
         self._timer = None
         # In a thread: it visits all pages that were ever used.
-        loop.run_in_executor(None, self._trim, 0)
+        loop.run_in_executor(None, give_back)
 
 
 class MemoryBudget:
