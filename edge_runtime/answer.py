@@ -5,9 +5,11 @@ Named tuples instead of dataclasses: every call makes one, and they cost a quart
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from edge_runtime import display
 from edge_runtime.contract import CONTRACT_VERSION
 
 
@@ -78,5 +80,26 @@ class Answer(NamedTuple):
         return self.label
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values for a log or a reply; a confidence may be NaN."""
-        return {**self._asdict(), "source": str(self.source), "timings": self.timings._asdict()}
+        """Return plain values that `json.dumps` takes: NaN and infinities are None."""
+        fields = {**self._asdict(), "source": str(self.source), "timings": self.timings._asdict()}
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in fields.items()
+        }
+
+    def __repr__(self) -> str:
+        return display.line("Answer", self._facts())
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return display.table(self._facts())
+
+    def _facts(self) -> dict[str, str | float]:
+        facts = {
+            "label": self.label,
+            "confidence": self.confidence,
+            "threshold": self.threshold,
+            "source": str(self.source),
+            "total_ms": self.timings.total_s * 1e3,
+        }
+        return facts if self.error is None else {**facts, "error": self.error}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime import contract
+from edge_runtime import contract, display
 from edge_runtime.answer import Answer, Source, Timings
 from edge_runtime.cloud.base import Cloud, CloudAnswers
 from edge_runtime.cloud.connect import connect
@@ -332,6 +332,22 @@ class Cascade:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        return display.line("Cascade", self._models())
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return display.table({**self._models(), **self.stats.snapshot().facts()})
+
+    def _models(self) -> dict[str, str | float]:
+        large = self.cloud
+        at = getattr(large, "address", None)
+        return {
+            "small": str(self.edge.bundle.path),
+            "threshold": self.edge.threshold,
+            "large": "none" if large is None else f"{large.model} at {at}" if at else large.model,
+        }
 
     def _rows_to_forward(self, result: GateResult, deferred: int) -> npt.NDArray[np.intp] | None:
         mode = self.policy.mode

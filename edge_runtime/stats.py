@@ -84,6 +84,15 @@ class Snapshot:
         """Return plain dictionaries, lists and numbers."""
         return dataclasses.asdict(self)
 
+    def facts(self) -> dict[str, str]:
+        """Return the figures as short texts, to be shown."""
+        shown = {"answers": f"{self.answers:,}"}
+        if self.deferral_ratio is not None:
+            shown["deferred"] = f"{self.deferral_ratio:.1%}"
+        for source, latency in self.sources.items():
+            shown[source] = f"{latency.count:,}, {latency.p50_s * 1e3:.2f} ms (median)"
+        return {**shown, **{kind: f"{count:,}" for kind, count in self.errors.items()}}
+
     def as_json(self) -> str:
         """Return one line of JSON for a log, without NaN or infinities."""
         return json.dumps(self.as_dict(), sort_keys=True, allow_nan=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -165,10 +164,7 @@ def _answer(cascade: Cascade, name: str, read: Callable[[], Any], *, as_json: bo
 
 
 def _json_line(name: str, answer: Answer) -> str:
-    fields: dict[str, Any] = {"input": name, **answer.as_dict()}
-    if math.isnan(answer.confidence):  # JSON has no NaN
-        fields["confidence"] = None
-    return json.dumps(fields)
+    return json.dumps({"input": name, **answer.as_dict()})
 
 
 def _text_line(name: str, answer: Answer) -> str:

@@ -122,3 +122,21 @@ def test_doctor_fails_where_the_cloud_does(bundle, capsys):
 def test_a_classifier_streams_nothing(bundle):
     with Cascade.open(bundle) as cascade, pytest.raises(UseError, match="call the cascade"):
         cascade.stream(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_an_answer_and_a_cascade_show_what_matters(bundle, pictures):
+    with Cascade.open(bundle, threshold=2.0) as cascade:
+        answer = cascade(pictures[0])._replace(label="<b>cat\x1b[2J</b>")
+        assert repr(cascade) == f"Cascade(small={str(bundle)!r}, threshold=2, large='none')"
+        assert "<th>edge_fallback</th><td>1, " in cascade._repr_html_()
+    assert repr(answer).startswith("Answer(label='<b>cat\\x1b[2J</b>', confidence=0.")
+    assert repr(answer).endswith("error='no cloud address was given')")
+    assert "<td>&lt;b&gt;cat\\x1b[2J&lt;/b&gt;</td>" in answer._repr_html_()
+
+
+def test_an_answer_without_a_confidence_is_valid_json(bundle, pictures):
+    answer = Cascade.open(bundle, threshold=float("inf"))(pictures[0])
+    fields = answer._replace(confidence=float("nan")).as_dict()
+    read = json.loads(json.dumps(fields, allow_nan=False))
+    assert (read["confidence"], read["threshold"], read["source"]) == (None, None, "edge_fallback")
+    assert read["timings"]["total_s"] > 0
