@@ -95,7 +95,7 @@ class Answer(NamedTuple):
         return display.table(self._facts())
 
     def _facts(self) -> dict[str, str | float]:
-        facts = {
+        facts: dict[str, str | float] = {
             "label": self.label,
             "confidence": self.confidence,
             "threshold": self.threshold,

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from edge_runtime.files import SHOWN, clean
 
-
 Facts = Mapping[str, str | float]
 
 
