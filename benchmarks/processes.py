@@ -22,6 +22,7 @@ _KEPT: Final = 20
 """Lines of standard error that are kept: a server that prints a lot must not fill our memory."""
 _ADDRESS: Final = re.compile(r"((?:127\.0\.0\.1|localhost|\[::1\]):\d+)")
 
+_ROOT: Final = str(Path(__file__).parents[1])
 _KIB: Final = 1024
 NOT_COUNTED: Final = "this system has no /proc/PID/statm"
 
@@ -39,6 +40,19 @@ def running_server(arguments: Sequence[str], *, ready_timeout_s: float = 120.0) 
     """
     with Server(arguments, ready_timeout_s=ready_timeout_s) as server:
         yield server.address
+
+
+def start_module(module: str, *words: str) -> subprocess.Popen[str]:
+    """Start `python -m MODULE WORDS...` of this toolkit, whatever the working folder holds."""
+    paths = [_ROOT, os.environ.get("PYTHONPATH", "")]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module, *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 class ChildProcess(ABC):
@@ -126,13 +140,7 @@ class Server(ChildProcess):
             ServerStartError: The process ended, or printed no address in time.
         """
         again = ["--port", self.address.rpartition(":")[2]] if self.address else []
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.leash", *self._arguments, *again],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self._process = start_module("benchmarks.leash", *self._arguments, *again)
         # Read all the while, or a server that prints a lot would block on a full pipe.
         self._errors = []
         self._reader = threading.Thread(
@@ -242,11 +250,11 @@ def output_lines(module: str, *words: object) -> list[str]:
     Raises:
         BenchmarkError: It failed.
     """
-    command = [sys.executable, "-m", module, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BenchmarkError(f"python -m {module} failed: {last_line(done.stderr)}")
-    return done.stdout.splitlines()
+    with start_module(module, *map(str, words)) as process:
+        printed, errors = process.communicate()
+    if process.returncode:
+        raise BenchmarkError(f"python -m {module} failed: {last_line(errors)}")
+    return printed.splitlines()
 
 
 def last_line(text: str) -> str:

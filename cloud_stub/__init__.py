@@ -2,7 +2,7 @@
 
 import os
 
-import edge_runtime  # noqa: F401 - switches off what libraries report, before their import
+from edge_runtime import __version__ as __version__  # its import switches off what libraries report
 
 # gRPC prints lines about handshakes that fail and headers that are malformed, past all logging: a
 # flood of them would fill the disk, and they are no JSON. It reads this variable when it is

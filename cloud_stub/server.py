@@ -23,13 +23,14 @@ from cloud_stub.operations import logs
 from cloud_stub.operations.health import Health, add_reflection
 from cloud_stub.operations.security import ServerCertificates
 from cloud_stub.operations.tokens import TokenGuard
-from cloud_stub.protocol.calls import Front, toolkit_version
+from cloud_stub.protocol.calls import Front
 from cloud_stub.protocol.inference import Inference
 from cloud_stub.protocol.pictures import PictureDecoder
 from cloud_stub.scheduling import workers
 from cloud_stub.scheduling.headroom import CallLimits, headroom
 from cloud_stub.scheduling.statistics import Outcome
 from cloud_stub.settings import ServeSettings
+from edge_runtime.environment import toolkit_version
 from edge_runtime.wire.address import join_address
 
 _LOG: Final = logging.getLogger(__name__)

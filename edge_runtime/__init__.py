@@ -110,6 +110,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("edge_runtime.environment").toolkit_version()
     if name not in __all__:
         raise AttributeError(f"module 'edge_runtime' has no attribute {name!r}")
     module = _MODULES.get(name, "errors")

@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+_TOOLKIT = "gatekeeper-edge"
 _LIBRARIES = (
-    "gatekeeper-edge",
+    _TOOLKIT,
     "numpy",
     "onnxruntime",
     "grpcio",
@@ -24,6 +25,20 @@ _LIBRARIES = (
     "onnx",
 )
 _TIMEOUT_S = 10.0
+
+
+def toolkit_version() -> str:
+    """Return the version of gatekeeper-edge, or `unknown` if it is not installed."""
+    try:
+        return importlib.metadata.version(_TOOLKIT)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def versions() -> str:
+    """Return one line for this toolkit, Python and each installed library that matters."""
+    found = {_TOOLKIT: toolkit_version(), "python": platform.python_version(), **_versions()}
+    return "\n".join(f"{name} {version}" for name, version in found.items())
 
 
 def describe(module: str) -> dict[str, Any]:

@@ -1,3 +1,3 @@
 """Fuses preprocessing, model and gate into one ONNX graph, and chooses its threshold."""
 
-import edge_runtime  # noqa: F401 - switches off what libraries report, before their import
+from edge_runtime import __version__ as __version__  # its import switches off what libraries report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
@@ -19,14 +18,6 @@ from export.errors import OutputError, WriteError
 from export.graphs import serialize
 
 GRAPH_FILE = "model.onnx"
-
-
-def toolkit_version() -> str:
-    """Return the version of gatekeeper-edge, or `unknown` if it is not installed."""
-    try:
-        return importlib.metadata.version("gatekeeper-edge")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def require_writable(path: Path, *, overwrite: bool) -> None:

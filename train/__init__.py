@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import edge_runtime  # noqa: F401 - switches off what libraries report, before their import
+import edge_runtime  # first of all: it switches off what libraries report
 
 if TYPE_CHECKING:
     from train.losses.gatekeeper import GatekeeperLoss, gatekeeper_loss
@@ -24,6 +24,8 @@ __all__ = ["GatekeeperLoss", "gatekeeper_loss", "linear_gatekeeper_loss"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return edge_runtime.__version__
     if name not in _HOMES:
         raise AttributeError(f"module 'train' has no attribute {name!r}")
     return getattr(importlib.import_module(f"train.{_HOMES[name]}"), name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import Figure
-from benchmarks.processes import NOT_COUNTED, last_line, resident_bytes
+from benchmarks.processes import NOT_COUNTED, last_line, resident_bytes, start_module
 from benchmarks.serving.graphs import graph_request, write_instant
 from benchmarks.serving.load import Plan, run_load, stub_server, to_base64
 from benchmarks.untrained import SIDE, random_picture
@@ -103,13 +102,7 @@ def _figures(
 @contextlib.contextmanager
 def _held(address: str, connections: int) -> Iterator[None]:
     """Let another process hold idle connections for the length of a block."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.serving.connections", address, str(connections)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start_module("benchmarks.serving.connections", address, str(connections))
     with process:  # at its end the pipe closes, and the process goes with it
         assert process.stdout is not None  # noqa: S101 - narrows the type
         assert process.stderr is not None  # noqa: S101 - narrows the type

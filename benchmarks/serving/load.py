@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.processes import Server, last_line
+from benchmarks.processes import Server, last_line, start_module
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire.tensors import append_raw, datatype_of, decode_tensors, encode_array
 
@@ -117,13 +116,7 @@ def run_load(plan: Plan, progress: Callable[[int], object] = bool) -> Outcome:
     Raises:
         BenchmarkError: The generator ended without a result.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.serving.generator"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start_module("benchmarks.serving.generator")
     with process:
         try:
             assert process.stdin is not None  # noqa: S101 - narrows the type

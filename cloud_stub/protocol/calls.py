@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from math import inf
 from time import monotonic
@@ -28,6 +27,7 @@ from cloud_stub.protocol import responses
 from cloud_stub.protocol.bounds import request_id
 from cloud_stub.protocol.inference import Caller, Inference, OnPart, status_of
 from edge_runtime import contract
+from edge_runtime.environment import toolkit_version
 from edge_runtime.errors import GatekeeperError
 from edge_runtime.files import one_line
 from edge_runtime.wire import messages as pb
@@ -353,11 +353,3 @@ def _wrap_error(data: bytes, error: GatekeeperError) -> bytes:
     message = pb.ModelStreamInferResponse(error_message=_line(error))
     message.infer_response.id = request_id(data)
     return message.SerializeToString()
-
-
-def toolkit_version() -> str:
-    """Return the version of this toolkit."""
-    try:
-        return importlib.metadata.version("gatekeeper-edge")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import importlib.util
 import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
+import edge_runtime
 from edge_runtime.cli.arguments import UsageError, parse, suggest
 from edge_runtime.cli.command import Command
 from edge_runtime.cli.help import drop_output, overview, show
+from edge_runtime.environment import versions
 from edge_runtime.errors import DependencyError, GatekeeperError, SettingError
 from edge_runtime.files import one_line
 
@@ -29,6 +33,13 @@ EXTRAS = {
     "benchmarks": "bench",
 }
 """The extra of gatekeeper-edge that installs the libraries of a package."""
+_NEEDS = {
+    "train": ("train",),
+    "export": ("export", "train"),
+    "cloud_stub": ("cloud_stub", "train"),
+    "benchmarks": ("benchmarks", "train", "export", "cloud_stub"),
+}
+"""The packages that each package imports, by whose names others' files may go too."""
 _RETRY_S = 0.05  # the finaliser has ended by then
 
 
@@ -53,13 +64,33 @@ def main(
     accept_any_text()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        name, command, rest = _select(program, commands, default, words)
-        if command is None:
+        if words == ["--version"]:
+            show(versions())
             return 0
-        settings = parse(name, command, rest)
+        name, command, rest = _select(program, commands, default, words)
+        require_own(program.rpartition(" ")[2])
     except (UsageError, SettingError) as error:
         return fail(program, error, BAD_USAGE)
     except BrokenPipeError:  # of a page of help
+        drop_output()
+        return CLOSED_PIPE
+    return 0 if command is None else run_command(program, name, command, rest)
+
+
+def run_command(program: str, name: str, command: type[Command], words: list[str]) -> int:
+    """Parse the words of one command, run it, and return the status as `main` does.
+
+    Args:
+        program: Start of the line, for errors.
+        name: The line up to the command, for its page of help.
+        command: The command's settings class.
+        words: The words after the command.
+    """
+    try:
+        settings = parse(name, command, words)
+    except (UsageError, SettingError) as error:
+        return fail(program, error, BAD_USAGE)
+    except BrokenPipeError:
         drop_output()
         return CLOSED_PIPE
     return _run(program, settings)
@@ -95,6 +126,23 @@ def fail(program: str, error: object, status: int = FAILED) -> int:
     with contextlib.suppress(BrokenPipeError):
         print(f"{program}: {one_line(error)}", file=sys.stderr)
     return status
+
+
+def require_own(package: str) -> None:
+    """Raise a `SettingError` where a foreign module hides one that a package needs.
+
+    The packages' names are others' words too, and Python looks into the working folder first. The
+    foreign module is not imported.
+    """
+    root = Path(edge_runtime.__file__).parents[1]
+    for name in _NEEDS.get(package, ()):
+        found = importlib.util.find_spec(name)
+        place = None if found is None or found.origin is None else Path(found.origin)
+        if place is not None and root not in place.parents[:2]:
+            raise SettingError(
+                f"expected this toolkit's package {name!r}, got {place}, which hides it: use the "
+                "command `gatekeeper`, or run from another folder"
+            )
 
 
 def missing_library(error: ModuleNotFoundError, package: str) -> DependencyError:

@@ -12,6 +12,7 @@ import onnx
 
 from edge_runtime import contract
 from edge_runtime.contract import SecondLook
+from edge_runtime.environment import toolkit_version
 from export import bundle
 from export.calibration.threshold import threshold_summary
 from export.classifier import verification
@@ -245,6 +246,6 @@ class _Export:
             calibration=record,
             second_look=dataclasses.asdict(gate.look) if gate.look else None,
             source_sha256=source.sha256(),
-            toolkit_version=bundle.toolkit_version(),
+            toolkit_version=toolkit_version(),
             extra=extra,
         )

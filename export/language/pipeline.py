@@ -12,6 +12,7 @@ import onnx
 
 from edge_runtime import contract
 from edge_runtime.contract import GateMetadata, InputDescription
+from edge_runtime.environment import toolkit_version
 from edge_runtime.files import scratch_folder
 from edge_runtime.language import Decoder
 from export import bundle
@@ -175,7 +176,7 @@ def _metadata(settings: LanguageSettings, traced: _TracedModel, quantization: Ki
         labels=_PLACEHOLDER,
         input=InputDescription(name=contract.TEXT, dtype="str", shape=("batch",)),
         source_sha256=weights_sha256(settings.checkpoint),
-        toolkit_version=bundle.toolkit_version(),
+        toolkit_version=toolkit_version(),
         extra=extra,
     )
 

@@ -1,6 +1,7 @@
 """The console script reaches every command of every package, as `python -m` does."""
 
 import importlib
+import importlib.metadata
 import subprocess
 import sys
 import tomllib
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.cli import main as run_line
-from edge_runtime.cli.gatekeeper import PACKAGES, main
+from edge_runtime.cli.gatekeeper import COMMANDS, PACKAGES, main
 
 ROOT = Path(__file__).parents[3]
 MODULES = [name.replace("-", "_") for name in PACKAGES]
@@ -35,12 +36,51 @@ def test_the_script_is_installed_under_its_name():
 
 
 @pytest.mark.parametrize("line", ["--help", "-h", "help"])
-def test_help_lists_every_package_with_one_line(line, capsys):
+def test_help_lists_every_command_with_one_line(line, capsys):
     assert main([line]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "usage: gatekeeper PACKAGE COMMAND [FLAGS]"
-    for name, text in PACKAGES.items():
-        assert any(row.split(maxsplit=1) == [name, text] for row in lines)
+    assert lines[0] == "usage: gatekeeper COMMAND [FLAGS]"
+    for name, target in COMMANDS.items():
+        assert any(row.split(maxsplit=1) == [name, target.does] for row in lines)
+
+
+def test_every_command_of_a_package_has_a_name_of_its_own():
+    """But for the measurements behind the documentation, which stay with their package."""
+    named = {(target.package, target.command) for target in COMMANDS.values()}
+    for module in MODULES:
+        known = {(module, name) for name in importlib.import_module(f"{module}.__main__").COMMANDS}
+        ours = {target for target in named if target[0] == module}
+        assert ours <= known
+        assert module == "benchmarks" or ours == known
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - PACKAGES.keys()))
+def test_a_command_has_the_help_of_its_module(name, capsys):
+    target = COMMANDS[name]
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == f"usage: gatekeeper {name} [FLAGS]"
+    with pytest.raises(SystemExit):
+        main([target.package, target.command, "--help"])
+    assert capsys.readouterr().out.splitlines()[1:] == rest
+
+
+@pytest.mark.parametrize("module", ["gatekeeper", *MODULES])
+def test_version_names_this_toolkit_and_its_libraries(module, capsys):
+    if module == "gatekeeper":
+        assert main(["--version"]) == 0
+    else:
+        assert run_line(f"python -m {module}", {}, argv=["--version"]) == 0
+    shown = dict(line.split(" ", 1) for line in capsys.readouterr().out.splitlines())
+    assert shown["gatekeeper-edge"] == importlib.metadata.version("gatekeeper-edge")
+    assert shown["numpy"] == importlib.metadata.version("numpy")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_package_knows_its_version(name):
+    expected = importlib.metadata.version("gatekeeper-edge")
+    assert importlib.import_module(name).__version__ == expected
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -58,11 +98,10 @@ def test_a_package_shows_the_commands_and_default_of_its_module(module, separato
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        (
-            "",
-            "expected a package (train, export, edge-runtime, cloud-stub, benchmarks), got nothing",
-        ),
-        ("trian fit", "got 'trian' (did you mean 'train'?): see --help"),
+        ("", "got nothing: see --help"),
+        ("serv --port 1", "got 'serv' (did you mean 'serve'?): see --help"),
+        ("run --bundel b", "gatekeeper run: unknown flag --bundel (did you mean '--bundle'?)"),
+        ("run", "gatekeeper run: --bundle required: see gatekeeper run --help"),
         ("edge-runtime rum", "gatekeeper edge-runtime: expected a command (run, generate, doctor)"),
         ("edge_runtime run --bundel b", "(did you mean '--bundle'?), nothing was run"),
         ("export --foo", "gatekeeper export: unknown flag --foo"),
@@ -81,11 +120,13 @@ def test_a_failed_command_has_the_line_and_status_of_its_module(tmp_path, capsys
     assert error.startswith("gatekeeper export: expected a bundle folder")
 
 
-def test_results_record_the_command_of_the_module():
+@pytest.mark.parametrize("line", ["train fit --help", "fit --help"])
+def test_results_record_the_command_of_the_module(line):
     from edge_runtime import environment
 
-    main(["train", "--help"])
-    assert environment.describe("train")["command"] == "python -m train --help"
+    with pytest.raises(SystemExit):
+        main(line.split())
+    assert environment.describe("train")["command"] == "python -m train fit --help"
 
 
 @pytest.mark.parametrize(
@@ -111,10 +152,31 @@ def test_a_missing_module_of_this_toolkit_keeps_its_traceback(monkeypatch):
         main(["train", "fit"])
 
 
+@pytest.fixture
+def foreign(tmp_path):
+    """Return a folder with somebody's own `train.py`, which leaves a file when it runs."""
+    (tmp_path / "train.py").write_text("open('it-ran', 'w').close()", encoding="utf-8")
+    return tmp_path
+
+
+def run_in(folder, *line):
+    done = subprocess.run(
+        [sys.executable, *line], capture_output=True, text=True, check=False, cwd=folder
+    )
+    assert not (folder / "it-ran").exists()
+    return done.returncode, done.stdout, done.stderr
+
+
 @pytest.mark.slow
-def test_the_script_as_a_process():
-    code = "import sys; from edge_runtime.cli.gatekeeper import main; sys.exit(main())"
-    line = [sys.executable, "-c", code, "edge-runtime", "run"]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("gatekeeper edge-runtime: --bundle required")
+def test_a_module_says_which_foreign_one_hides_what_it_needs(foreign):
+    status, out, error = run_in(foreign, "-m", "cloud_stub", "--checkpoint", "x")
+    assert (status, out, error.count("\n")) == (2, "", 1)
+    assert f"expected this toolkit's package 'train', got {foreign / 'train.py'}" in error
+
+
+@pytest.mark.slow
+def test_the_script_does_not_look_into_the_working_folder(foreign):
+    script = Path(sys.executable).with_name("gatekeeper")
+    status, _, error = run_in(foreign, script, "serve", "--checkpoint", "x")
+    assert (status, error.count("\n")) == (1, 1)
+    assert error.startswith("gatekeeper serve: expected a checkpoint")
