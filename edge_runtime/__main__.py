@@ -3,11 +3,17 @@
 import sys
 
 from edge_runtime.cli import main
+from edge_runtime.commands.completion import CompletionSettings
 from edge_runtime.commands.doctor import DoctorSettings
 from edge_runtime.commands.generate import GenerateSettings
 from edge_runtime.commands.run import RunSettings
 
-COMMANDS = {"run": RunSettings, "generate": GenerateSettings, "doctor": DoctorSettings}
+COMMANDS = {
+    "run": RunSettings,
+    "generate": GenerateSettings,
+    "doctor": DoctorSettings,
+    "completion": CompletionSettings,
+}
 
 DEFAULT = None
 

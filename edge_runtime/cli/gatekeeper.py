@@ -28,7 +28,7 @@ from edge_runtime.cli.line import main as run_line
 from edge_runtime.environment import versions
 from edge_runtime.errors import SettingError
 
-_PROGRAM = "gatekeeper"
+PROGRAM = "gatekeeper"
 
 
 class Target(NamedTuple):
@@ -47,7 +47,7 @@ class Target(NamedTuple):
 
 COMMANDS = {
     "fit": Target("train", "fit", "fit a classifier of pictures or texts"),
-    "distill": Target("train", "distill", "fit a classifier to a larger one's answers"),
+    "distill": Target("train", "distill", "fit a classifier to the answers of a larger one"),
     "tune": Target("train", "tune", "teach a classifier when to defer (Gatekeeper)"),
     "deferral-head": Target("train", "deferral-head", "fit a head that predicts errors"),
     "sweep": Target("train", "sweep", "compare settings and rivals over several seeds"),
@@ -69,6 +69,7 @@ COMMANDS = {
     "run": Target("edge_runtime", "run", "answer inputs with a bundle, and with a cloud"),
     "generate": Target("edge_runtime", "generate", "answer prompts with a bundle"),
     "doctor": Target("edge_runtime", "doctor", "check an installation, a bundle and a cloud"),
+    "completion": Target("edge_runtime", "completion", "complete commands in your shell"),
     "serve": Target("cloud_stub", "serve", "serve the large model to devices"),
     "deploy": Target("cloud_stub", "deploy", "write the files for Triton or KServe"),
     "demo": Target("benchmarks", "demo", "run the whole chain on built-in data"),
@@ -101,10 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     first, rest = (words[0].replace("_", "-"), words[1:]) if words else ("", [])
     if first in PACKAGES:  # before the commands: `export inspect` is a line of a package
-        return _run(f"{_PROGRAM} {first}", first.replace("-", "_"), None, rest)
+        return _run(f"{PROGRAM} {first}", first.replace("-", "_"), None, rest)
     if first in COMMANDS:
-        return _run(f"{_PROGRAM} {first}", COMMANDS[first].package, COMMANDS[first].command, rest)
-    return fail(_PROGRAM, unknown_word("a command", [*COMMANDS, *PACKAGES], words), BAD_USAGE)
+        return _run(f"{PROGRAM} {first}", COMMANDS[first].package, COMMANDS[first].command, rest)
+    return fail(PROGRAM, unknown_word("a command", [*COMMANDS, *PACKAGES], words), BAD_USAGE)
 
 
 def _run(program: str, package: str, command: str | None, words: list[str]) -> int:
@@ -125,7 +126,7 @@ def _run(program: str, package: str, command: str | None, words: list[str]) -> i
 def _overview() -> str:
     names = {"train": "train", "export": "export", "edge_runtime": "use", "cloud_stub": "serve"}
     width = max(map(len, COMMANDS))
-    lines = [f"usage: {_PROGRAM} COMMAND [FLAGS]"]
+    lines = [f"usage: {PROGRAM} COMMAND [FLAGS]"]
     package = ""
     for name, target in COMMANDS.items():
         if target.package != package:
@@ -136,7 +137,7 @@ def _overview() -> str:
         [
             *lines,
             "",
-            f"`{_PROGRAM} COMMAND --help` has the flags of a command and an example,",
-            f"`{_PROGRAM} benchmarks --help` the measurements behind the documentation.",
+            f"`{PROGRAM} COMMAND --help` has the flags of a command and an example,",
+            f"`{PROGRAM} benchmarks --help` the measurements behind the documentation.",
         ]
     )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from edge_runtime.cli.command import Command, flag_name
+
+_EXAMPLE = re.compile(r"Example: python -m \w+(?: [a-z][a-z-]*)?(?=\s)")
 
 
 def overview(
@@ -28,7 +31,8 @@ def overview(
 
 def page(name: str, command: type[Command]) -> str:
     """Return a command's page: its docstring with the example, then one line per flag."""
-    return "\n".join([f"usage: {name} [FLAGS]", "", *_body(command)])
+    text = "\n".join([f"usage: {name} [FLAGS]", "", *_body(command)])
+    return text if name.startswith("python") else _EXAMPLE.sub(f"Example: {name}", text)
 
 
 def show(text: str) -> None:

