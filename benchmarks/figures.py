@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from statistics import median
-from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from benchmarks.documents import compare, is_number, read_json, write_json
 from benchmarks.errors import CheckError
 from benchmarks.steps import step
 from edge_runtime.environment import describe, hardware
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _LEAST: Final = 5e-4
 Statistic = Literal["median", "sum", "slope", "greatest", "share"]

@@ -14,9 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.errors import BenchmarkError, ServerStartError
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _KEPT: Final = 20
 """Lines of standard error that are kept: a server that prints a lot must not fill our memory."""
@@ -45,8 +48,9 @@ def running_server(arguments: Sequence[str], *, ready_timeout_s: float = 120.0) 
 def start_module(module: str, *words: str) -> subprocess.Popen[str]:
     """Start `python -m MODULE WORDS...` of this toolkit, whatever the working folder holds."""
     paths = [_ROOT, os.environ.get("PYTHONPATH", "")]
+    safe = ["-P"] if sys.version_info >= (3, 11) else []
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", module, *words],
+        [sys.executable, *safe, "-m", module, *words],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

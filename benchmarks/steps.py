@@ -10,12 +10,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Final, Self, cast
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from tqdm.auto import tqdm
 
 from benchmarks.errors import BenchmarkError
 from edge_runtime.files import one_line, require_free
+
+if TYPE_CHECKING:
+    from typing import Self
 
 # Of our own commands, and of Python's `warnings`, which name the line of code.
 _WARNING: Final = re.compile(r"(?:warning: |\S+:\d+: \w*Warning: )(.*)")

@@ -6,14 +6,14 @@ Named tuples instead of dataclasses: every call makes one, and they cost a quart
 from __future__ import annotations
 
 import math
-from enum import StrEnum
+from enum import Enum
 from typing import Any, NamedTuple
 
 from edge_runtime import display
 from edge_runtime.contract import CONTRACT_VERSION
 
 
-class Source(StrEnum):
+class Source(str, Enum):
     """The model that gave an answer, and why."""
 
     EDGE = "edge"
@@ -24,6 +24,8 @@ class Source(StrEnum):
     """M_S, which deferred, because M_L gave no usable answer; `Answer.error` has the reason."""
     EDGE_BUDGET = "edge_budget"
     """M_S, which deferred, because the deferral budget is used up."""
+
+    __str__ = str.__str__
 
 
 class Timings(NamedTuple):

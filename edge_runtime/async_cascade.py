@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy.typing as npt
 
 from edge_runtime.answer import Answer
 from edge_runtime.cascade import Cascade, Input
 from edge_runtime.errors import SettingError
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _T = TypeVar("_T")
 

@@ -9,7 +9,7 @@ import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from edge_runtime import contract
 from edge_runtime.errors import BundleError
@@ -17,6 +17,7 @@ from edge_runtime.files import repair
 from edge_runtime.onnx_file import scan_onnx
 from edge_runtime.reading import open_regular, read_json
 
+_PART = 2**18
 _AGAIN = "copy or export the bundle again"
 _MOST_GRAPH: Final = 2**31 - 1  # bytes of a protobuf message
 _COMMANDS = {
@@ -109,7 +110,14 @@ def role_of(path: Path | str) -> str:
 def file_sha256(path: Path) -> str:
     """Return the hexadecimal sha256 of a file's bytes."""
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return _sha256(file)
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while part := file.read(_PART):
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _state(status: os.stat_result) -> tuple[int, ...]:
@@ -206,7 +214,7 @@ def _check_hashes(
                 content = file.read(min(status.st_size, _MOST_GRAPH))
                 digest = hashlib.sha256(content).hexdigest()
             else:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = _sha256(file)
         if digest != expected:
             raise BundleError(
                 f"bundle file {path} was altered or truncated (its sha256 differs from "

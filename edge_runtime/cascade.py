@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,8 @@ from edge_runtime.sessions import CPU, Provider
 from edge_runtime.stats import Stats
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from edge_runtime.recording.recorder import Recorder
 
 Input = npt.NDArray[Any] | str | Path

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import stat
-import tomllib
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -147,6 +147,10 @@ def read_toml(path: Path, *, limit: int = SMALL // 16, depth: int = _DEPTH) -> d
     _require_depth(bare, depth)
     if _LONG_KEY.search(bare):
         raise ValueError(f"nested deeper than {_DEPTH} levels")
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     return tomllib.loads(text)
 
 

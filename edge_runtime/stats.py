@@ -128,7 +128,7 @@ class Stats:
             self._deferred += deferred
             histogram = self._histograms.get(source)
             if histogram is None:
-                # A plain str, as a StrEnum would show its class in a log.
+                # A plain str, as an enumeration would show its class in a log.
                 histogram = self._histograms[str(source)] = _Histogram()
             histogram.counts[bucket] += count
             histogram.sum_s += total_s * count

@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 
+from cloud_stub.asynchronous import TaskGroup, timeout
 from cloud_stub.errors import (
     BadRequestError,
     CallError,
@@ -77,9 +78,9 @@ class _Places:
             if self._free is None:
                 data = await context.read()
             else:
-                async with asyncio.timeout(_RECEIVED_WITHIN_S), self._free:
+                async with timeout(_RECEIVED_WITHIN_S), self._free:
                     data = await context.read()
-        except TimeoutError:
+        except asyncio.TimeoutError:  # another class than Python's own until 3.11
             raise _no_place() from None
         except MemoryError:
             raise out_of_memory() from None
@@ -248,7 +249,7 @@ class Front:
         caller = _caller(context)
         line: _Line = asyncio.Queue(_AHEAD)
         try:
-            async with self._streams.hold(), asyncio.TaskGroup() as group:
+            async with self._streams.hold(), TaskGroup() as group:
                 reader = group.create_task(self._read(requests, line, caller, group))
                 try:
                     failure = await _write_all(line, context)
@@ -264,7 +265,7 @@ class Front:
         requests: AsyncIterator[bytes],
         line: _Line,
         caller: Caller,
-        group: asyncio.TaskGroup,
+        group: TaskGroup,
     ) -> None:
         end: OverloadError | None = None
         try:

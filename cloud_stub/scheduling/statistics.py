@@ -7,7 +7,7 @@ number complete, but possibly of a call that the next number does not include ye
 from __future__ import annotations
 
 from bisect import bisect_left
-from enum import StrEnum
+from enum import Enum
 from typing import Final
 
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -17,7 +17,7 @@ NEPERS: Final = tuple(-step / 4 for step in range(24, -1, -1))
 """For confidences that are negative entropies; values below the first bound count with it."""
 
 
-class Outcome(StrEnum):
+class Outcome(str, Enum):
     """The end of an inference call."""
 
     ANSWERED = "answered"
@@ -30,6 +30,8 @@ class Outcome(StrEnum):
     """Bad input: the caller's fault."""
     FAILED = "failed"
     """The model's fault."""
+
+    __str__ = str.__str__
 
 
 class Histogram:

@@ -11,7 +11,7 @@ import re
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final
 
@@ -138,4 +138,4 @@ def _time(der: bytes, at: int) -> datetime:
     text = der[begin:end].decode("ascii")
     if der[at] == _UTC_TIME:  # a year of two digits: by RFC 5280, 50 and above are 19xx
         text = ("19" if text >= "50" else "20") + text
-    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=timezone.utc)

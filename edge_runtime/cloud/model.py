@@ -15,7 +15,7 @@ import math
 import secrets
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import grpc
 import numpy as np
@@ -39,6 +39,9 @@ from edge_runtime.errors import (
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire import tensors
 from edge_runtime.wire.answers import AnswerReader, TextAnswerReader
+
+if TYPE_CHECKING:
+    from typing import Self
 
 DEFAULT_DEADLINE_S: Final = 0.5
 DEFAULT_PROBE_S: Final = 1.0

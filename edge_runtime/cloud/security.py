@@ -14,7 +14,7 @@ import pkgutil
 import re
 import ssl
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -148,7 +148,7 @@ def system_roots() -> bytes | None:
 
 def utc_now() -> datetime:
     """Return the time of this device's clock."""
-    return datetime.now(UTC)
+    return datetime.now(timezone.utc)
 
 
 def _context() -> ssl.SSLContext:

@@ -8,7 +8,7 @@ import platform
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -195,7 +195,7 @@ def check_clock(bundle: Path | None) -> str:
     newest = max(dates, key=lambda file: dates[file], default=None)
     now = _now()
     if newest is not None:
-        date = datetime.fromtimestamp(dates[newest], UTC)
+        date = datetime.fromtimestamp(dates[newest], timezone.utc)
         if now < date - _CLOCK_TOLERANCE:
             raise SettingError(
                 f"expected a time after {date:%Y-%m-%d %H:%M} UTC, the date of {newest}, got "
@@ -275,4 +275,4 @@ def _raise_concerns(validities: dict[str, Validity], security: Security) -> None
 
 
 def _now() -> datetime:
-    return datetime.now(UTC)
+    return datetime.now(timezone.utc)

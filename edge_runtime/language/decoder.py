@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Event
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
@@ -18,6 +18,9 @@ from edge_runtime.language.settings import DecoderSettings
 from edge_runtime.language.text import PromptTokenizer, batches
 from edge_runtime.sessions import SessionSettings, open_session, require_version, threshold_feed
 from edge_runtime.texts import require_texts, tokenizer_file
+
+if TYPE_CHECKING:
+    from typing import Self
 
 BATCH = 16
 

@@ -31,13 +31,16 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from edge_runtime.contract import GateMetadata
 from edge_runtime.errors import BundleError, SettingError
 from edge_runtime.policies import drift_statistics as tests
 from edge_runtime.policies.drift_settings import WINDOW_BUCKETS, DriftSettings
 from edge_runtime.policies.drift_statistics import Counts
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _TYPICAL_SHIFT: Final = 0.05  # the test for slow changes is most sensitive to this one
 

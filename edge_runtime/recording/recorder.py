@@ -21,7 +21,7 @@ import queue
 import secrets
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
@@ -98,7 +98,7 @@ class Recorder:
             if self._is_closed or self._is_at_limit or self._is_behind(array.nbytes):
                 self.dropped += 1
                 return
-            now = datetime.now(UTC).isoformat(timespec="microseconds")
+            now = datetime.now(timezone.utc).isoformat(timespec="microseconds")
             try:
                 entry = array.copy(), dataclasses.replace(record, time=now)
                 self._start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from edge_runtime.errors import CloudProtocolError, SettingError
 from edge_runtime.names import class_name
 from edge_runtime.wire import messages as pb
 from edge_runtime.wire.tensors import BYTES, Array, WireError, decode_bytes, is_typed
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _TYPES: Final = {
     contract.PREDICTION: "INT64",

@@ -19,7 +19,6 @@ from export.errors import GraphError
 from export.gate import PREFIX as _P
 from export.gate import Nodes, add_constants, decision_nodes, exp_nodes, neg_entropy_nodes
 from export.graphs import check_graph
-from export.language.step import LOGITS
 
 _MEANS = (contract.NEG_ENTROPY, contract.MEAN_LOGPROB)
 _PROBABILITIES = (contract.MIN_PROB, contract.MAX_SOFTMAX)
@@ -54,9 +53,11 @@ def append_sequence_gate(
             "expected at least one end-of-sequence token, got none: set one in the tokenizer"
         )
     graph = model.graph
-    if not graph.output or graph.output[0].name != LOGITS:
-        raise GraphError(f"expected a decoder whose first output is {LOGITS!r}, got another graph")
-    nodes = [helper.make_node("Cast", [LOGITS], [_P + "z"], to=TensorProto.FLOAT)]
+    if not graph.output or graph.output[0].name != contract.LOGITS:
+        raise GraphError(
+            f"expected a decoder whose first output is {contract.LOGITS!r}, got another graph"
+        )
+    nodes = [helper.make_node("Cast", [contract.LOGITS], [_P + "z"], to=TensorProto.FLOAT)]
     nodes += _token_nodes() + _token_confidence_nodes(kind)
     nodes += _accumulation_nodes(kind) + _confidence_nodes(kind)
     nodes += decision_nodes() + _mask_nodes()

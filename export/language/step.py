@@ -25,7 +25,6 @@ from train.models import LanguageModel
 
 OPSET = 23  # the first with attention, rotary embedding and root mean square norm as operators
 LEAST_ONNXRUNTIME = "1.23.1"  # 1.23.0 shares keys among the wrong heads: other tokens, no error
-LOGITS = "logits"
 _CUT = "logits_to_keep"  # the argument of transformers
 _TOLERANCE = 1e-4  # between the logits of both kinds of attention
 _ROWS, _PAST, _TOKENS = 2, 3, 2  # sizes of the example; none of them stays in the graph
@@ -154,7 +153,7 @@ def export_step(model: LanguageModel, file: Path) -> Cache:
             # In 23, shared keys stop the translation of attention as written.
             opset=OPSET if fused else PLAIN_OPSET,
             input_names=names,
-            output_names=[LOGITS, *cache.names(contract.PRESENT)],
+            output_names=[contract.LOGITS, *cache.names(contract.PRESENT)],
             dynamic_shapes=({0: "batch", 1: "tokens"}, {0: "batch", 1: "total"}, caches),
         )
     except Exception as error:  # noqa: BLE001 - tracing runs the model's own code

@@ -1,16 +1,25 @@
+import importlib.util
+import os
+
 import pytest
 from tools.adding_decoder import Adder, write_adder
 
 from benchmarks.processes import running_server
 
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+collect_ignore = [] if HAS_TORCH else ["test_texts.py", "cloud/test_mlserver.py"]
 SPOKEN = "aé€😀b"
 """An answer of twelve tokens: one per byte, and the end; every byte occurs once."""
 
 
 @pytest.fixture(scope="session")
-def address(large_checkpoint):
+def address(request):
     """The address of a server of M_L that no test harms."""
-    with running_server(["cloud_stub", "--checkpoint", str(large_checkpoint), "--port", "0"]) as it:
+    if not HAS_TORCH and "GATEKEEPER_MADE" in os.environ:
+        model = ["--bundle", os.environ["GATEKEEPER_MADE"] + "/large"]
+    else:
+        model = ["--checkpoint", str(request.getfixturevalue("large_checkpoint"))]
+    with running_server(["cloud_stub", *model, "--port", "0"]) as it:
         yield it
 
 

@@ -11,13 +11,14 @@ from benchmarks.processes import running_server
 from edge_runtime import Cascade, InputError, SettingError, Source, UseError
 from edge_runtime.commands.doctor import DoctorError, DoctorSettings
 from export.commands.build import BuildSettings
-from train.models import build, open_checkpoint, save
 
 
 @pytest.mark.slow
 def test_only_deferred_rows_are_forwarded_and_return_to_their_places(
     bundle, address, pictures, large_checkpoint, small_checkpoint
 ):
+    from train.models import open_checkpoint
+
     large = open_checkpoint(large_checkpoint).predict(pictures).argmax(-1)
     small = open_checkpoint(small_checkpoint).predict(pictures).argmax(-1)
     assert (large != small).any()
@@ -38,6 +39,8 @@ def test_only_deferred_rows_are_forwarded_and_return_to_their_places(
 
 @pytest.mark.slow
 def test_two_classes_of_one_name_stay_two_on_the_way_to_the_cloud_and_back(tmp_path, pictures):
+    from train.models import build, open_checkpoint, save
+
     names = ["cat", "dog"] + ["crane"] * 8
     for seed, kind in enumerate(("small-cnn", "resnet-20")):
         save(build(kind, labels=names, image_size=(8, 8), seed=seed), tmp_path / kind)

@@ -10,7 +10,6 @@ from edge_runtime.errors import BundleError, InputError
 from edge_runtime.language.text import FAILED, PromptTokenizer
 from edge_runtime.texts import TextEncoder, open_tokenizer
 from train.errors import CheckpointError
-from train.models.kinds import FAMILIES, open_processor
 
 WORDS = {"[UNK]": 0, "a": 1, "[PAD]": 2}
 DOUBLE = normalizers.Replace("a", "aa")
@@ -116,6 +115,8 @@ def test_a_tokenizer_that_makes_work_without_end_is_refused(name, tmp_path):
 
 
 def test_a_checkpoint_with_such_a_tokenizer_is_refused(tmp_path):
+    from train.models.kinds import FAMILIES, open_processor
+
     save(tokenizer_with(normalizer=normalizers.Sequence([DOUBLE] * 40)), tmp_path)
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))

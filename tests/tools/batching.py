@@ -5,6 +5,7 @@ import threading
 import time
 from math import inf
 
+from cloud_stub.asynchronous import timeout
 from cloud_stub.scheduling.batcher import Batcher, Limits
 from cloud_stub.scheduling.queue import Job
 
@@ -59,7 +60,7 @@ def is_idle(batcher):
 
 def run(scenario):
     async def within_time():
-        async with asyncio.timeout(2 * PATIENCE_S):
+        async with timeout(2 * PATIENCE_S):
             await scenario()
 
     asyncio.run(within_time())

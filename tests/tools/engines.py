@@ -7,9 +7,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _ENGINE = Path(__file__).with_name("foreign_engine.py")
 

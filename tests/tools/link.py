@@ -16,7 +16,10 @@ import random
 import socket
 import threading
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from typing import Self
 
 Way = Literal["up", "down"]  # to the server, from the server
 _CHUNK = 16 * 1024

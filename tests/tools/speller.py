@@ -7,6 +7,7 @@ import time
 import grpc
 import numpy as np
 
+from cloud_stub.asynchronous import timeout
 from cloud_stub.backends.backend import Signature, TensorSpec
 from cloud_stub.errors import OverloadError, UnavailableError
 from cloud_stub.models import Models, ServedModel
@@ -158,7 +159,7 @@ async def until(condition):
 def serving(scenario, backend=None, **limits):
     async def within_time():
         async with (
-            asyncio.timeout(2 * PATIENCE_S),
+            timeout(2 * PATIENCE_S),
             Served(backend or Speller(), **limits) as served,
         ):
             await scenario(served)

@@ -26,7 +26,6 @@ from edge_runtime.__main__ import COMMANDS
 from edge_runtime.cli import main
 from edge_runtime.commands.run import RunSettings
 from edge_runtime.policies.drift_settings import DriftSettings
-from train.models import open_checkpoint
 
 pytestmark = pytest.mark.slow
 EVERYTHING, NOTHING = 2.0, float("-inf")
@@ -90,6 +89,8 @@ def test_a_mode_decides_which_model_answers(mode, bundle, address, pictures, lar
         assert set(sources(answers)) == {Source.EDGE}
         assert request_bytes == 0
     else:
+        from train.models import open_checkpoint
+
         large = open_checkpoint(large_checkpoint).predict(pictures).argmax(-1)
         assert set(sources(answers)) == {Source.CLOUD}
         assert [a.prediction for a in answers] == large.tolist()
@@ -200,6 +201,8 @@ def test_with_all_servers_down_the_answer_has_the_reason(bundle, dead, pictures)
 
 
 def test_a_cascade_may_stand_behind_another(bundle, address, pictures, large_checkpoint):
+    from train.models import open_checkpoint
+
     middle = Cascade.open(bundle, cloud=address, deadline_s=20)
     large = open_checkpoint(large_checkpoint).predict(pictures).argmax(-1)
     with Cascade.open(bundle, cloud=middle, threshold=EVERYTHING) as cascade:
