@@ -12,7 +12,13 @@ LOWEST := $(VENV)-lowest
 JOBS ?= 2
 PYTEST := -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-transformers5 test-lowest test-fast faults lint format figures wire clean
+# Interpreters to test the runtime on, as far as this machine has them, under pyenv or on the PATH.
+INTERPRETERS ?= 3.10 3.11 3.12 3.13
+python_of = $(firstword $(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python) $(shell command -v python$(1)))
+OLDEST := $(or $(call python_of,3.10),$(PYTHON))
+MADE := $(VENV)-made
+
+.PHONY: demo test test-transformers5 test-lowest test-interpreters test-fast faults lint format figures wire clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks demo --out runs/demo --overwrite
@@ -24,9 +30,18 @@ test: lint $(MLSERVER)/.installed
 test-transformers5: $(NEXT)/.installed
 	$(NEXT)/bin/python $(PYTEST) -m "not once" tests/train tests/export tests/cloud_stub
 
-# The runtime at the lowest versions that it allows.
-test-lowest: $(LOWEST)/.installed
-	$(LOWEST)/bin/python $(PYTEST) tests/edge_runtime --ignore=tests/edge_runtime/cloud/test_mlserver.py
+# The runtime without torch at the lowest versions that it allows, and on the lowest Python if it is here.
+test-lowest: $(LOWEST)/.installed $(MADE)/.made
+	GATEKEEPER_MADE=$(abspath $(MADE)) $(LOWEST)/bin/python $(PYTEST) tests/edge_runtime
+
+# The runtime on every interpreter of this machine, with the newest libraries for each.
+test-interpreters: $(foreach v,$(INTERPRETERS),$(if $(call python_of,$(v)),test-on-$(v),skip-$(v)))
+
+test-on-%: $(VENV)-%/.installed $(MADE)/.made
+	GATEKEEPER_MADE=$(abspath $(MADE)) $(VENV)-$*/bin/python $(PYTEST) -m "not slow and not once" tests/edge_runtime
+
+skip-%:
+	@echo "skipped: this machine has no Python $*"
 
 test-fast: $(INSTALLED)
 	$(BIN)/python $(PYTEST) -m "not slow"
@@ -68,13 +83,26 @@ $(MLSERVER)/.installed: constraints-mlserver.txt
 	$(MLSERVER)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $< mlserver onnxruntime pillow
 	touch $@
 
-# pytest, and what makes the bundles of the tests, come from the first environment.
-PURELIB := python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
-$(LOWEST)/.installed: constraints-lowest.txt pyproject.toml $(INSTALLED)
+# The extras of a device and of a server without torch, and what the runtime's tests need beside them.
+RUNTIME := -e '.[cpu,image,text,serve,test]' onnx pandas pyarrow scikit-learn
+$(LOWEST)/.installed: constraints-lowest.txt pyproject.toml
 	rm -rf $(LOWEST)
-	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $< -e '.[cpu,image,text,serve]' onnx pandas pyarrow tritonclient
-	$(BIN)/$(PURELIB) > "$$($(LOWEST)/bin/$(PURELIB))/rest.pth"
+	$(OLDEST) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $< $(RUNTIME)
+	touch $@
+
+.PRECIOUS: $(VENV)-3.%/.installed
+$(VENV)-3.%/.installed: pyproject.toml
+	rm -rf $(VENV)-3.$*
+	$(call python_of,3.$*) -m venv $(VENV)-3.$*
+	$(VENV)-3.$*/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) $(RUNTIME)
+	touch $@
+
+# Models and bundles of the tests, which need torch to be made.
+$(MADE)/.made: tests/tools/made.py $(INSTALLED)
+	rm -rf $(MADE)
+	mkdir $(MADE)
+	$(BIN)/python $< $(MADE)
 	touch $@
 
 # onnxruntime-genai as its users run it. Its builder of graphs wants torch and transformers 5, which are
@@ -96,4 +124,4 @@ touch $(1)/.installed
 endef
 
 clean:
-	rm -rf $(VENV) $(NEXT) $(MLSERVER) $(GENAI) $(LOWEST) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-3.* $(NEXT) $(MLSERVER) $(GENAI) $(LOWEST) $(MADE) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -22,6 +22,7 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 DATA = ROOT / "tests" / "data"
 
 
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup():
     """Let torch.onnx read its library of translations once a process, not once an export.
 
@@ -31,24 +32,20 @@ def pytest_runtest_setup():
     if module and not hasattr(module.ONNXRegistry.from_torchlib, "cache_info"):
         kept = functools.cache(module.ONNXRegistry.from_torchlib)
         module.ONNXRegistry.from_torchlib = staticmethod(kept)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup():
     return (yield from skipping_without_torch())
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call():
+def pytest_runtest_call():
     return (yield from skipping_without_torch())
 
 
 def skipping_without_torch():
-    """Skip what needs torch in an environment of the runtime alone."""
+    """Skip what needs torch, or another tool of the first environment, in one without them."""
     try:
         return (yield)
     except ModuleNotFoundError as error:
-        if HAS_TORCH or error.name not in {"torch", "transformers"}:
+        if HAS_TORCH or error.name not in {"torch", "transformers", "grpc_tools"}:
             raise
         pytest.skip(f"needs {error.name}")
 

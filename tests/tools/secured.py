@@ -24,7 +24,7 @@ class Authority:
 
     def issue(self, name, *hosts, begin=-30, end=300):
         """Return {"certificate": file, "key": file}; begin and end are in days from now."""
-        now = dt.datetime.now(dt.UTC)
+        now = dt.datetime.now(dt.timezone.utc)
         issued = self._authority.issue_cert(
             *hosts, not_before=now + begin * DAY, not_after=now + end * DAY
         )

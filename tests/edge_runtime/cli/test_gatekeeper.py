@@ -4,13 +4,13 @@ import importlib
 import importlib.metadata
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from edge_runtime.cli import main as run_line
 from edge_runtime.cli.gatekeeper import COMMANDS, PACKAGES, main
+from edge_runtime.reading import read_toml
 
 ROOT = Path(__file__).parents[3]
 MODULES = [name.replace("-", "_") for name in PACKAGES]
@@ -31,7 +31,7 @@ def error_of(line, capsys):
 
 
 def test_the_script_is_installed_under_its_name():
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    scripts = read_toml(ROOT / "pyproject.toml")["project"]
     assert scripts["scripts"] == {"gatekeeper": "edge_runtime.cli.gatekeeper:main"}
 
 

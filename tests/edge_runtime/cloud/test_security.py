@@ -171,7 +171,7 @@ def test_an_authority_that_the_system_trusts_needs_no_naming(tls, ours, monkeypa
 )
 def test_a_certificate_out_of_date_is_named_with_its_dates(begin, end, words, advice, ours):
     pair = ours.issue(f"dated{begin}", "localhost", begin=begin, end=end)
-    now = dt.datetime.now(dt.UTC)
+    now = dt.datetime.now(dt.timezone.utc)
     with engine(**pair) as port:
         came = refusal(f"localhost:{port}", Security(ca=ours.ca))
     first, last = (f"{now + dt.timedelta(days=day):%Y-%m-%d}" for day in (begin, end))
@@ -304,7 +304,7 @@ def test_an_expired_client_certificate_is_named_while_running(
     with open_cloud(mutual, security) as cloud:
         assert label(cloud) == "cat"
         assert cloud._connections.replace(cloud._link.connect())
-        later = dt.datetime.now(dt.UTC) + dt.timedelta(days=400)
+        later = dt.datetime.now(dt.timezone.utc) + dt.timedelta(days=400)
         monkeypatch.setattr("edge_runtime.cloud.diagnosis.utc_now", lambda: later)
         error = FakeError("failed to connect to all addresses; last error: Socket closed")
         failure = cloud._link.translate(error, 1.0)
@@ -508,7 +508,7 @@ def test_a_store_in_a_folder_is_read_and_grpcs_own_is_the_last_resort(ours, tmp_
 @pytest.mark.parametrize("year", [2031, 2049, 2050, 2120])
 def test_dates_are_those_that_cryptography_reads(year, ours):
     x509 = pytest.importorskip("cryptography.x509")
-    days = (year - dt.datetime.now(dt.UTC).year) * 366
+    days = (year - dt.datetime.now(dt.timezone.utc).year) * 366
     file = ours.issue(f"until{year}", "localhost", begin=-13_000, end=days)["certificate"]
     expected = x509.load_pem_x509_certificate(file.read_bytes())
     block = file.read_text().split("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n"

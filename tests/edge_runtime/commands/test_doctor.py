@@ -202,7 +202,7 @@ def test_a_link_through_a_proxy_is_a_concern_not_a_failure(dead, monkeypatch):
 def test_a_clock_that_is_behind_the_bundle_is_named(bundle, monkeypatch):
     assert check_clock(None).endswith(" UTC")
     assert check_clock(bundle).endswith(" UTC")
-    monkeypatch.setattr(doctor, "_now", lambda: dt.datetime(1970, 1, 1, tzinfo=dt.UTC))
+    monkeypatch.setattr(doctor, "_now", lambda: dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc))
     with pytest.raises(SettingError, match=r"got 1970-01-01 00:00 UTC: set the clock"):
         check_clock(None)
 

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from concurrent.futures import Future, wait
+from concurrent.futures import TimeoutError as FutureTimeoutError
 
 import numpy as np
 import pytest
@@ -162,7 +163,7 @@ def test_an_answer_right_at_the_soft_deadline_does_not_raise(
         def result(self, timeout=None):
             # The wait ends, and the answer comes before anybody looks again.
             wait([self])
-            raise TimeoutError
+            raise FutureTimeoutError
 
     monkeypatch.setattr("concurrent.futures.thread._base.Future", Late)
     policy = Policy(soft_deadline_s=0.1)
