@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tools.secured import Authority
 
 from cloud_stub.settings import ServeSettings
 from edge_runtime.cli.command import flag_name
+from edge_runtime.reading import read_toml
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]
 ROOT = Path(__file__).parent.parent.parent
@@ -129,7 +129,7 @@ def test_the_image_copies_existing_files_and_installs_existing_extras():
     sources = [words.split() for words in arguments("COPY")]
     for *files, _ in (words for words in sources if not words[0].startswith("--from")):
         assert [source for source in files if not (ROOT / source).exists()] == []
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = read_toml(ROOT / "pyproject.toml")
     copied = {source for words in sources for source in words[:-1]}
     assert set(packages["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) <= copied
     (installing,) = arguments("RUN")

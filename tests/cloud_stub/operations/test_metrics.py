@@ -62,7 +62,7 @@ def samples(text):
 
 def value(collector, name, **labels):
     values = samples(generate_latest(registry_of(collector)).decode())
-    return values[f"gatekeeper_cloud_{name}", *sorted(labels.items())]
+    return values[(f"gatekeeper_cloud_{name}", *sorted(labels.items()))]
 
 
 def test_a_server_without_calls_shows_zeros(collector):
