@@ -20,13 +20,12 @@ from edge_runtime.cli.line import (
     fail,
     missing_library,
     open_closed_streams,
-    require_own,
+    prefer_own,
     run_command,
     unknown_word,
 )
 from edge_runtime.cli.line import main as run_line
 from edge_runtime.environment import versions
-from edge_runtime.errors import SettingError
 
 PROGRAM = "gatekeeper"
 
@@ -111,11 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(program: str, package: str, command: str | None, words: list[str]) -> int:
     # Results record the command line from here, in the form of `python -m PACKAGE`.
     sys.argv = [program, *([] if command is None else [command]), *words]
+    prefer_own(package)
     try:
-        require_own(package)
         module = importlib.import_module(f"{package}.__main__")
-    except SettingError as error:
-        return fail(program, error)
     except ModuleNotFoundError as error:
         return fail(program, missing_library(error, package))
     if command is not None:

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import edge_runtime
@@ -40,6 +40,7 @@ _NEEDS = {
     "benchmarks": ("benchmarks", "train", "export", "cloud_stub"),
 }
 """The packages that each package imports, by whose names others' files may go too."""
+_ROOT = Path(edge_runtime.__file__).parents[1]
 _RETRY_S = 0.05  # the finaliser has ended by then
 
 
@@ -68,7 +69,8 @@ def main(
             show(versions())
             return 0
         name, command, rest = _select(program, commands, default, words)
-        require_own(program.rpartition(" ")[2])
+        if command is not None:
+            require_own(program.rpartition(" ")[2])
     except (UsageError, SettingError) as error:
         return fail(program, error, BAD_USAGE)
     except BrokenPipeError:  # of a page of help
@@ -128,21 +130,34 @@ def fail(program: str, error: object, status: int = FAILED) -> int:
     return status
 
 
+def prefer_own(package: str) -> None:
+    """Find the modules that a package needs beside this one, whatever else goes by their names.
+
+    That is for a process of this toolkit alone: PYTHONPATH may name a folder of somebody's.
+    """
+    if next(_foreign(package), None) is not None:
+        sys.path.insert(0, str(_ROOT))
+
+
 def require_own(package: str) -> None:
     """Raise a `SettingError` where a foreign module hides one that a package needs.
 
     The packages' names are others' words too, and Python looks into the working folder first. The
     foreign module is not imported.
     """
-    root = Path(edge_runtime.__file__).parents[1]
+    for name, place in _foreign(package):
+        raise SettingError(
+            f"expected this toolkit's package {name!r}, got {place}, which hides it: use the "
+            "command `gatekeeper`, or run from another folder"
+        )
+
+
+def _foreign(package: str) -> Iterator[tuple[str, Path]]:
     for name in _NEEDS.get(package, ()):
         found = importlib.util.find_spec(name)
         place = None if found is None or found.origin is None else Path(found.origin)
-        if place is not None and root not in place.parents[:2]:
-            raise SettingError(
-                f"expected this toolkit's package {name!r}, got {place}, which hides it: use the "
-                "command `gatekeeper`, or run from another folder"
-            )
+        if place is not None and _ROOT not in place.parents[:2]:
+            yield name, place
 
 
 def missing_library(error: ModuleNotFoundError, package: str) -> DependencyError:
