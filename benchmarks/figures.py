@@ -20,7 +20,7 @@ from benchmarks.steps import step
 from edge_runtime.environment import describe, hardware
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 _LEAST: Final = 5e-4
 Statistic = Literal["median", "sum", "slope", "greatest", "share"]

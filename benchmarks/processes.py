@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from benchmarks.errors import BenchmarkError, ServerStartError
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 _KEPT: Final = 20
 """Lines of standard error that are kept: a server that prints a lot must not fill our memory."""

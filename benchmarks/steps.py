@@ -18,7 +18,7 @@ from benchmarks.errors import BenchmarkError
 from edge_runtime.files import one_line, require_free
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 # Of our own commands, and of Python's `warnings`, which name the line of code.
 _WARNING: Final = re.compile(r"(?:warning: |\S+:\d+: \w*Warning: )(.*)")

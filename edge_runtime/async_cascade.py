@@ -18,7 +18,7 @@ from edge_runtime.cascade import Cascade, Input
 from edge_runtime.errors import SettingError
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 _T = TypeVar("_T")
 

@@ -38,7 +38,7 @@ from edge_runtime.sessions import CPU, Provider
 from edge_runtime.stats import Stats
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
     from edge_runtime.recording.recorder import Recorder
 

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import edge_runtime
@@ -41,6 +41,7 @@ _NEEDS = {
 }
 """The packages that each package imports, by whose names others' files may go too."""
 _ROOT = Path(edge_runtime.__file__).parents[1]
+_FEW = 20  # names that a line may hold
 _RETRY_S = 0.05  # the finaliser has ended by then
 
 
@@ -221,12 +222,12 @@ def _select(
 
 
 def unknown_word(
-    noun: str, known: Iterable[str], words: Sequence[str], *, or_flag: bool = False
+    noun: str, known: Collection[str], words: Sequence[str], *, or_flag: bool = False
 ) -> UsageError:
     """Return the error for a line whose first word is missing or unknown."""
-    names = ", ".join(known)
+    names = f" ({', '.join(known)})" if len(known) <= _FEW else ""
     if words:
         hint = suggest(words[0], known)
-        return UsageError(f"expected {noun} ({names}), got {words[0]!r}{hint}: see --help")
+        return UsageError(f"expected {noun}{names}, got {words[0]!r}{hint}: see --help")
     flag = " or a flag" if or_flag else ""
-    return UsageError(f"expected {noun} ({names}){flag}, got nothing: see --help")
+    return UsageError(f"expected {noun}{names}{flag}, got nothing: see --help")

@@ -41,7 +41,7 @@ from edge_runtime.wire import tensors
 from edge_runtime.wire.answers import AnswerReader, TextAnswerReader
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 DEFAULT_DEADLINE_S: Final = 0.5
 DEFAULT_PROBE_S: Final = 1.0

@@ -169,8 +169,8 @@ def _fish(flags: Mapping[str, list[Flag]], nested: Mapping[str, list[str]]) -> s
     lines += [f"{first} -f -a {name} -d {_quoted(text)}" for name, text in PACKAGES.items()]
     lines += [f"{first} -l {name}" for name in ("help", "version")]
     for package, names in nested.items():
-        here = f"'__fish_seen_subcommand_from {package}; and test (count (commandline -opc)) -eq 2'"
-        lines.append(f"{start} -n {here} -f -a {_quoted(' '.join(names))}")
+        second = f"__fish_seen_subcommand_from {package}; and test (count (commandline -opc)) -eq 2"
+        lines.append(f"{start} -n '{second}' -f -a {_quoted(' '.join(names))}")
     for line, here in flags.items():
         words = line.split()
         tests = [

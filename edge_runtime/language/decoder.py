@@ -20,7 +20,7 @@ from edge_runtime.sessions import SessionSettings, open_session, require_version
 from edge_runtime.texts import require_texts, tokenizer_file
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 BATCH = 16
 

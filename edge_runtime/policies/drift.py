@@ -40,7 +40,7 @@ from edge_runtime.policies.drift_settings import WINDOW_BUCKETS, DriftSettings
 from edge_runtime.policies.drift_statistics import Counts
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 _TYPICAL_SHIFT: Final = 0.05  # the test for slow changes is most sensitive to this one
 

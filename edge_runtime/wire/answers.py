@@ -17,7 +17,7 @@ from edge_runtime.wire import messages as pb
 from edge_runtime.wire.tensors import BYTES, Array, WireError, decode_bytes, is_typed
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 _TYPES: Final = {
     contract.PREDICTION: "INT64",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 _ENGINE = Path(__file__).with_name("foreign_engine.py")
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 Way = Literal["up", "down"]  # to the server, from the server
 _CHUNK = 16 * 1024

@@ -183,5 +183,5 @@ def test_the_script_does_not_look_into_the_working_folder(foreign, path, monkeyp
     script = Path(sys.executable).with_name("gatekeeper")
     status, _, error = run_in(foreign, script, "serve", "--checkpoint", "x")
     assert (status, error.count("\n")) == (1, 1)
-    said = "expected a checkpoint", "cloud_stub needs torch"
+    said = "expected a checkpoint", "serving a checkpoint needs torch"
     assert error.startswith(tuple(f"gatekeeper serve: {text}" for text in said))
