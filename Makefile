@@ -84,7 +84,7 @@ $(MLSERVER)/.installed: constraints-mlserver.txt
 	touch $@
 
 # The extras of a device and of a server without torch, and what the runtime's tests need beside them.
-RUNTIME := -e '.[cpu,image,text,serve,test]' onnx pandas pyarrow scikit-learn
+RUNTIME := -e '.[cpu,image,text,serve]' onnx pandas pyarrow scikit-learn hypothesis pytest pytest-timeout pytest-xdist tritonclient trustme
 $(LOWEST)/.installed: constraints-lowest.txt pyproject.toml
 	rm -rf $(LOWEST)
 	$(OLDEST) -m venv $(LOWEST)

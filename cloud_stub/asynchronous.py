@@ -67,7 +67,7 @@ else:
 def run(main: Coroutine[Any, Any, _T], loop_factory: LoopFactory | None) -> _T:
     """Run a coroutine to its end in a new event loop; None stands for asyncio's own kind.
 
-    Before Python 3.11 the factory may be uvloop's alone.
+    Before Python 3.11 any factory stands for uvloop's.
     """
     if sys.version_info >= (3, 11):
         with asyncio.Runner(loop_factory=loop_factory) as runner:
@@ -77,7 +77,7 @@ def run(main: Coroutine[Any, Any, _T], loop_factory: LoopFactory | None) -> _T:
     else:
         import uvloop
 
-        return uvloop.run(main, loop_factory=loop_factory)
+        return uvloop.run(main)
 
 
 __all__ = ["LoopFactory", "TaskGroup", "run", "timeout"]

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.once]
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 # A header's frame of 100 bytes in stream 1, of which two are ever sent.
-HEADERS = (100).to_bytes(3) + bytes([1, 4]) + (1).to_bytes(4) + b"\x83\x86"
+HEADERS = (100).to_bytes(3, "big") + bytes([1, 4]) + (1).to_bytes(4, "big") + b"\x83\x86"
 BEGINNINGS = [b"", PREFACE[:10], PREFACE + SETTINGS, PREFACE + SETTINGS + HEADERS]
 """Nothing, half a preface, no request, half a request."""
 OPEN = 2000
@@ -108,7 +108,9 @@ def test_many_connections_with_many_calls_each_cancel_no_call(launch_moody):
 
 
 def http2_frame(kind, flags, stream, payload):
-    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+    return (
+        len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+    )
 
 
 def header(key, value, *, is_kept=False):

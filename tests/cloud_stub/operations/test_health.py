@@ -11,6 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cloud_stub.asynchronous import timeout
 from cloud_stub.operations import health as health_module
 from cloud_stub.operations.health import Health
 from edge_runtime.wire import messages as pb
@@ -60,7 +61,7 @@ class Watcher:
             self._news.set()
 
     async def until(self, count):
-        async with asyncio.timeout(10):
+        async with timeout(10):
             while len(self.statuses) < count:
                 self._news.clear()
                 await self._news.wait()

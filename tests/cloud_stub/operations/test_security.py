@@ -104,7 +104,7 @@ def test_files_that_do_not_fit_are_refused_on_one_line(ours, pair, tmp_path):
             opened(pair | changed, client_ca)
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
-    end = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+    end = dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=1)
     assert f"{end:%Y-%m-%d}" in str(caught.value)
 
 
@@ -177,7 +177,7 @@ def test_a_renewed_authority_of_the_clients_is_used(ours, pair, tmp_path):
 
 def test_a_certificate_that_ends_soon_logs_a_warning_once_a_day(ours, pair, caplog, monkeypatch):
     replace(pair, ours.issue("ending", "localhost", end=10))
-    now = dt.datetime.now(dt.UTC)
+    now = dt.datetime.now(dt.timezone.utc)
     current = opened(pair)
     assert len(caplog.records) == 1
     assert "renew the files in place" in caplog.text
