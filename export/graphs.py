@@ -34,7 +34,10 @@ _RESERVED = frozenset(
 )
 _PREFIX = "model/"
 PASSING_ON = frozenset(
-    {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "QuantizeLinear", "DequantizeLinear"}
+    (
+        *("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"),
+        *("QuantizeLinear", "DequantizeLinear"),
+    )
 )
 _SQUASHING = frozenset({"Softmax", "Sigmoid", "ArgMax"})
 _DEFAULT_DOMAINS = ("", "ai.onnx")
@@ -159,6 +162,7 @@ def raise_opset(
     """
     if opset_of(model) >= least:
         return model
+    model.ir_version = max(model.ir_version, 4)  # before, weights had to be inputs as well
     try:
         converted = version_converter.convert_version(model, least)
         if not converted.functions:  # the converter leaves them out

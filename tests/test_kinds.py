@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tools import kinds
 from tools.kinds import Kind, softmax
 from tools.speller import Served
 from tools.texts import write_classifier
+from transformers import AutoImageProcessor, ResNetConfig, ResNetForImageClassification
 
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from cloud_stub.models import open_backend
@@ -37,7 +39,7 @@ NUMBERS = (
     *(kinds.vector_machine, kinds.batch_of_one, kinds.opset_11, kinds.grey_pictures),
     *(kinds.series, kinds.waveform),
 )
-OTHERS = ("convolutions", "residual net", "pictures as ONNX", "texts")
+OTHERS = ("convolutions", "transformers' ResNet", "pictures as ONNX", "texts")
 
 
 def of_checkpoint(checkpoint, name, **more):
@@ -59,8 +61,9 @@ def kind(request, tmp_path):
         texts = request.getfixturevalue("texts")
         folder = write_classifier(tmp_path / "bert", scale=3.0)
         return of_checkpoint(folder, str(texts))
-    name = "large_checkpoint" if make == "residual net" else "small_checkpoint"
-    checkpoint = request.getfixturevalue(name)
+    checkpoint = request.getfixturevalue("small_checkpoint")
+    if make == "transformers' ResNet":
+        checkpoint = residual_net(tmp_path / "resnet", processor=checkpoint)
     found = of_checkpoint(checkpoint, "digits", more=("--exporter", "torch"))
     if make == "pictures as ONNX":
         from tools.foreign_models import Logits, write_onnx
@@ -69,6 +72,18 @@ def kind(request, tmp_path):
         source = ("--onnx", str(path), "--processor", str(checkpoint))
         return Kind(source, "digits", found.inputs, found.belief, "uint8")
     return found
+
+
+def residual_net(folder, *, processor):
+    """Write an untrained ResNet of transformers for digits."""
+    torch.manual_seed(0)
+    names = {str(i): str(i) for i in range(10)}
+    config = ResNetConfig(
+        embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic", id2label=names
+    )
+    ResNetForImageClassification(config).save_pretrained(folder)
+    AutoImageProcessor.from_pretrained(processor, use_fast=False).save_pretrained(folder)
+    return folder
 
 
 def command(module, commands, *words, default=None):

@@ -117,6 +117,8 @@ def walk_back(made_by: Nodes, name: str) -> onnx.NodeProto | None:
 
 def _squashed(node: onnx.NodeProto, columns: int | None) -> tuple[Scores | None, str | None]:
     """Return (what the node makes, the logits in front of it or None)."""
+    if any(a.name == "axis" and a.i == 0 for a in node.attribute):
+        return None, None  # of the rows, not of the classes
     if node.op_type == "Softmax" or (node.op_type == "Sigmoid" and columns == 1):
         return "probabilities", node.input[0]
     return ("logits" if node.op_type == "LogSoftmax" else None), None

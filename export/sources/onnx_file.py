@@ -112,7 +112,15 @@ def _read_head(
     )
     if settings.scores is not None:
         return dataclasses.replace(head, value=name, scores=None, reason="")
+    if head.value != name:
+        before = _describe(file.model, head.value, file.weights, path)
+        if before.type not in _ELEMENTS or not _is_row(before.shape or ()):
+            return dataclasses.replace(head, value=name, scores="probabilities")
     return head
+
+
+def _is_row(shape: Sequence[Any]) -> bool:
+    return is_class_shape(shape) or is_pixel_shape(shape)
 
 
 def _describe(model: onnx.ModelProto, name: str, weights: Path | None, path: Path) -> Any:

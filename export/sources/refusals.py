@@ -23,6 +23,7 @@ _REGRESSORS: Final = frozenset({"LinearRegressor", "SVMRegressor", "TreeEnsemble
 _VARIABLE: Final = "variable"  # the producers' name of what a regression predicts
 _PRODUCERS: Final = frozenset({"skl2onnx", "onnxmltools"})
 _CLASSES: Final = frozenset({"tensor(int64)", "tensor(string)", "tensor(bool)"})
+_SQUASHING: Final = frozenset({"Sigmoid", "Softmax"})
 _COLUMNS: Final = 2
 _ROWS_OF_ANSWERS: Final = 3
 _MAPS: Final = 4
@@ -45,9 +46,10 @@ def refuse_regression(model: onnx.ModelProto, name: str, place: Path) -> None:
     made_by = {output: node for node in model.graph.node for output in node.output}
     node = walk_back(made_by, name)
     operator = "" if node is None else node.op_type
+    is_number = operator in _REGRESSORS
     is_variable = name == _VARIABLE and model.producer_name.lower() in _PRODUCERS
-    if operator in _REGRESSORS or is_variable:
-        made = f"{operator} gives {name!r}" if operator in _REGRESSORS else f"it gives {name!r}"
+    if is_number or (is_variable and operator not in _SQUASHING):
+        made = f"{operator} gives {name!r}" if is_number else f"it gives {name!r}"
         raise GraphError(
             f"expected a classifier in {place}, it is a regression ({made}, a number): a gate "
             "needs the probabilities of classes; train a classifier of the ranges that matter"

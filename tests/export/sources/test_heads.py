@@ -188,6 +188,19 @@ def test_boosted_trees_are_recognised(build, tmp_path):
     assert len(set(gated.confidence)) < len(x) / 2  # ties are no obstacle
 
 
+def test_a_sigmoid_behind_a_regression_is_a_binary_classifier(build, tmp_path):
+    x, _ = flowers()
+    path = write_table(DecisionTreeRegressor(max_depth=3), tmp_path / "m.onnx", x=x, y=3 * x[:, 0])
+    model = onnx.load(path)
+    model.graph.node[0].output[0] = "margin"
+    model.graph.node.append(helper.make_node("Sigmoid", ["margin"], ["variable"]))
+    onnx.save(model, path)
+    gated = EdgeModel.open(build(path, **names_of(tmp_path, 2)))(x)
+    p = ort.InferenceSession(path).run(None, {"X": x})[0][:, 0]
+    np.testing.assert_allclose(gated.confidence, np.maximum(p, 1 - p), atol=1e-6)
+    np.testing.assert_array_equal(gated.prediction, p > 0.5)
+
+
 def test_margins_of_trees_are_logits_where_that_is_said(build, declined, tmp_path):
     x, _ = flowers()
     onnx.save(ensemble(transform=b"NONE"), tmp_path / "m.onnx")
@@ -285,6 +298,20 @@ def test_older_operators_are_converted(opset, build, tmp_path):
     expected = belief(path, x)
     entropy = (expected * np.log(expected)).sum(1)
     np.testing.assert_allclose(EdgeModel.open(bundle)(x).confidence, entropy, atol=1e-4)
+
+
+def test_weights_that_are_inputs_of_an_old_file_are_converted_too(build, tmp_path):
+    x, _ = flowers()
+    path = write_table(MODELS["net"](), tmp_path / "m.onnx", opset=9)
+    model = onnx.load(path)
+    model.ir_version = 3
+    for tensor in model.graph.initializer:
+        value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        model.graph.input.append(value)
+    onnx.save(model, path)
+    np.testing.assert_allclose(
+        EdgeModel.open(build(path))(x).confidence, belief(path, x).max(1), atol=1e-6
+    )
 
 
 def test_an_operator_without_a_converter_is_named():

@@ -159,6 +159,22 @@ def test_the_logits_in_front_of_a_softmax_are_taken(
     assert_decides_like(bundle, plain, pixels, digits, output=before)
 
 
+class Both(Logits):
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits.softmax(-1), logits
+
+
+def test_of_logits_and_their_probabilities_the_logits_are_taken(
+    small_checkpoint, model, export, pixels, digits, tmp_path
+):
+    module = Both(open_checkpoint(small_checkpoint))
+    path = write_onnx(module, tmp_path / "both.onnx", names=("probabilities", "scores"))
+    bundle = export(path)
+    assert "head" not in read_bundle(bundle).metadata.extra
+    assert_decides_like(bundle, model, pixels, digits)
+
+
 def test_a_sigmoid_of_each_class_is_refused_as_several_labels(
     small_checkpoint, export, refused, pixels, digits, tmp_path
 ):
