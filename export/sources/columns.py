@@ -68,7 +68,11 @@ def merge_columns(model: onnx.ModelProto, place: Path) -> tuple[str, ...]:
     while any(name in (*node.input, *node.output) for node in model.graph.node):
         name += "_"
     _put_in_front(model.graph, values, name)
-    return tuple(value.name for value in values for _ in range(shape_of(value)[1]))  # type: ignore[arg-type]
+    return tuple(value.name for value in values for _ in range(_width(value)))
+
+
+def _width(value: onnx.ValueInfoProto) -> int:
+    return int(value.type.tensor_type.shape.dim[1].dim_value)
 
 
 def _put_in_front(graph: onnx.GraphProto, values: list[Any], name: str) -> None:
@@ -78,7 +82,7 @@ def _put_in_front(graph: onnx.GraphProto, values: list[Any], name: str) -> None:
     parts = [f"{name}/{value.name}" for value in values]
     nodes = []
     if len(values) > 1:
-        widths = [value.type.tensor_type.shape.dim[1].dim_value for value in values]
+        widths = [_width(value) for value in values]
         shape[1] = sum(widths)
         graph.initializer.append(numpy_helper.from_array(np.array(widths), f"{name}/widths"))
         nodes.append(helper.make_node("Split", [name, f"{name}/widths"], parts, axis=1))

@@ -101,7 +101,8 @@ def _read_head(
         GraphError: It is the number that a regression predicts.
     """
     refuse_regression(file.model, name, path)
-    shape = _describe(file.model, name, file.weights, path).shape or ()
+    shape = _describe(file.model, name, file.weights, path).shape
+    shape = list(shape or ())
     columns = 1 if len(shape) == 1 else shape[-1] if len(shape) == _RANK else None
     head = read_head(
         file.model.graph,

@@ -104,12 +104,13 @@ def _has_single_row(program: Any, path: Path) -> bool:
             f"expected a program of one tensor in {path}, it takes {len(inputs)} inputs: export a "
             "module whose forward takes only the pictures"
         )
-    if isinstance(inputs[0].shape[0], int) and inputs[0].shape[0] != 1:
+    rows: Any = inputs[0].shape[0]  # a symbol where it is free
+    if isinstance(rows, int) and rows != 1:
         raise GraphError(
-            f"expected a free batch axis in {path}, the program always takes {inputs[0].shape[0]}: "
+            f"expected a free batch axis in {path}, the program always takes {rows}: "
             'export it with dynamic_shapes=({0: torch.export.Dim("batch")},)'
         )
-    return isinstance(inputs[0].shape[0], int)
+    return isinstance(rows, int)
 
 
 def _find_logits(program: Any, wanted: str | None, path: Path) -> int:

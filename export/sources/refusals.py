@@ -59,7 +59,7 @@ def refuse_regression(model: onnx.ModelProto, name: str, place: Path) -> None:
 def refuse_many_answers(outputs: Sequence[Any], place: Path) -> None:
     """Raise a `GraphError` for a model whose every output has several answers an input."""
     for output in outputs:
-        kind, shape = output.type, output.shape or ()
+        kind, shape = output.type, list(output.shape or ())
         if (
             kind in _CLASSES
             and len(shape) == _COLUMNS
