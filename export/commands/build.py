@@ -33,7 +33,7 @@ class SourceSettings(GoalSettings):
         "name of the logits in --program or --onnx, if several values qualify", default=None
     )
     scores: Scores | None = field(
-        "what --logits of --program or --onnx holds, if it is not what its values look like",
+        "what --logits of --program or --onnx holds, where neither the graph nor its values tell",
         default=None,
     )
     labels: Path | None = field(

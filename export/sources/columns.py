@@ -57,6 +57,9 @@ def merge_columns(model: onnx.ModelProto, place: Path) -> tuple[str, ...]:
     shapes = [shape_of(value) for value in values]
     if len(values) < _RANK or not all(len(s) == _RANK and isinstance(s[1], int) for s in shapes):
         return ()
+    wide = [kind for value, kind in zip(values, kinds, strict=True) if _width(value) > 1]
+    if not is_table and {TensorProto.INT64, TensorProto.INT32} & {*wide}:
+        return ()  # tokens of texts, for example
     for value, kind in zip(values, kinds, strict=True):
         if kind not in _NUMBERS:
             raise GraphError(
@@ -68,7 +71,11 @@ def merge_columns(model: onnx.ModelProto, place: Path) -> tuple[str, ...]:
     while any(name in (*node.input, *node.output) for node in model.graph.node):
         name += "_"
     _put_in_front(model.graph, values, name)
-    return tuple(value.name for value in values for _ in range(_width(value)))
+    return tuple(
+        value.name if _width(value) == 1 else f"{value.name}[{number}]"
+        for value in values
+        for number in range(_width(value))
+    )
 
 
 def _width(value: onnx.ValueInfoProto) -> int:

@@ -56,13 +56,19 @@ class Zipped:
 
 def unzip(graph: onnx.GraphProto) -> dict[str, Zipped]:
     """Replace outputs that are dictionaries by their scores, in place; return them by old name."""
-    made = {node.output[0]: node for node in graph.node if node.op_type == _ZIP}
-    found = {}
+    zips = [n for n in graph.node if n.op_type == _ZIP and len(n.input) == len(n.output) == 1]
+    made = {node.output[0]: node for node in zips}
+    found, outputs = {}, {}
     for output in graph.output:
-        if output.name in made:
-            node = made[output.name]
+        node = made.get(output.name)
+        if node is None:
+            outputs[output.name] = output
+        else:
             found[output.name] = Zipped(node.input[0], _labels(node))
-            output.CopyFrom(onnx.ValueInfoProto(name=node.input[0]))
+            outputs.setdefault(node.input[0], onnx.ValueInfoProto(name=node.input[0]))
+    values = list(outputs.values())
+    del graph.output[:]
+    graph.output.extend(values)
     kept = [node for node in graph.node if not found.keys() & set(node.output)]
     del graph.node[:]
     graph.node.extend(kept)
@@ -142,7 +148,8 @@ def _labels(node: onnx.NodeProto | None) -> tuple[str, ...] | None:
 def _extracted_labels(graph: onnx.GraphProto) -> tuple[str, ...] | None:
     """Return the class names that a label output is picked from, as skl2onnx writes it."""
     made_by = {output: node for node in graph.node for output in node.output}
-    known = {tensor.name: tensor for tensor in graph.initializer}
+    inside = [t for t in graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+    known = {tensor.name: tensor for tensor in inside}
     for output in graph.output:
         node = walk_back(made_by, output.name)
         if node is not None and node.op_type == "ArrayFeatureExtractor" and node.input[0] in known:

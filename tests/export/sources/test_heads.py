@@ -146,6 +146,27 @@ def test_columns_of_texts_are_refused(declined, tmp_path):
     declined(path, "expected numbers in each column .* d takes STRING: turn it into numbers")
 
 
+def test_a_text_model_of_whole_numbers_is_no_table(declined, tmp_path):
+    names = ("input_ids", "attention_mask")
+    takes = [helper.make_tensor_value_info(n, TensorProto.INT64, ["N", 6]) for n in names]
+    nodes = [helper.make_node("Mul", names, ["m"])]
+    nodes.append(helper.make_node("Cast", ["m"], ["scores"], to=TensorProto.FLOAT))
+    gives = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 6])]
+    graph = helper.make_graph(nodes, "texts", takes, gives)
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "m.onnx")
+    declined(tmp_path / "m.onnx", r"expected one input .* got 2 .input_ids, attention_mask.")
+
+
+def test_scores_beside_their_dictionary_are_one_output(build, tmp_path):
+    x, _ = flowers()
+    path = write_table(LogisticRegression(), tmp_path / "m.onnx")
+    whole, model = belief(path, x), onnx.load(path)
+    model.graph.output.add().name = model.graph.node[-1].input[0]
+    onnx.save(model, path)
+    np.testing.assert_allclose(EdgeModel.open(build(path))(x).confidence, whole.max(1), atol=1e-5)
+
+
 def ensemble(classes=3, transform=b"SOFTMAX"):
     """Return a graph as the converters of LightGBM and XGBoost write them: one tree a class."""
     trees = list(range(classes))
