@@ -310,6 +310,14 @@ def width_axis(shape: Shape) -> int:
     return 2 if has_channels_last(shape) else 3
 
 
+def name_free_axes(graph: onnx.GraphProto) -> None:
+    """Give inputs' axes of no size (PaddlePaddle writes -1) a name instead, in place."""
+    for value in graph.input:
+        for number, axis in enumerate(value.type.tensor_type.shape.dim):
+            if axis.HasField("dim_value") and axis.dim_value < 1:
+                axis.dim_param = f"axis{number}"
+
+
 def shape_of(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     """Return each axis of a value: its size, or its name if it is free."""
     axes = value.type.tensor_type.shape.dim

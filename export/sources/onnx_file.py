@@ -15,7 +15,7 @@ from edge_runtime.files import one_line
 from export.commands.build import SourceSettings
 from export.errors import GraphError
 from export.external import INSIDE_BYTES, OnnxFile, load_onnx
-from export.graphs import copy_model, drop_weights_from_inputs, find_squashing
+from export.graphs import copy_model, drop_weights_from_inputs, find_squashing, name_free_axes
 from export.session import open_graph
 from export.sources.columns import feeds_of
 from export.sources.foreign import ForeignSource, Original, prepare
@@ -45,6 +45,7 @@ def open_onnx(
     loaded = load_onnx(path, scratch, inside_bytes=inside_bytes)
     model, weights = loaded.model, loaded.weights
     drop_weights_from_inputs(model.graph)
+    name_free_axes(model.graph)
     zipped = unzip(model.graph)
     outputs = open_graph(model, weights, place=path).get_outputs()
     if settings.logits is None or settings.logits in {output.name for output in outputs}:
@@ -101,8 +102,10 @@ def _read_head(
         GraphError: It is the number that a regression predicts.
     """
     refuse_regression(file.model, name, path)
-    shape = _describe(file.model, name, file.weights, path).shape
-    shape = list(shape or ())
+    described = _describe(file.model, name, file.weights, path)
+    shape = list(described.shape or ())
+    if zipped is None and not _is_row(shape):
+        refuse_many_answers([described], path)
     columns = 1 if len(shape) == 1 else shape[-1] if len(shape) == _RANK else None
     head = read_head(
         file.model.graph,

@@ -25,6 +25,7 @@ _PRODUCERS: Final = frozenset({"skl2onnx", "onnxmltools"})
 _CLASSES: Final = frozenset({"tensor(int64)", "tensor(string)", "tensor(bool)"})
 _SQUASHING: Final = frozenset({"Sigmoid", "Softmax"})
 _COLUMNS: Final = 2
+_SHORT: Final = 20
 _ROWS_OF_ANSWERS: Final = 3
 _MAPS: Final = 4
 
@@ -66,16 +67,24 @@ def refuse_many_answers(outputs: Sequence[Any], place: Path) -> None:
             and isinstance(shape[1], int)
             and shape[1] > 1
         ):
-            raise several_labels(place, f"its output {output.name} {shape} names several classes")
+            raise several_labels(
+                place, f"its output {output.name} {_axes(shape)} names several classes"
+            )
     for rank, what in ((_MAPS, "a map of each class"), (_ROWS_OF_ANSWERS, "rows of answers")):
         found = next((o for o in outputs if "float" in o.type and len(o.shape or ()) == rank), None)
         if found is not None:
             models = "a segmentation" if rank == _MAPS else "a detector or a model of tokens"
+            output = f"{found.name} {_axes(found.shape)}"
             raise GraphError(
-                f"expected a classifier in {place}, its output {found.name} {found.shape} is "
-                f"{what} ({models}): a gate answers an input with one class; export a model of "
-                "[batch, classes], or name such a value inside the graph with --logits"
+                f"expected a classifier in {place}, its output {output} is {what} ({models}): a "
+                "gate answers an input with one class; export a model of [batch, classes], or name "
+                "such a value inside the graph with --logits"
             )
+
+
+def _axes(shape: Sequence[Any]) -> str:
+    """Return a shape for a message; some exporters name an axis by a whole formula."""
+    return f"[{', '.join(str(a) if len(str(a)) <= _SHORT else '?' for a in shape)}]"
 
 
 def several_labels(place: Path, what: str) -> GraphError:
