@@ -120,14 +120,19 @@ def check_graph(model: onnx.ModelProto) -> None:
     """Check a graph against the ONNX standard.
 
     Raises:
-        GraphError: The graph is too large.
-        onnx.checker.ValidationError: The graph is invalid.
+        GraphError: The graph is too large, or invalid.
     """
     _require_size(model, MESSAGE_BYTES)
     # The checker looks for external files in the working directory; ONNX Runtime, which runs every
     # graph before it is written, knows where they are.
     if all(t.data_location != TensorProto.EXTERNAL for t in tensors(model.graph)):
-        onnx.checker.check_model(model)
+        try:
+            onnx.checker.check_model(model)
+        except onnx.checker.ValidationError as error:
+            raise GraphError(
+                f"expected a graph that keeps to the ONNX standard, it does not "
+                f"({one_line(error, 200)}): export it again"
+            ) from None
 
 
 def opset_of(model: onnx.ModelProto) -> int:

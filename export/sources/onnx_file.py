@@ -42,6 +42,15 @@ def open_onnx(
     Raises:
         ExportError: `prepare` refuses the model, or ONNX Runtime does not take the file.
     """
+    try:
+        return _open(path, settings, scratch, inside_bytes)
+    except UnicodeError:  # protobuf looks at texts only when they are copied
+        raise GraphError(
+            f"expected names in UTF-8 in {path}, got other bytes: copy or export it again"
+        ) from None
+
+
+def _open(path: Path, settings: SourceSettings, scratch: Path, inside_bytes: int) -> ForeignSource:
     loaded = load_onnx(path, scratch, inside_bytes=inside_bytes)
     model, weights = loaded.model, loaded.weights
     drop_weights_from_inputs(model.graph)

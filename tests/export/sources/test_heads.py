@@ -167,6 +167,21 @@ def test_scores_beside_their_dictionary_are_one_output(build, tmp_path):
     np.testing.assert_allclose(EdgeModel.open(build(path))(x).confidence, whole.max(1), atol=1e-5)
 
 
+def test_what_onnx_runtime_overlooks_is_refused_in_one_line(declined, tmp_path):
+    path = write_table(LogisticRegression(), tmp_path / "m.onnx")
+    model = onnx.load(path)
+    del model.opset_import[:]
+    model.opset_import.extend([helper.make_opsetid("", 17)])
+    onnx.save(model, path)
+    declined(path, "keeps to the ONNX standard, .*No opset import for domain 'ai.onnx.ml'")
+
+
+def test_names_of_other_bytes_are_refused(declined, tmp_path):
+    path = write_table(LogisticRegression(), tmp_path / "m.onnx")
+    path.write_bytes(path.read_bytes().replace(b"probabilities", b"probabilit\xff\xfes"))
+    declined(path, "expected names in UTF-8")
+
+
 def ensemble(classes=3, transform=b"SOFTMAX"):
     """Return a graph as the converters of LightGBM and XGBoost write them: one tree a class."""
     trees = list(range(classes))
