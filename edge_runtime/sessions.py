@@ -131,12 +131,15 @@ class _RowSession:
     def run(
         self, names: Sequence[str] | None, feeds: Mapping[str, Any], options: Any = None
     ) -> list[npt.NDArray[Any]]:
+        count = len(feeds[self._rows[0]])
+        if count == 1:
+            return list(self._session.run(names, feeds, options))
         others = {name: value for name, value in feeds.items() if name not in self._rows}
         made = [
             self._session.run(
                 names, others | {name: feeds[name][i : i + 1] for name in self._rows}, options
             )
-            for i in range(len(feeds[self._rows[0]]))
+            for i in range(count)
         ]
         return [np.concatenate(parts) for parts in zip(*made, strict=True)]
 

@@ -8,6 +8,7 @@ from tools.decisions import assert_decides_like
 from tools.foreign_models import cast_in_front, rewrite, show, with_channels_last
 from transformers import CLIPImageProcessor, ViTImageProcessor
 
+from edge_runtime import Cascade, SettingError
 from edge_runtime.edge_model import EdgeModel
 from export.commands.retune import RetuneSettings
 from export.commands.verify import VerifySettings
@@ -90,6 +91,13 @@ def test_without_a_processor_it_takes_what_the_model_takes(nhwc, export, without
     opened = EdgeModel.open(export(nhwc, **without_data))
     assert opened.metadata.input.shape == ("batch", 8, 8, 3)
     assert opened(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))).defer.shape == (len(pixels),)
+
+
+def test_prepared_pictures_are_no_originals_to_forward(model, export, without_data):
+    bundle = export(model, **without_data)
+    with pytest.raises(SettingError, match="no original picture to forward"):
+        Cascade.open(bundle, cloud="localhost:1")
+    Cascade.open(bundle, cloud="localhost:1", forward="model_input").close()
 
 
 def test_bytes_are_taken_as_they_are(model, export, without_data, processor, digits, tmp_path):
