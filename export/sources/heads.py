@@ -58,7 +58,8 @@ def unzip(graph: onnx.GraphProto) -> dict[str, Zipped]:
     """Replace outputs that are dictionaries by their scores, in place; return them by old name."""
     zips = [n for n in graph.node if n.op_type == _ZIP and len(n.input) == len(n.output) == 1]
     made = {node.output[0]: node for node in zips}
-    found, outputs = {}, {}
+    found: dict[str, Zipped] = {}
+    outputs: dict[str, onnx.ValueInfoProto] = {}
     for output in graph.output:
         node = made.get(output.name)
         if node is None:
