@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +95,57 @@ def load_bundle(bundle: Bundle, options: Any, providers: Sequence[Provider]) -> 
     bundle.require_unchanged()
     # It would keep the bytes for another provider, to which no session here may move.
     session._model_bytes = None  # noqa: SLF001 - there is no public way
-    return session
+    return by_rows(session)
+
+
+def by_rows(session: Any) -> Any:
+    """Return a session that takes any number of rows, also for a graph that takes exactly one."""
+    shapes = [node.shape for node in session.get_inputs()]
+    return _RowSession(session) if shapes and all(s and s[0] == 1 for s in shapes) else session
+
+
+class _Node(NamedTuple):
+    """An input or output of a graph, in ONNX Runtime's words."""
+
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
+class _RowSession:
+    """Runs a graph with a fixed batch of one on each row, and shows its batch axis as free."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._rows = tuple(node.name for node in session.get_inputs())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def get_inputs(self) -> list[_Node]:
+        return [_freed(node) for node in self._session.get_inputs()]
+
+    def get_outputs(self) -> list[_Node]:
+        return [_freed(node) for node in self._session.get_outputs()]
+
+    def run(
+        self, names: Sequence[str] | None, feeds: Mapping[str, Any], options: Any = None
+    ) -> list[npt.NDArray[Any]]:
+        count = len(feeds[self._rows[0]])
+        if count == 1:
+            return list(self._session.run(names, feeds, options))
+        others = {name: value for name, value in feeds.items() if name not in self._rows}
+        made = [
+            self._session.run(
+                names, others | {name: feeds[name][i : i + 1] for name in self._rows}, options
+            )
+            for i in range(count)
+        ]
+        return [np.concatenate(parts) for parts in zip(*made, strict=True)]
+
+
+def _freed(node: Any) -> _Node:
+    return _Node(node.name, node.type, ["batch", *node.shape[1:]] if node.shape else node.shape)
 
 
 def require_version(graph: Path, least: tuple[int, ...]) -> None:

@@ -22,6 +22,7 @@ WEIGHTS_FILE = "model.onnx.data"
 INSIDE_BYTES = 1 << 28
 """Weights up to this size stay in the graph, or move into it."""
 _SMALL_BYTES = 1 << 10  # shapes and axes: ONNX Runtime needs these in the graph
+_CDIST = " (skl2onnx's nearest neighbours: with options={'optim': 'cdist'})"
 _ALIGNMENT = 1 << 12  # pages, so that the file can be mapped
 
 
@@ -96,7 +97,7 @@ def _load_graph(path: Path) -> onnx.ModelProto:
         require_beside(path, read_onnx_file(path).external)
         model = onnx.load(str(path), load_external_data=False)
     except BundleError as error:
-        raise GraphError(str(error)) from None
+        raise GraphError(f"{error}{_CDIST if 'got Scan,' in str(error) else ''}") from None
     except OSError as error:
         raise GraphError(
             f"expected an ONNX file at {path}, got {error.strerror or error}: check the path"

@@ -6,6 +6,7 @@ files where they are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,11 +33,16 @@ _RESERVED = frozenset(
     }
 )
 _PREFIX = "model/"
-_PASSING_ON = frozenset(
-    {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "QuantizeLinear", "DequantizeLinear"}
+PASSING_ON = frozenset(
+    (
+        *("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"),
+        *("QuantizeLinear", "DequantizeLinear"),
+    )
 )
 _SQUASHING = frozenset({"Softmax", "Sigmoid", "ArgMax"})
 _DEFAULT_DOMAINS = ("", "ai.onnx")
+_NO_ADAPTER = re.compile(r"No Adapter.*? for (\w+)", re.IGNORECASE)
+_FUSED, _UNFUSED = "the fused preprocessing", ", or use --preprocessing none"
 _RANK = 4
 _CHANNELS = frozenset({1, 3})
 Shape = Sequence[int | str]
@@ -114,14 +120,19 @@ def check_graph(model: onnx.ModelProto) -> None:
     """Check a graph against the ONNX standard.
 
     Raises:
-        GraphError: The graph is too large.
-        onnx.checker.ValidationError: The graph is invalid.
+        GraphError: The graph is too large, or invalid.
     """
     _require_size(model, MESSAGE_BYTES)
     # The checker looks for external files in the working directory; ONNX Runtime, which runs every
     # graph before it is written, knows where they are.
     if all(t.data_location != TensorProto.EXTERNAL for t in tensors(model.graph)):
-        onnx.checker.check_model(model)
+        try:
+            onnx.checker.check_model(model)
+        except onnx.checker.ValidationError as error:
+            raise GraphError(
+                f"expected a graph that keeps to the ONNX standard, it does not "
+                f"({one_line(error, 200)}): export it again"
+            ) from None
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -130,25 +141,51 @@ def opset_of(model: onnx.ModelProto) -> int:
     return max(versions, default=0)
 
 
-def raise_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
+def merge_opsets(model: onnx.ModelProto) -> None:
+    """Name each set of operators once; a graph of other sets alone gets the gate's version."""
+    uses_default = any(node.domain in _DEFAULT_DOMAINS for node in model.graph.node)
+    versions = {o.domain: o.version for o in model.opset_import}
+    if not uses_default and not opset_of(model):
+        versions[""] = LEAST_OPSET
+    del model.opset_import[:]
+    model.opset_import.extend(helper.make_opsetid(*pair) for pair in versions.items())
+
+
+def raise_opset(
+    model: onnx.ModelProto, least: int, *, why: str = _FUSED, instead: str = _UNFUSED
+) -> onnx.ModelProto:
     """Return the graph in at least this version of the standard operators.
+
+    Args:
+        model: The graph.
+        least: The version.
+        why: What needs it, for the message.
+        instead: What else the user can do.
 
     Raises:
         GraphError: The graph cannot be converted.
     """
     if opset_of(model) >= least:
         return model
+    model.ir_version = max(model.ir_version, 4)  # before, weights had to be inputs as well
     try:
         converted = version_converter.convert_version(model, least)
         if not converted.functions:  # the converter leaves them out
             converted.functions.extend(model.functions)
     except Exception as error:  # noqa: BLE001 - the converter raises RuntimeError and its own
         raise GraphError(
-            f"expected a graph that converts from opset {opset_of(model)} to {least}, which the "
-            f"fused preprocessing needs ({one_line(error, 200)}): export it at {least}, or use "
-            "--preprocessing none"
+            f"expected a graph that converts from opset {opset_of(model)} to {least}, which "
+            f"{why} needs, {_unconverted(error)}: export it at {least} or newer{instead}"
         ) from None
     return converted
+
+
+def _unconverted(error: Exception) -> str:
+    """Return what onnx's converter stopped at: an operator that it cannot convert, or its words."""
+    found = _NO_ADAPTER.search(str(error))
+    if found:
+        return f"onnx has no converter for its operator {found[1]}"
+    return f"onnx's converter failed ({one_line(error, 200)})"
 
 
 def strip_traces(model: onnx.ModelProto) -> None:
@@ -174,10 +211,12 @@ def drop_weights_from_inputs(graph: onnx.GraphProto) -> None:
     _replace(graph.input, [value for value in graph.input if value.name not in weights])
 
 
-def keep_output(graph: onnx.GraphProto, name: str, element: int, classes: int) -> None:
+def keep_output(
+    graph: onnx.GraphProto, name: str, element: int, classes: int, *, batch: int | str = "batch"
+) -> None:
     """Make a value float [batch, classes] the only output, and drop everything it does not need."""
     del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(name, element, ["batch", classes]))
+    graph.output.append(helper.make_tensor_value_info(name, element, [batch, classes]))
     needed = {name}
     kept: list[onnx.NodeProto] = []
     sort_nodes(graph)
@@ -255,7 +294,7 @@ def find_squashing(graph: onnx.GraphProto, name: str) -> tuple[str, str] | None:
         node = made_by[name]
         if node.op_type in _SQUASHING:
             return str(node.op_type), str(node.input[0])
-        if node.op_type not in _PASSING_ON:
+        if node.op_type not in PASSING_ON:
             return None
         name = node.input[0]
     return None
@@ -274,6 +313,14 @@ def sides_of(shape: Shape) -> tuple[int | str, ...]:
 def width_axis(shape: Shape) -> int:
     """Return the axis along which a picture is mirrored."""
     return 2 if has_channels_last(shape) else 3
+
+
+def name_free_axes(graph: onnx.GraphProto) -> None:
+    """Give inputs' axes of no size (PaddlePaddle writes -1) a name instead, in place."""
+    for value in graph.input:
+        for number, axis in enumerate(value.type.tensor_type.shape.dim):
+            if axis.HasField("dim_value") and axis.dim_value < 1:
+                axis.dim_param = f"axis{number}"
 
 
 def shape_of(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:

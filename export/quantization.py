@@ -81,8 +81,10 @@ def _require_float32(model: onnx.ModelProto, kind: str) -> None:
 class _Batches(quantization.CalibrationDataReader):
     """Calibration inputs in batches, in the interface of the quantizer."""
 
-    def __init__(self, name: str, pixels: Pixels) -> None:
-        size = max(1, _BATCH_BYTES // pixels[0].nbytes)
+    def __init__(self, value: onnx.ValueInfoProto, pixels: Pixels) -> None:
+        name, size = value.name, max(1, _BATCH_BYTES // pixels[0].nbytes)
+        if value.type.tensor_type.shape.dim[0].dim_value == 1:
+            size = 1
         self._feeds = [{name: pixels[i : i + size]} for i in range(0, len(pixels), size)]
         self._batches = iter(self._feeds)
 
@@ -104,7 +106,7 @@ def _static(model: onnx.ModelProto, pixels: Pixels | None, scratch: Path) -> onn
     quantization.quantize_static(
         str(prepared),
         str(scratch / "quantized.onnx"),
-        _Batches(model.graph.input[0].name, pixels),
+        _Batches(model.graph.input[0], pixels),
         quant_format=quantization.QuantFormat.QDQ,
         per_channel=True,
         # Unsigned activations: x86 has the fastest kernels for them, and ReLU is never below 0.

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from edge_runtime import contract
 from edge_runtime.edge_model import EdgeModel
 from edge_runtime.files import one_line
+from edge_runtime.sessions import by_rows
 from export.errors import GraphError
 from export.graphs import serialize
 from export.verification import Answers
@@ -25,7 +26,8 @@ _BATCH = 128
 _TEXTS = 16  # attention grows with the square of the longest text
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _SIGNATURE = re.compile(r"/\S+\.(h|cc):\d+ .*?\) ")  # the place in ONNX Runtime's own source
-_ERROR_LEVEL = 3  # it warns of every initializer that may be fed, such as the threshold
+# It warns of every initializer that may be fed, such as the threshold, and prints what it raises.
+_FATAL_LEVEL = 4
 
 
 def open_graph(
@@ -37,12 +39,12 @@ def open_graph(
         GraphError: ONNX Runtime does not take the graph that comes from `place`.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = _ERROR_LEVEL
+    options.log_severity_level = _FATAL_LEVEL
     if weights is not None:
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights))
     content = serialize(model)
     try:
-        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return by_rows(ort.InferenceSession(content, options, providers=["CPUExecutionProvider"]))
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
         reason = _SIGNATURE.sub("", one_line(error))[:250]
         raise GraphError(

@@ -9,7 +9,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from cloud_stub.backends.backend import Batch, Classes, Column, Outputs, classifier_signature
+from cloud_stub.backends.backend import (
+    CLASSIFIER_OUTPUTS,
+    FREE,
+    Batch,
+    Classes,
+    Column,
+    Outputs,
+    Signature,
+    TensorSpec,
+    classifier_signature,
+)
 from cloud_stub.backends.graph import open_session
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
@@ -18,6 +28,8 @@ from edge_runtime.errors import BundleError
 from edge_runtime.inputs import open_reader
 from edge_runtime.metrics import max_softmax
 
+_DATATYPES: Final = {"uint8": "UINT8", "float32": "FP32", "float16": "FP16"}
+"""The protocol's name of each type of a graph's own input."""
 _REPLY_S: Final = 0.02
 """Part of the callers' time that is reserved for sending the answer back."""
 
@@ -39,13 +51,25 @@ class _BundleClassifier:
         if description.name == contract.TEXT:
             self.signature = classifier_signature("text", platform)
             return
-        if description.dtype != "uint8" or len(description.shape) != 4:  # noqa: PLR2004 - n, h, w, 3
+        if description.name == contract.IMAGE:
+            height, width = (s if isinstance(s, int) else None for s in description.shape[1:3])
+            self.signature = classifier_signature("image", platform, image_size=(height, width))
+            return
+        if description.dtype not in _DATATYPES:
             raise BundleError(
-                f"expected a graph that takes uint8 [batch, height, width, 3], {path} takes "
-                f"{description.dtype} {list(description.shape)}: export it with fused preprocessing"
+                f"expected pictures, texts or {' or '.join(_DATATYPES)} as input of {path}, "
+                f"it takes {description.dtype}: export it with another input"
             )
-        height, width = (side if isinstance(side, int) else None for side in description.shape[1:3])
-        self.signature = classifier_signature("image", platform, image_size=(height, width))
+        sizes = tuple(axis if isinstance(axis, int) else FREE for axis in description.shape[1:])
+        spec = TensorSpec(description.name, _DATATYPES[description.dtype], (FREE, *sizes))
+        self.signature = Signature(
+            takes="tensors",
+            inputs=(spec,),
+            outputs=CLASSIFIER_OUTPUTS,
+            is_batched=True,
+            platform=platform,
+            is_reentrant=True,
+        )
 
     def _by_size(
         self, inputs: Column, classify: Callable[[list[Any]], tuple[Sequence[Any], Sequence[Any]]]
@@ -62,15 +86,14 @@ class _BundleClassifier:
 
 
 class BundleBackend(_BundleClassifier):
-    """A bundle with a graph that takes uint8 images or texts.
+    """A bundle: its graph takes pictures, texts, or a tensor of its own.
 
     Args:
         path: The bundle's folder.
         threads: Threads of the model; 0 leaves the choice to the library.
 
     Raises:
-        BundleError: The folder holds no bundle, an altered one, or one with a graph that takes
-            neither uint8 images nor texts.
+        BundleError: The folder holds no bundle, or an altered one.
     """
 
     workers = 1
@@ -82,7 +105,7 @@ class BundleBackend(_BundleClassifier):
         self._reader = open_reader(bundle, self._session.get_inputs())
 
     def infer(self, batch: Batch) -> Iterator[Outputs]:
-        """Classify pictures or texts."""
+        """Classify pictures, texts or rows of a tensor."""
         inputs = batch.inputs[self._input]
         if isinstance(inputs, np.ndarray):
             yield self._classes.outputs(*self._run(inputs))
@@ -94,7 +117,13 @@ class BundleBackend(_BundleClassifier):
 
     def _run(self, rows: Any) -> Any:
         feeds = self._reader.feeds(rows)
-        return self._session.run([contract.PREDICTION, contract.CONFIDENCE], feeds)
+        prediction, confidence = self._session.run(
+            [contract.PREDICTION, contract.CONFIDENCE], feeds
+        )
+        unusable = self._reader.unusable(rows)
+        if unusable is not None:  # the graph may swallow a NaN
+            confidence = np.where(unusable, np.float32(np.nan), confidence)
+        return prediction, confidence
 
 
 class CascadeBackend(_BundleClassifier):

@@ -26,6 +26,8 @@ from edge_runtime.errors import (
 if TYPE_CHECKING:
     from edge_runtime.cascade import Cascade
 
+_PICTURE_RANK, _COLOURS = 4, 3
+
 
 def connect(
     cloud: str | Sequence[str] | Cascade | None,
@@ -60,7 +62,7 @@ def connect(
                 "is not supported yet"
             )
         return Tier(cloud, edge.labels)
-    _check_forward(forward, edge.metadata.input.name)
+    _check_forward(forward, edge.metadata.input)
     options.setdefault("cloud_input", edge.metadata.input.name)
     addresses = [cloud] if isinstance(cloud, str) else cloud
     with contextlib.ExitStack() as opened:  # if one cannot be opened, those before it are closed
@@ -80,10 +82,11 @@ def connect(
     return models[0] if len(models) == 1 else Failover(models)
 
 
-def _check_forward(forward: str, name: str) -> None:
+def _check_forward(forward: str, described: contract.InputDescription) -> None:
+    name = described.name
     if forward not in {"original", "model_input"}:
         raise SettingError(f"expected forward 'original' or 'model_input', got {forward!r}")
-    if forward == "original" and name not in contract.ORIGINALS:
+    if forward == "original" and name not in contract.ORIGINALS and _is_prepared(described):
         raise SettingError(
             f"the bundle takes {name!r}, not {contract.IMAGE!r}, so there is no original "
             "picture to forward: export with --preprocessing fused, or set "
@@ -93,6 +96,15 @@ def _check_forward(forward: str, name: str) -> None:
         raise SettingError(
             "expected forward='original' for a bundle of texts: M_L has a tokenizer of its own"
         )
+
+
+def _is_prepared(described: contract.InputDescription) -> bool:
+    """Return whether an input is a colour picture that something else has made ready.
+
+    Numbers, series and sounds come as the model takes them: they are the originals.
+    """
+    shape = described.shape
+    return len(shape) == _PICTURE_RANK and _COLOURS in (shape[1], shape[3])
 
 
 class Failover:

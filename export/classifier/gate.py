@@ -145,7 +145,7 @@ def _emit_nodes(logits: str, emit: Emit, kind: str) -> Nodes:
 
 def _set_outputs(graph: onnx.GraphProto, emit: Emit) -> None:
     shape = graph.output[0].type.tensor_type.shape
-    batch = shape.dim[0].dim_param or "batch"
+    batch = shape.dim[0].dim_param or shape.dim[0].dim_value or "batch"
     classes = shape.dim[1].dim_value or "classes"
     del graph.output[:]
     kinds = (TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL)

@@ -216,7 +216,7 @@ class _Export:
 
     def provenance(self, graphs: GatedGraph) -> _Record:
         """Return the metadata of the inputs that had a part in making the model."""
-        extra: _Record = {}
+        extra: _Record = dict(self.source.notes)
         if graphs.head is not None:
             extra[contract.DEFERRAL_HEAD] = graphs.head.record
         if self.source.training is not None:

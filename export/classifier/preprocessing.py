@@ -66,6 +66,7 @@ def fuse_preprocessing(
     graph = model.graph
     pixel_values, element = graph.input[0].name, graph.input[0].type.tensor_type.elem_type
     is_last = has_channels_last(shape_of(graph.input[0]))
+    batch = shape_of(graph.input[0])[0]
     builder = _Builder(contract.IMAGE)
     height, width = ("height", "width") if _is_free(steps) else image_size
     _move_pixels(builder, steps, is_last=is_last)
@@ -81,9 +82,10 @@ def fuse_preprocessing(
     del graph.node[:]
     graph.node.extend([*builder.nodes, *old])
     del graph.input[0]
-    shape = ("batch", height, width, 3)
+    sides = (height, width, 3)
+    shape = (batch, *sides)
     graph.input.insert(0, helper.make_tensor_value_info(contract.IMAGE, TensorProto.UINT8, shape))
-    return InputDescription(name=contract.IMAGE, dtype="uint8", shape=shape)
+    return InputDescription(name=contract.IMAGE, dtype="uint8", shape=("batch", *sides))
 
 
 def _is_free(steps: Steps) -> bool:

@@ -33,12 +33,12 @@ class SourceSettings(GoalSettings):
         "name of the logits in --program or --onnx, if several values qualify", default=None
     )
     scores: Scores | None = field(
-        "what --logits of --program or --onnx holds, if it is not what its values look like",
+        "what --logits of --program or --onnx holds, where neither the graph nor its values tell",
         default=None,
     )
     labels: Path | None = field(
         "labels of --program or --onnx: a text file with one label a line, or a folder with "
-        "config.json (default: those of --calibrate)",
+        "config.json (default: those in the ONNX file, or of --calibrate)",
         default=None,
     )
     exporter: Literal["auto", "optimum", "torch"] = field(
@@ -79,7 +79,7 @@ class SourceSettings(GoalSettings):
                 f"expected --processor DIR with {source} and --calibrate, got none: the processor "
                 "turns pictures into the model's input; or give --threshold"
             )
-        if self.calibrate is None and self.labels is None:
+        if source == "--program" and self.calibrate is None and self.labels is None:
             raise SettingError(
                 f"expected --labels FILE with {source} and --threshold, got none: without "
                 "calibration data the class names are unknown"

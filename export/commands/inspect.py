@@ -18,6 +18,11 @@ from edge_runtime.texts import open_tokenizer, tokenizer_file
 from export.verification import quantization_summary
 
 Record = Mapping[str, Any]
+_NOTES = {
+    "head": "head: ",
+    "columns": "columns of the input, in order: ",
+    "rows_at_once": "rows that the graph takes at once (a batch is run row by row): ",
+}
 _OTHER_TOOLKIT = (KeyError, TypeError, ValueError, IndexError)
 """Errors of records that another toolkit wrote in its own form."""
 _NUMBER_BYTES = 4  # caches are float32, whatever the weights are
@@ -61,6 +66,7 @@ def describe(bundle: Bundle) -> list[str]:
     ]
     if is_decoder:
         lines += _describe_decoder(bundle)
+    lines += [f"{words}{gate.extra[key]}" for key, words in _NOTES.items() if key in gate.extra]
     if contract.QUANTIZATION in gate.extra:
         lines.append(f"quantized: {gate.extra[contract.QUANTIZATION]}; the gate is float32")
     if gate.second_look is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 import torch
-from onnx import helper
 
 from edge_runtime.contract import InputDescription
 from edge_runtime.names import class_name, read_class_names, unique_names
@@ -27,10 +26,16 @@ from export.graphs import (
     find_squashing,
     has_channels_last,
     keep_output,
+    merge_opsets,
     opset_of,
+    raise_opset,
     rename_reserved,
+    shape_of,
     strip_traces,
 )
+from export.sources.batch import free_batch, require_agreement
+from export.sources.columns import merge_columns
+from export.sources.heads import Head, are_numbers
 from export.sources.pixels import (
     Pixels,
     describe_input,
@@ -41,21 +46,24 @@ from export.sources.pixels import (
 )
 from export.sources.probes import synthetic_pictures
 from export.sources.reference import TOLERANCE, Gate, Reference, logits_reference
+from export.sources.refusals import several_labels
 from export.sources.scores import append_logits, as_logits, require_scores
-from export.sources.source import Feeds, Inputs, Pictures, Source
+from export.sources.source import (
+    COLUMNS,
+    HEAD,
+    ROWS_AT_ONCE,
+    Feeds,
+    Inputs,
+    Pictures,
+    Source,
+)
 from train import data
 from train.models import VIEWS
 
 _Content = TypeVar("_Content")
 _RANK = 2
-_PICTURE_RANK = 4
 _PROBE_SEED = 0
-_CAVEATS = {
-    "Softmax": ", or --scores probabilities",
-    "Sigmoid": " if one class alone is right for an input: a model of several labels has no place "
-    "in a cascade",
-}
-"""What else to say of an operator that squashes."""
+_ONE_NUMBER = "; a model that predicts a number is a regression, which has no place in a cascade"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +78,7 @@ class Original:
         run: The original itself, from inputs [n, ...] to these float32 [n, columns].
         runs_in: Name of the original in messages.
         tolerance: Rounding error of the original; see `export.sources.reference`.
+        head: What its graph says of the output.
     """
 
     place: Path
@@ -79,6 +88,13 @@ class Original:
     run: Callable[[Pixels], Pixels]
     runs_in: str
     tolerance: float = TOLERANCE
+    head: Head | None = None
+
+    def scores_of(self, declared: Scores | None) -> tuple[Scores | None, str]:
+        """Return what the user or else the graph says of the output, and who says it."""
+        if declared is not None or self.head is None or self.head.scores is None:
+            return declared, "as --scores says"
+        return self.head.scores, f"as it {self.head.reason}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -154,28 +170,29 @@ def prepare(original: Original, settings: SourceSettings) -> ForeignSource:
         LabelError: The numbers of labels and classes differ.
         PreprocessingError: The processor does not open, or makes other pixels.
     """
-    opset = opset_of(original.file.model)
-    if opset < LEAST_OPSET:
-        raise GraphError(
-            f"expected opset {LEAST_OPSET} or newer in {original.place}, got {opset or 'none'}: "
-            "export it with a newer one, or convert it with onnx.version_converter"
-        )
     model = copy_model(original.file.model)
     drop_weights_from_inputs(model.graph)
+    merge_opsets(model)
+    model = _at_least_opset(model, original)
+    columns = merge_columns(model, original.place)
     described = describe_input(model.graph, original.place)
     processor = settings.processor and open_processor(settings.processor, described)
     if settings.scores is None:
         _refuse_squashed(original)
-    values = _run_probes(original, synthetic_pixels(described, processor, _PROBE_SEED))
+    probes = synthetic_pixels(described, processor, _PROBE_SEED)
+    values = _run_probes(original, probes)
+    _refuse_several_labels(original, values.shape[1])
     scores = _require_scores(original, values, settings.scores)
-    columns = values.shape[1]
-    classes = max(columns, 2)  # a single one tells two classes apart
-    labels = _labels(settings, classes, original.place)
+    classes = max(values.shape[1], 2)  # a single one tells two classes apart
+    labels = _labels(settings, classes, original)
     strip_traces(model)
-    logits, element = append_logits(model, original.logits, original.element, scores, columns)
-    keep_output(model.graph, logits, element, classes)
+    gated = append_logits(model, original.logits, original.element, scores, values.shape[1])
+    batch = shape_of(model.graph.input[0])[0]
+    keep_output(model.graph, *gated, classes, batch=batch)
+    free = _settle(model, original, probes, as_logits(values, scores))
     rename_reserved(model.graph)
     name = model.graph.input[0].name
+    notes = _notes(original, settings.scores, scores, columns, values.shape[1])
     return ForeignSource(
         place=original.place,
         runs_in=original.runs_in,
@@ -183,6 +200,7 @@ def prepare(original: Original, settings: SourceSettings) -> ForeignSource:
         input=InputDescription(name=name, dtype=described.dtype, shape=described.shape),
         processor=processor,
         image_size=size_of(described, processor) if processor else None,
+        notes=notes if free else notes | {ROWS_AT_ONCE: 1},
         original=original,
         declared=settings.scores,
         scores=scores,
@@ -190,18 +208,81 @@ def prepare(original: Original, settings: SourceSettings) -> ForeignSource:
     )
 
 
-def _labels(settings: SourceSettings, classes: int, place: Path) -> tuple[str, ...]:
+def _at_least_opset(model: onnx.ModelProto, original: Original) -> onnx.ModelProto:
+    """Return the model with operators that the gate can stand behind.
+
+    Raises:
+        GraphError: It names no version, or an operator cannot be converted.
+    """
+    opset = opset_of(model)
+    if opset >= LEAST_OPSET:
+        return model
+    if not opset or original.file.weights is not None:
+        raise GraphError(
+            f"expected opset {LEAST_OPSET} or newer in {original.place}, got {opset or 'none'}: "
+            "export it with a newer one, or convert it with onnx.version_converter"
+        )
+    return raise_opset(model, LEAST_OPSET, why="the gate", instead="")
+
+
+def _settle(model: onnx.ModelProto, original: Original, rows: Pixels, logits: Pixels) -> bool:
+    """Free a fixed batch where possible, and hold what was converted to the original.
+
+    Returns:
+        Whether the model takes several rows at once.
+
+    Raises:
+        GraphError: The converted model gives other values.
+    """
+    weights = original.file.weights
+    is_single = isinstance(shape_of(model.graph.input[0])[0], int)
+    if is_single and free_batch(model, weights, rows, logits):
+        return True
+    before = original.file.model
+    if opset_of(before) < LEAST_OPSET or len(before.graph.input) > 1:
+        require_agreement(model, weights, rows, logits, place=original.place)
+    return not is_single
+
+
+def _notes(
+    original: Original,
+    declared: Scores | None,
+    scores: Scores,
+    columns: tuple[str, ...],
+    number: int,
+) -> dict[str, Any]:
+    """Return what the metadata say of the model, and print what the user did not say."""
+    notes: dict[str, Any] = {COLUMNS: list(columns)} if columns else {}
+    head = original.head
+    reason = head.reason if head is not None and declared is None else ""
+    if not reason and number == 1:
+        reason = "has one column, of the second of two classes"
+    if not reason:
+        return notes
+    print(f"{original.place}: the model {reason}; its {original.logits!r} are {scores}", flush=True)
+    return notes | {HEAD: f"{scores}; the model {reason}"}
+
+
+def _labels(settings: SourceSettings, classes: int, original: Original) -> tuple[str, ...]:
+    place, named = original.place, original.head.labels if original.head else None
     if settings.labels is not None:
         owner: object = settings.labels
         labels = read_labels(settings.labels)
-    else:
-        assert settings.calibrate is not None  # noqa: S101 - the settings name labels or data
+    elif named is not None and (settings.calibrate is None or not are_numbers(named)):
+        owner, labels = place, named
+    elif settings.calibrate is not None:
         owner = settings.calibrate
         labels = tuple(data.load(settings.calibrate).label_names)
+    else:
+        raise LabelError(
+            f"expected --labels FILE for {place}, got none: it does not name its {classes} "
+            "classes, and there are no calibration data that do"
+        )
     if len(labels) != classes:
+        is_number = classes == _RANK and len(labels) != _RANK
         raise LabelError(
             f"expected {classes} labels, one for each class of {place}, got {len(labels)} in "
-            f"{owner}: name others with --labels"
+            f"{owner}: name others with --labels{_ONE_NUMBER if is_number else ''}"
         )
     return unique_names(labels)
 
@@ -245,35 +326,25 @@ def _config_labels(file: Path) -> tuple[str, ...]:
     return labels
 
 
-def is_class_shape(shape: Sequence[Any]) -> bool:
-    """Return whether a shape is [batch, classes], or one pixel from a final convolution."""
-    return len(shape) == _RANK or (len(shape) > 1 and is_pixel_shape(shape))
-
-
-def is_pixel_shape(shape: Sequence[Any]) -> bool:
-    """Return whether a shape is [batch, classes, 1, 1], [batch, 1, 1, classes] or [batch]."""
-    if len(shape) == 1:
-        return True
-    sides = [axis for axis in shape[1:] if isinstance(axis, int) and axis == 1]
-    return len(shape) == _PICTURE_RANK and len(sides) >= _PICTURE_RANK - _RANK
-
-
-def flatten(model: onnx.ModelProto, name: str) -> str:
-    """Add a value as [batch, classes] to the outputs, in place, and return its name."""
-    flat = f"{name}/flat"
-    model.graph.node.append(helper.make_node("Flatten", [name], [flat], axis=1))
-    model.graph.output.add().name = flat
-    return flat
-
-
 def _refuse_squashed(original: Original) -> None:
-    """Raise `GraphError` if the named value is already probabilities or classes."""
+    """Raise `GraphError` if the named value is classes, or scores of each class by itself."""
     squashing = find_squashing(original.file.model.graph, original.logits)
-    if squashing is not None:
+    if squashing is not None and (original.head is None or original.head.scores is None):
         operator, before = squashing
+        if operator == "Sigmoid":
+            raise several_labels(original.place, "its output is a Sigmoid of each class by itself")
         raise GraphError(
             f"expected logits in {original.place}, {original.logits!r} is what {operator} makes of "
-            f"{before!r}: give {_alternative(original, before)}{_CAVEATS.get(operator, '')}"
+            f"{before!r}: give {_alternative(original, before)}"
+        )
+
+
+def _refuse_several_labels(original: Original, columns: int) -> None:
+    """Raise `GraphError` where the graph names another number of classes than it has columns."""
+    named = original.head.labels if original.head else None
+    if named is not None and len(named) != max(columns, 2):
+        raise several_labels(
+            original.place, f"it has {columns} columns and the labels {', '.join(named[:5])}"
         )
 
 
@@ -284,6 +355,8 @@ def _run_probes(original: Original, pixels: Pixels) -> Pixels:
         GraphError: They have another shape.
     """
     values = original.run(pixels)
+    if values.ndim != _RANK and original.head is not None and original.head.scores:
+        raise several_labels(original.place, f"its output is {list(values.shape)}")
     if values.ndim != _RANK or len(values) != len(pixels):
         raise GraphError(
             f"expected logits [batch, classes] in {original.place}, {original.logits!r} is "
@@ -293,7 +366,9 @@ def _run_probes(original: Original, pixels: Pixels) -> Pixels:
 
 
 def _require_scores(original: Original, values: Pixels, declared: Scores | None) -> Scores:
-    return require_scores(values, declared, original.place, _alternative(original, None))
+    said, who = original.scores_of(declared)
+    instead = _alternative(original, None)
+    return require_scores(values, said, original.place, instead, because=who)
 
 
 def _alternative(original: Original, before: str | None) -> str:

@@ -33,16 +33,19 @@ Pixels = npt.NDArray[Any]
 
 
 def describe_input(graph: onnx.GraphProto, place: Path) -> InputDescription:
-    """Return the only input; its batch axis gets the name `batch` in the graph.
+    """Return the only input; a free batch axis gets the name `batch` in the graph.
+
+    A fixed batch of one stays in the graph, whose rows are run one by one.
 
     Raises:
-        GraphError: There are several inputs, or one of another type or with a fixed batch axis.
+        GraphError: There are several inputs, or one of another type or with a larger fixed batch.
     """
     if len(graph.input) != 1:
         names = ", ".join(value.name for value in graph.input) or "none"
         raise GraphError(
-            f"expected one input in {place}, got {len(graph.input)} ({names}): export a model that "
-            "takes the pictures alone, the rest as constants"
+            f"expected one input in {place}, or columns [batch, 1] of numbers, got "
+            f"{len(graph.input)} ({names}): export a model that takes the inputs alone, the rest "
+            "as constants"
         )
     value = graph.input[0]
     kind = value.type.tensor_type
@@ -58,13 +61,15 @@ def describe_input(graph: onnx.GraphProto, place: Path) -> InputDescription:
             "a shape in which only the batch axis is free"
         )
     batch = kind.shape.dim[0]
-    if batch.HasField("dim_value"):
+    if batch.HasField("dim_value") and batch.dim_value != 1:
         raise GraphError(
             f"expected a free batch axis in {place}, {value.name} always takes {batch.dim_value}: "
-            "export it with a dynamic batch axis"
+            "export it with a dynamic batch axis, or for one input"
         )
-    batch.dim_param = "batch"
-    return InputDescription(name=value.name, dtype=_ELEMENTS[kind.elem_type], shape=shape_of(value))
+    if not batch.HasField("dim_value"):
+        batch.dim_param = "batch"
+    shape = ("batch", *shape_of(value)[1:])
+    return InputDescription(name=value.name, dtype=_ELEMENTS[kind.elem_type], shape=shape)
 
 
 def size_of(description: InputDescription, processor: Any | None) -> tuple[int, int]:

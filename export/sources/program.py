@@ -18,16 +18,11 @@ from export.errors import GraphError
 from export.exporters import trace
 from export.external import OnnxFile, load_onnx
 from export.graphs import has_halves, shape_of
-from export.sources.foreign import (
-    ForeignSource,
-    Original,
-    flatten,
-    is_class_shape,
-    is_pixel_shape,
-    prepare,
-)
+from export.sources.foreign import ForeignSource, Original, prepare
+from export.sources.heads import Head, read_head
 from export.sources.program_file import read_program
 from export.sources.reference import HALF_TOLERANCE, TOLERANCE
+from export.sources.shapes import flatten, is_class_shape, is_pixel_shape
 
 
 def open_program(path: Path, settings: SourceSettings, scratch: Path) -> ForeignSource:
@@ -39,17 +34,20 @@ def open_program(path: Path, settings: SourceSettings, scratch: Path) -> Foreign
     """
     program = read_program(path)
     with _explained(path):
-        _require_free_batch(program, path)
+        is_single = _has_single_row(program, path)
         index = _find_logits(program, settings.logits, path)
         translated = _translate(program, path, scratch)
         output = translated.model.graph.output[index]
         is_pixel = is_pixel_shape(shape_of(output))
+        head = _read_head(translated, output.name, settings)
         module = program.module()
 
     def run(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         with _explained(path), torch.inference_mode():
-            logits = pytree.tree_leaves(module(torch.from_numpy(pixels)))[index]
-        values: npt.NDArray[Any] = logits.float().numpy()
+            rows = torch.from_numpy(pixels)
+            parts = rows.split(1) if is_single else (rows,)
+            made = [pytree.tree_leaves(module(part))[index] for part in parts]
+        values: npt.NDArray[Any] = torch.cat(made).float().numpy()
         return values.reshape(len(values), -1) if is_pixel else values
 
     original = Original(
@@ -60,9 +58,24 @@ def open_program(path: Path, settings: SourceSettings, scratch: Path) -> Foreign
         run=run,
         runs_in="PyTorch",
         # On a CPU, ONNX Runtime computes half precision in float32.
+        head=head,
         tolerance=HALF_TOLERANCE if has_halves(translated.model.graph) else TOLERANCE,
     )
     return prepare(original, settings)
+
+
+def _read_head(file: OnnxFile, name: str, settings: SourceSettings) -> Head | None:
+    """Return what the translated graph says of an output, unless the user says it."""
+    if settings.scores is not None:
+        return None
+    shape = next(shape_of(o) for o in file.model.graph.output if o.name == name)
+    columns = 1 if len(shape) == 1 else shape[-1]
+    return read_head(
+        file.model.graph,
+        name,
+        columns=columns if isinstance(columns, int) else None,
+        can_cut=False,  # what runs is the program, to its end
+    )
 
 
 @contextlib.contextmanager
@@ -79,18 +92,25 @@ def _explained(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _require_free_batch(program: Any, path: Path) -> None:
+def _has_single_row(program: Any, path: Path) -> bool:
+    """Return whether a program has a fixed batch of one.
+
+    Raises:
+        GraphError: It takes several inputs, or has a larger fixed batch.
+    """
     inputs = _values(program, "placeholder", program.graph_signature.user_inputs)
     if len(inputs) != 1 or not isinstance(inputs[0], torch.Tensor) or not inputs[0].ndim:
         raise GraphError(
             f"expected a program of one tensor in {path}, it takes {len(inputs)} inputs: export a "
             "module whose forward takes only the pictures"
         )
-    if isinstance(inputs[0].shape[0], int):
+    rows: Any = inputs[0].shape[0]  # a symbol where it is free
+    if isinstance(rows, int) and rows != 1:
         raise GraphError(
-            f"expected a free batch axis in {path}, the program always takes {inputs[0].shape[0]}: "
+            f"expected a free batch axis in {path}, the program always takes {rows}: "
             'export it with dynamic_shapes=({0: torch.export.Dim("batch")},)'
         )
+    return isinstance(rows, int)
 
 
 def _find_logits(program: Any, wanted: str | None, path: Path) -> int:

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.commands.build import Scores
 from export.errors import GraphError
+from export.sources.refusals import several_labels
 
 _WHOLE: dict[str, float] = {"probabilities": 1.0, "percentages": 100.0}
 _ROUNDED = 5e-2  # of the whole: fp16, int8 and rounded digits sum up only roughly
@@ -27,7 +28,14 @@ _HALVES = np.array([-0.5, 0.5], np.float32)
 Values = npt.NDArray[Any]
 
 
-def require_scores(values: Values, declared: Scores | None, place: Path, instead: str) -> Scores:
+def require_scores(
+    values: Values,
+    declared: Scores | None,
+    place: Path,
+    instead: str,
+    *,
+    because: str = "as --scores says",
+) -> Scores:
     """Return what values [n, columns] are, if a gate can work on it.
 
     Args:
@@ -35,6 +43,7 @@ def require_scores(values: Values, declared: Scores | None, place: Path, instead
         declared: What the user says they are; only what contradicts it is refused then.
         place: The model's file, for messages.
         instead: How to name logits instead, for messages.
+        because: Who declares it, for messages.
 
     Raises:
         GraphError: They are no logits and nothing is declared, or they are not what is declared.
@@ -45,8 +54,8 @@ def require_scores(values: Values, declared: Scores | None, place: Path, instead
     if declared is not None:
         if not _may_be(numbers, declared):
             raise GraphError(
-                f"expected {declared} in {place}, as --scores says, got values from "
-                f"{values.min():.4g} to {values.max():.4g} that are none: name what they are"
+                f"expected {declared} in {place}, {because}, got values from {values.min():.4g} "
+                f"to {values.max():.4g} that are none: {_remedy(numbers)}"
             )
         return declared
     found = _looks_like(numbers)
@@ -56,12 +65,22 @@ def require_scores(values: Values, declared: Scores | None, place: Path, instead
             f"{found} or logits, whichever they are, or {instead}"
         )
     if found is not None:
-        raise GraphError(
-            f"expected logits in {place}, its output holds {found}: a model of several labels an "
-            f"input has no place in a cascade; if exactly one is right, give {instead}, or "
-            "--scores logits if these are logits"
-        )
+        raise several_labels(place, f"its output holds {found}")
     return "logits"
+
+
+def _remedy(values: npt.NDArray[np.float64]) -> str:
+    if _looks_like(values) is not None or not _is_signed(values):
+        return "name what they are with --scores"
+    return (
+        "a model of decision scores (SVC without probability=True, raw_scores) must be exported "
+        "with its probabilities; if they are logits, whose softmax is the belief, say --scores "
+        "logits"
+    )
+
+
+def _is_signed(values: npt.NDArray[np.float64]) -> bool:
+    return bool((values < 0).any())
 
 
 def _looks_like(values: npt.NDArray[np.float64]) -> str | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from export.sources.reference import Gate, Reference
 from train.data import Kind
 from train.models import DeferralHead, Training
 
+HEAD, COLUMNS, ROWS_AT_ONCE = "head", "columns", "rows_at_once"
+"""Keys of `Source.notes`."""
 Pictures = Sequence[npt.NDArray[np.uint8]]
 Feeds = dict[str, npt.NDArray[Any]]
 """Inputs of a graph by name; rows along the first axis."""
@@ -62,6 +64,8 @@ class Source(ABC):
         image_size: The (height, width) that the model works at; None without a processor.
         tokenizer: The `tokenizer.json` that goes into the bundle, or None.
         training: Record of the inputs that made the model, or None.
+        notes: More of the bundle's metadata: what the output was taken for (`head`), the names of
+            merged inputs (`columns`), a fixed batch (`rows_at_once`).
     """
 
     place: Path
@@ -73,6 +77,7 @@ class Source(ABC):
     image_size: tuple[int, int] | None = None
     tokenizer: Path | None = None
     training: Training | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     @abstractmethod
     def translate(self) -> OnnxFile:

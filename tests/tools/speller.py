@@ -75,8 +75,8 @@ class Speller:
 class Served:
     """The front in a real server in this process."""
 
-    def __init__(self, backend, **limits):
-        self.model = ServedModel("speller", backend, Limits(**limits))
+    def __init__(self, backend, *, name="speller", **limits):
+        self.model = ServedModel(name, backend, Limits(**limits))
         self.calls = []
         models = Models([self.model])
         self._decoder = PictureDecoder(4)
@@ -93,7 +93,8 @@ class Served:
         self._server.add_generic_rpc_handlers((self.front.handler(),))
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
-        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        self.address = f"127.0.0.1:{port}"
+        self.channel = grpc.aio.insecure_channel(self.address)
         return self
 
     async def __aexit__(self, *_):

@@ -1,4 +1,4 @@
-"""Programs of `torch.export`: which ones are accepted, their and their outputs."""
+"""Programs of `torch.export`: which ones are accepted, and their outputs."""
 
 import numpy as np
 import pytest
@@ -125,9 +125,14 @@ def test_a_program_is_verified_against_itself(module, export, tmp_path):
 
 
 @pytest.mark.slow
-def test_probabilities_are_refused(module, refused, tmp_path):
-    path = write_program(Squashed(module), tmp_path / "squashed.pt2")
-    refused(path, "Softmax makes of .* a program that returns its logits")
+def test_probabilities_are_recognised_by_their_softmax(module, export, pixels, digits, tmp_path):
+    bundle = export(write_program(Squashed(module), tmp_path / "squashed.pt2"))
+    with torch.inference_mode():
+        expected = Squashed(module)(torch.from_numpy(pixels)).max(-1).values
+    gated = EdgeModel.open(bundle)(digits)
+    np.testing.assert_allclose(gated.confidence, expected, atol=1e-5)
+    head = read_bundle(bundle).metadata.extra["head"]
+    assert head == "probabilities; the model ends in Softmax"
 
 
 def test_a_fixed_batch_axis_is_refused(module, refused, tmp_path):

@@ -230,7 +230,7 @@ def test_a_processor_of_other_pictures_is_refused(trained, tmp_path):
         ({"checkpoint": "c", "onnx": "o"}, "got --checkpoint and --onnx"),
         ({"checkpoint": "c", "logits": "z"}, "--program or --onnx with --logits"),
         ({"checkpoint": "c", "labels": "l"}, "--program or --onnx with --labels"),
-        ({"onnx": "o"}, "expected --labels FILE with --onnx and --threshold"),
+        ({"program": "p"}, "expected --labels FILE with --program and --threshold"),
         (
             {"program": "p", "labels": "l", "confidence": "deferral_head"},
             "expected --checkpoint with --confidence deferral_head",
