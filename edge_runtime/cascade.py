@@ -32,7 +32,7 @@ from edge_runtime.escalation import (
     merge_answer,
     require_cloud,
 )
-from edge_runtime.inputs import Batch, read_batch
+from edge_runtime.inputs.batches import Batch, read_batch
 from edge_runtime.policies.policy import Policy
 from edge_runtime.sessions import CPU, Provider
 from edge_runtime.stats import Stats

@@ -15,7 +15,7 @@ from edge_runtime.answer import Answer, Source, Timings
 from edge_runtime.bundle import Bundle, role_of
 from edge_runtime.edge_model import EdgeModel, GateResult, no_result
 from edge_runtime.errors import BundleError, ShortMemoryError
-from edge_runtime.inputs import InputReader
+from edge_runtime.inputs.batches import InputReader
 from edge_runtime.sessions import short_of_memory
 
 _log = logging.getLogger("edge_runtime")

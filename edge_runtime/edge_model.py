@@ -15,7 +15,7 @@ from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.errors import BundleError, InputError, ShortMemoryError, UseError, lacks_memory
 from edge_runtime.files import one_line
-from edge_runtime.inputs import blank_input, describe_rows, open_reader
+from edge_runtime.inputs.batches import blank_input, describe_rows, open_reader
 from edge_runtime.sessions import (
     REASON_LENGTH,
     SessionSettings,

@@ -34,7 +34,7 @@ from edge_runtime.errors import (
     CloudRejectedError,
     ShortMemoryError,
 )
-from edge_runtime.inputs import Batch, max_request_bytes
+from edge_runtime.inputs.batches import Batch, max_request_bytes
 from edge_runtime.policies.policy import Policy
 from edge_runtime.stats import Stats
 

@@ -22,8 +22,8 @@ from edge_runtime.errors import (
     ShortMemoryError,
 )
 from edge_runtime.files import SHOWN, clean, one_line
+from edge_runtime.inputs.pictures import PICTURES, find_inputs, read_input
 from edge_runtime.names import file_name
-from edge_runtime.pictures import PICTURES, find_inputs, read_input
 
 if TYPE_CHECKING:
     from edge_runtime.cascade import Cascade

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import BundleError, InputError
-from edge_runtime.pictures import PICTURES, decode_picture, read_input
+from edge_runtime.inputs.pictures import PICTURES, decode_picture, read_input
 from edge_runtime.reading import read_bytes
 
 Rows = npt.NDArray[Any]
@@ -110,7 +110,7 @@ def open_reader(bundle: Bundle, nodes: Sequence[Any]) -> InputReader:
     """
     if bundle.metadata.input.name != contract.TEXT:
         return ArrayReader(bundle, nodes)
-    from edge_runtime.texts import TextReader
+    from edge_runtime.inputs.texts import TextReader
 
     return TextReader(bundle, _dtypes(nodes))
 

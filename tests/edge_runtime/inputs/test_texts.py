@@ -16,8 +16,8 @@ from edge_runtime import BundleError, Cascade, CloudRejectedError, InputError, S
 from edge_runtime.bundle import file_sha256
 from edge_runtime.cloud.model import CloudModel
 from edge_runtime.edge_model import EdgeModel
+from edge_runtime.inputs.texts import TextEncoder
 from edge_runtime.recording.recorder import Recorder
-from edge_runtime.texts import TextEncoder
 from edge_runtime.wire import messages as pb
 from export.commands.build import BuildSettings
 from train.data import load
