@@ -20,7 +20,7 @@ from edge_runtime import contract, display
 from edge_runtime.answer import Answer, Source, Timings
 from edge_runtime.cloud.base import Cloud, CloudAnswers
 from edge_runtime.cloud.connect import connect
-from edge_runtime.edge import Edge, edge_answers, open_edge, run_edge, stream_edge
+from edge_runtime.edge import Edge, edge_answers, kept_answer, open_edge, run_edge, stream_edge
 from edge_runtime.edge_model import GateResult
 from edge_runtime.errors import SettingError, UseError
 from edge_runtime.escalation import (
@@ -32,7 +32,7 @@ from edge_runtime.escalation import (
     merge_answer,
     require_cloud,
 )
-from edge_runtime.inputs.batches import Batch, read_batch
+from edge_runtime.inputs.batches import Batch, read_batch, read_single
 from edge_runtime.policies.policy import Policy
 from edge_runtime.sessions import CPU, Provider
 from edge_runtime.stats import Stats
@@ -100,6 +100,8 @@ class Cascade:
         if concurrency < 1:
             raise SettingError(f"expected a concurrency of at least 1, got {concurrency}")
         self._on_answer = on_answer
+        watched = self.policy.mode == "cloud_only", self.policy.drift, on_answer
+        self._is_watched = any(one for one in watched)
         self._concurrency = concurrency
         self._lock = threading.Lock()
         self._pools: dict[str, ThreadPoolExecutor] = {}
@@ -198,8 +200,27 @@ class Cascade:
 
         The errors are those of `batch`.
         """
-        inputs = [value] if isinstance(value, Path) else self.edge.reader.single(value)
-        return self.batch(inputs, deadline_s=deadline_s)[0]
+        start = perf_counter()
+        if os.getpid() != self._owner:
+            self._refuse()
+        edge = self.edge
+        feeds = edge.reader.exact(value)
+        if feeds is None:
+            batch = read_single(value, edge.reader)
+            call = _Call(batch, self._next_id(), deadline_s, start)
+            return self._finish(call, *run_edge(edge, batch.rows))[0]
+        rows = feeds[edge.metadata.input.name]
+        request_id = self._next_id()
+        result, fed = run_edge(edge, rows, feeds)
+        gated = perf_counter()
+        if result.defer.item() or self._is_watched:
+            call = _Call(Batch(rows, None), request_id, deadline_s, start)
+            return self._finish(call, result, fed)[0]
+        # Most calls end here, and every microsecond counts.
+        total_s = perf_counter() - start
+        timings = Timings(fed - start, gated - fed, 0.0, 0.0, total_s)
+        self.stats.record(Source.EDGE, total_s)
+        return kept_answer(edge, result, timings, request_id)
 
     def batch(
         self,
@@ -259,14 +280,23 @@ class Cascade:
     def _start(self, inputs: Any, deadline_s: float | None, request_id: str | None) -> _Call:
         start = perf_counter()
         self.require_usable()
-        request_id = request_id or f"{self._id_prefix}-{next(self._id_number)}"
+        request_id = request_id or self._next_id()
         return _Call(read_batch(inputs, self.edge.reader), request_id, deadline_s, start)
+
+    def _next_id(self) -> str:
+        return f"{self._id_prefix}-{next(self._id_number)}"
 
     def _finish(self, call: _Call, result: GateResult, fed: float) -> list[Answer]:
         """Send the deferred rows to M_L, and merge and count the answers."""
-        batch, request_id, deadline_s, start = call
         gated = perf_counter()
+        batch, request_id, deadline_s, start = call
         deferred = result.defer.tolist().count(True)  # faster than a sum on few rows
+        if not deferred and self.policy.mode != "cloud_only":
+            timings = Timings(fed - start, gated - fed, 0.0, 0.0, perf_counter() - start)
+            answers = edge_answers(self.edge, result, timings, request_id)
+            self.stats.record(Source.EDGE, timings.total_s, len(answers))
+            self._observe(answers, 0)
+            return answers
         rows = self._rows_to_forward(result, deferred)
         outcome: Outcome | None = None
         if rows is not None:
@@ -284,7 +314,8 @@ class Cascade:
                 answers[row] = merge_answer(answers[row], outcome, place)
         if result.short is not None:
             require_cloud(answers, result.short)
-        self._count(answers, deferred, timings.total_s)
+        self.stats.record_answers(answers, timings.total_s)
+        self._observe(answers, deferred)
         return answers
 
     def submit(self, value: Input, *, deadline_s: float | None = None) -> Future[Answer]:
@@ -355,18 +386,8 @@ class Cascade:
             return np.arange(len(result.defer))
         return np.flatnonzero(result.defer) if deferred and mode == "cascade" else None
 
-    def _count(self, answers: list[Answer], deferred: int, total_s: float) -> None:
-        """Update statistics and drift alarm, and call the callback."""
-        if not deferred and self.policy.mode != "cloud_only":
-            self.stats.record(Source.EDGE, total_s, len(answers))
-        elif len(answers) == 1:
-            self.stats.record(answers[0].source, total_s, deferred=deferred)
-        else:
-            by_source: dict[Source, list[bool]] = {}
-            for answer in answers:
-                by_source.setdefault(answer.source, []).append(answer.deferred)
-            for source, flags in by_source.items():
-                self.stats.record(source, total_s, len(flags), deferred=sum(flags))
+    def _observe(self, answers: list[Answer], deferred: int) -> None:
+        """Update the drift alarm, and call the callback."""
         drift = self.policy.drift
         if drift is not None and (report := drift.observe(deferred, len(answers))) is not None:
             _log.warning("%s", report.text)

@@ -62,13 +62,21 @@ def open_edge(path: Path | str, *, threshold: float | None = None, **session: An
     return EdgeModel.open(path, threshold=threshold, **session)
 
 
-def run_edge(edge: Edge, rows: npt.NDArray[Any]) -> tuple[GateResult, float]:
+def run_edge(
+    edge: Edge, rows: npt.NDArray[Any], feeds: Mapping[str, npt.NDArray[Any]] | None = None
+) -> tuple[GateResult, float]:
     """Return M_S's result of a batch, and the time at which the graph began, on `perf_counter`.
 
     A batch for which the device has too little memory is deferred as a whole.
+
+    Args:
+        edge: M_S.
+        rows: The batch.
+        feeds: Its feeds where they are known; else the reader makes them.
     """
     try:
-        feeds = edge.reader.feeds(rows)
+        if feeds is None:
+            feeds = edge.reader.feeds(rows)
         fed = perf_counter()
         return edge.run(rows, feeds), fed
     except MemoryError as error:
@@ -111,7 +119,24 @@ def edge_answers(edge: Edge, result: GateResult, timings: Timings, request_id: s
             for p, g, d in zip(result.prediction.tolist(), confidences, flags, strict=True)
         ]
     except IndexError:
-        raise BundleError(
-            f"expected predictions below {len(labels)}, the number of labels, the graph gave "
-            f"{int(result.prediction.max())}: export the bundle again"
-        ) from None
+        raise _no_label(edge, result) from None
+
+
+def kept_answer(edge: Edge, result: GateResult, timings: Timings, request_id: str) -> Answer:
+    """Return M_S's answer to one input that it did not defer, a class; errors as above."""
+    number = result.prediction.item()
+    confidence = result.confidence.item()
+    try:
+        label = edge.labels[number]
+    except IndexError:
+        raise _no_label(edge, result) from None
+    return Answer(
+        number, label, confidence, False, Source.EDGE, timings, request_id, edge.threshold
+    )
+
+
+def _no_label(edge: Edge, result: GateResult) -> BundleError:
+    return BundleError(
+        f"expected predictions below {len(edge.labels)}, the number of labels, the graph gave "
+        f"{int(result.prediction.max())}: export the bundle again"
+    )
