@@ -32,7 +32,7 @@ from edge_runtime.escalation import (
     merge_answer,
     require_cloud,
 )
-from edge_runtime.inputs.batches import Batch, read_batch, read_single
+from edge_runtime.inputs.batches import Batch, ChannelOrder, read_batch, read_single
 from edge_runtime.policies.policy import Policy
 from edge_runtime.sessions import CPU, Provider
 from edge_runtime.stats import Stats
@@ -134,6 +134,7 @@ class Cascade:
         arena: bool = True,
         warm_up: bool = True,
         forward: Forward = "original",
+        channel_order: ChannelOrder = "rgb",
         record: Recorder | None = None,
         policy: Policy | None = None,
         on_answer: Callable[[Answer], None] | None = None,
@@ -159,6 +160,8 @@ class Cascade:
             warm_up: Whether to run a blank input, so that the first real one is not slow.
             forward: The forwarded input: the `original`, or the graph's own `model_input` (the only
                 choice without fused preprocessing).
+            channel_order: Order of the channels in arrays of pictures: `bgr` as OpenCV reads them,
+                which are turned once for both models. Files and Pillow's pictures know theirs.
             record: Recorder of deferred inputs with M_L's answers, on this device; the cascade
                 closes it. None records nothing.
             policy: Mode, deadlines, budget and drift alarm.
@@ -179,6 +182,7 @@ class Cascade:
             spinning=spinning,
             arena=arena,
         )
+        edge.reader.take_order(channel_order)
         if warm_up:
             edge.warm_up()
         if record is not None and edge.metadata.input.name == contract.TEXT:

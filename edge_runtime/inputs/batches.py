@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AnySet
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, Final, Literal, NamedTuple, Protocol, get_args
 
@@ -35,7 +35,7 @@ _ORT_DTYPES = {
 _BLANK_PIXELS: Final = 32  # of a free axis
 ChannelOrder = Literal["rgb", "bgr"]
 CHANNEL_ORDERS: Final = get_args(ChannelOrder)
-_SINGLE: Final = (str, bytes, bytearray, memoryview, Mapping, AnySet)
+_SINGLE: Final = (str, bytes, bytearray, memoryview, Mapping, AbstractSet)
 """Types that can be iterated over, but are no list of inputs."""
 _HEADER_BYTES: Final = 512
 """Upper bound of a request's names, shapes and parameters."""
@@ -51,6 +51,9 @@ class InputReader(Protocol):
 
     def exact(self, value: Any) -> dict[str, Rows] | None:
         """Return the feeds of one array as the graph takes it; None for any other input."""
+
+    def take_order(self, order: ChannelOrder) -> None:
+        """Take arrays of pictures with their channels in an order, or raise a `SettingError`."""
 
     def value(self, value: Any) -> tuple[Any, bytes | None]:
         """Return one input of any kind, read, and an encoded picture's bytes."""
