@@ -237,14 +237,14 @@ def test_what_is_no_input_is_refused_as_what_it_is(cascade, form):
     [None, "a.png", b"x", {"a": PIXELS}, {1}, io.BytesIO(), Image.new("RGB", (8, 8)), 5, Path("a")],
 )
 def test_what_is_no_list_of_inputs_is_refused_as_what_it_is(cascade, several):
-    with pytest.raises(InputError, match="expected a list of uint8 .* put a single one into a"):
+    with pytest.raises(InputError, match=r"expected a list of uint8 .* put a single one into a"):
         cascade.batch(several)
 
 
 def test_a_closed_file_is_refused(cascade, folder):
     with (folder / FILE).open("rb") as file:
         pass
-    with pytest.raises(InputError, match="a file that is open for reading .*closed"):
+    with pytest.raises(InputError, match=r"a file that is open for reading .*closed"):
         cascade(file)
 
 
