@@ -54,7 +54,7 @@ def _single_call(bundle: Path, seed: int, rounds: int) -> list[Figure]:
         calls = {"bare": bare, "ours": lambda: cascade(picture)}
         times = medians_a_round_us(calls, rounds=rounds)
     pairs = list(zip(times["ours"], times["bare"], strict=True))
-    ours, theirs = np.median(pairs, axis=0)
+    ours, theirs = map(float, np.median(pairs, axis=0))
     detail = f"{ours:.1f} and {theirs:.1f} us, 1 thread"
     return [
         Figure("edge-answered call minus session.run", ours - theirs, 15.0, "us", detail),
