@@ -22,7 +22,7 @@ def measure(settings: EncodingSettings) -> None:
     labels = np.concatenate([one.labels for one in loaded])
 
     def answer(batch: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate([checkpoint.predict(p[None]).argmax(axis=-1) for p in batch])
+        return np.concatenate([checkpoint.predict([p]).argmax(axis=-1) for p in batch])
 
     plain = answer(pictures)
     accuracy = float((plain == labels).mean())

@@ -129,7 +129,7 @@ class ArrayReader:
             return arrange(values, self.wanted, axes=len(self._shape))
         return _stack(values)
 
-    def feeds(self, rows: Rows) -> dict[str, npt.NDArray[Any]]:
+    def feeds(self, rows: Any) -> dict[str, npt.NDArray[Any]]:
         """Return the batch under the input's name."""
         is_typed = isinstance(rows, np.ndarray) and rows.dtype == self._dtype
         if not is_typed or not self._has_size(rows.shape):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from array import array as numbers_of_c
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,7 +241,7 @@ def _channels(pixels: Array, wanted: Wanted) -> Array:
 
 def _numbers(value: Any, wanted: Wanted) -> Array:
     """Return the array of a list or of another library; a list's whole numbers fit any type."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | numbers_of_c):
         try:
             array = np.asarray(value)
         except (ValueError, TypeError, OverflowError) as error:  # e.g. rows of different lengths
