@@ -10,6 +10,7 @@ from benchmarks.commands.cascade import (
 )
 from benchmarks.commands.figures import (
     CloudSettings,
+    EncodingSettings,
     GuaranteeSettings,
     LatencySettings,
     LinearLossSettings,
@@ -24,6 +25,7 @@ COMMANDS = {
     "cloud": CloudSettings,
     "decoding": DecodingSettings,
     "demo": DemoSettings,
+    "encoding": EncodingSettings,
     "generation": GenerationSettings,
     "guarantee": GuaranteeSettings,
     "harvest": HarvestBenchmarkSettings,

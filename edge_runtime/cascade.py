@@ -6,33 +6,28 @@ import itertools
 import logging
 import os
 import secrets
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from edge_runtime import contract, display
 from edge_runtime.answer import Answer, Source, Timings
-from edge_runtime.cloud.base import Cloud, CloudAnswers
+from edge_runtime.calls.ending import Call, CallEnd
+from edge_runtime.calls.pools import CLOSED, Pools
+from edge_runtime.cloud.base import Cloud
 from edge_runtime.cloud.connect import connect
-from edge_runtime.edge import Edge, edge_answers, open_edge, run_edge, stream_edge
+from edge_runtime.cloud.outgoing import Compression, Encoding, Outgoing
+from edge_runtime.edge import Edge, kept_answer, open_edge, run_edge, stream_edge
 from edge_runtime.edge_model import GateResult
 from edge_runtime.errors import SettingError, UseError
 from edge_runtime.escalation import (
-    CloudRequest,
     Escalation,
-    Fallback,
-    Outcome,
-    limit_completion,
-    merge_answer,
-    require_cloud,
 )
-from edge_runtime.inputs import Batch, read_batch
+from edge_runtime.inputs.batches import Batch, ChannelOrder, read_batch, read_single
 from edge_runtime.policies.policy import Policy
 from edge_runtime.sessions import CPU, Provider
 from edge_runtime.stats import Stats
@@ -42,19 +37,12 @@ if TYPE_CHECKING:
 
     from edge_runtime.recording.recorder import Recorder
 
-Input = npt.NDArray[Any] | str | Path
+Input = Any
+"""One input in any form that `Cascade.batch` names; what is none is an `InputError`."""
 Forward = Literal["original", "model_input"]
 _log = logging.getLogger("edge_runtime")
+_EDGE: Final = Source.EDGE  # looked up once: that takes as long as a count
 _CLOSED = 0  # process id of a closed cascade
-
-
-class _Call(NamedTuple):
-    """A call in progress."""
-
-    batch: Batch
-    request_id: str
-    deadline_s: float | None
-    start: float
 
 
 class Cascade:
@@ -71,6 +59,7 @@ class Cascade:
             thread; its exceptions are logged and affect no answer.
         concurrency: Number of calls of `submit`, and of calls under a soft deadline, that run at
             once.
+        outgoing: How deferred pictures are encoded, and the limit of a message.
 
     Attributes:
         stats: Counts and latencies by source.
@@ -88,6 +77,7 @@ class Cascade:
         policy: Policy | None = None,
         on_answer: Callable[[Answer], None] | None = None,
         concurrency: int = 8,
+        outgoing: Outgoing | None = None,
     ) -> None:
         self.edge = edge
         self.cloud = cloud
@@ -99,22 +89,19 @@ class Cascade:
                 "expected a cloud for mode='cloud_only' or on_cloud_failure='raise', got none: "
                 "name its address"
             )
-        if concurrency < 1:
-            raise SettingError(f"expected a concurrency of at least 1, got {concurrency}")
-        self._on_answer = on_answer
-        self._concurrency = concurrency
-        self._lock = threading.Lock()
-        self._pools: dict[str, ThreadPoolExecutor] = {}
-        # As many calls as run may wait; further callers block instead of filling the memory.
-        self._room = threading.Semaphore(2 * concurrency)
+        watched = self.policy.mode == "cloud_only", self.policy.drift, on_answer
+        self._is_watched = any(one for one in watched)
+        self._pools = Pools(concurrency)
         self._escalation = Escalation(
             edge,
             cloud,
             recorder,
             self.policy,
             self.stats,
-            lambda call: self._pool("forward").submit(call),
+            lambda call: self._pools.run("forward", call),
+            outgoing or Outgoing(),
         )
+        self._end = CallEnd(edge, self._escalation, self.policy, self.stats, on_answer)
         self._owner = os.getpid()
         self._id_prefix = secrets.token_hex(4)
         self._id_number = itertools.count()
@@ -134,6 +121,11 @@ class Cascade:
         arena: bool = True,
         warm_up: bool = True,
         forward: Forward = "original",
+        channel_order: ChannelOrder = "rgb",
+        encode: Encoding | None = None,
+        quality: int = 90,
+        max_side: int | None = None,
+        max_message_mib: int | None = None,
         record: Recorder | None = None,
         policy: Policy | None = None,
         on_answer: Callable[[Answer], None] | None = None,
@@ -159,6 +151,13 @@ class Cascade:
             warm_up: Whether to run a blank input, so that the first real one is not slow.
             forward: The forwarded input: the `original`, or the graph's own `model_input` (the only
                 choice without fused preprocessing).
+            channel_order: Order of the channels in arrays of pictures: `bgr` as OpenCV reads them,
+                which are turned once for both models. Files and Pillow's pictures know theirs.
+            encode: `jpeg` or `png`: deferred pictures are sent as such files, a tenth of the bytes
+                or less; None sends their pixels. The recorder keeps the original.
+            quality: Quality of a JPEG, 1 to 100.
+            max_side: Longest side of a picture that is sent, in pixels; None is no limit.
+            max_message_mib: Largest request in MiB; by default that of a server of `cloud_stub`.
             record: Recorder of deferred inputs with M_L's answers, on this device; the cascade
                 closes it. None records nothing.
             policy: Mode, deadlines, budget and drift alarm.
@@ -171,6 +170,7 @@ class Cascade:
             SettingError: A setting is out of range or contradicts the bundle.
             CloudMisconfiguredError: A server is up, but certificate, token or protection is wrong.
         """
+        outgoing = Outgoing(Compression(encode, quality, max_side), max_message_mib)
         edge = open_edge(
             bundle,
             threshold=threshold,
@@ -179,6 +179,7 @@ class Cascade:
             spinning=spinning,
             arena=arena,
         )
+        edge.reader.take_order(channel_order)
         if warm_up:
             edge.warm_up()
         if record is not None and edge.metadata.input.name == contract.TEXT:
@@ -193,15 +194,45 @@ class Cascade:
             forward=forward,
             options=cloud_options,
         )
-        return cls(edge, large, record, policy=policy, on_answer=on_answer, concurrency=concurrency)
+        try:
+            outgoing.compression.require_usable(large, edge.metadata.input.name)
+            return cls(
+                edge,
+                large,
+                record,
+                policy=policy,
+                on_answer=on_answer,
+                concurrency=concurrency,
+                outgoing=outgoing,
+            )
+        except BaseException:
+            if large is not None:
+                large.close()
+            raise
 
     def __call__(self, value: Input, *, deadline_s: float | None = None) -> Answer:
-        """Answer one input: an array, e.g. uint8 [height, width, 3], a text, or a picture's file.
-
-        The errors are those of `batch`.
-        """
-        inputs = [value] if isinstance(value, Path) else self.edge.reader.single(value)
-        return self.batch(inputs, deadline_s=deadline_s)[0]
+        """Answer one input, as `batch` takes them; the errors are those of `batch`."""
+        start = perf_counter()
+        if os.getpid() != self._owner:
+            self._refuse()
+        edge = self.edge
+        feeds = edge.reader.exact(value)
+        if feeds is None:
+            batch = read_single(value, edge.reader)
+            call = Call(batch, self._next_id(), deadline_s, start)
+            return self._end(call, *run_edge(edge, batch.rows))[0]
+        rows = feeds[edge.metadata.input.name]
+        request_id = f"{self._id_prefix}-{next(self._id_number)}"
+        result, fed = run_edge(edge, rows, feeds)
+        gated = perf_counter()
+        if result.defer.item() or self._is_watched:
+            call = Call(Batch(rows, None), request_id, deadline_s, start)
+            return self._end(call, result, fed)[0]
+        # Most calls end here, and every microsecond counts.
+        total_s = perf_counter() - start
+        timings = Timings(fed - start, gated - fed, 0.0, 0.0, total_s)
+        self.stats.record(_EDGE, total_s)
+        return kept_answer(edge, result, timings, request_id)
 
     def batch(
         self,
@@ -213,8 +244,9 @@ class Cascade:
         """Answer a batch; only the deferred rows are forwarded, in one request.
 
         Args:
-            inputs: Inputs of one size, e.g. uint8 [batch, height, width, 3] or a list of pictures;
-                or texts; or picture files (`Path`), which are forwarded unchanged.
+            inputs: Inputs of one size, e.g. uint8 [batch, height, width, 3], or a list: pictures
+                as arrays, lists, tensors, of Pillow, or encoded (the name or `Path` of a file, its
+                bytes, an open file), which are forwarded unchanged; or texts.
             deadline_s: Time limit for the cloud in this call, in seconds.
             request_id: Name of the call in answers and at the server; generated by default.
 
@@ -229,7 +261,7 @@ class Cascade:
             UseError: The cascade is closed, or was opened in another process.
         """
         call = self._start(inputs, deadline_s, request_id)
-        return self._finish(call, *run_edge(self.edge, call.batch.rows))
+        return self._end(call, *run_edge(self.edge, call.batch.rows))
 
     def stream(self, prompt: str, *, deadline_s: float | None = None) -> Iterator[str | Answer]:
         """Yield M_S's text piece by piece as it is generated, then the final answer.
@@ -251,55 +283,26 @@ class Cascade:
             return iter(self.batch([prompt], deadline_s=deadline_s))
         return self._stream(call, stream_edge(self.edge, prompt))
 
-    def _stream(self, call: _Call, pieces: Iterator[str | GateResult]) -> Iterator[str | Answer]:
+    def _stream(self, call: Call, pieces: Iterator[str | GateResult]) -> Iterator[str | Answer]:
         for piece in pieces:
             if isinstance(piece, GateResult):
-                yield from self._finish(call, piece, call.start)
+                yield from self._end(call, piece, call.start)
             else:
                 yield piece
 
-    def _start(self, inputs: Any, deadline_s: float | None, request_id: str | None) -> _Call:
+    def _start(self, inputs: Any, deadline_s: float | None, request_id: str | None) -> Call:
         start = perf_counter()
         self.require_usable()
-        request_id = request_id or f"{self._id_prefix}-{next(self._id_number)}"
-        return _Call(read_batch(inputs, self.edge.reader), request_id, deadline_s, start)
+        request_id = request_id or self._next_id()
+        return Call(read_batch(inputs, self.edge.reader), request_id, deadline_s, start)
 
-    def _finish(self, call: _Call, result: GateResult, fed: float) -> list[Answer]:
-        """Send the deferred rows to M_L, and merge and count the answers."""
-        batch, request_id, deadline_s, start = call
-        gated = perf_counter()
-        deferred = result.defer.tolist().count(True)  # faster than a sum on few rows
-        rows = self._rows_to_forward(result, deferred)
-        outcome: Outcome | None = None
-        if rows is not None:
-            request = CloudRequest(batch, result, rows, request_id, deadline_s, start)
-            outcome = self._escalation.send(request)
-        if not isinstance(outcome, CloudAnswers):
-            result = self.edge.complete(limit_completion(result, rows, outcome), batch.rows)
-        end = perf_counter()
-        compute_s = 0.0 if isinstance(outcome, Fallback | None) else outcome.compute_s
-        wire_s = end - gated - compute_s if rows is not None else 0.0
-        timings = Timings(fed - start, gated - fed, wire_s, compute_s, end - start)
-        answers = edge_answers(self.edge, result, timings, request_id)
-        if rows is not None and outcome is not None:
-            for place, row in enumerate(rows.tolist()):
-                answers[row] = merge_answer(answers[row], outcome, place)
-        if result.short is not None:
-            require_cloud(answers, result.short)
-        self._count(answers, deferred, timings.total_s)
-        return answers
+    def _next_id(self) -> str:
+        return f"{self._id_prefix}-{next(self._id_number)}"
 
     def submit(self, value: Input, *, deadline_s: float | None = None) -> Future[Answer]:
         """Answer one input in the background; blocks while many others are in progress."""
         self.require_usable()
-        self._room.acquire()
-        try:
-            future = self._pool("submit").submit(self, value, deadline_s=deadline_s)
-        except BaseException:
-            self._room.release()
-            raise
-        future.add_done_callback(lambda _: self._room.release())
-        return future
+        return self._pools.submit(lambda: self(value, deadline_s=deadline_s))
 
     @property
     def request_bytes(self) -> int:
@@ -315,17 +318,11 @@ class Cascade:
         """Finish the submitted calls, close the connection to the cloud, write the recordings."""
         if self._owner != os.getpid():
             return  # closed already, or opened by the parent process
-        with self._lock:
-            submitted = self._pools.pop("submit", None)
-        if submitted is not None:
-            submitted.shutdown(wait=True)
+        self._pools.finish()
         self._owner = _CLOSED
         if self.cloud is not None:
             self.cloud.close()
-        with self._lock:
-            pools, self._pools = list(self._pools.values()), {}
-        for pool in pools:  # their calls have ended with the connection
-            pool.shutdown(wait=True)
+        self._pools.close()  # their calls have ended with the connection
         if self.recorder is not None:
             self.recorder.close()
 
@@ -351,47 +348,9 @@ class Cascade:
             "large": "none" if large is None else f"{large.model} at {at}" if at else large.model,
         }
 
-    def _rows_to_forward(self, result: GateResult, deferred: int) -> npt.NDArray[np.intp] | None:
-        mode = self.policy.mode
-        if mode == "cloud_only":
-            return np.arange(len(result.defer))
-        return np.flatnonzero(result.defer) if deferred and mode == "cascade" else None
-
-    def _count(self, answers: list[Answer], deferred: int, total_s: float) -> None:
-        """Update statistics and drift alarm, and call the callback."""
-        if not deferred and self.policy.mode != "cloud_only":
-            self.stats.record(Source.EDGE, total_s, len(answers))
-        elif len(answers) == 1:
-            self.stats.record(answers[0].source, total_s, deferred=deferred)
-        else:
-            by_source: dict[Source, list[bool]] = {}
-            for answer in answers:
-                by_source.setdefault(answer.source, []).append(answer.deferred)
-            for source, flags in by_source.items():
-                self.stats.record(source, total_s, len(flags), deferred=sum(flags))
-        drift = self.policy.drift
-        if drift is not None and (report := drift.observe(deferred, len(answers))) is not None:
-            _log.warning("%s", report.text)
-        if self._on_answer is not None:
-            for answer in answers:
-                try:
-                    self._on_answer(answer)
-                except Exception:  # noqa: BLE001 - an error of the caller's code affects no answer
-                    _log.exception("on_answer failed on %s", answer.request_id)
-
-    def _pool(self, name: str) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._owner == _CLOSED:
-                self._refuse()
-            if name not in self._pools:
-                self._pools[name] = ThreadPoolExecutor(
-                    self._concurrency, thread_name_prefix=f"cascade-{name}"
-                )
-            return self._pools[name]
-
     def _refuse(self) -> None:
         if self._owner == _CLOSED:
-            raise UseError("expected an open cascade, this one is closed: open another")
+            raise UseError(CLOSED)
         raise UseError(
             f"expected the process {self._owner} that opened this cascade, got {os.getpid()}: its "
             "threads and connections do not survive a fork, open one after it"

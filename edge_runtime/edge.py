@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy.typing as npt
 
@@ -15,9 +15,10 @@ from edge_runtime.answer import Answer, Source, Timings
 from edge_runtime.bundle import Bundle, role_of
 from edge_runtime.edge_model import EdgeModel, GateResult, no_result
 from edge_runtime.errors import BundleError, ShortMemoryError
-from edge_runtime.inputs import InputReader
+from edge_runtime.inputs.batches import InputReader
 from edge_runtime.sessions import short_of_memory
 
+_EDGE: Final = Source.EDGE  # looking a member up takes longer than making an answer
 _log = logging.getLogger("edge_runtime")
 
 
@@ -62,13 +63,21 @@ def open_edge(path: Path | str, *, threshold: float | None = None, **session: An
     return EdgeModel.open(path, threshold=threshold, **session)
 
 
-def run_edge(edge: Edge, rows: npt.NDArray[Any]) -> tuple[GateResult, float]:
+def run_edge(
+    edge: Edge, rows: npt.NDArray[Any], feeds: Mapping[str, npt.NDArray[Any]] | None = None
+) -> tuple[GateResult, float]:
     """Return M_S's result of a batch, and the time at which the graph began, on `perf_counter`.
 
     A batch for which the device has too little memory is deferred as a whole.
+
+    Args:
+        edge: M_S.
+        rows: The batch.
+        feeds: Its feeds where they are known; else the reader makes them.
     """
     try:
-        feeds = edge.reader.feeds(rows)
+        if feeds is None:
+            feeds = edge.reader.feeds(rows)
         fed = perf_counter()
         return edge.run(rows, feeds), fed
     except MemoryError as error:
@@ -96,7 +105,7 @@ def _shortage(edge: Edge, rows: int, error: MemoryError) -> GateResult:
 
 def edge_answers(edge: Edge, result: GateResult, timings: Timings, request_id: str) -> list[Answer]:
     """Return M_S's answers to a batch, or raise a `BundleError` for a class without a label."""
-    threshold, source = edge.threshold, Source.EDGE
+    threshold, source = edge.threshold, _EDGE
     confidences, flags = result.confidence.tolist(), result.defer.tolist()
     if result.texts is not None:
         reasons = result.reasons or [None] * len(flags)
@@ -111,7 +120,22 @@ def edge_answers(edge: Edge, result: GateResult, timings: Timings, request_id: s
             for p, g, d in zip(result.prediction.tolist(), confidences, flags, strict=True)
         ]
     except IndexError:
-        raise BundleError(
-            f"expected predictions below {len(labels)}, the number of labels, the graph gave "
-            f"{int(result.prediction.max())}: export the bundle again"
-        ) from None
+        raise _no_label(edge, result) from None
+
+
+def kept_answer(edge: Edge, result: GateResult, timings: Timings, request_id: str) -> Answer:
+    """Return M_S's answer to one input that it did not defer, a class; errors as above."""
+    number = result.prediction.item()
+    confidence = result.confidence.item()
+    try:
+        label = edge.labels[number]
+    except IndexError:
+        raise _no_label(edge, result) from None
+    return Answer(number, label, confidence, False, _EDGE, timings, request_id, edge.threshold)
+
+
+def _no_label(edge: Edge, result: GateResult) -> BundleError:
+    return BundleError(
+        f"expected predictions below {len(edge.labels)}, the number of labels, the graph gave "
+        f"{int(result.prediction.max())}: export the bundle again"
+    )

@@ -15,11 +15,12 @@ from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.errors import BundleError, InputError, ShortMemoryError, UseError, lacks_memory
 from edge_runtime.files import one_line
-from edge_runtime.inputs import blank_input, describe_rows, open_reader
+from edge_runtime.inputs.batches import blank_input, describe_rows, open_reader
 from edge_runtime.sessions import (
     REASON_LENGTH,
     SessionSettings,
     open_session,
+    quick_run,
     require_threshold,
     short_of_memory,
     threshold_feed,
@@ -95,6 +96,7 @@ class EdgeModel:
         self.session = open_session(bundle, session or SessionSettings())
         self.reader = open_reader(bundle, self.session.get_inputs())
         _check_contract(self.session, bundle)
+        self._run = quick_run(self.session)
         self._feeds: dict[str, Any] = {}
         self.threshold = self.metadata.threshold
         if threshold is not None:
@@ -130,7 +132,7 @@ class EdgeModel:
     def run(self, rows: npt.NDArray[Any], feeds: Mapping[str, npt.NDArray[Any]]) -> GateResult:
         """Run a batch, as `__call__` does, whose feeds come from the reader."""
         try:
-            result = GateResult(*self.session.run(contract.GATE_OUTPUTS, {**feeds, **self._feeds}))
+            result = GateResult(*self._run(contract.GATE_OUTPUTS, {**feeds, **self._feeds}, None))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own unrelated classes
             if lacks_memory(error):
                 raise short_of_memory(describe_rows(rows)) from None

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from edge_runtime import contract
 from edge_runtime.answer import Answer, Source
 from edge_runtime.cloud.base import Cloud, CloudAnswers
+from edge_runtime.cloud.outgoing import Outgoing
 from edge_runtime.edge import Edge
 from edge_runtime.edge_model import GateResult
 from edge_runtime.errors import (
@@ -34,7 +35,7 @@ from edge_runtime.errors import (
     CloudRejectedError,
     ShortMemoryError,
 )
-from edge_runtime.inputs import Batch, max_request_bytes
+from edge_runtime.inputs.batches import Batch
 from edge_runtime.policies.policy import Policy
 from edge_runtime.stats import Stats
 
@@ -97,6 +98,7 @@ class CloudRequest:
         request_id: Name of the call at the server.
         deadline_s: Time limit of this call, or None.
         start: Start of the call, in seconds of `perf_counter`.
+        packed: Rows that are encoded already, for the parts that are sent again.
     """
 
     batch: Batch
@@ -105,6 +107,7 @@ class CloudRequest:
     request_id: str
     deadline_s: float | None
     start: float
+    packed: dict[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -118,6 +121,7 @@ class Escalation:
         policy: Mode, deadlines and budget.
         stats: Counter of errors.
         background: Function that runs a call in another thread, for a soft deadline.
+        outgoing: Compression and limit of what is sent.
         request_bytes: Total size of all answered requests.
     """
 
@@ -127,6 +131,7 @@ class Escalation:
     policy: Policy
     stats: Stats
     background: Background
+    outgoing: Outgoing = Outgoing()
     request_bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -189,10 +194,10 @@ class Escalation:
         self.stats.record_error(type(error).__name__)
 
     def _infer_once(self, cloud: Cloud, request: CloudRequest) -> CloudAnswers:
-        payload = request.batch.payload(request.rows, as_files=cloud.takes_files)
+        payload, most = self.outgoing.payload(request.batch, request.rows, cloud, request.packed)
         budget = self.policy.budget
         held = None
-        if budget is not None and (held := budget.reserve(max_request_bytes(payload))) is None:
+        if budget is not None and (held := budget.reserve(most)) is None:
             raise OverBudgetError
         confidence = request.result.confidence
         is_whole = len(request.rows) == len(confidence)  # then no copy is needed

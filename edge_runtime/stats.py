@@ -16,12 +16,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil, exp, log
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from edge_runtime.errors import SettingError
+
+if TYPE_CHECKING:
+    from edge_runtime.answer import Answer
 
 LEAST_S: Final = 1e-6
 """Shorter times count as this long."""
@@ -134,6 +137,14 @@ class Stats:
             histogram.sum_s += total_s * count
             if total_s > histogram.max_s:  # noqa: PLR1730 - a call of max() costs more than this
                 histogram.max_s = total_s
+
+    def record_answers(self, answers: Iterable[Answer], total_s: float) -> None:
+        """Count the answers of one call by their sources."""
+        by_source: dict[str, list[bool]] = {}
+        for answer in answers:
+            by_source.setdefault(answer.source, []).append(answer.deferred)
+        for source, flags in by_source.items():
+            self.record(source, total_s, len(flags), deferred=sum(flags))
 
     def record_error(self, kind: str) -> None:
         """Count an error of the cloud, e.g. under the name of its class."""

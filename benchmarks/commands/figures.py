@@ -44,6 +44,21 @@ class OverheadSettings(ResultFile, does="benchmarks.losses.overhead:measure"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncodingSettings(ResultFile, does="benchmarks.runtime.encoding:measure"):
+    """Print what encoding the deferred pictures changes in the large model's answers.
+
+    Example: python -m benchmarks encoding --checkpoint runs/large --data photographs
+    """
+
+    checkpoint: Path = field("checkpoint folder of the large model")
+    data: tuple[str, ...] = field("data sets of pictures with labels: folders or tables")
+    qualities: tuple[int, ...] = field(
+        "qualities of JPEG", default=(95, 90, 75, 50), within=(1, 100)
+    )
+    max_side: int | None = field("longest side of an encoded picture", default=None, least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LinearLossSettings(ResultFile, does="benchmarks.losses.linear:measure"):
     """Print memory and time of the linear Gatekeeper loss, relative to losses on dense logits.
 

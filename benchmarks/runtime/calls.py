@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.figures import Figure
-from benchmarks.timing import Call, paired_medians_us, time_each
+from benchmarks.timing import Call, medians_a_round_us, time_each
 from benchmarks.untrained import SIDE, random_picture, small_cnn_bundle
 from edge_runtime import Cascade, contract
 from edge_runtime.edge_model import EdgeModel
@@ -33,7 +33,7 @@ def measure_calls(bundle: Path, seed: int, rounds: int) -> list[Figure]:
     """
     with tempfile.TemporaryDirectory() as folder:
         larger = small_cnn_bundle(Path(folder), seed, _LARGER_SIDE)
-        return [_single_call(bundle, seed, rounds), _throughput(larger, seed, rounds)]
+        return [*_single_call(bundle, seed, rounds), _throughput(larger, seed, rounds)]
 
 
 def bare_run(cascade: Cascade, picture: Any) -> Call:
@@ -47,18 +47,19 @@ def bare_run(cascade: Cascade, picture: Any) -> Call:
     return lambda: run(contract.GATE_OUTPUTS, feeds)
 
 
-def _single_call(bundle: Path, seed: int, rounds: int) -> Figure:
+def _single_call(bundle: Path, seed: int, rounds: int) -> list[Figure]:
     picture = random_picture(SIDE, seed)
     with Cascade.open(bundle, threshold=float("-inf"), threads=1) as cascade:
         bare = bare_run(cascade, picture)
-        times = paired_medians_us({"bare": bare, "ours": lambda: cascade(picture)}, rounds=rounds)
-    return Figure(
-        "edge-answered call minus session.run",
-        times["ours"] - times["bare"],
-        15.0,
-        "us",
-        f"{times['ours']:.1f} and {times['bare']:.1f} us, 1 thread",
-    )
+        calls = {"bare": bare, "ours": lambda: cascade(picture)}
+        times = medians_a_round_us(calls, rounds=rounds)
+    pairs = list(zip(times["ours"], times["bare"], strict=True))
+    ours, theirs = map(float, np.median(pairs, axis=0))
+    detail = f"{ours:.1f} and {theirs:.1f} us, 1 thread"
+    return [
+        Figure("edge-answered call minus session.run", ours - theirs, 15.0, "us", detail),
+        Figure.of("edge-answered call / session.run", [o / t for o, t in pairs], 1.2, "x", detail),
+    ]
 
 
 def _throughput(bundle: Path, seed: int, rounds: int) -> Figure:

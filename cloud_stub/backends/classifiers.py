@@ -25,7 +25,7 @@ from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.cascade import Cascade
 from edge_runtime.errors import BundleError
-from edge_runtime.inputs import open_reader
+from edge_runtime.inputs.batches import open_reader
 from edge_runtime.metrics import max_softmax
 
 _DATATYPES: Final = {"uint8": "UINT8", "float32": "FP32", "float16": "FP16"}

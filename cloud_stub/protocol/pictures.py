@@ -17,8 +17,8 @@ from cloud_stub.protocol.bounds import check_aspect
 from cloud_stub.scheduling.batcher import Batcher, Limits
 from cloud_stub.scheduling.queue import Job
 from cloud_stub.scheduling.workers import give_way
-from edge_runtime import pictures
 from edge_runtime.errors import DependencyError, InputError
+from edge_runtime.inputs import pictures
 
 MAX_REQUEST_PIXELS: Final = pictures.MAX_PIXELS
 """Limit of all decoded pictures of a request together, or that of one picture if it is greater."""

@@ -133,7 +133,8 @@ def _record(command: type[Command], argv: list[str]) -> dict[str, Any]:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
-            fire.Fire(recorder, command=argv)
+            # A lone "-" would part two calls; for us it names standard input.
+            fire.Fire(recorder, command=[*argv, "--", "--separator=\0"])
     except fire_core.FireExit as stop:
         reason = complaint.getvalue().strip().splitlines()
         first = reason[0].removeprefix("ERROR: ") if reason else f"status {stop.code}"

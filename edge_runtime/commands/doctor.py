@@ -148,7 +148,7 @@ def _size(folder: Path) -> int:
 
 def _load_and_run(bundle: Path, provider: str) -> str:
     from edge_runtime.edge import open_edge
-    from edge_runtime.inputs import blank_input
+    from edge_runtime.inputs.batches import blank_input
     from edge_runtime.sessions import select_providers
 
     model = open_edge(bundle, providers=select_providers(provider))
@@ -163,7 +163,7 @@ def _load_and_run(bundle: Path, provider: str) -> str:
 
 def _check_cloud(bundle: Path, settings: DoctorSettings) -> str:
     from edge_runtime.cascade import Cascade
-    from edge_runtime.inputs import blank_input
+    from edge_runtime.inputs.batches import blank_input
     from edge_runtime.sessions import select_providers
 
     with Cascade.open(

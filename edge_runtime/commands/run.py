@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from edge_runtime import contract
 from edge_runtime.answer import Answer
 from edge_runtime.cli import field
+from edge_runtime.cloud.outgoing import Compression
 from edge_runtime.commands.flags import CloudFlags, PolicyFlags
+from edge_runtime.commands.sources import Item, Sources
 from edge_runtime.errors import (
     CloudError,
     GatekeeperError,
@@ -22,11 +24,10 @@ from edge_runtime.errors import (
     ShortMemoryError,
 )
 from edge_runtime.files import SHOWN, clean, one_line
-from edge_runtime.names import file_name
-from edge_runtime.pictures import PICTURES, find_inputs, read_input
 
 if TYPE_CHECKING:
     from edge_runtime.cascade import Cascade
+    from edge_runtime.contract import InputDescription
     from edge_runtime.policies.drift import DriftAlarm
     from edge_runtime.recording.recorder import Recorder
 
@@ -47,7 +48,10 @@ class RunSettings(PolicyFlags, CloudFlags, does="edge_runtime.commands.run:answe
 
     bundle: Path = field("bundle folder")
     inputs: tuple[Path, ...] = field(
-        "pictures, .npy arrays, .txt files (one text each) or folders", default=(), positional=True
+        "pictures, .npy or .npz arrays, .txt files (one text each), .csv or .jsonl rows, videos, "
+        "folders, or - for lines of standard input",
+        default=(),
+        positional=True,
     )
     text: str | None = field("a text itself, for a bundle that takes texts", default=None)
     cloud: tuple[str, ...] = field(
@@ -75,6 +79,24 @@ class RunSettings(PolicyFlags, CloudFlags, does="edge_runtime.commands.run:answe
     record_limit_mb: float = field(
         "most disk space of that folder in MB (1,000,000 bytes)", default=256.0, least=0.01
     )
+    camera: int | None = field(
+        "number of a camera whose frames are answered until Ctrl-C; needs the extra video",
+        default=None,
+        least=0,
+    )
+    every: int = field("of a video or camera, answer one frame in so many", default=1, least=1)
+    encode: Literal["jpeg", "png"] | None = field(
+        "send deferred pictures as such files, a tenth of the bytes or less", default=None
+    )
+    quality: int = field("quality of such a JPEG, 1 to 100", default=90, least=1, most=100)
+    max_side: int | None = field(
+        "longest side in pixels of a picture that is sent; larger ones are scaled down",
+        default=None,
+        least=1,
+    )
+    max_message_mib: int | None = field(
+        "largest request in MiB (default: 16, as the server's)", default=None, least=1
+    )
     drift: bool = field(
         "warn when the deferral ratio differs from the calibration's", default=False
     )
@@ -82,10 +104,13 @@ class RunSettings(PolicyFlags, CloudFlags, does="edge_runtime.commands.run:answe
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.inputs and self.text is None:
+        if not self.inputs and self.text is None and self.camera is None:
             raise SettingError("expected at least one input, got none: name a picture or a folder")
         if self.record is not None and not self.cloud:
             raise SettingError("--record needs --cloud: only the cloud's answers are recorded")
+        if self.encode is not None and not self.cloud:
+            raise SettingError("--encode needs --cloud: only what is sent to it is encoded")
+        Compression(self.encode, self.quality, self.max_side)  # checks itself
         self.check_cloud(has_cloud=bool(self.cloud))
 
 
@@ -106,11 +131,14 @@ def answer_inputs(settings: RunSettings) -> None:
         threads=settings.threads,
         record=recorder,
         policy=settings.policy(_open_alarm(settings)),
+        encode=settings.encode,
+        quality=settings.quality,
+        max_side=settings.max_side,
+        max_message_mib=settings.max_message_mib,
         **settings.cloud_options(),
     ) as cascade:
-        counts = Counter(
-            _answer(cascade, name, read, as_json=settings.json) for name, read in _inputs(settings)
-        )
+        counts: Counter[str] = Counter()
+        _answer_all(settings, cascade, counts)
     if not settings.json:
         print(", ".join(f"{source} {count}" for source, count in sorted(counts.items())))
         if recorder is not None:
@@ -140,31 +168,43 @@ def _open_recorder(settings: RunSettings) -> Recorder | None:
     return Recorder(settings.record, max_bytes=int(settings.record_limit_mb * _MB))
 
 
-def _inputs(settings: RunSettings) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield each input's name and the function that reads it."""
+def _items(settings: RunSettings, described: InputDescription) -> Iterator[Item]:
+    """Yield the inputs in order; a camera, which has no end, comes last."""
+    sources = Sources(described, settings.every)
     if settings.text is not None:
-        yield "--text", partial(str, settings.text)
-    for path in find_inputs(settings.inputs):
-        # A picture is forwarded as the file it is.
-        is_picture = path.suffix.lower() in PICTURES
-        yield file_name(path), partial(Path, path) if is_picture else partial(read_input, path)
+        yield Item("--text", None, partial(str, settings.text))
+    yield from sources.files(settings.inputs)
+    if settings.camera is not None:
+        yield from sources.frames(settings.camera, f"camera {settings.camera}")
 
 
-def _answer(cascade: Cascade, name: str, read: Callable[[], Any], *, as_json: bool) -> str:
-    """Print one input's line and return the source of its answer."""
+def _answer_all(settings: RunSettings, cascade: Cascade, counts: Counter[str]) -> None:
+    """Answer and count the inputs; a Ctrl-C ends those of a camera."""
     try:
-        answer = cascade(read())
+        for item in _items(settings, cascade.edge.metadata.input):
+            counts[_answer(cascade, item, as_json=settings.json)] += 1
+    except KeyboardInterrupt:
+        if settings.camera is None:
+            raise
+
+
+def _answer(cascade: Cascade, item: Item, *, as_json: bool) -> str:
+    """Print one input's line and return the source of its answer."""
+    place = {"input": item.name} | ({} if item.row is None else {"row": item.row})
+    name = item.name if item.row is None else f"{item.name}:{item.row}"
+    try:
+        answer = cascade(item.read())
     except (InputError, ShortMemoryError, CloudError) as error:
-        failed = {"input": name, "error": str(error)}
+        failed = {**place, "error": str(error)}
         line = f"{clean(name)}  {_NO_ANSWER}  ({one_line(error)})"
         print(json.dumps(failed) if as_json else line)
         return _NO_ANSWER
-    print(_json_line(name, answer) if as_json else _text_line(name, answer))
+    print(_json_line(place, answer) if as_json else _text_line(name, answer))
     return answer.source
 
 
-def _json_line(name: str, answer: Answer) -> str:
-    return json.dumps({"input": name, **answer.as_dict()})
+def _json_line(place: dict[str, Any], answer: Answer) -> str:
+    return json.dumps({**place, **answer.as_dict()})
 
 
 def _text_line(name: str, answer: Answer) -> str:

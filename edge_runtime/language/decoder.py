@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle, read_bundle
 from edge_runtime.errors import SettingError, UseError
+from edge_runtime.inputs.texts import require_texts, tokenizer_file
 from edge_runtime.language.generation import Generation, Row, Rules, refusal
 from edge_runtime.language.graph import DecoderGraph, Sequences, Step, StoppedError
 from edge_runtime.language.settings import DecoderSettings
 from edge_runtime.language.text import PromptTokenizer, batches
 from edge_runtime.sessions import SessionSettings, open_session, require_version, threshold_feed
-from edge_runtime.texts import require_texts, tokenizer_file
 
 if TYPE_CHECKING:
     from typing_extensions import Self

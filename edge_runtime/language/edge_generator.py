@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.edge_model import GateResult
-from edge_runtime.inputs import InputReader
+from edge_runtime.inputs.batches import InputReader
+from edge_runtime.inputs.texts import PromptReader
 from edge_runtime.language.decoder import Decoder
 from edge_runtime.language.generation import Generation
-from edge_runtime.texts import PromptReader
 
 
 class EdgeGenerator:

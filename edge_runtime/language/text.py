@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_runtime.errors import InputError
-from edge_runtime.texts import no_panic, open_tokenizer
+from edge_runtime.inputs.texts import no_panic, open_tokenizer
 
 EMPTY: Final = "the prompt is empty"
 NO_TEXT: Final = "the prompt is not valid text: it holds half of a surrogate pair"

@@ -32,7 +32,7 @@ from mlserver.types import InferenceRequest, InferenceResponse, RequestInput
 from mlserver.utils import get_model_uri
 from PIL import Image
 
-# As the device decodes pictures: see edge_runtime/pictures.py for the reasons.
+# As the device decodes pictures: see edge_runtime/inputs/pictures.py for the reasons.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_PIXELS = 64 * 1024 * 1024
 ORIENTATION = 0x0112

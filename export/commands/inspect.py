@@ -14,7 +14,7 @@ from edge_runtime.cli import Command, field
 from edge_runtime.contract import SecondLook
 from edge_runtime.errors import BundleError
 from edge_runtime.files import clean
-from edge_runtime.texts import open_tokenizer, tokenizer_file
+from edge_runtime.inputs.texts import open_tokenizer, tokenizer_file
 from export.verification import quantization_summary
 
 Record = Mapping[str, Any]

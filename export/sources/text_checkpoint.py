@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from edge_runtime import contract
 from edge_runtime.contract import InputDescription
-from edge_runtime.texts import TextEncoder
+from edge_runtime.inputs.texts import TextEncoder
 from export.errors import GraphError, PreprocessingError, VerificationError
 from export.exporters import Exporter, export_logits
 from export.external import OnnxFile

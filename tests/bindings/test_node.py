@@ -10,7 +10,7 @@ from PIL import Image
 
 from edge_runtime import contract
 from edge_runtime.edge_model import EdgeModel
-from edge_runtime.pictures import read_input
+from edge_runtime.inputs.pictures import read_input
 
 pytestmark = pytest.mark.slow
 CONFIDENCE_TOLERANCE = 1e-5

@@ -26,7 +26,7 @@ from tools.faulty_graphs import write_moody_graph
 from tools.graphs import write_zoo
 
 from edge_runtime import EdgeModel, contract
-from edge_runtime.inputs import blank_input
+from edge_runtime.inputs.batches import blank_input
 
 LABELS = ("dark", "middling", "bright")
 READY_WITHIN_S = 30.0

@@ -87,7 +87,7 @@ def test_a_threshold_of_minus_infinity_keeps_everything_on_the_edge(bundle, pict
     "wrong",
     [
         np.zeros((1, 8, 8, 3), np.float32),
-        np.zeros((1, 8, 8), np.uint8),
+        np.zeros((8, 8, 3), np.uint8),  # a single picture, not eight grey ones
         np.zeros((1, 8, 8, 4), np.uint8),
         np.zeros((0, 8, 8, 3), np.uint8),
         [np.zeros((8, 8, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)],

@@ -10,7 +10,7 @@ from tools.processes import ROOT, needs_proc
 
 from edge_runtime import InputError
 from edge_runtime.errors import lacks_memory
-from edge_runtime.pictures import read_array
+from edge_runtime.inputs.pictures import read_array
 
 pytestmark = [needs_proc, pytest.mark.slow]
 
@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 from edge_runtime import *
 from edge_runtime.cloud.base import CloudAnswers
-from edge_runtime.pictures import read_array
+from edge_runtime.inputs.pictures import read_array
 
 class Large:
     takes_files, deadline_s, model = False, 1.0, "large"

@@ -10,9 +10,11 @@ from typing import Any
 import atheris
 from edits import SCRATCH, edit_json, edit_text, fuzz
 
-with atheris.instrument_imports(include=["edge_runtime.texts", "edge_runtime.language.text"]):
-    from edge_runtime import texts
+with atheris.instrument_imports(
+    include=["edge_runtime.inputs.texts", "edge_runtime.language.text"]
+):
     from edge_runtime.errors import InputError
+    from edge_runtime.inputs import texts
     from edge_runtime.language.text import PromptTokenizer
 
 from tokenizers import (

@@ -19,7 +19,7 @@ from edge_runtime import contract
 from edge_runtime.bundle import read_bundle
 from edge_runtime.errors import InputError
 from edge_runtime.files import fresh_folder
-from edge_runtime.pictures import read_array
+from edge_runtime.inputs.pictures import read_array
 from edge_runtime.recording.records import Record, read_records
 from train import data
 from train.classifier.settings import HarvestSettings

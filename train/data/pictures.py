@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.errors import InputError
-from edge_runtime.pictures import decode_picture
+from edge_runtime.inputs.pictures import decode_picture
 from train.data.labelled import LazySequence, Picture
 from train.errors import DataError
 

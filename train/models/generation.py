@@ -14,7 +14,7 @@ import torch
 
 from edge_runtime import metrics
 from edge_runtime.errors import InputError
-from edge_runtime.texts import no_panic
+from edge_runtime.inputs.texts import no_panic
 from train.models.decoding import Steps, decode, ends_of, greedy_mode
 
 Floats = npt.NDArray[np.float64]

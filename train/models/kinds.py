@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from edge_runtime.files import one_line
+from edge_runtime.inputs.texts import no_panic, read_as_text, require_bounded
 from edge_runtime.reading import read_json
-from edge_runtime.texts import no_panic, read_as_text, require_bounded
 from train.data import Kind
 from train.errors import CheckpointError
 from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig

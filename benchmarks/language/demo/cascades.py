@@ -18,8 +18,8 @@ from benchmarks.processes import running_server
 from benchmarks.steps import Stages
 from edge_runtime import Answer, Cascade, contract, metrics
 from edge_runtime.bundle import read_bundle
+from edge_runtime.inputs.texts import tokenizer_file
 from edge_runtime.language import Decoder, Generation
-from edge_runtime.texts import tokenizer_file
 from export.commands.language import LanguageSettings
 from train.comparison.samples import Samples
 from train.data.tasks import Task

@@ -36,9 +36,10 @@ def test_a_missing_distribution_is_an_error():
 @pytest.mark.slow
 def test_calls_are_measured(bundle, monkeypatch):
     monkeypatch.setattr(calls, "_LARGER_SIDE", 48)
-    edge, threads = calls.measure_calls(bundle, seed=0, rounds=1)
+    edge, ratio, threads = calls.measure_calls(bundle, seed=0, rounds=1)
     # A busy machine may take its time, but no call costs a hundredth of a second.
     assert -1e3 < edge.value < 1e4
+    assert 0.1 < ratio.value < 100
     assert threads.at_least
     assert 0.1 < threads.value < 10
 

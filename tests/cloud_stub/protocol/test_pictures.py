@@ -15,7 +15,7 @@ from tools.callers import picture
 from cloud_stub.errors import BadRequestError, OverloadError, RefusedRowsError
 from cloud_stub.protocol import pictures
 from cloud_stub.protocol.pictures import PictureDecoder
-from edge_runtime.pictures import decode_picture
+from edge_runtime.inputs.pictures import decode_picture
 
 pytestmark = pytest.mark.once
 

@@ -28,7 +28,7 @@ from edge_runtime.errors import (
     CloudRejectedError,
     CloudUnavailableError,
 )
-from edge_runtime.pictures import decode_picture
+from edge_runtime.inputs.pictures import decode_picture
 from export.commands.build import BuildSettings
 from train.classifier.settings import FitSettings
 from train.data.pictures import PictureFiles

@@ -27,7 +27,7 @@ from edge_runtime import (
     read_records,
 )
 from edge_runtime.commands.run import RunSettings
-from edge_runtime.pictures import read_input
+from edge_runtime.inputs.pictures import read_input
 from edge_runtime.recording.recorder import encode
 
 BLOCK = 4096

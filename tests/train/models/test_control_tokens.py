@@ -7,8 +7,8 @@ from tools.language_models import TEXTS, tiny
 from tools.texts import make_tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from edge_runtime.inputs.texts import TextEncoder
 from edge_runtime.language.text import PromptTokenizer
-from edge_runtime.texts import TextEncoder
 from export.sources.text_checkpoint import standalone_tokenizer, write_tokenizer
 from train.data.tasks import Example
 from train.language.encoding import TokenData, completion_ids

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from edge_runtime import pictures
 from edge_runtime.errors import PictureSizeError
-from edge_runtime.pictures import decode_picture
+from edge_runtime.inputs import pictures
+from edge_runtime.inputs.pictures import decode_picture
 
 ORIENTATION = 0x0112
 # What is stored of the picture [[1, 2, 3], [4, 5, 6]], by hand from the standard.

@@ -15,7 +15,7 @@ from edge_runtime import Cascade, EdgeModel, InputError, Source
 from edge_runtime.__main__ import COMMANDS
 from edge_runtime.cli import main
 from edge_runtime.commands.run import RunSettings
-from edge_runtime.pictures import find_inputs, read_input
+from edge_runtime.inputs.pictures import find_inputs, read_input
 from export.commands.build import BuildSettings
 
 GREY16 = np.array([[0, 128, 129, 257, 32_768, 65_535]], np.uint16)

@@ -16,8 +16,8 @@ from edge_runtime import BundleError, Cascade, CloudRejectedError, InputError, S
 from edge_runtime.bundle import file_sha256
 from edge_runtime.cloud.model import CloudModel
 from edge_runtime.edge_model import EdgeModel
+from edge_runtime.inputs.texts import TextEncoder
 from edge_runtime.recording.recorder import Recorder
-from edge_runtime.texts import TextEncoder
 from edge_runtime.wire import messages as pb
 from export.commands.build import BuildSettings
 from train.data import load
@@ -118,10 +118,10 @@ def test_a_text_other_than_utf8_is_refused(served):
         ("one text", "a list of texts, got a str: put a single one into a list"),
         ([], "expected at least one text, got none"),
         ([b"card"], r"expected texts \(str\), got a bytes: decode bytes first"),
-        (["card", None], "got a NoneType"),
+        (["card", None], "got None"),
         ([["card"], ["loan"]], "got a list"),
         (np.zeros((2, 8, 8, 3), np.uint8), "got a ndarray"),
-        (5, "a list of texts, got a int"),
+        (5, "a list of texts, got a single int"),
         (["half a pair \ud83d"], "texts of Unicode characters"),
     ],
     ids=str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,10 @@ import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle
-from edge_runtime.errors import BundleError, DependencyError, InputError
+from edge_runtime.errors import BundleError, DependencyError, InputError, SettingError
 from edge_runtime.files import one_line
+from edge_runtime.inputs.pictures import read_input
+from edge_runtime.inputs.values import is_encoded, kind_of
 from edge_runtime.reading import parse_json, read_bytes
 
 Tokens = dict[str, npt.NDArray[np.int64]]
@@ -230,6 +233,23 @@ class PromptReader:
 
     description = "prompts"
 
+    def exact(self, value: Any) -> None:
+        """Return None: texts are read each by itself."""
+
+    def value(self, value: Any) -> tuple[str, None]:
+        """Return the text itself, or that of a `.txt` file."""
+        if isinstance(value, os.PathLike):
+            value = read_input(Path(value))
+        return require_texts([value])[0], None
+
+    def take_order(self, order: str) -> None:
+        """Raise a `SettingError` for an order of channels other than the default."""
+        if order != "rgb":
+            raise SettingError(
+                f"expected a bundle of pictures with channel_order, this one takes "
+                f"{self.description}: leave it out"
+            )
+
     def single(self, value: Any) -> npt.NDArray[Any]:
         """Return one text as a batch of one row."""
         return self.batch([value])
@@ -282,7 +302,8 @@ def require_texts(values: Any, noun: str = "texts") -> list[str]:
             "list"
         )
     texts: list[Any] = list(values)
-    wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
+    wrong = [text for text in texts if not isinstance(text, str)]
     if wrong:
-        raise InputError(f"expected {noun} (str), got a {wrong[0]}: decode bytes first")
+        do = "decode bytes first" if is_encoded(wrong[0]) else "pass texts themselves"
+        raise InputError(f"expected {noun} (str), got {kind_of(wrong[0])}: {do}")
     return texts

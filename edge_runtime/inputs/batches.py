@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from typing import Any, Final, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime import contract
 from edge_runtime.bundle import Bundle
-from edge_runtime.errors import BundleError, InputError
-from edge_runtime.pictures import PICTURES, decode_picture, read_input
-from edge_runtime.reading import read_bytes
+from edge_runtime.errors import BundleError, InputError, SettingError
+from edge_runtime.inputs.values import (
+    Wanted,
+    advice,
+    arrange,
+    from_foreign,
+    is_foreign,
+    is_pillow,
+    kind_of,
+    read_value,
+)
 
 Rows = npt.NDArray[Any]
 """Inputs along the first axis: a tensor, or an object array [n] of texts."""
@@ -24,7 +33,10 @@ _ORT_DTYPES = {
     "tensor(int64)": "int64",
 }
 _BLANK_PIXELS: Final = 32  # of a free axis
-_FILE_BYTES: Final = 2**29  # of one picture's file
+ChannelOrder = Literal["rgb", "bgr"]
+CHANNEL_ORDERS: Final = get_args(ChannelOrder)
+_SINGLE: Final = (str, bytes, bytearray, memoryview, Mapping, AbstractSet)
+"""Types that can be iterated over, but are no list of inputs."""
 _HEADER_BYTES: Final = 512
 """Upper bound of a request's names, shapes and parameters."""
 _ROW_BYTES: Final = 24
@@ -36,6 +48,15 @@ class InputReader(Protocol):
 
     description: str
     """The expected inputs, for error messages."""
+
+    def exact(self, value: Any) -> dict[str, Rows] | None:
+        """Return the feeds of one array as the graph takes it; None for any other input."""
+
+    def take_order(self, order: ChannelOrder) -> None:
+        """Take arrays of pictures with their channels in an order, or raise a `SettingError`."""
+
+    def value(self, value: Any) -> tuple[Any, bytes | None]:
+        """Return one input of any kind, read, and an encoded picture's bytes."""
 
     def single(self, value: Any) -> Rows:
         """Return one input as a batch."""
@@ -51,7 +72,11 @@ class InputReader(Protocol):
 
 
 class ArrayReader:
-    """Reads arrays of the type and size of the graph's input; an `InputReader`."""
+    """Reads arrays of the type and size of the graph's input; an `InputReader`.
+
+    Attributes:
+        wanted: The array that the graph takes for one input.
+    """
 
     def __init__(self, bundle: Bundle, nodes: Sequence[Any]) -> None:
         described = bundle.metadata.input
@@ -60,22 +85,57 @@ class ArrayReader:
         self._dtype = np.dtype(described.dtype)
         self._is_float = self._dtype.kind == "f"
         self._shape = described.shape
+        # Free axes are named by strings.
+        sizes = enumerate(described.shape)
+        self._fixed = [(axis, size) for axis, size in sizes if isinstance(size, int)]
+        self.wanted = Wanted(self._dtype, tuple(described.shape[1:]), described.name)
         self.description = f"{self._dtype} {list(self._shape)}"
+
+    def take_order(self, order: ChannelOrder) -> None:
+        """Take arrays of pictures with their channels in an order, or raise a `SettingError`."""
+        if order not in CHANNEL_ORDERS:
+            raise SettingError(
+                f"expected channel_order {' or '.join(map(repr, CHANNEL_ORDERS))}, got {order!r}"
+            )
+        is_bgr = order == "bgr"
+        if is_bgr and not (self.wanted.is_picture and self._shape[-1] == 3):  # noqa: PLR2004 - colours
+            raise SettingError(
+                f"expected a bundle of colour pictures with channel_order='bgr', this one takes "
+                f"{self.description}: leave channel_order out"
+            )
+        self.wanted = replace(self.wanted, is_bgr=is_bgr)
+
+    def exact(self, value: Any) -> dict[str, Rows] | None:
+        """Return the feeds of one array as the graph takes it; None for any other input."""
+        if value.__class__ is not np.ndarray or value.dtype != self._dtype or self.wanted.is_bgr:
+            return None
+        rows = value[None]
+        return {self._name: rows} if self._has_size(rows.shape) else None
+
+    def value(self, value: Any) -> tuple[Any, bytes | None]:
+        """Return one input of any kind as an array, and an encoded picture's bytes."""
+        return read_value(value, self.wanted)
 
     def single(self, value: Any) -> Rows:
         """Return one input as a batch of one row."""
-        return _as_array(value)[None]
+        rows: Rows = self.value(value)[0][None]
+        return rows
 
     def batch(self, values: Any) -> Rows:
         """Return inputs of one size as a batch; an array already is one."""
-        return values if isinstance(values, np.ndarray) else _stack(values)
+        if is_foreign(values):
+            values = from_foreign(values, f"a batch {self.description}")
+        if isinstance(values, np.ndarray):
+            return arrange(values, self.wanted, axes=len(self._shape))
+        return _stack(values)
 
-    def feeds(self, rows: Rows) -> dict[str, npt.NDArray[Any]]:
+    def feeds(self, rows: Any) -> dict[str, npt.NDArray[Any]]:
         """Return the batch under the input's name."""
-        if not self._fits(rows):
+        is_typed = isinstance(rows, np.ndarray) and rows.dtype == self._dtype
+        if not is_typed or not self._has_size(rows.shape):
             raise InputError(
                 f"expected {self.description} with at least one row, got {describe_rows(rows)}: "
-                "convert or resize the input"
+                f"{advice(rows, self.wanted)}"
             )
         return {self._name: rows}
 
@@ -86,14 +146,13 @@ class ArrayReader:
         bad = np.asarray(~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim))))
         return bad if bad.any() else None
 
-    def _fits(self, batch: object) -> bool:
-        if not isinstance(batch, np.ndarray) or batch.dtype != self._dtype:
-            return False
-        shape = batch.shape
+    def _has_size(self, shape: tuple[int, ...]) -> bool:
         if len(shape) != len(self._shape) or 0 in shape:
             return False
-        # Free axes are named by strings.
-        return all(w == c for w, c in zip(self._shape, shape, strict=True) if w.__class__ is int)
+        for axis, size in self._fixed:  # noqa: SIM110 - a generator takes three times as long
+            if shape[axis] != size:
+                return False
+        return True
 
 
 def open_reader(bundle: Bundle, nodes: Sequence[Any]) -> InputReader:
@@ -110,7 +169,7 @@ def open_reader(bundle: Bundle, nodes: Sequence[Any]) -> InputReader:
     """
     if bundle.metadata.input.name != contract.TEXT:
         return ArrayReader(bundle, nodes)
-    from edge_runtime.texts import TextReader
+    from edge_runtime.inputs.texts import TextReader
 
     return TextReader(bundle, _dtypes(nodes))
 
@@ -135,16 +194,26 @@ class Batch(NamedTuple):
 
     Attributes:
         rows: The inputs as the edge model takes them.
-        encoded: The bytes of each picture file; None where the inputs did not come from files.
+        encoded: The bytes of each encoded picture, None for other inputs; None where all are.
     """
 
     rows: npt.NDArray[Any]
-    encoded: npt.NDArray[Any] | None
+    encoded: list[bytes | None] | None
 
     def payload(self, rows: npt.NDArray[np.intp], *, as_files: bool) -> npt.NDArray[Any]:
         """Return some rows as they are sent: as the original files where the server takes these."""
-        whole = self.encoded if as_files and self.encoded is not None else self.rows
-        return whole if len(rows) == len(whole) else whole[rows]
+        if as_files and self.encoded is not None:
+            files = [self.encoded[row] for row in rows.tolist()]
+            if None not in files:
+                return as_objects(files)
+        return self.rows if len(rows) == len(self.rows) else self.rows[rows]
+
+
+def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:
+    """Return values as an object array [n], whatever they are."""
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
 
 
 def max_request_bytes(payload: npt.NDArray[Any]) -> int:
@@ -156,33 +225,29 @@ def max_request_bytes(payload: npt.NDArray[Any]) -> int:
     return contents + _HEADER_BYTES + _ROW_BYTES * len(payload)
 
 
+def read_single(value: Any, reader: InputReader) -> Batch:
+    """Return one input of any kind as a batch, or raise an `InputError`."""
+    return _read_each([value], reader)
+
+
 def read_batch(inputs: Any, reader: InputReader) -> Batch:
-    """Return inputs as one batch, or raise an `InputError`; `Path`s among them are read."""
-    if not (isinstance(inputs, list | tuple) and any(isinstance(one, Path) for one in inputs)):
+    """Return inputs as one batch, or raise an `InputError`; each may be of any kind."""
+    if isinstance(inputs, np.ndarray) or is_foreign(inputs):
         return Batch(reader.batch(inputs), None)
-    contents = [_read(one) for one in inputs]
-    rows = reader.batch([value for value, _ in contents])
-    files = [data for _, data in contents if data is not None]
-    if len(files) < len(contents):
-        return Batch(rows, None)
-    encoded = np.empty(len(files), object)
-    encoded[:] = files
-    return Batch(rows, encoded)
-
-
-def _read(value: Any) -> tuple[Any, bytes | None]:
-    """Return an input and, where it is a picture's file, the file's bytes."""
-    if not isinstance(value, Path):
-        return value, None
-    if value.suffix.lower() not in PICTURES:
-        return read_input(value), None
-    try:
-        data = read_bytes(value, limit=_FILE_BYTES)
-    except OSError as error:
+    is_one = isinstance(inputs, _SINGLE) or hasattr(inputs, "read") or is_pillow(inputs)
+    if is_one or not isinstance(inputs, Iterable):
         raise InputError(
-            f"expected a readable picture at {value} ({error.strerror or error}): check the path"
-        ) from None
-    return decode_picture(data, str(value)), data
+            f"expected a list of {reader.description}, got {kind_of(inputs)}: put a single one "
+            "into a list, without its name"
+        )
+    return _read_each(inputs, reader)
+
+
+def _read_each(inputs: Iterable[Any], reader: InputReader) -> Batch:
+    contents = [reader.value(one) for one in inputs]
+    rows = reader.batch([value for value, _ in contents])
+    files = [data for _, data in contents]
+    return Batch(rows, files if any(file is not None for file in files) else None)
 
 
 def _check_inputs(
@@ -211,20 +276,8 @@ def _size(axis: int | str | None) -> int | None:
     return axis if isinstance(axis, int) else None
 
 
-def _as_array(value: Any) -> Rows:
-    try:
-        return np.asarray(value)
-    except ValueError as error:  # rows of different lengths
-        raise InputError(f"expected an input as an array, got {error}: convert it first") from None
-
-
-def _stack(values: Any) -> Rows:
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
-        raise InputError(
-            f"expected an array or a list of inputs, got a {type(values).__name__}: put a single "
-            "input into a list, without its name"
-        )
-    rows = [_as_array(value) for value in values]
+def _stack(values: Iterable[Any]) -> Rows:
+    rows = [np.asarray(value) for value in values]
     sizes = {row.shape for row in rows}
     if len(sizes) != 1:
         found = "none" if not sizes else ", ".join(str(list(s)) for s in sorted(sizes))

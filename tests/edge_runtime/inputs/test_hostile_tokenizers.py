@@ -7,8 +7,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from edge_runtime.errors import BundleError, InputError
+from edge_runtime.inputs.texts import TextEncoder, open_tokenizer
 from edge_runtime.language.text import FAILED, PromptTokenizer
-from edge_runtime.texts import TextEncoder, open_tokenizer
 from train.errors import CheckpointError
 
 WORDS = {"[UNK]": 0, "a": 1, "[PAD]": 2}

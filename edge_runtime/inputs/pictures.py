@@ -9,7 +9,7 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,19 +69,40 @@ def decode_picture(
         ShortMemoryError: Too little memory is left to decode it.
         DependencyError: Pillow is missing.
     """
+    source = io.BytesIO(file) if isinstance(file, bytes) else file
+
+    def open_and_read(image: Any) -> npt.NDArray[np.uint8]:
+        with image.open(source, formats=FORMATS) as picture:
+            _limit_size(picture, name, max_pixels)
+            return _as_rgb(picture, name)
+
+    return _read_with_pillow(open_and_read, name, max_pixels)
+
+
+def picture_pixels(picture: Any, name: str) -> npt.NDArray[np.uint8]:
+    """Return one of Pillow's pictures as RGB, converted as `decode_picture` converts its file."""
+
+    def read(_: Any) -> npt.NDArray[np.uint8]:
+        _limit_size(picture, name, MAX_PIXELS)
+        return _as_rgb(picture, name)
+
+    return _read_with_pillow(read, name, MAX_PIXELS)
+
+
+def _read_with_pillow(
+    read: Callable[[Any], npt.NDArray[np.uint8]], name: str, max_pixels: int
+) -> npt.NDArray[np.uint8]:
+    """Call a function with `PIL.Image`, and raise what goes wrong as our own errors."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise DependencyError("Pillow", "reading pictures", "image") from None
-    source = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
         with warnings.catch_warnings():
             # Pillow warns of large pictures, whose size is checked here, and of damaged EXIF.
             warnings.simplefilter("ignore", UserWarning)
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(source, formats=FORMATS) as picture:
-                _limit_size(picture, name, max_pixels)
-                return _as_rgb(picture, name)
+            return read(Image)
     except InputError:
         raise
     except Image.DecompressionBombError:
@@ -124,7 +145,9 @@ def _is_streamed(picture: Any) -> bool:
     """Return whether a picture is a JPEG whose only scan can be decoded line by line."""
     if picture.format not in {"JPEG", "MPO"} or "progressive" in picture.info:
         return False
-    file = picture.fp
+    file = getattr(picture, "fp", None)
+    if file is None:  # it is decoded already
+        return False
     file.seek(2)  # behind the start marker, to the first segment: a marker and a length
     while len(head := file.read(4)) == 4 and head[0] == 0xFF and head[1] != _SCAN:  # noqa: PLR2004
         file.seek(int.from_bytes(head[2:], "big") - 2, io.SEEK_CUR)

@@ -1,0 +1,1 @@
+"""Reads what callers pass: arrays, pictures, texts and their files, as batches of a graph."""
