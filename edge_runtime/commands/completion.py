@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from edge_runtime.cli import Command, field
 from edge_runtime.cli.command import flag_name
 from edge_runtime.cli.gatekeeper import COMMANDS, PROGRAM, Target
-from edge_runtime.cli.help import fields
+from edge_runtime.cli.help import choices, fields
 
 Flags = Mapping[str, tuple[str, ...]]
 """The flags of a command, with the values that each may have; none where it takes any."""
@@ -61,15 +61,7 @@ def _flags(target: Target) -> Flags:
     command = module.COMMANDS[target.command]
     hints = typing.get_type_hints(command)
     named = [item for item in fields(command) if not item.metadata.get("positional")]
-    return {flag_name(item): tuple(_choices(hints[item.name])) for item in named}
-
-
-def _choices(hint: object) -> Iterator[str]:
-    if typing.get_origin(hint) is Literal:
-        yield from typing.get_args(hint)
-        return
-    for part in typing.get_args(hint):
-        yield from _choices(part)
+    return {flag_name(item): choices(hints[item.name]) for item in named}
 
 
 def _bash(commands: Mapping[str, Flags], shell: str) -> str:
@@ -96,7 +88,7 @@ def _fish(commands: Mapping[str, Flags]) -> str:
     ]
     for name, flags in commands.items():
         seen = f"complete -c {PROGRAM} -n '__fish_seen_subcommand_from {name}'"
-        for flag, choices in flags.items():
-            values = f" -x -a '{' '.join(choices)}'" if choices else ""
+        for flag, allowed in flags.items():
+            values = f" -x -a '{' '.join(allowed)}'" if allowed else ""
             lines.append(f"{seen} -l {flag.removeprefix('--')}{values}")
     return "\n".join(lines) + "\n"

@@ -55,7 +55,7 @@ class DoctorSettings(CloudFlags, does="edge_runtime.commands.doctor:check_instal
     Example: python -m edge_runtime doctor --bundle runs/demo/bundle-tuned --cloud localhost:8001
     """
 
-    bundle: Path | None = field("bundle folder to load and run once", default=None)
+    bundle: Path | None = field("bundle folder to load and run once", default=None, word=True)
     cloud: str | None = field("host:port of the large model, which gets one input", default=None)
     model: str = field("name of the large model on its server", default=contract.DEFAULT_MODEL)
     deadline_s: float = field(

@@ -191,9 +191,8 @@ def test_a_folder_without_a_language_model_is_refused_before_the_training(demo, 
     ("settings", "says"),
     [
         ({"task": "t", "alpha": 0.3}, "--alpha works only without --task"),
-        ({"task": "t", "dataset": "cifar10"}, "--dataset works only without --task"),
+        ({"task": "t", "large_data": "cifar10"}, "--large-data works only without --task"),
         ({"steps": 20}, "--steps works only with --task"),
-        ({"task_data": "d"}, "--task-data works only with --task"),
     ],
 )
 def test_a_flag_that_nothing_would_read_is_refused(settings, says):
