@@ -179,3 +179,80 @@ def test_a_value_out_of_bounds_is_refused_by_the_name_of_its_flag(command, item)
     for value in [*values, *([()] if item.metadata.get("nonempty") else [])]:
         with pytest.raises(SettingError, match=flag_name(item)):
             command(**{**required(command), item.name: value})
+
+
+SWAPPED = {
+    "checkpoint": ("bundle", "data", "picture.onnx", "data.zip"),
+    "bundle": ("checkpoint", "data", "picture.onnx", "data.zip"),
+    "data": ("checkpoint", "bundle", "picture.onnx", "data.zip"),
+    "onnx": ("checkpoint", "bundle", "data"),
+    "program": ("checkpoint", "bundle", "picture.onnx", "data.zip"),
+}
+KINDS = {
+    "checkpoint": "a model's folder, which --checkpoint takes",
+    "bundle": "a bundle, which --bundle takes",
+    "data": "a folder of folders",
+    "picture.onnx": "an ONNX file, which --onnx takes",
+    "data.zip": "a zip archive: unpack it first",
+}
+FURTHER = {
+    "edge_runtime run": ["a.png"],
+    "edge_runtime generate": ["a prompt"],
+    "export build": ["--threshold", "0.5"],
+    "export build --program": ["--labels", "labels.txt"],
+    "export build --onnx": ["--labels", "labels.txt"],
+    "export retune": ["--threshold", "0.5"],
+    "export verify --bundle": ["--data", "digits"],
+    "cloud_stub deploy --onnx": ["--labels", "labels.txt"],
+}
+WITHIN = {"train convert --data", "train tasks --data", "export retune --data"}
+"""These belong to other flags or to language models."""
+WORKERS = [
+    pytest.param(line, flag, id=f"{line} --{flag}")
+    for line, command in COMMANDS.items()
+    for flag in {item.name for item in dataclasses.fields(command)} & SWAPPED.keys()
+    # Those of language models read their task first, and have a test of their own.
+    if not line.endswith("lm")
+    and line.split()[1] not in {"demo", "harvest", "quantization"}
+    and f"{line} --{flag}" not in WITHIN
+]
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory, bundle, small_checkpoint):
+    """Return a folder with what is easily taken for another thing."""
+    place = tmp_path_factory.mktemp("things")
+    for name, folder in {"bundle": bundle, "checkpoint": small_checkpoint}.items():
+        (place / name).symlink_to(folder)
+    for split in ("train", "test"):
+        (place / "data" / split / "cat").mkdir(parents=True)
+    (place / "picture.onnx").write_bytes(b"picture")
+    (place / "data.zip").write_bytes(b"PK")
+    (place / "labels.txt").write_text("cat\ndog")
+    return place
+
+
+def words_for(line, flag, path, things):
+    """Return a line that names a path by a flag, and the rest that the command needs."""
+    command, given = COMMANDS[line], {flag: str(path)}
+    hints = typing.get_type_hints(command)
+    fitting = {"bundle": "bundle", "checkpoint": "checkpoint", "out": "out", "large": "checkpoint"}
+    for item in dataclasses.fields(command):
+        if item.default is dataclasses.MISSING and item.name not in given:
+            name = fitting.get(item.name)
+            given[item.name] = str(things / name) if name else sample(hints[item.name])
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    return [*flags, *FURTHER.get(line, []), *FURTHER.get(f"{line} --{flag}", [])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("line", "flag"), WORKERS)
+def test_a_path_to_another_thing_is_recognised(line, flag, things, capfd, monkeypatch):
+    monkeypatch.chdir(things)
+    package, name = line.split()
+    for kind in SWAPPED[flag]:
+        words = words_for(line, flag, things / kind, things)
+        commands = {name: COMMANDS[line]}
+        assert main(f"python -m {package}", commands, argv=[name, *words]) != 0
+        told = capfd.readouterr()
+        assert (told.out + told.err).count(KINDS[kind]) == 1, (words, told)

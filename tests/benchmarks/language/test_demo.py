@@ -182,7 +182,7 @@ def test_check_finds_a_touched_sample_and_a_touched_page_of_the_cascades(demo, t
 def test_a_folder_without_a_language_model_is_refused_before_the_training(demo, tmp_path):
     task = str(demo.parent / "things")
     settings = DemoSettings(task=task, small=str(tmp_path), out=tmp_path / "out")
-    with pytest.raises(CheckpointError, match=r"expected a config\.json"):
+    with pytest.raises(CheckpointError, match=r"with a config\.json, at"):
         settings.run()
     assert not (tmp_path / "out").exists()
 
