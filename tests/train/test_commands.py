@@ -135,8 +135,8 @@ def test_other_labels_and_missing_folders_are_refused(small_checkpoint, tmp_path
     refused_here(["evaluate", "--checkpoint", tmp_path / "pets"], capfd, says=says)
     line = ["evaluate", "--checkpoint", small_checkpoint, "--large"]
     refused_here([*line, tmp_path / "pets"], capfd, says=says)
-    refused_here([*line, tmp_path / "none"], capfd, says="is nothing")
-    refused_here(["tune", "--checkpoint", tmp_path / "none", *out], capfd, says="is nothing")
+    refused_here([*line, tmp_path / "none"], capfd, says="nothing is at")
+    refused_here(["tune", "--checkpoint", tmp_path / "none", *out], capfd, says="nothing is at")
     refused_here(["fit", "--model", "small-cn", *out], capfd, says="expected one of small-cnn")
     refused_here(["fit", "--data", tmp_path / "none", *out], capfd, says="nothing is there")
     assert not (tmp_path / "out").exists()

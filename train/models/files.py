@@ -70,6 +70,8 @@ def check_files(folder: Path) -> None:
 
 def check_config(folder: Path) -> None:
     """Raise `CheckpointError` where a folder has no configuration, or one of an endless model."""
+    if not folder.exists():
+        raise CheckpointError(f"expected a checkpoint folder, nothing is at {folder}")
     if not (folder / _CONFIG).exists():
         raise CheckpointError(
             f"expected a checkpoint folder with a {_CONFIG}, at {folder} is {what_is(folder)}: "
