@@ -57,8 +57,11 @@ class ModelSettings(Command):
         default="",
     )
     upstream_model: str = field("name of the model at --upstream", default="")
-    upstream_timeout: float = field(
-        "longest silence of --upstream, in seconds, before a call fails", default=30.0, above=0
+    upstream_timeout_s: float = field(
+        "longest silence of --upstream, in seconds, before a call fails",
+        default=30.0,
+        above=0,
+        aliases=("upstream_timeout",),
     )
     upstream_key_file: Path | None = field("file with the key for --upstream", default=None)
     upstream_ca: Path | None = field(
@@ -83,10 +86,11 @@ class ModelSettings(Command):
         "HOST:PORT of a further cloud for the inputs that --bundle is unsure of (a middle tier)",
         default="",
     )
-    cloud_deadline: float = field(
+    cloud_deadline_s: float = field(
         "longest wait for --cloud, in seconds; never longer than the caller waits",
         default=0.5,
         above=0,
+        aliases=("cloud_deadline",),
     )
     cloud_tls: bool = field("use TLS for --cloud", default=False)
     cloud_ca: Path | None = field(
@@ -128,10 +132,11 @@ class ModelSettings(Command):
         default=1 << 17,
         within=(1, MOST_CALLS),
     )
-    stall: float = field(
+    stall_s: float = field(
         "seconds without a sign of life after which a batch counts as hanging",
         default=60.0,
         above=0,
+        aliases=("stall",),
     )
 
     def __post_init__(self) -> None:
@@ -179,7 +184,7 @@ class ModelSettings(Command):
             max_batch=self.max_batch,
             max_delay_s=self.max_delay_ms / 1e3,
             max_queue=self.max_queue,
-            stall_s=self.stall,
+            stall_s=self.stall_s,
         )
 
     def bounds(self) -> RowBounds:

@@ -182,7 +182,7 @@ def _open_decoder(path: Path, settings: ModelSettings) -> Backend:
 
 def _cloud_link(settings: ModelSettings) -> dict[str, Any]:
     """Return address, deadline and protection of the further cloud, as in `Cascade.open`."""
-    link = {"cloud": settings.cloud, "deadline_s": settings.cloud_deadline}
+    link = {"cloud": settings.cloud, "deadline_s": settings.cloud_deadline_s}
     if not settings.cloud_tls:
         return {**link, "allow_plaintext": settings.cloud_plaintext}
     security = Security(

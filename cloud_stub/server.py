@@ -174,7 +174,7 @@ async def _serve(
     """Serve, and return the number of calls and workers that are abandoned at the end."""
     stop = asyncio.Event()
     # Before the models are opened, which takes a while.
-    _await_signals(stop, asyncio.get_running_loop(), settings.grace)
+    _await_signals(stop, asyncio.get_running_loop(), settings.grace_s)
     return await _Server(settings, certificates, guard, log, connections).serve(stop)
 
 
@@ -193,7 +193,7 @@ def _await_signals(stop: asyncio.Event, loop: asyncio.AbstractEventLoop, grace_s
         if number == 1:
             loop.call_soon_threadsafe(stop.set)
         elif number == 2:  # noqa: PLR2004
-            text = "already draining: the end comes with --grace (%g s)"
+            text = "already draining: the end comes with --grace-s (%g s)"
             loop.call_soon_threadsafe(_LOG.warning, text, grace_s)
 
     for number in _STOPPING:
@@ -284,8 +284,8 @@ class _Server:
 
     async def _drain(self, front: Front, server: grpc.aio.Server) -> None:
         """Refuse new calls, and finish those in flight within the grace."""
-        until = monotonic() + self._settings.grace
-        await front.drain(min(self._settings.grace, _DRAIN_S))
+        until = monotonic() + self._settings.grace_s
+        await front.drain(min(self._settings.grace_s, _DRAIN_S))
         await server.stop(max(0.0, until - monotonic()))
         if any(model.in_flight or model.waiting for model in self._models):
             # The end of the loop would print a traceback of a call that was just cut off.

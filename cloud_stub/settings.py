@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from cloud_stub.model_settings import ModelSettings
 from cloud_stub.operations.security import ServerSecurity
 from edge_runtime.cli import Command, field
-from edge_runtime.cli.command import flag_name
+from edge_runtime.cli.command import flag_name, renamed
 from edge_runtime.errors import SettingError
 from edge_runtime.reading import read_toml
 from edge_runtime.wire.address import MAX_PORT
@@ -60,8 +60,11 @@ class ServeSettings(ModelSettings, does="cloud_stub.server:serve"):
     max_connections: int = field(
         "most connections at once; further ones are closed as they come", default=10_000, least=1
     )
-    grace: float = field(
-        "seconds that calls in flight may still take after SIGTERM", default=10.0, least=0
+    grace_s: float = field(
+        "seconds that calls in flight may still take after SIGTERM",
+        default=10.0,
+        least=0,
+        aliases=("grace",),
     )
     metrics_port: int | None = field(
         "TCP port of /metrics for Prometheus; 0 takes a free one; not served if not given",
@@ -154,6 +157,8 @@ def read_models(path: Path) -> list[ModelSettings]:
 
 def _read_model(table: Mapping[str, Any], where: str, path: Path) -> ModelSettings:
     fields = {item.name: item for item in dataclasses.fields(ModelSettings)}
+    earlier = renamed(ModelSettings)
+    table = {earlier.get(name, name): value for name, value in table.items()}
     unknown = sorted(table.keys() - fields.keys())
     if unknown:
         raise SettingError(

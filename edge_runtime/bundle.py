@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Final
 from edge_runtime import contract
 from edge_runtime.errors import BundleError
 from edge_runtime.files import repair
+from edge_runtime.names import what_is
 from edge_runtime.onnx_file import scan_onnx
 from edge_runtime.reading import open_regular, read_json
 
@@ -166,8 +167,9 @@ def _read_record(folder: Path) -> dict[str, Any]:
     file = folder / contract.BUNDLE_FILE
     if not file.is_file():
         raise BundleError(
-            f"expected a bundle folder with {contract.BUNDLE_FILE}, found none at {folder}: "
-            "make one with `python -m export --checkpoint DIR --out BUNDLE`"
+            f"expected a bundle folder with {contract.BUNDLE_FILE}, at {folder} is "
+            f"{what_is(folder)}: make a bundle with `python -m export --checkpoint DIR --out "
+            "BUNDLE`"
         )
     try:
         record = read_json(file)

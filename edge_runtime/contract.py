@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, Final, Literal
 
+from edge_runtime import names
 from edge_runtime.errors import BundleError, ContractVersionError
 from edge_runtime.names import unique_names
 
@@ -52,7 +53,7 @@ SECOND_LOOK_HIGH: Final = "second_look_high"
 
 # Places of the metadata, and roles of graphs.
 METADATA_KEY: Final = "gatekeeper"  # in the graph's metadata_props
-BUNDLE_FILE: Final = "bundle.json"
+BUNDLE_FILE: Final = names.BUNDLE_FILE
 ROLE_CLASSIFIER: Final = "classifier"
 ROLE_DECODER: Final = "decoder"
 TASKS: Final = {"image": "image-classification", "text": "text-classification"}

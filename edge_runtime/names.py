@@ -10,6 +10,45 @@ from pathlib import Path
 
 from edge_runtime.reading import read_text
 
+BUNDLE_FILE = "bundle.json"
+_CONFIG = "config.json"
+_FILES = {
+    ".onnx": "an ONNX file, which --onnx takes",
+    ".pt2": "a program of torch.export, which --program takes",
+    ".pt": "a file of PyTorch weights, of which `train convert` makes a checkpoint",
+    ".pth": "a file of PyTorch weights, of which `train convert` makes a checkpoint",
+    ".safetensors": "a file of weights: name the checkpoint's folder",
+    ".zip": "a zip archive: unpack it first",
+    ".gz": "a compressed file: unpack it first",
+    ".tar": "an archive: unpack it first",
+    ".csv": "a table, which --data takes",
+    ".jsonl": "a table, which --data takes",
+    ".parquet": "a table, which --data takes",
+}
+
+
+def what_is(path: Path | str) -> str:
+    """Say what is at a path where something else was expected, and which flag takes it."""
+    path = Path(path)
+    if path.is_dir():
+        return _folder({entry.name for entry in path.iterdir()}, path)
+    if path.name == BUNDLE_FILE:
+        return "the description of a bundle: name its folder"
+    return _FILES.get(path.suffix.lower(), "a file of another kind") if path.exists() else "nothing"
+
+
+def _folder(names: set[str], path: Path) -> str:
+    kinds = {
+        "a bundle, which --bundle takes": BUNDLE_FILE in names,
+        "a model's folder, which --checkpoint takes": _CONFIG in names,
+        "a folder with an ONNX file: --onnx takes the file": any(
+            name.endswith(".onnx") for name in names
+        ),
+        "a folder of folders: --data takes data": any((path / name).is_dir() for name in names),
+        "an empty folder": not names,
+    }
+    return next((kind for kind, fits in kinds.items() if fits), "a folder of something else")
+
 
 def class_name(text: str) -> str:
     """Return a class name in Unicode's form NFC, in which equal names are equal texts.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.errors import BundleError
+from edge_runtime.names import what_is
 from edge_runtime.reading import SMALL, open_regular
 
 _METADATA, _EXTERNAL = "metadata", "external data"
@@ -77,8 +78,9 @@ def read_onnx_file(path: Path, *, allow_loops: bool = False) -> OnnxFile:
         ):
             return scan_onnx(data, path, allow_loops=allow_loops)
     except OSError as error:
+        reason = what_is(path) if path.is_dir() else error.strerror or error
         raise BundleError(
-            f"expected an ONNX file at {path}, got {error.strerror or error}: correct the path"
+            f"expected an ONNX file at {path}, got {reason}: correct the path"
         ) from None
     except BundleError:
         raise

@@ -16,6 +16,8 @@ from edge_runtime.errors import BundleError, SettingError
 from edge_runtime.language import Decoder
 from export.bundle import write_bundle
 from export.calibration import band_note
+from export.calibration.effect import change
+from export.calibration.sample import Sample
 from export.classifier.calibration import Band, choose_gate
 from export.classifier.second_look import set_band
 from export.commands.retune import RetuneSettings
@@ -41,7 +43,7 @@ def retune(settings: RetuneSettings) -> None:
     bundle = read_bundle(settings.bundle, role)
     model = onnx.load_model_from_string(bundle.content)
     choose = _for_decoder if role == contract.ROLE_DECODER else _for_classifier
-    gate, record = choose(settings, bundle)
+    gate, record, sample = choose(settings, bundle)
     set_threshold(model, gate.threshold)
     if gate.look is not None:
         set_band(model, *gate.look.limits)
@@ -60,11 +62,12 @@ def retune(settings: RetuneSettings) -> None:
         hashes=bundle.hashes,
         role=role,
     )
-    change = f"threshold {bundle.metadata.threshold:.6g} -> {gate.threshold:.6g}"
+    moved = f"threshold {bundle.metadata.threshold:.6g} -> {gate.threshold:.6g}"
     fresh = freshness_note(
         metadata.extra, settings.calibrate, settings.split, certified=settings.is_certified
     )
-    print(f"{settings.bundle}: {change}{band_note(gate.threshold, gate.look)}{fresh}")
+    print(f"{settings.bundle}: {moved}{band_note(gate.threshold, gate.look)}{fresh}")
+    print(*_effect(settings, bundle, gate, sample), sep="\n")
     if gate.look is None and _has_band(metadata.second_look):
         print(
             "the second look keeps its band, which was not chosen for this threshold: --calibrate "
@@ -72,8 +75,29 @@ def retune(settings: RetuneSettings) -> None:
         )
 
 
-def _for_classifier(settings: RetuneSettings, bundle: Bundle) -> tuple[Gate, _Record | None]:
-    """Return (the gate, the record); its second look is None if the bundle's stays."""
+def _effect(
+    settings: RetuneSettings, bundle: Bundle, gate: Gate, sample: Sample | None
+) -> list[str]:
+    """Return what the change means to the user."""
+    if sample is None:
+        role = "--task TASK" if bundle.metadata.task == contract.TASK_GENERATION else "--data DATA"
+        return [
+            "a threshold set by hand: what it defers is unknown, measure it with `export verify "
+            f"--bundle {settings.bundle} {role}`"
+        ]
+    return change(
+        bundle.metadata.threshold,
+        gate.threshold,
+        sample,
+        data=f"{settings.split} of {settings.calibrate}",
+        is_same_look=gate.look is None,
+    )
+
+
+def _for_classifier(
+    settings: RetuneSettings, bundle: Bundle
+) -> tuple[Gate, _Record | None, Sample | None]:
+    """Return (the gate, the record, the answers); its second look is None if the bundle's stays."""
     if settings.data is not None or settings.limit is not None:
         raise SettingError(
             f"expected no --data and no --limit for the classifier in {settings.bundle}: "
@@ -81,7 +105,7 @@ def _for_classifier(settings: RetuneSettings, bundle: Bundle) -> tuple[Gate, _Re
         )
     kind = bundle.metadata.confidence_kind
     if settings.threshold is not None:
-        return Gate(kind, float(np.float32(settings.threshold))), None
+        return Gate(kind, float(np.float32(settings.threshold))), None, None
     split = load_split(
         str(settings.calibrate),
         settings.split,
@@ -101,20 +125,25 @@ def _for_classifier(settings: RetuneSettings, bundle: Bundle) -> tuple[Gate, _Re
         set_band(model, *band)
         return run_bundle(edge, split.inputs, open_graph(model, bundle.path))
 
-    return choose_gate(
+    seen: list[Sample] = []
+    gate, record = choose_gate(
         settings,
         kind,
         split,
         answer,
         extra=bundle.metadata.extra,
         look=None if before is None else (before.view, before.band),
+        watch=seen.append,
     )
+    return gate, record, seen[-1]
 
 
-def _for_decoder(settings: RetuneSettings, bundle: Bundle) -> tuple[Gate, _Record | None]:
+def _for_decoder(
+    settings: RetuneSettings, bundle: Bundle
+) -> tuple[Gate, _Record | None, Sample | None]:
     task = calibration_task(settings)
     chosen = choose_threshold(settings, Decoder(bundle), task)
-    return Gate(bundle.metadata.confidence_kind, chosen.threshold), chosen.record
+    return Gate(bundle.metadata.confidence_kind, chosen.threshold), chosen.record, chosen.sample
 
 
 def _has_band(described: dict[str, Any] | None) -> bool:

@@ -37,13 +37,13 @@ def run_demo(settings: DemoSettings) -> None:
 def _run_chain(settings: DemoSettings) -> None:
     start = time.perf_counter()
     # A mistake in the second name must not cost the hours of the first model.
-    _check_model(settings.small_model, settings.dataset, settings.limit)
-    _check_model(settings.large_model, settings.large_data, settings.limit)
+    _check_model(settings.small_model, settings.data_set, settings.limit)
+    _check_model(settings.large_model, settings.large_data_set, settings.limit)
     empty_folder(settings.out, overwrite=settings.overwrite)
     with Stages(2 * len(settings.seeds) + 3) as stages:
         with stages.stage("train M_L"):
             large = _fit(
-                settings, settings.large_model, settings.large_data, "large", settings.seeds[0]
+                settings, settings.large_model, settings.large_data_set, "large", settings.seeds[0]
             )
         bundles: dict[str, dict[int, Path]] = {UNTUNED: {}, CONTROL: {}, TUNED: {}}
         for seed in settings.seeds:
@@ -54,21 +54,21 @@ def _run_chain(settings: DemoSettings) -> None:
                     bundles[variant][seed] = export_bundle(
                         checkpoint,
                         _folder(settings, seed) / f"bundle-{variant}",
-                        data=settings.dataset,
+                        data=settings.data_set,
                         target_deferral=settings.target_deferral,
                     )
         with (
             stages.stage("send the test set through the cascades"),
             running_server(["cloud_stub", "--checkpoint", str(large), "--port", "0"]) as address,
         ):
-            test = data.load(settings.dataset, limit=settings.limit).test
+            test = data.load(settings.data_set, limit=settings.limit).test
             trial = Trial(test, address, bundles[UNTUNED][settings.seeds[0]])
             samples, sent_bytes = trial.measure_all(bundles)
         with stages.stage("compute figures and draw pictures"):
             content = {
                 **environment.describe("benchmarks"),
-                "data": settings.dataset,
-                "large_data": settings.large_data,
+                "data": settings.data_set,
+                "large_data": settings.large_data_set,
                 "small": settings.small_model,
                 "large": settings.large_model,
                 "alpha": settings.alpha,
@@ -113,13 +113,13 @@ def _fit(settings: DemoSettings, model: str, dataset: str, name: str, seed: int)
 
 def _train_small(settings: DemoSettings, seed: int) -> dict[str, Path]:
     """Return the checkpoint of each variant of M_S."""
-    small = _fit(settings, settings.small_model, settings.dataset, "small", seed)
+    small = _fit(settings, settings.small_model, settings.data_set, "small", seed)
     paths = {UNTUNED: small}
     for variant, objective in _OBJECTIVES.items():
         paths[variant] = _folder(settings, seed) / variant
         TuneSettings(
             checkpoint=small,
-            data=settings.dataset,
+            data=settings.data_set,
             out=paths[variant],
             objective=objective,
             alpha=settings.alpha,
@@ -135,5 +135,5 @@ def _training_accuracy(settings: DemoSettings) -> float:
     small = Path(settings.small_model)
     folder = small if _is_checkpoint(settings.small_model) else settings.out / "small"
     return accuracy(
-        open_checkpoint(folder), data.load(settings.dataset, limit=settings.limit).train
+        open_checkpoint(folder), data.load(settings.data_set, limit=settings.limit).train
     )

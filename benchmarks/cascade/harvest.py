@@ -30,8 +30,8 @@ _NO_BOUND = 1 << 50
 def run_round(settings: HarvestBenchmarkSettings) -> None:
     """Fit, record, harvest, tune and report."""
     start = time.perf_counter()
-    splits = data.load(settings.dataset)
-    open_for(settings.large, splits.train, settings.dataset)
+    splits = data.load(settings.data)
+    open_for(settings.large, splits.train, settings.data)
     stream = data.load_train(settings.stream).inputs
     empty_folder(settings.out, overwrite=settings.overwrite)
     bundles: dict[str, dict[int, Path]] = {UNTUNED: {}, CONTROL: {}, RANDOM: {}, TUNED: {}}
@@ -56,7 +56,7 @@ def run_round(settings: HarvestBenchmarkSettings) -> None:
             first = settings.out / f"seed-{settings.seeds[0]}" / "small"
             content = {
                 **environment.describe("benchmarks"),
-                "data": settings.dataset,
+                "data": settings.data,
                 "stream": settings.stream,
                 "small": settings.small,
                 "large": str(settings.large),
@@ -76,7 +76,7 @@ def run_round(settings: HarvestBenchmarkSettings) -> None:
 def _fit(settings: HarvestBenchmarkSettings, folder: Path, seed: int) -> Path:
     """Fit M_S; return its bundle."""
     small = folder / "small"
-    FitSettings(model=settings.small, data=settings.dataset, out=small, seed=seed).run()
+    FitSettings(model=settings.small, data=settings.data, out=small, seed=seed).run()
     return _export(settings, folder, small, UNTUNED)
 
 
@@ -86,7 +86,7 @@ def _export(
     return export_bundle(
         checkpoint,
         folder / f"bundle-{variant}",
-        data=settings.dataset,
+        data=settings.data,
         target_deferral=settings.target_deferral,
     )
 
@@ -127,7 +127,7 @@ def _tune(
     settings: HarvestBenchmarkSettings, folder: Path, harvests: dict[str, Path], seed: int
 ) -> dict[str, Path]:
     """Return the bundles of the control and of M_S tuned with each harvest."""
-    share = _counts(folder)["kept"] / len(data.load(settings.dataset).train)
+    share = _counts(folder)["kept"] / len(data.load(settings.data).train)
     plans: dict[str, tuple[Path | None, int]] = {
         CONTROL: (None, round(settings.epochs * (1 + share))),
         RANDOM: (harvests[RANDOM], settings.epochs),
@@ -137,7 +137,7 @@ def _tune(
     for variant, (extra, epochs) in plans.items():
         TuneSettings(
             checkpoint=folder / "small",
-            data=settings.dataset,
+            data=settings.data,
             extra=None if extra is None else str(extra),
             objective=settings.objective,
             # Like with like: the same data for all, and no run that stops before the others.

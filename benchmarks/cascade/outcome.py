@@ -11,7 +11,11 @@ from benchmarks.tables import markdown
 
 _REACHED: Final = 0.95
 """Share of the gap between the models from which on the cascade counts as good as M_L."""
-_HEAD: Final = ("", "accuracy", "answered on the device", "median latency", "bytes sent per input")
+_HEAD: Final = ("", "accuracy", "mean latency", "p99 latency", "calls", "bytes sent")
+_THOUSAND: Final = 1000
+Latency = tuple[float, float]
+"""Mean and 99th percentile in milliseconds; NaN where it is unknown."""
+_UNKNOWN: Final = (math.nan, math.nan)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,9 @@ class Outcome:
         joint: Accuracy of the cascade at its calibrated threshold.
         edge_share: Share of the inputs that the device answers.
         edge_ms: Median time of an answer from the device.
-        cloud_ms: Median time of a deferred call: M_S, network and M_L.
+        edge: Latency of answers from the device.
+        deferred: Latency of deferred calls: M_S, network and M_L.
+        both: Latency of all calls of the cascade.
         sent_bytes: Bytes sent to M_L, averaged over all inputs.
         training: Name of M_S's training.
     """
@@ -34,21 +40,26 @@ class Outcome:
     joint: float
     edge_share: float
     edge_ms: float
-    cloud_ms: float
     sent_bytes: float
+    edge: Latency = _UNKNOWN
+    deferred: Latency = _UNKNOWN
+    both: Latency = _UNKNOWN
     training: str = "tuned"
 
     @classmethod
     def of(cls, variant: Mapping[str, Any]) -> Outcome:
         """Return the outcome of one column of the results of a demo."""
         figures = {name: figure["value"] for name, figure in variant["figures"].items()}
+        times = {n: (t["mean_ms"], t["p99_ms"]) for n, t in variant["latency"].items()}
         return cls(
             small=figures["acc(M_S)"],
             large=figures["acc(M_L)"],
             joint=figures["joint accuracy at threshold"],
             edge_share=1 - figures["deferral ratio"],
             edge_ms=variant["latency"]["edge"]["p50_ms"],
-            cloud_ms=variant["latency"]["deferred"]["p50_ms"],
+            edge=times["edge"],
+            deferred=times["deferred"],
+            both=times["all"],
             sent_bytes=variant["bytes_sent"],
         )
 
@@ -78,20 +89,27 @@ class Outcome:
         )
 
     def table(self) -> str:
-        """Render the three ways to answer as a Markdown table, one row each."""
-        edge, cloud = _milliseconds(self.edge_ms), _milliseconds(self.cloud_ms)
+        """Render the three ways to answer as a Markdown table; calls and bytes of 1,000 inputs."""
         deferred = 1 - self.edge_share
-        each = f"{self.sent_bytes / deferred:.0f}" if deferred else "-"
-        both = f"{edge} on the device, {cloud} from M_L"
-        share = percent(self.edge_share)
+        each = self.sent_bytes / deferred if deferred else math.nan
+        rows = [
+            ("M_S alone", self.small, self.edge, 0.0, 0.0),
+            ("M_L for everything", self.large, self.deferred, 1.0, each),
+            ("the cascade", self.joint, self.both, deferred, self.sent_bytes),
+        ]
         return markdown(
             [
                 _HEAD,
-                ("M_S alone", f"{self.small:.3f}", "100 %", edge, "0"),
-                ("M_L alone", f"{self.large:.3f}", "0 %", cloud, each),
-                ("the cascade", f"{self.joint:.3f}", share, both, f"{self.sent_bytes:.0f}"),
+                *(
+                    (name, f"{right:.3f}", *map(_milliseconds, times), *map(_thousand, costs))
+                    for name, right, times, *costs in rows
+                ),
             ]
         )
+
+
+def _thousand(each: float) -> str:
+    return "-" if math.isnan(each) else f"{_THOUSAND * each:,.0f}"
 
 
 def percent(share: float, digits: int = 0) -> str:

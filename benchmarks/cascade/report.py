@@ -14,6 +14,7 @@ from benchmarks.cascade.samples import Samples, read_samples, write_samples
 from benchmarks.cascade.summary import TUNED, figures
 from benchmarks.documents import FINDINGS, Document, read_json, write_json
 from benchmarks.tables import markdown
+from edge_runtime.cli.help import GLOSSARY
 from edge_runtime.files import write_atomically
 from train.comparison.figures import ACCURACY, AREA
 
@@ -23,8 +24,8 @@ REPORT = "report.md"
 _SATURATED = 0.98
 _SMALL_GAP = 0.08
 _CALLS = (
-    "M_L's latency is that of a deferred call, which runs M_S first. M_L ran on the same machine:",
-    "add the round trip of your network.",
+    "Calls to M_L and bytes are those of 1,000 inputs. M_L's latency is that of a deferred call,",
+    "which runs M_S first; M_L ran on the same machine, so add the round trip of your network.",
 )
 _LATENCIES = ("p50_ms", "p90_ms", "p99_ms")
 _MEANINGS = {
@@ -116,7 +117,7 @@ def page(
         "",
         *legend(results),
         "",
-        "In brackets: 95 % bootstrap intervals.",
+        f"In brackets: 95 % bootstrap intervals. The [glossary]({GLOSSARY}) defines every row.",
         "",
         table(results),
         "",
@@ -155,7 +156,7 @@ def summary(
             table(results),
             "",
             "In brackets: 95 % bootstrap intervals. Joint accuracy is that of the cascade with a",
-            "share of the inputs deferred; docs/results.md explains every row.",
+            "share of the inputs deferred; docs/glossary.md defines every row.",
             "",
             *(f"- {line}" for line in conclusions(results)),
             "",

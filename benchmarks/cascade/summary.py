@@ -84,8 +84,19 @@ def _latency(samples: Samples) -> dict[str, dict[str, dict[str, float]]]:
     if np.isnan(samples.total_ms).all():
         return {}  # no call was timed
     deferred = samples.deferred > 0
-    calls = {"edge": samples.total_ms[~deferred], "deferred": samples.total_ms[deferred]}
-    return {"latency": {name: percentiles_ms(ms / 1e3) for name, ms in calls.items()}}
+    ms = samples.total_ms
+    calls = {"edge": ms[~deferred], "deferred": ms[deferred], "all": ms}
+    return {
+        "latency": {
+            name: {**percentiles_ms(times / 1e3), "mean_ms": _mean_of(times)}
+            for name, times in calls.items()
+        }
+    }
+
+
+def _mean_of(times: Floats) -> float:
+    timed = times[~np.isnan(times)]
+    return float(timed.mean()) if timed.size else float("nan")
 
 
 def _counts(inputs: int) -> Floats:

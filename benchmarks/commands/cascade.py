@@ -19,18 +19,19 @@ class DemoSettings(Limit, Overwrite, does="benchmarks.cascade.demo:run_demo"):
 
     With --task, a cascade of language models, compared with every rival and confidence.
 
-    Example: python -m benchmarks demo --dataset digits --seeds 0,1,2 --out runs/demo
+    Example: python -m benchmarks demo --data digits --seeds 0,1,2 --out runs/demo
     """
 
     task: str | None = field(
         "task for language models instead of a data set, e.g. clinc150 (`train tasks` lists them)",
         default=None,
     )
-    task_data: str | None = field(
-        "folder, file or Hugging Face name of the task's data (default: the task's own)",
+    data: str | None = field(
+        "data set name, folder or file; with --task, the data of that task (default: digits, or "
+        "the task's own)",
         default=None,
+        aliases=("dataset", "task_data"),
     )
-    dataset: str = field("data set name, folder or file", default="digits")
     small: str | None = field(
         "M_S: an architecture, or a checkpoint folder (default: small-cnn; with --task a Gemma of "
         "37,000 weights trained from scratch)",
@@ -41,8 +42,10 @@ class DemoSettings(Limit, Overwrite, does="benchmarks.cascade.demo:run_demo"):
         "470,000 weights trained from scratch)",
         default=None,
     )
-    large_dataset: str | None = field(
-        "training data of M_L (default: digits-more for digits, else the data set)", default=None
+    large_data: str | None = field(
+        "training data of M_L (default: digits-more for digits, else that of M_S)",
+        default=None,
+        aliases=("large_dataset",),
     )
     alpha: float = field(
         "weight of correct samples in the Gatekeeper loss; --task tries 0.3, 0.5 and 0.6 instead",
@@ -65,8 +68,8 @@ class DemoSettings(Limit, Overwrite, does="benchmarks.cascade.demo:run_demo"):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_different(self.seeds)
-        of_task = {"task_data": None, "steps": _STEPS}
-        of_data = {"dataset": "digits", "large_dataset": None, "alpha": _ALPHA}
+        of_task = {"steps": _STEPS}
+        of_data = {"large_data": None, "alpha": _ALPHA}
         unread = of_task if self.task is None else of_data
         named = [name for name, default in unread.items() if getattr(self, name) != default]
         if named:
@@ -84,9 +87,14 @@ class DemoSettings(Limit, Overwrite, does="benchmarks.cascade.demo:run_demo"):
         return self.large or "resnet-20"
 
     @property
-    def large_data(self) -> str:
+    def data_set(self) -> str:
+        """The data set of a classifiers' cascade."""
+        return self.data or "digits"
+
+    @property
+    def large_data_set(self) -> str:
         """The data set that M_L is fitted on."""
-        return self.large_dataset or ("digits-more" if self.dataset == "digits" else self.dataset)
+        return self.large_data or ("digits-more" if self.data_set == "digits" else self.data_set)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +108,9 @@ class HarvestBenchmarkSettings(Overwrite, does="benchmarks.cascade.harvest:run_r
     Example: python -m benchmarks harvest --large runs/large --out runs/harvest-digits
     """
 
-    dataset: str = field("data set of M_S: name, folder or file", default="digits")
+    data: str = field(
+        "data set of M_S: name, folder or file", default="digits", aliases=("dataset",)
+    )
     stream: str = field("data set whose training pictures the device sees", default="digits-more")
     small: str = field("architecture of M_S", default="small-cnn")
     large: Path = field("checkpoint folder of M_L")

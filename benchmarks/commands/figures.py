@@ -85,9 +85,7 @@ class RuntimeSettings(ResultFile, does="benchmarks.runtime.figures:measure"):
     Example: python -m benchmarks runtime --only calls,client --out runtime.json
     """
 
-    only: tuple[RuntimeGroup, ...] = field(
-        f"groups to measure, of {', '.join(RUNTIME_GROUPS)} (default: all)", default=()
-    )
+    only: tuple[RuntimeGroup, ...] = field("groups to measure, all if not given", default=())
     rounds: int = field(
         "alternating rounds of each comparison of calls; fewer are quicker and noisier",
         default=60,
@@ -125,9 +123,7 @@ class CloudSettings(ResultFile, does="benchmarks.serving.figures:measure"):
     Example: python -m benchmarks cloud --only front,overload --out cloud.json
     """
 
-    only: tuple[CloudGroup, ...] = field(
-        f"groups to measure, of {', '.join(CLOUD_GROUPS)} (default: all)", default=()
-    )
+    only: tuple[CloudGroup, ...] = field("groups to measure, all if not given", default=())
     peer_rounds: int = field(
         "alternating rounds of the comparison with MLServer; fewer are quicker and noisier",
         default=8,
@@ -166,7 +162,7 @@ class LatencySettings(ResultFile, does="benchmarks.latency:measure"):
     Example: python -m benchmarks latency --bundle runs/demo/bundle-tuned --cloud localhost:8001
     """
 
-    bundle: Path = field("bundle folder")
+    bundle: Path = field("bundle folder", word=True)
     cloud: str | None = field("host:port of the large model", default=None)
     model: str = field("the large model's name on that server", default=contract.DEFAULT_MODEL)
     calls: int | None = field(

@@ -29,9 +29,7 @@ class DecodingSettings(ResultFile, does="benchmarks.language.promises.figures:me
     Example: python -m benchmarks decoding --only tokens,certainty --out decoding.json
     """
 
-    only: tuple[DecodingGroup, ...] = field(
-        f"groups to measure, of {', '.join(DECODING_GROUPS)} (default: all)", default=()
-    )
+    only: tuple[DecodingGroup, ...] = field("groups to measure, all if not given", default=())
     prompts: int = field("prompts for each architecture and confidence", default=500, least=1)
     stops: int = field(
         "generations with and without the early stop, over all graphs together",
@@ -60,9 +58,7 @@ class GenerationSettings(ResultFile, does="benchmarks.language.speed.figures:mea
     Example: python -m benchmarks generation --out generation.json
     """
 
-    only: tuple[GenerationGroup, ...] = field(
-        f"groups to measure, of {', '.join(GENERATION_GROUPS)} (default: all)", default=()
-    )
+    only: tuple[GenerationGroup, ...] = field("groups to measure, all if not given", default=())
     rounds: int = field(
         "alternating rounds of each comparison; fewer are quicker and noisier", default=20, least=1
     )

@@ -29,7 +29,7 @@ class DeploySettings(Command, does="cloud_stub.deploy.deployment:deploy"):
     Example: python -m cloud_stub deploy --target triton --bundle runs/large --out models
     """
 
-    target: Literal["triton", "kserve"] = field("the engine: triton or kserve")
+    target: Literal["triton", "kserve"] = field("the engine")
     out: Path = field("folder to write: Triton's model repository, or one for KServe's files")
     bundle: Path | None = field("folder of an exported bundle", default=None)
     onnx: Path | None = field("any ONNX file instead", default=None)

@@ -83,7 +83,7 @@ class UpstreamBackend:
             context.set_alpn_protocols(["http/1.1"])
         self._kind, self._model = settings.confidence_kind, settings.upstream_model
         self._completions = _Completions(
-            url, context=context, token=security.token(), silence_s=settings.upstream_timeout
+            url, context=context, token=security.token(), silence_s=settings.upstream_timeout_s
         )
         self.signature = generation_signature(
             "gatekeeper_upstream", settings.most_new_tokens, is_batched=False

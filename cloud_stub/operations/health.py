@@ -17,11 +17,11 @@ from edge_runtime.wire import messages as pb
 try:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 except ImportError:
-    raise DependencyError("grpcio-health-checking", "serving", "cloud") from None
+    raise DependencyError("grpcio-health-checking", "serving", "serve") from None
 try:
     from grpc_reflection.v1alpha import reflection, reflection_pb2
 except ImportError:
-    raise DependencyError("grpcio-reflection", "serving", "cloud") from None
+    raise DependencyError("grpcio-reflection", "serving", "serve") from None
 
 SERVICE: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _LOG: Final = logging.getLogger(__name__)

@@ -176,7 +176,7 @@ def _json_formatter() -> logging.Formatter:
     try:
         from pythonjsonlogger.json import JsonFormatter
     except ImportError:
-        raise DependencyError("python-json-logger", "a log in JSON", "cloud") from None
+        raise DependencyError("python-json-logger", "a log in JSON", "serve") from None
 
     class Formatter(JsonFormatter):
         def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name

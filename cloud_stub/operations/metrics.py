@@ -27,7 +27,7 @@ try:
     )
     from prometheus_client.registry import Collector
 except ImportError:
-    raise DependencyError("prometheus_client", "--metrics-port", "cloud") from None
+    raise DependencyError("prometheus_client", "--metrics-port", "serve") from None
 
 PREFIX: Final = "gatekeeper_cloud_"
 _SILENT_CLIENT_S: Final = 5.0

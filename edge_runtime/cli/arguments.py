@@ -6,7 +6,8 @@ settings are built, and the command runs, only once the whole line has been pars
 
 Text converts to `str`, `int`, `float`, `bool`, `Path`, an optional of these, a `Literal`, and
 tuples of them (`--seeds 0,1,2`; `\,` is a comma inside an element). A positional tuple takes the
-words that are not flags, a repeated one (`--stop , --stop .`) each of its flags' values.
+words that are not flags, a repeated one (`--stop , --stop .`) each of its flags' values. The
+object of a command is a word or a flag (`inspect BUNDLE`, `inspect --bundle BUNDLE`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import difflib
 import inspect
 import io
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable
@@ -27,7 +29,7 @@ import fire
 from fire import core as fire_core
 from fire import decorators
 
-from edge_runtime.cli.command import Command, flag_name
+from edge_runtime.cli.command import Command, flag_name, renamed
 from edge_runtime.cli.help import fields, page, show
 from edge_runtime.errors import GatekeeperError
 
@@ -56,6 +58,7 @@ def parse(name: str, command: type[Command], argv: list[str]) -> Command:
     if any(word in {"-h", "--help"} for word in argv):
         show(page(name, command))
         raise SystemExit(0)
+    argv = _rename(command, argv)
     _reject_unknown_flags(command, argv)
     repeated, rest = _take_repeated(command, argv)
     recorded = _record(command, _close_switches(command, rest)) | repeated
@@ -73,6 +76,19 @@ def parse(name: str, command: type[Command], argv: list[str]) -> Command:
     if missing:
         raise UsageError(f"{', '.join(missing)} required: see {name} --help")
     return command(**values)
+
+
+def _rename(command: type[Command], argv: list[str]) -> list[str]:
+    """Write flags under their present names, and say so."""
+    names = {f"--{old}": f"--{new}".replace("_", "-") for old, new in renamed(command).items()}
+    words = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        new = names.get(f"--{flag[2:].replace('-', '_')}") if flag.startswith("--") else None
+        if new is not None:
+            print(f"note: {flag} is now called {new}", file=sys.stderr)
+        words.append(word if new is None else f"{new}{equals}{value}")
+    return words
 
 
 def _reject_unknown_flags(command: type[Command], argv: list[str]) -> None:
@@ -146,7 +162,11 @@ def _recorder(command: type[Command], recorded: dict[str, Any]) -> Callable[...,
     items = fields(command)
     keyword = inspect.Parameter.KEYWORD_ONLY
     positional = [item.name for item in items if item.metadata.get("positional")]
-    parameters = [inspect.Parameter(p, inspect.Parameter.VAR_POSITIONAL) for p in positional]
+    objects = [item.name for item in items if item.metadata.get("word")]
+    parameters = [
+        inspect.Parameter(p, inspect.Parameter.VAR_POSITIONAL)
+        for p in positional or [f"word_{name}" for name in objects]
+    ]
     parameters += [
         inspect.Parameter(item.name, keyword, default=None)
         for item in items
@@ -155,13 +175,22 @@ def _recorder(command: type[Command], recorded: dict[str, Any]) -> Callable[...,
 
     def record(*words: str, **flags: str | None) -> None:
         recorded.update({name: value for name, value in flags.items() if value is not None})
-        if words:
+        if words and positional:
             recorded[positional[0]] = words
+        elif words:
+            recorded[objects[0]] = _single(words, objects[0], flags.get(objects[0]))
 
     cast("Any", record).__signature__ = inspect.Signature(parameters)
     # Keep every value as text: fire would turn `--seeds 1,2` into a tuple and `1e3` into a float.
     decorated: Callable[..., None] = decorators.SetParseFn(str)(record)
     return decorated
+
+
+def _single(words: tuple[str, ...], name: str, by_flag: str | None) -> str:
+    given = [*words, *([] if by_flag is None else [by_flag])]
+    if len(given) > 1:
+        raise UsageError(f"expected one {name.upper()}, got {' '.join(given)}: see --help")
+    return words[0]
 
 
 def _convert(value: Any, hint: Any, item: dataclasses.Field[Any]) -> Any:
@@ -177,7 +206,8 @@ def _convert(value: Any, hint: Any, item: dataclasses.Field[Any]) -> Any:
         return tuple(_convert(part, arguments[0], item) for part in parts)
     if origin is Literal:
         if value not in arguments:
-            raise UsageError(f"{name} expects one of {', '.join(arguments)}, got {value!r}")
+            hint = suggest(str(value), arguments)
+            raise UsageError(f"{name} expects one of {', '.join(arguments)}, got {value!r}{hint}")
         return value
     return _scalar(value, hint, name)
 

@@ -56,6 +56,8 @@ def field(
     within: tuple[float, float] | None = None,
     nonempty: bool = False,
     repeated: bool = False,
+    word: bool = False,
+    aliases: tuple[str, ...] = (),
 ) -> Any:
     """Declare a flag of a command, for use in its dataclass.
 
@@ -71,6 +73,8 @@ def field(
         nonempty: Whether a tuple without elements is refused.
         repeated: Whether the flag is given once for each element of a tuple, which may then hold
             anything; otherwise commas separate the elements.
+        word: Whether a word without a flag gives it too: the object of the command.
+        aliases: Earlier names of the field, which the command line still takes.
     """
     if within is not None:
         least, most = within
@@ -81,6 +85,8 @@ def field(
         "bounds": None if bounds == Bounds() else bounds,
         "nonempty": nonempty,
         "repeated": repeated,
+        "word": word,
+        "aliases": aliases,
     }
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
@@ -130,6 +136,12 @@ def check(item: dataclasses.Field[Any], value: Any) -> None:
             raise SettingError(f"expected {flag_name(item)} {bounds}, got {number}")
         if math.isnan(number):
             raise SettingError(f"expected a number as {flag_name(item)}, got NaN")
+
+
+def renamed(command: type[Command]) -> dict[str, str]:
+    """Return the name of each field that has an earlier one, by the earlier name."""
+    items = dataclasses.fields(command)
+    return {old: item.name for item in items for old in item.metadata.get("aliases", ())}
 
 
 def flag_name(item: dataclasses.Field[Any]) -> str:

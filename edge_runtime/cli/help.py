@@ -7,12 +7,17 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Mapping
+import textwrap
+import typing
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from edge_runtime.cli.command import Command, flag_name
 
+GLOSSARY = "https://github.com/gatekeeper-edge/gatekeeper-edge/blob/main/docs/glossary.md"
+"""Where every term is defined."""
+_WIDTH = 100
 _EXAMPLE = re.compile(r"Example: python -m \w+(?: [a-z][a-z-]*)?(?=\s)")
 
 
@@ -23,15 +28,15 @@ def overview(
     lines = [f"usage: {program} COMMAND [FLAGS]", ""]
     if default is not None:
         lines = [f"usage: {program} [COMMAND] FLAGS", "", *_body(default), "", "commands:"]
-    width = max((len(name) for name in commands), default=0)
-    for name, command in commands.items():
-        lines.append(f"  {name:{width}}  {_describe(command)[0]}")
+    lines += _columns([(name, _describe(command)[0]) for name, command in commands.items()])
     return "\n".join([*lines, "", f"Run `{program} COMMAND --help` for the flags of a command."])
 
 
 def page(name: str, command: type[Command]) -> str:
-    """Return a command's page: its docstring with the example, then one line per flag."""
-    text = "\n".join([f"usage: {name} [FLAGS]", "", *_body(command)])
+    """Return a command's page: its docstring with the example, then its flags."""
+    word = "".join(f" {i.name.upper()}" for i in fields(command) if i.metadata.get("word"))
+    body = [f"usage: {name}{word} [FLAGS]", "", *_body(command), "", *_wrap(f"terms: {GLOSSARY}")]
+    text = "\n".join(body)
     return text if name.startswith("python") else _EXAMPLE.sub(f"Example: {name}", text)
 
 
@@ -57,25 +62,52 @@ def fields(command: type[Command]) -> tuple[dataclasses.Field[Any], ...]:
     )
 
 
+def choices(hint: object) -> tuple[str, ...]:
+    """Return the values that a field's type allows; none where it allows any."""
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    return tuple(choice for part in typing.get_args(hint) for choice in choices(part))
+
+
 def _body(command: type[Command]) -> list[str]:
+    hints = typing.get_type_hints(command)
     rows = [
-        (flag_name(item), f"{item.metadata.get('help', '')}{_notes(item)}")
+        (flag_name(item), f"{item.metadata.get('help', '')}{_notes(item, hints[item.name])}")
         for item in fields(command)
     ]
-    width = max((len(flag) for flag, _ in rows), default=0)
-    lines = [f"  {flag:{width}}  {text}" for flag, text in rows]
-    return [*_describe(command), "", "flags:", *lines]
+    return [*_describe(command), "", "flags:", *_columns(rows)]
+
+
+def _columns(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yield lines with the texts beside the names, within the width."""
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, text in rows:
+        yield from _wrap(f"  {name:{width}}  {text}", indent=width + 4)
+
+
+def _wrap(line: str, indent: int = 0) -> list[str]:
+    return textwrap.wrap(
+        line,
+        _WIDTH,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _describe(command: type[Command]) -> list[str]:
     return (inspect.getdoc(command) or "").split("\n")
 
 
-def _notes(item: dataclasses.Field[Any]) -> str:
-    if item.default is dataclasses.MISSING:
-        return "" if item.metadata.get("positional") else " (required)"
-    if item.default is None or item.default is False or item.default == ():
-        return ""
+def _notes(item: dataclasses.Field[Any], hint: object) -> str:
+    """Return the values that a flag takes and its default, in brackets."""
+    several = typing.get_origin(hint) is tuple
+    names = ", ".join(choices(hint))
+    notes = [f"{'of' if several else 'one of'} {names}"] if names else []
     value = item.default
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return f" (default: {text})"
+    if value is dataclasses.MISSING:
+        notes += [] if item.metadata.get("positional") else ["required"]
+    elif value is not None and value is not False and value not in ((), ""):
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        notes.append(f"default: {'on' if value is True else text}")
+    return f" ({'; '.join(notes)})" if notes else ""

@@ -33,6 +33,15 @@ EXTRAS = {
     "benchmarks": "bench",
 }
 """The extra of gatekeeper-edge that installs the libraries of a package."""
+_LIGHTEST = {
+    "PIL": "image",
+    "tokenizers": "text",
+    "onnxruntime": "cpu",
+    "grpc_health": "serve",
+    "grpc_reflection": "serve",
+    "prometheus_client": "serve",
+}
+"""The least extra that has a library, which a package's own may bring with much else."""
 _NEEDS = {
     "train": ("train",),
     "export": ("export", "train"),
@@ -166,7 +175,7 @@ def missing_library(error: ModuleNotFoundError, package: str) -> DependencyError
     library = (error.name or "").partition(".")[0]
     if not library or library in EXTRAS or package not in EXTRAS:
         raise error
-    return DependencyError(library, package, EXTRAS[package])
+    return DependencyError(library, package, _LIGHTEST.get(library, EXTRAS[package]))
 
 
 def _run(program: str, settings: Command) -> int:

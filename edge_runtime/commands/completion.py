@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from edge_runtime.cli import Command, field
 from edge_runtime.cli.command import flag_name
 from edge_runtime.cli.gatekeeper import COMMANDS, PACKAGES, PROGRAM
-from edge_runtime.cli.help import fields
+from edge_runtime.cli.help import choices, fields
 from edge_runtime.errors import SettingError
 
 _BASH = """\
@@ -121,19 +121,11 @@ def _flags(command: type[Command]) -> list[Flag]:
         Flag(
             "" if item.metadata.get("positional") else flag_name(item),
             item.metadata["help"],
-            tuple(_choices(hints[item.name])),
+            choices(hints[item.name]),
             hints[item.name] is bool,
         )
         for item in fields(command)
     ]
-
-
-def _choices(hint: Any) -> Iterator[str]:
-    if typing.get_origin(hint) is Literal:
-        yield from typing.get_args(hint)
-        return
-    for part in typing.get_args(hint):
-        yield from _choices(part)
 
 
 def _bash(flags: Mapping[str, list[Flag]], nested: Mapping[str, list[str]]) -> str:

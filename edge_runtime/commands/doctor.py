@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from edge_runtime.cloud.security import Security
 
 _REQUIRED: Final = ("numpy", "onnxruntime", "grpc", "google.protobuf")
+_OPTIONAL: Final = {
+    "PIL": DependencyError("Pillow", "reading files of pictures", "image"),
+    "tokenizers": DependencyError("tokenizers", "a bundle that takes texts", "text"),
+}
+"""What only some inputs need; the check of a bundle fails where that bundle needs it."""
 _PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 _FEW_DAYS: Final = 30
 _CLOCK_TOLERANCE: Final = timedelta(days=1)
@@ -55,7 +60,7 @@ class DoctorSettings(CloudFlags, does="edge_runtime.commands.doctor:check_instal
     Example: python -m edge_runtime doctor --bundle runs/demo/bundle-tuned --cloud localhost:8001
     """
 
-    bundle: Path | None = field("bundle folder to load and run once", default=None)
+    bundle: Path | None = field("bundle folder to load and run once", default=None, word=True)
     cloud: str | None = field("host:port of the large model, which gets one input", default=None)
     model: str = field("name of the large model on its server", default=contract.DEFAULT_MODEL)
     deadline_s: float = field(
@@ -99,7 +104,8 @@ def _checks(settings: DoctorSettings) -> Iterator[tuple[str, Callable[[], str]]]
     yield "python", platform.python_version
     for module in _REQUIRED:
         yield module, partial(_import, module)
-    yield "PIL", partial(_import, "PIL", DependencyError("Pillow", "reading pictures", "image"))
+    for module, missing in _OPTIONAL.items():
+        yield module, partial(_import_optional, module, missing)
     yield "provider", partial(_check_provider, settings.provider)
     yield "clock", partial(check_clock, bundle)
     if bundle is not None:
@@ -113,12 +119,20 @@ def _checks(settings: DoctorSettings) -> Iterator[tuple[str, Callable[[], str]]]
         yield "cloud", partial(_check_cloud, bundle, settings)
 
 
-def _import(module: str, missing: DependencyError | None = None) -> str:
+def _import_optional(module: str, missing: DependencyError) -> str:
+    """Return the version; raise a `ConcernError` where the module is missing."""
+    try:
+        return _import(module)
+    except DependencyError:
+        raise ConcernError(str(missing)) from None
+
+
+def _import(module: str) -> str:
     """Import a module and return its version."""
     try:
         loaded = importlib.import_module(module)
     except ImportError:
-        raise missing or DependencyError(module, "the edge runtime", "cpu") from None
+        raise DependencyError(module, "the edge runtime", "cpu") from None
     return str(getattr(loaded, "__version__", "present"))
 
 

@@ -77,7 +77,10 @@ class Decoder:
             threshold: Replaces the bundle's threshold, as in the class, which lists the errors.
             **session: `SessionSettings`, e.g. `threads=1`.
         """
-        folder = Path(path).parent if Path(path).is_file() else Path(path)
+        is_graph = (
+            Path(path).suffix == ".onnx" and Path(path).with_name(contract.BUNDLE_FILE).exists()
+        )
+        folder = Path(path).parent if is_graph else Path(path)
         bundle = read_bundle(folder, contract.ROLE_DECODER)
         return cls(bundle, threshold=threshold, session=SessionSettings(**session))
 

@@ -27,6 +27,7 @@ def choose_gate(
     *,
     extra: Mapping[str, Any],
     look: tuple[str, float] | None,
+    watch: Callable[[Sample], None] | None = None,
 ) -> tuple[Gate, dict[str, Any]]:
     """Return (the gate, the calibration record) for the goal of the settings.
 
@@ -37,6 +38,7 @@ def choose_gate(
         answer: Function that runs the graph on these data, given the band of a second look or None.
         extra: Metadata of the model, with the records of its training and deferral head.
         look: The view of a second look and half its band's width in ranks, or None.
+        watch: Function that is given the answers on which the threshold is chosen.
 
     Raises:
         CalibrationError: The data cannot give a threshold, or a guarantee.
@@ -53,6 +55,8 @@ def choose_gate(
         measured, second = sample(), None
     else:
         measured, second = calibrate_look(sample, view=look[0], goal=goal, band=look[1])
+    if watch is not None:
+        watch(measured)
     threshold, record = calibrate(
         goal, measured, data=str(settings.calibrate), split=settings.split, extra=extra
     )

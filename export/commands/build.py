@@ -90,7 +90,7 @@ class SourceSettings(GoalSettings):
 class BuildSettings(SourceSettings, Overwrite, does="export.classifier.pipeline:build"):
     """Export a classifier as a bundle: preprocessing, model and gate in one ONNX graph.
 
-    Example: python -m export --checkpoint runs/tuned --out bundle --calibrate digits \
+    Example: python -m export --checkpoint tuned --out bundle --calibrate digits \
 --target-deferral 0.3
     """
 

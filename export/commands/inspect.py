@@ -32,10 +32,10 @@ _NUMBER_BYTES = 4  # caches are float32, whatever the weights are
 class InspectSettings(Command, does="export.commands.inspect:inspect"):
     """Describe a bundle, what its threshold means, and which data it was chosen on.
 
-    Example: python -m export inspect --bundle bundle
+    Example: python -m export inspect runs/demo/bundle-tuned
     """
 
-    bundle: Path = field("bundle folder")
+    bundle: Path = field("bundle folder", word=True)
     json: bool = field("print the metadata as JSON", default=False)
 
 

@@ -19,8 +19,8 @@ class LanguageSettings(TaskGoalSettings, Overwrite, does="export.language.pipeli
     --calibrate takes a task (`python -m train tasks` lists them). The exported graph answers its
     prompts, and the threshold is chosen on these answers.
 
-    Example: python -m export lm --checkpoint runs/tuned --calibrate clinc150 \
---target-deferral 0.3 --out bundle
+    Example: python -m export lm --checkpoint tuned --calibrate clinc150 --target-deferral 0.3 \
+--out b
     """
 
     checkpoint: Path = field("folder of a causal language model with its tokenizer")

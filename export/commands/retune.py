@@ -19,4 +19,4 @@ class RetuneSettings(TaskGoalSettings, does="export.retune:retune"):
     Example: python -m export retune --bundle bundle --calibrate digits --target-deferral 0.1
     """
 
-    bundle: Path = field("bundle folder, rewritten in place")
+    bundle: Path = field("bundle folder, rewritten in place", word=True)

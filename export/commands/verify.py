@@ -28,7 +28,7 @@ class VerifySettings(Command, does="export.commands.verify:verify"):
     Example: python -m export verify --bundle bundle --task clinc150 --against runs/tuned-lm
     """
 
-    bundle: Path = field("bundle folder")
+    bundle: Path = field("bundle folder", word=True)
     data: str | None = field(
         "data set name, folder or file; with --task, the data of that task (default: its own)",
         default=None,

@@ -27,6 +27,7 @@ class CalibratedDecoder:
         record: The calibration record, for the metadata; None for a threshold set by hand.
         answers: Complete answers to the calibration prompts; none for a threshold set by hand.
         accuracy: Share of right answers.
+        sample: The answers as a sample; None for a threshold set by hand.
     """
 
     decoder: Decoder
@@ -34,6 +35,7 @@ class CalibratedDecoder:
     record: dict[str, Any] | None = None
     answers: Sequence[Generation] = ()
     accuracy: float = float("nan")
+    sample: Sample | None = None
 
 
 def calibration_task(settings: TaskGoalSettings) -> Task | None:
@@ -93,7 +95,7 @@ def choose_threshold(
     threshold, record = calibrate(
         goal, sample, data=str(settings.calibrate), split=settings.split, extra=extra
     )
-    return CalibratedDecoder(decoder, threshold, record, answers, float(right.mean()))
+    return CalibratedDecoder(decoder, threshold, record, answers, float(right.mean()), sample)
 
 
 def _large_right(settings: TaskGoalSettings, task: Task, examples: Sequence[Example]) -> Any:

@@ -24,6 +24,7 @@ from torch._export.serde import schema
 from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE
 
 from edge_runtime.files import one_line
+from edge_runtime.names import what_is
 from edge_runtime.reading import parse_json
 from export.errors import GraphError
 from export.exporters import quiet
@@ -57,8 +58,8 @@ def read_program(path: Path) -> Any:
     Raises:
         GraphError: The file is something else, or holds something that is not allowed.
     """
-    if not path.is_file():
-        raise GraphError(f"expected a program at {path}, no file is there: check the path")
+    if not path.is_file() or path.suffix in {".onnx", ".zip"}:
+        raise GraphError(f"expected a program FILE.pt2, at {path} is {what_is(path)}")
     try:
         with quiet(), path.open("rb") as file, tempfile.TemporaryFile() as copy:
             _rewrite(file, copy)

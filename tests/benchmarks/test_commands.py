@@ -34,7 +34,7 @@ refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
         ("cloud --only peer,speed", "--only expects one of peer, front"),
         ("decoding --only tokens,speed", "--only expects one of tokens, certainty"),
         ("dmo", "did you mean 'demo'"),
-        ("demo --datset digits", "did you mean '--dataset'"),
+        ("demo --dta digits", "did you mean '--data'"),
         ("demo --seeds 1,1", "expected different --seeds"),
         ("demo --seeds one", "--seeds expects"),
         ("harvest", "--large required"),
@@ -64,7 +64,7 @@ def test_models_and_data_are_checked_before_anything_is_trained(tmp_path, capfd)
     refused_here([*line, "--small", "small-cn"], capfd, says="expected one of small-cnn")
     refused_here([*line, "--large", "resnet-2"], capfd, says="expected one of small-cnn")
     refused_here([*line, "--large", tmp_path / "pets"], capfd, says=["the 2 labels of", "has 10"])
-    refused_here([*line, "--dataset", tmp_path / "none"], capfd, says="nothing is there")
+    refused_here([*line, "--data", tmp_path / "none"], capfd, says="nothing is there")
     assert not (tmp_path / "out").exists()
 
 

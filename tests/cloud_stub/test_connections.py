@@ -60,7 +60,7 @@ def dripping(connections, data):
 
 
 def test_silent_and_slow_connections_delay_no_call_and_no_stop(launch_moody):
-    running = launch_moody("--grace", "2")
+    running = launch_moody("--grace-s", "2")
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(connect(running.address)) for _ in range(400)]
         for n, connection in enumerate(held):
@@ -175,7 +175,7 @@ def shake_hands(connections):
 @needs_proc
 def test_two_thousand_connections_are_open_at_once(launch_moody, allow_files, record_property):
     allow_files(1024)  # the usual limit; the server raises its own
-    running = launch_moody("--grace", "2")
+    running = launch_moody("--grace-s", "2")
     allow_files(2 * OPEN)
     with contextlib.ExitStack() as stack:
         before = running.resident_bytes()
@@ -278,7 +278,7 @@ def call_until_refused(address, work, ends):
 
 
 def test_an_end_under_load_answers_accepted_calls_and_refuses_the_rest(launch_moody, moody):
-    running = launch_moody("--max-queue", "1000", "--max-batch", "256", "--grace", "30")
+    running = launch_moody("--max-queue", "1000", "--max-batch", "256", "--grace-s", "30")
     ends = [[] for _ in range(8)]
     threads = [
         threading.Thread(target=call_until_refused, args=(running.address, moody.work(0.02), each))
@@ -302,7 +302,7 @@ def test_an_end_under_load_answers_accepted_calls_and_refuses_the_rest(launch_mo
 
 
 def test_a_stream_under_way_when_the_server_ends_is_answered(launch_moody, moody):
-    running = launch_moody("--grace", "30")
+    running = launch_moody("--grace-s", "30")
     requests = [order(moody.work(0.1), (ANSWER, n)) for n in range(5)]
     with Caller(running.address) as caller:
         stream = caller.channel.stream_stream(pb.METHODS["ModelStreamInfer"], None, None)

@@ -172,7 +172,7 @@ def test_a_deadline_ends_the_wait_but_not_the_server(slow_bundle, launch):
 
 
 def test_a_call_longer_than_the_grace_is_abandoned(slow_bundle, launch):
-    running = launch("--bundle", str(slow_bundle), "--port", "0", "--grace", "0.1")
+    running = launch("--bundle", str(slow_bundle), "--port", "0", "--grace-s", "0.1")
     failures = []
 
     def fail():

@@ -87,8 +87,8 @@ def test_a_reachable_server_is_encrypted_and_needs_a_token(command):
 def test_a_server_that_stops_in_time_is_never_killed():
     unit, words = read_unit(), unit_command()
     assert (unit["KillSignal"], unit["Restart"]) == ("SIGTERM", "on-failure")
-    assert float(value_of(words, "--grace")) + 5 <= float(unit["TimeoutStopSec"])
-    assert float(value_of(container_command(), "--grace")) < STOPPED_AFTER_S
+    assert float(value_of(words, "--grace-s")) + 5 <= float(unit["TimeoutStopSec"])
+    assert float(value_of(container_command(), "--grace-s")) < STOPPED_AFTER_S
     assert arguments("STOPSIGNAL") == ["SIGTERM"]
 
 

@@ -59,7 +59,7 @@ KEYS = "expected keys of checkpoint, bundle, onnx, model, "
         (ONE + "max_batch = 8.0", "as int, got 8.0"),
         (ONE + "max_batch = true", "as int, got True"),
         (ONE + f"max_batch = '{'8' * 9999}'", "as int, got '888"),
-        (ONE + "stall = '60'", "expected stall in {path}, model 1 as float, got '60'"),
+        (ONE + "stall = '60'", "expected stall_s in {path}, model 1 as float, got '60'"),
         (ONE + "stall = false", "as float, got False"),
         (ONE + "model = 7", "as str, got 7"),
         (ONE + "model = ''", "expected --model as one or more printable characters, got ''"),
@@ -73,9 +73,9 @@ KEYS = "expected keys of checkpoint, bundle, onnx, model, "
         (ONE + "max_batch = 2147483648", "expected --max-batch in [1, 2147483647], got 2147483648"),
         (ONE + "max_delay_ms = -1", "expected --max-delay-ms at least 0, got -1"),
         (ONE + "max_delay_ms = 60000", "below the stall limit, got 60 s and 60 s"),
-        (ONE + "stall = nan", "expected --stall above 0, got nan"),
+        (ONE + "stall = nan", "expected --stall-s above 0, got nan"),
         (ONE + "cloud = '127.0.0.1:1'", "--cloud needs --bundle: "),
-        (ONE + "cloud_deadline = inf", "expected --cloud-deadline above 0, got inf"),
+        (ONE + "cloud_deadline = inf", "expected --cloud-deadline-s above 0, got inf"),
         (ONE + ONE, "expected models with different names in {path}, got 'large' twice"),
     ],
 )
@@ -100,7 +100,7 @@ def test_keys_are_flags_and_paths_are_relative_to_the_file(tmp_path):
     )
     first, second = ServeSettings(models=path).each_model()
     assert (first.model, first.bundle) == ("large", tmp_path / "small")
-    assert (first.cloud, first.cloud_deadline) == ("127.0.0.1:1", 2)
+    assert (first.cloud, first.cloud_deadline_s) == ("127.0.0.1:1", 2)
     assert (second.model, str(second.onnx)) == ("other", "/there/a.onnx")
     assert (second.limits().max_batch, second.limits().max_delay_s) == (8, 0.0025)
 

@@ -133,7 +133,7 @@ DAMAGES = {
     "hash wrong": (lambda p: edit(p, lambda r: r["files"].update({WEIGHTS: "0" * 64})), "sha256"),
     "hash is no text": (lambda p: edit(p, lambda r: r["files"].update({WEIGHTS: 7})), "sha256"),
     "file more than is listed": (write("more.bin", b"x"), "also holds more.bin"),
-    "bundle.json missing": (lambda p: (p / "bundle.json").unlink(), "found none"),
+    "bundle.json missing": (lambda p: (p / "bundle.json").unlink(), "expected a bundle folder"),
     "bundle.json truncated": (truncate("bundle.json"), "not JSON"),
     "bundle.json is no JSON": (write("bundle.json", b"\xff\xfe"), "not JSON"),
     "bundle.json nests too deep": (write("bundle.json", b"[" * 200_000), "not JSON"),

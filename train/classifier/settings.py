@@ -16,8 +16,8 @@ from edge_runtime.errors import SettingError
 Augmentation = Literal["auto", "none", "shift", "mirror", "shift+mirror"]
 Stage2Data = Literal["auto", "same", "augment", "holdout", "crossfit"]
 _AUGMENT_HELP = (
-    "random changes of training pictures: auto, none, shift, mirror or shift+mirror; auto is "
-    "shift+mirror for colour pictures and shift for grey ones, which may show characters"
+    "random changes of training pictures; auto is shift+mirror for colour pictures and shift for "
+    "grey ones, which may show characters"
 )
 _ADDRESS = re.compile(r"(\[[^\]]+\]|[^/\\:]+):\d+")
 _ABSTAINING = ("deep_gamblers", "self_adaptive")
@@ -30,7 +30,7 @@ class Data(Limit):
 
     data: str = field("data set name, folder or file", default="digits")
     device: Literal["auto", "cpu", "cuda"] = field(
-        "auto, cpu or cuda; auto uses CUDA if there is a device", default="auto"
+        "device of the computation; auto uses CUDA if there is a device", default="auto"
     )
 
 
@@ -47,7 +47,7 @@ class TrainingRun(Data, Overwrite):
         "inputs per step (default: 32, or 128 from 10,000 inputs on)", default=None, least=1
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
-        "auto, fp32, bf16 or fp16; auto is bf16 on CUDA and fp32 on a CPU", default="auto"
+        "number format of the computation; auto is bf16 on CUDA, else fp32", default="auto"
     )
     compile: bool = field(
         "compile the model with torch.compile; pays off if a step takes long", default=False
@@ -147,8 +147,7 @@ class TuneSettings(TrainingRun, does="train.classifier.stage2:tune"):
         "deep_gamblers",
         "self_adaptive",
     ] = field(
-        "gatekeeper, cross_entropy (the control), label_smoothing, cascade_aware, deep_gamblers or "
-        "self_adaptive",
+        "loss of the tuning; cross_entropy is the control",
         default="gatekeeper",
     )
     alpha: float = field(

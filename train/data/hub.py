@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from edge_runtime.files import one_line
@@ -15,6 +20,22 @@ from train.errors import DataError
 
 _BUFFER = 10_000
 _MARGIN = 2  # a fifth may be carved out of train, and the rest is limited class by class
+
+_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_FILES = re.compile(
+    r"\.(parquet|csv|tsv|jsonl?|npz?|txt|zip|tar|t?gz|onnx|pt2?|pth|safetensors|png|jpe?g|wav)$"
+)
+_REACHED_S = 3.0
+
+
+def is_name(text: str) -> bool:
+    """Return whether what is no file or folder here may be a hub's NAME or OWNER/NAME.
+
+    Not so with the suffix of a file, or inside a folder that is here: that is a mistyped path.
+    """
+    if not _NAME.fullmatch(text) or _FILES.search(text.lower()):
+        return False
+    return "/" not in text or not Path(text).parent.is_dir()
 
 
 def load(name: str, limit: int | None = None) -> dict[str, LabelledData]:
@@ -30,7 +51,7 @@ def load(name: str, limit: int | None = None) -> dict[str, LabelledData]:
     """
     import datasets
 
-    with _explain_failure(f"'digits', a folder, a table or a Hugging Face data set, {name!r}"):
+    with _explain_failure(name):
         found = datasets.load_dataset(name, streaming=limit is not None)
         if limit is not None:
             found = {split: _first(rows, limit) for split, rows in found.items()}
@@ -46,12 +67,12 @@ def open_tables(name: str, config: str | None = None) -> dict[str, Any]:
     """
     import datasets
 
-    with _explain_failure(f"a folder, a file or a Hugging Face data set, {name!r}"):
+    with _explain_failure(name):
         return dict(datasets.load_dataset(name, config))
 
 
 @contextlib.contextmanager
-def _explain_failure(expected: str) -> Iterator[None]:
+def _explain_failure(name: str) -> Iterator[None]:
     """Raise the errors of the `datasets` library as `DataError`s of one line, and print nothing."""
     import datasets
 
@@ -60,15 +81,52 @@ def _explain_failure(expected: str) -> Iterator[None]:
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    host = _unreachable_host()
     try:
-        yield
+        with contextlib.nullcontext() if host is None else _offline():
+            yield
     except Exception as error:  # noqa: BLE001 - datasets raises many unrelated classes
+        reason = f"{host} is not reachable" if host else one_line(error, 200)
         raise DataError(
-            f"expected {expected} does not open: {one_line(error, 200)}: check the name, the "
+            f"expected a data set, {name!r} is no file or folder here, and as the name of a "
+            f"Hugging Face data set it does not open: {reason}: check the path or the name, the "
             "connection, and that the cache (HF_HOME) can be written"
         ) from None
     finally:
         logger.setLevel(level)
+
+
+def _unreachable_host() -> str | None:
+    """Return the hub's host where it takes no connection; None where a proxy has to find out."""
+    from huggingface_hub import constants
+
+    address = urllib.parse.urlsplit(constants.ENDPOINT)
+    host = address.hostname or ""
+    if {"https", "http", "all"} & urllib.request.getproxies().keys():
+        return None
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((host, port), _REACHED_S).close()
+    except OSError:
+        return host
+    return None
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Take data sets from the cache alone: the hub's client would retry for half a minute."""
+    import datasets
+    from huggingface_hub import constants
+
+    places: tuple[Any, ...] = (constants, datasets.config)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    for place in places:
+        place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
 
 
 def _first(rows: Any, limit: int) -> Any:

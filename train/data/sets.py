@@ -11,7 +11,6 @@ import numpy as np
 from train.data import hub
 from train.data.labelled import LabelledData, Splits, join, split_stratified
 from train.data.layouts import read_folder, tables
-from train.data.layouts.columns import SUFFIXES
 from train.errors import DataError
 
 DIGITS = "digits"
@@ -72,14 +71,12 @@ def load_train(name: str, *, limit: int | None = None) -> LabelledData:
 
 
 def _read(name: str, limit: int | None = None) -> dict[str, LabelledData]:
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_file():
         return tables.read_file(path)
     if path.is_dir():
         return read_folder(path)
-    # Hub names are NAME or OWNER/NAME. Anything else is a path, and asking the hub takes long.
-    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if is_path or path.suffix in SUFFIXES:
+    if not hub.is_name(name):
         raise DataError(f"expected a data set at {name}, nothing is there: check the path")
     return hub.load(name, limit)
 

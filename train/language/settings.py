@@ -24,7 +24,7 @@ class NewLanguageSettings(Overwrite, does="train.language.new:make_model"):
     """
 
     architecture: Literal["gemma", "gemma2", "llama", "gpt2", "qwen2", "mistral"] = field(
-        "gemma, gemma2, llama, gpt2, qwen2 or mistral", default="gemma"
+        "architecture of the model", default="gemma"
     )
     width: int = field("hidden size", default=64, least=1)
     layers: int = field("number of decoder layers", default=2, least=1)
@@ -152,7 +152,7 @@ class TrainingFlags(TaskFlags, Overwrite):
         least=1,
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
-        "auto, fp32, bf16 or fp16; auto is bf16 on CUDA, else fp32", default="auto"
+        "number format of the computation; auto is bf16 on CUDA, else fp32", default="auto"
     )
     gradient_checkpointing: bool = field(
         "recompute activations in the backward pass: slower, but needs less memory", default=False

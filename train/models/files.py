@@ -18,6 +18,7 @@ from torch.nn.modules import module as torch_modules
 from torch.overrides import TorchFunctionMode
 
 from edge_runtime.files import repair
+from edge_runtime.names import what_is
 from edge_runtime.reading import SMALL, open_regular, read_json
 from train.errors import CheckpointError
 
@@ -69,8 +70,13 @@ def check_files(folder: Path) -> None:
 
 def check_config(folder: Path) -> None:
     """Raise `CheckpointError` where a folder has no configuration, or one of an endless model."""
-    if not folder.is_dir():
+    if not folder.exists():
         raise CheckpointError(f"expected a checkpoint folder, nothing is at {folder}")
+    if not (folder / _CONFIG).exists():
+        raise CheckpointError(
+            f"expected a checkpoint folder with a {_CONFIG}, at {folder} is {what_is(folder)}: "
+            "`train fit` and save_pretrained make one"
+        )
     check_regular(folder)
     if (folder / "adapter_config.json").exists():
         raise CheckpointError(

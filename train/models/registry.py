@@ -12,6 +12,7 @@ import transformers
 from transformers import AutoConfig, ViTImageProcessor
 
 from edge_runtime.files import one_line
+from edge_runtime.names import what_is
 from train.errors import CheckpointError
 from train.models.channels import open_channels
 from train.models.checkpoint import Checkpoint
@@ -98,7 +99,8 @@ def _foreign(
 ) -> Checkpoint:
     if not (path / "config.json").is_file():
         raise CheckpointError(
-            f"expected one of {', '.join(NAMES)} or a folder with a config.json, got '{path}'"
+            f"expected one of {', '.join(NAMES)} or a folder with a config.json, got '{path}': "
+            f"there is {what_is(path)}"
         )
     # The folder's own type may be another one, as of a model of several labels an input.
     names = {**names, "problem_type": "single_label_classification"}

@@ -139,7 +139,7 @@ def _export(settings: DemoSettings, model: SmallModel, folder: Path) -> Path:
     LanguageSettings(
         checkpoint=checkpoint(settings, model.model, folder),
         calibrate=settings.task,
-        data=settings.task_data,
+        data=settings.data,
         limit=settings.limit,
         target_deferral=settings.target_deferral,
         confidence=confidence,

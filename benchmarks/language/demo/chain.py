@@ -35,7 +35,7 @@ def run_language_chain(settings: DemoSettings) -> None:
     """Train, tune, compare and run cascades of language models, and write the result folder."""
     start = time.perf_counter()
     assert settings.task is not None  # noqa: S101 - narrows the type: the demo of a task
-    task = load_task(settings.task, data=settings.task_data, limit=settings.limit)
+    task = load_task(settings.task, data=settings.data, limit=settings.limit)
     for folder in filter(None, (settings.small, settings.large)):
         open_language_model(folder)  # a mistake in a name must show before minutes of training
     empty_folder(settings.out, overwrite=settings.overwrite)

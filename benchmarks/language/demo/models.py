@@ -80,7 +80,7 @@ def train_new(settings: DemoSettings, task: Task, recipe: Recipe, out: Path, see
         architecture="gemma",
         context=128,
         task=settings.task,
-        data=settings.task_data,
+        data=settings.data,
         seed=seed,
         out=start,
         **recipe.shape,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -332,7 +333,8 @@ def outcome(content: Mapping[str, Any]) -> Outcome | None:
                 joint=figures["joint accuracy"]["value"],
                 edge_share=1 - figures["deferral ratio"]["value"],
                 edge_ms=times["edge: answer"]["p50_ms"],
-                cloud_ms=times["deferred: text of M_L"]["p50_ms"],
+                edge=(math.nan, times["edge: answer"]["p99_ms"]),
+                deferred=(math.nan, times["deferred: text of M_L"]["p99_ms"]),
                 sent_bytes=content["cascades"]["files"][name]["sent_bytes"],
                 training=name,
             )

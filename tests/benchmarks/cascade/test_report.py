@@ -1,6 +1,7 @@
 """What the user gets comes first and is true, also where a cascade is no good."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -13,7 +14,8 @@ from benchmarks.cascade.samples import read_samples, write_samples
 from benchmarks.commands.cascade import CheckSettings, ReportSettings
 from benchmarks.errors import CheckError
 
-SIDES = {"edge_share": 0.7, "edge_ms": 0.041, "cloud_ms": 2.79, "sent_bytes": 60.0}
+SIDES = {"edge_share": 0.7, "edge_ms": 0.041, "sent_bytes": 60.0}
+SIDES |= {"edge": (0.05, 0.2), "deferred": (3.1, 42.2), "both": (0.98, 31.0)}
 
 
 @pytest.mark.parametrize(
@@ -52,16 +54,17 @@ def test_the_first_table_has_a_row_for_each_way_to_answer():
     table = Outcome(small=0.92, large=0.989, joint=0.988, **SIDES).table()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     assert rows[2:] == [
-        ["M_S alone", "0.920", "100 %", "0.041 ms", "0"],
-        ["M_L alone", "0.989", "0 %", "2.8 ms", "200"],  # all 60 bytes are of 30 % of the inputs
-        ["the cascade", "0.988", "70 %", "0.041 ms on the device, 2.8 ms from M_L", "60"],
+        ["M_S alone", "0.920", "0.050 ms", "0.20 ms", "0", "0"],
+        # All 60 bytes an input are of the 30 % that are deferred.
+        ["M_L for everything", "0.989", "3.1 ms", "42 ms", "1,000", "200,000"],
+        ["the cascade", "0.988", "0.98 ms", "31 ms", "300", "60,000"],
     ]
 
 
 def test_where_nothing_was_deferred_the_cost_of_the_large_model_is_unknown():
-    sides = {"edge_share": 1.0, "edge_ms": 12.34, "cloud_ms": float("nan"), "sent_bytes": 0.0}
+    sides = {"edge_share": 1.0, "edge_ms": 12.34, "edge": (12.34, 15.0), "sent_bytes": 0.0}
     table = Outcome(small=0.7, large=0.9, joint=0.7, **sides).table()
-    assert "| M_L alone   | 0.900    | 0 %                    | - " in table
+    assert re.search(r"M_L for everything \| 0.900 +\| - +\| - +\| 1,000 +\| - ", table)
     assert "12 ms" in table
 
 
@@ -202,5 +205,5 @@ def test_a_page_shows_the_first_table_of_the_committed_results(page, name):
     report_page = (COMMITTED / name / "report.md").read_text()
     first, _ = report_page.split("\n\nM_S is the small model")
     table = first.split("\n\n")[-1]
-    assert table.splitlines()[-1].startswith("| the cascade |")
+    assert table.splitlines()[-1].startswith("| the cascade ")
     assert table in (COMMITTED.parents[1] / page).read_text()

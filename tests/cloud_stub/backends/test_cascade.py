@@ -52,7 +52,7 @@ def large(certain_bundle, launch):
 
 def test_only_inputs_that_a_tier_is_unsure_of_reach_the_next(bundle, shared_large, launch_middle):
     large, before = shared_large, answered(shared_large.address)
-    middle = launch_middle(large.address, "--cloud-deadline", "20")
+    middle = launch_middle(large.address, "--cloud-deadline-s", "20")
     assert middle.ready_line.startswith("cloud_stub: serving large (3 labels) on ")
     with Cascade.open(bundle, cloud=middle.address, deadline_s=30) as cascade:
         answers = cascade.batch([image(level) for level in (CLEAR, UNSURE, CLEAR)])
@@ -80,14 +80,14 @@ def test_the_further_link_uses_tls_with_a_token(certain_bundle, launch, launch_m
     )  # fmt: skip
     link = ("--cloud-tls", "--cloud-ca", str(authority.ca))
     middle = launch_middle(
-        large.address, "--cloud-deadline", "20", *link, "--cloud-token-file", str(token)
+        large.address, "--cloud-deadline-s", "20", *link, "--cloud-token-file", str(token)
     )
     with Caller(middle.address) as caller:
         assert labels_of(caller.future(pictures_request(CLEAR, UNSURE))) == [b"bright", b"dark"]
 
 
 def test_files_of_several_sizes_keep_their_order_through_the_tiers(shared_large, launch_middle):
-    middle = launch_middle(shared_large.address, "--cloud-deadline", "20")
+    middle = launch_middle(shared_large.address, "--cloud-deadline-s", "20")
     files = [picture(level, side) for level, side in [(UNSURE, 3), (CLEAR, 5), (UNSURE, 5)]]
     with Caller(middle.address) as caller:
         labels = labels_of(caller.future(pictures_request(pictures=files)))
@@ -97,7 +97,7 @@ def test_files_of_several_sizes_keep_their_order_through_the_tiers(shared_large,
 def test_without_the_further_cloud_the_middle_tier_s_own_answer_stands(
     bundle, large, launch_middle
 ):
-    middle = launch_middle(large.address, "--cloud-deadline", "20")
+    middle = launch_middle(large.address, "--cloud-deadline-s", "20")
     large.process.kill()
     large.process.wait()
     with Cascade.open(bundle, cloud=middle.address, deadline_s=30) as cascade:
@@ -107,7 +107,7 @@ def test_without_the_further_cloud_the_middle_tier_s_own_answer_stands(
 
 
 def test_if_the_further_cloud_hangs_the_middle_tier_s_own_answer_stands(large, launch_middle):
-    middle = launch_middle(large.address, "--cloud-deadline", "0.3")
+    middle = launch_middle(large.address, "--cloud-deadline-s", "0.3")
     large.process.send_signal(signal.SIGSTOP)
     with Caller(middle.address) as caller:
         assert labels_of(caller.future(pictures_request(UNSURE))) == [b"bright"]
@@ -123,7 +123,7 @@ def test_a_middle_tier_starts_and_answers_before_the_further_cloud(launch_middle
 
 def test_a_deadline_shrinks_from_tier_to_tier(large, launch_middle):
     """The further wait ends before the caller's, with enough time left for an answer."""
-    middle = launch_middle(large.address, "--cloud-deadline", "600")
+    middle = launch_middle(large.address, "--cloud-deadline-s", "600")
 
     def is_answered_in_time():
         # On a busy machine the way back may take too long.

@@ -272,7 +272,7 @@ def far(far_bundle, launch):
 
 @pytest.fixture
 def middle(bundle, far, launch):
-    link = ("--cloud", far.address, "--cloud-deadline", "30", "--threads", "1", "--port", "0")
+    link = ("--cloud", far.address, "--cloud-deadline-s", "30", "--threads", "1", "--port", "0")
     return launch("--bundle", str(bundle), *link)
 
 

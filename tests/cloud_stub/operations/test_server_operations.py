@@ -227,7 +227,7 @@ def test_health_is_not_serving_while_calls_in_flight_are_finished(slow_bundle, l
 def test_a_model_with_hanging_workers_is_not_serving_until_they_come_back(slow_bundle, launch):
     # A call takes far longer than this limit: all calls are given up, each with its worker.
     running = launch(
-        "--bundle", str(slow_bundle), "--port", "0", "--stall", "0.05", "--max-batch", "1"
+        "--bundle", str(slow_bundle), "--port", "0", "--stall-s", "0.05", "--max-batch", "1"
     )
     with grpc.insecure_channel(running.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)

@@ -71,7 +71,7 @@ def test_a_call_past_its_deadline_does_not_affect_the_next_one(caller_of, moody)
 
 
 def test_a_batch_that_stalls_is_given_up_and_another_worker_takes_over(launch_moody, moody):
-    running = launch_moody("--stall", "0.5")
+    running = launch_moody("--stall-s", "0.5")
     with Caller(running.address) as caller:
         hanging = caller.busy(moody.work(LONG_S))
         begin = time.monotonic()
@@ -85,7 +85,7 @@ def test_a_batch_that_stalls_is_given_up_and_another_worker_takes_over(launch_mo
 
 
 def test_a_model_that_hangs_too_often_is_not_ready_and_the_process_still_ends(launch_moody, moody):
-    running = launch_moody("--stall", "0.3", "--grace", "5")
+    running = launch_moody("--stall-s", "0.3", "--grace-s", "5")
     with Caller(running.address) as caller:
         for _ in range(4):
             assert refusal(caller.order(moody.work(LONG_S)))[0] == INTERNAL
@@ -107,7 +107,7 @@ def test_a_model_that_hangs_too_often_is_not_ready_and_the_process_still_ends(la
 
 
 def test_waiting_calls_are_refused_at_once_when_the_last_worker_hangs(launch_moody, moody):
-    running = launch_moody("--stall", "0.5", "--max-batch", "1")
+    running = launch_moody("--stall-s", "0.5", "--max-batch", "1")
     with Caller(running.address) as caller:
         hanging = [caller.order(moody.work(LONG_S)) for _ in range(4)]
         caller.is_server_ready()
@@ -130,7 +130,7 @@ def test_a_model_that_comes_back_is_ready_again(caller_of, moody):
 
 def test_a_model_that_hangs_does_not_outlive_the_grace(launch_moody, moody):
     # For the server it has not stalled yet: by default that takes a minute.
-    running = launch_moody("--grace", "1")
+    running = launch_moody("--grace-s", "1")
     with Caller(running.address) as caller:
         hanging = caller.busy(moody.work(LONG_S))
         waiting = caller.order((ANSWER, 7))

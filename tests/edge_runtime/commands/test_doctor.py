@@ -4,6 +4,7 @@ import datetime as dt
 import json
 import os
 import socket
+import sys
 import time
 
 import numpy as np
@@ -152,6 +153,18 @@ def test_doctor_goes_on_after_a_warning(bundle, command, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("module", "extra"), [("PIL", "image"), ("tokenizers", "text")])
+def test_a_library_that_this_bundle_does_not_need_is_no_failure(
+    module, extra, bundle, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main("python -m edge_runtime", COMMANDS, argv=["doctor", str(bundle)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (warned,) = [line for line in lines if line.startswith("warn")]
+    assert warned.startswith(f"warn  {module}: ")
+    assert f"pip install 'gatekeeper-edge[{extra}]'" in warned
+
+
 def test_a_certificate_that_expires_soon_is_a_concern(ours, token_file, client_pair):
     soon = ours.issue("soon", "localhost", end=12)
     with engine(**soon) as port:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -124,7 +125,7 @@ def emptied(path, _):
 
 CHECKPOINTS = {
     "missing": (lambda p, _: shutil.rmtree(p), "expected a checkpoint folder"),
-    "empty": (emptied, "expected a config.json"),
+    "empty": (emptied, "with a config.json, at"),
     "config.json alone": (config_alone, "expected safetensors weights"),
     "pickled weights alone": (pickled, "pickled weights can run code"),
     "config.json is no JSON": (lambda p, _: (p / "config.json").write_text("{"), "config.json"),
@@ -214,7 +215,10 @@ def test_a_checkpoint_of_other_labels_is_no_comparison(bundle, tmp_path, capfd):
 def test_retune_and_verify_on_data(bundle, small_checkpoint, tmp_path, capfd):
     copy = shutil.copytree(bundle, tmp_path / "copy")
     goal = ["--calibrate", "digits", "--target-deferral", "0.1"]
-    assert main("python -m export", COMMANDS, argv=["retune", "--bundle", str(copy), *goal]) == 0
+    assert main("python -m export", COMMANDS, argv=["retune", str(copy), *goal]) == 0
+    told = capfd.readouterr().out
+    for line in ("before", "after"):
+        assert re.search(rf"  {line}: +defers [\d.]+% of them; M_S is right on [\d.]+%", told)
     record = read_bundle(copy).metadata.calibration
     assert record["target"] == 0.1
     assert record["achieved"] <= 0.1

@@ -372,4 +372,4 @@ def test_other_bytes_are_refused(content, refused, tmp_path):
 
 
 def test_a_missing_file_is_refused(refused, tmp_path):
-    refused(tmp_path / "none.pt2", "no file is there")
+    refused(tmp_path / "none.pt2", "is nothing")

@@ -1,11 +1,15 @@
 """Data sets by name: their splits, and what is refused."""
 
+import socket
+
 import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
 from train import data
+from train.data import hub
+from train.data.sets import load
 from train.errors import DataError
 
 pytestmark = pytest.mark.once
@@ -174,3 +178,41 @@ def test_a_folder_inside_that_of_a_class_is_noted(tmp_path, capsys):
     (tmp_path / "train" / "cat" / "more").mkdir()
     data.load(str(tmp_path))
     assert "more is not read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "is_name"),
+    [
+        ("cifar10", True),
+        ("org/cifar-10.v2", True),
+        ("./nope", False),
+        ("~/nope", False),
+        ("a/b/c", False),
+        ("org/", False),
+        ("C:\\data", False),
+        ("data.csv", False),
+        ("org/model.onnx", False),
+    ],
+)
+def test_a_hub_is_asked_for_names_alone(text, is_name):
+    assert hub.is_name(text) is is_name
+
+
+def test_a_mistyped_path_in_a_folder_that_is_here_is_no_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert hub.is_name("photos/cats")
+    (tmp_path / "photos").mkdir()
+    assert not hub.is_name("photos/cats")
+
+
+def test_a_hub_that_is_not_reachable_is_not_asked_again_and_again(monkeypatch, tmp_path):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        says = r"'org/none' is no file or folder here, .* 127\.0\.0\.1 is not reachable"
+        with pytest.raises(DataError, match=says):
+            load("org/none")

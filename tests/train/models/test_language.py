@@ -194,7 +194,7 @@ def test_a_tokenizer_without_a_padding_token_pads_with_the_end(folder):
 def test_a_folder_without_a_model_is_refused_in_one_line(folder, tmp_path):
     assert_refused(tmp_path / "absent", "nothing is at")
     (folder / "config.json").unlink()
-    assert_refused(folder, "expected a config.json")
+    assert_refused(folder, "with a config.json, at")
     assert not is_language_model(folder)
 
 

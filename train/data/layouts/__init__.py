@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from edge_runtime.names import what_is
 from train.data.labelled import LabelledData
 from train.data.layouts import binary, folders, tables
 from train.errors import DataError
@@ -53,6 +54,9 @@ def read_folder(folder: Path) -> dict[str, LabelledData]:
     if layout is not None:
         return layout.read(folder)
     names = sorted(p.name for p in folder.iterdir())
+    kind = what_is(folder)
+    if "which --" in kind:
+        raise DataError(f"expected data in {folder}, got {kind}: name a folder or table of data")
     found = ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
     raise DataError(
         f"expected parquet, csv or jsonl files, folders of pictures, idx files or CIFAR batches in "

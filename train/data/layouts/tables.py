@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.names import class_name
+from edge_runtime.names import class_name, what_is
 from train.data.labelled import Kind, LabelledData
 from train.data.layouts.columns import IMAGES, LABELS, SUFFIXES, TEXTS, Columns, read_columns
 from train.data.pictures import LazyPictures
@@ -45,7 +45,7 @@ def read_file(path: Path) -> dict[str, LabelledData]:
         DataError: It is not a table, is damaged, or has no inputs or labels.
     """
     if path.suffix not in SUFFIXES:
-        raise DataError(f"expected a file {', '.join(SUFFIXES)}, got {path}")
+        raise DataError(f"expected a file {', '.join(SUFFIXES)}, {path} is {what_is(path)}")
     return {"train": from_columns(read_columns([path], "train"), "train")}
 
 

@@ -47,8 +47,7 @@ class Source:
             return path if path.is_dir() else self.hub
         if path.exists():
             return path
-        # Hub names are NAME or OWNER/NAME. Anything else is a path: a request to the hub is slow.
-        if data.startswith((".", "/", "~")) or data.count("/") > 1 or path.suffix in SUFFIXES:
+        if not hub.is_name(data):
             raise DataError(
                 f"expected a folder or file at {data}, nothing is there: check the path"
             )
