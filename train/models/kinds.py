@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,9 @@ def open_processor(family: Family, folder: Path, model: Any) -> Any:
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise CheckpointError(f"expected a tokenizer of the text classifier in {folder}, got none")
     plain_texts(tokenizer)
+    # As transformers' Trainer does: a DistilBERT beside BERT's tokenizer takes no token types.
+    taken = inspect.signature(model.forward).parameters
+    tokenizer.model_input_names = [n for n in tokenizer.model_input_names if n in taken]
     # The limit of tokenizers without one is about 1e30.
     tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(model))
     return tokenizer
