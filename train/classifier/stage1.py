@@ -66,20 +66,23 @@ def distill(settings: DistillSettings, labelled: Splits | None = None) -> None:
     refuse_existing(settings.out, overwrite=settings.overwrite)
     labelled = labelled or _load_splits(settings)
     splits = data.with_unlabelled(labelled, settings.unlabelled, limit=settings.limit)
-    student, settings = _start(settings, splits)
-    logits = _teacher_logits(settings, splits.train)
-    _print_teacher(logits, splits, len(labelled.train))
-    train_checkpoint(
-        student,
-        splits,
-        Distillation(_temperature(settings), settings.weight),
-        _schedule(settings, splits.train),
-        out=settings.out,
-        resume=settings.resume,
-        overwrite=settings.overwrite,
-        record=settings_record("distill", settings) | _data_record(labelled),
-        columns={TEACHER: torch.from_numpy(logits)},
-    )
+    with data.count_unreadable(splits):
+        student, settings = _start(settings, splits)
+        logits = _teacher_logits(settings, splits.train)
+        _print_teacher(logits, splits, len(labelled.train))
+        schedule = _schedule(settings, splits.train)
+        announce(student, splits, schedule, settings.model)
+        train_checkpoint(
+            student,
+            splits,
+            Distillation(_temperature(settings), settings.weight),
+            schedule,
+            out=settings.out,
+            resume=settings.resume,
+            overwrite=settings.overwrite,
+            record=settings_record("distill", settings) | _data_record(labelled),
+            columns={TEACHER: torch.from_numpy(logits)},
+        )
     cache_file(settings.out).unlink(missing_ok=True)
 
 
