@@ -113,7 +113,9 @@ def text_models(texts, tmp_path_factory):
     for name, epochs in (("small", 2), ("large", 8)):
         start = write_classifier(folder / f"{name}-start", scale=1.0)
         out = folder / name
-        FitSettings(model=str(start), data=str(texts), out=out, epochs=epochs).run()
+        FitSettings(
+            model=str(start), data=str(texts), out=out, epochs=epochs, learning_rate=3e-3
+        ).run()
     return folder / "small", folder / "large"
 
 

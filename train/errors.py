@@ -3,6 +3,7 @@
 TrainError (GatekeeperError)
 ├── CheckpointError (ValueError)
 ├── DataError (ValueError)
+│   └── UnreadableError
 ├── DeviceError (RuntimeError)
 ├── FullDiskError (OSError)
 ├── OutputError (FileExistsError)
@@ -25,6 +26,10 @@ class CheckpointError(TrainError, ValueError):
 
 class DataError(TrainError, ValueError):
     """A data set is missing, unreadable, or has no usable labels."""
+
+
+class UnreadableError(DataError):
+    """A picture of a data set does not decode."""
 
 
 class DeviceError(TrainError, RuntimeError):

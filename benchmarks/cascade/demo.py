@@ -13,11 +13,12 @@ from benchmarks.language.demo.chain import run_language_chain
 from benchmarks.processes import running_server
 from benchmarks.steps import Stages, empty_folder
 from edge_runtime import environment
+from edge_runtime.reading import read_json
 from train import data
 from train.classifier.checkpoints import accuracy, open_for
 from train.classifier.settings import FitSettings, TuneSettings
 from train.classifier.stage1 import build_model
-from train.models import open_checkpoint
+from train.models import FILE, open_checkpoint
 
 UNTUNED, CONTROL, TUNED = "untuned", "control", "tuned"
 _OBJECTIVES: dict[str, Literal["cross_entropy", "gatekeeper"]] = {
@@ -75,6 +76,7 @@ def _run_chain(settings: DemoSettings) -> None:
                 "target_deferral": settings.target_deferral,
                 "seeds": list(settings.seeds),
                 "training_accuracy": _training_accuracy(settings),
+                "stopped": _stopped(settings),
                 "test_size": len(test),
                 "wall_time_s": round(time.perf_counter() - start, 1),
             }
@@ -128,6 +130,17 @@ def _train_small(settings: DemoSettings, seed: int) -> dict[str, Path]:
             limit=settings.limit,
         ).run()
     return paths
+
+
+def _stopped(settings: DemoSettings) -> dict[str, str]:
+    """Return training -> why the guard ended it, of those that it ended."""
+    folders = {
+        f"{variant}, seed {seed}": _folder(settings, seed) / variant
+        for variant in _OBJECTIVES
+        for seed in settings.seeds
+    }
+    reasons = {name: read_json(path / FILE)["stopped"] for name, path in folders.items()}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def _training_accuracy(settings: DemoSettings) -> float:

@@ -237,6 +237,8 @@ def conclusions(results: Mapping[str, Any]) -> list[str]:
         lines = ["Compared with the control, tuning lowers the joint accuracy: ship the control."]
     else:
         lines = ["Compared with the control, tuning makes no difference beyond the noise."]
+    stopped = results.get("stopped", {})
+    lines += [f"The guard ended {training}: {reason}." for training, reason in stopped.items()]
     lines += _gap(next(iter(results["variants"].values()))["figures"])
     if results.get("training_accuracy", 0.0) > _SATURATED:
         lines.append(

@@ -25,10 +25,16 @@ _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 _TINY = {
     "bert": {"hidden_size": 32, "intermediate_size": 64},
     "roberta": {"hidden_size": 32, "intermediate_size": 64},
+    "distilbert": {"dim": 32, "hidden_dim": 64},
     "gpt2": {"n_embd": 32, "n_positions": LONGEST},
 }
 _TWO = {"num_hidden_layers": 2, "num_attention_heads": 2}
-_LAYERS = {"bert": _TWO, "roberta": _TWO, "gpt2": {"n_layer": 2, "n_head": 2}}
+_LAYERS = {
+    "bert": _TWO,
+    "roberta": _TWO,
+    "distilbert": {"n_layers": 2, "n_heads": 2},
+    "gpt2": {"n_layer": 2, "n_head": 2},
+}
 
 
 def write_texts(folder, *, sizes=(400, 300, 300), seed=0):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from train.data import LabelledData
+from train.data.labelled import Selection
 from train.models import Checkpoint
 from train.training.augment import Augment
 
@@ -97,7 +98,7 @@ class EncodedData(torch.utils.data.Dataset[dict[str, Tensor]]):
     def _inputs_at(self, indices: Sequence[int]) -> dict[str, Tensor]:
         if self._pixels is not None:
             return {"pixel_values": self._pixels[torch.as_tensor(indices)]}
-        return self._checkpoint.encode([self._data.inputs[i] for i in indices])
+        return self._checkpoint.encode(Selection(self._data.inputs, np.asarray(indices)))
 
     def _encode_all(self) -> Tensor | None:
         """Return the pictures of the split, or None where they would fill the memory."""

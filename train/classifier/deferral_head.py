@@ -27,7 +27,9 @@ def fit_deferral_head(settings: DeferralHeadSettings) -> None:
     file = settings.checkpoint / HEAD_FILE
     if file.exists() and not settings.overwrite:
         raise OutputError(f"expected no head at {file} yet: --overwrite replaces it")
-    splits = data.load(settings.data, limit=settings.limit)
+    splits = data.load(
+        settings.data, limit=settings.limit, skip_unreadable=settings.skip_unreadable
+    )
     validation = splits.validation
     small, large = (
         open_for(path, splits.train, settings.data, device=settings.device)

@@ -54,7 +54,12 @@ def _load_split(settings: EvaluateSettings) -> LabelledData:
     if settings.split == "all":
         split = data.load_all(settings.data)
     else:
-        split = getattr(data.load(settings.data, limit=settings.limit), settings.split)
+        split = getattr(
+            data.load(
+                settings.data, limit=settings.limit, skip_unreadable=settings.skip_unreadable
+            ),
+            settings.split,
+        )
     if settings.second_look != "none" and split.kind != "image":
         raise DataError(
             f"expected pictures for --second-look {settings.second_look}, {settings.data} holds "

@@ -20,6 +20,7 @@ _AUGMENT_HELP = (
     "grey ones, which may show characters"
 )
 _ADDRESS = re.compile(r"(\[[^\]]+\]|[^/\\:]+):\d+")
+AUTO = "auto"
 _ABSTAINING = ("deep_gamblers", "self_adaptive")
 _COLOURS = 3
 
@@ -29,6 +30,9 @@ class Data(Limit):
     """`--data`, `--limit` and `--device`, for a command that runs models on labelled data."""
 
     data: str = field("data set name, folder or file", default="digits")
+    skip_unreadable: bool = field(
+        "leave out pictures that do not decode, and say how many", default=False
+    )
     device: Literal["auto", "cpu", "cuda"] = field(
         "device of the computation; auto uses CUDA if there is a device", default="auto"
     )
@@ -62,9 +66,16 @@ class FitSettings(TrainingRun, does="train.classifier.stage1:fit"):
     Example: python -m train fit --model small-cnn --data digits --out runs/small
     """
 
-    model: str = field("architecture, or a folder with a config.json", default="small-cnn")
+    model: str = field(
+        "architecture, or a folder with a config.json, whose weights are the start if it has any; "
+        "auto is small-cnn below 64 pixels and mobilenetv3-small from there on",
+        default=AUTO,
+    )
     image_size: int | None = field(
-        "side of the model's input in pixels (default: that of the data)", default=None, least=1
+        "side of the model's input in pixels (default: fits the data, at most 160 if their sizes "
+        "differ)",
+        default=None,
+        least=1,
     )
     epochs: int = field(
         "largest number of epochs; early stopping mostly ends the run sooner", default=60, least=1
@@ -72,8 +83,11 @@ class FitSettings(TrainingRun, does="train.classifier.stage1:fit"):
     patience: int = field(
         "epochs without a lower validation loss after which training stops", default=8, least=1
     )
-    learning_rate: float = field(
-        "peak learning rate; lower it if the loss becomes NaN", default=3e-3, above=0
+    learning_rate: float | None = field(
+        "peak learning rate; lower it if the loss becomes NaN (default: 3e-3, with attention 1e-3; "
+        "from pretrained weights 3e-4, with attention 5e-5)",
+        default=None,
+        above=0,
     )
     weight_decay: float = field("decoupled weight decay of AdamW", default=1e-4, least=0)
     augment: Augmentation = field(_AUGMENT_HELP, default="auto")
@@ -200,7 +214,9 @@ class TuneSettings(TrainingRun, does="train.classifier.stage2:tune"):
     accumulation: int = field(
         "steps per update; more of them act like a larger batch", default=1, least=1
     )
-    learning_rate: float = field("peak learning rate, half that of `fit`", default=1.5e-3, above=0)
+    learning_rate: float | None = field(
+        "peak learning rate (default: half that of `fit`)", default=None, above=0
+    )
     augment: Augmentation = field(f"for --stage2-data augment: {_AUGMENT_HELP}", default="auto")
     seed: int = field("seed of the order of the inputs", default=0, least=0)
 

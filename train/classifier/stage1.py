@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from train import data
+from train.classifier.forecast import announce
 from train.classifier.loop import train_checkpoint
+from train.classifier.plan import choose_model, with_choices
 from train.classifier.settings import DistillSettings, FitSettings
 from train.classifier.teacher import (
     cache_file,
@@ -25,6 +29,7 @@ from train.training.output import refuse_existing, settings_record
 from train.training.schedule import Schedule, default_batch_size
 
 _TEMPERATURE = 4.0
+_Settings = TypeVar("_Settings", bound=FitSettings)
 
 
 def fit(settings: FitSettings, splits: Splits | None = None) -> None:
@@ -33,17 +38,22 @@ def fit(settings: FitSettings, splits: Splits | None = None) -> None:
     Raises:
         TrainError: As `train_checkpoint`, or the data or the architecture do not exist.
     """
+    refuse_existing(settings.out, overwrite=settings.overwrite)
     splits = splits or _load_splits(settings)
-    train_checkpoint(
-        build_model(settings, splits),
-        splits,
-        CrossEntropy(),
-        _schedule(settings, splits.train),
-        out=settings.out,
-        resume=settings.resume,
-        overwrite=settings.overwrite,
-        record=settings_record("fit", settings),
-    )
+    with data.count_unreadable(splits):
+        checkpoint, settings = _start(settings, splits)
+        schedule = _schedule(settings, splits.train)
+        announce(checkpoint, splits, schedule, settings.model)
+        train_checkpoint(
+            checkpoint,
+            splits,
+            CrossEntropy(),
+            schedule,
+            out=settings.out,
+            resume=settings.resume,
+            overwrite=settings.overwrite,
+            record=settings_record("fit", settings) | _data_record(splits),
+        )
 
 
 def distill(settings: DistillSettings, labelled: Splits | None = None) -> None:
@@ -56,20 +66,23 @@ def distill(settings: DistillSettings, labelled: Splits | None = None) -> None:
     refuse_existing(settings.out, overwrite=settings.overwrite)
     labelled = labelled or _load_splits(settings)
     splits = data.with_unlabelled(labelled, settings.unlabelled, limit=settings.limit)
-    student = build_model(settings, splits)
-    logits = _teacher_logits(settings, splits.train)
-    _print_teacher(logits, splits, len(labelled.train))
-    train_checkpoint(
-        student,
-        splits,
-        Distillation(_temperature(settings), settings.weight),
-        _schedule(settings, splits.train),
-        out=settings.out,
-        resume=settings.resume,
-        overwrite=settings.overwrite,
-        record=settings_record("distill", settings),
-        columns={TEACHER: torch.from_numpy(logits)},
-    )
+    with data.count_unreadable(splits):
+        student, settings = _start(settings, splits)
+        logits = _teacher_logits(settings, splits.train)
+        _print_teacher(logits, splits, len(labelled.train))
+        schedule = _schedule(settings, splits.train)
+        announce(student, splits, schedule, settings.model)
+        train_checkpoint(
+            student,
+            splits,
+            Distillation(_temperature(settings), settings.weight),
+            schedule,
+            out=settings.out,
+            resume=settings.resume,
+            overwrite=settings.overwrite,
+            record=settings_record("distill", settings) | _data_record(labelled),
+            columns={TEACHER: torch.from_numpy(logits)},
+        )
     cache_file(settings.out).unlink(missing_ok=True)
 
 
@@ -80,26 +93,35 @@ def build_model(settings: FitSettings, splits: Splits) -> Checkpoint:
         CheckpointError: There is no such architecture.
         DataError: It takes another kind of input than the data set holds.
     """
-    side, kind = settings.image_size or 1, splits.train.kind
-    size = (side, side)
-    if kind == "image" and not settings.image_size:
-        size = splits.train.inputs[0].shape[:2]
-    checkpoint = build(
-        settings.model, labels=splits.label_names, image_size=size, seed=settings.seed
-    )
-    if checkpoint.kind != kind:
-        raise DataError(
-            f"expected {checkpoint.kind}s for {settings.model}, {settings.data} holds {kind}s"
-        )
+    checkpoint, _ = _start(settings, splits)
     return checkpoint
 
 
+def _start(settings: _Settings, splits: Splits) -> tuple[Checkpoint, _Settings]:
+    """Return the model to start from, and the settings with what they left open."""
+    model, size = choose_model(settings, splits.train)
+    checkpoint = build(model, labels=splits.label_names, image_size=size, seed=settings.seed)
+    if checkpoint.kind != splits.train.kind:
+        raise DataError(
+            f"expected {checkpoint.kind}s for {model}, {settings.data} holds {splits.train.kind}s"
+        )
+    return checkpoint, with_choices(settings, checkpoint, model)
+
+
+def _data_record(splits: Splits) -> dict[str, Any]:
+    sizes = {name: len(getattr(splits, name)) for name in ("train", "validation", "test")}
+    return {"inputs": sizes, "split_seed": 0}
+
+
 def _load_splits(settings: FitSettings) -> Splits:
-    splits = data.load(settings.data, limit=settings.limit)
+    splits = data.load(
+        settings.data, limit=settings.limit, skip_unreadable=settings.skip_unreadable
+    )
     return data.with_extra(splits, settings.extra, limit=settings.limit)
 
 
 def _schedule(settings: FitSettings, train: LabelledData) -> Schedule:
+    assert settings.learning_rate is not None  # noqa: S101 - `_start` chose one
     return Schedule(
         epochs=settings.epochs,
         batch_size=settings.batch_size or default_batch_size(len(train)),

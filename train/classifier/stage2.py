@@ -19,6 +19,7 @@ from train import data
 from train.classifier.checkpoints import LargeAnswers, open_for, right_of
 from train.classifier.correctness import EvalModeRight, out_of_fold_right
 from train.classifier.loop import Watcher, train_checkpoint
+from train.classifier.plan import tuning_rate
 from train.classifier.settings import TuneSettings
 from train.data import LabelledData, Splits
 from train.data.labelled import split_stratified
@@ -65,7 +66,9 @@ class _Plan:
 
 def tune(settings: TuneSettings) -> None:
     """Tune a checkpoint as the settings say, and write the result."""
-    splits = data.load(settings.data, limit=settings.limit)
+    splits = data.load(
+        settings.data, limit=settings.limit, skip_unreadable=settings.skip_unreadable
+    )
     start = open_for(settings.checkpoint, splits.train, settings.data)
     splits = data.with_extra(splits, settings.extra, limit=settings.limit)
     large = None
@@ -96,6 +99,8 @@ def tune_checkpoint(
         TrainError: As `train_checkpoint`.
     """
     refuse_existing(settings.out, overwrite=settings.overwrite)
+    rate = settings.learning_rate or tuning_rate(start)
+    settings = dataclasses.replace(settings, learning_rate=rate)
     move_to(start, settings.device)
     plan = _plan(settings, start, splits)
     validation = plan.splits.validation
@@ -127,6 +132,7 @@ def tune_checkpoint(
 
 
 def _plan(settings: TuneSettings, start: Checkpoint, splits: Splits) -> _Plan:
+    assert settings.learning_rate is not None  # noqa: S101 - `tune_checkpoint` chose one
     schedule = Schedule(
         epochs=settings.epochs,
         batch_size=settings.batch_size or default_batch_size(len(splits.train)),

@@ -5,6 +5,7 @@
 
 from train.data.additions import load_unlabelled, with_extra, with_unlabelled
 from train.data.labelled import NO_LABEL, Kind, LabelledData, Splits
+from train.data.readable import count_unreadable
 from train.data.sets import load, load_all, load_train
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Kind",
     "LabelledData",
     "Splits",
+    "count_unreadable",
     "load",
     "load_all",
     "load_train",

@@ -81,11 +81,11 @@ class LabelledData:
 
 
 class LazySequence(Sequence[Any]):
-    """A sequence that makes its items on access; a slice is a list."""
+    """A sequence that makes its items on access; a slice is one, too."""
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            return Selection(self, np.arange(len(self))[index])
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         return self.item(int(index) % len(self))

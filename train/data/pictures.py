@@ -10,7 +10,7 @@ from typing import Any
 from edge_runtime.errors import InputError
 from edge_runtime.inputs.pictures import decode_picture
 from train.data.labelled import LazySequence, Picture
-from train.errors import DataError
+from train.errors import DataError, UnreadableError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 
@@ -22,13 +22,13 @@ class LazyPictures(LazySequence):
         """Decode a picture.
 
         Raises:
-            DataError: It is unreadable.
+            UnreadableError: It does not decode.
         """
         file, name = self._source(index)
         try:
             return decode_picture(file, name)
         except InputError as error:
-            raise DataError(f"a picture of the data is unreadable: {error}") from None
+            raise UnreadableError(f"a picture of the data is unreadable: {error}") from None
 
     @abstractmethod
     def _source(self, index: int) -> tuple[Path | bytes, str]:

@@ -11,6 +11,7 @@ import numpy as np
 from train.data import hub
 from train.data.labelled import LabelledData, Splits, join, split_stratified
 from train.data.layouts import read_folder, tables
+from train.data.readable import without_unreadable
 from train.errors import DataError
 
 DIGITS = "digits"
@@ -24,7 +25,9 @@ _CARVED_SHARE = 0.1
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 
 
-def load(name: str, *, seed: int = 0, limit: int | None = None) -> Splits:
+def load(
+    name: str, *, seed: int = 0, limit: int | None = None, skip_unreadable: bool = False
+) -> Splits:
     """Load a data set of labelled pictures or texts.
 
     Args:
@@ -33,6 +36,7 @@ def load(name: str, *, seed: int = 0, limit: int | None = None) -> Splits:
         seed: Seed of splits that are carved out of `train`: a tenth for a missing `validation`, a
             tenth for a missing `test`.
         limit: Largest number of inputs per split.
+        skip_unreadable: Leave out pictures that do not decode; each is decoded to find them.
 
     Raises:
         DataError: It is missing or unreadable, or has no usable labels.
@@ -40,8 +44,11 @@ def load(name: str, *, seed: int = 0, limit: int | None = None) -> Splits:
     if name in {DIGITS, DIGITS_MORE}:
         return load_built_in(more=name == DIGITS_MORE).limited(limit)
     splits = _carve(_read(name, limit), seed, name)
+    splits = splits.limited(limit)
+    if skip_unreadable:
+        splits = without_unreadable(splits)
     _require_classes(splits, name)
-    return splits.limited(limit)
+    return splits
 
 
 def load_all(name: str) -> LabelledData:

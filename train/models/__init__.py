@@ -1,6 +1,7 @@
 """Architectures and checkpoints; with `train.data`, all that `export` and `cloud_stub` import."""
 
 from train.models.checkpoint import (
+    FILE,
     VIEWS,
     Checkpoint,
     Training,
@@ -14,12 +15,13 @@ from train.models.files import check_regular, weight_files
 from train.models.generation import Generated
 from train.models.language import LanguageModel, open_language_model, save_language_model
 from train.models.mobilenet_v3 import MobileNetV3Small, MobileNetV3SmallConfig
-from train.models.registry import NAMES, Normalisation, build
+from train.models.registry import NAMES, Normalisation, build, has_attention, is_pretrained
 from train.models.single_label import naming_hint
 from train.models.small_cnn import SmallCNN, SmallCNNConfig
 from train.models.small_resnet import SmallResNet, SmallResNetConfig
 
 __all__ = [
+    "FILE",
     "HEAD_FILE",
     "NAMES",
     "VIEWS",
@@ -38,6 +40,8 @@ __all__ = [
     "build",
     "check_regular",
     "features_of",
+    "has_attention",
+    "is_pretrained",
     "naming_hint",
     "open_checkpoint",
     "open_language_model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ for _config, _model in _OWN:
 
 SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 """Arguments of every `from_pretrained`: run no code of the folder, use no network."""
+_AT_ONCE = 16
 _LONGEST_TEXT = 512  # tokens, if neither tokenizer nor model gives a limit
 
 
@@ -133,6 +135,9 @@ def open_processor(family: Family, folder: Path, model: Any) -> Any:
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise CheckpointError(f"expected a tokenizer of the text classifier in {folder}, got none")
     plain_texts(tokenizer)
+    # As transformers' Trainer does: a DistilBERT beside BERT's tokenizer takes no token types.
+    taken = inspect.signature(model.forward).parameters
+    tokenizer.model_input_names = [n for n in tokenizer.model_input_names if n in taken]
     # The limit of tokenizers without one is about 1e30.
     tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(model))
     return tokenizer
@@ -180,7 +185,15 @@ def encode(kind: Kind, processor: Any, inputs: Sequence[Any]) -> dict[str, Tenso
         with no_panic():
             encoded = processor(list(inputs), padding=True, truncation=True, return_tensors="pt")
         return dict(encoded)
-    processed = processor(list(inputs), return_tensors="np", input_data_format="channels_last")
-    pixels = np.ascontiguousarray(processed["pixel_values"], dtype=np.float32)
+    # A few at a time: those of a data set are decoded here, and 256 photographs fill the memory.
+    chunks = [
+        processor(
+            list(inputs[start : start + _AT_ONCE]),
+            return_tensors="np",
+            input_data_format="channels_last",
+        )["pixel_values"]
+        for start in range(0, len(inputs), _AT_ONCE)
+    ]
+    pixels = np.ascontiguousarray(np.concatenate(chunks), dtype=np.float32)
     # Colours last in memory: convolutions of a SmallCNN then train twice as fast on a CPU.
     return {"pixel_values": torch.from_numpy(pixels).contiguous(memory_format=torch.channels_last)}

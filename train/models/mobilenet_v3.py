@@ -186,7 +186,7 @@ def _convolution(
 ) -> nn.Sequential:
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01),
+        nn.BatchNorm2d(outputs, eps=1e-3),
     ]
     return nn.Sequential(*layers, *([] if act is None else [act()]))
 

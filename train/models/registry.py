@@ -79,6 +79,16 @@ def build(
     return Checkpoint(model.eval(), processor, tuple(labels), None)
 
 
+def is_pretrained(name: str) -> bool:
+    """Return whether `build` starts from the weights of a folder."""
+    return any(Path(name).glob("*.safetensors"))
+
+
+def has_attention(model: torch.nn.Module) -> bool:
+    """Return whether a model is a transformer, which high learning rates ruin."""
+    return any("attention" in type(module).__name__.lower() for module in model.modules())
+
+
 def _processor(image_size: tuple[int, int], normalisation: Normalisation) -> Any:
     height, width = image_size
     # If torchvision is installed, transformers 5 gives the plain name to a processor that uses it,
@@ -126,7 +136,7 @@ def _foreign(
 
 def _model(family: Family, path: Path, names: dict[str, Any]) -> Any:
     config = AutoConfig.from_pretrained(path, **SAFE, **names)
-    has_weights = any(path.glob("*.safetensors"))
+    has_weights = is_pretrained(str(path))
     if has_weights:
         check_files(path)
     require_fitting(family.auto_model, config, path)

@@ -19,6 +19,7 @@ from edge_runtime import metrics
 _FEW_WRONG = 20
 _SMALL_SHARE = 0.01
 _MOST_LOST = 0.10
+_WIDEST = 0.25  # the largest variance of right and wrong
 _LARGEST_CLASS = 0.5
 _OVER_ITS_SHARE = 1.5
 _RATIO = 0.3
@@ -80,11 +81,14 @@ class Health:
         largest: Share of its predictions that fall on its most frequent class.
         allowed: The largest such share that is no collapse: a half, or 1.5 times the share that
             this class has among the labels.
+        lossable: The largest fall of the accuracy that is no collapse: 10 points, or two standard
+            errors of the accuracy of so few inputs.
     """
 
     accuracy: float
     largest: float
     allowed: float
+    lossable: float = _MOST_LOST
 
     @classmethod
     def of(cls, predicted: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> Health:
@@ -96,16 +100,17 @@ class Health:
             accuracy=float((predicted == labels).mean()),
             largest=float(counts[top] / predicted.size),
             allowed=max(_LARGEST_CLASS, _OVER_ITS_SHARE * share),
+            lossable=max(_MOST_LOST, 2 * math.sqrt(_WIDEST / predicted.size)),
         )
 
     def illness(self, start: Health) -> str | None:
         """Return the sign of collapse since the start, or None for a healthy model."""
         if self.largest > self.allowed and self.largest > start.largest:
             return f"{self.largest:.0%} of the predictions on validation fall on one class"
-        if self.accuracy < start.accuracy - _MOST_LOST:
+        if self.accuracy < start.accuracy - self.lossable:
             return (
                 f"validation accuracy fell from {start.accuracy:.3f} to {self.accuracy:.3f}, more "
-                f"than {_MOST_LOST:.0%}"
+                f"than {self.lossable:.0%}"
             )
         return None
 

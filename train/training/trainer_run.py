@@ -17,6 +17,8 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from edge_runtime.reading import ARRAYS, read_json
 from train.errors import CheckpointError, TrainingError
 
+_LINES = 10
+
 
 def keep_batch(batch: Any) -> Any:
     """Return a batch unchanged: the collator for data sets that give whole batches."""
@@ -97,10 +99,11 @@ def _is_complete(folder: Path) -> bool:
 
 
 class Progress(TrainerCallback):
-    """One bar over the updates with the latest losses; silent without a terminal."""
+    """One bar over the updates with the latest losses; without a terminal ten lines at most."""
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._shown_part = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar = tqdm(
@@ -119,6 +122,13 @@ class Progress(TrainerCallback):
     ) -> None:
         shown = {k: v for k, v in (logs or {}).items() if k in {"loss", "eval_loss"}}
         self._bar.set_postfix(shown)
+        part = _LINES * state.global_step // state.max_steps
+        if self._bar.disable and "loss" in shown and part > self._shown_part:
+            self._shown_part = part
+            print(
+                f"step {state.global_step} of at most {state.max_steps}: loss {shown['loss']:.4g}",
+                flush=True,
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar.close()

@@ -89,6 +89,7 @@ def test_the_conclusion_is_what_the_user_gains_over_the_control(gain, s_d, says)
     [
         (0.9, 0.7, {}, "deferring can only lose, and s_d is not defined"),
         (0.85, 0.9, {}, "less than 8 points apart"),
+        (0.7, 0.9, {"stopped": {"tuned, seed 0": "stopped"}}, "The guard ended tuned, seed 0: st"),
         (0.7, 0.9, {"training_accuracy": 0.995}, "M_S was right on 99.5 % of its training"),
     ],
 )

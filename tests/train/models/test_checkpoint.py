@@ -6,9 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+from tools.texts import write_classifier
 
 from train.errors import CheckpointError
 from train.models import DeferralHead, build, open_checkpoint, save, write_head
+from train.models.kinds import load_tokenizer
 from train.models.language import is_language_model, open_language_model
 
 LABELS = [str(i) for i in range(10)]
@@ -59,6 +61,17 @@ def test_a_foreign_architecture_gets_pictures_of_its_own_size(tmp_path):
 def test_pictures_too_small_to_pool_are_refused():
     with pytest.raises(CheckpointError, match="at least 4 x 4"):
         build("small-cnn", labels=LABELS, image_size=(3, 3))
+
+
+@pytest.mark.slow
+def test_columns_that_a_model_does_not_take_are_dropped(tmp_path):
+    path = write_classifier(tmp_path / "m", "distilbert")
+    tokenizer = load_tokenizer(path)
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]  # as of a BERT
+    tokenizer.save_pretrained(path)
+    checkpoint = open_checkpoint(path, kind="text")
+    assert list(checkpoint.encode(["a card"])) == ["input_ids", "attention_mask"]
+    assert checkpoint.predict(["a card", "b"]).shape == (2, 4)
 
 
 def test_no_pictures_give_no_logits():

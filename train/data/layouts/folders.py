@@ -7,6 +7,7 @@ test split is carved out of `train`.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from train.data.labelled import LabelledData
 from train.data.layouts.tables import SPLITS
 from train.data.pictures import SUFFIXES, PictureFiles
 from train.errors import DataError
+
+_SHOWN_KINDS = 4
 
 
 def matches_image_folder(folder: Path) -> bool:
@@ -49,6 +52,7 @@ def _class_folders(folder: Path, split: str) -> LabelledData:
         raise DataError(
             f"expected a folder behind the link {lost}, it leads nowhere: mend the link"
         )
+    _note_foreign(folder, [place for place in visible if place.is_dir()])
     named = sorted(
         (class_name(file_name(place.name)), place) for place in visible if place.is_dir()
     )
@@ -57,6 +61,23 @@ def _class_folders(folder: Path, split: str) -> LabelledData:
         raise DataError(f"expected one folder of pictures per class in {folder}, found none")
     ids = [f"{split}/{file_name(path.relative_to(folder))}" for path, _ in pairs]
     return _labelled(pairs, list(dict(named)), ids, folder)
+
+
+def _note_foreign(folder: Path, classes: Sequence[Path]) -> None:
+    """Print how many files are left out because of their names, e.g. HEIC of a telephone."""
+    kinds = Counter(
+        path.suffix.lower() or "no suffix"
+        for place in classes
+        for path in place.iterdir()
+        if path.suffix.lower() not in SUFFIXES and path.is_file() and not is_hidden(path)
+    )
+    if kinds:
+        shown = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(_SHOWN_KINDS))
+        print(
+            f"note: files in {folder} are not read by their names ({shown}): save pictures as "
+            "JPEG or PNG",
+            file=sys.stderr,
+        )
 
 
 def _pictures(folder: Path) -> list[Path]:
