@@ -210,7 +210,7 @@ WITHIN = {"train convert --data", "train tasks --data", "export retune --data"}
 WORKERS = [
     pytest.param(line, flag, id=f"{line} --{flag}")
     for line, command in COMMANDS.items()
-    for flag in {item.name for item in dataclasses.fields(command)} & SWAPPED.keys()
+    for flag in sorted({item.name for item in dataclasses.fields(command)} & SWAPPED.keys())
     # Those of language models read their task first, and have a test of their own.
     if not line.endswith("lm")
     and line.split()[1] not in {"demo", "harvest", "quantization"}
