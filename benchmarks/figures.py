@@ -73,7 +73,7 @@ class Figure:
         """True if the limit is kept; None without a measurement or a limit."""
         if self.value is None or self.limit is None:
             return None
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
+        return bool(self.value >= self.limit if self.at_least else self.value <= self.limit)
 
     def line(self) -> str:
         """Return the figure as one line of text."""
