@@ -1,9 +1,12 @@
 """The tutorials run as they stand, on small data."""
 
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from tools.pages import run_page
+from tools.pages import blocks, run_page
 
 pytestmark = pytest.mark.slow
 
@@ -33,3 +36,29 @@ def test_photographs_become_a_cascade(tmp_path, monkeypatch, capfd):
     shown = capfd.readouterr().out
     assert "small-cnn at 32 x 32 pixels" in shown
     assert "photographs/cat/IMG_0001.jpg" in shown
+
+
+def test_a_bundle_becomes_a_service_of_a_board(bundle, pictures, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bundle, "bundle")
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        Image.fromarray(pictures[number]).save(tmp_path / "pictures" / f"{number}.png")
+    run_page("tutorials/raspberry-pi.md", {})
+    shown = capfd.readouterr().out
+    assert "ok    bundle: " in shown
+    assert len([line for line in shown.splitlines() if line[1:].startswith(".png ")]) == 3
+
+
+def test_systemd_takes_the_service_of_a_board(tmp_path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    (text,) = (b.text for b in blocks("tutorials/raspberry-pi.md") if b.language == "ini")
+    unit = tmp_path / "gatekeeper.service"
+    # The programs of the board are not on this machine.
+    unit.write_text(text.replace("/home/pi/gatekeeper/bin/python", "/bin/true"), encoding="utf-8")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
+    )
+    assert str(unit) not in done.stderr
+    assert done.returncode == 0, done.stderr
