@@ -39,7 +39,7 @@ def what_is(path: Path | str) -> str:
 
 def _folder(names: set[str], path: Path) -> str:
     kinds = {
-        "a bundle, which --bundle takes": BUNDLE_FILE in names,
+        "a bundle, which --bundle takes": (path / BUNDLE_FILE).is_file(),
         "a model's folder, which --checkpoint takes": _CONFIG in names,
         "a folder with an ONNX file: --onnx takes the file": any(
             name.endswith(".onnx") for name in names

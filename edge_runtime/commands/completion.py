@@ -60,7 +60,7 @@ class CompletionSettings(Command, does="edge_runtime.commands.completion:print_s
     """
 
     shell: tuple[Literal["bash", "zsh", "fish"], ...] = field(
-        "bash, zsh or fish", default=("bash",), positional=True
+        "the shell", default=("bash",), positional=True
     )
 
     def __post_init__(self) -> None:

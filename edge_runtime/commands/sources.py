@@ -211,9 +211,10 @@ def _rows(array: Any) -> Iterator[tuple[int, Any]]:
 def _mapped(path: Path) -> Any:
     """Return the array of a file without reading it, or None: `read_input` says why."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, MemoryError):
         return None
+    return array if isinstance(array, np.ndarray) else None  # an archive may bear any name
 
 
 def _open_text(path: Path) -> TextIO:

@@ -28,8 +28,8 @@ refused_here = partial(processes.refused_here, "benchmarks", COMMANDS)
     [
         (
             "",
-            "expected a command (cloud, decoding, demo, generation, guarantee, harvest, latency, "
-            "linear-loss, overhead, quantization, report, runtime, tasks, check)",
+            "expected a command (cloud, decoding, demo, encoding, generation, guarantee, harvest, "
+            "latency, linear-loss, overhead, quantization, report, runtime, tasks, check)",
         ),
         ("cloud --only peer,speed", "--only expects one of peer, front"),
         ("decoding --only tokens,speed", "--only expects one of tokens, certainty"),

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.answer import Answer, Source, Timings
 from edge_runtime.commands.run import _answer
+from edge_runtime.commands.sources import Item
 from edge_runtime.errors import InputError
 from edge_runtime.files import SHOWN, clean, one_line
 
@@ -57,7 +58,7 @@ class Fake:
 
 def test_run_prints_names_labels_and_errors_cleaned(capsys):
     for read in (lambda: "\n", lambda: 0):
-        _answer(Fake(), "x\x1b\n.png", read, as_json=False)
+        _answer(Fake(), Item("x\x1b\n.png", None, read), as_json=False)
     out = capsys.readouterr().out
     first, second, end = out.split("\n")
     assert first == r"x\x1b\n.png  error  (bad \x1b[31m)"

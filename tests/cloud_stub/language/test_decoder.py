@@ -311,7 +311,7 @@ def test_a_middle_tier_asks_on_for_what_its_bundle_is_unsure_of(
 
 
 def test_a_middle_tier_forwards_nothing_for_callers_that_are_gone(bundle):
-    link = {"cloud": "127.0.0.1:1", "cloud_deadline": 30.0}
+    link = {"cloud": "127.0.0.1:1", "cloud_deadline_s": 30.0}
     backend = open_backend(ModelSettings(bundle=bundle, threads=1, **link))
     inputs = {"text": ["what 1"]}
     *_, last = backend.infer(Batch(inputs, 1, math.inf, is_wanted=lambda _: False))

@@ -60,7 +60,7 @@ refused_here = partial(processes.refused_here, "export", COMMANDS, default=Build
         ("--checkpoint c --out b --threshold 1 --band 0.1", "--second-look VIEW with --band"),
         ("retune --bundle b --treshold 1", "did you mean '--threshold'"),
         ("inspect --bundel b", "did you mean '--bundle'"),
-        ("inspect b", "see --help"),
+        ("inspect b c", "expected one BUNDLE, got b c"),
         ("verify --bundle b", "--data DATA, or for a language model --task TASK"),
         ("verify --bundle b --data digits --split tset", "train, validation, test"),
     ],
