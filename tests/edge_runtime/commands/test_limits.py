@@ -3,6 +3,7 @@
 import json
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -114,6 +115,6 @@ def test_time_without_end_is_cut_off_in_one_line(bundle, tmp_path):
     ended = subprocess.run(
         [sys.executable, "-m", "edge_runtime", *words], capture_output=True, text=True, check=False
     )
-    assert ended.returncode == 1
+    assert ended.returncode in {1, -signal.SIGKILL}
     assert ended.stderr.count("\n") == 1
     assert "to load and run within 1 s, it did not" in ended.stderr
