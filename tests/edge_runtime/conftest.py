@@ -7,7 +7,12 @@ from tools.adding_decoder import Adder, write_adder
 from benchmarks.processes import running_server
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
-collect_ignore = [] if HAS_TORCH else ["test_texts.py", "cloud/test_mlserver.py"]
+NEEDS_TORCH = ["inputs/test_texts.py", "inputs/test_values.py", "cloud/test_mlserver.py"]
+HAS_OPENCV = importlib.util.find_spec("cv2") is not None
+collect_ignore = [
+    *([] if HAS_TORCH else NEEDS_TORCH),
+    *([] if HAS_OPENCV else ["commands/test_sources.py"]),
+]
 SPOKEN = "aé€😀b"
 """An answer of twelve tokens: one per byte, and the end; every byte occurs once."""
 
